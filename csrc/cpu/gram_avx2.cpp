@@ -1,0 +1,85 @@
+// Tile kernels for AVX2: no vector popcount, so nibbles are looked up with a byte shuffle and summed
+// in byte counters. Eight operations for 256 bit-pairs (AND, two masks, shift, two shuffles, two
+// adds), on three or four ports: the shuffles and the port count bound it near 128 bit-pairs a cycle.
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+#include <cstring>
+
+#include "gram_tile.h"
+#include "target_avx2.h"
+
+#include "gram_tile_body.h"
+
+namespace gatedops::cpu {
+namespace {
+
+struct Avx2Isa {
+  static constexpr int kLanes = 8;
+  static constexpr int kRows = 4;
+  static constexpr int kVecs = 1;
+  static constexpr int kMaxSteps = 31;  // byte counters: 31 * 8 <= 255
+  using Vec = __m256i;
+
+  static Vec zero() { return _mm256_setzero_si256(); }
+  static Vec load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+  static void store(void* p, Vec v) { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
+  static void stream(void* p, Vec v) { _mm256_stream_si256(static_cast<__m256i*>(p), v); }
+  static Vec broadcast(const uint32_t* p) { return _mm256_set1_epi32(static_cast<int>(*p)); }
+  static Vec add(Vec a, Vec b) { return _mm256_add_epi32(a, b); }
+
+  static Vec step(Vec acc, Vec a, Vec b) {
+    const Vec bits_of_nibble =
+        _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
+    const Vec nibble = _mm256_set1_epi8(0x0f);
+    const Vec both = _mm256_and_si256(a, b);
+    const Vec low = _mm256_shuffle_epi8(bits_of_nibble, _mm256_and_si256(both, nibble));
+    const Vec high = _mm256_shuffle_epi8(bits_of_nibble, _mm256_and_si256(_mm256_srli_epi32(both, 4), nibble));
+    return _mm256_add_epi8(acc, _mm256_add_epi8(low, high));
+  }
+  static Vec fold(Vec acc) {
+    return _mm256_madd_epi16(_mm256_maddubs_epi16(acc, _mm256_set1_epi8(1)), _mm256_set1_epi16(1));
+  }
+
+  static void transpose(Vec (&r)[8]) {
+    Vec pair[8], quad[8];
+    for (int i = 0; i < 8; i += 2) {
+      pair[i] = _mm256_unpacklo_epi32(r[i], r[i + 1]);
+      pair[i + 1] = _mm256_unpackhi_epi32(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+      for (int h = 0; h < 2; ++h) {
+        quad[i + 2 * h] = _mm256_unpacklo_epi64(pair[i + h], pair[i + h + 2]);
+        quad[i + 2 * h + 1] = _mm256_unpackhi_epi64(pair[i + h], pair[i + h + 2]);
+      }
+    }
+    for (int i = 0; i < 4; ++i) {
+      r[i] = _mm256_permute2x128_si256(quad[i], quad[i + 4], 0x20);
+      r[i + 4] = _mm256_permute2x128_si256(quad[i], quad[i + 4], 0x31);
+    }
+  }
+
+  static void multiply(float* product, Vec counts, float scale, bool assign) {
+    const __m256 factor = _mm256_mul_ps(_mm256_cvtepi32_ps(counts), _mm256_set1_ps(scale));
+    _mm256_storeu_ps(product, assign ? factor : _mm256_mul_ps(_mm256_loadu_ps(product), factor));
+  }
+  static void multiply(double* product, Vec counts, double scale, bool assign) {
+    const __m128i half[2] = {_mm256_castsi256_si128(counts), _mm256_extracti128_si256(counts, 1)};
+    for (int h = 0; h < 2; ++h) {
+      const __m256d factor = _mm256_mul_pd(_mm256_cvtepi32_pd(half[h]), _mm256_set1_pd(scale));
+      double* at = product + 4 * h;
+      _mm256_storeu_pd(at, assign ? factor : _mm256_mul_pd(_mm256_loadu_pd(at), factor));
+    }
+  }
+};
+
+}  // namespace
+
+const TileKernels kTileAvx2 = Tile<Avx2Isa>::kernels();
+
+}  // namespace gatedops::cpu
+
+#include "target_end.h"
+
+#endif

@@ -1,0 +1,180 @@
+// The counts side of a Gram: two sets of packed rows, the layers selected from them, and the tile
+// grid over all pairs.
+#pragma once
+
+#include <algorithm>
+#include <optional>
+#include <vector>
+
+#include "gram_sigma.h"
+#include "gram_tile.h"
+#include "parallel.h"
+
+namespace gatedops::cpu {
+
+struct Selection {
+  std::vector<int64_t> first, y_first, count;
+};
+
+class GateRows {
+ public:
+  explicit GateRows(const Tensor& words)
+      : words_(static_cast<const uint32_t*>(words.const_data_ptr())),
+        rows_(words.size(0)),
+        stride_(words.stride(0)) {}
+
+  int64_t rows() const { return rows_; }
+  const uint32_t* row(int64_t i) const { return words_ + i * stride_; }
+  RowBlock block(int64_t i, int rows) const { return {row(i), stride_, rows}; }
+
+ private:
+  const uint32_t* words_;
+  int64_t rows_, stride_;
+};
+
+class GramProblem {
+ public:
+  // y_words absent: symmetric.
+  GramProblem(const Tensor& words, const std::optional<Tensor>& y_words, const Selection& layers)
+      : x(words), y(y_words ? *y_words : words), symmetric(!y_words) {
+    cut_layers(layers);
+    edge = std::max(x.rows(), y.rows()) < 8 * kTile ? kTile / 2 : kTile;
+  }
+
+  int64_t row_tiles() const { return (x.rows() + edge - 1) / edge; }
+  int64_t col_tiles() const { return (y.rows() + edge - 1) / edge; }
+  int64_t tiles() const {
+    const int64_t n = row_tiles();
+    return symmetric ? n * (n + 1) / 2 : n * col_tiles();
+  }
+
+  // Tile t of the grid; of the lower triangle, row by row, where symmetric.
+  TileRect tile(int64_t t) const {
+    if (!symmetric) {
+      return rect(t / col_tiles(), t % col_tiles());
+    }
+    auto row = static_cast<int64_t>((std::sqrt(8.0 * static_cast<double>(t) + 1.0) - 1.0) / 2.0);
+    while (row * (row + 1) / 2 > t) {
+      --row;
+    }
+    while ((row + 1) * (row + 2) / 2 <= t) {
+      ++row;
+    }
+    return rect(row, t - row * (row + 1) / 2);
+  }
+
+  TileRect rect(int64_t row_tile, int64_t col_tile) const {
+    const int64_t i = row_tile * edge, j = col_tile * edge;
+    return {
+        i, j, static_cast<int>(std::min(edge, x.rows() - i)), static_cast<int>(std::min(edge, y.rows() - j)),
+        symmetric && row_tile == col_tile};
+  }
+
+  GateRows x, y;
+  bool symmetric;
+  int64_t edge;                         // of a tile; depends on the shape only, never on the threads
+  std::vector<LayerPiece> pieces;       // in layer order
+  std::vector<PieceRange> panels;       // consecutive pieces that share one packed panel
+  int panel_words = 0;                  // of the largest panel
+  size_t layers = 0;
+
+ private:
+  void cut_layers(const Selection& s) {
+    layers = s.count.size();
+    for (size_t l = 0; l < layers; ++l) {
+      for (int64_t k = 0; k < s.count[l]; k += kPanelWords) {
+        const auto words = static_cast<int>(std::min<int64_t>(kPanelWords, s.count[l] - k));
+        pieces.push_back(
+            {static_cast<int>(l), s.first[l] + k, s.y_first[l] + k, words, k == 0, k + words == s.count[l]});
+      }
+    }
+    const LayerPiece* end = pieces.data() + pieces.size();
+    for (const LayerPiece* p = pieces.data(); p != end;) {
+      PieceRange panel{p, p};
+      int words = 0;
+      while (panel.end != end && words + panel.end->words <= kPanelWords) {
+        words += (panel.end++)->words;
+      }
+      panels.push_back(panel);
+      panel_words = std::max(panel_words, words);
+      p = panel.end;
+    }
+  }
+};
+
+// Buffers of one worker: at most about 2.5 MiB in float32, 3.5 MiB in float64.
+template <class T>
+struct TileBuffers {
+  explicit TileBuffers(const GramProblem& p)
+      : product(static_cast<size_t>(p.edge) * kTileStride),
+        counts(static_cast<size_t>(p.edge) * kTileStride),
+        panel(static_cast<size_t>(p.edge) * static_cast<size_t>(p.panel_words)) {}
+
+  std::vector<T> product;
+  std::vector<int32_t> counts;
+  std::vector<uint32_t> panel;
+  std::vector<T> sigma;
+  SigmaScratch<T> scratch;
+};
+
+template <class T>
+std::vector<TileBuffers<T>> worker_buffers(const GramProblem& p, const SigmaSource<T>* sigma) {
+  std::vector<TileBuffers<T>> buffers;
+  for (int64_t w = 0; w < workers(); ++w) {
+    buffers.emplace_back(p);
+    if (sigma != nullptr) {
+      buffers.back().sigma.resize(buffers.back().product.size());
+      sigma->reserve(buffers.back().scratch);
+    }
+  }
+  return buffers;
+}
+
+template <class T>
+void run_product(
+    const TileKernels& k, const RowBlock& x, const TileBuffers<T>& b, int cols, PieceRange pieces, bool lower,
+    const T* scale, int32_t* counts, T* product) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    k.product_f32(x, b.panel.data(), cols, pieces, lower, scale, counts, product);
+  } else {
+    k.product_f64(x, b.panel.data(), cols, pieces, lower, scale, counts, product);
+  }
+}
+
+// A diagonal tile is computed on and below its diagonal; this copies that half above it.
+template <class T>
+void mirror(const TileRect& tile, T* values) {
+  for (int i = 0; i < tile.rows; ++i) {
+    for (int j = 0; j < i; ++j) {
+      values[j * kTileStride + i] = values[i * kTileStride + j];
+    }
+  }
+}
+
+// buffers.product = Sigma * Lambda of one tile (Lambda where sigma is null).
+template <class T>
+void compute_tile(
+    const GramProblem& p, const TileRect& tile, const SigmaSource<T>* sigma, const std::vector<T>& scale,
+    TileBuffers<T>& b) {
+  const TileKernels& k = tile_kernels();
+  T* product = b.product.data();
+  for (const PieceRange& panel : p.panels) {
+    k.pack_panel(p.y.block(tile.j, tile.cols), panel, b.panel.data());
+    run_product(
+        k, p.x.block(tile.i, tile.rows), b, tile.cols, panel, tile.diagonal, scale.data(), b.counts.data(),
+        product);
+  }
+  if (sigma != nullptr) {
+    sigma->fill(tile, b.scratch, b.sigma.data());
+    for (int i = 0; i < tile.rows; ++i) {
+      for (int j = 0; j < tile.cols; ++j) {
+        product[i * kTileStride + j] = b.sigma[i * kTileStride + j] * product[i * kTileStride + j];
+      }
+    }
+  }
+  if (tile.diagonal) {
+    mirror(tile, product);
+  }
+}
+
+}  // namespace gatedops::cpu

@@ -1,0 +1,94 @@
+// A tile of the Gram: up to kTile x kTile pairs, all layers, computed by one thread. This header is
+// the interface between the tile scheduler (gram_engine.h) and the kernels of each instruction set.
+#pragma once
+
+#include <cstdint>
+
+#include "isa.h"
+
+namespace gatedops::cpu {
+
+constexpr int kTile = 256;               // rows and columns of a tile
+constexpr int kTileStride = kTile + 16;  // elements; a power of two would alias in the L1 cache
+constexpr int kPanelWords = 512;         // words of each column packed at a time: 512 KiB at most
+
+// What fits the panel of one layer. A layer of more than kPanelWords words comes in several pieces,
+// whose counts are summed through the tile's count buffer.
+struct LayerPiece {
+  int layer;
+  int64_t first;    // word index in a row of x
+  int64_t y_first;  // word index in a row of y
+  int words;
+  bool opens;   // first piece of its layer
+  bool closes;  // last piece of its layer
+};
+
+struct RowBlock {
+  const uint32_t* words;
+  int64_t stride;  // words between rows
+  int rows;
+};
+
+// Pieces that share one packed panel.
+struct PieceRange {
+  const LayerPiece* begin;
+  const LayerPiece* end;
+  int words() const {
+    int total = 0;
+    for (const LayerPiece* p = begin; p != end; ++p) {
+      total += p->words;
+    }
+    return total;
+  }
+};
+
+// All tiles are row-major with kTileStride. `lower` skips what lies strictly above the diagonal of a
+// diagonal tile (it is mirrored afterwards).
+struct TileKernels {
+  int strip;  // columns that a panel interleaves; panels are padded with zero columns to a multiple
+
+  // Transposes the pieces' words of up to kTile rows into a panel: [strip][word][column in strip].
+  void (*pack_panel)(const RowBlock& y, PieceRange pieces, uint32_t* panel);
+
+  // counts = (or += where a piece continues a layer) popcount(x AND y) over one piece.
+  void (*count)(const RowBlock& x, const uint32_t* panel, int cols, PieceRange piece, bool lower, int32_t* counts);
+
+  // product *= count * scale for each layer closed here (= for layer 0); counts holds open layers.
+  void (*product_f32)(
+      const RowBlock& x, const uint32_t* panel, int cols, PieceRange pieces, bool lower, const float* scale,
+      int32_t* counts, float* product);
+  void (*product_f64)(
+      const RowBlock& x, const uint32_t* panel, int cols, PieceRange pieces, bool lower, const double* scale,
+      int32_t* counts, double* product);
+
+  // out (rows, cols) = tile; out (cols, rows) = tile transposed. `stream` writes past the caches.
+  void (*store_f32)(const float* tile, int rows, int cols, float* out, int64_t stride, bool stream);
+  void (*store_f64)(const double* tile, int rows, int cols, double* out, int64_t stride, bool stream);
+  void (*store_transposed_f32)(const float* tile, int rows, int cols, float* out, int64_t stride, bool stream);
+  void (*store_transposed_f64)(const double* tile, int rows, int cols, double* out, int64_t stride, bool stream);
+
+  // Number of gates on in each layer of one row.
+  void (*row_counts)(const uint32_t* row, const int64_t* first, const int64_t* count, int layers, int32_t* out);
+};
+
+extern const TileKernels kTileSerial;
+#if defined(__x86_64__)
+extern const TileKernels kTileAvx2;
+extern const TileKernels kTileAvx512;
+#endif
+
+inline const TileKernels& tile_kernels() {
+#if defined(__x86_64__)
+  switch (active_isa()) {
+    case Isa::avx512:
+      return kTileAvx512;
+    case Isa::avx2:
+      return kTileAvx2;
+    case Isa::serial:
+      break;
+  }
+#endif
+  return kTileSerial;
+}
+
+}  // namespace gatedops::cpu

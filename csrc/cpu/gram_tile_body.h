@@ -1,0 +1,254 @@
+// Tile kernels written once over an instruction set's traits I. Each gram_<isa>.cpp includes this
+// after its target pragma, so that everything here is compiled for that instruction set and, being
+// in an anonymous namespace, never merged with another file's copy.
+//
+// I::Vec holds I::kLanes 32-bit lanes, one column of the tile per lane. A register tile is I::kRows
+// rows by I::kVecs vectors. I::step adds popcount(a AND b) to an accumulator that stays valid for
+// I::kMaxSteps steps; I::fold turns it into int32 counts.
+
+namespace gatedops::cpu {
+namespace {
+
+template <class I>
+struct Tile {
+  using Vec = typename I::Vec;
+  static constexpr int kLanes = I::kLanes;
+  static constexpr int kRows = I::kRows;
+  static constexpr int kVecs = I::kVecs;
+  static constexpr int kStrip = kVecs * kLanes;
+  static constexpr int kBlock = 64;  // edge of a transposed block: 16 KiB of float32, stays in L1
+
+  static void pack_panel(const RowBlock& y, PieceRange pieces, uint32_t* panel) {
+    const int total = pieces.words();
+    for (int j = 0; j < y.rows; j += kStrip, panel += total * kStrip) {
+      for (int c = 0; c < kStrip; c += kLanes) {
+        uint32_t* to = panel + c;
+        for (const LayerPiece* p = pieces.begin; p != pieces.end; ++p) {
+          pack_columns(y, j + c, p->y_first, p->words, to);
+          to += p->words * kStrip;
+        }
+      }
+    }
+  }
+
+  // Words of kLanes columns (zeros past the last) into to[word * kStrip + lane].
+  static void pack_columns(const RowBlock& y, int column, int64_t first, int words, uint32_t* to) {
+    const uint32_t* from = y.words + column * y.stride + first;
+    int k = 0;
+    if (column + kLanes <= y.rows) {
+      for (; k + kLanes <= words; k += kLanes) {
+        Vec block[kLanes];
+        for (int lane = 0; lane < kLanes; ++lane) {
+          block[lane] = I::load(from + lane * y.stride + k);
+        }
+        I::transpose(block);
+        for (int w = 0; w < kLanes; ++w) {
+          I::store(to + (k + w) * kStrip, block[w]);
+        }
+      }
+    }
+    for (; k < words; ++k) {
+      for (int lane = 0; lane < kLanes; ++lane) {
+        to[k * kStrip + lane] = column + lane < y.rows ? from[lane * y.stride + k] : 0;
+      }
+    }
+  }
+
+  static void count_piece(
+      const uint32_t* const (&rows)[kRows], const uint32_t* panel, int words, Vec (&total)[kRows][kVecs]) {
+    for (int k0 = 0; k0 < words; k0 += I::kMaxSteps) {
+      const int k1 = k0 + I::kMaxSteps < words ? k0 + I::kMaxSteps : words;
+      Vec acc[kRows][kVecs];
+      for (int r = 0; r < kRows; ++r) {
+        for (int c = 0; c < kVecs; ++c) {
+          acc[r][c] = I::zero();
+        }
+      }
+      for (int k = k0; k < k1; ++k) {
+        Vec b[kVecs];
+        for (int c = 0; c < kVecs; ++c) {
+          b[c] = I::load(panel + k * kStrip + c * kLanes);
+        }
+        for (int r = 0; r < kRows; ++r) {
+          const Vec a = I::broadcast(rows[r] + k);
+          for (int c = 0; c < kVecs; ++c) {
+            acc[r][c] = I::step(acc[r][c], a, b[c]);
+          }
+        }
+      }
+      for (int r = 0; r < kRows; ++r) {
+        for (int c = 0; c < kVecs; ++c) {
+          total[r][c] = I::add(total[r][c], I::fold(acc[r][c]));
+        }
+      }
+    }
+  }
+
+  // Runs every piece over every register tile; done(piece, offset in the tile, counts) gets the
+  // counts of a piece that closes its layer, the count buffer those of one that does not.
+  template <class Done>
+  static void sweep(
+      const RowBlock& x, const uint32_t* panel, int cols, PieceRange pieces, bool lower, int32_t* counts,
+      const Done& done) {
+    const int panel_words = pieces.words();
+    for (int j = 0; j < cols; j += kStrip, panel += panel_words * kStrip) {
+      for (int i = lower ? j / kRows * kRows : 0; i < x.rows; i += kRows) {
+        const uint32_t* row[kRows];
+        for (int r = 0; r < kRows; ++r) {
+          row[r] = x.words + (i + r < x.rows ? i + r : x.rows - 1) * x.stride;
+        }
+        const uint32_t* p = panel;
+        for (const LayerPiece* piece = pieces.begin; piece != pieces.end; ++piece) {
+          const uint32_t* at[kRows];
+          for (int r = 0; r < kRows; ++r) {
+            at[r] = row[r] + piece->first;
+          }
+          run_piece(at, p, *piece, i * kTileStride + j, counts, done);
+          p += piece->words * kStrip;
+        }
+      }
+    }
+  }
+
+  template <class Done>
+  static void run_piece(
+      const uint32_t* const (&at)[kRows], const uint32_t* panel, const LayerPiece& piece, int offset,
+      int32_t* counts, const Done& done) {
+    Vec total[kRows][kVecs];
+    for (int r = 0; r < kRows; ++r) {
+      for (int c = 0; c < kVecs; ++c) {
+        total[r][c] = piece.opens ? I::zero() : I::load(counts + offset + r * kTileStride + c * kLanes);
+      }
+    }
+    count_piece(at, panel, piece.words, total);
+    for (int r = 0; r < kRows; ++r) {
+      for (int c = 0; c < kVecs; ++c) {
+        const int at_tile = offset + r * kTileStride + c * kLanes;
+        if (piece.closes) {
+          done(piece, at_tile, total[r][c]);
+        } else {
+          I::store(counts + at_tile, total[r][c]);
+        }
+      }
+    }
+  }
+
+  static void count(
+      const RowBlock& x, const uint32_t* panel, int cols, PieceRange piece, bool lower, int32_t* counts) {
+    sweep(x, panel, cols, piece, lower, counts, [counts](const LayerPiece&, int offset, Vec total) {
+      I::store(counts + offset, total);
+    });
+  }
+
+  template <class T>
+  static void product(
+      const RowBlock& x, const uint32_t* panel, int cols, PieceRange pieces, bool lower, const T* scale,
+      int32_t* counts, T* product) {
+    sweep(x, panel, cols, pieces, lower, counts, [=](const LayerPiece& piece, int offset, Vec total) {
+      I::multiply(product + offset, total, scale[piece.layer], piece.layer == 0);
+    });
+  }
+
+  // One row of 32-bit words, past the caches where it covers whole aligned vectors.
+  static void store_row(const uint32_t* from, int words, uint32_t* to, bool stream) {
+    constexpr uintptr_t kBytes = kLanes * sizeof(uint32_t);
+    int k = 0;
+    if (stream) {
+      for (; k < words && reinterpret_cast<uintptr_t>(to + k) % kBytes != 0; ++k) {
+        to[k] = from[k];
+      }
+      for (; k + kLanes <= words; k += kLanes) {
+        I::stream(to + k, I::load(from + k));
+      }
+    }
+    std::memcpy(to + k, from + k, (words - k) * sizeof(uint32_t));
+  }
+
+  template <class T>
+  static void store(const T* tile, int rows, int cols, T* out, int64_t stride, bool stream) {
+    constexpr int kWords = sizeof(T) / sizeof(uint32_t);
+    for (int i = 0; i < rows; ++i) {
+      store_row(
+          reinterpret_cast<const uint32_t*>(tile + i * kTileStride), cols * kWords,
+          reinterpret_cast<uint32_t*>(out + i * stride), stream);
+    }
+  }
+
+  // to[j][i] = from[i][j] for one block; reads whole register squares, the tile is padded to them.
+  static void transpose_block(const float* from, int rows, int cols, float (&to)[kBlock][kBlock + 16]) {
+    for (int i = 0; i < rows; i += kLanes) {
+      for (int j = 0; j < cols; j += kLanes) {
+        Vec square[kLanes];
+        for (int r = 0; r < kLanes; ++r) {
+          square[r] = I::load(reinterpret_cast<const uint32_t*>(from + (i + r) * kTileStride + j));
+        }
+        I::transpose(square);
+        for (int r = 0; r < kLanes; ++r) {
+          I::store(reinterpret_cast<uint32_t*>(&to[j + r][i]), square[r]);
+        }
+      }
+    }
+  }
+
+  static void transpose_block(const double* from, int rows, int cols, double (&to)[kBlock][kBlock + 16]) {
+    for (int i = 0; i < rows; ++i) {
+      for (int j = 0; j < cols; ++j) {
+        to[j][i] = from[i * kTileStride + j];
+      }
+    }
+  }
+
+  template <class T>
+  static void store_transposed(const T* tile, int rows, int cols, T* out, int64_t stride, bool stream) {
+    constexpr int kWords = sizeof(T) / sizeof(uint32_t);
+    alignas(64) T block[kBlock][kBlock + 16];
+    for (int j = 0; j < cols; j += kBlock) {
+      for (int i = 0; i < rows; i += kBlock) {
+        const int height = rows - i < kBlock ? rows - i : kBlock;
+        const int width = cols - j < kBlock ? cols - j : kBlock;
+        transpose_block(tile + i * kTileStride + j, height, width, block);
+        for (int c = 0; c < width; ++c) {
+          store_row(
+              reinterpret_cast<const uint32_t*>(block[c]), height * kWords,
+              reinterpret_cast<uint32_t*>(out + (j + c) * stride + i), stream);
+        }
+      }
+    }
+  }
+
+  static void row_counts(
+      const uint32_t* row, const int64_t* first, const int64_t* count, int layers, int32_t* out) {
+    for (int l = 0; l < layers; ++l) {
+      const uint32_t* words = row + first[l];
+      int32_t total = 0;
+      for (int64_t k = 0; k < count[l]; k += kLanes) {
+        alignas(64) uint32_t lane[kLanes] = {};
+        const int64_t here = count[l] - k < kLanes ? count[l] - k : kLanes;
+        std::memcpy(lane, words + k, here * sizeof(uint32_t));
+        const Vec v = I::load(lane);
+        I::store(lane, I::fold(I::step(I::zero(), v, v)));
+        for (int c = 0; c < kLanes; ++c) {
+          total += static_cast<int32_t>(lane[c]);
+        }
+      }
+      out[l] = total;
+    }
+  }
+
+  static constexpr TileKernels kernels() {
+    return {
+        kStrip,
+        pack_panel,
+        count,
+        product<float>,
+        product<double>,
+        store<float>,
+        store<double>,
+        store_transposed<float>,
+        store_transposed<double>,
+        row_counts};
+  }
+};
+
+}  // namespace
+}  // namespace gatedops::cpu

@@ -1,0 +1,49 @@
+// gatedops._C: what is not a tensor op. Importing it also registers the ops of csrc/ops.cpp.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "cpu/isa.h"
+
+namespace py = pybind11;
+using namespace gatedops;
+
+namespace {
+
+std::vector<std::string> available_isas() {
+  std::vector<std::string> names;
+  for (cpu::Isa isa : cpu::available_isas()) {
+    names.emplace_back(cpu::name(isa));
+  }
+  return names;
+}
+
+// The same source and compiler give the same report: no dates, no paths.
+py::dict build_report() {
+  constexpr unsigned long long torch_target = TORCH_TARGET_VERSION;  // one byte each: major, minor, ...
+  py::dict report;
+#if defined(__clang__)
+  report["compiler"] = std::string("Clang ") + __clang_version__;
+#else
+  report["compiler"] = std::string("GCC ") + __VERSION__;
+#endif
+#if defined(__x86_64__)
+  report["architecture"] = "x86-64";
+#elif defined(__aarch64__)
+  report["architecture"] = "arm64";
+#else
+  report["architecture"] = "other";
+#endif
+  report["c++"] = __cplusplus;
+  report["torch_target"] = std::to_string(torch_target >> 56) + "." + std::to_string(torch_target >> 48 & 0xff);
+  return report;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.def("cpu_features", &cpu::cpu_features, "CPU flags found among those that decide the instruction set.");
+  m.def("available_isas", &available_isas, "Instruction sets this machine runs, slowest first.");
+  m.def("active_isa", [] { return cpu::name(cpu::active_isa()); }, "The instruction set kernels use.");
+  m.def("force_isa", &cpu::force_isa, py::arg("name"), "Makes kernels use this instruction set.");
+  m.def("build_report", &build_report, "Compiler, C++ standard and torch version this module is built for.");
+}

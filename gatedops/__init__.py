@@ -1,0 +1,23 @@
+"""The gates of ReLU networks as first-class data: packed gates, overlap counts and neural path kernels."""
+
+import torch  # noqa: F401  (before the extension: it links against torch's libraries)
+
+from gatedops import _C  # noqa: F401  (registers the ops)
+from gatedops._version import __version__
+from gatedops.gatebits import GateBits, pack_gates, unpack_gates
+from gatedops.layout import GateLayer
+from gatedops.ops.gram import gate_overlap, npk_diag, npk_gram, npk_matvec
+
+
+
+__all__ = [
+    "__version__",
+    "GateBits",
+    "GateLayer",
+    "gate_overlap",
+    "npk_diag",
+    "npk_gram",
+    "npk_matvec",
+    "pack_gates",
+    "unpack_gates",
+]

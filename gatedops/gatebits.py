@@ -1,0 +1,289 @@
+"""GateBits: the hard gates of a network on many inputs, one bit per gate (docs/math.md, section 6)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+
+from gatedops.layout import GateLayer, layer_words
+from gatedops.ops.gates import pack_layer, unpack_layer
+
+_FILE_FORMAT = "gatedops.GateBits/1"
+
+
+@dataclass(frozen=True, eq=False)
+class GateBits:
+    """Hard gates of ``n`` inputs, layer after layer, one bit each; bit j of a layer is bit ``j % 32`` of its word
+    ``j // 32``, 1 where the pre-activation is greater than 0.
+
+    Args:
+        words: int32 ``(n, W)``, the words of a row contiguous.
+        layers: one record per layer.
+
+    Raises:
+        TypeError, ValueError: words or layers of another form; a layer that lies outside the row.
+    """
+
+    words: Tensor
+    layers: tuple[GateLayer, ...]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.words, Tensor):
+            raise TypeError(f"words: got {type(self.words).__name__}, needs an int32 tensor (n, W)")
+        if self.words.dtype != torch.int32 or self.words.dim() != 2:
+            raise ValueError(
+                f"words: got {self.words.dtype} {tuple(self.words.shape)}, needs an int32 tensor (n, W)"
+            )
+        if len(self.layers) == 0:
+            raise ValueError("layers: got none, needs at least one layer")
+        for layer in self.layers:
+            if layer.first_word + layer.words > self.words.shape[1]:
+                raise ValueError(f"layers: {layer.name!r} ends past the {self.words.shape[1]} words of a row")
+
+    @staticmethod
+    def pack(
+        gates: Sequence[Tensor], names: Sequence[str] | None = None, kinds: Sequence[str] | None = None
+    ) -> GateBits:
+        """Packs pre-activations (float: on where q > 0, NaN is off) or masks (bool: as they are).
+
+        Args:
+            gates: one tensor per layer, ``(n, *shape)`` with the shapes of :class:`GateLayer`, any strides.
+            names: one per layer; default "0", "1", ...
+            kinds: one per layer; default "select" for 5-d tensors, else "gate".
+        """
+        gates = _list_of_tensors(gates)
+        names = _one_per_layer(names, "names", gates, [str(i) for i in range(len(gates))])
+        kinds = _one_per_layer(kinds, "kinds", gates, ["select" if q.dim() == 5 else "gate" for q in gates])
+        rows = gates[0].shape[0] if gates[0].dim() > 0 else 0
+        layers, first, words = [], 0, []
+        for index, q in enumerate(gates):
+            if q.dim() < 2 or q.dim() > 5:
+                raise ValueError(f"gates[{index}]: got shape {tuple(q.shape)}, needs (n, *shape of the layer)")
+            if q.shape[0] != rows:
+                raise ValueError(f"gates[{index}]: got {q.shape[0]} rows, gates[0] has {rows}")
+            if q.device != gates[0].device:
+                raise ValueError(f"gates[{index}]: is on {q.device}, gates[0] is on {gates[0].device}")
+            layer = GateLayer(names[index], tuple(q.shape[1:]), kinds[index], first)
+            layers.append(layer)
+            words.append(pack_layer(q, f"gates[{index}]"))
+            first += layer_words(layer.positions, layer.channels)
+        return GateBits(words[0] if len(words) == 1 else torch.cat(words, dim=1), tuple(layers))
+
+    def unpack(self) -> list[Tensor]:
+        """The gates as bool tensors ``(n, *shape)``, one per layer."""
+        return [unpack_layer(self.words, layer) for layer in self.layers]
+
+    @property
+    def n(self) -> int:
+        """Number of inputs (rows)."""
+        return self.words.shape[0]
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Gates in each layer."""
+        return tuple(layer.width for layer in self.layers)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the words of all rows."""
+        return self.words.numel() * self.words.element_size()
+
+    @property
+    def device(self) -> torch.device:
+        return self.words.device
+
+    def __getitem__(self, rows: Any) -> GateBits:
+        """The given rows: an int (kept as one row), slice, index tensor or bool mask."""
+        if isinstance(rows, tuple):
+            raise TypeError("rows: GateBits has one axis to index, its inputs; use layers_of to select layers")
+        if isinstance(rows, int):
+            if not -self.n <= rows < self.n:
+                raise IndexError(f"rows: index {rows} is out of range for {self.n} inputs")
+            rows = slice(rows % self.n, rows % self.n + 1)
+        return replace(self, words=self.words[rows])
+
+    def layers_of(self, selection: Sequence[str | int]) -> GateBits:
+        """The layers of these names or indices, in the order given; shares the words, copies nothing."""
+        if isinstance(selection, (str, int)):
+            raise TypeError(f"selection: got {selection!r}, needs a list of layer names or indices")
+        return replace(self, layers=tuple(self._layer(key) for key in selection))
+
+    def _layer(self, key: str | int) -> GateLayer:
+        names = [layer.name for layer in self.layers]
+        if isinstance(key, str):
+            if names.count(key) != 1:
+                raise ValueError(f"selection: {key!r} names {names.count(key)} of the layers {names}")
+            return self.layers[names.index(key)]
+        if not -len(names) <= key < len(names):
+            raise IndexError(f"selection: layer {key} is out of range for {len(names)} layers")
+        return self.layers[key]
+
+    def to(self, device: torch.device | str) -> GateBits:
+        """The same gates on another device."""
+        return replace(self, words=self.words.to(device))
+
+    def compact(self) -> GateBits:
+        """The same gates with the layers one right after another and nothing else in a row."""
+        layers, first, spans = [], 0, []
+        for layer in self.layers:
+            size = layer_words(layer.positions, layer.channels)
+            spans.append(self.words[:, layer.first_word : layer.first_word + size])
+            layers.append(replace(layer, first_word=first))
+            first += size
+        if tuple(layers) == self.layers and first == self.words.shape[1]:
+            return replace(self, words=self.words.contiguous())
+        return GateBits(torch.cat(spans, dim=1), tuple(layers))
+
+    @staticmethod
+    def cat(parts: Sequence[GateBits]) -> GateBits:
+        """The rows of several GateBits of the same layers, one after another."""
+        parts = list(parts)
+        if not parts:
+            raise ValueError("parts: got none, needs at least one GateBits")
+        for index, part in enumerate(parts):
+            if not isinstance(part, GateBits):
+                raise TypeError(f"parts[{index}]: got {type(part).__name__}, needs a GateBits")
+            require_same_layers(part, parts[0], f"parts[{index}]", "parts[0]")
+        compact = [part.compact() for part in parts]
+        return replace(compact[0], words=torch.cat([part.words for part in compact]))
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both hold the same layers (names, shapes, kinds) and the same gates."""
+        if not isinstance(other, GateBits):
+            return NotImplemented
+        a, b = self.compact(), other.compact()
+        return a.layers == b.layers and a.device == b.device and torch.equal(a.words, b.words)
+
+    __hash__ = None  # type: ignore[assignment]  # holds a tensor
+
+    def __repr__(self) -> str:
+        layers = ", ".join(f"{layer.name}: {'x'.join(map(str, layer.shape))}" for layer in self.layers)
+        return f"GateBits(n={self.n}, {layers}, {self.device})"
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes a safetensors file, whole or not at all."""
+        from safetensors.torch import save_file
+
+        compact = self.compact()
+        layers = [[layer.name, list(layer.shape), layer.kind] for layer in self.layers]
+        metadata = {"format": _FILE_FORMAT, "layers": json.dumps(layers)}
+        part = Path(f"{os.fspath(path)}.part")
+        try:
+            save_file({"words": compact.words.cpu()}, part, metadata=metadata)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str], mmap: bool = False) -> GateBits:
+        """Reads what :meth:`save` wrote.
+
+        Args:
+            mmap: leave the words in the file and map them into memory, read on demand; writes to them stay private.
+
+        Raises:
+            FileNotFoundError: no such file. ValueError: the file is damaged or holds something else.
+        """
+        from gatedops.gatefile import read_words
+
+        words, metadata = read_words(Path(path), mmap)
+        if metadata.get("format") != _FILE_FORMAT:
+            raise ValueError(f"{path}: holds no GateBits; write it with GateBits.save")
+        layers, first = [], 0
+        for name, shape, kind in json.loads(metadata["layers"]):
+            layers.append(GateLayer(name, tuple(shape), kind, first))
+            first += layer_words(layers[-1].positions, layers[-1].channels)
+        return GateBits(words, tuple(layers))
+
+
+def pack_gates(q: Tensor) -> GateBits:
+    """Packs the pre-activations of one layer, one bit per gate.
+
+    Args:
+        q: ``(n, w)``, ``(n, T, C)``, ``(n, C, H, W)`` or select ``(n, K, C, H, W)``; float32, float64, bfloat16 or
+            float16 (on where q > 0 strictly; NaN is off) or bool (as it is). Any strides.
+
+    Returns:
+        GateBits with one layer, named "0".
+
+    Raises:
+        TypeError, ValueError: q is no tensor of such a shape and dtype, or has no gates.
+    """
+    if not isinstance(q, Tensor):
+        raise TypeError(f"q: got {type(q).__name__}, needs a tensor")
+    return GateBits.pack([q])
+
+
+def unpack_gates(bits: GateBits) -> list[Tensor]:
+    """The gates of each layer as a bool tensor ``(n, *shape)``; the inverse of packing."""
+    return bits.unpack()
+
+
+def require_same_layers(a: GateBits, b: GateBits, a_name: str, b_name: str) -> None:
+    """Raises ValueError unless a and b have layers of the same shapes and kinds, in the same order."""
+    shapes = [[(layer.shape, layer.kind) for layer in bits.layers] for bits in (a, b)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"{a_name}: has layers {[s for s, _ in shapes[0]]}, {b_name} has {[s for s, _ in shapes[1]]};"
+            " both need the same shapes and kinds"
+        )
+    if a.device != b.device:
+        raise ValueError(f"{a_name}: is on {a.device}, {b_name} is on {b.device}")
+
+
+def _list_of_tensors(gates: Sequence[Tensor]) -> list[Tensor]:
+    if isinstance(gates, Tensor):
+        raise TypeError("gates: got a tensor, needs a list with one tensor per layer")
+    gates = list(gates)
+    if not gates:
+        raise ValueError("gates: got an empty list, needs at least one layer")
+    return gates
+
+
+def _one_per_layer(
+    given: Sequence[str] | None, name: str, gates: list[Tensor], default: list[str]
+) -> list[str]:
+    if given is None:
+        return default
+    if isinstance(given, str) or len(given) != len(gates):
+        raise ValueError(f"{name}: got {given!r}, needs a list of {len(gates)} strings, one per layer")
+    return [str(value) for value in given]
+
+
+def _flatten(bits: GateBits) -> tuple[list[Tensor], tuple[GateLayer, ...]]:
+    return [bits.words], bits.layers
+
+
+def _unflatten(values: Any, layers: Any) -> GateBits:
+    # Transformations put placeholders where tensors were, so the checks of __init__ do not apply.
+    bits = object.__new__(GateBits)
+    object.__setattr__(bits, "words", next(iter(values)))
+    object.__setattr__(bits, "layers", layers)
+    return bits
+
+
+def _dump_layers(layers: tuple[GateLayer, ...]) -> list[list[Any]]:
+    return [[layer.name, list(layer.shape), layer.kind, layer.first_word] for layer in layers]
+
+
+def _load_layers(dumped: list[list[Any]]) -> tuple[GateLayer, ...]:
+    return tuple(GateLayer(name, tuple(shape), kind, first) for name, shape, kind, first in dumped)
+
+
+pytree.register_pytree_node(
+    GateBits,
+    _flatten,
+    _unflatten,
+    serialized_type_name="gatedops.GateBits",
+    to_dumpable_context=_dump_layers,
+    from_dumpable_context=_load_layers,
+    flatten_with_keys_fn=lambda bits: ([(pytree.GetAttrKey("words"), bits.words)], bits.layers),
+)

@@ -1,0 +1,68 @@
+"""The layout of a layer's gates inside a row of words (docs/math.md, section 6)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+KINDS = ("gate", "select")
+
+
+def words_used(positions: int, channels: int) -> int:
+    """32-bit words that hold a layer's gates: each of several positions starts on a 64-bit boundary."""
+    return -(-channels // 32) if positions == 1 else positions * 2 * -(-channels // 64)
+
+
+def layer_words(positions: int, channels: int) -> int:
+    """Words a layer takes up in a row, padded to 256 bits."""
+    return -(-words_used(positions, channels) // 8) * 8
+
+
+@dataclass(frozen=True)
+class GateLayer:
+    """Where one layer's gates lie inside a row of words.
+
+    Args:
+        name: any string.
+        shape: the gates of one input as the network has them: ``(w,)``, ``(T, C)`` for T tokens, ``(C, H, W)``
+            for images; kind "select": ``(K, C, H, W)``, K masks per output position of a max-pool.
+        kind: "gate", or "select" for the choices of a max-pool.
+        first_word: index of the layer's first word in a row; a multiple of 8 (256 bits).
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kind: str = "gate"
+    first_word: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind: got {self.kind!r}, needs one of {KINDS}")
+        if len(self.shape) not in ((4,) if self.kind == "select" else (1, 2, 3)):
+            raise ValueError(f"shape: {tuple(self.shape)} is none of (w,), (T, C), (C, H, W), select: (K, C, H, W)")
+        if min(self.shape) < 1:
+            raise ValueError(f"shape: got {tuple(self.shape)}, a layer needs at least one gate")
+        if self.first_word < 0 or self.first_word % 8:
+            raise ValueError(f"first_word: got {self.first_word}, needs a non-negative multiple of 8")
+
+    @property
+    def channels(self) -> int:
+        """Gates at one position."""
+        return self.shape[{1: 0, 2: 1, 3: 0, 4: 1}[len(self.shape)]]
+
+    @property
+    def positions(self) -> int:
+        """Pixels or tokens; 1 for a fully connected layer."""
+        return self.width // self.channels
+
+    @property
+    def width(self) -> int:
+        """Gates in the layer."""
+        width = 1
+        for size in self.shape:
+            width *= size
+        return width
+
+    @property
+    def words(self) -> int:
+        """32-bit words the layer's gates occupy, the padding behind them not counted."""
+        return words_used(self.positions, self.channels)

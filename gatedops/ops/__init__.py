@@ -1,0 +1,1 @@
+"""Wrappers, fake kernels and derivatives of the torch.library ops, one file per family."""

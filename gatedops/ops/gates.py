@@ -1,0 +1,61 @@
+"""Packing gates into words: wrappers and fake kernels of pack_gates and unpack_gates."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gatedops.layout import GateLayer, layer_words
+from gatedops.ops.checks import require_supported, require_tensor
+
+_SOURCES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.bool)
+
+
+def pack_layer(q: Tensor, name: str) -> Tensor:
+    """The words ``(n, W)`` of one layer given as ``(n, *shape)``; errors name the argument `name`."""
+    require_tensor(q, name)
+    if q.dtype not in _SOURCES:
+        raise TypeError(f"{name}: got {q.dtype}, needs float32, float64, bfloat16, float16 or bool")
+    if q.dim() < 2 or q.numel() == 0 and 0 in q.shape[1:]:
+        raise ValueError(f"{name}: got shape {tuple(q.shape)}, needs (n, *shape) with at least one gate")
+    require_supported(q, "pack_gates", name)
+    return torch.ops.gatedops.pack_gates(by_position(q.detach()))
+
+
+def by_position(q: Tensor) -> Tensor:
+    """``(n, *shape)`` seen as ``(n, positions, channels)``; a view wherever the strides allow one."""
+    if q.dim() == 2:
+        return q.unsqueeze(1)
+    if q.dim() == 4:
+        return q.permute(0, 2, 3, 1).flatten(1, 2)
+    return q.permute(0, 3, 4, 1, 2).flatten(1, 3) if q.dim() == 5 else q
+
+
+def unpack_layer(words: Tensor, layer: GateLayer) -> Tensor:
+    """The gates of one layer of packed rows, bool ``(n, *shape)``."""
+    require_supported(words, "unpack_gates", "words")
+    span = words[:, layer.first_word : layer.first_word + layer.words]
+    gates = torch.ops.gatedops.unpack_gates(span, layer.positions, layer.channels)
+    if len(layer.shape) == 1:
+        return gates.squeeze(1)
+    if len(layer.shape) == 2:
+        return gates
+    if len(layer.shape) == 3:
+        return gates.unflatten(1, layer.shape[1:]).permute(0, 3, 1, 2)
+    masks, _, height, width = layer.shape
+    return gates.unflatten(1, (height, width, masks)).permute(0, 3, 4, 1, 2)
+
+
+@torch.library.register_fake("gatedops::pack_gates")
+def _(q: Tensor) -> Tensor:
+    return q.new_empty((q.shape[0], layer_words(q.shape[1], q.shape[2])), dtype=torch.int32)
+
+
+@torch.library.register_fake("gatedops::pack_gates_out")
+def _(q: Tensor, *, out: Tensor) -> None:
+    return None
+
+
+@torch.library.register_fake("gatedops::unpack_gates")
+def _(words: Tensor, positions: int, channels: int) -> Tensor:
+    return words.new_empty((words.shape[0], positions, channels), dtype=torch.bool)

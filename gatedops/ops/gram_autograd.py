@@ -1,0 +1,175 @@
+"""Fake kernels and derivatives of the gram family (docs/math.md, section 7).
+
+Three ops are closed under differentiation: the Gram K = (X Y^T) * Lambda, its backward
+(G * Lambda) Y, and the trilinear T(X, Y, V) = ((X Y^T) * Lambda) V. In the symmetric case (y_words None) the
+backward is ((G + G^T) * Lambda) Y.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gatedops.ops.differentiable import Differentiable
+
+
+@torch.library.register_fake("gatedops::gate_overlap")
+def _(words, y_words, first, y_first, count):  # type: ignore[no-untyped-def]
+    return words.new_empty((len(count), words.shape[0], _rows(words, y_words)), dtype=torch.int32)
+
+
+@torch.library.register_fake("gatedops::npk_gram")
+def _(x, words, y, y_words, first, y_first, count, scale, dtype):  # type: ignore[no-untyped-def]
+    return words.new_empty((words.shape[0], _rows(words, y_words)), dtype=dtype)
+
+
+@torch.library.register_fake("gatedops::npk_gram_out")
+def _(x, words, y, y_words, first, y_first, count, scale, *, out):  # type: ignore[no-untyped-def]
+    return None
+
+
+@torch.library.register_fake("gatedops::npk_gram_backward")
+def _(grad, words, y, y_words, first, y_first, count, scale):  # type: ignore[no-untyped-def]
+    return y.new_empty((words.shape[0], y.shape[1]))
+
+
+@torch.library.register_fake("gatedops::npk_matvec")
+def _(x, words, y, y_words, v, first, y_first, count, scale):  # type: ignore[no-untyped-def]
+    return v.new_empty((words.shape[0], v.shape[1]))
+
+
+@torch.library.register_fake("gatedops::npk_diag")
+def _(words, first, count, scale, dtype):  # type: ignore[no-untyped-def]
+    return words.new_empty((words.shape[0],), dtype=dtype)
+
+
+def _rows(words: Tensor, y_words: Tensor | None) -> int:
+    return words.shape[0] if y_words is None else y_words.shape[0]
+
+
+def _save(ctx: Any, tensors: tuple, rest: tuple) -> None:
+    ctx.save_for_backward(*tensors)
+    ctx.save_for_forward(*tensors)
+    ctx.rest = rest
+
+
+def _sum(*terms: Tensor | None) -> Tensor:
+    """The sum of the terms that are there."""
+    total: Tensor | None = None
+    for term in terms:
+        total = term if total is None else total if term is None else total + term
+    assert total is not None
+    return total
+
+
+# --- K = (X Y^T) * Lambda ---------------------------------------------------------------------------------------
+
+
+def _save_gram(ctx: Any, inputs: tuple) -> None:
+    x, words, y, y_words, first, y_first, count, scale, dtype = inputs
+    _save(ctx, (x, words, y, y_words), (first, y_first, count, scale, dtype))
+
+
+def _gram_backward(ctx: Any, grad: Tensor) -> tuple:
+    x, words, y, y_words = ctx.saved_tensors
+    first, y_first, count, scale, dtype = ctx.rest
+    dx = dy = None
+    if ctx.needs_input_grad[0]:
+        right = (x if y is None else y).to(dtype)
+        dx = gram_backward(grad, words, right, y_words, first, y_first, count, scale).to(x.dtype)
+    if ctx.needs_input_grad[2]:
+        dy = gram_backward(grad.mT, y_words, x.to(dtype), words, y_first, first, count, scale).to(y.dtype)
+    return dx, None, dy, None, None, None, None, None, None
+
+
+def _gram_jvp(ctx: Any, tx: Tensor | None, _w: None, ty: Tensor | None, *_: None) -> Tensor:
+    x, words, y, y_words = ctx.saved_tensors
+    first, y_first, count, scale, dtype = ctx.rest
+    if y is None:
+        half = gram(tx, words, x, words, first, y_first, count, scale, dtype)
+        return half + half.mT
+    left = None if tx is None else gram(tx, words, y, y_words, first, y_first, count, scale, dtype)
+    right = None if ty is None else gram(x, words, ty, y_words, first, y_first, count, scale, dtype)
+    return _sum(left, right)
+
+
+# --- (G * Lambda) Y ---------------------------------------------------------------------------------------------
+
+
+def _save_gram_backward(ctx: Any, inputs: tuple) -> None:
+    grad, words, y, y_words, first, y_first, count, scale = inputs
+    _save(ctx, (grad, words, y, y_words), (first, y_first, count, scale))
+
+
+def _gram_backward_backward(ctx: Any, cotangent: Tensor) -> tuple:
+    grad, words, y, y_words = ctx.saved_tensors
+    first, y_first, count, scale = ctx.rest
+    dgrad = dy = None
+    if ctx.needs_input_grad[0]:
+        right = words if y_words is None else y_words
+        dgrad = gram(cotangent, words, y, right, first, y_first, count, scale, y.dtype)
+        dgrad = (dgrad + dgrad.mT if y_words is None else dgrad).to(grad.dtype)
+    if ctx.needs_input_grad[2] and y_words is None:
+        dy = gram_backward(grad, words, cotangent, None, first, y_first, count, scale)
+    elif ctx.needs_input_grad[2]:
+        dy = gram_backward(grad.mT, y_words, cotangent, words, y_first, first, count, scale)
+    return dgrad, None, dy, None, None, None, None, None
+
+
+def _gram_backward_jvp(ctx: Any, tgrad: Tensor | None, _w: None, ty: Tensor | None, *_: None) -> Tensor:
+    grad, words, y, y_words = ctx.saved_tensors
+    first, y_first, count, scale = ctx.rest
+    left = None if tgrad is None else gram_backward(tgrad, words, y, y_words, first, y_first, count, scale)
+    right = None if ty is None else gram_backward(grad, words, ty, y_words, first, y_first, count, scale)
+    return _sum(left, right)
+
+
+# --- T(X, Y, V) = ((X Y^T) * Lambda) V --------------------------------------------------------------------------
+
+
+def _save_matvec(ctx: Any, inputs: tuple) -> None:
+    x, words, y, y_words, v, first, y_first, count, scale = inputs
+    _save(ctx, (x, words, y, y_words, v), (first, y_first, count, scale))
+
+
+def _matvec_backward(ctx: Any, u: Tensor) -> tuple:
+    x, words, y, y_words, v = ctx.saved_tensors
+    first, y_first, count, scale = ctx.rest
+    dx = dy = dv = None
+    if ctx.needs_input_grad[0] and y_words is None:
+        left, right = torch.cat([u, v], 1), torch.cat([v, u], 1)
+        dx = matvec(left, words, right, words, x.to(v.dtype), first, y_first, count, scale).to(x.dtype)
+    elif ctx.needs_input_grad[0]:
+        dx = matvec(u, words, v, y_words, y.to(v.dtype), first, y_first, count, scale).to(x.dtype)
+    if ctx.needs_input_grad[2]:
+        dy = matvec(v, y_words, u, words, x.to(v.dtype), y_first, first, count, scale).to(y.dtype)
+    if ctx.needs_input_grad[4] and y_words is None:
+        dv = matvec(x, words, None, None, u, first, y_first, count, scale)
+    elif ctx.needs_input_grad[4]:
+        dv = matvec(y, y_words, x, words, u, y_first, first, count, scale)
+    return dx, None, dy, None, dv, None, None, None, None
+
+
+def _matvec_jvp(
+    ctx: Any, tx: Tensor | None, _w: None, ty: Tensor | None, _yw: None, tv: Tensor | None, *_: None
+) -> Tensor:
+    x, words, y, y_words, v = ctx.saved_tensors
+    layout = ctx.rest
+    by_v = None if tv is None else matvec(x, words, y, y_words, tv, *layout)
+    if y_words is None:
+        if tx is None:
+            return _sum(by_v)
+        left, right = torch.cat([tx, x], 1), torch.cat([x, tx], 1)
+        return _sum(matvec(left, words, right, words, v, *layout), by_v)
+    by_x = None if tx is None else matvec(tx, words, y, y_words, v, *layout)
+    by_y = None if ty is None else matvec(x, words, ty, y_words, v, *layout)
+    return _sum(by_x, by_y, by_v)
+
+
+gram = Differentiable("npk_gram", _save_gram, _gram_backward, _gram_jvp)
+gram_backward = Differentiable(
+    "npk_gram_backward", _save_gram_backward, _gram_backward_backward, _gram_backward_jvp
+)
+matvec = Differentiable("npk_matvec", _save_matvec, _matvec_backward, _matvec_jvp)
