@@ -22,20 +22,13 @@ template <typename T, typename... Listed>
 inline constexpr bool is_one_of = (std::is_same_v<T, Listed> || ...);
 
 template <typename T>
-struct SchemaType
-    : std::bool_constant<is_one_of<
-          T,
-          int64_t,
-          double,
-          bool,
-          std::string,
-          torch::stable::Tensor,
-          torch::stable::Device,
-          torch::headeronly::ScalarType>> {};
+struct SchemaType : std::bool_constant<is_one_of<
+                        T, int64_t, double, bool, std::string, torch::stable::Tensor, torch::stable::Device,
+                        torch::headeronly::ScalarType>> {};
 
 template <typename T>
-struct SchemaType<std::vector<T>>
-    : std::bool_constant<is_one_of<T, int64_t, double, torch::stable::Tensor>> {};
+struct SchemaType<std::vector<T>> : std::bool_constant<is_one_of<T, int64_t, double, torch::stable::Tensor>> {
+};
 
 template <typename T>
 struct SchemaType<std::optional<T>> : SchemaType<T> {};

@@ -34,7 +34,8 @@ py::dict build_report() {
   report["architecture"] = "other";
 #endif
   report["c++"] = __cplusplus;
-  report["torch_target"] = std::to_string(torch_target >> 56) + "." + std::to_string(torch_target >> 48 & 0xff);
+  report["torch_target"] =
+      std::to_string(torch_target >> 56) + "." + std::to_string(torch_target >> 48 & 0xff);
   return report;
 }
 

@@ -60,17 +60,25 @@ struct Avx2Isa {
     }
   }
 
-  static void multiply(float* product, Vec counts, float scale, bool assign) {
-    const __m256 factor = _mm256_mul_ps(_mm256_cvtepi32_ps(counts), _mm256_set1_ps(scale));
-    _mm256_storeu_ps(product, assign ? factor : _mm256_mul_ps(_mm256_loadu_ps(product), factor));
+  static __m256 scaled(Vec counts, float scale) {
+    return _mm256_mul_ps(_mm256_cvtepi32_ps(counts), _mm256_set1_ps(scale));
   }
-  static void multiply(double* product, Vec counts, double scale, bool assign) {
-    const __m128i half[2] = {_mm256_castsi256_si128(counts), _mm256_extracti128_si256(counts, 1)};
-    for (int h = 0; h < 2; ++h) {
-      const __m256d factor = _mm256_mul_pd(_mm256_cvtepi32_pd(half[h]), _mm256_set1_pd(scale));
-      double* at = product + 4 * h;
-      _mm256_storeu_pd(at, assign ? factor : _mm256_mul_pd(_mm256_loadu_pd(at), factor));
-    }
+  static __m256d scaled(__m128i counts, double scale) {
+    return _mm256_mul_pd(_mm256_cvtepi32_pd(counts), _mm256_set1_pd(scale));
+  }
+  static void factor(float* out, Vec counts, float scale) { _mm256_storeu_ps(out, scaled(counts, scale)); }
+  static void factor(double* out, Vec counts, double scale) {
+    _mm256_storeu_pd(out, scaled(_mm256_castsi256_si128(counts), scale));
+    _mm256_storeu_pd(out + 4, scaled(_mm256_extracti128_si256(counts, 1), scale));
+  }
+  static void multiply(float* product, Vec counts, float scale) {
+    _mm256_storeu_ps(product, _mm256_mul_ps(_mm256_loadu_ps(product), scaled(counts, scale)));
+  }
+  static void multiply(double* product, Vec counts, double scale) {
+    const __m256d low = scaled(_mm256_castsi256_si128(counts), scale);
+    const __m256d high = scaled(_mm256_extracti128_si256(counts, 1), scale);
+    _mm256_storeu_pd(product, _mm256_mul_pd(_mm256_loadu_pd(product), low));
+    _mm256_storeu_pd(product + 4, _mm256_mul_pd(_mm256_loadu_pd(product + 4), high));
   }
 };
 

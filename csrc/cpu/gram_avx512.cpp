@@ -62,17 +62,25 @@ struct Avx512Isa {
     }
   }
 
-  static void multiply(float* product, Vec counts, float scale, bool assign) {
-    const __m512 factor = _mm512_mul_ps(_mm512_cvtepi32_ps(counts), _mm512_set1_ps(scale));
-    _mm512_storeu_ps(product, assign ? factor : _mm512_mul_ps(_mm512_loadu_ps(product), factor));
+  static __m512 scaled(Vec counts, float scale) {
+    return _mm512_mul_ps(_mm512_cvtepi32_ps(counts), _mm512_set1_ps(scale));
   }
-  static void multiply(double* product, Vec counts, double scale, bool assign) {
-    const __m256i half[2] = {_mm512_castsi512_si256(counts), _mm512_extracti64x4_epi64(counts, 1)};
-    for (int h = 0; h < 2; ++h) {
-      const __m512d factor = _mm512_mul_pd(_mm512_cvtepi32_pd(half[h]), _mm512_set1_pd(scale));
-      double* at = product + 8 * h;
-      _mm512_storeu_pd(at, assign ? factor : _mm512_mul_pd(_mm512_loadu_pd(at), factor));
-    }
+  static __m512d scaled(__m256i counts, double scale) {
+    return _mm512_mul_pd(_mm512_cvtepi32_pd(counts), _mm512_set1_pd(scale));
+  }
+  static void factor(float* out, Vec counts, float scale) { _mm512_storeu_ps(out, scaled(counts, scale)); }
+  static void factor(double* out, Vec counts, double scale) {
+    _mm512_storeu_pd(out, scaled(_mm512_castsi512_si256(counts), scale));
+    _mm512_storeu_pd(out + 8, scaled(_mm512_extracti64x4_epi64(counts, 1), scale));
+  }
+  static void multiply(float* product, Vec counts, float scale) {
+    _mm512_storeu_ps(product, _mm512_mul_ps(_mm512_loadu_ps(product), scaled(counts, scale)));
+  }
+  static void multiply(double* product, Vec counts, double scale) {
+    const __m512d low = scaled(_mm512_castsi512_si256(counts), scale);
+    const __m512d high = scaled(_mm512_extracti64x4_epi64(counts, 1), scale);
+    _mm512_storeu_pd(product, _mm512_mul_pd(_mm512_loadu_pd(product), low));
+    _mm512_storeu_pd(product + 8, _mm512_mul_pd(_mm512_loadu_pd(product + 8), high));
   }
 };
 

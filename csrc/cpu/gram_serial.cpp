@@ -1,5 +1,5 @@
-// Portable tile kernels: plain C++ over eight lanes, which every compiler turns into whatever the
-// baseline instruction set has (SSE2 on x86-64, NEON on Arm).
+// Portable tile kernels: the compiler's four-lane vectors, which become whatever the baseline
+// instruction set has (SSE2 on x86-64, NEON on Arm), and shift-and-mask counting in byte counters.
 #include <cstring>
 
 #include "gram_tile.h"
@@ -9,72 +9,54 @@ namespace gatedops::cpu {
 namespace {
 
 struct SerialIsa {
-  static constexpr int kLanes = 8;
+  static constexpr int kLanes = 4;
   static constexpr int kRows = 2;
-  static constexpr int kVecs = 1;
+  static constexpr int kVecs = 2;
   static constexpr int kMaxSteps = 31;  // byte counters: 31 * 8 <= 255
-  struct Vec {
-    uint32_t lane[kLanes];
-  };
+  using Vec = uint32_t __attribute__((vector_size(16)));
 
-  template <class F>
-  static Vec map(const F& f) {
+  static Vec zero() { return Vec{}; }
+  static Vec load(const void* p) {
     Vec v;
-    for (int i = 0; i < kLanes; ++i) {
-      v.lane[i] = f(i);
-    }
+    std::memcpy(&v, p, sizeof v);
     return v;
   }
-  static Vec zero() {
-    return map([](int) { return 0u; });
-  }
-  template <class T>
-  static Vec load(const T* p) {
-    Vec v;
-    std::memcpy(v.lane, p, sizeof v.lane);
-    return v;
-  }
-  template <class T>
-  static void store(T* p, const Vec& v) {
-    std::memcpy(p, v.lane, sizeof v.lane);
-  }
-  static void stream(uint32_t* p, const Vec& v) { store(p, v); }
-  static Vec broadcast(const uint32_t* p) {
-    return map([p](int) { return *p; });
-  }
-  static Vec add(const Vec& a, const Vec& b) {
-    return map([&](int i) { return a.lane[i] + b.lane[i]; });
-  }
+  static void store(void* p, Vec v) { std::memcpy(p, &v, sizeof v); }
+  static void stream(void* p, Vec v) { store(p, v); }
+  static Vec broadcast(const uint32_t* p) { return Vec{} + *p; }
+  static Vec add(Vec a, Vec b) { return a + b; }
   // Adds the four byte counts of each lane's AND.
-  static Vec step(const Vec& acc, const Vec& a, const Vec& b) {
-    return map([&](int i) {
-      uint32_t x = a.lane[i] & b.lane[i];
-      x -= (x >> 1) & 0x55555555u;
-      x = (x & 0x33333333u) + ((x >> 2) & 0x33333333u);
-      x = (x + (x >> 4)) & 0x0f0f0f0fu;
-      return acc.lane[i] + x;
-    });
+  static Vec step(Vec acc, Vec a, Vec b) {
+    Vec x = a & b;
+    x -= (x >> 1) & 0x55555555u;
+    x = (x & 0x33333333u) + ((x >> 2) & 0x33333333u);
+    return acc + ((x + (x >> 4)) & 0x0f0f0f0fu);
   }
-  static Vec fold(const Vec& acc) {
-    return map([&](int i) {
-      const uint32_t pairs = (acc.lane[i] & 0x00ff00ffu) + ((acc.lane[i] >> 8) & 0x00ff00ffu);
-      return (pairs & 0xffffu) + (pairs >> 16);
-    });
+  static Vec fold(Vec acc) {
+    const Vec pairs = (acc & 0x00ff00ffu) + ((acc >> 8) & 0x00ff00ffu);
+    return (pairs & 0xffffu) + (pairs >> 16);
   }
   static void transpose(Vec (&square)[kLanes]) {
+    Vec turned[kLanes];
     for (int i = 0; i < kLanes; ++i) {
-      for (int j = 0; j < i; ++j) {
-        const uint32_t swapped = square[i].lane[j];
-        square[i].lane[j] = square[j].lane[i];
-        square[j].lane[i] = swapped;
+      for (int j = 0; j < kLanes; ++j) {
+        turned[i][j] = square[j][i];
       }
+    }
+    std::memcpy(square, turned, sizeof turned);
+  }
+  template <class T>
+  static void factor(T* out, Vec counts, T scale) {
+    for (int i = 0; i < kLanes; ++i) {
+      out[i] = static_cast<T>(static_cast<int32_t>(counts[i])) * scale;
     }
   }
   template <class T>
-  static void multiply(T* product, const Vec& counts, T scale, bool assign) {
+  static void multiply(T* product, Vec counts, T scale) {
+    T by[kLanes];
+    factor(by, counts, scale);
     for (int i = 0; i < kLanes; ++i) {
-      const T factor = static_cast<T>(static_cast<int32_t>(counts.lane[i])) * scale;
-      product[i] = assign ? factor : product[i] * factor;
+      product[i] *= by[i];
     }
   }
 };

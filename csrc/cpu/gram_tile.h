@@ -6,6 +6,9 @@
 
 #include "isa.h"
 
+// Function attributes that inline what must share registers; lambdas follow by optimisation.
+#define GATEDOPS_INLINE inline __attribute__((always_inline))
+
 namespace gatedops::cpu {
 
 constexpr int kTile = 256;               // rows and columns of a tile

@@ -4,7 +4,8 @@
 //
 // I::Vec holds I::kLanes 32-bit lanes, one column of the tile per lane. A register tile is I::kRows
 // rows by I::kVecs vectors. I::step adds popcount(a AND b) to an accumulator that stays valid for
-// I::kMaxSteps steps; I::fold turns it into int32 counts.
+// I::kMaxSteps steps; I::fold turns it into int32 counts. I::factor writes counts * scale, I::multiply
+// multiplies it in.
 
 namespace gatedops::cpu {
 namespace {
@@ -54,32 +55,46 @@ struct Tile {
     }
   }
 
-  static void count_piece(
-      const uint32_t* const (&rows)[kRows], const uint32_t* panel, int words, Vec (&total)[kRows][kVecs]) {
-    for (int k0 = 0; k0 < words; k0 += I::kMaxSteps) {
-      const int k1 = k0 + I::kMaxSteps < words ? k0 + I::kMaxSteps : words;
-      Vec acc[kRows][kVecs];
-      for (int r = 0; r < kRows; ++r) {
-        for (int c = 0; c < kVecs; ++c) {
-          acc[r][c] = I::zero();
-        }
+  // The register tile is a plain array that the compiler must keep in registers: every loop over it
+  // has constant bounds and everything around it is inlined.
+  using Counts = Vec[kRows][kVecs];
+
+  template <class F>
+  GATEDOPS_INLINE static void each(const F& f) {
+    for (int r = 0; r < kRows; ++r) {
+      for (int c = 0; c < kVecs; ++c) {
+        f(r, c, r * kTileStride + c * kLanes);
       }
-      for (int k = k0; k < k1; ++k) {
-        Vec b[kVecs];
-        for (int c = 0; c < kVecs; ++c) {
-          b[c] = I::load(panel + k * kStrip + c * kLanes);
-        }
-        for (int r = 0; r < kRows; ++r) {
-          const Vec a = I::broadcast(rows[r] + k);
-          for (int c = 0; c < kVecs; ++c) {
-            acc[r][c] = I::step(acc[r][c], a, b[c]);
-          }
-        }
+    }
+  }
+
+  GATEDOPS_INLINE static void accumulate(
+      const uint32_t* const (&rows)[kRows], const uint32_t* panel, int begin, int end, Counts& acc) {
+    for (int k = begin; k < end; ++k) {
+      Vec b[kVecs];
+      for (int c = 0; c < kVecs; ++c) {
+        b[c] = I::load(panel + k * kStrip + c * kLanes);
       }
       for (int r = 0; r < kRows; ++r) {
+        const Vec a = I::broadcast(rows[r] + k);
         for (int c = 0; c < kVecs; ++c) {
-          total[r][c] = I::add(total[r][c], I::fold(acc[r][c]));
+          acc[r][c] = I::step(acc[r][c], a, b[c]);
         }
+      }
+    }
+  }
+
+  // total += popcount(x AND y) over the words of a piece.
+  GATEDOPS_INLINE static void count_piece(
+      const uint32_t* const (&rows)[kRows], const uint32_t* panel, int words, Counts& total) {
+    if constexpr (I::kMaxSteps >= kPanelWords) {  // the accumulator is the count itself
+      accumulate(rows, panel, 0, words, total);
+    } else {
+      for (int k = 0; k < words; k += I::kMaxSteps) {
+        Counts acc;
+        each([&](int r, int c, int) { acc[r][c] = I::zero(); });
+        accumulate(rows, panel, k, k + I::kMaxSteps < words ? k + I::kMaxSteps : words, acc);
+        each([&](int r, int c, int) { total[r][c] = I::add(total[r][c], I::fold(acc[r][c])); });
       }
     }
   }
@@ -93,17 +108,13 @@ struct Tile {
     const int panel_words = pieces.words();
     for (int j = 0; j < cols; j += kStrip, panel += panel_words * kStrip) {
       for (int i = lower ? j / kRows * kRows : 0; i < x.rows; i += kRows) {
-        const uint32_t* row[kRows];
-        for (int r = 0; r < kRows; ++r) {
-          row[r] = x.words + (i + r < x.rows ? i + r : x.rows - 1) * x.stride;
-        }
         const uint32_t* p = panel;
         for (const LayerPiece* piece = pieces.begin; piece != pieces.end; ++piece) {
-          const uint32_t* at[kRows];
+          const uint32_t* rows[kRows];
           for (int r = 0; r < kRows; ++r) {
-            at[r] = row[r] + piece->first;
+            rows[r] = x.words + (i + r < x.rows ? i + r : x.rows - 1) * x.stride + piece->first;
           }
-          run_piece(at, p, *piece, i * kTileStride + j, counts, done);
+          run_piece(rows, p, *piece, i * kTileStride + j, counts, done);
           p += piece->words * kStrip;
         }
       }
@@ -111,32 +122,27 @@ struct Tile {
   }
 
   template <class Done>
-  static void run_piece(
-      const uint32_t* const (&at)[kRows], const uint32_t* panel, const LayerPiece& piece, int offset,
+  GATEDOPS_INLINE static void run_piece(
+      const uint32_t* const (&rows)[kRows], const uint32_t* panel, const LayerPiece& piece, int offset,
       int32_t* counts, const Done& done) {
-    Vec total[kRows][kVecs];
-    for (int r = 0; r < kRows; ++r) {
-      for (int c = 0; c < kVecs; ++c) {
-        total[r][c] = piece.opens ? I::zero() : I::load(counts + offset + r * kTileStride + c * kLanes);
-      }
+    Counts total;
+    if (piece.opens) {
+      each([&](int r, int c, int) { total[r][c] = I::zero(); });
+    } else {
+      each([&](int r, int c, int at) { total[r][c] = I::load(counts + offset + at); });
     }
-    count_piece(at, panel, piece.words, total);
-    for (int r = 0; r < kRows; ++r) {
-      for (int c = 0; c < kVecs; ++c) {
-        const int at_tile = offset + r * kTileStride + c * kLanes;
-        if (piece.closes) {
-          done(piece, at_tile, total[r][c]);
-        } else {
-          I::store(counts + at_tile, total[r][c]);
-        }
-      }
+    count_piece(rows, panel, piece.words, total);
+    if (piece.closes) {
+      done(piece, offset, total);
+    } else {
+      each([&](int r, int c, int at) { I::store(counts + offset + at, total[r][c]); });
     }
   }
 
   static void count(
       const RowBlock& x, const uint32_t* panel, int cols, PieceRange piece, bool lower, int32_t* counts) {
-    sweep(x, panel, cols, piece, lower, counts, [counts](const LayerPiece&, int offset, Vec total) {
-      I::store(counts + offset, total);
+    sweep(x, panel, cols, piece, lower, counts, [counts](const LayerPiece&, int offset, const Counts& total) {
+      each([&](int r, int c, int at) { I::store(counts + offset + at, total[r][c]); });
     });
   }
 
@@ -144,8 +150,13 @@ struct Tile {
   static void product(
       const RowBlock& x, const uint32_t* panel, int cols, PieceRange pieces, bool lower, const T* scale,
       int32_t* counts, T* product) {
-    sweep(x, panel, cols, pieces, lower, counts, [=](const LayerPiece& piece, int offset, Vec total) {
-      I::multiply(product + offset, total, scale[piece.layer], piece.layer == 0);
+    sweep(x, panel, cols, pieces, lower, counts, [=](const LayerPiece& piece, int offset, const Counts& total) {
+      const T s = scale[piece.layer];
+      if (piece.layer == 0) {
+        each([&](int r, int c, int at) { I::factor(product + offset + at, total[r][c], s); });
+      } else {
+        each([&](int r, int c, int at) { I::multiply(product + offset + at, total[r][c], s); });
+      }
     });
   }
 

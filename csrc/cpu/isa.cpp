@@ -84,7 +84,7 @@ void force_isa(const std::string& wanted) {
     }
     names += names.empty() ? name(isa) : std::string(", ") + name(isa);
   }
-  throw std::invalid_argument("got '" + wanted + "', but this CPU runs only: " + names);
+  throw std::invalid_argument("got '" + wanted + "', but this machine runs only: " + names);
 }
 
 std::vector<std::string> cpu_features() {
