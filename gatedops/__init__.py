@@ -6,7 +6,9 @@ from gatedops import _C  # noqa: F401  (registers the ops)
 from gatedops._version import __version__
 from gatedops.gatebits import GateBits, pack_gates, unpack_gates
 from gatedops.layout import GateLayer
-from gatedops.ops.gram import gate_overlap, npk_diag, npk_gram, npk_matvec
+from gatedops.ops.gram import npk_diag, npk_gram, npk_matvec
+from gatedops.ops.overlap import gate_agreement, gate_neighbors, gate_overlap
+from gatedops.ops.soft_gram import soft_npk_gram
 
 
 
@@ -14,10 +16,13 @@ __all__ = [
     "__version__",
     "GateBits",
     "GateLayer",
+    "gate_agreement",
+    "gate_neighbors",
     "gate_overlap",
     "npk_diag",
     "npk_gram",
     "npk_matvec",
     "pack_gates",
+    "soft_npk_gram",
     "unpack_gates",
 ]

@@ -1,72 +1,18 @@
 // npk_matvec and npk_gram_backward: out = K v with K = Sigma * Lambda made tile by tile and never
 // stored. A symmetric tile serves two row blocks of the output, out_I += K_IJ v_J and
-// out_J += K_IJ^T v_I, so no pair is computed twice; the blocks meet in a round-robin tournament,
-// which fixes the order of every sum whatever the number of threads.
+// out_J += K_IJ^T v_I, so no pair is computed twice.
 #include <torch/csrc/stable/library.h>
 
-#include <atomic>
 #include <cmath>
-#include <thread>
 
 #include "../kernel.h"
+#include "block_product.h"
 #include "gram_args.h"
 #include "gram_problem.h"
+#include "tournament.h"
 
 namespace gatedops::cpu {
 namespace {
-
-// Columns of v multiplied at a time.
-constexpr int64_t kColumns = 512;
-
-// Columns as handed to the matrix product: BLAS is several times slower on 2 to 15 columns than on 16.
-int64_t padded(int64_t columns) { return columns == 1 ? 1 : (columns + 15) / 16 * 16; }
-
-template <class T>
-struct ProductScratch {
-  ProductScratch(int64_t edge, int64_t columns)
-      : right(static_cast<size_t>(edge * padded(std::min(kColumns, columns)))), part(right.size()) {}
-  std::vector<T> right, part;
-};
-
-// out (n, c) += tile (n x m) v (m, c), by torch's matrix product.
-template <class T>
-void accumulate(const Matrix& tile, const Matrix& v, const Matrix& out, ProductScratch<T>& s) {
-  for (int64_t c = 0; c < v.cols; c += kColumns) {
-    const int64_t width = std::min(kColumns, v.cols - c), stride = padded(width);
-    const Matrix right = Matrix::of(s.right.data(), v.rows, stride, stride);
-    convert(v.block(0, v.rows, c, width), right.block(0, v.rows, 0, width));
-    mm(tile, right, Matrix::of(s.part.data(), tile.rows, stride, stride));
-    for (int64_t i = 0; i < tile.rows; ++i) {
-      T* to = reinterpret_cast<T*>(out.data) + i * out.row_stride + c;
-      const T* from = s.part.data() + i * stride;
-      for (int64_t j = 0; j < width; ++j) {
-        to[j] += from[j];
-      }
-    }
-  }
-}
-
-// The rounds of a tournament of `teams` blocks (circle method): in each round every block meets at
-// most one other. An odd number of blocks plays with a bye.
-class Tournament {
- public:
-  explicit Tournament(int64_t teams) : teams_(teams), seats_(teams + teams % 2) {}
-
-  int64_t rounds() const { return teams_ < 2 ? 0 : seats_ - 1; }
-  int64_t matches() const { return seats_ / 2; }  // per round
-
-  // Match k of a round; second == first stands for a bye.
-  std::pair<int64_t, int64_t> match(int64_t round, int64_t k) const {
-    const int64_t circle = seats_ - 1;
-    if (k == 0) {
-      return {round, teams_ == seats_ ? circle : round};
-    }
-    return {(round + k) % circle, (round + circle - k) % circle};
-  }
-
- private:
-  int64_t teams_, seats_;
-};
 
 template <class T>
 class Contraction {
@@ -83,7 +29,9 @@ class Contraction {
 
   void run() {
     if (p_.symmetric) {
-      run_symmetric();
+      run_tournament(p_.row_tiles(), [&](int64_t worker, int64_t row, int64_t col) {
+        add(worker, p_.rect(row, col), row != col);
+      });
     } else {
       run_tasks(p_.row_tiles(), [&](int64_t worker, int64_t row) {
         for (int64_t col = 0; col < p_.col_tiles(); ++col) {
@@ -94,36 +42,6 @@ class Contraction {
   }
 
  private:
-  // Tasks come in round order, and one waits only for earlier ones: of its two blocks, that each has
-  // finished its previous round. Round 0 is the diagonal.
-  void run_symmetric() {
-    const int64_t blocks = p_.row_tiles();
-    const Tournament games(blocks);
-    std::vector<std::atomic<int64_t>> done(static_cast<size_t>(blocks));
-    run_tasks(blocks + games.rounds() * games.matches(), [&](int64_t worker, int64_t t) {
-      if (t < blocks) {
-        add(worker, p_.rect(t, t), false);
-        done[t].store(1, std::memory_order_release);
-        return;
-      }
-      const int64_t round = (t - blocks) / games.matches();
-      const auto [a, b] = games.match(round, (t - blocks) % games.matches());
-      wait_for(done[a], round + 1);
-      wait_for(done[b], round + 1);
-      if (a != b) {
-        add(worker, p_.rect(std::max(a, b), std::min(a, b)), true);
-      }
-      done[a].store(round + 2, std::memory_order_release);
-      done[b].store(round + 2, std::memory_order_release);
-    });
-  }
-
-  static void wait_for(const std::atomic<int64_t>& done, int64_t rounds) {
-    while (done.load(std::memory_order_acquire) < rounds) {
-      std::this_thread::yield();
-    }
-  }
-
   void add(int64_t worker, const TileRect& tile, bool both) {
     TileBuffers<T>& b = buffers_[worker];
     compute_tile(p_, tile, sigma_, scale_, b);

@@ -1,4 +1,5 @@
-// gate_overlap: exact counts of the gates that are on for both rows of a pair, layer by layer.
+// gate_overlap: exact counts of the gates that are on for both rows of a pair, layer by layer; or of
+// those that agree (both on or both off): w - |a| - |b| + 2 |a AND b|.
 #include <torch/csrc/stable/library.h>
 
 #include <cmath>
@@ -31,13 +32,36 @@ void store_counts(const TileKernels& k, const TileRect& tile, bool symmetric, in
   }
 }
 
-void count_tile(const GramProblem& p, const TileRect& tile, TileBuffers<float>& b, const CountOutput& out) {
+// Counts of both on -> counts of both equal, for one layer of `width` gates.
+void count_agreement(const GramProblem& p, const Selection& s, const TileRect& tile, int layer, int64_t width,
+                     int32_t* counts) {
+  const TileKernels& k = tile_kernels();
+  int32_t x_on[kTile], y_on[kTile];
+  for (int i = 0; i < tile.rows; ++i) {
+    k.row_counts(p.x.row(tile.i + i), &s.first[layer], &s.count[layer], 1, x_on + i);
+  }
+  for (int j = 0; j < tile.cols; ++j) {
+    k.row_counts(p.y.row(tile.j + j), &s.y_first[layer], &s.count[layer], 1, y_on + j);
+  }
+  for (int i = 0; i < tile.rows; ++i) {
+    for (int j = 0; j < tile.cols; ++j) {
+      int32_t& count = counts[i * kTileStride + j];
+      count = static_cast<int32_t>(width) - x_on[i] - y_on[j] + 2 * count;
+    }
+  }
+}
+
+void count_tile(const GramProblem& p, const Selection& s, const std::vector<int64_t>& agree_widths,
+                const TileRect& tile, TileBuffers<float>& b, const CountOutput& out) {
   const TileKernels& k = tile_kernels();
   for (const PieceRange& panel : p.panels) {
     for (const LayerPiece* piece = panel.begin; piece != panel.end; ++piece) {
       const PieceRange one{piece, piece + 1};
       k.pack_panel(p.y.block(tile.j, tile.cols), one, b.panel.data());
       k.count(p.x.block(tile.i, tile.rows), b.panel.data(), tile.cols, one, tile.diagonal, b.counts.data());
+      if (piece->closes && !agree_widths.empty()) {
+        count_agreement(p, s, tile, piece->layer, agree_widths[piece->layer], b.counts.data());
+      }
       if (piece->closes) {
         store_counts(k, tile, p.symmetric, piece->layer, b.counts.data(), out);
       }
@@ -47,16 +71,18 @@ void count_tile(const GramProblem& p, const TileRect& tile, TileBuffers<float>& 
 
 Tensor gate_overlap(
     const Tensor& words, const std::optional<Tensor>& y_words, std::vector<int64_t> first,
-    std::vector<int64_t> y_first, std::vector<int64_t> count) {
+    std::vector<int64_t> y_first, std::vector<int64_t> count, std::vector<int64_t> agree_widths) {
   const GramArgs args{{}, words, {}, y_words, {first, y_first, count}, std::vector<double>(count.size(), 1.0)};
   args.require_valid();
+  require(
+      agree_widths.empty() || agree_widths.size() == count.size(), "agree_widths: needs one entry per layer, or none");
   const auto layers = static_cast<int64_t>(count.size());
   Tensor out = torch::stable::new_empty(words, {layers, args.n(), args.m()}, ScalarType::Int);
   const CountOutput output{static_cast<int32_t*>(out.mutable_data_ptr()), args.n(), args.m()};
   const GramProblem problem(words, y_words, args.layers);
   auto buffers = worker_buffers<float>(problem, nullptr);
   run_tasks(problem.tiles(), [&](int64_t worker, int64_t t) {
-    count_tile(problem, problem.tile(t), buffers[worker], output);
+    count_tile(problem, args.layers, agree_widths, problem.tile(t), buffers[worker], output);
   });
   return out;
 }

@@ -15,11 +15,6 @@ from torch import Tensor
 from gatedops.ops.differentiable import Differentiable
 
 
-@torch.library.register_fake("gatedops::gate_overlap")
-def _(words, y_words, first, y_first, count):  # type: ignore[no-untyped-def]
-    return words.new_empty((len(count), words.shape[0], _rows(words, y_words)), dtype=torch.int32)
-
-
 @torch.library.register_fake("gatedops::npk_gram")
 def _(x, words, y, y_words, first, y_first, count, scale, dtype):  # type: ignore[no-untyped-def]
     return words.new_empty((words.shape[0], _rows(words, y_words)), dtype=dtype)

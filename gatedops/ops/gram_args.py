@@ -1,0 +1,109 @@
+"""Arguments of the gram family: their checks, and their form for the ops."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gatedops.gatebits import GateBits, require_same_layers
+from gatedops.ops.checks import require_dtype, require_supported, require_tensor
+
+DTYPES = (torch.float32, torch.float64)
+_X_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.uint8)
+
+
+def layout_of(
+    op: str, bits: GateBits, y_bits: GateBits | None, name: str = "bits", y_name: str = "y_bits"
+) -> tuple[list[int], list[int], list[int]]:
+    """First word of each layer on both sides and the words it uses; checks both arguments."""
+    for value, argument in ((bits, name), (y_bits, y_name)):
+        if not isinstance(value, GateBits) and not (value is None and argument == y_name):
+            raise TypeError(f"{argument}: got {type(value).__name__}, needs a GateBits")
+    if not bits.layers:
+        raise ValueError(f"{name}: has no layers, needs at least one")
+    require_supported(bits.words, op, name)
+    if y_bits is not None:
+        require_same_layers(y_bits, bits, y_name, name)
+    first = [layer.first_word for layer in bits.layers]
+    y_first = first if y_bits is None else [layer.first_word for layer in y_bits.layers]
+    return first, y_first, [layer.words for layer in bits.layers]
+
+
+def factors_of(scale: str | Sequence[float], bits: GateBits, dtype: torch.dtype) -> list[float]:
+    """The multiplier of each layer's count."""
+    if isinstance(scale, str):
+        if scale == "width":
+            return [1.0 / w for w in bits.widths]
+        if scale != "none":
+            raise ValueError(f"scale: got {scale!r}, needs 'width', 'none' or one number per layer")
+        if math.prod(bits.widths) > torch.finfo(dtype).max:
+            raise ValueError(
+                f"scale: 'none' overflows {dtype}, the widths {bits.widths} multiply to more than it holds;"
+                " use 'width' or dtype=torch.float64"
+            )
+        return [1.0] * len(bits.widths)
+    factors = [float(s) for s in scale]
+    if len(factors) != len(bits.widths):
+        raise ValueError(f"scale: got {len(factors)} numbers, needs one for each of {len(bits.widths)} layers")
+    if not all(math.isfinite(s) for s in factors):
+        raise ValueError(f"scale: got {factors}, needs finite numbers")
+    return factors
+
+
+def require_inputs(x: Tensor | None, bits: GateBits, y: Tensor | None, y_bits: GateBits | None) -> None:
+    if x is not None:
+        _require_rows(x, bits, "x")
+        if (y is None) != (y_bits is None):
+            missing, given = ("y", "y_bits") if y is None else ("y_bits", "y")
+            raise ValueError(f"{missing}: is missing, {given} needs it")
+    if y is None:
+        return
+    if x is None or y_bits is None:
+        raise ValueError(f"{'x' if x is None else 'y_bits'}: is missing, y needs it")
+    _require_rows(y, y_bits, "y")
+    if y.shape[1] != x.shape[1]:
+        raise ValueError(f"y: has {y.shape[1]} columns, x has {x.shape[1]}")
+    if (x.dtype == torch.uint8) != (y.dtype == torch.uint8):
+        raise TypeError(f"y: got {y.dtype} beside x of {x.dtype}; either both are uint8 or neither")
+
+
+def _require_rows(x: Tensor, bits: GateBits, name: str) -> None:
+    require_tensor(x, name)
+    require_dtype(x.dtype, name, _X_DTYPES)
+    if x.dim() != 2 or x.shape[0] != bits.n:
+        raise ValueError(f"{name}: got shape {tuple(x.shape)}, needs ({bits.n}, d): one row per row of gates")
+    require_same_device(x, bits, name)
+
+
+def require_same_device(t: Tensor, bits: GateBits, name: str) -> None:
+    if t.device != bits.device:
+        raise ValueError(f"{name}: is on {t.device}, the gates are on {bits.device}")
+
+
+def require_out(out: Tensor, shape: tuple[int, int], dtype: torch.dtype, inputs: list[Tensor | None]) -> None:
+    require_tensor(out, "out")
+    if tuple(out.shape) != shape or out.dtype != dtype:
+        raise ValueError(f"out: got {out.dtype} {tuple(out.shape)}, needs {dtype} {shape}")
+    given = [t for t in inputs if t is not None]
+    if out.device != given[-1].device:
+        raise ValueError(f"out: is on {out.device}, the gates are on {given[-1].device}")
+    if shape[0] > 1 and out.stride(0) < shape[1] or shape[1] > 1 and out.stride(1) != 1:
+        raise ValueError(f"out: has strides {out.stride()}, needs contiguous rows that do not overlap")
+    if torch.is_grad_enabled() and any(t.requires_grad for t in [out, *given]):
+        raise ValueError("out: is not differentiable; call without it, or under torch.no_grad()")
+    if not torch.compiler.is_compiling() and any(_overlaps(out, t) for t in given):
+        raise ValueError("out: overlaps an input in memory, needs its own")
+
+
+def _overlaps(a: Tensor, b: Tensor) -> bool:
+    """Whether the memory spans of two tensors meet."""
+    if a.numel() == 0 or b.numel() == 0:
+        return False
+    spans = []
+    for t in (a, b):
+        extent = sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
+        spans.append((t.data_ptr(), t.data_ptr() + (extent + 1) * t.element_size()))
+    return spans[0][0] < spans[1][1] and spans[1][0] < spans[0][1]

@@ -1,0 +1,88 @@
+"""Counts of gates in common and neighbours by them: wrappers of gate_overlap and gate_neighbors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gatedops.gatebits import GateBits
+from gatedops.ops.checks import require_dtype
+from gatedops.ops.gram_args import DTYPES, factors_of, layout_of
+
+
+def gate_overlap(a: GateBits, b: GateBits | None = None) -> Tensor:
+    """Counts, layer by layer, the gates that are on for both inputs of every pair (docs/math.md, section 2).
+
+    Args:
+        a: gates of n inputs. b: gates of m inputs, same layers; default a, and each unordered pair is counted once.
+
+    Returns:
+        int32 ``(L, n, m)``, exact.
+
+    Raises:
+        TypeError, ValueError: a or b is no GateBits, their layers or devices differ.
+    """
+    return _count("gate_overlap", a, b, [])
+
+
+def gate_agreement(a: GateBits, b: GateBits | None = None) -> Tensor:
+    """Counts, layer by layer, the gates that are the same for both inputs of every pair, on or off.
+
+    Arguments, result and errors as in :func:`gate_overlap`. Summed over layers this is the kernel of Mellor et al.,
+    "Neural architecture search without training" (ICML 2021).
+    """
+    return _count("gate_agreement", a, b, list(a.widths) if isinstance(a, GateBits) else [])
+
+
+def gate_neighbors(
+    bits: GateBits,
+    k: int,
+    y_bits: GateBits | None = None,
+    *,
+    scale: str | Sequence[float] = "width",
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Tensor, Tensor]:
+    """For each input the k inputs with the largest ``Lambda``, the Gram never stored.
+
+    Args:
+        bits: gates of n inputs.
+        k: neighbours wanted, at least 1.
+        y_bits: gates of the m candidates, same layers; default: bits, an input not being its own neighbour.
+        scale, dtype: as in :func:`gatedops.npk_gram`.
+
+    Returns:
+        ``(Lambda (n, k) of dtype, indices (n, k) int64)``, largest first, equal ones by index.
+
+    Raises:
+        TypeError, ValueError: also k below 1 or above the number of candidates.
+    """
+    first, y_first, count = layout_of("gate_neighbors", bits, y_bits)
+    require_dtype(dtype, "dtype", DTYPES)
+    factors = factors_of(scale, bits, dtype)
+    candidates = bits.n - 1 if y_bits is None else y_bits.n
+    if isinstance(k, bool) or not isinstance(k, int):
+        raise TypeError(f"k: got {type(k).__name__}, needs an int")
+    if k < 1 or k > candidates and bits.n > 0:
+        raise ValueError(f"k: got {k}, needs 1 to {candidates}")
+    y_words = None if y_bits is None else y_bits.words
+    return torch.ops.gatedops.gate_neighbors(bits.words, y_words, first, y_first, count, factors, k, dtype)
+
+
+def _count(op: str, a: GateBits, b: GateBits | None, agree_widths: list[int]) -> Tensor:
+    first, y_first, count = layout_of(op, a, b, "a", "b")
+    y_words = None if b is None else b.words
+    return torch.ops.gatedops.gate_overlap(a.words, y_words, first, y_first, count, agree_widths)
+
+
+@torch.library.register_fake("gatedops::gate_overlap")
+def _(words, y_words, first, y_first, count, agree_widths):  # type: ignore[no-untyped-def]
+    m = words.shape[0] if y_words is None else y_words.shape[0]
+    return words.new_empty((len(count), words.shape[0], m), dtype=torch.int32)
+
+
+@torch.library.register_fake("gatedops::gate_neighbors")
+def _(words, y_words, first, y_first, count, scale, k, dtype):  # type: ignore[no-untyped-def]
+    shape = (words.shape[0], k)
+    return words.new_empty(shape, dtype=dtype), words.new_empty(shape, dtype=torch.int64)

@@ -1,0 +1,186 @@
+"""The kernel of soft gates: wrapper, fake kernel and derivative of soft_npk_gram."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gatedops.ops.checks import require_dtype, require_supported, require_tensor
+from gatedops.ops.differentiable import Differentiable
+
+_DTYPES = (torch.float32, torch.float64)
+
+
+def soft_npk_gram(
+    x: Tensor | None,
+    gates: Sequence[Tensor],
+    y: Tensor | None = None,
+    y_gates: Sequence[Tensor] | None = None,
+    *,
+    scale: str | Sequence[float] = "width",
+    normalize: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """The neural path kernel of real-valued gates, ``K = Sigma * prod_l scale_l <g_l, g'_l>`` (the DLNPF and DLGN
+    kernels: Lakshminarayanan, Singh & Rajkumar 2021, arXiv 2110.03403; docs/math.md, section 5).
+
+    Args:
+        x: ``(n, d)`` of a float dtype, or None for the product of the gates alone.
+        gates: one float tensor ``(n, *shape)`` per layer, flattened to ``(n, w_l)``.
+        y, y_gates: the m inputs of the other side; default: the symmetric Gram, bitwise symmetric.
+        scale: "width" (1 / w_l), "none" (1) or L numbers.
+        normalize: divide by ``sqrt(K_ii K_jj)``; inputs with ``K_ii = 0`` give 0.
+        dtype: float32 or float64; inputs are converted to it.
+
+    Returns:
+        ``(n, m)``; differentiable once in x, y and the gates, forward and backward.
+
+    Raises:
+        TypeError, ValueError: naming the argument, before any work.
+    """
+    require_dtype(dtype, "dtype", _DTYPES)
+    layers = _layers(gates, "gates")
+    rows = layers[0].shape[0]
+    if (y is None) != (y_gates is None) and x is not None:
+        raise ValueError(f"{'y' if y is None else 'y_gates'}: is missing, the other side needs both")
+    if x is None and y is not None:
+        raise ValueError("x: is missing, y needs it")
+    widths = [q.shape[1] for q in layers]
+    factors = _factors(scale, widths)
+    left = _stack(x, layers, rows, "x", dtype)
+    right = None
+    if y_gates is not None:
+        others = _layers(y_gates, "y_gates")
+        if [q.shape[1] for q in others] != widths:
+            raise ValueError(f"y_gates: has widths {[q.shape[1] for q in others]}, gates has {widths}")
+        right = _stack(y, others, others[0].shape[0], "y", dtype)
+        if right.shape[1] != left.shape[1]:
+            raise ValueError(f"y: has {right.shape[1] - sum(widths)} columns, x has {left.shape[1] - sum(widths)}")
+    if x is not None and x.shape[1] > 0:
+        widths, factors = [*widths, x.shape[1]], [*factors, 1.0]
+    elif x is not None:  # no input features: Sigma is 0
+        factors[0] = 0.0
+    if normalize:
+        left = _normalized(left, widths)
+        right = None if right is None else _normalized(right, widths)
+        factors = [1.0] * len(widths)
+    return soft_gram(left, right, widths, factors)
+
+
+def _layers(gates: Sequence[Tensor], name: str) -> list[Tensor]:
+    if isinstance(gates, Tensor):
+        raise TypeError(f"{name}: got a tensor, needs a list with one tensor per layer")
+    layers = list(gates)
+    if not layers:
+        raise ValueError(f"{name}: got an empty list, needs at least one layer")
+    for index, q in enumerate(layers):
+        require_tensor(q, f"{name}[{index}]")
+        if not q.dtype.is_floating_point:
+            raise TypeError(f"{name}[{index}]: got {q.dtype}, needs a float dtype; npk_gram takes hard gates")
+        if q.dim() < 2 or 0 in q.shape[1:]:
+            raise ValueError(f"{name}[{index}]: got shape {tuple(q.shape)}, needs (n, *shape) with at least one gate")
+        if q.shape[0] != layers[0].shape[0]:
+            raise ValueError(f"{name}[{index}]: got {q.shape[0]} rows, {name}[0] has {layers[0].shape[0]}")
+        if q.device != layers[0].device:
+            raise ValueError(f"{name}[{index}]: is on {q.device}, {name}[0] is on {layers[0].device}")
+        require_supported(q, "soft_npk_gram", f"{name}[{index}]")
+    return [q.flatten(1) for q in layers]
+
+
+def _factors(scale: str | Sequence[float], widths: list[int]) -> list[float]:
+    if isinstance(scale, str):
+        if scale not in ("width", "none"):
+            raise ValueError(f"scale: got {scale!r}, needs 'width', 'none' or one number per layer")
+        return [1.0 / w if scale == "width" else 1.0 for w in widths]
+    factors = [float(s) for s in scale]
+    if len(factors) != len(widths):
+        raise ValueError(f"scale: got {len(factors)} numbers, needs one for each of {len(widths)} layers")
+    return factors
+
+
+def _stack(x: Tensor | None, layers: list[Tensor], rows: int, name: str, dtype: torch.dtype) -> Tensor:
+    """The layers and then x side by side, ``(n, sum of widths + d)``: Sigma is one more factor."""
+    columns = [q.to(dtype) for q in layers]
+    if x is not None:
+        require_tensor(x, name)
+        if not x.dtype.is_floating_point:
+            raise TypeError(f"{name}: got {x.dtype}, needs a float dtype")
+        if x.dim() != 2 or x.shape[0] != rows:
+            raise ValueError(f"{name}: got shape {tuple(x.shape)}, needs ({rows}, d): one row per row of gates")
+        if x.device != layers[0].device:
+            raise ValueError(f"{name}: is on {x.device}, the gates are on {layers[0].device}")
+        columns.append(x.to(dtype))
+    return columns[0] if len(columns) == 1 else torch.cat(columns, 1)
+
+
+def _normalized(rows: Tensor, widths: list[int]) -> Tensor:
+    """Rows whose layers have unit length: the Gram is then divided by the root of its diagonal. A layer of zeros
+    stays, and with it K_ii = 0."""
+    parts = []
+    for layer in rows.split(widths, 1):
+        square = layer.square().sum(1, keepdim=True)
+        on = square > 0
+        parts.append(layer * (torch.where(on, square, 1.0).rsqrt() * on))
+    return torch.cat(parts, 1)
+
+
+@torch.library.register_fake("gatedops::soft_npk_gram")
+def _(a, b, widths, scale):  # type: ignore[no-untyped-def]
+    return a.new_empty((a.shape[0], a.shape[0] if b is None else b.shape[0]))
+
+
+@torch.library.register_fake("gatedops::soft_npk_gram_backward")
+def _(grad, a, b, widths, scale):  # type: ignore[no-untyped-def]
+    return a.new_empty(a.shape)
+
+
+def _save(ctx: Any, inputs: tuple) -> None:
+    a, b, widths, scale = inputs
+    ctx.save_for_backward(a, b)
+    ctx.save_for_forward(a, b)
+    ctx.rest = (widths, scale)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple:
+    a, b = ctx.saved_tensors
+    da = soft_gram_backward(grad, a, b, *ctx.rest) if ctx.needs_input_grad[0] else None
+    db = soft_gram_backward(grad.mT, b, a, *ctx.rest) if ctx.needs_input_grad[1] else None
+    return da, db, None, None
+
+
+def _jvp(ctx: Any, ta: Tensor | None, tb: Tensor | None, *_: None) -> Tensor:
+    """One layer at a time replaced by its tangent."""
+    a, b = ctx.saved_tensors
+    widths, scale = ctx.rest
+    right = a if b is None else b
+    total = torch.zeros(a.shape[0], right.shape[0], dtype=a.dtype, device=a.device)
+    for layer in range(len(widths)):
+        if ta is not None:
+            term = soft_gram(_replaced(a, ta, widths, layer), right, widths, scale)
+            total = total + (term + term.mT if b is None else term)
+        if tb is not None:
+            total = total + soft_gram(a, _replaced(b, tb, widths, layer), widths, scale)
+    return total
+
+
+def _replaced(rows: Tensor, tangent: Tensor, widths: list[int], layer: int) -> Tensor:
+    parts = list(rows.split(widths, 1))
+    parts[layer] = tangent.split(widths, 1)[layer]
+    return torch.cat(parts, 1)
+
+
+def _save_nothing(ctx: Any, inputs: tuple) -> None:
+    return None
+
+
+def _no_second_derivative(ctx: Any, *grads: Any) -> Any:
+    raise RuntimeError("soft_npk_gram is differentiable once; for second derivatives use gatedops.reference")
+
+
+soft_gram = Differentiable("soft_npk_gram", _save, _backward, _jvp)
+soft_gram_backward = Differentiable(
+    "soft_npk_gram_backward", _save_nothing, _no_second_derivative, _no_second_derivative
+)
