@@ -11,10 +11,12 @@ from pathlib import Path
 from setuptools import setup
 
 try:
+    import torch
     from torch.utils.cpp_extension import BuildExtension, CppExtension
-except ModuleNotFoundError as error:
+except ImportError as error:
     sys.exit(
-        f"gatedops needs torch to build ({error}): install torch >= 2.10, then use pip install --no-build-isolation ."
+        f"gatedops needs torch to build ({error}): "
+        "install torch >= 2.10, then run pip install --no-build-isolation ."
     )
 
 ROOT = Path(__file__).parent
@@ -22,24 +24,33 @@ ROOT = Path(__file__).parent
 TORCH_TARGET_VERSION = "0x020A000000000000"
 # Baseline code of the architecture: files that need an instruction set ask for it with a pragma. No
 # contraction, no fast-math: products of counts are the same bits on every instruction set.
-CXX_FLAGS = ["-std=c++17", "-O3", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra"]
+CXX_FLAGS = ["-std=c++17", "-O3", "-g0", "-ffp-contract=off", "-fvisibility=hidden"]
+# Silenced: unused parameters in torch's headers, and GCC 12 on its own AVX-512 intrinsics.
+CXX_WARNINGS = [
+    "-Wall",
+    "-Wextra",
+    "-Wno-unused-parameter",
+    "-Wno-unknown-warning-option",
+    "-Wno-maybe-uninitialized",
+]
 
 
 def require_compiler() -> None:
     """Leaves in CXX the compiler that both compiling and linking use, or exits."""
     wanted = os.environ.get("CXX")
-    found = next(filter(shutil.which, [wanted.split()[-1]] if wanted else ["c++", "g++", "clang++"]), None)
+    candidates = [wanted.split()[0]] if wanted else ["c++", "g++", "clang++"]
+    found = next(filter(shutil.which, candidates), None)
     if found is None:
         sys.exit(
-            f"gatedops needs a C++17 compiler ({wanted or 'c++, g++ or clang++'} is not on PATH): "
-            "install one (Debian and Ubuntu: apt install g++; macOS: xcode-select --install) or set CXX."
+            f"gatedops needs a C++17 compiler ({', '.join(candidates)}: not found): install one "
+            "(Debian and Ubuntu: apt install g++; macOS: xcode-select --install), or set CXX to yours."
         )
-    os.environ.setdefault("CXX", found)
+    os.environ["CXX"] = wanted or found
 
 
 def sources(*patterns: str) -> list[str]:
-    """Files of csrc/ that match, relative to the root as setuptools wants them."""
-    return sorted(str(path.relative_to(ROOT)) for pattern in patterns for path in (ROOT / "csrc").glob(pattern))
+    """Files that match, relative to the root as setuptools wants them."""
+    return sorted(str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(pattern))
 
 
 class BuildKernels(BuildExtension):
@@ -54,6 +65,9 @@ class BuildKernels(BuildExtension):
         super().build_extensions()
 
 
+if torch.__version__ < "2.10":
+    sys.exit(f"gatedops needs torch >= 2.10 and this is {torch.__version__}: install a newer torch.")
+
 # ninja is installed beside this Python, which need not be on PATH.
 os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
 
@@ -61,9 +75,9 @@ setup(
     ext_modules=[
         CppExtension(
             "gatedops._C",
-            sources("*.cpp", "cpu/*.cpp"),
+            sources("csrc/*.cpp", "csrc/cpu/*.cpp"),
             define_macros=[("TORCH_TARGET_VERSION", TORCH_TARGET_VERSION)],
-            extra_compile_args=CXX_FLAGS,
+            extra_compile_args=CXX_FLAGS + CXX_WARNINGS,
         ),
     ],
     cmdclass={"build_ext": BuildKernels},

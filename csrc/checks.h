@@ -46,9 +46,7 @@ inline void require_float(ScalarType dtype, const char* name) {
 
 // Layers must be non-empty, and every word of a layer must lie inside the row.
 inline void require_layers(
-    const std::vector<int64_t>& first,
-    const std::vector<int64_t>& count,
-    const Tensor& words,
+    const std::vector<int64_t>& first, const std::vector<int64_t>& count, const Tensor& words,
     const char* name) {
   require(!count.empty(), "count: needs at least one layer");
   require(first.size() == count.size(), std::string(name) + ": needs one entry per layer");

@@ -34,6 +34,5 @@ STABLE_TORCH_LIBRARY(gatedops, m) {
 
   // Rows of a and b hold all layers side by side, layer l `widths[l]` columns wide.
   m.def("soft_npk_gram(Tensor a, Tensor? b, int[] widths, float[] scale) -> Tensor");
-  m.def(
-      "soft_npk_gram_backward(Tensor grad, Tensor a, Tensor? b, int[] widths, float[] scale) -> Tensor");
+  m.def("soft_npk_gram_backward(Tensor grad, Tensor a, Tensor? b, int[] widths, float[] scale) -> Tensor");
 }

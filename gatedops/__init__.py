@@ -2,7 +2,7 @@
 
 import torch  # noqa: F401  (before the extension: it links against torch's libraries)
 
-from gatedops import _C  # noqa: F401  (registers the ops)
+from gatedops import backends  # loads the extension, which registers the ops
 from gatedops._version import __version__
 from gatedops.gatebits import GateBits, pack_gates, unpack_gates
 from gatedops.layout import GateLayer
@@ -10,12 +10,11 @@ from gatedops.ops.gram import npk_diag, npk_gram, npk_matvec
 from gatedops.ops.overlap import gate_agreement, gate_neighbors, gate_overlap
 from gatedops.ops.soft_gram import soft_npk_gram
 
-
-
 __all__ = [
-    "__version__",
     "GateBits",
     "GateLayer",
+    "__version__",
+    "backends",
     "gate_agreement",
     "gate_neighbors",
     "gate_overlap",

@@ -39,9 +39,7 @@ class GateBits:
         if not isinstance(self.words, Tensor):
             raise TypeError(f"words: got {type(self.words).__name__}, needs an int32 tensor (n, W)")
         if self.words.dtype != torch.int32 or self.words.dim() != 2:
-            raise ValueError(
-                f"words: got {self.words.dtype} {tuple(self.words.shape)}, needs an int32 tensor (n, W)"
-            )
+            raise ValueError(f"words: got {self.words.dtype} {tuple(self.words.shape)}, needs an int32 tensor (n, W)")
         if len(self.layers) == 0:
             raise ValueError("layers: got none, needs at least one layer")
         for layer in self.layers:
@@ -248,9 +246,7 @@ def _list_of_tensors(gates: Sequence[Tensor]) -> list[Tensor]:
     return gates
 
 
-def _one_per_layer(
-    given: Sequence[str] | None, name: str, gates: list[Tensor], default: list[str]
-) -> list[str]:
+def _one_per_layer(given: Sequence[str] | None, name: str, gates: list[Tensor], default: list[str]) -> list[str]:
     if given is None:
         return default
     if isinstance(given, str) or len(given) != len(gates):

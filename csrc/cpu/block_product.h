@@ -12,7 +12,9 @@ namespace gatedops::cpu {
 constexpr int64_t kColumns = 512;
 
 // Columns as handed to the matrix product: BLAS is several times slower on 2 to 15 columns than on 16.
-inline int64_t padded(int64_t columns) { return columns == 1 ? 1 : (columns + 15) / 16 * 16; }
+inline int64_t padded(int64_t columns) {
+  return columns == 1 ? 1 : (columns + 15) / 16 * 16;
+}
 
 template <class T>
 struct ProductScratch {

@@ -38,16 +38,22 @@ struct Avx2Pack {
   static uint32_t bits(Mask mask) {
     return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(mask)));
   }
-  static __m256i zero() { return _mm256_setzero_si256(); }
+  static __m256i zero() {
+    return _mm256_setzero_si256();
+  }
   static __m256i set_bit(__m256i column, Mask mask, int bit) {
     return _mm256_or_si256(column, _mm256_and_si256(mask, _mm256_set1_epi32(static_cast<int>(1u << bit))));
   }
-  static void store(uint32_t* to, __m256i column) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), column); }
+  static void store(uint32_t* to, __m256i column) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), column);
+  }
 };
 
 }  // namespace
 
-PackKernels pack_avx2(GateSource source) { return pack_for<Avx2Pack>(source); }
+PackKernels pack_avx2(GateSource source) {
+  return pack_for<Avx2Pack>(source);
+}
 
 }  // namespace gatedops::cpu
 

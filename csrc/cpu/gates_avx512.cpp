@@ -34,17 +34,25 @@ struct Avx512Pack {
     const __m128i v = _mm_loadu_si128(reinterpret_cast<const __m128i*>(q));
     return _mm_test_epi8_mask(v, v);
   }
-  static uint32_t bits(Mask mask) { return mask; }
-  static __m512i zero() { return _mm512_setzero_si512(); }
+  static uint32_t bits(Mask mask) {
+    return mask;
+  }
+  static __m512i zero() {
+    return _mm512_setzero_si512();
+  }
   static __m512i set_bit(__m512i column, Mask mask, int bit) {
     return _mm512_mask_or_epi32(column, mask, column, _mm512_set1_epi32(static_cast<int>(1u << bit)));
   }
-  static void store(uint32_t* to, __m512i column) { _mm512_storeu_si512(to, column); }
+  static void store(uint32_t* to, __m512i column) {
+    _mm512_storeu_si512(to, column);
+  }
 };
 
 }  // namespace
 
-PackKernels pack_avx512(GateSource source) { return pack_for<Avx512Pack>(source); }
+PackKernels pack_avx512(GateSource source) {
+  return pack_for<Avx512Pack>(source);
+}
 
 }  // namespace gatedops::cpu
 

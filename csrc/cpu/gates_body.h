@@ -7,9 +7,15 @@
 namespace gatedops::cpu {
 namespace {
 
-inline bool is_on(float q) { return q > 0.0f; }
-inline bool is_on(double q) { return q > 0.0; }
-inline bool is_on(bool q) { return q; }
+inline bool is_on(float q) {
+  return q > 0.0f;
+}
+inline bool is_on(double q) {
+  return q > 0.0;
+}
+inline bool is_on(bool q) {
+  return q;
+}
 
 // bf16 and fp16 as sign-magnitude integers: positive and not NaN is 1 .. bits of infinity.
 struct Bf16 {
@@ -46,7 +52,8 @@ struct Pack {
     }
   }
 
-  static void planes(const void* q_, int64_t positions, int64_t channels, int64_t channel_stride, uint32_t* words) {
+  static void planes(
+      const void* q_, int64_t positions, int64_t channels, int64_t channel_stride, uint32_t* words) {
     const E* q = static_cast<const E*>(q_);
     const int64_t per_position = 2 * ((channels + 63) / 64);
     for (int64_t c = 0; c < channels; c += 32) {
@@ -74,7 +81,9 @@ struct Pack {
     }
   }
 
-  static constexpr PackKernels kernels() { return {row, planes}; }
+  static constexpr PackKernels kernels() {
+    return {row, planes};
+  }
 };
 
 template <class I>

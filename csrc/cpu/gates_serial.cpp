@@ -11,16 +11,24 @@ struct SerialPack {
   static bool on(const E* q) {
     return is_on(*q);
   }
-  static uint32_t bits(bool mask) { return mask; }
-  static uint32_t zero() { return 0; }
+  static uint32_t bits(bool mask) {
+    return mask;
+  }
+  static uint32_t zero() {
+    return 0;
+  }
   static uint32_t set_bit(uint32_t column, bool mask, int bit) {
     return column | static_cast<uint32_t>(mask) << bit;
   }
-  static void store(uint32_t* to, uint32_t column) { *to = column; }
+  static void store(uint32_t* to, uint32_t column) {
+    *to = column;
+  }
 };
 
 }  // namespace
 
-PackKernels pack_serial(GateSource source) { return pack_for<SerialPack>(source); }
+PackKernels pack_serial(GateSource source) {
+  return pack_for<SerialPack>(source);
+}
 
 }  // namespace gatedops::cpu

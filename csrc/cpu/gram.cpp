@@ -25,7 +25,8 @@ void store(const TileKernels& k, const T* tile, int rows, int cols, T* out, int6
 }
 
 template <class T>
-void store_transposed(const TileKernels& k, const T* tile, int rows, int cols, T* out, int64_t stride, bool stream) {
+void store_transposed(
+    const TileKernels& k, const T* tile, int rows, int cols, T* out, int64_t stride, bool stream) {
   if constexpr (sizeof(T) == sizeof(float)) {
     k.store_transposed_f32(tile, rows, cols, out, stride, stream);
   } else {
@@ -50,7 +51,8 @@ void gram_into(const GramArgs& args, Tensor& out) {
     compute_tile(problem, tile, sigma.get(), scale, b);
     store(k, b.product.data(), tile.rows, tile.cols, data + tile.i * stride + tile.j, stride, stream);
     if (problem.symmetric && !tile.diagonal) {
-      store_transposed(k, b.product.data(), tile.rows, tile.cols, data + tile.j * stride + tile.i, stride, stream);
+      store_transposed(
+          k, b.product.data(), tile.rows, tile.cols, data + tile.j * stride + tile.i, stride, stream);
     }
   });
 }

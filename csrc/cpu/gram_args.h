@@ -16,9 +16,15 @@ struct GramArgs {
   Selection layers;
   std::vector<double> scale;
 
-  int64_t n() const { return words.size(0); }
-  int64_t m() const { return y_words ? y_words->size(0) : n(); }
-  const Tensor& right() const { return y ? *y : *x; }
+  int64_t n() const {
+    return words.size(0);
+  }
+  int64_t m() const {
+    return y_words ? y_words->size(0) : n();
+  }
+  const Tensor& right() const {
+    return y ? *y : *x;
+  }
 
   void require_valid() const {
     require_words(words, "words");
@@ -28,13 +34,15 @@ struct GramArgs {
       require_words(*y_words, "y_words");
     }
     require_layers(layers.y_first, layers.count, y_words ? *y_words : words, "y_first");
-    require(y_words.has_value() == y.has_value() || !x, "y: needs y_words, and y_words needs y where x is given");
+    require(
+        y_words.has_value() == y.has_value() || !x, "y: needs y_words, and y_words needs y where x is given");
     if (x) {
       require_rows(*x, n(), "x");
       require_rows(right(), m(), "y");
       require(right().size(1) == x->size(1), "y: needs as many columns as x");
-      require((x->scalar_type() == ScalarType::Byte) == (right().scalar_type() == ScalarType::Byte),
-              "y: x and y are both uint8 or neither");
+      require(
+          (x->scalar_type() == ScalarType::Byte) == (right().scalar_type() == ScalarType::Byte),
+          "y: x and y are both uint8 or neither");
     }
   }
 

@@ -22,20 +22,33 @@ struct Avx2Isa {
   static constexpr int kMaxSteps = 31;  // byte counters: 31 * 8 <= 255
   using Vec = __m256i;
 
-  static Vec zero() { return _mm256_setzero_si256(); }
-  static Vec load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
-  static void store(void* p, Vec v) { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
-  static void stream(void* p, Vec v) { _mm256_stream_si256(static_cast<__m256i*>(p), v); }
-  static Vec broadcast(const uint32_t* p) { return _mm256_set1_epi32(static_cast<int>(*p)); }
-  static Vec add(Vec a, Vec b) { return _mm256_add_epi32(a, b); }
+  static Vec zero() {
+    return _mm256_setzero_si256();
+  }
+  static Vec load(const void* p) {
+    return _mm256_loadu_si256(static_cast<const __m256i*>(p));
+  }
+  static void store(void* p, Vec v) {
+    _mm256_storeu_si256(static_cast<__m256i*>(p), v);
+  }
+  static void stream(void* p, Vec v) {
+    _mm256_stream_si256(static_cast<__m256i*>(p), v);
+  }
+  static Vec broadcast(const uint32_t* p) {
+    return _mm256_set1_epi32(static_cast<int>(*p));
+  }
+  static Vec add(Vec a, Vec b) {
+    return _mm256_add_epi32(a, b);
+  }
 
   static Vec step(Vec acc, Vec a, Vec b) {
-    const Vec bits_of_nibble =
-        _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
+    const Vec bits_of_nibble = _mm256_setr_epi8(
+        0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
     const Vec nibble = _mm256_set1_epi8(0x0f);
     const Vec both = _mm256_and_si256(a, b);
     const Vec low = _mm256_shuffle_epi8(bits_of_nibble, _mm256_and_si256(both, nibble));
-    const Vec high = _mm256_shuffle_epi8(bits_of_nibble, _mm256_and_si256(_mm256_srli_epi32(both, 4), nibble));
+    const Vec high =
+        _mm256_shuffle_epi8(bits_of_nibble, _mm256_and_si256(_mm256_srli_epi32(both, 4), nibble));
     return _mm256_add_epi8(acc, _mm256_add_epi8(low, high));
   }
   static Vec fold(Vec acc) {
@@ -66,7 +79,9 @@ struct Avx2Isa {
   static __m256d scaled(__m128i counts, double scale) {
     return _mm256_mul_pd(_mm256_cvtepi32_pd(counts), _mm256_set1_pd(scale));
   }
-  static void factor(float* out, Vec counts, float scale) { _mm256_storeu_ps(out, scaled(counts, scale)); }
+  static void factor(float* out, Vec counts, float scale) {
+    _mm256_storeu_ps(out, scaled(counts, scale));
+  }
   static void factor(double* out, Vec counts, double scale) {
     _mm256_storeu_pd(out, scaled(_mm256_castsi256_si128(counts), scale));
     _mm256_storeu_pd(out + 4, scaled(_mm256_extracti128_si256(counts, 1), scale));

@@ -27,16 +27,30 @@ struct Avx512Isa {
   static constexpr int kMaxSteps = kPanelWords;
   using Vec = __m512i;
 
-  static Vec zero() { return _mm512_setzero_si512(); }
-  static Vec load(const void* p) { return _mm512_loadu_si512(p); }
-  static void store(void* p, Vec v) { _mm512_storeu_si512(p, v); }
-  static void stream(void* p, Vec v) { _mm512_stream_si512(static_cast<__m512i*>(p), v); }
-  static Vec broadcast(const uint32_t* p) { return _mm512_set1_epi32(static_cast<int>(*p)); }
-  static Vec add(Vec a, Vec b) { return _mm512_add_epi32(a, b); }
+  static Vec zero() {
+    return _mm512_setzero_si512();
+  }
+  static Vec load(const void* p) {
+    return _mm512_loadu_si512(p);
+  }
+  static void store(void* p, Vec v) {
+    _mm512_storeu_si512(p, v);
+  }
+  static void stream(void* p, Vec v) {
+    _mm512_stream_si512(static_cast<__m512i*>(p), v);
+  }
+  static Vec broadcast(const uint32_t* p) {
+    return _mm512_set1_epi32(static_cast<int>(*p));
+  }
+  static Vec add(Vec a, Vec b) {
+    return _mm512_add_epi32(a, b);
+  }
   static Vec step(Vec acc, Vec a, Vec b) {
     return _mm512_add_epi32(acc, _mm512_popcnt_epi32(_mm512_and_si512(a, b)));
   }
-  static Vec fold(Vec acc) { return acc; }
+  static Vec fold(Vec acc) {
+    return acc;
+  }
 
   static void transpose(Vec (&r)[16]) {
     Vec pair[16], quad[16];
@@ -68,7 +82,9 @@ struct Avx512Isa {
   static __m512d scaled(__m256i counts, double scale) {
     return _mm512_mul_pd(_mm512_cvtepi32_pd(counts), _mm512_set1_pd(scale));
   }
-  static void factor(float* out, Vec counts, float scale) { _mm512_storeu_ps(out, scaled(counts, scale)); }
+  static void factor(float* out, Vec counts, float scale) {
+    _mm512_storeu_ps(out, scaled(counts, scale));
+  }
   static void factor(double* out, Vec counts, double scale) {
     _mm512_storeu_pd(out, scaled(_mm512_castsi512_si256(counts), scale));
     _mm512_storeu_pd(out + 8, scaled(_mm512_extracti64x4_epi64(counts, 1), scale));

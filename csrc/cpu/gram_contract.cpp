@@ -17,8 +17,9 @@ namespace {
 template <class T>
 class Contraction {
  public:
-  Contraction(const GramProblem& p, const SigmaSource<T>* sigma, const std::vector<double>& scale, const Tensor& v,
-              Tensor& out)
+  Contraction(
+      const GramProblem& p, const SigmaSource<T>* sigma, const std::vector<double>& scale, const Tensor& v,
+      Tensor& out)
       : p_(p),
         sigma_(sigma),
         scale_(scale.begin(), scale.end()),
@@ -49,11 +50,14 @@ class Contraction {
     accumulate(values, rows_of(v_, tile.j, tile.cols), rows_of(out_, tile.i, tile.rows), products_[worker]);
     if (both) {
       accumulate(
-          values.transposed(), rows_of(v_, tile.i, tile.rows), rows_of(out_, tile.j, tile.cols), products_[worker]);
+          values.transposed(), rows_of(v_, tile.i, tile.rows), rows_of(out_, tile.j, tile.cols),
+          products_[worker]);
     }
   }
 
-  static Matrix rows_of(const Matrix& m, int64_t row, int64_t n) { return m.block(row, n, 0, m.cols); }
+  static Matrix rows_of(const Matrix& m, int64_t row, int64_t n) {
+    return m.block(row, n, 0, m.cols);
+  }
 
   const GramProblem& p_;
   const SigmaSource<T>* sigma_;

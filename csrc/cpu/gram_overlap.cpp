@@ -14,12 +14,15 @@ namespace {
 struct CountOutput {
   int32_t* data;
   int64_t rows, cols;
-  int32_t* at(int layer, int64_t i, int64_t j) const { return data + (layer * rows + i) * cols + j; }
+  int32_t* at(int layer, int64_t i, int64_t j) const {
+    return data + (layer * rows + i) * cols + j;
+  }
 };
 
 // int32 counts travel through the float32 stores: same width, bits untouched.
-void store_counts(const TileKernels& k, const TileRect& tile, bool symmetric, int layer, int32_t* counts,
-                  const CountOutput& out) {
+void store_counts(
+    const TileKernels& k, const TileRect& tile, bool symmetric, int layer, int32_t* counts,
+    const CountOutput& out) {
   if (tile.diagonal) {
     mirror(tile, counts);
   }
@@ -33,8 +36,9 @@ void store_counts(const TileKernels& k, const TileRect& tile, bool symmetric, in
 }
 
 // Counts of both on -> counts of both equal, for one layer of `width` gates.
-void count_agreement(const GramProblem& p, const Selection& s, const TileRect& tile, int layer, int64_t width,
-                     int32_t* counts) {
+void count_agreement(
+    const GramProblem& p, const Selection& s, const TileRect& tile, int layer, int64_t width,
+    int32_t* counts) {
   const TileKernels& k = tile_kernels();
   int32_t x_on[kTile], y_on[kTile];
   for (int i = 0; i < tile.rows; ++i) {
@@ -51,8 +55,9 @@ void count_agreement(const GramProblem& p, const Selection& s, const TileRect& t
   }
 }
 
-void count_tile(const GramProblem& p, const Selection& s, const std::vector<int64_t>& agree_widths,
-                const TileRect& tile, TileBuffers<float>& b, const CountOutput& out) {
+void count_tile(
+    const GramProblem& p, const Selection& s, const std::vector<int64_t>& agree_widths, const TileRect& tile,
+    TileBuffers<float>& b, const CountOutput& out) {
   const TileKernels& k = tile_kernels();
   for (const PieceRange& panel : p.panels) {
     for (const LayerPiece* piece = panel.begin; piece != panel.end; ++piece) {
@@ -72,10 +77,12 @@ void count_tile(const GramProblem& p, const Selection& s, const std::vector<int6
 Tensor gate_overlap(
     const Tensor& words, const std::optional<Tensor>& y_words, std::vector<int64_t> first,
     std::vector<int64_t> y_first, std::vector<int64_t> count, std::vector<int64_t> agree_widths) {
-  const GramArgs args{{}, words, {}, y_words, {first, y_first, count}, std::vector<double>(count.size(), 1.0)};
+  const GramArgs args{
+      {}, words, {}, y_words, {first, y_first, count}, std::vector<double>(count.size(), 1.0)};
   args.require_valid();
   require(
-      agree_widths.empty() || agree_widths.size() == count.size(), "agree_widths: needs one entry per layer, or none");
+      agree_widths.empty() || agree_widths.size() == count.size(),
+      "agree_widths: needs one entry per layer, or none");
   const auto layers = static_cast<int64_t>(count.size());
   Tensor out = torch::stable::new_empty(words, {layers, args.n(), args.m()}, ScalarType::Int);
   const CountOutput output{static_cast<int32_t*>(out.mutable_data_ptr()), args.n(), args.m()};

@@ -23,9 +23,15 @@ class GateRows {
         rows_(words.size(0)),
         stride_(words.stride(0)) {}
 
-  int64_t rows() const { return rows_; }
-  const uint32_t* row(int64_t i) const { return words_ + i * stride_; }
-  RowBlock block(int64_t i, int rows) const { return {row(i), stride_, rows}; }
+  int64_t rows() const {
+    return rows_;
+  }
+  const uint32_t* row(int64_t i) const {
+    return words_ + i * stride_;
+  }
+  RowBlock block(int64_t i, int rows) const {
+    return {row(i), stride_, rows};
+  }
 
  private:
   const uint32_t* words_;
@@ -38,11 +44,16 @@ class GramProblem {
   GramProblem(const Tensor& words, const std::optional<Tensor>& y_words, const Selection& layers)
       : x(words), y(y_words ? *y_words : words), symmetric(!y_words) {
     cut_layers(layers);
-    edge = std::max(x.rows(), y.rows()) < 8 * kTile ? kTile / 2 : kTile;
+    const int64_t largest = std::max(x.rows(), y.rows());
+    edge = largest >= 8 * kTile ? kTile : largest > kTile / 4 ? kTile / 2 : kTile / 4;
   }
 
-  int64_t row_tiles() const { return (x.rows() + edge - 1) / edge; }
-  int64_t col_tiles() const { return (y.rows() + edge - 1) / edge; }
+  int64_t row_tiles() const {
+    return (x.rows() + edge - 1) / edge;
+  }
+  int64_t col_tiles() const {
+    return (y.rows() + edge - 1) / edge;
+  }
   int64_t tiles() const {
     const int64_t n = row_tiles();
     return symmetric ? n * (n + 1) / 2 : n * col_tiles();
@@ -72,10 +83,10 @@ class GramProblem {
 
   GateRows x, y;
   bool symmetric;
-  int64_t edge;                         // of a tile; depends on the shape only, never on the threads
-  std::vector<LayerPiece> pieces;       // in layer order
-  std::vector<PieceRange> panels;       // consecutive pieces that share one packed panel
-  int panel_words = 0;                  // of the largest panel
+  int64_t edge;                    // of a tile; depends on the shape only, never on the threads
+  std::vector<LayerPiece> pieces;  // in layer order
+  std::vector<PieceRange> panels;  // consecutive pieces that share one packed panel
+  int panel_words = 0;             // of the largest panel
   size_t layers = 0;
 
  private:

@@ -15,16 +15,26 @@ struct SerialIsa {
   static constexpr int kMaxSteps = 31;  // byte counters: 31 * 8 <= 255
   using Vec = uint32_t __attribute__((vector_size(16)));
 
-  static Vec zero() { return Vec{}; }
+  static Vec zero() {
+    return Vec{};
+  }
   static Vec load(const void* p) {
     Vec v;
     std::memcpy(&v, p, sizeof v);
     return v;
   }
-  static void store(void* p, Vec v) { std::memcpy(p, &v, sizeof v); }
-  static void stream(void* p, Vec v) { store(p, v); }
-  static Vec broadcast(const uint32_t* p) { return Vec{} + *p; }
-  static Vec add(Vec a, Vec b) { return a + b; }
+  static void store(void* p, Vec v) {
+    std::memcpy(p, &v, sizeof v);
+  }
+  static void stream(void* p, Vec v) {
+    store(p, v);
+  }
+  static Vec broadcast(const uint32_t* p) {
+    return Vec{} + *p;
+  }
+  static Vec add(Vec a, Vec b) {
+    return a + b;
+  }
   // Adds the four byte counts of each lane's AND.
   static Vec step(Vec acc, Vec a, Vec b) {
     Vec x = a & b;

@@ -11,7 +11,7 @@
 namespace gatedops::cpu {
 
 struct TileRect {
-  int64_t i, j;     // first row and column of the tile
+  int64_t i, j;  // first row and column of the tile
   int rows, cols;
   bool diagonal;  // of a symmetric problem
 };
@@ -74,7 +74,9 @@ class MatmulSigma final : public SigmaSource<T> {
   }
 
  private:
-  static bool converts(const Matrix& m) { return m.dtype != scalar_type_of<T>(); }
+  static bool converts(const Matrix& m) {
+    return m.dtype != scalar_type_of<T>();
+  }
 
   static void clear(const TileRect& tile, T* sigma) {
     for (int i = 0; i < tile.rows; ++i) {

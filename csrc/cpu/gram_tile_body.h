@@ -150,14 +150,15 @@ struct Tile {
   static void product(
       const RowBlock& x, const uint32_t* panel, int cols, PieceRange pieces, bool lower, const T* scale,
       int32_t* counts, T* product) {
-    sweep(x, panel, cols, pieces, lower, counts, [=](const LayerPiece& piece, int offset, const Counts& total) {
-      const T s = scale[piece.layer];
-      if (piece.layer == 0) {
-        each([&](int r, int c, int at) { I::factor(product + offset + at, total[r][c], s); });
-      } else {
-        each([&](int r, int c, int at) { I::multiply(product + offset + at, total[r][c], s); });
-      }
-    });
+    sweep(
+        x, panel, cols, pieces, lower, counts, [=](const LayerPiece& piece, int offset, const Counts& total) {
+          const T s = scale[piece.layer];
+          if (piece.layer == 0) {
+            each([&](int r, int c, int at) { I::factor(product + offset + at, total[r][c], s); });
+          } else {
+            each([&](int r, int c, int at) { I::multiply(product + offset + at, total[r][c], s); });
+          }
+        });
   }
 
   // One row of 32-bit words, past the caches where it covers whole aligned vectors.

@@ -78,8 +78,8 @@ struct Matrix {
 
   Tensor tensor() const {
     return torch::stable::from_blob(
-        data, {rows, cols}, {row_stride, col_stride}, torch::stable::Device(torch::headeronly::DeviceType::CPU),
-        dtype);
+        data, {rows, cols}, {row_stride, col_stride},
+        torch::stable::Device(torch::headeronly::DeviceType::CPU), dtype);
   }
 };
 

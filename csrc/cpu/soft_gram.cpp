@@ -12,7 +12,7 @@
 namespace gatedops::cpu {
 namespace {
 
-constexpr int64_t kEdge = 128;        // rows and columns of a tile
+constexpr int64_t kEdge = 128;           // rows and columns of a tile
 constexpr int64_t kStride = kEdge + 16;  // elements between rows of a tile
 
 struct SoftLayer {
@@ -25,8 +25,9 @@ struct SoftProblem {
   bool symmetric;
   std::vector<SoftLayer> layers;
 
-  SoftProblem(const Tensor& a_, const std::optional<Tensor>& b_, const std::vector<int64_t>& widths,
-              const std::vector<double>& scale)
+  SoftProblem(
+      const Tensor& a_, const std::optional<Tensor>& b_, const std::vector<int64_t>& widths,
+      const std::vector<double>& scale)
       : a(a_), b(b_ ? *b_ : a_), symmetric(!b_) {
     int64_t first = 0;
     for (size_t l = 0; l < widths.size(); ++l) {
@@ -35,8 +36,12 @@ struct SoftProblem {
     }
   }
 
-  static int64_t blocks(int64_t rows) { return (rows + kEdge - 1) / kEdge; }
-  static int64_t height(const Matrix& m, int64_t block) { return std::min(kEdge, m.rows - block * kEdge); }
+  static int64_t blocks(int64_t rows) {
+    return (rows + kEdge - 1) / kEdge;
+  }
+  static int64_t height(const Matrix& m, int64_t block) {
+    return std::min(kEdge, m.rows - block * kEdge);
+  }
   static Matrix columns(const Matrix& m, int64_t block, const SoftLayer& l) {
     return m.block(block * kEdge, height(m, block), l.first, l.width);
   }
@@ -45,7 +50,9 @@ struct SoftProblem {
 template <class T>
 struct SoftTile {
   explicit SoftTile(size_t tiles) : values(tiles * kEdge * kStride) {}
-  T* tile(size_t t) { return values.data() + t * kEdge * kStride; }
+  T* tile(size_t t) {
+    return values.data() + t * kEdge * kStride;
+  }
   std::vector<T> values;
 };
 
@@ -110,7 +117,10 @@ template <class T>
 class SoftBackward {
  public:
   SoftBackward(const SoftProblem& p, const Tensor& grad, Tensor& out)
-      : p_(p), grad_(grad), out_(out), scratch_(static_cast<size_t>(workers()), SoftTile<T>(2 * p.layers.size() + 2)) {
+      : p_(p),
+        grad_(grad),
+        out_(out),
+        scratch_(static_cast<size_t>(workers()), SoftTile<T>(2 * p.layers.size() + 2)) {
     int64_t widest = 1;
     for (const SoftLayer& l : p.layers) {
       widest = std::max(widest, l.width);
@@ -164,7 +174,8 @@ class SoftBackward {
     convert(grad_.block(row * kEdge, rows, col * kEdge, cols), Matrix::of(to, rows, cols, kStride));
     if (p_.symmetric) {
       convert(
-          grad_.block(col * kEdge, cols, row * kEdge, rows).transposed(), Matrix::of(mirrored, rows, cols, kStride));
+          grad_.block(col * kEdge, cols, row * kEdge, rows).transposed(),
+          Matrix::of(mirrored, rows, cols, kStride));
       each(rows, cols, [=](int64_t e) { to[e] += mirrored[e]; });
     }
   }
@@ -185,18 +196,21 @@ class SoftBackward {
   std::vector<ProductScratch<T>> products_;
 };
 
-void require_soft(const Tensor& a, const std::optional<Tensor>& b, const std::vector<int64_t>& widths,
-                  const std::vector<double>& scale) {
+void require_soft(
+    const Tensor& a, const std::optional<Tensor>& b, const std::vector<int64_t>& widths,
+    const std::vector<double>& scale) {
   int64_t total = 0;
   for (const int64_t width : widths) {
     require(width >= 1, "widths: every layer needs at least one gate");
     total += width;
   }
-  require(!widths.empty() && widths.size() == scale.size(), "scale: needs one factor per layer, of at least one");
+  require(
+      !widths.empty() && widths.size() == scale.size(), "scale: needs one factor per layer, of at least one");
   require_float(a.scalar_type(), "a");
   require(a.dim() == 2 && a.size(1) == total, "a: got shape " + shape_of(a) + ", needs (n, sum of widths)");
   if (b) {
-    require(b->dim() == 2 && b->size(1) == total, "b: got shape " + shape_of(*b) + ", needs (m, sum of widths)");
+    require(
+        b->dim() == 2 && b->size(1) == total, "b: got shape " + shape_of(*b) + ", needs (m, sum of widths)");
     require(b->scalar_type() == a.scalar_type(), "b: needs the dtype of a");
   }
 }

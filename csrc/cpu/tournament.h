@@ -18,8 +18,12 @@ class Tournament {
  public:
   explicit Tournament(int64_t teams) : teams_(teams), seats_(teams + teams % 2) {}
 
-  int64_t rounds() const { return teams_ < 2 ? 0 : seats_ - 1; }
-  int64_t matches() const { return seats_ / 2; }  // per round
+  int64_t rounds() const {
+    return teams_ < 2 ? 0 : seats_ - 1;
+  }
+  int64_t matches() const {
+    return seats_ / 2;
+  }  // per round
 
   // Match k of a round; second == first stands for a bye.
   std::pair<int64_t, int64_t> match(int64_t round, int64_t k) const {

@@ -40,7 +40,7 @@ class Differentiable:
 
         torch.library.register_autograd(f"gatedops::{name}", backward, setup_context=setup_context)
         self._op = op
-        self._function = type(
+        self._function: Any = type(
             f"gatedops_{name}",
             (torch.autograd.Function,),
             {

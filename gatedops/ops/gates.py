@@ -16,7 +16,7 @@ def pack_layer(q: Tensor, name: str) -> Tensor:
     require_tensor(q, name)
     if q.dtype not in _SOURCES:
         raise TypeError(f"{name}: got {q.dtype}, needs float32, float64, bfloat16, float16 or bool")
-    if q.dim() < 2 or q.numel() == 0 and 0 in q.shape[1:]:
+    if q.dim() < 2 or (q.numel() == 0 and 0 in q.shape[1:]):
         raise ValueError(f"{name}: got shape {tuple(q.shape)}, needs (n, *shape) with at least one gate")
     require_supported(q, "pack_gates", name)
     return torch.ops.gatedops.pack_gates(by_position(q.detach()))

@@ -9,7 +9,14 @@ from torch import Tensor
 
 from gatedops.gatebits import GateBits
 from gatedops.ops.checks import require_dtype, require_tensor
-from gatedops.ops.gram_args import DTYPES, factors_of, layout_of, require_inputs, require_out, require_same_device
+from gatedops.ops.gram_args import (
+    DTYPES,
+    factors_of,
+    layout_of,
+    require_inputs,
+    require_out,
+    require_same_device,
+)
 from gatedops.ops.gram_autograd import gram, matvec
 
 _ROWS = 4096  # rows of x squared at a time by npk_diag
@@ -59,9 +66,7 @@ def npk_gram(
         return gram(x, bits.words, y, y_words, first, y_first, count, factors, dtype)
     require_out(out, (bits.n, bits.n if y_bits is None else y_bits.n), dtype, [x, y, bits.words, y_words])
     with torch.no_grad():
-        torch.ops.gatedops.npk_gram_out(
-            x, bits.words, y, y_words, first, y_first, count, factors, out=out
-        )
+        torch.ops.gatedops.npk_gram_out(x, bits.words, y, y_words, first, y_first, count, factors, out=out)
     return out
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -48,7 +49,7 @@ def factors_of(scale: str | Sequence[float], bits: GateBits, dtype: torch.dtype)
     factors = [float(s) for s in scale]
     if len(factors) != len(bits.widths):
         raise ValueError(f"scale: got {len(factors)} numbers, needs one for each of {len(bits.widths)} layers")
-    if not all(math.isfinite(s) for s in factors):
+    if not all(abs(s) <= sys.float_info.max for s in factors):  # NaN compares false; Dynamo has no isfinite
         raise ValueError(f"scale: got {factors}, needs finite numbers")
     return factors
 
@@ -90,7 +91,7 @@ def require_out(out: Tensor, shape: tuple[int, int], dtype: torch.dtype, inputs:
     given = [t for t in inputs if t is not None]
     if out.device != given[-1].device:
         raise ValueError(f"out: is on {out.device}, the gates are on {given[-1].device}")
-    if shape[0] > 1 and out.stride(0) < shape[1] or shape[1] > 1 and out.stride(1) != 1:
+    if (shape[0] > 1 and out.stride(0) < shape[1]) or (shape[1] > 1 and out.stride(1) != 1):
         raise ValueError(f"out: has strides {out.stride()}, needs contiguous rows that do not overlap")
     if torch.is_grad_enabled() and any(t.requires_grad for t in [out, *given]):
         raise ValueError("out: is not differentiable; call without it, or under torch.no_grad()")

@@ -16,27 +16,67 @@ from gatedops.ops.differentiable import Differentiable
 
 
 @torch.library.register_fake("gatedops::npk_gram")
-def _(x, words, y, y_words, first, y_first, count, scale, dtype):  # type: ignore[no-untyped-def]
+def _(
+    x: Tensor | None,
+    words: Tensor,
+    y: Tensor | None,
+    y_words: Tensor | None,
+    first: list[int],
+    y_first: list[int],
+    count: list[int],
+    scale: list[float],
+    dtype: torch.dtype,
+) -> Tensor:
     return words.new_empty((words.shape[0], _rows(words, y_words)), dtype=dtype)
 
 
 @torch.library.register_fake("gatedops::npk_gram_out")
-def _(x, words, y, y_words, first, y_first, count, scale, *, out):  # type: ignore[no-untyped-def]
+def _(
+    x: Tensor | None,
+    words: Tensor,
+    y: Tensor | None,
+    y_words: Tensor | None,
+    first: list[int],
+    y_first: list[int],
+    count: list[int],
+    scale: list[float],
+    *,
+    out: Tensor,
+) -> None:
     return None
 
 
 @torch.library.register_fake("gatedops::npk_gram_backward")
-def _(grad, words, y, y_words, first, y_first, count, scale):  # type: ignore[no-untyped-def]
+def _(
+    grad: Tensor,
+    words: Tensor,
+    y: Tensor,
+    y_words: Tensor | None,
+    first: list[int],
+    y_first: list[int],
+    count: list[int],
+    scale: list[float],
+) -> Tensor:
     return y.new_empty((words.shape[0], y.shape[1]))
 
 
 @torch.library.register_fake("gatedops::npk_matvec")
-def _(x, words, y, y_words, v, first, y_first, count, scale):  # type: ignore[no-untyped-def]
+def _(
+    x: Tensor | None,
+    words: Tensor,
+    y: Tensor | None,
+    y_words: Tensor | None,
+    v: Tensor,
+    first: list[int],
+    y_first: list[int],
+    count: list[int],
+    scale: list[float],
+) -> Tensor:
     return v.new_empty((words.shape[0], v.shape[1]))
 
 
 @torch.library.register_fake("gatedops::npk_diag")
-def _(words, first, count, scale, dtype):  # type: ignore[no-untyped-def]
+def _(words: Tensor, first: list[int], count: list[int], scale: list[float], dtype: torch.dtype) -> Tensor:
     return words.new_empty((words.shape[0],), dtype=dtype)
 
 
@@ -164,7 +204,5 @@ def _matvec_jvp(
 
 
 gram = Differentiable("npk_gram", _save_gram, _gram_backward, _gram_jvp)
-gram_backward = Differentiable(
-    "npk_gram_backward", _save_gram_backward, _gram_backward_backward, _gram_backward_jvp
-)
+gram_backward = Differentiable("npk_gram_backward", _save_gram_backward, _gram_backward_backward, _gram_backward_jvp)
 matvec = Differentiable("npk_matvec", _save_matvec, _matvec_backward, _matvec_jvp)

@@ -64,7 +64,7 @@ def gate_neighbors(
     candidates = bits.n - 1 if y_bits is None else y_bits.n
     if isinstance(k, bool) or not isinstance(k, int):
         raise TypeError(f"k: got {type(k).__name__}, needs an int")
-    if k < 1 or k > candidates and bits.n > 0:
+    if k < 1 or (k > candidates and bits.n > 0):
         raise ValueError(f"k: got {k}, needs 1 to {candidates}")
     y_words = None if y_bits is None else y_bits.words
     return torch.ops.gatedops.gate_neighbors(bits.words, y_words, first, y_first, count, factors, k, dtype)
@@ -77,12 +77,28 @@ def _count(op: str, a: GateBits, b: GateBits | None, agree_widths: list[int]) ->
 
 
 @torch.library.register_fake("gatedops::gate_overlap")
-def _(words, y_words, first, y_first, count, agree_widths):  # type: ignore[no-untyped-def]
+def _(
+    words: Tensor,
+    y_words: Tensor | None,
+    first: list[int],
+    y_first: list[int],
+    count: list[int],
+    agree_widths: list[int],
+) -> Tensor:
     m = words.shape[0] if y_words is None else y_words.shape[0]
     return words.new_empty((len(count), words.shape[0], m), dtype=torch.int32)
 
 
 @torch.library.register_fake("gatedops::gate_neighbors")
-def _(words, y_words, first, y_first, count, scale, k, dtype):  # type: ignore[no-untyped-def]
+def _(
+    words: Tensor,
+    y_words: Tensor | None,
+    first: list[int],
+    y_first: list[int],
+    count: list[int],
+    scale: list[float],
+    k: int,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
     shape = (words.shape[0], k)
     return words.new_empty(shape, dtype=dtype), words.new_empty(shape, dtype=torch.int64)

@@ -128,12 +128,12 @@ def _normalized(rows: Tensor, widths: list[int]) -> Tensor:
 
 
 @torch.library.register_fake("gatedops::soft_npk_gram")
-def _(a, b, widths, scale):  # type: ignore[no-untyped-def]
+def _(a: Tensor, b: Tensor | None, widths: list[int], scale: list[float]) -> Tensor:
     return a.new_empty((a.shape[0], a.shape[0] if b is None else b.shape[0]))
 
 
 @torch.library.register_fake("gatedops::soft_npk_gram_backward")
-def _(grad, a, b, widths, scale):  # type: ignore[no-untyped-def]
+def _(grad: Tensor, a: Tensor, b: Tensor | None, widths: list[int], scale: list[float]) -> Tensor:
     return a.new_empty(a.shape)
 
 

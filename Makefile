@@ -1,0 +1,69 @@
+# Every target sets up what it needs: .venv, the locked requirements, the compiled package. A second call
+# rebuilds only what changed. PYTHON=python3.12 chooses the interpreter, ARGS="--n 1000" goes to the command.
+PYTHON ?= python3
+ARGS ?=
+
+venv := .venv
+python := $(venv)/bin/python
+installed := $(venv)/.installed
+requirements := $(venv)/.requirements
+saved := benchmarks/.saved
+cxx_files = $(shell find csrc -name '*.cpp' -o -name '*.h')
+
+.PHONY: help setup build demo test test-slow bench lint format clean
+
+help:
+	@echo "make setup      .venv, requirements, build, editable install"
+	@echo "make demo       the main example: NPK Grams of a trained net (ARGS=--help lists options)"
+	@echo "make test       tests; make test-slow: those that need minutes or many gigabytes"
+	@echo "make bench      times every op and compares with the last saved run"
+	@echo "make lint       ruff, clang-format, mypy; make format rewrites what they would"
+	@echo "make clean      removes .venv and everything built"
+
+setup: $(installed)
+
+demo: setup
+	$(python) benchmarks/npk_gram.py $(ARGS)
+
+test: setup
+	$(python) -m pytest -m "not slow" $(ARGS)
+
+test-slow: setup
+	$(python) -m pytest -m slow --timeout 3600 $(ARGS)
+
+bench: setup
+	$(python) -m pytest benchmarks/suite -o python_files='bench_*.py' --benchmark-enable --benchmark-only \
+	  --benchmark-storage=file://$(saved) --benchmark-autosave \
+	  $(if $(wildcard $(saved)/*/*.json),--benchmark-compare) $(ARGS)
+
+lint: setup
+	$(python) -m ruff check .
+	$(python) -m ruff format --check .
+	$(venv)/bin/clang-format --dry-run --Werror $(cxx_files)
+	$(python) -m mypy
+
+format: $(requirements)
+	$(python) -m ruff check --fix .
+	$(python) -m ruff format .
+	$(venv)/bin/clang-format -i $(cxx_files)
+
+clean:
+	rm -rf $(venv) build *.egg-info gatedops/_C.*.so
+
+# The build comes before the install, which then finds its objects: an error of setup.py is the last line, and
+# not buried in pip's report of it.
+$(installed): setup.py pyproject.toml $(requirements) | build
+	$(python) -m pip install --quiet --no-build-isolation --no-deps --editable .
+	@touch $@
+
+build: $(requirements)
+	@mkdir -p build
+	@echo "building gatedops._C (commands and warnings: build/build.log)"
+	@$(python) setup.py --quiet build_ext --inplace > build/build.log 2>&1 || { tail -n 60 build/build.log; exit 1; }
+
+$(requirements): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else \
+	  "gatedops needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": use make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(venv)
+	$(python) -m pip install --quiet --requirement requirements.lock
+	@touch $@

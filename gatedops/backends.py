@@ -1,0 +1,125 @@
+"""What the ops can run on here, what is chosen, and why. `python -m gatedops` prints it.
+
+GATEDOPS_CPU (serial, avx2 or avx512) forces the instruction set of the CPU kernels, GATEDOPS_BACKEND the
+backend. Both are read once, when gatedops is imported; a value that cannot be had is a ValueError there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from gatedops._version import __version__
+
+try:
+    from gatedops import _C
+except ImportError as error:
+    raise ImportError(
+        f"gatedops._C cannot be loaded ({error}): "
+        "build it with `make setup` or `pip install --no-build-isolation .`"
+    ) from error
+
+# The instruction sets that kernels exist for, slowest first, with the CPU flags each one needs.
+INSTRUCTION_SETS = {
+    "serial": (),
+    "avx2": ("popcnt", "avx2"),
+    "avx512": ("popcnt", "avx2", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vpopcntdq"),
+}
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One way to run the ops: its name, the devices it serves, whether this version has kernels for it."""
+
+    name: str
+    devices: str
+    exists: bool
+
+
+BACKENDS = (
+    Backend("cpu", "the CPU, in C++", exists=True),
+    Backend("triton", "NVIDIA GPUs, in Triton", exists=False),
+    Backend("cuda", "NVIDIA GPUs, in CUDA", exists=False),
+)
+
+
+def available_isas() -> list[str]:
+    """The instruction sets that this machine runs, slowest first."""
+    return _C.available_isas()
+
+
+def active_isa() -> str:
+    """The instruction set that the CPU kernels use now: "serial", "avx2" or "avx512"."""
+    return _C.active_isa()
+
+
+def cpu_features() -> list[str]:
+    """The CPU flags found, among those that decide which instruction sets are available."""
+    return _C.cpu_features()
+
+
+def missing_flags(isa: str) -> list[str]:
+    """The CPU flags that an instruction set needs and this machine lacks."""
+    return [flag for flag in INSTRUCTION_SETS[isa] if flag not in cpu_features()]
+
+
+def build_report() -> dict[str, str]:
+    """Compiler, architecture, C++ standard and oldest torch that gatedops._C is built for."""
+    return _C.build_report()
+
+
+@contextmanager
+def force_cpu(name: str) -> Iterator[None]:
+    """Makes the CPU kernels use one instruction set inside a `with` block, in all threads.
+
+    Raises ValueError where name is not one of available_isas().
+    """
+    before = _C.active_isa()
+    _C.force_isa(name)
+    try:
+        yield
+    finally:
+        _C.force_isa(before)
+
+
+def chosen_backend() -> tuple[str, str]:
+    """The backend that runs the ops, and why."""
+    if os.environ.get("GATEDOPS_BACKEND"):
+        return "cpu", "GATEDOPS_BACKEND asks for it"
+    return "cpu", "it is the only one this version has kernels for"
+
+
+def chosen_isa() -> tuple[str, str]:
+    """The instruction set of the CPU kernels, and why."""
+    if os.environ.get("GATEDOPS_CPU"):
+        return active_isa(), "GATEDOPS_CPU asks for it"
+    return active_isa(), "it is the fastest this machine runs"
+
+
+def unsupported_device(device: torch.device, op: str) -> str:
+    """The sentence to raise where an op has no kernel for a device."""
+    return f"is on {device}, but {op} has kernels for the CPU only: move it there with .cpu()"
+
+
+def _read_environment() -> None:
+    """Applies GATEDOPS_CPU and checks GATEDOPS_BACKEND; an empty value is as good as none."""
+    isa = os.environ.get("GATEDOPS_CPU")
+    if isa:
+        try:
+            _C.force_isa(isa)
+        except ValueError as error:
+            raise ValueError(f"GATEDOPS_CPU: {error}") from None
+    wanted = os.environ.get("GATEDOPS_BACKEND")
+    existing = [backend.name for backend in BACKENDS if backend.exists]
+    if wanted and wanted not in existing:
+        raise ValueError(
+            f"GATEDOPS_BACKEND: got {wanted!r}, but gatedops {__version__} has kernels only for: "
+            + ", ".join(existing)
+        )
+
+
+_read_environment()

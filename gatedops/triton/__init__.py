@@ -1,0 +1,1 @@
+"""Triton kernels and their launchers, one file per family. Needs the triton package; imported only when used."""

@@ -1,0 +1,93 @@
+"""Packing and unpacking gates on a GPU: (n, P, C) with any strides to words, one program per row and block of words."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from gatedops.layout import layer_words, words_used
+
+WORDS = 32  # words a program writes; 32 x 32 gates
+
+
+@triton.jit
+def pack_kernel(
+    q,
+    words,
+    channels,
+    per_position,  # words from one position to the next
+    used,  # words that hold gates; those behind them are padding
+    total,
+    q_row: tl.int64,
+    q_position: tl.int64,
+    q_channel: tl.int64,
+    words_row: tl.int64,
+    BLOCK: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    word = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    bit = tl.arange(0, 32)
+    position = word // per_position
+    channel = (word % per_position)[:, None] * 32 + bit[None, :]
+    inside = (word < used)[:, None] & (channel < channels)
+    at = row * q_row + position[:, None].to(tl.int64) * q_position + channel.to(tl.int64) * q_channel
+    on = tl.load(q + at, mask=inside, other=0.0) > 0
+    packed = tl.sum(on.to(tl.int32) << bit[None, :], axis=1)
+    tl.store(words + row * words_row + word, packed, mask=word < total)
+
+
+@triton.jit
+def unpack_kernel(words, out, channels, per_position, gates, words_row: tl.int64, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    gate = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = gate < gates
+    channel = gate % channels
+    word = gate // channels * per_position + channel // 32
+    packed = tl.load(words + row * words_row + word, mask=inside, other=0)
+    tl.store(out + row * gates + gate, ((packed >> (channel % 32)) & 1).to(tl.int8), mask=inside)
+
+
+def pack_gates_out(q: Tensor, *, out: Tensor) -> None:
+    """Launches :func:`pack_kernel`; arguments as of the op."""
+    n, positions, channels = q.shape
+    source = q.view(torch.uint8) if q.dtype == torch.bool else q
+    used = words_used(positions, channels)
+    if n == 0:
+        return
+    pack_kernel[(n, triton.cdiv(out.shape[1], WORDS))](
+        source,
+        out,
+        channels,
+        used // positions,
+        used,
+        out.shape[1],
+        *q.stride(),
+        out.stride(0),
+        BLOCK=WORDS,
+    )
+
+
+def pack_gates(q: Tensor) -> Tensor:
+    """The words ``(n, W)`` of gates ``(n, positions, channels)``."""
+    out = q.new_empty((q.shape[0], layer_words(q.shape[1], q.shape[2])), dtype=torch.int32)
+    pack_gates_out(q, out=out)
+    return out
+
+
+def unpack_gates(words: Tensor, positions: int, channels: int) -> Tensor:
+    """The gates, bool ``(n, positions, channels)``."""
+    n, gates = words.shape[0], positions * channels
+    out = words.new_empty((n, positions, channels), dtype=torch.int8)
+    if n > 0:
+        unpack_kernel[(n, triton.cdiv(gates, 1024))](
+            words,
+            out,
+            channels,
+            words_used(positions, channels) // positions,
+            gates,
+            words.stride(0),
+            BLOCK=1024,
+        )
+    return out.view(torch.bool)

@@ -1,0 +1,264 @@
+"""The Gram family on any GPU that Triton supports: packed bits in, one pass over all layers of a tile.
+
+Bits are unpacked to int8 in registers and multiplied on the integer tensor cores, which is exact; a
+count then becomes a float32 and multiplies the running product before the next layer starts. Population
+counts on the ordinary cores would be an order of magnitude slower. A symmetric problem computes the
+tiles on and below the diagonal and writes each of them twice.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+TILE_M, TILE_N = (
+    128,
+    128,
+)  # pairs of a tile; 128 x 128 int32 counts and the product fill the registers of 8 warps
+TILE_WORDS = 4  # words multiplied at a time: K = 128 gates
+WORKSPACE = 1 << 26  # bytes of Gram that npk_matvec and npk_gram_backward hold at a time
+
+
+@triton.jit
+def _bits(words, WORDS: tl.constexpr):
+    """(rows, WORDS) int32 -> (rows, 32 * WORDS) int8 of 0 and 1."""
+    bit = (words[:, :, None] >> tl.arange(0, 32)[None, None, :]) & 1
+    return bit.to(tl.int8).reshape(words.shape[0], 32 * WORDS)
+
+
+@triton.jit
+def _tile_counts(
+    x_words, y_words, rows, cols, n, m, x_stride, y_stride, first, y_first, count,
+    M: tl.constexpr, N: tl.constexpr, WORDS: tl.constexpr,
+):  # fmt: skip
+    """int32 (M, N): gates of one layer that are on for both inputs of each pair."""
+    total = tl.zeros((M, N), tl.int32)
+    step = tl.arange(0, WORDS)
+    for k in range(0, count, WORDS):
+        word = k + step
+        x_at = rows[:, None].to(tl.int64) * x_stride + first + word[None, :]
+        y_at = cols[:, None].to(tl.int64) * y_stride + y_first + word[None, :]
+        x_packed = tl.load(x_words + x_at, mask=(rows < n)[:, None] & (word < count)[None, :], other=0)
+        y_packed = tl.load(y_words + y_at, mask=(cols < m)[:, None] & (word < count)[None, :], other=0)
+        total = tl.dot(_bits(x_packed, WORDS), _bits(y_packed, WORDS).T, total, out_dtype=tl.int32)
+    return total
+
+
+@triton.jit
+def _tile_of(program, tiles_n, SYMMETRIC: tl.constexpr):
+    """Row and column of a tile: row by row; of the lower triangle where symmetric."""
+    if SYMMETRIC:
+        row = ((tl.sqrt(8.0 * program.to(tl.float32) + 1.0) - 1.0) * 0.5).to(tl.int32)
+        row = tl.where((row + 1) * (row + 2) // 2 <= program, row + 1, row)
+        row = tl.where(row * (row + 1) // 2 > program, row - 1, row)
+        col = program - row * (row + 1) // 2
+    else:
+        row = program // tiles_n
+        col = program % tiles_n
+    return row, col
+
+
+@triton.jit
+def gram_kernel(
+    x_words, y_words, out, layers, scale,  # layers int64 (L, 3): first, y_first, count; scale (L,) of out's dtype
+    n, m, depth, tiles_n, x_stride: tl.int64, y_stride: tl.int64, out_stride: tl.int64,
+    SYMMETRIC: tl.constexpr, TIMES: tl.constexpr, M: tl.constexpr, N: tl.constexpr, WORDS: tl.constexpr,
+):  # fmt: skip
+    """out = prod_l count_l * scale_l, or (TIMES) out = out * that product."""
+    row, col = _tile_of(tl.program_id(0), tiles_n, SYMMETRIC)
+    rows = row * M + tl.arange(0, M)
+    cols = col * N + tl.arange(0, N)
+    dtype = out.dtype.element_ty
+    product = tl.full((M, N), 1.0, dtype)
+    for layer in range(depth):
+        counts = _tile_counts(
+            x_words, y_words, rows, cols, n, m, x_stride, y_stride, tl.load(layers + 3 * layer),
+            tl.load(layers + 3 * layer + 1), tl.load(layers + 3 * layer + 2).to(tl.int32), M, N, WORDS,
+        )  # fmt: skip
+        product = product * (counts.to(dtype) * tl.load(scale + layer))
+    at = rows[:, None].to(tl.int64) * out_stride + cols[None, :]
+    inside = (rows < n)[:, None] & (cols < m)[None, :]
+    if SYMMETRIC:
+        inside = inside & (cols[None, :] <= rows[:, None])
+    if TIMES:
+        product = tl.load(out + at, mask=inside, other=0.0) * product
+    tl.store(out + at, product, mask=inside)
+    if SYMMETRIC:
+        mirrored = cols[None, :].to(tl.int64) * out_stride + rows[:, None]
+        tl.store(out + mirrored, product, mask=inside)
+
+
+@triton.jit
+def overlap_kernel(
+    x_words, y_words, out, layers, n, m, tiles_n, x_stride: tl.int64, y_stride: tl.int64,
+    SYMMETRIC: tl.constexpr, M: tl.constexpr, N: tl.constexpr, WORDS: tl.constexpr,
+):  # fmt: skip
+    """out int32 (L, n, m) = counts of one layer per program on axis 1."""
+    row, col = _tile_of(tl.program_id(0), tiles_n, SYMMETRIC)
+    layer = tl.program_id(1)
+    rows = row * M + tl.arange(0, M)
+    cols = col * N + tl.arange(0, N)
+    counts = _tile_counts(
+        x_words, y_words, rows, cols, n, m, x_stride, y_stride, tl.load(layers + 3 * layer),
+        tl.load(layers + 3 * layer + 1), tl.load(layers + 3 * layer + 2).to(tl.int32), M, N, WORDS,
+    )  # fmt: skip
+    inside = (rows < n)[:, None] & (cols < m)[None, :]
+    plane = layer.to(tl.int64) * n * m
+    tl.store(out + plane + rows[:, None].to(tl.int64) * m + cols[None, :], counts, mask=inside)
+    if SYMMETRIC:
+        tl.store(out + plane + cols[None, :].to(tl.int64) * m + rows[:, None], counts, mask=inside)
+
+
+def _layers(first: list[int], y_first: list[int], count: list[int], device: torch.device) -> Tensor:
+    return torch.tensor([first, y_first, count], dtype=torch.int64).T.contiguous().to(device)
+
+
+def _tiles(n: int, m: int, symmetric: bool) -> tuple[int, int]:
+    """Number of tiles, and of those beside each other."""
+    rows, cols = triton.cdiv(n, TILE_M), triton.cdiv(m, TILE_N)
+    return (rows * (rows + 1) // 2 if symmetric else rows * cols), cols
+
+
+def _multiply_lambda(
+    out: Tensor, words: Tensor, y_words: Tensor | None, first: list[int], y_first: list[int], count: list[int],
+    scale: list[float], times: bool,
+) -> None:  # fmt: skip
+    """out = Lambda, or out * Lambda where `times`."""
+    right = words if y_words is None else y_words
+    n, m = words.shape[0], right.shape[0]
+    if n == 0 or m == 0:
+        return
+    tiles, tiles_n = _tiles(n, m, y_words is None)
+    gram_kernel[(tiles,)](
+        words, right, out, _layers(first, y_first, count, words.device),
+        torch.tensor(scale, dtype=out.dtype, device=words.device),
+        n, m, len(count), tiles_n, words.stride(0), right.stride(0), out.stride(0),
+        SYMMETRIC=y_words is None, TIMES=times, M=TILE_M, N=TILE_N, WORDS=TILE_WORDS, num_warps=8,
+    )  # fmt: skip
+
+
+def _sigma_into(out: Tensor, x: Tensor, y: Tensor) -> None:
+    """out = X Y^T. uint8 rows multiply in float64, which holds these integers exactly, and are rounded once."""
+    if x.dtype != torch.uint8:
+        torch.mm(x.to(out.dtype), y.to(out.dtype).T, out=out)
+        return
+    right = y.to(torch.float64).T
+    for i in range(0, out.shape[0], rows := _panel_rows(out.shape[1])):
+        out[i : i + rows] = (x[i : i + rows].to(torch.float64) @ right).to(out.dtype)
+
+
+def _panel_rows(cols: int) -> int:
+    """Rows of a panel of `cols` columns that fits the workspace, a whole number of tiles."""
+    return max(TILE_M, WORKSPACE // (8 * max(cols, 1)) // TILE_M * TILE_M)
+
+
+def npk_gram_out(
+    x: Tensor | None, words: Tensor, y: Tensor | None, y_words: Tensor | None, first: list[int],
+    y_first: list[int], count: list[int], scale: list[float], *, out: Tensor,
+) -> None:  # fmt: skip
+    """out = Sigma * Lambda; arguments as of the op."""
+    if x is not None:
+        _sigma_into(out, x, x if y is None else y)
+    _multiply_lambda(out, words, y_words, first, y_first, count, scale, times=x is not None)
+
+
+def npk_gram(
+    x: Tensor | None, words: Tensor, y: Tensor | None, y_words: Tensor | None, first: list[int],
+    y_first: list[int], count: list[int], scale: list[float], dtype: torch.dtype,
+) -> Tensor:  # fmt: skip
+    """Sigma * Lambda, ``(n, m)`` of dtype; arguments as of the op."""
+    m = words.shape[0] if y_words is None else y_words.shape[0]
+    out = words.new_empty((words.shape[0], m), dtype=dtype)
+    npk_gram_out(x, words, y, y_words, first, y_first, count, scale, out=out)
+    return out
+
+
+def gate_overlap(
+    words: Tensor, y_words: Tensor | None, first: list[int], y_first: list[int], count: list[int],
+    agree_widths: list[int],
+) -> Tensor:  # fmt: skip
+    """Counts ``(L, n, m)`` int32; arguments as of the op."""
+    right = words if y_words is None else y_words
+    n, m = words.shape[0], right.shape[0]
+    out = words.new_empty((len(count), n, m))
+    if out.numel() == 0:
+        return out
+    tiles, tiles_n = _tiles(n, m, y_words is None)
+    overlap_kernel[(tiles, len(count))](
+        words, right, out, _layers(first, y_first, count, words.device), n, m, tiles_n, words.stride(0),
+        right.stride(0), SYMMETRIC=y_words is None, M=TILE_M, N=TILE_N, WORDS=TILE_WORDS, num_warps=8,
+    )  # fmt: skip
+    if agree_widths:
+        on = [_row_counts(words, first, count), _row_counts(right, y_first, count)]
+        for layer, width in enumerate(agree_widths):
+            out[layer].mul_(2).sub_(on[0][layer][:, None]).sub_(on[1][layer][None, :]).add_(width)
+    return out
+
+
+def npk_diag(words: Tensor, first: list[int], count: list[int], scale: list[float], dtype: torch.dtype) -> Tensor:
+    """``Lambda_ii``, ``(n,)``; arguments as of the op."""
+    product = torch.ones(words.shape[0], dtype=dtype, device=words.device)
+    for counts, factor in zip(_row_counts(words, first, count), scale, strict=True):
+        product *= counts.to(dtype) * torch.tensor(factor, dtype=dtype, device=words.device)
+    return product
+
+
+def npk_matvec(
+    x: Tensor | None, words: Tensor, y: Tensor | None, y_words: Tensor | None, v: Tensor, first: list[int],
+    y_first: list[int], count: list[int], scale: list[float],
+) -> Tensor:  # fmt: skip
+    """The Gram times v, a panel of rows at a time; arguments as of the op."""
+    right = words if y_words is None else y_words
+    others = x if y is None else y
+    out = v.new_empty((words.shape[0], v.shape[1]))
+    rows = _panel_rows(right.shape[0])
+    for i in range(0, words.shape[0], rows):
+        part = None if x is None else x[i : i + rows]
+        panel = npk_gram(part, words[i : i + rows], others, right, first, y_first, count, scale, v.dtype)
+        torch.mm(panel, v, out=out[i : i + rows])
+    return out
+
+
+def npk_gram_backward(
+    grad: Tensor, words: Tensor, y: Tensor, y_words: Tensor | None, first: list[int], y_first: list[int],
+    count: list[int], scale: list[float],
+) -> Tensor:  # fmt: skip
+    """``(G * Lambda) Y``, symmetric ``((G + G^T) * Lambda) Y``, a panel of rows at a time; arguments as of the op."""
+    right = words if y_words is None else y_words
+    out = y.new_empty((words.shape[0], y.shape[1]))
+    rows = _panel_rows(right.shape[0])
+    for i in range(0, words.shape[0], rows):
+        panel = grad[i : i + rows].to(y.dtype, copy=True, memory_format=torch.contiguous_format)
+        if y_words is None:
+            panel += grad[:, i : i + rows].mT
+        _multiply_lambda(panel, words[i : i + rows], right, first, y_first, count, scale, times=True)
+        torch.mm(panel, y, out=out[i : i + rows])
+    return out
+
+
+@triton.jit
+def row_counts_kernel(words, out, layers, n, stride: tl.int64, BLOCK: tl.constexpr):
+    """out int32 (L, n): gates on in each layer of each row; one program per row and layer."""
+    row, layer = tl.program_id(0), tl.program_id(1)
+    first = tl.load(layers + 3 * layer)
+    count = tl.load(layers + 3 * layer + 2).to(tl.int32)
+    total = tl.zeros((BLOCK,), tl.int32)
+    for k in range(0, count, BLOCK):
+        word = k + tl.arange(0, BLOCK)
+        packed = tl.load(words + row.to(tl.int64) * stride + first + word, mask=word < count, other=0)
+        bits = (packed[:, None] >> tl.arange(0, 32)[None, :]) & 1
+        total += tl.sum(bits, axis=1)
+    tl.store(out + layer.to(tl.int64) * n + row, tl.sum(total, axis=0))
+
+
+def _row_counts(words: Tensor, first: list[int], count: list[int]) -> Tensor:
+    """Gates on in each layer of each row, int32 ``(L, n)``."""
+    n = words.shape[0]
+    out = words.new_empty((len(count), n))
+    if n > 0:
+        row_counts_kernel[(n, len(count))](
+            words, out, _layers(first, first, count, words.device), n, words.stride(0), BLOCK=32
+        )
+    return out

@@ -1,0 +1,39 @@
+"""What every test runs under: poisoned memory, a hypothesis profile, instruction sets as a fixture."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import settings
+
+from gatedops import backends
+
+settings.register_profile("local", deadline=None, max_examples=30)
+settings.register_profile("ci", deadline=None, max_examples=30, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _fill_uninitialized_memory() -> Iterator[None]:
+    """An output element that a kernel forgets is NaN (or the largest integer), not what was right by luck.
+
+    The fill stands in ATen's own empty(), new_empty() and empty_strided(), so it reaches what C++ kernels
+    allocate through torch::stable as well; replacing torch.empty in Python would miss those. It is on only
+    in deterministic mode, of which only the warnings are taken: an op without a deterministic version runs.
+    """
+    before = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.utils.deterministic.fill_uninitialized_memory = before
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(params=backends.available_isas())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Runs a test once for each instruction set of this machine."""
+    with backends.force_cpu(request.param):
+        yield request.param

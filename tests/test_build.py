@@ -1,0 +1,71 @@
+"""Building and importing: errors are one sentence, the package imports from anywhere and stays lean."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run_python(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env=dict(os.environ) | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def setup_error(folder: Path, **environment: str) -> str:
+    """The one line that setup.py leaves where it cannot build; it fails before anything is written."""
+    command = ["setup.py", "--quiet", "build_ext", "--build-lib", str(folder), "--build-temp", str(folder)]
+    done = run_python(*command, cwd=ROOT, **environment)
+    assert done.returncode == 1, done.stdout + done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+def test_no_torch_is_one_sentence(tmp_path):
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\")")
+    error = setup_error(tmp_path, PYTHONPATH=str(tmp_path))
+    assert error.startswith("gatedops needs torch to build (No module named 'torch'): install torch")
+
+
+@pytest.mark.parametrize("compiler", ["", "/nowhere/g++"])
+def test_no_compiler_is_one_sentence(tmp_path, compiler):
+    error = setup_error(tmp_path, PATH=str(tmp_path), CXX=compiler)
+    assert error.startswith(f"gatedops needs a C++17 compiler ({compiler or 'c++, g++, clang++'}: not found)")
+    assert "apt install g++" in error
+
+
+def test_the_package_imports_from_any_folder(tmp_path):
+    done = run_python("-c", "import gatedops; print(gatedops.__file__)", cwd=tmp_path)
+    assert done.stdout.strip().endswith("__init__.py"), done.stderr
+
+
+def test_a_package_without_its_extension_says_how_to_build_it(tmp_path):
+    done = run_python("-c", "import sys; sys.modules['gatedops._C'] = None; import gatedops", cwd=tmp_path)
+    assert "ImportError: gatedops._C cannot be loaded" in done.stderr
+    assert done.stderr.strip().endswith("build it with `make setup` or `pip install --no-build-isolation .`")
+
+
+def test_import_is_lean(tmp_path):
+    code = """
+        import sys, torch
+        before = set(sys.modules)
+        import gatedops
+        print(*sorted({name.split(".")[0] for name in set(sys.modules) - before}))
+    """
+    done = run_python("-c", "\n".join(map(str.strip, code.splitlines())), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    heavy = {"matplotlib", "pandas", "safetensors", "scipy", "sklearn", "tqdm", "triton"}
+    assert "gatedops" in done.stdout.split()
+    assert not heavy & set(done.stdout.split())

@@ -1,0 +1,51 @@
+"""The schema strings of csrc/ops.cpp. A bad one aborts the process when gatedops is imported, with no Python
+error; here the fault has a name."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+CSRC = Path(__file__).resolve().parents[1] / "csrc"
+
+
+def calls(text: str, method: str) -> list[str]:
+    """The first string of every m.<method>(...) call, with adjacent literals joined."""
+    literals = re.findall(rf'm\.{method}\(\s*((?:"[^"]*"\s*)+)', text)
+    return ["".join(re.findall(r'"([^"]*)"', literal)) for literal in literals]
+
+
+SCHEMAS = calls((CSRC / "ops.cpp").read_text(), "def")
+
+
+@pytest.mark.parametrize("schema", SCHEMAS, ids=lambda schema: schema.split("(")[0])
+def test_a_schema_parses_and_is_registered_as_written(schema):
+    parsed = torch._C.parse_schema(f"gatedops::{schema}")
+    registered = getattr(torch.ops.gatedops, parsed.name.split("::")[1]).default._schema
+    assert registered == parsed
+
+
+def test_every_schema_string_is_found():
+    assert len(SCHEMAS) == (CSRC / "ops.cpp").read_text().count("m.def(") > 0
+
+
+def test_an_op_that_writes_into_an_argument_returns_nothing():
+    for schema in map(torch._C.parse_schema, SCHEMAS):
+        mutable = any(argument.alias_info and argument.alias_info.is_write for argument in schema.arguments)
+        assert mutable == schema.name.endswith("_out")
+        assert mutable == (not schema.returns)
+
+
+def test_every_kernel_belongs_to_a_schema():
+    """m.impl() of a name that has no schema is accepted silently."""
+    defined = {schema.split("(")[0] for schema in SCHEMAS}
+    kernels = [name for file in sorted(CSRC.glob("*/*.cpp")) for name in calls(file.read_text(), "impl")]
+    assert set(kernels) <= defined
+
+
+@pytest.mark.parametrize("schema", SCHEMAS, ids=lambda schema: schema.split("(")[0])
+def test_every_op_has_a_cpu_kernel(schema):
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(f"gatedops::{schema.split('(')[0]}", "CPU")

@@ -1,0 +1,58 @@
+"""Triton kernels compile without a GPU for sm_80, sm_90 and sm_100, within the limits of each."""
+
+import pytest
+
+triton = pytest.importorskip("triton")
+
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.compiler import ASTSource  # noqa: E402
+
+from gatedops.triton import gates, gram  # noqa: E402
+
+CAPABILITIES = (80, 90, 100)
+SHARED_LIMIT = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}  # bytes a block may use
+TILE = {"M": gram.TILE_M, "N": gram.TILE_N, "WORDS": gram.TILE_WORDS}
+
+
+def compiled(kernel, signature, constants, capability, **options):
+    types = signature | dict.fromkeys(constants, "constexpr")
+    source = ASTSource(fn=kernel, signature=types, constexprs=constants)
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("dtype", ["fp32", "fp64"])
+def test_gram_uses_the_integer_tensor_cores(capability, symmetric, dtype):
+    signature = {
+        "x_words": "*i32",
+        "y_words": "*i32",
+        "out": f"*{dtype}",
+        "layers": "*i64",
+        "scale": f"*{dtype}",
+    }
+    signature |= dict.fromkeys(("n", "m", "depth", "tiles_n"), "i32")
+    signature |= dict.fromkeys(("x_stride", "y_stride", "out_stride"), "i64")
+    constants = {"SYMMETRIC": symmetric, "TIMES": True, **TILE}
+    kernel = compiled(gram.gram_kernel, signature, constants, capability, num_warps=8)
+    assert kernel.metadata.shared <= SHARED_LIMIT[capability]
+    assert ("wgmma.mma_async" if capability == 90 else "mma.sync") in kernel.asm["ptx"]
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_overlap_and_row_counts_compile(capability):
+    signature = {"x_words": "*i32", "y_words": "*i32", "out": "*i32", "layers": "*i64"}
+    signature |= dict.fromkeys(("n", "m", "tiles_n"), "i32") | dict.fromkeys(("x_stride", "y_stride"), "i64")
+    kernel = compiled(gram.overlap_kernel, signature, {"SYMMETRIC": True, **TILE}, capability, num_warps=8)
+    assert kernel.metadata.shared <= SHARED_LIMIT[capability]
+    signature = {"words": "*i32", "out": "*i32", "layers": "*i64", "n": "i32", "stride": "i64"}
+    compiled(gram.row_counts_kernel, signature, {"BLOCK": 32}, capability)
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("dtype", ["fp32", "fp64", "bf16", "fp16", "u8"])
+def test_packing_compiles(capability, dtype):
+    signature = {"q": f"*{dtype}", "words": "*i32"}
+    signature |= dict.fromkeys(("channels", "per_position", "used", "total"), "i32")
+    signature |= dict.fromkeys(("q_row", "q_position", "q_channel", "words_row"), "i64")
+    compiled(gates.pack_kernel, signature, {"BLOCK": gates.WORDS}, capability)
