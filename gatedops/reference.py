@@ -141,9 +141,7 @@ def scaled_product(counts: Tensor, scales: Sequence[float], dtype: torch.dtype) 
 
     The order of arithmetic of docs/math.md section 3, each operation rounded: every backend gives these bits.
     """
-    factors = [
-        count.to(dtype) * torch.tensor(s, dtype=dtype) for count, s in zip(counts, scales, strict=True)
-    ]
+    factors = [count.to(dtype) * torch.tensor(s, dtype=dtype) for count, s in zip(counts, scales, strict=True)]
     product = factors[0]
     for factor in factors[1:]:
         product = product * factor

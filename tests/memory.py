@@ -1,0 +1,50 @@
+"""Peak memory of one call, measured in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).resolve().parent
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is read from Linux's /proc")
+
+# A small call comes first, so that thread pools and libraries are loaded; 5 written to clear_refs resets the
+# peak.
+SCRIPT = """
+import torch
+from strategies import dense, random_bits, rows_of
+{setup}
+
+def status(key):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key)) / 1024
+
+torch.set_num_threads(2)
+for n in {sizes}:
+    before = status("VmRSS")
+    open("/proc/self/clear_refs", "w").write("5")
+    result = {call}
+    grown = status("VmHWM") - before
+    del result
+print(grown)
+"""
+
+
+def peak_mib(setup: str, call: str, *, sizes: Sequence[int]) -> float:
+    """MiB that `call`, an expression of n, has resident at its peak beyond what was before; for the last n."""
+    script = SCRIPT.format(setup=setup, call=call, sizes=tuple(sizes))
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=TESTS.parent,
+        env=os.environ | {"PYTHONPATH": str(TESTS)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    return float(done.stdout)

@@ -1,0 +1,57 @@
+"""The one table of tolerances, and the comparisons that use it.
+
+Counts, gates, Lambda and everything from integers are compared bit for bit. A floating point result is held
+to what torch itself reaches with the same dtype, the two baselines:
+
+    max|ours - truth| <= 2 * max|torch - truth| + tiny
+
+with truth computed in a wider format and tiny = TINY[dtype] * max|truth|.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# One unit in the last place of the largest result: for cases where torch happens to be exact.
+TINY = {
+    torch.float64: 2.0**-52,
+    torch.float32: 2.0**-23,
+    torch.float16: 2.0**-10,
+    torch.bfloat16: 2.0**-7,
+}
+# Relative error of float64 sums of at most a few hundred terms against the same sums in another order.
+FLOAT64_SUMS = 1e-12
+
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def assert_same_bits(ours: Tensor, expected: Tensor) -> None:
+    """Same shape, dtype and bits: -0.0 is not 0.0, and a NaN equals itself."""
+    assert ours.shape == expected.shape, f"shape {tuple(ours.shape)}, expected {tuple(expected.shape)}"
+    assert ours.dtype == expected.dtype, f"{ours.dtype}, expected {expected.dtype}"
+    if ours.dtype.is_floating_point:
+        as_int = _BITS[ours.dtype.itemsize]
+        ours, expected = ours.contiguous().view(as_int), expected.contiguous().view(as_int)
+    wrong = ours != expected
+    assert not wrong.any(), f"{int(wrong.sum())} of {wrong.numel()} differ, first at {wrong.nonzero()[0].tolist()}"
+
+
+def assert_as_good_as_torch(ours: Tensor, same_dtype: Tensor, truth: Tensor) -> None:
+    """The two-baseline rule; truth is float64, for float64 results rounded from a wider format."""
+    assert ours.shape == truth.shape, f"shape {tuple(ours.shape)}, expected {tuple(truth.shape)}"
+    assert ours.dtype == same_dtype.dtype, f"{ours.dtype}, expected {same_dtype.dtype}"
+    if truth.numel() == 0:
+        return
+    error = (ours.double() - truth.double()).abs().max().item()
+    torchs = (same_dtype.double() - truth.double()).abs().max().item()
+    allowed = 2 * torchs + TINY[ours.dtype] * truth.double().abs().max().item()
+    assert error <= allowed, f"error {error:.3g} against {torchs:.3g} of torch: above the allowed {allowed:.3g}"
+
+
+def assert_close_in_float64(ours: Tensor, truth: Tensor) -> None:
+    """Float64 against float64 of another order of summation, relative to the largest entry."""
+    assert ours.shape == truth.shape, f"shape {tuple(ours.shape)}, expected {tuple(truth.shape)}"
+    assert ours.dtype == truth.dtype == torch.float64, f"{ours.dtype} and {truth.dtype}, expected float64"
+    error, largest = (ours - truth).abs().max().item(), truth.abs().max().item()
+    assert error <= FLOAT64_SUMS * largest, f"error {error:.3g}, largest entry {largest:.3g}"
