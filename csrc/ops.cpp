@@ -18,11 +18,14 @@ STABLE_TORCH_LIBRARY(gatedops, m) {
   m.def(
       "gate_neighbors(Tensor words, Tensor? y_words, int[] first, int[] y_first, int[] count, "
       "float[] scale, int k, ScalarType dtype) -> (Tensor, Tensor)");
+  // factor (n) and y_factor (m), float64, both or neither, both only with y_words: K_ij * (factor_i * y_factor_j).
   m.def(
-      "npk_gram(Tensor? x, Tensor words, Tensor? y, Tensor? y_words, int[] first, int[] y_first, "
+      "npk_gram(Tensor? x, Tensor words, Tensor? y, Tensor? y_words, Tensor? factor, Tensor? y_factor, int[] first, "
+      "int[] y_first, "
       "int[] count, float[] scale, ScalarType dtype) -> Tensor");
   m.def(
-      "npk_gram_out(Tensor? x, Tensor words, Tensor? y, Tensor? y_words, int[] first, int[] y_first, "
+      "npk_gram_out(Tensor? x, Tensor words, Tensor? y, Tensor? y_words, Tensor? factor, Tensor? y_factor, int[] "
+      "first, int[] y_first, "
       "int[] count, float[] scale, *, Tensor(a!) out) -> ()");
   m.def(
       "npk_gram_backward(Tensor grad, Tensor words, Tensor y, Tensor? y_words, int[] first, "
@@ -35,4 +38,41 @@ STABLE_TORCH_LIBRARY(gatedops, m) {
   // Rows of a and b hold all layers side by side, layer l `widths[l]` columns wide.
   m.def("soft_npk_gram(Tensor a, Tensor? b, int[] widths, float[] scale) -> Tensor");
   m.def("soft_npk_gram_backward(Tensor grad, Tensor a, Tensor? b, int[] widths, float[] scale) -> Tensor");
+
+  // Gated layers, (x W^T + b) * gate. `words` holds one bit per gate, rows in the order of x's leading dimensions;
+  // the layer begins at word `first`. A backward returns a gradient for x where weight is given, for weight where x
+  // is given, for the bias where `bias` is true, and else an empty tensor in its place. words absent: no gate.
+  m.def("gated_linear(Tensor x, Tensor weight, Tensor? bias, Tensor words, int first) -> Tensor");
+  m.def("gated_linear_relu(Tensor x, Tensor weight, Tensor? bias) -> (Tensor, Tensor)");
+  m.def(
+      "gated_linear_backward(Tensor grad, Tensor? x, Tensor? weight, Tensor? words, int first, bool bias) "
+      "-> (Tensor, Tensor, Tensor)");
+
+  // Soft gates. The second result is x W^T + b; the fourth gradient, for the gate, wants it as `product`.
+  m.def("gated_linear_soft(Tensor x, Tensor weight, Tensor? bias, Tensor gate) -> (Tensor, Tensor)");
+  m.def(
+      "gated_linear_soft_backward(Tensor grad, Tensor? x, Tensor? weight, Tensor gate, Tensor? product, bool bias) "
+      "-> (Tensor, Tensor, Tensor, Tensor)");
+
+  // One layer of both networks of a DGN: q = h w_f^T + b_f gates v = z w_v^T + b_v. Results: relu(q), or q where
+  // linear_feature; the gated v; the gates of q as words. Soft: also q (empty where it is the first result) and v.
+  // v absent from a backward: no gradient for the feature network.
+  m.def(
+      "gated_linear_pair(Tensor h, Tensor w_f, Tensor? b_f, Tensor z, Tensor w_v, Tensor? b_v, "
+      "bool linear_feature) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "gated_linear_pair_soft(Tensor h, Tensor w_f, Tensor? b_f, Tensor z, Tensor w_v, Tensor? b_v, float beta, "
+      "float gain, bool linear_feature) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "gated_linear_pair_soft_backward(Tensor? grad_h, Tensor? grad_z, Tensor q, Tensor? v, Tensor? h, Tensor? w_f, "
+      "bool b_f, Tensor? z, Tensor? w_v, bool b_v, float beta, float gain, bool linear_feature) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "gated_linear_pair_out(Tensor h, Tensor w_f, Tensor? b_f, Tensor z, Tensor w_v, Tensor? b_v, bool soft, "
+      "float beta, float gain, bool linear_feature, *, Tensor(a!) h_next, Tensor(b!) z_next, Tensor(c!) gates_out) "
+      "-> ()");
+
+  // q (n, positions, channels), any strides: relu(q) and its gates as words; and q where given gates are on.
+  m.def("gate_relu(Tensor q) -> (Tensor, Tensor)");
+  m.def("gate_select(Tensor q, Tensor words, int first) -> Tensor");
 }

@@ -27,7 +27,7 @@ except ImportError as error:
 INSTRUCTION_SETS = {
     "serial": (),
     "avx2": ("popcnt", "avx2"),
-    "avx512": ("popcnt", "avx2", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vpopcntdq"),
+    "avx512": ("popcnt", "avx2", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vpopcntdq", "avx512vnni"),
 }
 
 

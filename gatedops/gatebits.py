@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
 from gatedops.layout import GateLayer, layer_words
-from gatedops.ops.gates import pack_layer, unpack_layer
+from gatedops.ops.checks import require_device, require_dtype, require_supported, require_tensor
+from gatedops.ops.gates import SOURCES, pack_layer, unpack_layer
 
 _FILE_FORMAT = "gatedops.GateBits/1"
 
@@ -57,23 +60,7 @@ class GateBits:
             names: one per layer; default "0", "1", ...
             kinds: one per layer; default "select" for 5-d tensors, else "gate".
         """
-        gates = _list_of_tensors(gates)
-        names = _one_per_layer(names, "names", gates, [str(i) for i in range(len(gates))])
-        kinds = _one_per_layer(kinds, "kinds", gates, ["select" if q.dim() == 5 else "gate" for q in gates])
-        rows = gates[0].shape[0] if gates[0].dim() > 0 else 0
-        layers, first, words = [], 0, []
-        for index, q in enumerate(gates):
-            if q.dim() < 2 or q.dim() > 5:
-                raise ValueError(f"gates[{index}]: got shape {tuple(q.shape)}, needs (n, *shape of the layer)")
-            if q.shape[0] != rows:
-                raise ValueError(f"gates[{index}]: got {q.shape[0]} rows, gates[0] has {rows}")
-            if q.device != gates[0].device:
-                raise ValueError(f"gates[{index}]: is on {q.device}, gates[0] is on {gates[0].device}")
-            layer = GateLayer(names[index], tuple(q.shape[1:]), kinds[index], first)
-            layers.append(layer)
-            words.append(pack_layer(q, f"gates[{index}]"))
-            first += layer_words(layer.positions, layer.channels)
-        return GateBits(words[0] if len(words) == 1 else torch.cat(words, dim=1), tuple(layers))
+        return _pack(_list_of_tensors(gates), names, kinds, "gates[{}]")
 
     def unpack(self) -> list[Tensor]:
         """The gates as bool tensors ``(n, *shape)``, one per layer."""
@@ -102,16 +89,19 @@ class GateBits:
         """The given rows: an int (kept as one row), slice, index tensor or bool mask."""
         if isinstance(rows, tuple):
             raise TypeError("rows: GateBits has one axis to index, its inputs; use layers_of to select layers")
-        if isinstance(rows, int):
-            if not -self.n <= rows < self.n:
-                raise IndexError(f"rows: index {rows} is out of range for {self.n} inputs")
-            rows = slice(rows % self.n, rows % self.n + 1)
+        if _is_index(rows):
+            row = operator.index(rows)
+            if not -self.n <= row < self.n:
+                raise IndexError(f"rows: index {row} is out of range for {self.n} inputs")
+            rows = slice(row % self.n, row % self.n + 1)
         return replace(self, words=self.words[rows])
 
     def layers_of(self, selection: Sequence[str | int]) -> GateBits:
         """The layers of these names or indices, in the order given; shares the words, copies nothing."""
         if isinstance(selection, (str, int)):
             raise TypeError(f"selection: got {selection!r}, needs a list of layer names or indices")
+        if len(selection) == 0:
+            raise ValueError("selection: got none, needs at least one layer")
         return replace(self, layers=tuple(self._layer(key) for key in selection))
 
     def _layer(self, key: str | int) -> GateLayer:
@@ -125,7 +115,8 @@ class GateBits:
         return self.layers[key]
 
     def to(self, device: torch.device | str) -> GateBits:
-        """The same gates on another device."""
+        """The same gates on another device; ValueError where it cannot be had."""
+        require_device(device, "device")
         return replace(self, words=self.words.to(device))
 
     def compact(self) -> GateBits:
@@ -195,11 +186,14 @@ class GateBits:
         words, metadata = read_words(Path(path), mmap)
         if metadata.get("format") != _FILE_FORMAT:
             raise ValueError(f"{path}: holds no GateBits; write it with GateBits.save")
-        layers, first = [], 0
-        for name, shape, kind in json.loads(metadata["layers"]):
-            layers.append(GateLayer(name, tuple(shape), kind, first))
-            first += layer_words(layers[-1].positions, layers[-1].channels)
-        return GateBits(words, tuple(layers))
+        try:
+            layers, first = [], 0
+            for name, shape, kind in json.loads(metadata["layers"]):
+                layers.append(GateLayer(name, tuple(shape), kind, first))
+                first += layer_words(layers[-1].positions, layers[-1].channels)
+            return GateBits(words, tuple(layers))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: the record of its layers is damaged ({error})") from None
 
 
 def pack_gates(q: Tensor) -> GateBits:
@@ -215,14 +209,40 @@ def pack_gates(q: Tensor) -> GateBits:
     Raises:
         TypeError, ValueError: q is no tensor of such a shape and dtype, or has no gates.
     """
-    if not isinstance(q, Tensor):
-        raise TypeError(f"q: got {type(q).__name__}, needs a tensor")
-    return GateBits.pack([q])
+    return _pack([q], None, None, "q")
 
 
 def unpack_gates(bits: GateBits) -> list[Tensor]:
     """The gates of each layer as a bool tensor ``(n, *shape)``; the inverse of packing."""
+    if not isinstance(bits, GateBits):
+        raise TypeError(f"bits: got {type(bits).__name__}, needs a GateBits")
     return bits.unpack()
+
+
+def _pack(gates: list[Tensor], names: Sequence[str] | None, kinds: Sequence[str] | None, argument: str) -> GateBits:
+    """Packs one tensor per layer; errors name the tensor `argument`, with its index filled in."""
+    for index, q in enumerate(gates):
+        _require_packable(q, gates[0], argument.format(index), argument.format(0))
+    names = _one_per_layer(names, "names", gates, [str(i) for i in range(len(gates))])
+    kinds = _one_per_layer(kinds, "kinds", gates, ["select" if q.dim() == 5 else "gate" for q in gates])
+    layers, first, words = [], 0, []
+    for q, name, kind in zip(gates, names, kinds, strict=True):
+        layers.append(GateLayer(name, tuple(q.shape[1:]), kind, first))
+        words.append(pack_layer(q))
+        first += words[-1].shape[1]
+    return GateBits(words[0] if len(words) == 1 else torch.cat(words, dim=1), tuple(layers))
+
+
+def _require_packable(q: Tensor, first: Tensor, name: str, first_name: str) -> None:
+    require_tensor(q, name)
+    require_dtype(q.dtype, name, SOURCES)
+    if q.dim() < 2 or q.dim() > 5 or 0 in q.shape[1:]:
+        raise ValueError(f"{name}: got shape {tuple(q.shape)}, needs (n, *shape of the layer) with at least one gate")
+    if q.shape[0] != first.shape[0]:
+        raise ValueError(f"{name}: got {q.shape[0]} rows, {first_name} has {first.shape[0]}")
+    if q.device != first.device:
+        raise ValueError(f"{name}: is on {q.device}, {first_name} is on {first.device}")
+    require_supported(q, "pack_gates", name)
 
 
 def require_same_layers(a: GateBits, b: GateBits, a_name: str, b_name: str) -> None:
@@ -235,6 +255,13 @@ def require_same_layers(a: GateBits, b: GateBits, a_name: str, b_name: str) -> N
         )
     if a.device != b.device:
         raise ValueError(f"{a_name}: is on {a.device}, {b_name} is on {b.device}")
+
+
+def _is_index(rows: Any) -> bool:
+    """Whether rows is one number: an int, a numpy integer or an integer tensor without dimensions."""
+    if isinstance(rows, Tensor):
+        return rows.dim() == 0 and not rows.is_floating_point() and rows.dtype != torch.bool
+    return isinstance(rows, (int, np.integer)) and not isinstance(rows, bool)
 
 
 def _list_of_tensors(gates: Sequence[Tensor]) -> list[Tensor]:
@@ -283,3 +310,4 @@ pytree.register_pytree_node(
     from_dumpable_context=_load_layers,
     flatten_with_keys_fn=lambda bits: ([(pytree.GetAttrKey("words"), bits.words)], bits.layers),
 )
+torch.serialization.add_safe_globals([GateBits, GateLayer])

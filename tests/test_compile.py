@@ -46,6 +46,7 @@ def compiled(function, **options):
 # --- opcheck ------------------------------------------------------------------------------------------------
 
 RECTANGLE = (X, BITS.words, Y, Y_BITS.words)
+FACTOR, Y_FACTOR = torch.rand(6, dtype=torch.float64), torch.rand(4, dtype=torch.float64)
 OP_CALLS = {
     "pack_gates": (OPS.pack_gates, (torch.randn(5, 3, 70),), {}),
     "pack_gates of a strided bool": (OPS.pack_gates, ((torch.randn(70, 5, 3) > 0).permute(1, 2, 0),), {}),
@@ -57,24 +58,24 @@ OP_CALLS = {
     "unpack_gates": (OPS.unpack_gates, (BITS.words[:, :2], 1, 40), {}),
     "gate_overlap": (OPS.gate_overlap, (BITS.words, Y_BITS.words, *LAYERS, []), {}),
     "gate_overlap of itself": (OPS.gate_overlap, (BITS.words, None, *LAYERS, []), {}),
-    "npk_gram": (OPS.npk_gram, (*RECTANGLE, *LAYERS, SCALE, torch.float32), {}),
-    "npk_gram of itself": (OPS.npk_gram, (X, BITS.words, None, None, *LAYERS, SCALE, torch.float64), {}),
+    "npk_gram": (OPS.npk_gram, (*RECTANGLE, None, None, *LAYERS, SCALE, torch.float32), {}),
+    "npk_gram of itself": (OPS.npk_gram, (X, BITS.words, None, None, None, None, *LAYERS, SCALE, torch.float64), {}),
     "npk_gram of gates": (
         OPS.npk_gram,
-        (None, BITS.words, None, Y_BITS.words, *LAYERS, SCALE, torch.float32),
+        (None, BITS.words, None, Y_BITS.words, None, None, *LAYERS, SCALE, torch.float32),
         {},
     ),
     "npk_gram with gradients": (
         OPS.npk_gram,
-        (grad(X), BITS.words, grad(Y), Y_BITS.words, *LAYERS, SCALE, torch.float32),
+        (grad(X), BITS.words, grad(Y), Y_BITS.words, grad(FACTOR), grad(Y_FACTOR), *LAYERS, SCALE, torch.float32),
         {},
     ),
     "npk_gram of itself with a gradient": (
         OPS.npk_gram,
-        (grad(X), BITS.words, None, None, *LAYERS, SCALE, torch.float32),
+        (grad(X), BITS.words, None, None, grad(FACTOR), None, *LAYERS, SCALE, torch.float32),
         {},
     ),
-    "npk_gram_out": (OPS.npk_gram_out, (*RECTANGLE, *LAYERS, SCALE), {"out": torch.zeros(6, 4)}),
+    "npk_gram_out": (OPS.npk_gram_out, (*RECTANGLE, FACTOR, Y_FACTOR, *LAYERS, SCALE), {"out": torch.zeros(6, 4)}),
     "npk_gram_backward": (
         OPS.npk_gram_backward,
         (torch.randn(6, 4), BITS.words, Y, Y_BITS.words, *LAYERS, SCALE),

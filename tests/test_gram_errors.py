@@ -207,7 +207,9 @@ def test_layers_that_are_not_there_are_named():
 
 RAW = torch.ops.gatedops
 RAW_CASES = {
-    "a layer past the row": lambda: RAW.npk_gram(X, BITS.words, None, None, [16], [16], [1], [1.0], torch.float32),
+    "a layer past the row": lambda: RAW.npk_gram(
+        X, BITS.words, None, None, None, None, [16], [16], [1], [1.0], torch.float32
+    ),
     "a layer that ends past the row": lambda: RAW.gate_overlap(BITS.words, None, [8], [8], [9], []),
     "a layer before the row": lambda: RAW.gate_overlap(BITS.words, None, [-8], [0], [1], []),
     "a layer without words": lambda: RAW.gate_overlap(BITS.words, None, [0], [0], [0], []),
@@ -219,8 +221,10 @@ RAW_CASES = {
     "int64 words": lambda: RAW.gate_overlap(BITS.words.long(), None, [0], [0], [1], []),
     "1-d words": lambda: RAW.gate_overlap(BITS.words[0], None, [0], [0], [1], []),
     "words with gaps": lambda: RAW.gate_overlap(BITS.words[:, ::2], None, [0], [0], [1], []),
-    "x of other rows": lambda: RAW.npk_gram(X[:3], BITS.words, None, None, [0], [0], [1], [1.0], torch.float32),
-    "an integer dtype": lambda: RAW.npk_gram(X, BITS.words, None, None, [0], [0], [1], [1.0], torch.int64),
+    "x of other rows": lambda: RAW.npk_gram(
+        X[:3], BITS.words, None, None, None, None, [0], [0], [1], [1.0], torch.float32
+    ),
+    "an integer dtype": lambda: RAW.npk_gram(X, BITS.words, None, None, None, None, [0], [0], [1], [1.0], torch.int64),
     "q of two dimensions": lambda: RAW.pack_gates(X),
     "words too short to unpack": lambda: RAW.unpack_gates(BITS.words, 1, 16 * 32 + 1),
     "a negative number of channels": lambda: RAW.unpack_gates(BITS.words, 1, -5),
@@ -229,7 +233,10 @@ RAW_CASES = {
     ),
     "a v of other rows": lambda: RAW.npk_matvec(X, BITS.words, None, None, V, [0], [0], [1], [1.0]),
     "an out of another shape": lambda: RAW.npk_gram_out(
-        X, BITS.words, None, None, [0], [0], [1], [1.0], out=torch.zeros(2, 2)
+        X, BITS.words, None, None, None, None, [0], [0], [1], [1.0], out=torch.zeros(2, 2)
+    ),
+    "factors of other rows": lambda: RAW.npk_gram(
+        X, BITS.words, None, None, torch.ones(2, dtype=torch.float64), None, [0], [0], [1], [1.0], torch.float32
     ),
     "words that do not fit out": lambda: RAW.pack_gates_out(X[:, None], out=torch.zeros(N, 4, dtype=torch.int32)),
     "an out with other rows": lambda: RAW.pack_gates_out(X[:, None], out=torch.zeros(N - 1, 8, dtype=torch.int32)),

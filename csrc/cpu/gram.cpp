@@ -25,8 +25,7 @@ void store(const TileKernels& k, const T* tile, int rows, int cols, T* out, int6
 }
 
 template <class T>
-void store_transposed(
-    const TileKernels& k, const T* tile, int rows, int cols, T* out, int64_t stride, bool stream) {
+void store_transposed(const TileKernels& k, const T* tile, int rows, int cols, T* out, int64_t stride, bool stream) {
   if constexpr (sizeof(T) == sizeof(float)) {
     k.store_transposed_f32(tile, rows, cols, out, stride, stream);
   } else {
@@ -34,11 +33,47 @@ void store_transposed(
   }
 }
 
+// The factors of rows and columns, applied as K_ij * (factor_i * y_factor_j): symmetric in i and j, and
+// in double, where neither the factors of a deep net nor their product leave the range.
+class Factors {
+ public:
+  explicit Factors(const GramArgs& args)
+      : rows_(values(args.factor)), cols_(args.y_factor ? values(args.y_factor) : rows_) {}
+
+  template <class T>
+  void apply(const TileRect& tile, T* values) const {
+    if (rows_.empty()) {
+      return;
+    }
+    for (int i = 0; i < tile.rows; ++i) {
+      for (int j = 0; j < tile.cols; ++j) {
+        T& value = values[i * kTileStride + j];
+        value = static_cast<T>(static_cast<double>(value) * (rows_[tile.i + i] * cols_[tile.j + j]));
+      }
+    }
+  }
+
+ private:
+  static std::vector<double> values(const std::optional<Tensor>& t) {
+    std::vector<double> copy;
+    if (t) {
+      const auto* data = static_cast<const double*>(t->const_data_ptr());
+      for (int64_t i = 0; i < t->size(0); ++i) {
+        copy.push_back(data[i * t->stride(0)]);
+      }
+    }
+    return copy;
+  }
+
+  std::vector<double> rows_, cols_;
+};
+
 template <class T>
 void gram_into(const GramArgs& args, Tensor& out) {
   const GramProblem problem(args.words, args.y_words, args.layers);
   const auto sigma = sigma_source<T>(args);
   const std::vector<T> scale(args.scale.begin(), args.scale.end());
+  const Factors factors(args);
   auto buffers = worker_buffers<T>(problem, sigma.get());
   T* data = static_cast<T*>(out.mutable_data_ptr());
   const int64_t stride = out.stride(0);
@@ -49,10 +84,10 @@ void gram_into(const GramArgs& args, Tensor& out) {
     const TileRect tile = problem.tile(t);
     TileBuffers<T>& b = buffers[worker];
     compute_tile(problem, tile, sigma.get(), scale, b);
+    factors.apply(tile, b.product.data());
     store(k, b.product.data(), tile.rows, tile.cols, data + tile.i * stride + tile.j, stride, stream);
     if (problem.symmetric && !tile.diagonal) {
-      store_transposed(
-          k, b.product.data(), tile.rows, tile.cols, data + tile.j * stride + tile.i, stride, stream);
+      store_transposed(k, b.product.data(), tile.rows, tile.cols, data + tile.j * stride + tile.i, stride, stream);
     }
   });
 }
@@ -68,9 +103,9 @@ void gram_dispatch(const GramArgs& args, Tensor& out) {
 
 Tensor npk_gram(
     const std::optional<Tensor>& x, const Tensor& words, const std::optional<Tensor>& y,
-    const std::optional<Tensor>& y_words, std::vector<int64_t> first, std::vector<int64_t> y_first,
+    const std::optional<Tensor>& y_words, const std::optional<Tensor>& factor, const std::optional<Tensor>& y_factor, std::vector<int64_t> first, std::vector<int64_t> y_first,
     std::vector<int64_t> count, std::vector<double> scale, ScalarType dtype) {
-  const GramArgs args{x, words, y, y_words, {first, y_first, count}, scale};
+  const GramArgs args{x, words, y, y_words, {first, y_first, count}, scale, factor, y_factor};
   require_float(dtype, "dtype");
   args.require_valid();
   Tensor out = torch::stable::new_empty(words, {args.n(), args.m()}, dtype);
@@ -80,15 +115,15 @@ Tensor npk_gram(
 
 void npk_gram_out(
     const std::optional<Tensor>& x, const Tensor& words, const std::optional<Tensor>& y,
-    const std::optional<Tensor>& y_words, std::vector<int64_t> first, std::vector<int64_t> y_first,
+    const std::optional<Tensor>& y_words, const std::optional<Tensor>& factor, const std::optional<Tensor>& y_factor, std::vector<int64_t> first, std::vector<int64_t> y_first,
     std::vector<int64_t> count, std::vector<double> scale, Tensor out) {
-  const GramArgs args{x, words, y, y_words, {first, y_first, count}, scale};
+  const GramArgs args{x, words, y, y_words, {first, y_first, count}, scale, factor, y_factor};
   args.require_valid();
   require_float(out.scalar_type(), "out");
   require(
-      out.dim() == 2 && out.size(0) == args.n() && out.size(1) == args.m(),
-      "out: got shape " + shape_of(out) + ", needs (" + std::to_string(args.n()) + ", " +
-          std::to_string(args.m()) + ")");
+      out.dim() == 2 && out.size(0) == args.n() && out.size(1) == args.m(), "out: got shape " + shape_of(out) +
+                                                                                ", needs (" + std::to_string(args.n()) +
+                                                                                ", " + std::to_string(args.m()) + ")");
   require(out.size(1) <= 1 || out.stride(1) == 1, "out: the elements of a row must be contiguous");
   gram_dispatch(args, out);
 }
@@ -115,7 +150,7 @@ void diag_into(const Tensor& words, const Selection& layers, const std::vector<d
 Tensor npk_diag(
     const Tensor& words, std::vector<int64_t> first, std::vector<int64_t> count, std::vector<double> scale,
     ScalarType dtype) {
-  const GramArgs args{{}, words, {}, {}, {first, first, count}, scale};
+  const GramArgs args{{}, words, {}, {}, {first, first, count}, scale, {}, {}};
   args.require_valid();
   require_float(dtype, "dtype");
   Tensor out = torch::stable::new_empty(words, {words.size(0)}, dtype);

@@ -15,6 +15,7 @@ struct GramArgs {
   std::optional<Tensor> y, y_words;
   Selection layers;
   std::vector<double> scale;
+  std::optional<Tensor> factor, y_factor;
 
   int64_t n() const {
     return words.size(0);
@@ -34,8 +35,12 @@ struct GramArgs {
       require_words(*y_words, "y_words");
     }
     require_layers(layers.y_first, layers.count, y_words ? *y_words : words, "y_first");
-    require(
-        y_words.has_value() == y.has_value() || !x, "y: needs y_words, and y_words needs y where x is given");
+    require(y_words.has_value() == y.has_value() || !x, "y: needs y_words, and y_words needs y where x is given");
+    require(y_factor.has_value() == (factor && y_words), "y_factor: goes with factor and y_words");
+    if (factor) {
+      require_factor(*factor, n(), "factor");
+      require_factor(y_factor ? *y_factor : *factor, m(), "y_factor");
+    }
     if (x) {
       require_rows(*x, n(), "x");
       require_rows(right(), m(), "y");
@@ -47,6 +52,12 @@ struct GramArgs {
   }
 
  private:
+  static void require_factor(const Tensor& t, int64_t rows, const char* name) {
+    require(
+        t.dim() == 1 && t.size(0) == rows && t.scalar_type() == ScalarType::Double,
+        std::string(name) + ": needs float64 of shape (" + std::to_string(rows) + ",)");
+  }
+
   static void require_rows(const Tensor& t, int64_t rows, const char* name) {
     require(
         t.dim() == 2 && t.size(0) == rows,

@@ -47,8 +47,7 @@ struct Avx2Isa {
     const Vec nibble = _mm256_set1_epi8(0x0f);
     const Vec both = _mm256_and_si256(a, b);
     const Vec low = _mm256_shuffle_epi8(bits_of_nibble, _mm256_and_si256(both, nibble));
-    const Vec high =
-        _mm256_shuffle_epi8(bits_of_nibble, _mm256_and_si256(_mm256_srli_epi32(both, 4), nibble));
+    const Vec high = _mm256_shuffle_epi8(bits_of_nibble, _mm256_and_si256(_mm256_srli_epi32(both, 4), nibble));
     return _mm256_add_epi8(acc, _mm256_add_epi8(low, high));
   }
   static Vec fold(Vec acc) {
@@ -99,7 +98,7 @@ struct Avx2Isa {
 
 }  // namespace
 
-const TileKernels kTileAvx2 = Tile<Avx2Isa>::kernels();
+const TileKernels kTileAvx2 = Tile<Avx2Isa>::kernels(nullptr);
 
 }  // namespace gatedops::cpu
 

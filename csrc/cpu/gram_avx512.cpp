@@ -100,9 +100,16 @@ struct Avx512Isa {
   }
 };
 
+// VPDPBUSD: 64 products of bytes a step.
+struct Avx512Bytes : Avx512Isa {
+  static Vec step(Vec acc, Vec a, Vec b) {
+    return _mm512_dpbusd_epi32(acc, a, b);
+  }
+};
+
 }  // namespace
 
-const TileKernels kTileAvx512 = Tile<Avx512Isa>::kernels();
+const TileKernels kTileAvx512 = Tile<Avx512Isa>::kernels(Tile<Avx512Bytes>::dot_bytes);
 
 }  // namespace gatedops::cpu
 

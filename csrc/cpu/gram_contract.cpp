@@ -18,8 +18,7 @@ template <class T>
 class Contraction {
  public:
   Contraction(
-      const GramProblem& p, const SigmaSource<T>* sigma, const std::vector<double>& scale, const Tensor& v,
-      Tensor& out)
+      const GramProblem& p, const SigmaSource<T>* sigma, const std::vector<double>& scale, const Tensor& v, Tensor& out)
       : p_(p),
         sigma_(sigma),
         scale_(scale.begin(), scale.end()),
@@ -50,8 +49,7 @@ class Contraction {
     accumulate(values, rows_of(v_, tile.j, tile.cols), rows_of(out_, tile.i, tile.rows), products_[worker]);
     if (both) {
       accumulate(
-          values.transposed(), rows_of(v_, tile.i, tile.rows), rows_of(out_, tile.j, tile.cols),
-          products_[worker]);
+          values.transposed(), rows_of(v_, tile.i, tile.rows), rows_of(out_, tile.j, tile.cols), products_[worker]);
     }
   }
 
@@ -67,9 +65,10 @@ class Contraction {
   std::vector<ProductScratch<T>> products_;
 };
 
+// K v as a tensor of `like`'s dtype, T; v may be of another float dtype.
 template <class T>
-Tensor contract(const GramArgs& args, const SigmaSource<T>* sigma, const Tensor& v) {
-  Tensor out = torch::stable::new_zeros(v, {args.n(), v.size(1)});
+Tensor contract(const GramArgs& args, const SigmaSource<T>* sigma, const Tensor& v, const Tensor& like) {
+  Tensor out = torch::stable::new_zeros(like, {args.n(), v.size(1)});
   const GramProblem problem(args.words, args.y_words, args.layers);
   if (v.size(1) > 0) {
     Contraction<T>(problem, sigma, args.scale, v, out).run();
@@ -78,7 +77,6 @@ Tensor contract(const GramArgs& args, const SigmaSource<T>* sigma, const Tensor&
 }
 
 void require_right_factor(const Tensor& v, int64_t m, const char* name) {
-  require_float(v.scalar_type(), name);
   require(
       v.dim() == 2 && v.size(0) == m,
       std::string(name) + ": got shape " + shape_of(v) + ", needs (" + std::to_string(m) + ", c)");
@@ -86,35 +84,36 @@ void require_right_factor(const Tensor& v, int64_t m, const char* name) {
 
 Tensor npk_matvec(
     const std::optional<Tensor>& x, const Tensor& words, const std::optional<Tensor>& y,
-    const std::optional<Tensor>& y_words, const Tensor& v, std::vector<int64_t> first,
-    std::vector<int64_t> y_first, std::vector<int64_t> count, std::vector<double> scale) {
-  const GramArgs args{x, words, y, y_words, {first, y_first, count}, scale};
+    const std::optional<Tensor>& y_words, const Tensor& v, std::vector<int64_t> first, std::vector<int64_t> y_first,
+    std::vector<int64_t> count, std::vector<double> scale) {
+  const GramArgs args{x, words, y, y_words, {first, y_first, count}, scale, {}, {}};
   args.require_valid();
   require_right_factor(v, args.m(), "v");
+  require_float(v.scalar_type(), "v");
   if (v.scalar_type() == ScalarType::Float) {
-    return contract<float>(args, sigma_source<float>(args).get(), v);
+    return contract<float>(args, sigma_source<float>(args).get(), v, v);
   }
-  return contract<double>(args, sigma_source<double>(args).get(), v);
+  return contract<double>(args, sigma_source<double>(args).get(), v, v);
 }
 
-// (G * Lambda) y; ((G + G^T) * Lambda) y where y_words is absent.
+// (G * Lambda) y; ((G + G^T) * Lambda) y where y_words is absent. Of G's dtype.
 Tensor npk_gram_backward(
     const Tensor& grad, const Tensor& words, const Tensor& y, const std::optional<Tensor>& y_words,
-    std::vector<int64_t> first, std::vector<int64_t> y_first, std::vector<int64_t> count,
-    std::vector<double> scale) {
-  const GramArgs args{{}, words, {}, y_words, {first, y_first, count}, scale};
+    std::vector<int64_t> first, std::vector<int64_t> y_first, std::vector<int64_t> count, std::vector<double> scale) {
+  const GramArgs args{{}, words, {}, y_words, {first, y_first, count}, scale, {}, {}};
   args.require_valid();
   require_right_factor(y, args.m(), "y");
+  require_float(grad.scalar_type(), "grad");
   require(
       grad.dim() == 2 && grad.size(0) == args.n() && grad.size(1) == args.m(),
       "grad: got shape " + shape_of(grad) + ", needs that of the Gram");
   const bool symmetric = !y_words;
-  if (y.scalar_type() == ScalarType::Float) {
+  if (grad.scalar_type() == ScalarType::Float) {
     const GivenSigma<float> given(grad, symmetric);
-    return contract<float>(args, &given, y);
+    return contract<float>(args, &given, y, grad);
   }
   const GivenSigma<double> given(grad, symmetric);
-  return contract<double>(args, &given, y);
+  return contract<double>(args, &given, y, grad);
 }
 
 }  // namespace

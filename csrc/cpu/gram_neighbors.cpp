@@ -100,10 +100,9 @@ void find_neighbors(const GramArgs& args, int64_t k, Tensor& values, Tensor& ind
 }
 
 std::tuple<Tensor, Tensor> gate_neighbors(
-    const Tensor& words, const std::optional<Tensor>& y_words, std::vector<int64_t> first,
-    std::vector<int64_t> y_first, std::vector<int64_t> count, std::vector<double> scale, int64_t k,
-    ScalarType dtype) {
-  const GramArgs args{{}, words, {}, y_words, {first, y_first, count}, scale};
+    const Tensor& words, const std::optional<Tensor>& y_words, std::vector<int64_t> first, std::vector<int64_t> y_first,
+    std::vector<int64_t> count, std::vector<double> scale, int64_t k, ScalarType dtype) {
+  const GramArgs args{{}, words, {}, y_words, {first, y_first, count}, scale, {}, {}};
   args.require_valid();
   require_float(dtype, "dtype");
   const int64_t candidates = args.m() - (y_words ? 0 : 1);

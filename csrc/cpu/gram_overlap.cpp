@@ -11,6 +11,14 @@
 namespace gatedops::cpu {
 namespace {
 
+struct CountBuffers {
+  explicit CountBuffers(const GramProblem& p)
+      : counts(static_cast<size_t>(p.edge) * kTileStride),
+        panel(static_cast<size_t>(p.edge) * static_cast<size_t>(p.panel_words)) {}
+  std::vector<int32_t> counts;
+  std::vector<uint32_t> panel;
+};
+
 struct CountOutput {
   int32_t* data;
   int64_t rows, cols;
@@ -21,8 +29,7 @@ struct CountOutput {
 
 // int32 counts travel through the float32 stores: same width, bits untouched.
 void store_counts(
-    const TileKernels& k, const TileRect& tile, bool symmetric, int layer, int32_t* counts,
-    const CountOutput& out) {
+    const TileKernels& k, const TileRect& tile, bool symmetric, int layer, int32_t* counts, const CountOutput& out) {
   if (tile.diagonal) {
     mirror(tile, counts);
   }
@@ -37,8 +44,7 @@ void store_counts(
 
 // Counts of both on -> counts of both equal, for one layer of `width` gates.
 void count_agreement(
-    const GramProblem& p, const Selection& s, const TileRect& tile, int layer, int64_t width,
-    int32_t* counts) {
+    const GramProblem& p, const Selection& s, const TileRect& tile, int layer, int64_t width, int32_t* counts) {
   const TileKernels& k = tile_kernels();
   int32_t x_on[kTile], y_on[kTile];
   for (int i = 0; i < tile.rows; ++i) {
@@ -57,7 +63,7 @@ void count_agreement(
 
 void count_tile(
     const GramProblem& p, const Selection& s, const std::vector<int64_t>& agree_widths, const TileRect& tile,
-    TileBuffers<float>& b, const CountOutput& out) {
+    CountBuffers& b, const CountOutput& out) {
   const TileKernels& k = tile_kernels();
   for (const PieceRange& panel : p.panels) {
     for (const LayerPiece* piece = panel.begin; piece != panel.end; ++piece) {
@@ -75,19 +81,17 @@ void count_tile(
 }
 
 Tensor gate_overlap(
-    const Tensor& words, const std::optional<Tensor>& y_words, std::vector<int64_t> first,
-    std::vector<int64_t> y_first, std::vector<int64_t> count, std::vector<int64_t> agree_widths) {
-  const GramArgs args{
-      {}, words, {}, y_words, {first, y_first, count}, std::vector<double>(count.size(), 1.0)};
+    const Tensor& words, const std::optional<Tensor>& y_words, std::vector<int64_t> first, std::vector<int64_t> y_first,
+    std::vector<int64_t> count, std::vector<int64_t> agree_widths) {
+  const GramArgs args{{}, words, {}, y_words, {first, y_first, count}, std::vector<double>(count.size(), 1.0), {}, {}};
   args.require_valid();
   require(
-      agree_widths.empty() || agree_widths.size() == count.size(),
-      "agree_widths: needs one entry per layer, or none");
+      agree_widths.empty() || agree_widths.size() == count.size(), "agree_widths: needs one entry per layer, or none");
   const auto layers = static_cast<int64_t>(count.size());
   Tensor out = torch::stable::new_empty(words, {layers, args.n(), args.m()}, ScalarType::Int);
   const CountOutput output{static_cast<int32_t*>(out.mutable_data_ptr()), args.n(), args.m()};
   const GramProblem problem(words, y_words, args.layers);
-  auto buffers = worker_buffers<float>(problem, nullptr);
+  std::vector<CountBuffers> buffers(static_cast<size_t>(workers()), CountBuffers(problem));
   run_tasks(problem.tiles(), [&](int64_t worker, int64_t t) {
     count_tile(problem, args.layers, agree_widths, problem.tile(t), buffers[worker], output);
   });

@@ -19,9 +19,7 @@ struct Selection {
 class GateRows {
  public:
   explicit GateRows(const Tensor& words)
-      : words_(static_cast<const uint32_t*>(words.const_data_ptr())),
-        rows_(words.size(0)),
-        stride_(words.stride(0)) {}
+      : words_(static_cast<const uint32_t*>(words.const_data_ptr())), rows_(words.size(0)), stride_(words.stride(0)) {}
 
   int64_t rows() const {
     return rows_;
@@ -113,12 +111,13 @@ class GramProblem {
   }
 };
 
-// Buffers of one worker: at most about 2.5 MiB in float32, 3.5 MiB in float64.
+// Buffers of one worker: at most about 1.5 MiB in float32, 2 MiB in float64; counts only where a layer
+// comes in several pieces.
 template <class T>
 struct TileBuffers {
-  explicit TileBuffers(const GramProblem& p)
+  TileBuffers(const GramProblem& p, bool needs_counts)
       : product(static_cast<size_t>(p.edge) * kTileStride),
-        counts(static_cast<size_t>(p.edge) * kTileStride),
+        counts(needs_counts ? static_cast<size_t>(p.edge) * kTileStride : 0),
         panel(static_cast<size_t>(p.edge) * static_cast<size_t>(p.panel_words)) {}
 
   std::vector<T> product;
@@ -131,8 +130,9 @@ struct TileBuffers {
 template <class T>
 std::vector<TileBuffers<T>> worker_buffers(const GramProblem& p, const SigmaSource<T>* sigma) {
   std::vector<TileBuffers<T>> buffers;
+  const bool in_pieces = p.pieces.size() > p.layers;
   for (int64_t w = 0; w < workers(); ++w) {
-    buffers.emplace_back(p);
+    buffers.emplace_back(p, in_pieces);
     if (sigma != nullptr) {
       buffers.back().sigma.resize(buffers.back().product.size());
       sigma->reserve(buffers.back().scratch);
@@ -172,8 +172,7 @@ void compute_tile(
   for (const PieceRange& panel : p.panels) {
     k.pack_panel(p.y.block(tile.j, tile.cols), panel, b.panel.data());
     run_product(
-        k, p.x.block(tile.i, tile.rows), b, tile.cols, panel, tile.diagonal, scale.data(), b.counts.data(),
-        product);
+        k, p.x.block(tile.i, tile.rows), b, tile.cols, panel, tile.diagonal, scale.data(), b.counts.data(), product);
   }
   if (sigma != nullptr) {
     sigma->fill(tile, b.scratch, b.sigma.data());

@@ -73,6 +73,6 @@ struct SerialIsa {
 
 }  // namespace
 
-const TileKernels kTileSerial = Tile<SerialIsa>::kernels();
+const TileKernels kTileSerial = Tile<SerialIsa>::kernels(nullptr);
 
 }  // namespace gatedops::cpu

@@ -20,13 +20,14 @@ struct TileRect {
 template <class T>
 struct SigmaScratch {
   std::vector<T> x, y, part;
-  std::vector<int8_t> x8, y8;
+  std::vector<float> x_float, y_float, part_float;
+  std::vector<uint32_t> x_bytes, y_bytes, panel;
   std::vector<int32_t> part32;
   std::vector<int64_t> exact;
 };
 
-// Columns of x multiplied at a time where x has to be converted first: 1 MiB of float32 a side.
-constexpr int64_t kDepth = 1024;
+// Columns of x multiplied at a time where x has to be converted first: 256 KiB of float32 a side.
+constexpr int64_t kDepth = 256;
 
 template <class T>
 class SigmaSource {
@@ -95,25 +96,39 @@ class MatmulSigma final : public SigmaSource<T> {
   Matrix x_, y_;
 };
 
-// Exact Sigma of uint8 rows: with s = x - 128 in int8, <x, y> = <s, t> + 128 (sum s + sum t) +
-// 16384 d. Integer products of kDepth columns fit int32; their sum is kept in int64 and rounded once.
+// Exact Sigma of uint8 rows, rounded once: <x, y> = <x, y - 128> + 128 sum x. The product of some
+// columns is exact in int32, by the instruction set's own product of bytes, or in float32: its partial
+// sums are integers below 2^24. (aten::_int_mm saturates on CPUs without VNNI.)
 template <class T>
 class IntegerSigma final : public SigmaSource<T> {
  public:
   IntegerSigma(const Tensor& x, const Tensor& y) : x_(x), y_(y) {}
 
   void reserve(SigmaScratch<T>& s) const override {
-    const size_t depth = static_cast<size_t>(std::min(kDepth, x_.cols));
-    s.x8.resize(kTile * depth);
-    s.y8.resize(kTile * depth);
-    s.part32.resize(kTile * kTileStride);
+    const auto depth = static_cast<size_t>(std::min(kExactDepth, x_.cols));
     s.exact.resize(kTile * kTileStride);
+    if (tile_kernels().dot_bytes != nullptr) {
+      s.x_bytes.resize(kTile * (depth + 3) / 4);
+      s.y_bytes.resize(s.x_bytes.size());
+      s.panel.resize(s.x_bytes.size());
+      s.part32.resize(kTile * kTileStride);
+    } else {
+      s.x_float.resize(kTile * depth);
+      s.y_float.resize(kTile * depth);
+      s.part_float.resize(kTile * kTileStride);
+    }
   }
 
   void fill(const TileRect& tile, SigmaScratch<T>& s, T* sigma) const override {
     std::fill(s.exact.begin(), s.exact.end(), 0);
-    for (int64_t k = 0; k < x_.cols; k += kDepth) {
-      add_depth(tile, k, std::min(kDepth, x_.cols - k), s);
+    for (int64_t k = 0; k < x_.cols; k += kExactDepth) {
+      const int64_t depth = std::min(kExactDepth, x_.cols - k);
+      const Matrix x = x_.block(tile.i, tile.rows, k, depth), y = y_.block(tile.j, tile.cols, k, depth);
+      if (tile_kernels().dot_bytes != nullptr) {
+        add(tile, x, dot_bytes(x, y, s), s.exact.data());
+      } else {
+        add(tile, x, dot_floats(x, y, s), s.exact.data());
+      }
     }
     for (int i = 0; i < tile.rows; ++i) {
       for (int j = 0; j < tile.cols; ++j) {
@@ -123,32 +138,65 @@ class IntegerSigma final : public SigmaSource<T> {
   }
 
  private:
-  void add_depth(const TileRect& tile, int64_t k, int64_t depth, SigmaScratch<T>& s) const {
-    int64_t x_sum[kTile], y_sum[kTile];
-    centre(x_.block(tile.i, tile.rows, k, depth), s.x8.data(), x_sum);
-    centre(y_.block(tile.j, tile.cols, k, depth), s.y8.data(), y_sum);
-    int_mm(
-        Matrix::of(s.x8.data(), tile.rows, depth, depth),
-        Matrix::of(s.y8.data(), tile.cols, depth, depth).transposed(),
-        Matrix::of(s.part32.data(), tile.rows, tile.cols, tile.cols));
-    for (int i = 0; i < tile.rows; ++i) {
-      for (int j = 0; j < tile.cols; ++j) {
-        s.exact[i * kTileStride + j] +=
-            s.part32[i * tile.cols + j] + 128 * (x_sum[i] + y_sum[j]) + 16384 * depth;
+  static constexpr int64_t kExactDepth = 512;  // 512 * 255 * 128 < 2^24
+
+  static const uint8_t* row_of(const Matrix& m, int64_t i) {
+    return reinterpret_cast<const uint8_t*>(m.data) + i * m.row_stride;
+  }
+
+  static const int32_t* dot_bytes(const Matrix& x, const Matrix& y, SigmaScratch<T>& s) {
+    const int64_t words = (x.cols + 3) / 4;
+    copy_bytes(x, 0, words, s.x_bytes.data());
+    copy_bytes(y, 0x80, words, s.y_bytes.data());  // y ^ 0x80 read as signed is y - 128
+    tile_kernels().dot_bytes(
+        {s.x_bytes.data(), words, static_cast<int>(x.rows)}, {s.y_bytes.data(), words, static_cast<int>(y.rows)},
+        s.panel.data(), s.part32.data());
+    return s.part32.data();
+  }
+
+  // Rows of bytes, each XOR flip, padded with zeros to whole words.
+  static void copy_bytes(const Matrix& m, uint8_t flip, int64_t words, uint32_t* to) {
+    auto* bytes = reinterpret_cast<uint8_t*>(to);
+    for (int64_t i = 0; i < m.rows; ++i, bytes += 4 * words) {
+      const uint8_t* row = row_of(m, i);
+      for (int64_t k = 0; k < m.cols; ++k) {
+        bytes[k] = static_cast<uint8_t>(row[k * m.col_stride] ^ flip);
+      }
+      std::fill(bytes + m.cols, bytes + 4 * words, uint8_t{0});
+    }
+  }
+
+  static const float* dot_floats(const Matrix& x, const Matrix& y, SigmaScratch<T>& s) {
+    copy_floats(x, 0, s.x_float.data());
+    copy_floats(y, 128, s.y_float.data());
+    mm(Matrix::of(s.x_float.data(), x.rows, x.cols, x.cols),
+       Matrix::of(s.y_float.data(), y.rows, y.cols, y.cols).transposed(),
+       Matrix::of(s.part_float.data(), x.rows, y.rows, kTileStride));
+    return s.part_float.data();
+  }
+
+  static void copy_floats(const Matrix& m, int minus, float* to) {
+    for (int64_t i = 0; i < m.rows; ++i) {
+      const uint8_t* row = row_of(m, i);
+      for (int64_t k = 0; k < m.cols; ++k) {
+        to[i * m.cols + k] = static_cast<float>(static_cast<int>(row[k * m.col_stride]) - minus);
       }
     }
   }
 
-  static void centre(const Matrix& x, int8_t* centred, int64_t* sum) {
-    for (int64_t i = 0; i < x.rows; ++i) {
-      const auto* row = reinterpret_cast<const uint8_t*>(x.data) + i * x.row_stride;
-      int32_t total = 0;
+  // exact += part + 128 sum x.
+  template <class Part>
+  static void add(const TileRect& tile, const Matrix& x, const Part* part, int64_t* exact) {
+    for (int i = 0; i < tile.rows; ++i) {
+      const uint8_t* row = row_of(x, i);
+      int64_t sum = 0;
       for (int64_t k = 0; k < x.cols; ++k) {
-        const int value = static_cast<int>(row[k * x.col_stride]) - 128;
-        centred[i * x.cols + k] = static_cast<int8_t>(value);
-        total += value;
+        sum += row[k * x.col_stride];
       }
-      sum[i] = total;
+      for (int j = 0; j < tile.cols; ++j) {
+        const int e = i * kTileStride + j;
+        exact[e] += static_cast<int64_t>(part[e]) + 128 * sum;
+      }
     }
   }
 
@@ -168,8 +216,7 @@ class GivenSigma final : public SigmaSource<T> {
   }
 
   void fill(const TileRect& tile, SigmaScratch<T>& s, T* sigma) const override {
-    convert(
-        g_.block(tile.i, tile.rows, tile.j, tile.cols), Matrix::of(sigma, tile.rows, tile.cols, kTileStride));
+    convert(g_.block(tile.i, tile.rows, tile.j, tile.cols), Matrix::of(sigma, tile.rows, tile.cols, kTileStride));
     if (!symmetric_) {
       return;
     }

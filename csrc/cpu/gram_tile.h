@@ -54,8 +54,7 @@ struct TileKernels {
   void (*pack_panel)(const RowBlock& y, PieceRange pieces, uint32_t* panel);
 
   // counts = (or += where a piece continues a layer) popcount(x AND y) over one piece.
-  void (*count)(
-      const RowBlock& x, const uint32_t* panel, int cols, PieceRange piece, bool lower, int32_t* counts);
+  void (*count)(const RowBlock& x, const uint32_t* panel, int cols, PieceRange piece, bool lower, int32_t* counts);
 
   // product *= count * scale for each layer closed here (= for layer 0); counts holds open layers.
   void (*product_f32)(
@@ -68,14 +67,15 @@ struct TileKernels {
   // out (rows, cols) = tile; out (cols, rows) = tile transposed. `stream` writes past the caches.
   void (*store_f32)(const float* tile, int rows, int cols, float* out, int64_t stride, bool stream);
   void (*store_f64)(const double* tile, int rows, int cols, double* out, int64_t stride, bool stream);
-  void (*store_transposed_f32)(
-      const float* tile, int rows, int cols, float* out, int64_t stride, bool stream);
-  void (*store_transposed_f64)(
-      const double* tile, int rows, int cols, double* out, int64_t stride, bool stream);
+  void (*store_transposed_f32)(const float* tile, int rows, int cols, float* out, int64_t stride, bool stream);
+  void (*store_transposed_f64)(const double* tile, int rows, int cols, double* out, int64_t stride, bool stream);
+
+  // out = x y^T for rows of unsigned bytes x and signed bytes y, four to a word; exact. Null where the
+  // instruction set has no such product.
+  void (*dot_bytes)(const RowBlock& x, const RowBlock& y, uint32_t* panel, int32_t* out);
 
   // Number of gates on in each layer of one row.
-  void (*row_counts)(
-      const uint32_t* row, const int64_t* first, const int64_t* count, int layers, int32_t* out);
+  void (*row_counts)(const uint32_t* row, const int64_t* first, const int64_t* count, int layers, int32_t* out);
 };
 
 extern const TileKernels kTileSerial;

@@ -123,8 +123,8 @@ struct Tile {
 
   template <class Done>
   GATEDOPS_INLINE static void run_piece(
-      const uint32_t* const (&rows)[kRows], const uint32_t* panel, const LayerPiece& piece, int offset,
-      int32_t* counts, const Done& done) {
+      const uint32_t* const (&rows)[kRows], const uint32_t* panel, const LayerPiece& piece, int offset, int32_t* counts,
+      const Done& done) {
     Counts total;
     if (piece.opens) {
       each([&](int r, int c, int) { total[r][c] = I::zero(); });
@@ -139,26 +139,33 @@ struct Tile {
     }
   }
 
-  static void count(
-      const RowBlock& x, const uint32_t* panel, int cols, PieceRange piece, bool lower, int32_t* counts) {
+  static void count(const RowBlock& x, const uint32_t* panel, int cols, PieceRange piece, bool lower, int32_t* counts) {
     sweep(x, panel, cols, piece, lower, counts, [counts](const LayerPiece&, int offset, const Counts& total) {
       each([&](int r, int c, int at) { I::store(counts + offset + at, total[r][c]); });
     });
+  }
+
+  // The same loop with I::step multiplying bytes instead of counting bits.
+  static void dot_bytes(const RowBlock& x, const RowBlock& y, uint32_t* panel, int32_t* out) {
+    const int words = static_cast<int>(x.stride);
+    const LayerPiece piece{0, 0, 0, words, true, true};
+    const PieceRange whole{&piece, &piece + 1};
+    pack_panel(y, whole, panel);
+    count(x, panel, y.rows, whole, false, out);
   }
 
   template <class T>
   static void product(
       const RowBlock& x, const uint32_t* panel, int cols, PieceRange pieces, bool lower, const T* scale,
       int32_t* counts, T* product) {
-    sweep(
-        x, panel, cols, pieces, lower, counts, [=](const LayerPiece& piece, int offset, const Counts& total) {
-          const T s = scale[piece.layer];
-          if (piece.layer == 0) {
-            each([&](int r, int c, int at) { I::factor(product + offset + at, total[r][c], s); });
-          } else {
-            each([&](int r, int c, int at) { I::multiply(product + offset + at, total[r][c], s); });
-          }
-        });
+    sweep(x, panel, cols, pieces, lower, counts, [=](const LayerPiece& piece, int offset, const Counts& total) {
+      const T s = scale[piece.layer];
+      if (piece.layer == 0) {
+        each([&](int r, int c, int at) { I::factor(product + offset + at, total[r][c], s); });
+      } else {
+        each([&](int r, int c, int at) { I::multiply(product + offset + at, total[r][c], s); });
+      }
+    });
   }
 
   // One row of 32-bit words, past the caches where it covers whole aligned vectors.
@@ -228,8 +235,7 @@ struct Tile {
     }
   }
 
-  static void row_counts(
-      const uint32_t* row, const int64_t* first, const int64_t* count, int layers, int32_t* out) {
+  static void row_counts(const uint32_t* row, const int64_t* first, const int64_t* count, int layers, int32_t* out) {
     for (int l = 0; l < layers; ++l) {
       const uint32_t* words = row + first[l];
       int32_t total = 0;
@@ -247,7 +253,7 @@ struct Tile {
     }
   }
 
-  static constexpr TileKernels kernels() {
+  static constexpr TileKernels kernels(decltype(TileKernels::dot_bytes) dot_bytes) {
     return {
         kStrip,
         pack_panel,
@@ -258,6 +264,7 @@ struct Tile {
         store<double>,
         store_transposed<float>,
         store_transposed<double>,
+        dot_bytes,
         row_counts};
   }
 };

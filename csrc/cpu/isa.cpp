@@ -21,6 +21,7 @@ Flags probe() {
       {"avx512dq", __builtin_cpu_supports("avx512dq")},
       {"avx512vl", __builtin_cpu_supports("avx512vl")},
       {"avx512vpopcntdq", __builtin_cpu_supports("avx512vpopcntdq")},
+      {"avx512vnni", __builtin_cpu_supports("avx512vnni")},
   };
 #else
   return {};

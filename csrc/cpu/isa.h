@@ -8,7 +8,7 @@
 
 namespace gatedops::cpu {
 
-// From slowest to fastest. avx512 stands for avx512f, bw, dq, vl and vpopcntdq together.
+// From slowest to fastest. avx512 stands for avx512f, bw, dq, vl, vpopcntdq and vnni together.
 enum class Isa { serial, avx2, avx512 };
 
 const char* name(Isa isa);

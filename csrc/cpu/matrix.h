@@ -22,14 +22,6 @@ template <>
 constexpr ScalarType scalar_type_of<double>() {
   return ScalarType::Double;
 }
-template <>
-constexpr ScalarType scalar_type_of<int32_t>() {
-  return ScalarType::Int;
-}
-template <>
-constexpr ScalarType scalar_type_of<int8_t>() {
-  return ScalarType::Char;
-}
 
 // A matrix somewhere in memory; strides in elements.
 struct Matrix {
@@ -78,27 +70,17 @@ struct Matrix {
 
   Tensor tensor() const {
     return torch::stable::from_blob(
-        data, {rows, cols}, {row_stride, col_stride},
-        torch::stable::Device(torch::headeronly::DeviceType::CPU), dtype);
+        data, {rows, cols}, {row_stride, col_stride}, torch::stable::Device(torch::headeronly::DeviceType::CPU), dtype);
   }
 };
 
-inline void call_mm(const char* op, const Matrix& a, const Matrix& b, const Matrix& out) {
+// out = a b, in the dtype of all three.
+inline void mm(const Matrix& a, const Matrix& b, const Matrix& out) {
   std::array<StableIValue, 3> stack{
       torch::stable::detail::from(a.tensor()), torch::stable::detail::from(b.tensor()),
       torch::stable::detail::from(out.tensor())};
-  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(op, "out", stack.data(), TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
   torch::stable::detail::to<Tensor>(stack[0]);  // takes over the returned reference
-}
-
-// out = a b, in the dtype of all three.
-inline void mm(const Matrix& a, const Matrix& b, const Matrix& out) {
-  call_mm("aten::mm", a, b, out);
-}
-
-// out (int32) = a (int8) b (int8), exact.
-inline void int_mm(const Matrix& a, const Matrix& b, const Matrix& out) {
-  call_mm("aten::_int_mm", a, b, out);
 }
 
 // out = a, converted to out's dtype.

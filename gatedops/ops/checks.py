@@ -27,3 +27,10 @@ def require_dtype(dtype: Any, name: str, allowed: Sequence[torch.dtype]) -> None
     """Raises TypeError unless dtype is one of those allowed."""
     if dtype not in allowed:
         raise TypeError(f"{name}: got {dtype}, needs {' or '.join(str(d) for d in allowed)}")
+
+
+def require_device(device: Any, name: str) -> None:
+    """Raises ValueError where torch cannot use the device here."""
+    kind = torch.device(device).type
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"{name}: got {device}, but torch sees no CUDA GPU here: use 'cpu'")

@@ -15,36 +15,60 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 
+class _Opaque:
+    """An argument that no transformation looks into: vmap would take lists apart."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def _hide(inputs: tuple) -> tuple:
+    return tuple(_Opaque(value) if isinstance(value, (list, tuple)) else value for value in inputs)
+
+
+def _show(inputs: tuple) -> tuple:
+    return tuple(value.value if isinstance(value, _Opaque) else value for value in inputs)
+
+
 class Differentiable:
     """An op ``gatedops::name`` with its derivative; call it like the op.
 
     Args:
         name: of the op.
         save: ``save(ctx, inputs)`` keeps what the derivative needs.
-        backward: ``backward(ctx, grad)`` -> a gradient or None per input. Formulas call Differentiables, so
-            derivatives of any order exist.
-        jvp: ``jvp(ctx, *tangents)`` -> the output's tangent.
+        backward: ``backward(ctx, *grads)``, one for each output -> a gradient or None per input. Formulas call
+            Differentiables, so derivatives of any order exist.
+        jvp: ``jvp(ctx, *tangents)`` -> the tangent of each output.
+        saves_output: the derivative needs outputs as well: ``save(ctx, inputs, output)``.
     """
 
     def __init__(
         self,
         name: str,
-        save: Callable[[Any, tuple], None],
-        backward: Callable[[Any, Tensor], tuple],
-        jvp: Callable[..., Tensor],
+        save: Callable[..., None],
+        backward: Callable[..., tuple],
+        jvp: Callable[..., Any],
+        *,
+        saves_output: bool = False,
     ) -> None:
         op = getattr(torch.ops.gatedops, name).default
 
-        def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-            save(ctx, inputs)
+        def forward(*inputs: Any) -> Any:
+            # The derivative is the Function's; the one that is registered would only cost time.
+            with torch._C._AutoDispatchBelowAutograd():
+                return op(*_show(inputs))
+
+        def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
+            save(ctx, _show(inputs), *([output] if saves_output else []))
 
         torch.library.register_autograd(f"gatedops::{name}", backward, setup_context=setup_context)
         self._op = op
+        self._forward = forward
         self._function: Any = type(
             f"gatedops_{name}",
             (torch.autograd.Function,),
             {
-                "forward": staticmethod(lambda *inputs: op(*inputs)),
+                "forward": staticmethod(forward),
                 "setup_context": staticmethod(setup_context),
                 "backward": staticmethod(backward),
                 "jvp": staticmethod(jvp),
@@ -52,14 +76,21 @@ class Differentiable:
             },
         )
 
-    def __call__(self, *inputs: Any) -> Tensor:
-        if torch.compiler.is_compiling() or not _is_recorded(inputs):
+    def __call__(self, *inputs: Any) -> Any:
+        if torch.compiler.is_compiling():
             return self._op(*inputs)
-        return self._function.apply(*inputs)
+        if torch._C._are_functorch_transforms_active():
+            return self._function.apply(*_hide(inputs))
+        if is_recorded(*inputs):
+            # Function.apply less what it does for torch.func: binding arguments takes 13 us a call.
+            return super(torch.autograd.Function, self._function).apply(*inputs)
+        return self._forward(*inputs)
 
 
-def _is_recorded(inputs: tuple) -> bool:
-    """Whether some form of differentiation watches: reverse mode, torch.func, or dual numbers."""
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+def is_recorded(*inputs: Any) -> bool:
+    """Whether some form of differentiation watches: torch.func, dual numbers, or reverse mode."""
+    if not torch.compiler.is_compiling() and (
+        torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    ):
         return True
     return torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in inputs)

@@ -6,19 +6,13 @@ import torch
 from torch import Tensor
 
 from gatedops.layout import GateLayer, layer_words
-from gatedops.ops.checks import require_supported, require_tensor
+from gatedops.ops.checks import require_supported
 
-_SOURCES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.bool)
+SOURCES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.bool)
 
 
-def pack_layer(q: Tensor, name: str) -> Tensor:
-    """The words ``(n, W)`` of one layer given as ``(n, *shape)``; errors name the argument `name`."""
-    require_tensor(q, name)
-    if q.dtype not in _SOURCES:
-        raise TypeError(f"{name}: got {q.dtype}, needs float32, float64, bfloat16, float16 or bool")
-    if q.dim() < 2 or (q.numel() == 0 and 0 in q.shape[1:]):
-        raise ValueError(f"{name}: got shape {tuple(q.shape)}, needs (n, *shape) with at least one gate")
-    require_supported(q, "pack_gates", name)
+def pack_layer(q: Tensor) -> Tensor:
+    """The words ``(n, W)`` of one layer given as ``(n, *shape)``."""
     return torch.ops.gatedops.pack_gates(by_position(q.detach()))
 
 

@@ -19,7 +19,7 @@ from gatedops.ops.gram_args import (
 )
 from gatedops.ops.gram_autograd import gram, matvec
 
-_ROWS = 4096  # rows of x squared at a time by npk_diag
+_COPIED = 1 << 20  # numbers of x converted to float64 at a time by npk_diag
 
 
 def npk_gram(
@@ -59,14 +59,17 @@ def npk_gram(
     require_dtype(dtype, "dtype", DTYPES)
     factors = factors_of(scale, bits, dtype)
     require_inputs(x, bits, y, y_bits)
-    if normalize:
-        x, y = _normalized(x, bits, y, y_bits, factors, dtype)
     y_words = None if y_bits is None else y_bits.words
+    if out is not None:
+        require_out(out, (bits.n, bits.n if y_bits is None else y_bits.n), dtype, [x, y, bits.words, y_words])
+    factor = _inverse_roots(x, bits, factors) if normalize else None
+    y_factor = _inverse_roots(y, y_bits, factors) if normalize and y_bits is not None else None
     if out is None:
-        return gram(x, bits.words, y, y_words, first, y_first, count, factors, dtype)
-    require_out(out, (bits.n, bits.n if y_bits is None else y_bits.n), dtype, [x, y, bits.words, y_words])
+        return gram(x, bits.words, y, y_words, factor, y_factor, first, y_first, count, factors, dtype)
     with torch.no_grad():
-        torch.ops.gatedops.npk_gram_out(x, bits.words, y, y_words, first, y_first, count, factors, out=out)
+        torch.ops.gatedops.npk_gram_out(
+            x, bits.words, y, y_words, factor, y_factor, first, y_first, count, factors, out=out
+        )
     return out
 
 
@@ -83,7 +86,7 @@ def npk_diag(
     factors = factors_of(scale, bits, dtype)
     require_inputs(x, bits, None, None)
     diag = torch.ops.gatedops.npk_diag(bits.words, first, count, factors, dtype)
-    return diag if x is None else _squared_norms(x, dtype) * diag
+    return diag if x is None else _squared_norms(x).to(dtype) * diag
 
 
 def npk_matvec(
@@ -122,31 +125,15 @@ def npk_matvec(
     return product.squeeze(1) if v.dim() == 1 else product
 
 
-def _squared_norms(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """``<x_i, x_i>``; of uint8 rows exact, rounded once."""
-    if x.dtype != torch.uint8:
-        return x.to(dtype).square().sum(1)
-    # float64 holds these integers exactly; some rows at a time, to copy little.
-    parts = [rows.to(torch.float64).square().sum(1) for rows in x.split(_ROWS)]
-    return torch.cat(parts).to(dtype) if parts else x.new_empty(0, dtype=dtype)
+def _squared_norms(x: Tensor) -> Tensor:
+    """``<x_i, x_i>`` in float64, of uint8 rows exact; some rows at a time, to copy little."""
+    rows = max(1, _COPIED // max(1, x.shape[1]))
+    parts = [part.to(torch.float64).square().sum(1) for part in x.split(rows)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _normalized(
-    x: Tensor | None,
-    bits: GateBits,
-    y: Tensor | None,
-    y_bits: GateBits | None,
-    factors: list[float],
-    dtype: torch.dtype,
-) -> tuple[Tensor, Tensor | None]:
-    """x and y with rows scaled by ``K_ii ** -0.5``, so that their Gram is the normalized one. x None stands for a
-    column of ones. In float64, where K_ii of a deep net does not underflow."""
-    sides = [(x, bits)] if y_bits is None else [(x, bits), (y, y_bits)]
-    scaled: list[Tensor] = []
-    for rows, gates in sides:
-        diag = npk_diag(rows, gates, scale=factors, dtype=torch.float64)
-        on = diag > 0
-        factor = torch.where(on, diag, 1.0).rsqrt() * on
-        column = factor.unsqueeze(1)
-        scaled.append((column if rows is None else rows.to(torch.float64) * column).to(dtype))
-    return scaled[0], None if y_bits is None else scaled[1]
+def _inverse_roots(x: Tensor | None, bits: GateBits, factors: list[float]) -> Tensor:
+    """``K_ii ** -0.5``, 0 where ``K_ii`` is 0: float64, where K_ii of a deep net does not underflow."""
+    diag = npk_diag(x, bits, scale=factors, dtype=torch.float64)
+    on = diag > 0
+    return torch.where(on, diag, 1.0).rsqrt() * on

@@ -46,12 +46,20 @@ def factors_of(scale: str | Sequence[float], bits: GateBits, dtype: torch.dtype)
                 " use 'width' or dtype=torch.float64"
             )
         return [1.0] * len(bits.widths)
-    factors = [float(s) for s in scale]
+    factors = list_of_numbers(scale)
     if len(factors) != len(bits.widths):
         raise ValueError(f"scale: got {len(factors)} numbers, needs one for each of {len(bits.widths)} layers")
     if not all(abs(s) <= sys.float_info.max for s in factors):  # NaN compares false; Dynamo has no isfinite
         raise ValueError(f"scale: got {factors}, needs finite numbers")
     return factors
+
+
+def list_of_numbers(scale: Sequence[float]) -> list[float]:
+    """scale as floats; TypeError where it is neither a string nor numbers."""
+    try:
+        return [float(s) for s in scale]
+    except (TypeError, ValueError):
+        raise TypeError(f"scale: got {scale!r}, needs 'width', 'none' or one number per layer") from None
 
 
 def require_inputs(x: Tensor | None, bits: GateBits, y: Tensor | None, y_bits: GateBits | None) -> None:
@@ -67,8 +75,8 @@ def require_inputs(x: Tensor | None, bits: GateBits, y: Tensor | None, y_bits: G
     _require_rows(y, y_bits, "y")
     if y.shape[1] != x.shape[1]:
         raise ValueError(f"y: has {y.shape[1]} columns, x has {x.shape[1]}")
-    if (x.dtype == torch.uint8) != (y.dtype == torch.uint8):
-        raise TypeError(f"y: got {y.dtype} beside x of {x.dtype}; either both are uint8 or neither")
+    if x.dtype != y.dtype:
+        raise TypeError(f"y: got {y.dtype} beside x of {x.dtype}, both need the same dtype")
 
 
 def _require_rows(x: Tensor, bits: GateBits, name: str) -> None:

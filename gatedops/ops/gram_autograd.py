@@ -1,6 +1,6 @@
 """Fake kernels and derivatives of the gram family (docs/math.md, section 7).
 
-Three ops are closed under differentiation: the Gram K = (X Y^T) * Lambda, its backward
+Three ops are closed under differentiation: the Gram K = (X Y^T) * Lambda (its rows and columns scaled), its backward
 (G * Lambda) Y, and the trilinear T(X, Y, V) = ((X Y^T) * Lambda) V. In the symmetric case (y_words None) the
 backward is ((G + G^T) * Lambda) Y.
 """
@@ -21,6 +21,8 @@ def _(
     words: Tensor,
     y: Tensor | None,
     y_words: Tensor | None,
+    factor: Tensor | None,
+    y_factor: Tensor | None,
     first: list[int],
     y_first: list[int],
     count: list[int],
@@ -36,6 +38,8 @@ def _(
     words: Tensor,
     y: Tensor | None,
     y_words: Tensor | None,
+    factor: Tensor | None,
+    y_factor: Tensor | None,
     first: list[int],
     y_first: list[int],
     count: list[int],
@@ -57,7 +61,7 @@ def _(
     count: list[int],
     scale: list[float],
 ) -> Tensor:
-    return y.new_empty((words.shape[0], y.shape[1]))
+    return grad.new_empty((words.shape[0], y.shape[1]))
 
 
 @torch.library.register_fake("gatedops::npk_matvec")
@@ -99,35 +103,58 @@ def _sum(*terms: Tensor | None) -> Tensor:
     return total
 
 
-# --- K = (X Y^T) * Lambda ---------------------------------------------------------------------------------------
+# --- K_ij = f_i g_j ((X Y^T) * Lambda)_ij, factors f, g optional; g = f and Y = X in the symmetric case --------------
 
 
 def _save_gram(ctx: Any, inputs: tuple) -> None:
-    x, words, y, y_words, first, y_first, count, scale, dtype = inputs
-    _save(ctx, (x, words, y, y_words), (first, y_first, count, scale, dtype))
+    x, words, y, y_words, factor, y_factor, first, y_first, count, scale, dtype = inputs
+    _save(ctx, (x, words, y, y_words, factor, y_factor), (first, y_first, count, scale, dtype))
 
 
 def _gram_backward(ctx: Any, grad: Tensor) -> tuple:
-    x, words, y, y_words = ctx.saved_tensors
-    first, y_first, count, scale, dtype = ctx.rest
-    dx = dy = None
-    if ctx.needs_input_grad[0]:
-        right = (x if y is None else y).to(dtype)
-        dx = gram_backward(grad, words, right, y_words, first, y_first, count, scale).to(x.dtype)
-    if ctx.needs_input_grad[2]:
-        dy = gram_backward(grad.mT, y_words, x.to(dtype), words, y_first, first, count, scale).to(y.dtype)
-    return dx, None, dy, None, None, None, None, None, None
+    x, words, y, y_words, f, g = ctx.saved_tensors
+    first, y_first, count, scale, _ = ctx.rest
+    needs_x, _, needs_y, _, needs_f, needs_g = ctx.needs_input_grad[:6]
+    dx = dy = df = dg = None
+    if needs_x or needs_f:
+        right = _times(x, f) if y_words is None else _times(y, g)
+        back = gram_backward(grad, words, right, y_words, first, y_first, count, scale)
+        dx, df = _side_gradients(back, x, f, needs_x, needs_f)
+    if needs_y or needs_g:
+        back = gram_backward(grad.mT, y_words, _times(x, f), words, y_first, first, count, scale)
+        dy, dg = _side_gradients(back, y, g, needs_y, needs_g)
+    return dx, None, dy, None, df, dg, None, None, None, None, None
 
 
-def _gram_jvp(ctx: Any, tx: Tensor | None, _w: None, ty: Tensor | None, *_: None) -> Tensor:
-    x, words, y, y_words = ctx.saved_tensors
-    first, y_first, count, scale, dtype = ctx.rest
-    if y is None:
-        half = gram(tx, words, x, words, first, y_first, count, scale, dtype)
+def _times(rows: Tensor, factor: Tensor | None) -> Tensor:
+    return rows if factor is None else rows * factor.unsqueeze(1)
+
+
+def _side_gradients(
+    back: Tensor, rows: Tensor, factor: Tensor | None, needs_rows: bool, needs_factor: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """d rows_i = factor_i back_i and d factor_i = <rows_i, back_i>."""
+    d_rows = _times(back, factor).to(rows.dtype) if needs_rows else None
+    d_factor = (rows.to(torch.float64) * back).sum(1) if needs_factor else None
+    return d_rows, d_factor
+
+
+def _gram_jvp(
+    ctx: Any, tx: Tensor | None, _w: None, ty: Tensor | None, _yw: None, tf: Tensor | None, tg: Tensor | None, *_: None
+) -> Tensor:
+    x, words, y, y_words, f, g = ctx.saved_tensors
+    rest = ctx.rest
+    if y_words is None:
+        by_x = None if tx is None else gram(tx, words, x, words, f, f, *rest)
+        by_f = None if tf is None else gram(x, words, x, words, tf, f, *rest)
+        half = _sum(by_x, by_f)
         return half + half.mT
-    left = None if tx is None else gram(tx, words, y, y_words, first, y_first, count, scale, dtype)
-    right = None if ty is None else gram(x, words, ty, y_words, first, y_first, count, scale, dtype)
-    return _sum(left, right)
+    return _sum(
+        None if tx is None else gram(tx, words, y, y_words, f, g, *rest),
+        None if ty is None else gram(x, words, ty, y_words, f, g, *rest),
+        None if tf is None else gram(x, words, y, y_words, tf, g, *rest),
+        None if tg is None else gram(x, words, y, y_words, f, tg, *rest),
+    )
 
 
 # --- (G * Lambda) Y ---------------------------------------------------------------------------------------------
@@ -144,12 +171,12 @@ def _gram_backward_backward(ctx: Any, cotangent: Tensor) -> tuple:
     dgrad = dy = None
     if ctx.needs_input_grad[0]:
         right = words if y_words is None else y_words
-        dgrad = gram(cotangent, words, y, right, first, y_first, count, scale, y.dtype)
-        dgrad = (dgrad + dgrad.mT if y_words is None else dgrad).to(grad.dtype)
+        dgrad = gram(cotangent, words, y, right, None, None, first, y_first, count, scale, grad.dtype)
+        dgrad = dgrad + dgrad.mT if y_words is None else dgrad
     if ctx.needs_input_grad[2] and y_words is None:
-        dy = gram_backward(grad, words, cotangent, None, first, y_first, count, scale)
+        dy = gram_backward(grad, words, cotangent, None, first, y_first, count, scale).to(y.dtype)
     elif ctx.needs_input_grad[2]:
-        dy = gram_backward(grad.mT, y_words, cotangent, words, y_first, first, count, scale)
+        dy = gram_backward(grad.mT, y_words, cotangent, words, y_first, first, count, scale).to(y.dtype)
     return dgrad, None, dy, None, None, None, None, None
 
 

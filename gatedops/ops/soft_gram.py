@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gatedops.ops.checks import require_dtype, require_supported, require_tensor
 from gatedops.ops.differentiable import Differentiable
+from gatedops.ops.gram_args import list_of_numbers
 
 _DTYPES = (torch.float32, torch.float64)
 
@@ -95,7 +96,7 @@ def _factors(scale: str | Sequence[float], widths: list[int]) -> list[float]:
         if scale not in ("width", "none"):
             raise ValueError(f"scale: got {scale!r}, needs 'width', 'none' or one number per layer")
         return [1.0 / w if scale == "width" else 1.0 for w in widths]
-    factors = [float(s) for s in scale]
+    factors = list_of_numbers(scale)
     if len(factors) != len(widths):
         raise ValueError(f"scale: got {len(factors)} numbers, needs one for each of {len(widths)} layers")
     return factors

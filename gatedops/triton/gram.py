@@ -155,23 +155,34 @@ def _panel_rows(cols: int) -> int:
 
 
 def npk_gram_out(
-    x: Tensor | None, words: Tensor, y: Tensor | None, y_words: Tensor | None, first: list[int],
-    y_first: list[int], count: list[int], scale: list[float], *, out: Tensor,
+    x: Tensor | None, words: Tensor, y: Tensor | None, y_words: Tensor | None, factor: Tensor | None,
+    y_factor: Tensor | None, first: list[int], y_first: list[int], count: list[int], scale: list[float], *,
+    out: Tensor,
 ) -> None:  # fmt: skip
-    """out = Sigma * Lambda; arguments as of the op."""
+    """out = Sigma * Lambda, rows and columns scaled; arguments as of the op."""
     if x is not None:
         _sigma_into(out, x, x if y is None else y)
     _multiply_lambda(out, words, y_words, first, y_first, count, scale, times=x is not None)
+    if factor is not None:
+        _scale_rows_and_columns(out, factor, factor if y_factor is None else y_factor)
+
+
+def _scale_rows_and_columns(out: Tensor, factor: Tensor, y_factor: Tensor) -> None:
+    """out_ij = out_ij * (factor_i * y_factor_j) in float64, a panel of rows at a time."""
+    for i in range(0, out.shape[0], rows := _panel_rows(out.shape[1])):
+        panel = out[i : i + rows]
+        panel.copy_(panel.to(torch.float64) * (factor[i : i + rows, None] * y_factor[None, :]))
 
 
 def npk_gram(
-    x: Tensor | None, words: Tensor, y: Tensor | None, y_words: Tensor | None, first: list[int],
-    y_first: list[int], count: list[int], scale: list[float], dtype: torch.dtype,
+    x: Tensor | None, words: Tensor, y: Tensor | None, y_words: Tensor | None, factor: Tensor | None,
+    y_factor: Tensor | None, first: list[int], y_first: list[int], count: list[int], scale: list[float],
+    dtype: torch.dtype,
 ) -> Tensor:  # fmt: skip
     """Sigma * Lambda, ``(n, m)`` of dtype; arguments as of the op."""
     m = words.shape[0] if y_words is None else y_words.shape[0]
     out = words.new_empty((words.shape[0], m), dtype=dtype)
-    npk_gram_out(x, words, y, y_words, first, y_first, count, scale, out=out)
+    npk_gram_out(x, words, y, y_words, factor, y_factor, first, y_first, count, scale, out=out)
     return out
 
 
@@ -216,7 +227,7 @@ def npk_matvec(
     rows = _panel_rows(right.shape[0])
     for i in range(0, words.shape[0], rows):
         part = None if x is None else x[i : i + rows]
-        panel = npk_gram(part, words[i : i + rows], others, right, first, y_first, count, scale, v.dtype)
+        panel = npk_gram(part, words[i : i + rows], others, right, None, None, first, y_first, count, scale, v.dtype)
         torch.mm(panel, v, out=out[i : i + rows])
     return out
 
@@ -227,10 +238,11 @@ def npk_gram_backward(
 ) -> Tensor:  # fmt: skip
     """``(G * Lambda) Y``, symmetric ``((G + G^T) * Lambda) Y``, a panel of rows at a time; arguments as of the op."""
     right = words if y_words is None else y_words
+    y = y.to(grad.dtype)
     out = y.new_empty((words.shape[0], y.shape[1]))
     rows = _panel_rows(right.shape[0])
     for i in range(0, words.shape[0], rows):
-        panel = grad[i : i + rows].to(y.dtype, copy=True, memory_format=torch.contiguous_format)
+        panel = grad[i : i + rows].clone(memory_format=torch.contiguous_format)
         if y_words is None:
             panel += grad[:, i : i + rows].mT
         _multiply_lambda(panel, words[i : i + rows], right, first, y_first, count, scale, times=True)

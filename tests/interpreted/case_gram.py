@@ -35,6 +35,8 @@ class Problem:
         self.y = None if symmetric else torch.randn(m, 9, generator=draw)
         self.pixels = torch.randint(0, 256, (n, 300), dtype=torch.uint8, generator=draw)
         self.y_pixels = None if symmetric else torch.randint(0, 256, (m, 300), dtype=torch.uint8, generator=draw)
+        self.factor = torch.rand(n, dtype=torch.float64, generator=draw)
+        self.y_factor = None if symmetric else torch.rand(m, dtype=torch.float64, generator=draw)
         self.v = torch.randn(self.m, 3, generator=draw)
         self.grad = torch.randn(n, self.m, generator=draw)
 
@@ -52,14 +54,14 @@ def test_counts_and_agreement_are_exact(p):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_lambda_is_bit_for_bit_the_cpus(p, dtype):
-    args = (None, p.words, None, p.y_words, *p.layout, p.scale, dtype)
+    args = (None, p.words, None, p.y_words, None, None, *p.layout, p.scale, dtype)
     assert torch.equal(gram.npk_gram(*args), ops.npk_gram(*args))
     diag = (p.words, p.layout[0], p.layout[2], p.scale, dtype)
     assert torch.equal(gram.npk_diag(*diag), ops.npk_diag(*diag))
 
 
-def test_uint8_sigma_is_exact(p):
-    args = (p.pixels, p.words, p.y_pixels, p.y_words, *p.layout, p.scale, torch.float32)
+def test_uint8_sigma_is_exact_with_scaled_rows_and_columns(p):
+    args = (p.pixels, p.words, p.y_pixels, p.y_words, p.factor, p.y_factor, *p.layout, p.scale, torch.float32)
     assert torch.equal(gram.npk_gram(*args), ops.npk_gram(*args))
 
 
@@ -67,9 +69,9 @@ def test_sigma_matvec_and_backward_are_as_close_as_the_cpus(p):
     def double(t):
         return None if t is None else t.double()
 
-    exact = ops.npk_gram(double(p.x), p.words, double(p.y), p.y_words, *p.layout, p.scale, torch.float64)
-    theirs = ops.npk_gram(p.x, p.words, p.y, p.y_words, *p.layout, p.scale, torch.float32)
-    ours = gram.npk_gram(p.x, p.words, p.y, p.y_words, *p.layout, p.scale, torch.float32)
+    exact = ops.npk_gram(double(p.x), p.words, double(p.y), p.y_words, None, None, *p.layout, p.scale, torch.float64)
+    theirs = ops.npk_gram(p.x, p.words, p.y, p.y_words, None, None, *p.layout, p.scale, torch.float32)
+    ours = gram.npk_gram(p.x, p.words, p.y, p.y_words, None, None, *p.layout, p.scale, torch.float32)
     assert_as_good_as_torch(ours, theirs, exact)
     matvec = (p.words, p.y, p.y_words, p.v, *p.layout, p.scale)
     assert_as_good_as_torch(gram.npk_matvec(p.x, *matvec), theirs @ p.v, exact @ p.v.double())

@@ -1,0 +1,129 @@
+// Arguments of the gated layers, torch's own matrix products on them, and tensors seen as rows.
+#pragma once
+
+#include "gated_linear_rows.h"
+#include "gates.h"
+#include "matrix.h"
+
+namespace gatedops::cpu {
+
+constexpr int64_t kLayerWords = 8;  // a layer starts on a 256-bit boundary
+
+inline int64_t layer_words(int64_t width) {
+  return (width + 32 * kLayerWords - 1) / (32 * kLayerWords) * kLayerWords;
+}
+
+inline GateSource gate_source_of(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Double:
+      return GateSource::f64;
+    case ScalarType::BFloat16:
+      return GateSource::bf16;
+    case ScalarType::Half:
+      return GateSource::f16;
+    default:
+      return GateSource::f32;
+  }
+}
+
+// A contiguous tensor (..., width) as rows.
+struct RowView {
+  char* data;
+  int64_t rows, width, row_bytes;
+
+  explicit RowView(const Tensor& t)
+      : data(static_cast<char*>(const_cast<void*>(t.const_data_ptr()))),
+        width(t.size(t.dim() - 1)),
+        row_bytes(width * static_cast<int64_t>(t.element_size())) {
+    rows = width == 0 ? 0 : t.numel() / width;
+  }
+
+  char* operator[](int64_t row) const { return data + row * row_bytes; }
+};
+
+// The words of one layer, (n, W) with `first` its first word.
+struct GateView {
+  uint32_t* words;
+  int64_t stride;
+
+  GateView(const Tensor& t, int64_t first)
+      : words(static_cast<uint32_t*>(const_cast<void*>(t.const_data_ptr())) + first), stride(t.stride(0)) {}
+
+  uint32_t* operator[](int64_t row) const { return words + row * stride; }
+};
+
+inline Tensor contiguous_rows(const Tensor& t) {
+  return t.is_contiguous() ? t : torch::stable::contiguous(t);
+}
+
+// (..., d) as a matrix (rows, d).
+inline Matrix as_matrix(const Tensor& t, int64_t rows, Tensor& keep_alive) {
+  keep_alive = t.dim() == 2 ? t : torch::stable::reshape(t, {rows, t.size(t.dim() - 1)});
+  return Matrix(keep_alive);
+}
+
+inline std::vector<int64_t> sizes_with_last(const Tensor& t, int64_t last) {
+  std::vector<int64_t> sizes(t.sizes().begin(), t.sizes().end());
+  sizes.back() = last;
+  return sizes;
+}
+
+inline void require_layer_dtype(const Tensor& x, const char* name) {
+  const ScalarType t = x.scalar_type();
+  const bool known = t == ScalarType::Float || t == ScalarType::Double || t == ScalarType::BFloat16 ||
+                     t == ScalarType::Half;
+  require(known, std::string(name) + ": needs dtype float32, float64, bfloat16 or float16");
+}
+
+inline void require_linear(
+    const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, const char* x_name = "x",
+    const char* weight_name = "weight", const char* bias_name = "bias") {
+  require_layer_dtype(x, x_name);
+  require(x.dim() >= 1, std::string(x_name) + ": got shape (), needs (..., in_features)");
+  require(
+      weight.dim() == 2 && weight.size(1) == x.size(x.dim() - 1) && weight.size(0) >= 1,
+      std::string(weight_name) + ": got shape " + shape_of(weight) + ", needs (out_features, " +
+          std::to_string(x.size(x.dim() - 1)) + ")");
+  require(weight.scalar_type() == x.scalar_type(), std::string(weight_name) + ": needs the dtype of " + x_name);
+  if (bias) {
+    require(
+        bias->dim() == 1 && bias->size(0) == weight.size(0) && bias->scalar_type() == x.scalar_type(),
+        std::string(bias_name) + ": got shape " + shape_of(*bias) + ", needs (" + std::to_string(weight.size(0)) +
+            ",) of the dtype of " + x_name);
+  }
+}
+
+inline void require_row_gates(const Tensor& words, int64_t first, int64_t rows, int64_t width) {
+  require_words(words, "words");
+  require(
+      words.size(0) == rows && first >= 0 && first + (width + 31) / 32 <= words.size(1),
+      "words: got shape " + shape_of(words) + ", needs " + std::to_string(rows) + " rows that hold " +
+          std::to_string(width) + " gates from word " + std::to_string(first) + " on");
+}
+
+// x weight^T + bias (..., out_features), contiguous: torch's linear, and so torch's bits.
+inline Tensor linear(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
+  std::array<StableIValue, 3> stack{
+      torch::stable::detail::from(x), torch::stable::detail::from(weight), torch::stable::detail::from(bias)};
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::linear", "", stack.data(), TORCH_ABI_VERSION));
+  const Tensor y = torch::stable::detail::to<Tensor>(stack[0]);
+  // Where the op is called under autocast, past the wrapper, linear has another dtype.
+  return contiguous_rows(y.scalar_type() == x.scalar_type() ? y : torch::stable::to(y, x.scalar_type()));
+}
+
+inline void linear_out(
+    const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, const Tensor& out) {
+  std::array<StableIValue, 4> stack{
+      torch::stable::detail::from(x), torch::stable::detail::from(weight), torch::stable::detail::from(bias),
+      torch::stable::detail::from(out)};
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::linear", "out", stack.data(), TORCH_ABI_VERSION));
+  torch::stable::detail::to<Tensor>(stack[0]);  // takes over the returned reference
+}
+
+// Rows that one thread should have at least, by the bytes it reads.
+inline int64_t grain_of(int64_t row_bytes) {
+  constexpr int64_t kGrainBytes = int64_t{1} << 15;
+  return std::max<int64_t>(1, kGrainBytes / std::max<int64_t>(1, row_bytes));
+}
+
+}  // namespace gatedops::cpu

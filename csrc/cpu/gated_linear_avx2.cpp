@@ -1,0 +1,56 @@
+// Row kernels of the gated layers for AVX2: each lane tests its own bit of the broadcast gates.
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "gated_linear_rows.h"
+#include "target_avx2.h"
+
+#include "gated_linear_rows_body.h"
+
+namespace gatedops::cpu {
+namespace {
+
+struct Avx2Rows {
+  static void keep(const uint16_t* from, uint16_t* to, uint16_t gates) {
+    const __m256i bits = _mm256_setr_epi16(
+        1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, static_cast<int16_t>(0x8000));
+    const __m256i mine = _mm256_and_si256(_mm256_set1_epi16(static_cast<int16_t>(gates)), bits);
+    store(from, to, _mm256_cmpeq_epi16(mine, bits));
+  }
+  static void keep(const uint32_t* from, uint32_t* to, uint16_t gates) {
+    const __m256i low = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128), all = _mm256_set1_epi32(gates);
+    for (int half = 0; half < 2; ++half) {
+      const __m256i bits = _mm256_slli_epi32(low, 8 * half);
+      store(from + 8 * half, to + 8 * half, _mm256_cmpeq_epi32(_mm256_and_si256(all, bits), bits));
+    }
+  }
+  static void keep(const uint64_t* from, uint64_t* to, uint16_t gates) {
+    const __m256i low = _mm256_setr_epi64x(1, 2, 4, 8), all = _mm256_set1_epi64x(gates);
+    for (int part = 0; part < 4; ++part) {
+      const __m256i bits = _mm256_slli_epi64(low, 4 * part);
+      store(from + 4 * part, to + 4 * part, _mm256_cmpeq_epi64(_mm256_and_si256(all, bits), bits));
+    }
+  }
+
+ private:
+  static void store(const void* from, void* to, __m256i mask) {
+    const __m256i values = _mm256_loadu_si256(static_cast<const __m256i*>(from));
+    _mm256_storeu_si256(static_cast<__m256i*>(to), _mm256_and_si256(values, mask));
+  }
+};
+
+}  // namespace
+
+GateRows gate_rows_avx2(ScalarType dtype) { return rows_for<Avx2Rows>(dtype); }
+
+}  // namespace gatedops::cpu
+
+#include "target_end.h"
+
+#endif

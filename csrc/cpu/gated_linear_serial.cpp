@@ -1,0 +1,27 @@
+// Row kernels of the gated layers for the baseline of the architecture.
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "gated_linear_rows.h"
+#include "gated_linear_rows_body.h"
+
+namespace gatedops::cpu {
+namespace {
+
+struct SerialRows {
+  template <class Bits>
+  static void keep(const Bits* from, Bits* to, uint16_t gates) {
+    for (int k = 0; k < 16; ++k) {
+      to[k] = static_cast<Bits>(from[k] & (Bits(0) - static_cast<Bits>(gates >> k & 1)));
+    }
+  }
+};
+
+}  // namespace
+
+GateRows gate_rows_serial(ScalarType dtype) { return rows_for<SerialRows>(dtype); }
+
+}  // namespace gatedops::cpu
