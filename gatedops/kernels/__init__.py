@@ -1,0 +1,3 @@
+"""Kernels of models and what is done with a kernel: so far, kernel regression
+(`gatedops.kernels.regression`).
+"""

@@ -1,0 +1,130 @@
+"""Kernel regression with a Gram matrix: one solve, C right-hand sides (docs/math.md section 4).
+
+    (K_train + ridge * (trace(K_train) / n) * I) alpha = Y - mean(Y)
+    scores = K(test, train) alpha + mean(Y)
+
+The ridge is relative to the mean of the diagonal, so one overall factor of the kernel changes nothing.
+Everything is computed in float64, whatever the dtype of the Gram. Nothing besides the ridge is ever added to
+the diagonal: a Gram that is not positive definite with its ridge, for instance because it was rounded to
+float32 and the ridge is tiny, is an error of `fit`, and a ridge that `select_ridge` leaves out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+RIDGES = (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+
+
+@dataclass(frozen=True, eq=False)
+class KernelRegression:
+    """A fitted regression: alpha float64 (n, C), offset float64 (C,) (the mean target), relative ridge."""
+
+    alpha: Tensor
+    offset: Tensor
+    ridge: float
+
+    def predict(self, k_test_train: Tensor) -> Tensor:
+        """Scores, float64 (m, C), of m test points from their kernel with the n training points, (m, n)."""
+        if k_test_train.ndim != 2 or k_test_train.shape[1] != len(self.alpha):
+            raise ValueError(
+                f"k_test_train must have shape (m, {len(self.alpha)}), a column per training point; "
+                f"got {tuple(k_test_train.shape)}"
+            )
+        return k_test_train.to(torch.float64) @ self.alpha + self.offset
+
+
+def one_hot(labels: Tensor, classes: int) -> Tensor:
+    """Targets float64 (n, classes) from integer labels (n,): 1 at the label, 0 elsewhere."""
+    return torch.nn.functional.one_hot(labels, classes).to(torch.float64)
+
+
+def accuracy(scores: Tensor, labels: Tensor) -> float:
+    """Share of the rows of scores (n, C) whose largest entry is at the label; 0 to 1."""
+    return (scores.argmax(1) == labels).double().mean().item()
+
+
+def fit(k_train: Tensor, targets: Tensor, ridge: float = 1e-3) -> KernelRegression:
+    """Solve for the dual coefficients by one Cholesky factorisation in float64.
+
+    k_train  (n, n), symmetric (the lower triangle is read), any float dtype
+    targets  (n, C) or (n,), centred here
+    ridge    >= 0, relative to the mean of k_train's diagonal
+
+    Raises ValueError for shapes that do not fit, values that are not finite, a diagonal of zeros, a negative
+    ridge, and a matrix that is not positive definite with this ridge.
+    """
+    _check(k_train, targets)
+    fitted = _solve(k_train, targets, ridge)
+    if fitted is None:
+        raise ValueError(f"k_train is not positive definite with ridge={ridge:g}: use a larger ridge or a float64 Gram")
+    return fitted
+
+
+def select_ridge(
+    k_train: Tensor,
+    labels: Tensor,
+    ridges: Iterable[float] = RIDGES,
+    *,
+    validation: float = 0.2,
+    seed: int = 0,
+) -> float:
+    """The ridge with the best accuracy on a held-out share of the TRAINING points.
+
+    k_train     (n, n), the training Gram; no test point is looked at
+    labels      integer (n,)
+    ridges      tried in turn (a progress bar may wrap them)
+    validation  share of the points held out, chosen by a seeded permutation
+
+    Equal accuracies go to the smaller squared error. Ridges for which the matrix is not positive definite are
+    left out; when that is all of them, or when a side of the split is empty, ValueError.
+    """
+    _check(k_train, labels)
+    held = round(validation * len(labels))
+    if not 0 < held < len(labels):
+        raise ValueError(f"validation={validation} of {len(labels)} points leaves one side of the split empty")
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).to(labels.device)
+    out, kept = order[:held], order[held:]
+    targets = one_hot(labels, int(labels.max()) + 1)
+    k_fit, k_out = k_train[kept][:, kept], k_train[out][:, kept]
+
+    best: tuple[float, float, float] | None = None
+    for ridge in ridges:
+        fitted = _solve(k_fit, targets[kept], ridge)
+        if fitted is None:
+            continue
+        scores = fitted.predict(k_out)
+        found = (accuracy(scores, labels[out]), -float((scores - targets[out]).square().mean()), ridge)
+        best = found if best is None else max(best, found)
+    if best is None:
+        raise ValueError("k_train is not positive definite with any of the ridges: add larger ones")
+    return best[2]
+
+
+def _solve(k_train: Tensor, targets: Tensor, ridge: float) -> KernelRegression | None:
+    """The fitted regression; None when the matrix is not positive definite with this ridge."""
+    if not ridge >= 0:
+        raise ValueError(f"ridge must be at least 0, got {ridge}")
+    y = targets.to(torch.float64).reshape(len(targets), -1)
+    offset = y.mean(0)
+    system = k_train.to(torch.float64, copy=True)
+    system.diagonal().add_(ridge * float(system.diagonal().mean()))
+    factor, failed = torch.linalg.cholesky_ex(system)
+    if failed:
+        return None
+    return KernelRegression(torch.cholesky_solve(y - offset, factor), offset, float(ridge))
+
+
+def _check(k_train: Tensor, targets: Tensor) -> None:
+    if k_train.ndim != 2 or k_train.shape[0] != k_train.shape[1] or len(k_train) == 0:
+        raise ValueError(f"k_train must have shape (n, n) with n > 0, got {tuple(k_train.shape)}")
+    if targets.ndim not in (1, 2) or len(targets) != len(k_train):
+        raise ValueError(f"targets must have {len(k_train)} rows, one per training point, got {tuple(targets.shape)}")
+    if not (bool(torch.isfinite(k_train).all()) and bool(torch.isfinite(targets).all())):
+        raise ValueError("k_train and targets must be finite: where the kernel overflows, use scale='width' or float64")
+    if not float(k_train.diagonal().sum()) > 0:
+        raise ValueError("k_train has no positive diagonal: every input is zero or has no gate on")

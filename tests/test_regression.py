@@ -1,0 +1,141 @@
+"""Kernel regression against scikit-learn, its invariances, and what it refuses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from gatedops.kernels import regression
+from gatedops.kernels.regression import KernelRegression, accuracy, fit, one_hot, select_ridge
+
+
+def blobs(n: int, seed: int, spread: float = 0.5) -> tuple[Tensor, Tensor]:
+    """n points in the plane around three centres, float64 (n, 2), and the centre each belongs to."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, 3, (n,), generator=generator)
+    centres = torch.tensor([[0.0, 2.0], [2.0, -1.0], [-2.0, -1.0]], dtype=torch.float64)
+    noise = torch.randn(n, 2, generator=generator, dtype=torch.float64)
+    return centres[labels] + spread * noise, labels
+
+
+def kernel(a: Tensor, b: Tensor) -> Tensor:
+    """A Gaussian kernel of width 1."""
+    return torch.exp(-0.5 * torch.cdist(a, b).square())
+
+
+def test_equals_kernel_ridge_of_scikit_learn() -> None:
+    sklearn_ridge = pytest.importorskip("sklearn.kernel_ridge")
+    (x, labels), (z, _) = blobs(60, 0), blobs(25, 1)
+    k, ridge = kernel(x, x), 1e-2
+    targets = one_hot(labels, 3)
+    peer = sklearn_ridge.KernelRidge(alpha=ridge * k.trace().item() / len(k), kernel="precomputed")
+    peer.fit(k.numpy(), (targets - targets.mean(0)).numpy())
+    expected = torch.from_numpy(peer.predict(kernel(z, x).numpy())) + targets.mean(0)
+    torch.testing.assert_close(fit(k, targets, ridge).predict(kernel(z, x)), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_solves_its_equation_and_leaves_the_gram_alone() -> None:
+    x, labels = blobs(40, 2)
+    k, targets = kernel(x, x), one_hot(labels, 3)
+    before = k.clone()
+    fitted = fit(k, targets, 0.3)
+    assert torch.equal(k, before)
+    left = (k + 0.3 * k.trace() / 40 * torch.eye(40, dtype=torch.float64)) @ fitted.alpha
+    torch.testing.assert_close(left, targets - targets.mean(0), rtol=1e-10, atol=1e-12)
+
+
+def test_without_a_ridge_it_interpolates() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(12, 20, generator=generator, dtype=torch.float64)
+    k, y = features @ features.T, torch.randn(12, generator=generator, dtype=torch.float64)
+    torch.testing.assert_close(fit(k, y, 0.0).predict(k).squeeze(1), y, rtol=1e-8, atol=1e-8)
+
+
+def test_a_factor_of_the_kernel_changes_nothing() -> None:
+    (x, labels), (z, _) = blobs(50, 3), blobs(20, 4)
+    targets = one_hot(labels, 3)
+    scores = fit(kernel(x, x), targets, 0.1).predict(kernel(z, x))
+    scaled = fit(2.0**40 * kernel(x, x), targets, 0.1).predict(2.0**40 * kernel(z, x))
+    torch.testing.assert_close(scaled, scores, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_works_in_float64_whatever_the_gram(dtype: torch.dtype) -> None:
+    x, labels = blobs(30, 5)
+    fitted = fit(kernel(x, x).to(dtype), one_hot(labels, 3), 1e-2)
+    assert fitted.alpha.dtype == fitted.predict(kernel(x, x).to(dtype)).dtype == torch.float64
+    assert accuracy(fitted.predict(kernel(x, x)), labels) > 0.9
+
+
+def test_accuracy_and_one_hot() -> None:
+    labels = torch.tensor([2, 0, 1, 1])
+    assert one_hot(labels, 4).tolist() == [[0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 1, 0, 0]]
+    assert accuracy(one_hot(labels, 4), labels) == 1
+    assert accuracy(one_hot(labels, 4), torch.tensor([2, 0, 0, 3])) == 0.5
+
+
+def test_select_ridge_takes_the_better_one_and_is_deterministic() -> None:
+    x, labels = blobs(150, 6, spread=1.5)
+    k = kernel(x, x) + 1e-9 * torch.eye(150, dtype=torch.float64)
+    assert select_ridge(k, labels, (1e-8, 0.3), seed=1) == 0.3
+    assert select_ridge(k, labels, seed=2) == select_ridge(k, labels, seed=2)
+    assert select_ridge(k, labels) in regression.RIDGES
+
+
+def test_select_ridge_leaves_out_what_cannot_be_factored() -> None:
+    x, labels = blobs(40, 7)
+    features = torch.cat([x, x], 0)
+    k = (features @ features.T).float()  # rank 2 of 80, rounded: not positive definite without a ridge
+    doubled = torch.cat([labels, labels])
+    assert select_ridge(k, doubled, (0.0, 0.5)) == 0.5
+    with pytest.raises(ValueError, match="not positive definite with any of the ridges"):
+        select_ridge(k, doubled, (0.0,))
+
+
+def test_not_positive_definite() -> None:
+    k = torch.tensor([[1.0, 2.0], [2.0, 1.0]])
+    with pytest.raises(ValueError, match=r"k_train is not positive definite with ridge=0\.001"):
+        fit(k, torch.tensor([0.0, 1.0]))
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("k", "targets", "message"),
+    [
+        (torch.zeros(0, 0), torch.zeros(0), r"k_train must have shape \(n, n\) with n > 0"),
+        (torch.eye(3)[:2], torch.zeros(2), r"k_train must have shape \(n, n\) with n > 0, got \(2, 3\)"),
+        (torch.ones(3), torch.zeros(3), r"k_train must have shape \(n, n\)"),
+        (torch.eye(3), torch.zeros(2), "targets must have 3 rows"),
+        (torch.eye(3), torch.zeros(3, 1, 1), "targets must have 3 rows"),
+        (torch.eye(2), torch.tensor([0.0, NAN]), "must be finite"),
+        (torch.eye(2) * float("inf"), torch.zeros(2), "must be finite"),
+        (torch.zeros(2, 2), torch.zeros(2), "no positive diagonal"),
+    ],
+)
+def test_bad_arguments_of_fit(k: Tensor, targets: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fit(k, targets)
+
+
+@pytest.mark.parametrize("ridge", [-1.0, NAN])
+def test_bad_ridge(ridge: float) -> None:
+    with pytest.raises(ValueError, match="ridge must be at least 0"):
+        fit(torch.eye(2), torch.zeros(2), ridge)
+    with pytest.raises(ValueError, match="ridge must be at least 0"):
+        select_ridge(torch.eye(10), torch.arange(10), (1.0, ridge))
+
+
+@pytest.mark.parametrize("validation", [0.0, 0.01, 1.0])
+def test_bad_validation_share(validation: float) -> None:
+    with pytest.raises(ValueError, match="one side of the split empty"):
+        select_ridge(torch.eye(10), torch.arange(10), validation=validation)
+
+
+def test_bad_test_kernel() -> None:
+    fitted = KernelRegression(torch.zeros(3, 2), torch.zeros(2), 0.1)
+    for shape in ((3,), (4, 2)):
+        with pytest.raises(ValueError, match=r"k_test_train must have shape \(m, 3\)"):
+            fitted.predict(torch.zeros(shape))
