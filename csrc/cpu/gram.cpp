@@ -81,14 +81,13 @@ void gram_into(const GramArgs& args, Tensor& out) {
   const TileKernels& k = tile_kernels();
 
   run_tasks(problem.tiles(), [&](int64_t worker, int64_t t) {
-    const TileRect tile = problem.tile(t);
-    TileBuffers<T>& b = buffers[worker];
-    compute_tile(problem, tile, sigma.get(), scale, b);
-    factors.apply(tile, b.product.data());
-    store(k, b.product.data(), tile.rows, tile.cols, data + tile.i * stride + tile.j, stride, stream);
-    if (problem.symmetric && !tile.diagonal) {
-      store_transposed(k, b.product.data(), tile.rows, tile.cols, data + tile.j * stride + tile.i, stride, stream);
-    }
+    each_block(problem, problem.tile(t), sigma.get(), scale, buffers[worker], [&](const TileRect& block, T* values) {
+      factors.apply(block, values);
+      store(k, values, block.rows, block.cols, data + block.i * stride + block.j, stride, stream);
+      if (problem.symmetric && !block.diagonal) {
+        store_transposed(k, values, block.rows, block.cols, data + block.j * stride + block.i, stride, stream);
+      }
+    });
   });
 }
 
@@ -103,8 +102,9 @@ void gram_dispatch(const GramArgs& args, Tensor& out) {
 
 Tensor npk_gram(
     const std::optional<Tensor>& x, const Tensor& words, const std::optional<Tensor>& y,
-    const std::optional<Tensor>& y_words, const std::optional<Tensor>& factor, const std::optional<Tensor>& y_factor, std::vector<int64_t> first, std::vector<int64_t> y_first,
-    std::vector<int64_t> count, std::vector<double> scale, ScalarType dtype) {
+    const std::optional<Tensor>& y_words, const std::optional<Tensor>& factor, const std::optional<Tensor>& y_factor,
+    std::vector<int64_t> first, std::vector<int64_t> y_first, std::vector<int64_t> count, std::vector<double> scale,
+    ScalarType dtype) {
   const GramArgs args{x, words, y, y_words, {first, y_first, count}, scale, factor, y_factor};
   require_float(dtype, "dtype");
   args.require_valid();
@@ -115,8 +115,9 @@ Tensor npk_gram(
 
 void npk_gram_out(
     const std::optional<Tensor>& x, const Tensor& words, const std::optional<Tensor>& y,
-    const std::optional<Tensor>& y_words, const std::optional<Tensor>& factor, const std::optional<Tensor>& y_factor, std::vector<int64_t> first, std::vector<int64_t> y_first,
-    std::vector<int64_t> count, std::vector<double> scale, Tensor out) {
+    const std::optional<Tensor>& y_words, const std::optional<Tensor>& factor, const std::optional<Tensor>& y_factor,
+    std::vector<int64_t> first, std::vector<int64_t> y_first, std::vector<int64_t> count, std::vector<double> scale,
+    Tensor out) {
   const GramArgs args{x, words, y, y_words, {first, y_first, count}, scale, factor, y_factor};
   args.require_valid();
   require_float(out.scalar_type(), "out");

@@ -44,12 +44,28 @@ class Contraction {
  private:
   void add(int64_t worker, const TileRect& tile, bool both) {
     TileBuffers<T>& b = buffers_[worker];
-    compute_tile(p_, tile, sigma_, scale_, b);
-    const Matrix values = Matrix::of(b.product.data(), tile.rows, tile.cols, kTileStride);
+    b.whole.resize(b.product.size());
+    each_block(p_, tile, sigma_, scale_, b, [&](const TileRect& block, const T* values) {
+      place(block, tile, values, b.whole.data());
+    });
+    const Matrix values = Matrix::of(b.whole.data(), tile.rows, tile.cols, kTileStride);
     accumulate(values, rows_of(v_, tile.j, tile.cols), rows_of(out_, tile.i, tile.rows), products_[worker]);
     if (both) {
       accumulate(
           values.transposed(), rows_of(v_, tile.i, tile.rows), rows_of(out_, tile.j, tile.cols), products_[worker]);
+    }
+  }
+
+  // Copies a block to its place in the tile; of a diagonal tile, to both.
+  static void place(const TileRect& block, const TileRect& tile, const T* values, T* whole) {
+    const int64_t i = block.i - tile.i, j = block.j - tile.j;
+    for (int r = 0; r < block.rows; ++r) {
+      std::copy_n(values + r * kTileStride, block.cols, whole + (i + r) * kTileStride + j);
+    }
+    for (int c = 0; tile.diagonal && c < block.cols; ++c) {
+      for (int r = 0; r < block.rows; ++r) {
+        whole[(j + c) * kTileStride + i + r] = values[r * kTileStride + c];
+      }
     }
   }
 

@@ -57,16 +57,16 @@ class Nearest {
 };
 
 template <class T>
-void offer_tile(const TileRect& tile, const T* values, bool symmetric, Nearest<T>& nearest) {
-  for (int i = 0; i < tile.rows; ++i) {
-    for (int j = 0; j < tile.cols; ++j) {
+void offer_block(const TileRect& block, const T* values, bool symmetric, Nearest<T>& nearest) {
+  for (int i = 0; i < block.rows; ++i) {
+    for (int j = 0; j < block.cols; ++j) {
       const T value = values[i * kTileStride + j];
-      if (symmetric && tile.i + i == tile.j + j) {
+      if (symmetric && block.i + i == block.j + j) {
         continue;  // a row is not its own neighbour
       }
-      nearest.offer(tile.i + i, value, tile.j + j);
-      if (symmetric && !tile.diagonal) {
-        nearest.offer(tile.j + j, value, tile.i + i);
+      nearest.offer(block.i + i, value, block.j + j);
+      if (symmetric && !block.diagonal) {
+        nearest.offer(block.j + j, value, block.i + i);
       }
     }
   }
@@ -79,9 +79,8 @@ void find_neighbors(const GramArgs& args, int64_t k, Tensor& values, Tensor& ind
   auto buffers = worker_buffers<T>(problem, nullptr);
   Nearest<T> nearest(args.n(), k);
   const auto visit = [&](int64_t worker, int64_t row, int64_t col) {
-    const TileRect tile = problem.rect(row, col);
-    compute_tile<T>(problem, tile, nullptr, scale, buffers[worker]);
-    offer_tile(tile, buffers[worker].product.data(), problem.symmetric, nearest);
+    const auto offer = [&](const TileRect& block, T* found) { offer_block(block, found, problem.symmetric, nearest); };
+    each_block<T>(problem, problem.rect(row, col), nullptr, scale, buffers[worker], offer);
   };
   if (problem.symmetric) {
     run_tournament(problem.row_tiles(), visit);

@@ -124,6 +124,7 @@ struct TileBuffers {
   std::vector<int32_t> counts;
   std::vector<uint32_t> panel;
   std::vector<T> sigma;
+  std::vector<T> whole;  // a tile put together again, for matrix products
   SigmaScratch<T> scratch;
 };
 
@@ -143,47 +144,96 @@ std::vector<TileBuffers<T>> worker_buffers(const GramProblem& p, const SigmaSour
 
 template <class T>
 void run_product(
-    const TileKernels& k, const RowBlock& x, const TileBuffers<T>& b, int cols, PieceRange pieces, bool lower,
+    const TileKernels& k, const RowBlock& x, const uint32_t* panel, int cols, PieceRange pieces, bool lower,
     const T* scale, int32_t* counts, T* product) {
   if constexpr (sizeof(T) == sizeof(float)) {
-    k.product_f32(x, b.panel.data(), cols, pieces, lower, scale, counts, product);
+    k.product_f32(x, panel, cols, pieces, lower, scale, counts, product);
   } else {
-    k.product_f64(x, b.panel.data(), cols, pieces, lower, scale, counts, product);
+    k.product_f64(x, panel, cols, pieces, lower, scale, counts, product);
   }
 }
 
-// A diagonal tile is computed on and below its diagonal; this copies that half above it.
+// A diagonal block is computed on and below its diagonal; this copies that half above it.
 template <class T>
-void mirror(const TileRect& tile, T* values) {
-  for (int i = 0; i < tile.rows; ++i) {
+void mirror(const TileRect& block, T* values) {
+  for (int i = 0; i < block.rows; ++i) {
     for (int j = 0; j < i; ++j) {
       values[j * kTileStride + i] = values[i * kTileStride + j];
     }
   }
 }
 
-// buffers.product = Sigma * Lambda of one tile (Lambda where sigma is null).
 template <class T>
-void compute_tile(
-    const GramProblem& p, const TileRect& tile, const SigmaSource<T>* sigma, const std::vector<T>& scale,
-    TileBuffers<T>& b) {
-  const TileKernels& k = tile_kernels();
-  T* product = b.product.data();
-  for (const PieceRange& panel : p.panels) {
-    k.pack_panel(p.y.block(tile.j, tile.cols), panel, b.panel.data());
-    run_product(
-        k, p.x.block(tile.i, tile.rows), b, tile.cols, panel, tile.diagonal, scale.data(), b.counts.data(), product);
+void multiply(const TileRect& block, const T* sigma, T* values) {
+  for (int i = 0; i < block.rows; ++i) {
+    for (int j = 0; j < block.cols; ++j) {
+      values[i * kTileStride + j] = sigma[i * kTileStride + j] * values[i * kTileStride + j];
+    }
   }
-  if (sigma != nullptr) {
-    sigma->fill(tile, b.scratch, b.sigma.data());
-    for (int i = 0; i < tile.rows; ++i) {
-      for (int j = 0; j < tile.cols; ++j) {
-        product[i * kTileStride + j] = b.sigma[i * kTileStride + j] * product[i * kTileStride + j];
+}
+
+// Lambda of one tile, a block at a time. Where all layers fit one panel a block is made when it is
+// asked for, in the same few rows of the product buffer, and is used while it lies in the L1 cache.
+template <class T>
+class TileLambda {
+ public:
+  TileLambda(const GramProblem& p, const TileRect& tile, const std::vector<T>& scale, TileBuffers<T>& b)
+      : p_(p), tile_(tile), scale_(scale), b_(b), at_once_(p.panels.size() == 1) {
+    for (const PieceRange& panel : p.panels) {
+      k_.pack_panel(p.y.block(tile.j, tile.cols), panel, b.panel.data());
+      if (!at_once_) {
+        run_product(
+            k_, p.x.block(tile.i, tile.rows), b.panel.data(), tile.cols, panel, tile.diagonal, scale.data(),
+            b.counts.data(), b.product.data());
       }
     }
   }
-  if (tile.diagonal) {
-    mirror(tile, product);
+
+  // The block of `rect`, row i and column j of the tile its first.
+  T* block(const TileRect& rect, int i, int j) const {
+    if (!at_once_) {
+      return b_.product.data() + i * kTileStride + j;
+    }
+    const uint32_t* strip = b_.panel.data() + static_cast<int64_t>(j) * p_.panels[0].words();
+    run_product(
+        k_, p_.x.block(rect.i, rect.rows), strip, rect.cols, p_.panels[0], rect.diagonal, scale_.data(),
+        b_.counts.data(), b_.product.data());
+    return b_.product.data();
+  }
+
+ private:
+  const TileKernels& k_ = tile_kernels();
+  const GramProblem& p_;
+  const TileRect& tile_;
+  const std::vector<T>& scale_;
+  TileBuffers<T>& b_;
+  bool at_once_;
+};
+
+// Calls use(rect, values) for the blocks of a tile; values, Sigma * Lambda (Lambda where sigma is
+// null), have kTileStride. Of a diagonal tile, for the blocks on and below its diagonal.
+template <class T, class Use>
+void each_block(
+    const GramProblem& p, const TileRect& tile, const SigmaSource<T>* sigma, const std::vector<T>& scale,
+    TileBuffers<T>& b, const Use& use) {
+  const TileLambda<T> lambda(p, tile, scale, b);
+  if (sigma != nullptr) {
+    sigma->fill(tile, b.scratch, b.sigma.data());
+  }
+  for (int j = 0; j < tile.cols; j += kBlock) {
+    for (int i = tile.diagonal ? j : 0; i < tile.rows; i += kBlock) {
+      const TileRect rect{
+          tile.i + i, tile.j + j, std::min(kBlock, tile.rows - i), std::min(kBlock, tile.cols - j),
+          tile.diagonal && i == j};
+      T* values = lambda.block(rect, i, j);
+      if (sigma != nullptr) {
+        multiply(rect, b.sigma.data() + i * kTileStride + j, values);
+      }
+      if (rect.diagonal) {
+        mirror(rect, values);
+      }
+      use(rect, values);
+    }
   }
 }
 

@@ -12,6 +12,7 @@
 namespace gatedops::cpu {
 
 constexpr int kTile = 256;               // rows and columns of a tile
+constexpr int kBlock = 64;               // edge of the blocks a tile is finished in: 16 KiB of float32, in L1
 constexpr int kTileStride = kTile + 16;  // elements; a power of two would alias in the L1 cache
 constexpr int kPanelWords = 512;         // words of each column packed at a time: 512 KiB at most
 

@@ -17,7 +17,6 @@ struct Tile {
   static constexpr int kRows = I::kRows;
   static constexpr int kVecs = I::kVecs;
   static constexpr int kStrip = kVecs * kLanes;
-  static constexpr int kBlock = 64;  // edge of a transposed block: 16 KiB of float32, stays in L1
 
   static void pack_panel(const RowBlock& y, PieceRange pieces, uint32_t* panel) {
     const int total = pieces.words();
@@ -179,8 +178,14 @@ struct Tile {
       for (; k + kLanes <= words; k += kLanes) {
         I::stream(to + k, I::load(from + k));
       }
+    } else {
+      for (; k + kLanes <= words; k += kLanes) {
+        I::store(to + k, I::load(from + k));
+      }
     }
-    std::memcpy(to + k, from + k, (words - k) * sizeof(uint32_t));
+    for (; k < words; ++k) {
+      to[k] = from[k];
+    }
   }
 
   template <class T>
