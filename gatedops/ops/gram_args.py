@@ -46,20 +46,20 @@ def factors_of(scale: str | Sequence[float], bits: GateBits, dtype: torch.dtype)
                 " use 'width' or dtype=torch.float64"
             )
         return [1.0] * len(bits.widths)
-    factors = list_of_numbers(scale)
-    if len(factors) != len(bits.widths):
-        raise ValueError(f"scale: got {len(factors)} numbers, needs one for each of {len(bits.widths)} layers")
+    return listed_factors(scale, len(bits.widths))
+
+
+def listed_factors(scale: Sequence[float], layers: int) -> list[float]:
+    """The multipliers of the layers where scale lists them."""
+    try:
+        factors = [float(s) for s in scale]
+    except (TypeError, ValueError):
+        raise TypeError(f"scale: got {scale!r}, needs 'width', 'none' or one number per layer") from None
+    if len(factors) != layers:
+        raise ValueError(f"scale: got {len(factors)} numbers, needs one for each of {layers} layers")
     if not all(abs(s) <= sys.float_info.max for s in factors):  # NaN compares false; Dynamo has no isfinite
         raise ValueError(f"scale: got {factors}, needs finite numbers")
     return factors
-
-
-def list_of_numbers(scale: Sequence[float]) -> list[float]:
-    """scale as floats; TypeError where it is neither a string nor numbers."""
-    try:
-        return [float(s) for s in scale]
-    except (TypeError, ValueError):
-        raise TypeError(f"scale: got {scale!r}, needs 'width', 'none' or one number per layer") from None
 
 
 def require_inputs(x: Tensor | None, bits: GateBits, y: Tensor | None, y_bits: GateBits | None) -> None:

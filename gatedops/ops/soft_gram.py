@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gatedops.ops.checks import require_dtype, require_supported, require_tensor
 from gatedops.ops.differentiable import Differentiable
-from gatedops.ops.gram_args import list_of_numbers
+from gatedops.ops.gram_args import listed_factors
 
 _DTYPES = (torch.float32, torch.float64)
 
@@ -57,13 +57,15 @@ def soft_npk_gram(
         others = _layers(y_gates, "y_gates")
         if [q.shape[1] for q in others] != widths:
             raise ValueError(f"y_gates: has widths {[q.shape[1] for q in others]}, gates has {widths}")
+        if others[0].device != layers[0].device:
+            raise ValueError(f"y_gates: is on {others[0].device}, gates is on {layers[0].device}")
         right = _stack(y, others, others[0].shape[0], "y", dtype)
         if right.shape[1] != left.shape[1]:
             raise ValueError(f"y: has {right.shape[1] - sum(widths)} columns, x has {left.shape[1] - sum(widths)}")
+    if 0.0 in factors or (x is not None and x.shape[1] == 0):
+        left, right = 0.0 * left, None if right is None else 0.0 * right  # K is 0, and so are all gradients
     if x is not None and x.shape[1] > 0:
         widths, factors = [*widths, x.shape[1]], [*factors, 1.0]
-    elif x is not None:  # no input features: Sigma is 0
-        factors[0] = 0.0
     if normalize:
         left = _normalized(left, widths)
         right = None if right is None else _normalized(right, widths)
@@ -74,6 +76,8 @@ def soft_npk_gram(
 def _layers(gates: Sequence[Tensor], name: str) -> list[Tensor]:
     if isinstance(gates, Tensor):
         raise TypeError(f"{name}: got a tensor, needs a list with one tensor per layer")
+    if not isinstance(gates, Sequence):
+        raise TypeError(f"{name}: got {type(gates).__name__}, needs a list with one tensor per layer")
     layers = list(gates)
     if not layers:
         raise ValueError(f"{name}: got an empty list, needs at least one layer")
@@ -96,10 +100,7 @@ def _factors(scale: str | Sequence[float], widths: list[int]) -> list[float]:
         if scale not in ("width", "none"):
             raise ValueError(f"scale: got {scale!r}, needs 'width', 'none' or one number per layer")
         return [1.0 / w if scale == "width" else 1.0 for w in widths]
-    factors = list_of_numbers(scale)
-    if len(factors) != len(widths):
-        raise ValueError(f"scale: got {len(factors)} numbers, needs one for each of {len(widths)} layers")
-    return factors
+    return listed_factors(scale, len(widths))
 
 
 def _stack(x: Tensor | None, layers: list[Tensor], rows: int, name: str, dtype: torch.dtype) -> Tensor:

@@ -1,0 +1,1 @@
+"""The parts of gram.py, one file a section."""

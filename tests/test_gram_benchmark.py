@@ -1,0 +1,212 @@
+"""benchmarks/gram.py, run small: what it writes, what it refuses, what its figures rest on."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+import gatedops
+from gatedops import reference
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+SMALL = ("--quick", "--n", "64", "--layers", "2", "3", "--width", "40")
+SECTIONS = ["sweep", "headline", "one-core", "one-layer", "packing", "scaling", "soft"]
+
+pytest.importorskip("tqdm")
+
+
+def run_script(*options: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Runs the script from another folder, with the gatedops that these tests use."""
+    package = Path(gatedops.__file__).resolve().parents[1]
+    return subprocess.run(
+        [sys.executable, str(BENCHMARKS / "gram.py"), *options],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(package), os.environ.get("PYTHONPATH", "")])},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """gram.py as a module, and `_common` and `_gram` importable, as they are for it."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    yield importlib.import_module("gram")
+    for name in [name for name in sys.modules if name.split(".")[0] in ("gram", "_common", "_gram")]:
+        del sys.modules[name]
+
+
+def test_a_whole_run_writes_json_and_png(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    done = run_script(*SMALL, "--out", "results", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    out = tmp_path / "results"
+    assert sorted(path.name for path in out.iterdir()) == ["gram.json", "gram.png"]
+    assert (out / "gram.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+    found = json.loads((out / "gram.json").read_text())
+    assert found["machine"]["gatedops"] == gatedops.__version__
+    assert found["machine"]["command"].startswith("gram.py --quick --n 64")
+    assert list(found["cores_busy_elsewhere"]) == SECTIONS
+    assert "targets" not in found
+    for section in SECTIONS:
+        assert f"== {section}" in done.stdout
+        assert found[section]
+    cells = {(entry["cell"]["n"], entry["cell"]["layers"], entry["cell"]["width"]) for entry in found["sweep"]}
+    assert cells == {(64, 2, 40), (64, 3, 40)}
+    entries = [*found["sweep"], *found["headline"], *found["one-core"], *found["soft"]]
+    for entry in entries:
+        assert 0 < entry["best_s"] <= entry["median_s"]
+        assert entry["runs"] >= 3
+        pairs = 64 * 65 // 2 * entry["cell"]["layers"] * 40
+        assert entry["bit_pairs_per_second"] == pytest.approx(pairs / entry["median_s"])
+    assert {entry["by"] for entry in found["sweep"]} == {"gatedops", "torch float32", "torch bfloat16"}
+    isas = {entry["instruction_set"] for entry in found["headline"] if entry["what"] == "Lambda"}
+    assert isas == {None, *gatedops.backends.available_isas()}
+    assert len(found["packing"]) == 6
+    assert [one["by"] for one in found["scaling"]] == ["n", "bits per pair"]
+
+
+def test_sections_and_peers_can_be_left_out(tmp_path: Path) -> None:
+    done = run_script(*SMALL, "--only", "soft", "sweep", "--no-peers", "--no-plot", "--out", ".", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["gram.json"]
+    found = json.loads((tmp_path / "gram.json").read_text())
+    assert [section for section in SECTIONS if section in found] == ["sweep", "soft"]
+    assert {entry["by"] for entry in found["sweep"]} == {"gatedops"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--n", "15"], "argument --n: must be at least 16, got 15"),
+        (["--n", "many"], "argument --n: needs a whole number, got 'many'"),
+        (["--layers", "0"], "argument --layers: must be at least 1"),
+        (["--width", "4", "-1"], "argument --width: must be at least 1"),
+        (["--only", "sleep"], "argument --only: invalid choice"),
+        (["--quick", "--full"], "argument --full: not allowed with argument --quick"),
+        (["--n", "10000000"], "GiB of memory"),
+    ],
+)
+def test_bad_options(
+    script: ModuleType,
+    options: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["gram.py", "--out", str(tmp_path), *options])
+    try:
+        code = script.main()
+    except SystemExit as error:
+        code = error.code
+    assert code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("gram.py: error: ")
+    assert message in last
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cells_cover_the_range_that_is_asked_for(script: ModuleType) -> None:
+    sizes = importlib.import_module("_gram.sizes")
+    for made in (sizes.default_sizes(), sizes.full_sizes()):
+        for name, low, high in [("n", 1024, 32768), ("layers", 1, 20), ("width", 64, 8192)]:
+            values = {getattr(cell, name) for cell in made.sweep}
+            assert (min(values), max(values)) == (low, high)
+    assert len(set(sizes.full_sizes().sweep)) == 150
+    given = sizes.given_sizes(sizes.default_sizes(), None, [2, 5], [32])
+    assert [str(cell) for cell in given.sweep] == ["n=4096, 2 x 32", "n=4096, 5 x 32"]
+    assert str(given.headline) == "n=4096, 5 x 32"
+
+
+def test_the_limit_is_the_slower_of_counting_and_writing(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = importlib.import_module("_gram.entry")
+    monkeypatch.setattr(entry, "write_bandwidth", lambda size, threads: 1e9)
+    report = {"instruction_set": "serial", "clock_hz": 3e9, "threads": 8, "architecture": "x86_64"}
+    cell = entry.Cell(1000, 2, 512)
+    limit = entry.gram_limit(cell, report, "avx512", 2)
+    assert limit.counts_s == pytest.approx(1000 * 1001 / 2 * 1024 / (2 * 3e9 * 512 / 1.5))
+    assert limit.writes_s == pytest.approx(4e6 / 1e9)
+    assert (limit.by, limit.seconds) == ("writes", limit.writes_s)
+    assert entry.gram_limit(entry.Cell(1000, 20, 8192), report, "avx512", 2).by == "counts"
+    assert entry.gram_limit(cell, report, "serial", 2) is None
+
+
+def test_a_wrong_gram_has_no_speed(script: ModuleType) -> None:
+    entry, speed = importlib.import_module("_gram.entry"), importlib.import_module("_common.gram_speed")
+    bits = speed.random_problem(50, 2, 33, None, 0).bits
+    right = reference.npk_gram(None, bits)
+    entry.require_right(lambda: right, bits, "this")
+    wrong = right.clone()
+    wrong[49, 0] = wrong[49, 0].nextafter(torch.tensor(9.0))
+    with pytest.raises(RuntimeError, match="wrong on this"):
+        entry.require_right(lambda: wrong, bits, "this")
+
+
+def test_random_gates_are_half_on_and_fill_their_layers(script: ModuleType) -> None:
+    speed = importlib.import_module("_common.gram_speed")
+    bits = speed.random_problem(200, 3, 70, None, 0).bits
+    assert bits.widths == (70, 70, 70)
+    assert bits == gatedops.GateBits.pack(bits.unpack())
+    assert all(0.45 < mask.double().mean() < 0.55 for mask in bits.unpack())
+    assert 0.3 < bits.unpack()[2][:, -1].double().mean() < 0.7
+
+
+def test_exponents_are_slopes_of_logarithms(script: ModuleType) -> None:
+    sweep = importlib.import_module("_gram.sweep")
+    assert sweep.exponent([1, 2, 4, 8], [3.0, 12.0, 48.0, 192.0]) == pytest.approx(2)
+
+
+def test_a_peer_that_takes_too_long_or_too_much_memory_is_left_out(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep, entry = importlib.import_module("_gram.sweep"), importlib.import_module("_gram.entry")
+    cell = entry.Cell(1000, 4, 1000)
+    monkeypatch.setattr(sweep, "available_memory", lambda: 10**9)
+    assert sweep.is_affordable(cell, torch.float32, rate=1e10, seconds=0.5)
+    assert not sweep.is_affordable(cell, torch.float32, rate=1e10, seconds=0.3)
+    monkeypatch.setattr(sweep, "available_memory", lambda: 10**7)
+    assert not sweep.is_affordable(cell, torch.float32, rate=1e10, seconds=0.5)
+
+
+def test_targets_say_whether_they_are_met(script: ModuleType) -> None:
+    target = importlib.import_module("_gram.targets").Target
+    assert target("share", 0.85, 0.9).met
+    assert not target("share", 0.85, 0.8).met
+    assert target("ratio", 1.3, 1.2, at_least=False).row() == ("ratio", "<= 1.30", "1.20", "yes")
+    assert target("ratio", 1.3, 1.4, at_least=False).row() == ("ratio", "<= 1.30", "1.40", "NO")
+
+
+def test_work_of_others_is_counted_and_our_own_is_not(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    contention = importlib.import_module("_common.contention")
+    seconds = iter([10.0, 13.0])
+    clock = iter([100.0, 102.0])
+    monkeypatch.setattr(contention, "_other_seconds", lambda: next(seconds))
+    monkeypatch.setattr(contention.time, "perf_counter", lambda: next(clock))
+    assert contention.Contention().cores() == 1.5
+    assert "BUSY" in contention.sentence(1.5)
+    assert "BUSY" not in contention.sentence(0.05)
+    assert "not known" in contention.sentence(None)
+
+
+def test_memory_is_written_and_copied_whole(script: ModuleType) -> None:
+    bandwidth = importlib.import_module("_common.bandwidth")
+    source = torch.randint(0, 256, (1001,), dtype=torch.uint8)
+    to = torch.zeros_like(source)
+    bandwidth.memcpy(to, source, 3)
+    assert to.equal(source)
+    bandwidth.memset(to, 2)
+    assert (to == 1).all()
+    assert bandwidth.write_bandwidth(4096, 2) > 0
