@@ -6,22 +6,34 @@ from gatedops import backends  # loads the extension, which registers the ops
 from gatedops._version import __version__
 from gatedops.gatebits import GateBits, pack_gates, unpack_gates
 from gatedops.layout import GateLayer
+from gatedops.nn import Gate, GatedConv2d, GatedLinear
+from gatedops.ops.gated_linear import gated_linear
+from gatedops.ops.gated_linear_pair import gated_linear_pair
 from gatedops.ops.gram import npk_diag, npk_gram, npk_matvec
 from gatedops.ops.overlap import gate_agreement, gate_neighbors, gate_overlap
 from gatedops.ops.soft_gram import soft_npk_gram
+from gatedops.trace import fuse_relu, gated_twin, record_gates
 
 __all__ = [
+    "Gate",
     "GateBits",
     "GateLayer",
+    "GatedConv2d",
+    "GatedLinear",
     "__version__",
     "backends",
+    "fuse_relu",
     "gate_agreement",
     "gate_neighbors",
     "gate_overlap",
+    "gated_linear",
+    "gated_linear_pair",
+    "gated_twin",
     "npk_diag",
     "npk_gram",
     "npk_matvec",
     "pack_gates",
+    "record_gates",
     "soft_npk_gram",
     "unpack_gates",
 ]

@@ -13,8 +13,7 @@ namespace {
 Tensor gated_linear(
     const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, const Tensor& words, int64_t first) {
   require_linear(x, weight, bias);
-  const int64_t rows = x.numel() / std::max<int64_t>(1, x.size(x.dim() - 1));
-  require_row_gates(words, first, rows, weight.size(0));
+  require_row_gates(words, first, rows_of(x), weight.size(0));
   Tensor y = linear(x, weight, bias);
   select_rows(y, GateView(words, first), y);
   return y;
@@ -40,7 +39,7 @@ std::tuple<Tensor, Tensor, Tensor> gated_linear_backward(
   Tensor dv = grad;
   if (words) {
     require_row_gates(*words, first, from.rows, from.width);
-    dv = torch::stable::empty_like(grad);
+    dv = new_rows(grad);
     const RowView to(dv);
     const GateView gates(*words, first);
     for_row_blocks(from.rows, from.row_bytes, [&](int64_t row) {
@@ -65,7 +64,7 @@ std::tuple<Tensor, Tensor> gated_linear_soft(
   const Tensor product = linear(x, weight, bias);
   require_soft_gate(gate_, product);
   const Tensor gate = contiguous_rows(gate_);
-  Tensor y = torch::stable::empty_like(product);
+  Tensor y = new_rows(product);
   const RowView v(product), g(gate), to(y);
   const GateRows kernels = gate_rows(y.scalar_type());
   torch::stable::parallel_for(0, v.rows, grain_of(v.row_bytes), [&](int64_t begin, int64_t end) {
@@ -82,8 +81,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> gated_linear_soft_backward(
   require_soft_gate(gate, grad);
   const Tensor product = product_ ? contiguous_rows(*product_) : grad;
   require_soft_gate(product, grad);
-  Tensor dv = torch::stable::empty_like(grad);
-  Tensor dgate = product_ ? torch::stable::empty_like(grad) : torch::stable::new_empty(grad, {0});
+  Tensor dv = new_rows(grad);
+  Tensor dgate = product_ ? new_rows(grad) : nothing(grad);
   const RowView from(grad), g(gate), v(product), to(dv);
   char* to_gate = static_cast<char*>(dgate.mutable_data_ptr());
   const GateRows kernels = gate_rows(grad.scalar_type());

@@ -17,6 +17,13 @@ namespace gatedops::cpu {
 namespace {
 
 struct Avx2Rows {
+  static uint16_t relu(const float* from, float* to) {
+    return static_cast<uint16_t>(relu_of_eight(from, to) | relu_of_eight(from + 8, to + 8) << 8);
+  }
+  template <class E>
+  static uint16_t relu(const E* from, E* to) {
+    return relu_of_sixteen(from, to);
+  }
   static void keep(const uint16_t* from, uint16_t* to, uint16_t gates) {
     const __m256i bits = _mm256_setr_epi16(
         1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, static_cast<int16_t>(0x8000));
@@ -39,6 +46,11 @@ struct Avx2Rows {
   }
 
  private:
+  static int relu_of_eight(const float* from, float* to) {
+    const __m256 zero = _mm256_setzero_ps(), v = _mm256_loadu_ps(from);
+    _mm256_storeu_ps(to, _mm256_max_ps(zero, v));  // of two zeros, or with a NaN: the second
+    return _mm256_movemask_ps(_mm256_cmp_ps(v, zero, _CMP_GT_OQ));
+  }
   static void store(const void* from, void* to, __m256i mask) {
     const __m256i values = _mm256_loadu_si256(static_cast<const __m256i*>(from));
     _mm256_storeu_si256(static_cast<__m256i*>(to), _mm256_and_si256(values, mask));

@@ -10,7 +10,7 @@ namespace gatedops::cpu {
 // Words (rows, W) for the gates of y (..., width).
 inline Tensor new_layer(const Tensor& y) {
   const RowView view(y);
-  return torch::stable::new_empty(y, {view.rows, layer_words(view.width)}, ScalarType::Int);
+  return new_tensor({view.rows, layer_words(view.width)}, ScalarType::Int);
 }
 
 // words = gates of y; then y = relu(y) in place, if wanted. words (rows, W) is written whole, padding included.
@@ -23,11 +23,12 @@ inline void gate_by_itself(const Tensor& y, const Tensor& words, bool relu) {
   const size_t padding = static_cast<size_t>(words.size(1) - used) * sizeof(uint32_t);
   torch::stable::parallel_for(0, view.rows, grain_of(view.row_bytes), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
-      pack.row(view[row], view.width, gates[row]);
-      std::memset(gates[row] + used, 0, padding);
       if (relu) {
-        kernels.relu(view[row], view[row], view.width);
+        kernels.relu_and_pack(view[row], view[row], view.width, gates[row]);
+      } else {
+        pack.row(view[row], view.width, gates[row]);
       }
+      std::memset(gates[row] + used, 0, padding);
     }
   });
 }

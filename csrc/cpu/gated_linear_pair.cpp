@@ -57,13 +57,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> gated_linear_pair_soft(
     const std::optional<Tensor>& b_v, double beta, double gain, bool linear_feature) {
   require_pair(h, w_f, b_f, z, w_v, b_v);
   const Tensor q = linear(h, w_f, b_f), v = linear(z, w_v, b_v);
-  Tensor words = new_layer(q), z_next = torch::stable::empty_like(v);
+  Tensor words = new_layer(q), z_next = new_rows(v);
   gate_by_itself(q, words, false);
   if (linear_feature) {
     gate_softly(q, v, nullptr, z_next, beta, gain);
-    return {q, z_next, words, torch::stable::new_empty(q, {0}), v};
+    return {q, z_next, words, nothing(q), v};
   }
-  Tensor h_next = torch::stable::empty_like(q);
+  Tensor h_next = new_rows(q);
   gate_softly(q, v, &h_next, z_next, beta, gain);
   return {h_next, z_next, words, q, v};
 }
@@ -76,8 +76,7 @@ void gated_linear_pair_out(
   for (const auto& [out, in, name] : {std::tuple{&h_next, &h, "h_next"}, std::tuple{&z_next, &z, "z_next"}}) {
     require(
         out->is_contiguous() && out->scalar_type() == in->scalar_type() && out->dim() == in->dim() &&
-            out->numel() == in->numel() / std::max<int64_t>(1, in->size(in->dim() - 1)) * w_f.size(0) &&
-            out->size(out->dim() - 1) == w_f.size(0),
+            rows_of(*out) == rows_of(*in) && out->size(out->dim() - 1) == w_f.size(0),
         std::string(name) + ": needs to be contiguous, of shape (..., out_features) and the dtype of h");
   }
   const RowView rows(h_next);
@@ -129,7 +128,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> gated_linear_pair_sof
   require(v_ || !(h || w_f || b_f), "v: is missing, the gradient of the feature network needs it");
   const Tensor q = contiguous_rows(q_), v = v_ ? contiguous_rows(*v_) : q;
   const Gradient gh(grad_h, q), gz(grad_z, q);
-  Tensor dv = torch::stable::empty_like(q), dq = v_ ? torch::stable::empty_like(q) : dv;
+  Tensor dv = new_rows(q), dq = v_ ? new_rows(q) : dv;
   const RowView activations(q), values(v), to_q(dq), to_v(dv);
   const SoftRow row{beta, gain, activations.width};
   const GateRows kernels = gate_rows(q.scalar_type());

@@ -8,24 +8,22 @@ namespace gatedops::cpu {
 // dv weight, (..., in_features) for dv (..., out_features); empty where weight is absent.
 inline Tensor input_gradient(const Tensor& dv, const std::optional<Tensor>& weight) {
   if (!weight) {
-    return torch::stable::new_empty(dv, {0});
+    return nothing(dv);
   }
-  Tensor dx = torch::stable::new_empty(dv, sizes_with_last(dv, weight->size(1)));
+  Tensor dx = new_rows(dv, weight->size(1));
   Tensor left, right;
-  const int64_t rows = dv.numel() / weight->size(0);
-  mm(as_matrix(dv, rows, left), Matrix(*weight), as_matrix(dx, rows, right));
+  mm(as_matrix(dv, left), Matrix(*weight), as_matrix(dx, right));
   return dx;
 }
 
 // dv^T x, (out_features, in_features); empty where x is absent.
 inline Tensor weight_gradient(const Tensor& dv, const std::optional<Tensor>& x) {
   if (!x) {
-    return torch::stable::new_empty(dv, {0});
+    return nothing(dv);
   }
-  const int64_t width = dv.size(dv.dim() - 1), rows = dv.numel() / width;
-  Tensor dw = torch::stable::new_empty(dv, {width, x->size(x->dim() - 1)});
+  Tensor dw = new_tensor({dv.size(dv.dim() - 1), x->size(x->dim() - 1)}, dv.scalar_type());
   Tensor left, right;
-  mm(as_matrix(dv, rows, left).transposed(), as_matrix(*x, rows, right), Matrix(dw));
+  mm(as_matrix(dv, left).transposed(), as_matrix(*x, right), Matrix(dw));
   return dw;
 }
 
@@ -38,8 +36,7 @@ inline void require_backward(
   const int64_t width = grad.size(grad.dim() - 1);
   if (x) {
     require(
-        x->dim() == grad.dim() && x->scalar_type() == grad.scalar_type() &&
-            x->numel() / std::max<int64_t>(1, x->size(x->dim() - 1)) == grad.numel() / width,
+        x->dim() == grad.dim() && x->scalar_type() == grad.scalar_type() && rows_of(*x) == rows_of(grad),
         std::string(x_name) + ": got shape " + shape_of(*x) + ", needs one row per row of " + grad_name);
   }
   if (weight) {

@@ -20,6 +20,8 @@ struct SoftRow {
 struct GateRows {
   // to = relu(from) as torch has it: NaN and -0.0 stay; to may be from.
   void (*relu)(const void* from, void* to, int64_t width);
+  // The same, and bit j of words = from[j] > 0, in ceil(width / 32) words.
+  void (*relu_and_pack)(const void* from, void* to, int64_t width, uint32_t* words);
   // to[j] = from[j] where bit j of words is on, else exactly 0, whatever from[j] is; to may be from.
   void (*select)(const void* from, void* to, const uint32_t* words, int64_t width);
   // The same for `positions` contiguous numbers of each of `channels` planes, plane c at c * plane_stride

@@ -1,7 +1,7 @@
 // Row kernels of the gated layers, written once: plain loops without branches, which the compiler turns into
 // vector code for the instruction set that the including file asks for (see gram_tile_body.h). Nothing is
 // contracted, so every instruction set gives the same bits. What loops do not express well stands in the traits
-// I: I::keep(from, to, gates) is Rows::select for sixteen elements.
+// I, for sixteen elements: I::keep(from, to, gates) is Rows::select, gates = I::relu(from, to) is Rows::relu_and_pack.
 
 #if defined(__clang__)
 #define GATEDOPS_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
@@ -120,6 +120,17 @@ inline E relu_of(E y) {
   }
 }
 
+// Sixteen elements, for traits that have nothing better.
+template <class E>
+inline uint16_t relu_of_sixteen(const E* from, E* to) {
+  unsigned gates = 0;
+  for (int k = 0; k < 16; ++k) {
+    gates |= static_cast<unsigned>(static_cast<typename Element<E>::Compute>(from[k]) > 0) << k;
+    to[k] = relu_of(from[k]);
+  }
+  return static_cast<uint16_t>(gates);
+}
+
 template <class I, class E>
 struct Rows {
   using Bits = typename Element<E>::Bits;
@@ -132,6 +143,24 @@ struct Rows {
     GATEDOPS_INDEPENDENT
     for (int64_t j = 0; j < width; ++j) {
       to[j] = relu_of(from[j]);
+    }
+  }
+
+  static void relu_and_pack(const void* from_, void* to_, int64_t width, uint32_t* words) {
+    const E* from = static_cast<const E*>(from_);
+    E* to = static_cast<E*>(to_);
+    int64_t j = 0;
+    for (; j + 2 * kStep <= width; j += 2 * kStep) {
+      const uint32_t low = I::relu(from + j, to + j), high = I::relu(from + j + kStep, to + j + kStep);
+      words[j / 32] = low | high << 16;
+    }
+    if (j < width) {
+      uint32_t word = 0;
+      for (int64_t k = j; k < width; ++k) {
+        word |= static_cast<uint32_t>(static_cast<C>(from[k]) > C(0)) << (k - j);
+        to[k] = relu_of(from[k]);
+      }
+      words[j / 32] = word;
     }
   }
 
@@ -232,7 +261,7 @@ struct Rows {
   }
 
   static constexpr GateRows kernels() {
-    return {relu, select, select_planes, multiply, add, soft_pair, soft_pair_backward};
+    return {relu, relu_and_pack, select, select_planes, multiply, add, soft_pair, soft_pair_backward};
   }
 };
 

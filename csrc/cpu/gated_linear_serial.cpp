@@ -12,6 +12,10 @@ namespace gatedops::cpu {
 namespace {
 
 struct SerialRows {
+  template <class E>
+  static uint16_t relu(const E* from, E* to) {
+    return relu_of_sixteen(from, to);
+  }
   template <class Bits>
   static void keep(const Bits* from, Bits* to, uint16_t gates) {
     for (int k = 0; k < 16; ++k) {

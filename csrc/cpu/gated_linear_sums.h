@@ -30,7 +30,7 @@ class BiasSums {
 
   // (width,), or empty where it is not wanted; of the dtype of `like`.
   Tensor result(const Tensor& like) const {
-    Tensor out = torch::stable::new_empty(like, {wanted_ ? width_ : 0});
+    Tensor out = new_tensor({wanted_ ? width_ : 0}, like.scalar_type());
     if (wanted_) {
       std::vector<double> total(static_cast<size_t>(width_));
       size_ == sizeof(double) ? accumulate<double>(total) : accumulate<float>(total);

@@ -93,4 +93,8 @@ def is_recorded(*inputs: Any) -> bool:
         torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
     ):
         return True
-    return torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in inputs)
+    if torch.is_grad_enabled():
+        for value in inputs:
+            if isinstance(value, Tensor) and value.requires_grad:
+                return True
+    return False

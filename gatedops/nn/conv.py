@@ -1,0 +1,54 @@
+"""GatedConv2d: a convolution and its gates."""
+
+from __future__ import annotations
+
+from typing import Literal, overload
+
+import torch
+from torch import Tensor, nn
+
+from gatedops.gatebits import GateBits
+from gatedops.ops.gated_linear_gate import apply_gate, relu_with_gates
+
+
+class GatedConv2d(nn.Conv2d):
+    """A 2-d convolution with gates: parameters, initialisation and state_dict keys of :class:`torch.nn.Conv2d`.
+
+    ``layer(x)`` is Conv2d and ReLU; ``layer(x, gate)`` takes the gate from outside: GateBits or bool ``(n, C, H, W)``
+    (hard: exactly 0 where it is off, even if the convolution is infinite or NaN there; no gradient passes through it),
+    or float of the output's dtype (soft). The backward of a hard gate keeps one bit per gate.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
+            as of torch.nn.Conv2d.
+    """
+
+    @overload
+    def forward(
+        self, x: Tensor, gate: GateBits | Tensor | None = ..., *, return_gates: Literal[False] = ...
+    ) -> Tensor: ...
+    @overload
+    def forward(
+        self, x: Tensor, gate: GateBits | Tensor | None = ..., *, return_gates: Literal[True]
+    ) -> tuple[Tensor, GateBits]: ...
+    def forward(
+        self, x: Tensor, gate: GateBits | Tensor | None = None, *, return_gates: bool = False
+    ) -> Tensor | tuple[Tensor, GateBits]:
+        """``(n, in_channels, H, W)`` to ``(n, out_channels, H', W')``; with `return_gates` also the hard gates.
+
+        Raises:
+            TypeError, ValueError: naming the argument; a soft gate with return_gates.
+        """
+        if x.dim() != 4:
+            raise ValueError(f"x: got shape {tuple(x.shape)}, needs (n, in_channels, H, W)")
+        q = self._conv_forward(x, self.weight, self.bias)
+        if gate is None:
+            return relu_with_gates(q) if return_gates else torch.relu(q)
+        z = apply_gate(q, gate)
+        if not return_gates:
+            return z
+        if isinstance(gate, GateBits):
+            return z, gate
+        if gate.dtype != torch.bool:
+            raise ValueError("return_gates: a soft gate has no bits to return")
+        return z, GateBits.pack([gate])

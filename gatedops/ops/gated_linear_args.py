@@ -1,0 +1,111 @@
+"""Arguments of the gated layers: their checks, autocast, and gates as words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gatedops.gatebits import GateBits
+from gatedops.layout import GateLayer
+from gatedops.ops.checks import require_supported, require_tensor
+from gatedops.ops.gates import pack_layer
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def layer_arguments(
+    op: str, x: Tensor, weight: Tensor, bias: Tensor | None, names: Sequence[str] = ("x", "weight", "bias")
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """A layer's input and parameters, checked, in autocast's dtype where that is on; `names` stand in errors."""
+    require_tensor(x, names[0])
+    require_tensor(weight, names[1])
+    require_supported(x, op, names[0])
+    if x.dtype not in DTYPES:
+        raise TypeError(f"{names[0]}: got {x.dtype}, needs float32, float64, bfloat16 or float16")
+    if x.dim() == 0:
+        raise ValueError(f"{names[0]}: got shape (), needs (..., in_features)")
+    shape = weight.shape
+    if len(shape) != 2 or shape[1] != x.shape[-1] or shape[0] == 0:
+        raise ValueError(
+            f"{names[1]}: got shape {tuple(shape)}, needs (out_features, {x.shape[-1]}) with at least one"
+            f" out_feature, for {names[0]} of shape {tuple(x.shape)}"
+        )
+    if bias is not None:
+        require_tensor(bias, names[2])
+        if bias.shape != shape[:1]:
+            raise ValueError(f"{names[2]}: got shape {tuple(bias.shape)}, needs ({shape[0]},)")
+    if is_autocast(x):
+        x, weight, bias = autocast(x), autocast(weight), None if bias is None else autocast(bias)
+    _require_like(weight, names[1], x, names[0])
+    if bias is not None:
+        _require_like(bias, names[2], x, names[0])
+    return x, weight, bias
+
+
+def _require_like(tensor: Tensor, name: str, x: Tensor, x_name: str) -> None:
+    if tensor.device != x.device:
+        raise ValueError(f"{name}: is on {tensor.device}, {x_name} is on {x.device}")
+    if tensor.dtype != x.dtype:
+        raise TypeError(f"{name}: got {tensor.dtype}, {x_name} is {x.dtype}; both need the same dtype")
+
+
+def is_autocast(x: Tensor) -> bool:
+    kind = x.device.type
+    return kind != "meta" and torch.is_autocast_enabled(kind)
+
+
+def autocast(tensor: Tensor) -> Tensor:
+    """The tensor as torch's autocast hands it to a linear layer: float64 stays."""
+    if tensor.dtype == torch.float64 or not is_autocast(tensor):
+        return tensor
+    return tensor.to(torch.get_autocast_dtype(tensor.device.type))
+
+
+def hard_gate(gate: GateBits | Tensor, shape: Sequence[int], device: torch.device) -> tuple[Tensor, int]:
+    """The words of a hard gate for an output of this shape, ``(..., w)``, and the index of the first of them."""
+    if isinstance(gate, Tensor):
+        if gate.shape != torch.Size(shape):
+            raise ValueError(f"gate: got shape {tuple(gate.shape)}, needs that of the output, {tuple(shape)}")
+        _require_same_device(gate.device, device)
+        return pack_layer(gate.reshape(math.prod(shape[:-1]), shape[-1])), 0
+    if len(gate.layers) != 1:
+        raise ValueError(f"gate: has {len(gate.layers)} layers, needs one; choose it with layers_of")
+    _require_same_device(gate.device, device)
+    layer = gate.layers[0]
+    if layer.kind != "gate":
+        raise ValueError("gate: holds the choices of a max-pool, needs gates")
+    if len(layer.shape) == 1:
+        if gate.n != math.prod(shape[:-1]) or layer.width != shape[-1]:
+            raise ValueError(
+                f"gate: has {gate.n} rows of {layer.width} gates, needs {math.prod(shape[:-1])} rows of {shape[-1]}"
+            )
+        return gate.words, layer.first_word
+    if (gate.n, *layer.shape) != tuple(shape):
+        raise ValueError(f"gate: got shape {(gate.n, *layer.shape)}, needs that of the output, {tuple(shape)}")
+    return hard_gate(gate.unpack()[0], shape, device)
+
+
+def soft_gate(gate: Tensor, shape: Sequence[int], x: Tensor) -> Tensor:
+    """A soft gate for an output of this shape, checked, in autocast's dtype where that is on."""
+    if not gate.dtype.is_floating_point:
+        raise TypeError(f"gate: got {gate.dtype}, needs a GateBits, a bool tensor (hard) or a float tensor (soft)")
+    if gate.shape != torch.Size(shape):
+        raise ValueError(f"gate: got shape {tuple(gate.shape)}, needs that of the output, {tuple(shape)}")
+    _require_same_device(gate.device, x.device)
+    gate = autocast(gate)
+    if gate.dtype != x.dtype:
+        raise TypeError(f"gate: got {gate.dtype}, x is {x.dtype}; a soft gate needs the same dtype")
+    return gate
+
+
+def layer_bits(words: Tensor, width: int) -> GateBits:
+    """The gates of one fully connected layer."""
+    return GateBits(words, (GateLayer("0", (width,)),))
+
+
+def _require_same_device(gate: torch.device, x: torch.device) -> None:
+    if gate != x:
+        raise ValueError(f"gate: is on {gate}, x is on {x}")

@@ -1,0 +1,49 @@
+"""What the tools of this package ask of a model and its data, and how a model is left as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def require_model(model: Any, name: str = "model") -> None:
+    """Raises TypeError unless the model is a module, ValueError where it is TorchScript."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{name}: got {type(model).__name__}, needs a torch.nn.Module")
+    for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            where = f"at {path!r} " if path else ""
+            raise ValueError(f"{name}: is TorchScript {where}and cannot be looked into; use the module it is from")
+
+
+def devices_of(model: nn.Module) -> frozenset[torch.device]:
+    """The devices of a model's parameters and buffers."""
+    return frozenset(tensor.device for tensor in chain(model.parameters(), model.buffers()))
+
+
+def require_device(devices: frozenset[torch.device], inputs: Tensor, name: str) -> None:
+    """Raises ValueError where a model on these devices has no tensor on the device of the inputs."""
+    if devices and inputs.device not in devices:
+        listed = ", ".join(sorted(map(str, devices)))
+        raise ValueError(f"{name}: is on {inputs.device}, the model is on {listed}; move one of them")
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and after it each module's own mode again.
+
+    The flags alone change: a model's train() and eval() may do more, which would not be undone.
+    """
+    before = {module: module.training for module in model.modules()}
+    try:
+        for module in before:
+            module.training = False
+        yield
+    finally:
+        for module, training in before.items():
+            module.training = training

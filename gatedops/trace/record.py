@@ -1,0 +1,130 @@
+"""record_gates: the gates of any ReLU network on a data set."""
+
+from __future__ import annotations
+
+import operator
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from gatedops.gatebits import GateBits
+from gatedops.trace.checks import evaluating, require_model
+from gatedops.trace.recorder import Recorder
+from gatedops.trace.rows import Rows, RowsInFile, RowsInMemory
+
+_BAR_DELAY = 1.0  # seconds
+
+
+def record_gates(
+    model: nn.Module,
+    data: Tensor | Iterable[Any],
+    batch_size: int = 256,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    max_pool: bool = False,
+    progress: bool | None = None,
+) -> GateBits:
+    """The gates of every ReLU that a model calls, in call order: on where the pre-activation is > 0.
+
+    Sees nn.ReLU, F.relu, torch.relu, x.relu() and the in-place forms, in any module, torch's own transformer layers
+    included, without changing the model. It runs in evaluation mode, without gradients and uncompiled; each batch is
+    packed to one bit a gate as it passes. Layers are named after the module that is the ReLU ("features.1"), or else
+    the one that calls it ("layer1.0.relu"); the second call of that name is "layer1.0.relu#2".
+
+    Args:
+        model: any module; ``model(inputs)`` is called with batches. Pre-activations are ``(n, w)``, ``(n, T, C)`` or
+            ``(n, C, H, W)``, the inputs always the first axis; ``(n,)`` is taken as ``(n, 1)``, and the ``(n, C, L)`` of
+            a Conv1d as ``(n, T, C)``.
+        data: inputs ``(n, ...)`` on the model's device, cut into batches; or a DataLoader or another iterable of
+            batches, each the inputs or a tuple that starts with them.
+        batch_size: rows at a time, where data is a tensor.
+        out: a file to write to, batch by batch, in the format of :meth:`GateBits.save`; for gates that do not fit into
+            memory. It appears when all is written. The result is memory-mapped from it.
+        max_pool: record the choices of every 2-d max-pool too, as layers of kind "select" (docs/math.md, section 9).
+        progress: a bar (tqdm) over the batches. None: on a terminal, once it has taken a second.
+
+    Returns:
+        GateBits on the data's device (with `out`: on the CPU).
+
+    Raises:
+        TypeError, ValueError: an argument of another form; data on another device or without rows; a model that calls
+            no ReLU, or other ones in different batches. What the model raises goes through. The model is left as it
+            was in any case.
+    """
+    require_model(model)
+    _require_count(batch_size)
+    total = len(data) if isinstance(data, Tensor) and data.dim() else None
+    batches = _batches(data, batch_size)
+    rows: Rows = RowsInMemory(total) if out is None else RowsInFile(_file(out))
+    count = operator.length_hint(data, 0) if total is None else -(-total // batch_size)
+    recorder = Recorder(model, max_pool)
+    with ExitStack() as stack:
+        for context in (rows, recorder, evaluating(model), _eager()):
+            stack.enter_context(context)
+        for index, inputs in enumerate(_with_bar(batches, count, progress)):
+            rows.add(recorder.gates_of(inputs, index))
+        recorder.finish()
+        return rows.finish()
+
+
+def _batches(data: Any, batch_size: int) -> Iterator[Tensor]:
+    """The inputs of each batch; what can be checked at once is."""
+    if isinstance(data, Tensor):
+        if data.dim() == 0 or data.shape[0] == 0:
+            raise ValueError(f"data: got shape {tuple(data.shape)}, needs at least one row")
+        return iter(data.split(batch_size))
+    if isinstance(data, Dataset):
+        raise TypeError(f"data: got {type(data).__name__}, which gives single inputs; put a DataLoader around it")
+    if isinstance(data, (str, bytes, dict)) or not isinstance(data, Iterable):
+        raise TypeError(f"data: got {type(data).__name__}, needs a tensor, a DataLoader or an iterable of batches")
+    return (_inputs_of(batch, index) for index, batch in enumerate(data))
+
+
+def _inputs_of(batch: Any, index: int) -> Tensor:
+    inputs = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+    if not isinstance(inputs, Tensor):
+        raise TypeError(f"data: batch {index} is {type(batch).__name__}, needs a tensor or a tuple that begins with it")
+    if inputs.dim() == 0 or inputs.shape[0] == 0:
+        raise ValueError(f"data: batch {index} has shape {tuple(inputs.shape)}, needs at least one row")
+    return inputs
+
+
+def _require_count(batch_size: Any) -> None:
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size: got {batch_size!r}, needs a whole number of at least 1")
+
+
+def _file(out: Any) -> Path:
+    if not isinstance(out, (str, os.PathLike)):
+        raise TypeError(f"out: got {type(out).__name__}, needs the path of a file")
+    path = Path(out)
+    if path.is_dir() or not path.parent.is_dir():
+        raise ValueError(f"out: {path} {'is a folder' if path.is_dir() else 'lies in no existing folder'}")
+    return path
+
+
+def _eager() -> AbstractContextManager[Any]:
+    """Runs compiled models as they were written, because the mode does not see inside compiled code."""
+    if "torch._dynamo" not in sys.modules:  # then nothing is compiled; importing it takes a second
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")
+
+
+def _with_bar(batches: Iterator[Tensor], count: int, progress: bool | None) -> Iterable[Tensor]:
+    if progress is False:
+        return batches
+    try:
+        from tqdm import tqdm  # type: ignore[import-untyped]
+    except ModuleNotFoundError:
+        if progress is None:
+            return batches
+        raise ModuleNotFoundError("progress: the bar needs tqdm, which is not installed: pip install tqdm") from None
+    hidden = None if progress is None else False  # None: where there is no terminal
+    return tqdm(batches, "recording gates", count or None, leave=False, unit="batch", delay=_BAR_DELAY, disable=hidden)

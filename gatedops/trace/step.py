@@ -1,0 +1,114 @@
+"""The steps that kernels of networks understand, as plain records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from gatedops.trace.pooling import Pair, Window
+
+# eq=False: steps hold tensors, and two steps are the same only if they are one object.
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One operation of a network.
+
+    Args:
+        name: of the module that does it: "layer1.0.conv1", or with the operation behind it "layer1.0.add".
+        inputs: indices of the earlier steps whose outputs it takes.
+        shape: of its output for one input, the axis of the inputs left out.
+    """
+
+    name: str
+    inputs: tuple[int, ...]
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Input(Step):
+    """The network's input; the first step."""
+
+
+@dataclass(frozen=True, eq=False)
+class Linear(Step):
+    """``x W^T + b`` over the last axis: weight ``(out, in)``, bias ``(out,)`` or None."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Conv2d(Step):
+    """weight ``(C', C / groups, kh, kw)``, bias ``(C',)`` or None.
+
+    padding is (left, right, top, bottom) in pixels of zeros or, with padding_mode "circular", of the other side.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    stride: Pair
+    padding: tuple[int, int, int, int]
+    dilation: Pair
+    groups: int
+    padding_mode: str
+
+
+@dataclass(frozen=True, eq=False)
+class Gate(Step):
+    """ReLU: its input times the gate of its input."""
+
+
+@dataclass(frozen=True, eq=False)
+class MaxPool(Step):
+    """The largest of each window of pixels."""
+
+    window: Window
+
+
+@dataclass(frozen=True, eq=False)
+class AvgPool(Step):
+    """The mean of each window of pixels: their sum over ``divisor``, or where that is None over the window's pixels,
+    those of the padding counted or not."""
+
+    window: Window
+    count_include_pad: bool
+    divisor: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Add(Step):
+    """The sum of two earlier outputs of one shape."""
+
+
+@dataclass(frozen=True, eq=False)
+class AddConstant(Step):
+    """Adds what no input changes; constant broadcasts to `shape`."""
+
+    constant: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Flatten(Step):
+    """All axes of an input in one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Mean(Step):
+    """The mean over `axes` of one input (0 is the first axis after that of the inputs), kept as size 1 or dropped."""
+
+    axes: tuple[int, ...]
+    keepdim: bool
+
+
+@dataclass(frozen=True, eq=False)
+class BatchNorm(Step):
+    """``(x - mean) / sqrt(var + eps) * weight + bias`` per channel, with the running mean and variance ``(C,)``; weight
+    and bias ``(C,)`` or None."""
+
+    mean: Tensor
+    var: Tensor
+    weight: Tensor | None
+    bias: Tensor | None
+    eps: float
