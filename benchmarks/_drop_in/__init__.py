@@ -1,0 +1,1 @@
+"""The parts of drop_in.py."""

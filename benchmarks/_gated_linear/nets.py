@@ -1,0 +1,134 @@
+"""The nets that are timed: gatedops, plain torch, and the matrix products that both need."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from gatedops import GateBits, gated_linear, gated_linear_pair
+
+BETA = 4.0
+KINDS = {
+    "layer": "Linear and ReLU",
+    "value": "value layer, hard gates from outside",
+    "pair": "pair, hard gates, both networks trained",
+    "frozen": "pair, hard gates, feature network frozen",
+    "soft": "pair, soft gates, both networks trained",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A net of `depth` gated layers of `width` gates on `batch` rows."""
+
+    batch: int
+    width: int
+    depth: int
+
+    def __str__(self) -> str:
+        return f"{self.batch} x {self.width}, {self.depth} layers"
+
+
+class Net:
+    """One kind of net at one size. Weights are normal with variance 2 / width, biases 0; x, cotangents and the gates
+    from outside are random. A forward takes x and returns the results that get a gradient.
+    """
+
+    def __init__(self, kind: str, cell: Cell, seed: int):
+        made = torch.Generator().manual_seed(seed)
+        n, width = cell.batch, cell.width
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=made)
+
+        def network() -> list[tuple[Tensor, Tensor]]:
+            weights = [normal(width, width) * math.sqrt(2 / width) for _ in range(cell.depth)]
+            return [(weight.requires_grad_(), torch.zeros(width).requires_grad_()) for weight in weights]
+
+        self.kind, self.cell = kind, cell
+        self.x, self.cotangents = normal(n, width), [normal(n, width) for _ in range(2)]
+        self.masks = [(normal(n, width) > 0).to(self.x.dtype) for _ in range(cell.depth)] if kind == "value" else []
+        self.bits = [GateBits.pack([mask]) for mask in self.masks]
+        self.features = [] if kind in ("layer", "value") else network()
+        self.values = network()
+        if kind == "frozen":
+            self.features = [(weight.detach(), bias.detach()) for weight, bias in self.features]
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        return [t for layer in [*self.features, *self.values] for t in layer if t.requires_grad]
+
+    def ours(self, x: Tensor) -> tuple[Tensor, ...]:
+        if self.kind == "layer":
+            for weight, bias in self.values:
+                x = gated_linear(x, weight, bias)
+            return (x,)
+        if self.kind == "value":
+            for (weight, bias), bits in zip(self.values, self.bits, strict=True):
+                x = gated_linear(x, weight, bias, bits)
+            return (x,)
+        h = z = x
+        for (w_f, b_f), (w_v, b_v) in zip(self.features, self.values, strict=True):
+            if self.kind == "soft":
+                h, z, _ = gated_linear_pair(h, w_f, b_f, z, w_v, b_v, gate="soft", beta=BETA)
+            else:
+                h, z, _ = gated_linear_pair(h, w_f, b_f, z, w_v, b_v)
+        return self._results(h, z)
+
+    def eager(self, x: Tensor) -> tuple[Tensor, ...]:
+        if self.kind == "layer":
+            for weight, bias in self.values:
+                x = linear(x, weight, bias).relu()
+            return (x,)
+        if self.kind == "value":
+            for (weight, bias), mask in zip(self.values, self.masks, strict=True):
+                x = linear(x, weight, bias) * mask
+            return (x,)
+        h = z = x
+        for (w_f, b_f), (w_v, b_v) in zip(self.features, self.values, strict=True):
+            q = linear(h, w_f, b_f)
+            gate = torch.sigmoid(BETA * q) if self.kind == "soft" else (q > 0).to(q.dtype)
+            h, z = q.relu(), linear(z, w_v, b_v) * gate
+        return self._results(h, z)
+
+    def _results(self, h: Tensor, z: Tensor) -> tuple[Tensor, ...]:
+        """A hard gate passes no gradient on: the feature network then has an output of its own."""
+        return (h, z) if self.kind == "pair" else (z,)
+
+    def products(self, backward: bool) -> None:
+        """The matrix products alone: what any backend of torch's speed has to pay."""
+        x, grad = self.x, self.cotangents[0]
+        with torch.no_grad():
+            for network in (self.features, self.values):
+                for weight, bias in network:
+                    linear(x, weight, bias)
+                trained = backward and any(weight.requires_grad for weight, _ in network)
+                for weight, _ in network if trained else []:
+                    torch.mm(grad.t(), x)
+                for weight, _ in network[1:] if trained else []:  # x itself needs no gradient
+                    torch.mm(grad, weight)
+
+    def forward(self, net: Callable[[Tensor], tuple[Tensor, ...]]) -> Callable[[], object]:
+        """A run without gradients."""
+
+        def run() -> tuple[Tensor, ...]:
+            with torch.no_grad():
+                return net(self.x)
+
+        return run
+
+    def training(self, net: Callable[[Tensor], tuple[Tensor, ...]]) -> Callable[[], object]:
+        """Forward and backward; gradients are dropped, as an optimiser does."""
+
+        def run() -> None:
+            results = net(self.x)
+            torch.autograd.backward(results, self.cotangents[: len(results)])
+            for parameter in self.parameters:
+                parameter.grad = None
+
+        return run

@@ -1,0 +1,132 @@
+"""How fast gated layers are, forward and backward, beside plain torch and torch.compile.
+
+Kinds of net, each chosen with --only:
+
+    layer     gated_linear gated by itself against Linear and ReLU
+    value     gated_linear with hard gates from outside against Linear and a float mask
+    pair      gated_linear_pair, hard gates, both networks trained, against the same in plain torch
+    frozen    the same with a feature network that is not trained
+    soft      the same with soft gates
+
+A net has `depth` layers of `width` gates and sees `batch` rows; its input needs no gradient. The limit is the time of
+the matrix products alone, by torch's own routines: all that the forward and the backward cannot do without. Saved
+bytes are those that autograd keeps for the backward beside the parameters. Writes OUT/gated_linear.json and
+OUT/gated_linear.png.
+
+    python benchmarks/gated_linear.py
+    python benchmarks/gated_linear.py --only layer pair --size 512,128,6 --no-compile
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from _common.contention import Contention, sentence
+from _common.machine import machine_report
+from _common.options import DEFAULT_OUT, at_least, require_device, require_folder, require_matplotlib, require_memory
+from _common.output import print_table, write_json_atomically
+from _gated_linear.measure import HEADER, Entry, measure
+from _gated_linear.nets import KINDS, Cell, Net
+from _gated_linear.targets import targets
+from _gram.targets import HEADER as TARGET_HEADER
+
+CELLS = (Cell(512, 128, 6), Cell(1024, 256, 4), Cell(2048, 256, 4), Cell(2048, 512, 4), Cell(4096, 1024, 4))
+QUICK_CELLS = (Cell(512, 128, 6),)
+REPEATS = 31
+ARRAYS = 24  # (batch, width) arrays alive for each layer at the worst moment
+
+
+def cell(text: str) -> Cell:
+    """An argparse type: BATCH,WIDTH,DEPTH."""
+    try:
+        batch, width, depth = (at_least(1)(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"needs BATCH,WIDTH,DEPTH, got {text!r}") from None
+    return Cell(batch, width, depth)
+
+
+def parser() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = options.add_argument
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="(default: %(default)s)")
+    sizes = options.add_mutually_exclusive_group()
+    sizes.add_argument("--quick", action="store_true", help="the smallest size only, rough figures")
+    sizes.add_argument("--size", type=cell, nargs="+", metavar="BATCH,WIDTH,DEPTH", help="other sizes")
+    add("--only", choices=tuple(KINDS), nargs="+", default=tuple(KINDS), metavar="KIND", help=", ".join(KINDS))
+    add("--no-compile", action="store_true", help="no torch.compile, which takes minutes to compile")
+    add("--no-plot", action="store_true", help="no PNG; matplotlib is not needed")
+    add("--out", type=Path, default=DEFAULT_OUT, help="folder for the results (default: benchmarks/out)")
+    add("--seed", type=at_least(0), default=0, help="of everything random (default: %(default)s)")
+    return options
+
+
+def require_gpu_kernels(device: str) -> None:
+    require_device(device)
+    if device == "cuda":
+        raise ValueError("--device cuda needs kernels of gated_linear for GPUs, which this version has not: use cpu")
+
+
+def require_compiler() -> None:
+    """ValueError where torch.compile finds no C++ compiler."""
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        raise ValueError("torch.compile needs a C++ compiler, and neither g++ nor clang++ is found: use --no-compile")
+
+
+def run(args: argparse.Namespace) -> None:
+    if not args.no_plot:
+        require_matplotlib()
+    require_gpu_kernels(args.device)
+    if not args.no_compile:
+        require_compiler()
+    require_folder(args.out)
+    cells = args.size or (QUICK_CELLS if args.quick else CELLS)
+    largest = max(4 * ARRAYS * one.batch * one.width * one.depth for one in cells)
+    require_memory(largest, "the largest of these nets")
+    report = machine_report()
+    facts = f"{report['threads']} threads, {report['instruction_set']}, torch {report['torch']}"
+    print(f"{report['cpu']}, {facts}; medians, in turns")
+    contention = Contention()
+    entries: list[Entry] = []
+    for kind in args.only:
+        found = []
+        for one in cells:
+            found += measure(Net(kind, one, args.seed), 9 if args.quick else REPEATS, compiled=not args.no_compile)
+        print_table(HEADER, [entry.row() for entry in found])
+        print()
+        entries += found
+    busy = contention.cores()
+    print(sentence(busy))
+    held = list(targets(entries))
+    print_table(TARGET_HEADER, [target.row() for target in held])
+    content = {
+        "machine": report,
+        "cores_busy_elsewhere": busy,
+        "entries": [entry.to_json() for entry in entries],
+        "targets": [asdict(target) | {"met": target.met} for target in held],
+    }
+    write_json_atomically(args.out / "gated_linear.json", content)
+    print(f"\nwrote {args.out / 'gated_linear.json'}")
+    if not args.no_plot:
+        from _gated_linear.picture import plot_speeds
+
+        title = f"Gated layers, forward and backward: {report['cpu']}, {facts}"
+        plot_speeds(args.out / "gated_linear.png", entries, title)
+        print(f"wrote {args.out / 'gated_linear.png'}")
+
+
+def main() -> int:
+    args = parser().parse_args()
+    try:
+        run(args)
+    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
+        print(f"gated_linear.py: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
