@@ -33,9 +33,7 @@ inline std::string shape_of(const Tensor& t) {
 inline void require_words(const Tensor& words, const char* name) {
   require(words.dim() == 2, std::string(name) + ": got shape " + shape_of(words) + ", needs (n, W)");
   require(words.scalar_type() == ScalarType::Int, std::string(name) + ": needs dtype int32");
-  require(
-      words.size(1) <= 1 || words.stride(1) == 1,
-      std::string(name) + ": the words of a row must be contiguous");
+  require(words.size(1) <= 1 || words.stride(1) == 1, std::string(name) + ": the words of a row must be contiguous");
 }
 
 inline void require_float(ScalarType dtype, const char* name) {
@@ -46,8 +44,7 @@ inline void require_float(ScalarType dtype, const char* name) {
 
 // Layers must be non-empty, and every word of a layer must lie inside the row.
 inline void require_layers(
-    const std::vector<int64_t>& first, const std::vector<int64_t>& count, const Tensor& words,
-    const char* name) {
+    const std::vector<int64_t>& first, const std::vector<int64_t>& count, const Tensor& words, const char* name) {
   require(!count.empty(), "count: needs at least one layer");
   require(first.size() == count.size(), std::string(name) + ": needs one entry per layer");
   for (size_t l = 0; l < count.size(); ++l) {

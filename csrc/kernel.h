@@ -27,8 +27,7 @@ struct SchemaType : std::bool_constant<is_one_of<
                         torch::headeronly::ScalarType>> {};
 
 template <typename T>
-struct SchemaType<std::vector<T>> : std::bool_constant<is_one_of<T, int64_t, double, torch::stable::Tensor>> {
-};
+struct SchemaType<std::vector<T>> : std::bool_constant<is_one_of<T, int64_t, double, torch::stable::Tensor>> {};
 
 template <typename T>
 struct SchemaType<std::optional<T>> : SchemaType<T> {};

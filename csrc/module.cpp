@@ -34,8 +34,7 @@ py::dict build_report() {
   report["architecture"] = "other";
 #endif
   report["c++"] = std::to_string(__cplusplus / 100 % 100);
-  report["torch_target"] =
-      std::to_string(torch_target >> 56) + "." + std::to_string(torch_target >> 48 & 0xff);
+  report["torch_target"] = std::to_string(torch_target >> 56) + "." + std::to_string(torch_target >> 48 & 0xff);
   return report;
 }
 

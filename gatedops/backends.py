@@ -19,8 +19,7 @@ try:
     from gatedops import _C
 except ImportError as error:
     raise ImportError(
-        f"gatedops._C cannot be loaded ({error}): "
-        "build it with `make setup` or `pip install --no-build-isolation .`"
+        f"gatedops._C cannot be loaded ({error}): build it with `make setup` or `pip install --no-build-isolation .`"
     ) from error
 
 # The instruction sets that kernels exist for, slowest first, with the CPU flags each one needs.
@@ -117,8 +116,7 @@ def _read_environment() -> None:
     existing = [backend.name for backend in BACKENDS if backend.exists]
     if wanted and wanted not in existing:
         raise ValueError(
-            f"GATEDOPS_BACKEND: got {wanted!r}, but gatedops {__version__} has kernels only for: "
-            + ", ".join(existing)
+            f"GATEDOPS_BACKEND: got {wanted!r}, but gatedops {__version__} has kernels only for: " + ", ".join(existing)
         )
 
 

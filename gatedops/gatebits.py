@@ -15,11 +15,10 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
+from gatedops.gatefile import FILE_FORMAT, read_words
 from gatedops.layout import GateLayer, layer_words
 from gatedops.ops.checks import require_device, require_dtype, require_supported, require_tensor
 from gatedops.ops.gates import SOURCES, pack_layer, unpack_layer
-
-_FILE_FORMAT = "gatedops.GateBits/1"
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +162,7 @@ class GateBits:
 
         compact = self.compact()
         layers = [[layer.name, list(layer.shape), layer.kind] for layer in self.layers]
-        metadata = {"format": _FILE_FORMAT, "layers": json.dumps(layers)}
+        metadata = {"format": FILE_FORMAT, "layers": json.dumps(layers)}
         part = Path(f"{os.fspath(path)}.part")
         try:
             save_file({"words": compact.words.cpu()}, part, metadata=metadata)
@@ -181,10 +180,8 @@ class GateBits:
         Raises:
             FileNotFoundError: no such file. ValueError: the file is damaged or holds something else.
         """
-        from gatedops.gatefile import read_words
-
         words, metadata = read_words(Path(path), mmap)
-        if metadata.get("format") != _FILE_FORMAT:
+        if metadata.get("format") != FILE_FORMAT:
             raise ValueError(f"{path}: holds no GateBits; write it with GateBits.save")
         try:
             layers, first = [], 0

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+FILE_FORMAT = "gatedops.GateBits/1"
 _MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors format
 
 

@@ -32,9 +32,7 @@ def test_the_fastest_available_instruction_set_is_the_default():
 
 
 def test_an_instruction_set_is_available_where_no_flag_is_missing():
-    assert [
-        isa for isa in backends.INSTRUCTION_SETS if not backends.missing_flags(isa)
-    ] == backends.available_isas()
+    assert [isa for isa in backends.INSTRUCTION_SETS if not backends.missing_flags(isa)] == backends.available_isas()
 
 
 def test_force_cpu_holds_inside_its_block(isa):
@@ -61,9 +59,7 @@ def test_force_cpu_refuses_what_is_not_available():
 
 
 def test_gatedops_cpu_forces_an_instruction_set():
-    done = run_python(
-        "-c", "from gatedops import backends; print(*backends.chosen_isa())", GATEDOPS_CPU="serial"
-    )
+    done = run_python("-c", "from gatedops import backends; print(*backends.chosen_isa())", GATEDOPS_CPU="serial")
     assert done.stdout == "serial GATEDOPS_CPU asks for it\n", done.stderr
 
 

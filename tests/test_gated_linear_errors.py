@@ -7,7 +7,7 @@ import torch
 from strategies import dense, random_bits, rows_of
 from tolerances import assert_same_bits
 
-from gatedops import GatedConv2d, GatedLinear, GateBits, gated_linear, gated_linear_pair
+from gatedops import GateBits, GatedConv2d, GatedLinear, gated_linear, gated_linear_pair
 from gatedops.ops.gated_linear_gate import apply_gate, relu_with_gates
 
 N, IN, OUT = 6, 5, 40
@@ -152,7 +152,7 @@ def test_a_bad_argument_of_a_module_is_named(what):
 
 def test_nothing_is_written_before_an_error():
     words = torch.full((N, 16), -7, dtype=torch.int32)
-    for options in (dict(gates_out=words[:, :8], z=Z[:-1]), dict(gates_out=words)):
+    for options in ({"gates_out": words[:, :8], "z": Z[:-1]}, {"gates_out": words}):
         with pytest.raises((ValueError, TypeError)), torch.no_grad():
             pair(**options)
     assert (words == -7).all()

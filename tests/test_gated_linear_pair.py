@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning"),
 ]
 
-KINDS = [dict(gate=gate, feature=feature) for gate in ("hard", "soft") for feature in ("relu", "linear")]
+KINDS = [{"gate": gate, "feature": feature} for gate in ("hard", "soft") for feature in ("relu", "linear")]
 IDS = ["-".join(kind.values()) for kind in KINDS]
 
 
@@ -73,7 +73,7 @@ def test_hard_gates_give_the_bits_of_the_specification(leading, inputs, width, d
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_soft_gates_are_as_good_as_torch(dtype, feature):
     # beta and gain of a power of two are exact in every dtype, and so the same for all three.
-    options = dict(gate="soft", beta=4.0, gain=0.5, feature=feature)
+    options = {"gate": "soft", "beta": 4.0, "gain": 0.5, "feature": feature}
     arguments = problem((130,), width=257, dtype=dtype)
     ours, torchs = (f(*arguments, **options) for f in (gated_linear_pair, reference.gated_linear_pair))
     truth = reference.gated_linear_pair(*[t.double() for t in arguments], **options)
@@ -137,7 +137,7 @@ def test_threads_and_repetition_do_not_change_a_bit():
 @pytest.mark.parametrize("kind", KINDS, ids=IDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_gradients_are_as_good_as_torch(kind, dtype):
-    options = dict(leading=(530,), dtype=dtype)
+    options = {"leading": (530,), "dtype": dtype}
     mask = reference.gated_linear_pair(*problem(**options))[2].unpack()[0]
 
     def masked(h, w_f, b_f, z, w_v, b_v, **_):
@@ -163,7 +163,7 @@ def test_gradients_are_as_good_as_torch(kind, dtype):
             assert_as_good_as_torch(ours, other, exact)
 
 
-SMALL = dict(leading=(4,), inputs=(3, 2), width=5, dtype=torch.float64)
+SMALL = {"leading": (4,), "inputs": (3, 2), "width": 5, "dtype": torch.float64}
 GRADED = {"both": range(6), "features alone": range(3), "values alone": range(3, 6), "z": [3], "w_f": [1]}
 
 
@@ -284,5 +284,3 @@ def test_the_gates_of_a_network_are_written_ready_for_the_gram():
             h, z, bits = gated_linear_pair(h, w_f, b_f, z, w_v, b_v, gates_out=slot)
             parts.append(bits.unpack()[0])
     assert_same_bits(npk_gram(x, GateBits(words, layers)), npk_gram(x, GateBits.pack(parts)))
-
-

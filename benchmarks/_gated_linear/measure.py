@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import torch
+from _common.timing import Timing, interleaved_medians, readable_seconds
 from torch import Tensor
 
-from _common.timing import Timing, interleaved_medians, readable_seconds
 from _gated_linear.nets import KINDS, Net
 
 OURS, EAGER, PRODUCTS = "gatedops", "torch eager", "products alone"

@@ -108,7 +108,7 @@ class Net:
                 for weight, bias in network:
                     linear(x, weight, bias)
                 trained = backward and any(weight.requires_grad for weight, _ in network)
-                for weight, _ in network if trained else []:
+                for _ in network if trained else []:
                     torch.mm(grad.t(), x)
                 for weight, _ in network[1:] if trained else []:  # x itself needs no gradient
                     torch.mm(grad, weight)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from _common.output import replacing
+
 from _gated_linear.measure import EAGER, PRODUCTS, Entry
 from _gated_linear.nets import KINDS
 
@@ -23,7 +24,12 @@ def plot_speeds(path: Path, entries: Sequence[Entry], title: str) -> None:
     names = [name for name in dict.fromkeys(entry.by for entry in entries) if name not in (EAGER, PRODUCTS)]
     sizes = list(dict.fromkeys((entry.batch, entry.width, entry.depth) for entry in entries))
     figure, axes = pyplot.subplots(
-        1, len(kinds), figsize=(4.6 * len(kinds), 1.6 + 0.95 * len(sizes)), squeeze=False, sharey=True, layout="constrained"
+        1,
+        len(kinds),
+        figsize=(4.6 * len(kinds), 1.6 + 0.95 * len(sizes)),
+        squeeze=False,
+        sharey=True,
+        layout="constrained",
     )
     figure.suptitle(title, fontsize=14)
     found = {(entry.kind, entry.batch, entry.width, entry.depth, entry.by): entry.speed for entry in entries}

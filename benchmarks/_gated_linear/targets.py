@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from _gated_linear.measure import OURS, Entry
 from _gram.targets import Target
+
+from _gated_linear.measure import OURS, Entry
 
 
 def targets(entries: list[Entry]) -> Iterator[Target]:

@@ -19,8 +19,7 @@ Tensor gated_linear(
   return y;
 }
 
-std::tuple<Tensor, Tensor> gated_linear_relu(
-    const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
+std::tuple<Tensor, Tensor> gated_linear_relu(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
   require_linear(x, weight, bias);
   Tensor y = linear(x, weight, bias);
   Tensor words = new_layer(y);
@@ -74,8 +73,8 @@ std::tuple<Tensor, Tensor> gated_linear_soft(
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> gated_linear_soft_backward(
-    const Tensor& grad_, const std::optional<Tensor>& x, const std::optional<Tensor>& weight,
-    const Tensor& gate_, const std::optional<Tensor>& product_, bool bias) {
+    const Tensor& grad_, const std::optional<Tensor>& x, const std::optional<Tensor>& weight, const Tensor& gate_,
+    const std::optional<Tensor>& product_, bool bias) {
   require_backward(grad_, x, weight, "grad", "x", "weight");
   const Tensor grad = contiguous_rows(grad_), gate = contiguous_rows(gate_);
   require_soft_gate(gate, grad);

@@ -46,7 +46,9 @@ struct RowView {
         width(t.size(t.dim() - 1)),
         row_bytes(width * static_cast<int64_t>(t.element_size())) {}
 
-  char* operator[](int64_t row) const { return data + row * row_bytes; }
+  char* operator[](int64_t row) const {
+    return data + row * row_bytes;
+  }
 };
 
 // The words of one layer, (n, W) with `first` its first word.
@@ -57,7 +59,9 @@ struct GateView {
   GateView(const Tensor& t, int64_t first)
       : words(static_cast<uint32_t*>(const_cast<void*>(t.const_data_ptr())) + first), stride(t.stride(0)) {}
 
-  uint32_t* operator[](int64_t row) const { return words + row * stride; }
+  uint32_t* operator[](int64_t row) const {
+    return words + row * stride;
+  }
 };
 
 inline Tensor contiguous_rows(const Tensor& t) {
@@ -103,8 +107,8 @@ inline Tensor nothing(const Tensor& t) {
 
 inline void require_layer_dtype(const Tensor& x, const char* name) {
   const ScalarType t = x.scalar_type();
-  const bool known = t == ScalarType::Float || t == ScalarType::Double || t == ScalarType::BFloat16 ||
-                     t == ScalarType::Half;
+  const bool known =
+      t == ScalarType::Float || t == ScalarType::Double || t == ScalarType::BFloat16 || t == ScalarType::Half;
   require(known, std::string(name) + ": needs dtype float32, float64, bfloat16 or float16");
 }
 
@@ -144,8 +148,7 @@ inline Tensor linear(const Tensor& x, const Tensor& weight, const std::optional<
   return contiguous_rows(y.scalar_type() == x.scalar_type() ? y : torch::stable::to(y, x.scalar_type()));
 }
 
-inline void linear_out(
-    const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, const Tensor& out) {
+inline void linear_out(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, const Tensor& out) {
   std::array<StableIValue, 4> stack{
       torch::stable::detail::from(x), torch::stable::detail::from(weight), torch::stable::detail::from(bias),
       torch::stable::detail::from(out)};

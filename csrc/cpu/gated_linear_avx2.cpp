@@ -59,7 +59,9 @@ struct Avx2Rows {
 
 }  // namespace
 
-GateRows gate_rows_avx2(ScalarType dtype) { return rows_for<Avx2Rows>(dtype); }
+GateRows gate_rows_avx2(ScalarType dtype) {
+  return rows_for<Avx2Rows>(dtype);
+}
 
 }  // namespace gatedops::cpu
 

@@ -56,7 +56,9 @@ struct Avx512Rows {
 
 }  // namespace
 
-GateRows gate_rows_avx512(ScalarType dtype) { return rows_for<Avx512Rows>(dtype); }
+GateRows gate_rows_avx512(ScalarType dtype) {
+  return rows_for<Avx512Rows>(dtype);
+}
 
 }  // namespace gatedops::cpu
 

@@ -27,9 +27,15 @@ struct Activations {
         planes(positions > 1 && channels > 1 && q.stride(1) == 1),
         words_step(words_per_position(positions, channels)) {}
 
-  int64_t grain() const { return grain_of(width * element_size); }
-  char* row(int64_t r) const { return data + r * width * element_size; }
-  char* position(int64_t r, int64_t p) const { return row(r) + p * channels * element_size; }
+  int64_t grain() const {
+    return grain_of(width * element_size);
+  }
+  char* row(int64_t r) const {
+    return data + r * width * element_size;
+  }
+  char* position(int64_t r, int64_t p) const {
+    return row(r) + p * channels * element_size;
+  }
 };
 
 bool has_dense_rows(const Tensor& q) {
@@ -40,7 +46,9 @@ bool has_dense_rows(const Tensor& q) {
   return (q.size(0) <= 1 || q.stride(0) == positions * channels) && (steps(channels, 1) || steps(1, positions));
 }
 
-Tensor with_dense_rows(const Tensor& q) { return has_dense_rows(q) ? q : torch::stable::contiguous(q); }
+Tensor with_dense_rows(const Tensor& q) {
+  return has_dense_rows(q) ? q : torch::stable::contiguous(q);
+}
 
 void require_activations(const Tensor& q) {
   require_layer_dtype(q, "q");

@@ -17,8 +17,8 @@ void require_pair(
   require_linear(z, w_v, b_v, "z", "w_v", "b_v");
   require(z.scalar_type() == h.scalar_type(), "z: needs the dtype of h");
   require(
-      w_v.size(0) == w_f.size(0), "w_v: has " + std::to_string(w_v.size(0)) + " rows, w_f has " +
-                                      std::to_string(w_f.size(0)));
+      w_v.size(0) == w_f.size(0),
+      "w_v: has " + std::to_string(w_v.size(0)) + " rows, w_f has " + std::to_string(w_f.size(0)));
   bool same = h.dim() == z.dim();
   for (int64_t d = 0; same && d + 1 < h.dim(); ++d) {
     same = h.size(d) == z.size(d);
@@ -106,7 +106,9 @@ struct Gradient {
         data(static_cast<char*>(const_cast<void*>(tensor.const_data_ptr()))),
         row_bytes(grad ? RowView(tensor).row_bytes : 0) {}
 
-  const char* operator[](int64_t row) const { return data + row * row_bytes; }
+  const char* operator[](int64_t row) const {
+    return data + row * row_bytes;
+  }
 };
 
 void require_gradient(const std::optional<Tensor>& grad, const Tensor& q, const char* name) {

@@ -68,10 +68,20 @@ struct Exp<double> {
   static constexpr double kLn2High = 0x1.62e42feep-1, kLn2Low = 0x1.a39ef35793c76p-33;
 };
 
-constexpr double kInverseFactorials[] = {
-    1.0,          1.0,           1.0 / 2,         1.0 / 6,          1.0 / 24,         1.0 / 120,         1.0 / 720,
-    1.0 / 5040.0, 1.0 / 40320.0, 1.0 / 362880.0,  1.0 / 3628800.0,  1.0 / 39916800.0, 1.0 / 479001600.0,
-    1.0 / 6227020800.0};
+constexpr double kInverseFactorials[] = {1.0,
+                                         1.0,
+                                         1.0 / 2,
+                                         1.0 / 6,
+                                         1.0 / 24,
+                                         1.0 / 120,
+                                         1.0 / 720,
+                                         1.0 / 5040.0,
+                                         1.0 / 40320.0,
+                                         1.0 / 362880.0,
+                                         1.0 / 3628800.0,
+                                         1.0 / 39916800.0,
+                                         1.0 / 479001600.0,
+                                         1.0 / 6227020800.0};
 
 // condition ? a : b on the bits: with floats GCC keeps a branch, for fear of traps, and gives up on the loop.
 template <class C>
@@ -191,8 +201,8 @@ struct Rows {
             gates[k] = words[(p + k) * words_step + c / 32];
           }
         }
-        const Bits *plane = from + c * plane_stride + p;
-        Bits *out = to + c * plane_stride + p;
+        const Bits* plane = from + c * plane_stride + p;
+        Bits* out = to + c * plane_stride + p;
         GATEDOPS_INDEPENDENT
         for (int64_t k = 0; k < n; ++k) {
           const Bits value = plane[k];

@@ -26,6 +26,8 @@ struct SerialRows {
 
 }  // namespace
 
-GateRows gate_rows_serial(ScalarType dtype) { return rows_for<SerialRows>(dtype); }
+GateRows gate_rows_serial(ScalarType dtype) {
+  return rows_for<SerialRows>(dtype);
+}
 
 }  // namespace gatedops::cpu

@@ -52,8 +52,7 @@ struct Pack {
     }
   }
 
-  static void planes(
-      const void* q_, int64_t positions, int64_t channels, int64_t channel_stride, uint32_t* words) {
+  static void planes(const void* q_, int64_t positions, int64_t channels, int64_t channel_stride, uint32_t* words) {
     const E* q = static_cast<const E*>(q_);
     const int64_t per_position = 2 * ((channels + 63) / 64);
     for (int64_t c = 0; c < channels; c += 32) {

@@ -117,10 +117,7 @@ template <class T>
 class SoftBackward {
  public:
   SoftBackward(const SoftProblem& p, const Tensor& grad, Tensor& out)
-      : p_(p),
-        grad_(grad),
-        out_(out),
-        scratch_(static_cast<size_t>(workers()), SoftTile<T>(2 * p.layers.size() + 2)) {
+      : p_(p), grad_(grad), out_(out), scratch_(static_cast<size_t>(workers()), SoftTile<T>(2 * p.layers.size() + 2)) {
     int64_t widest = 1;
     for (const SoftLayer& l : p.layers) {
       widest = std::max(widest, l.width);
@@ -174,15 +171,13 @@ class SoftBackward {
     convert(grad_.block(row * kEdge, rows, col * kEdge, cols), Matrix::of(to, rows, cols, kStride));
     if (p_.symmetric) {
       convert(
-          grad_.block(col * kEdge, cols, row * kEdge, rows).transposed(),
-          Matrix::of(mirrored, rows, cols, kStride));
+          grad_.block(col * kEdge, cols, row * kEdge, rows).transposed(), Matrix::of(mirrored, rows, cols, kStride));
       each(rows, cols, [=](int64_t e) { to[e] += mirrored[e]; });
     }
   }
 
   void spread(int64_t worker, int64_t row, int64_t col, const SoftLayer& l, const Matrix& weight) {
-    accumulate(
-        weight, SoftProblem::columns(p_.b, col, l), SoftProblem::columns(out_, row, l), products_[worker]);
+    accumulate(weight, SoftProblem::columns(p_.b, col, l), SoftProblem::columns(out_, row, l), products_[worker]);
     if (p_.symmetric && row != col) {
       accumulate(
           weight.transposed(), SoftProblem::columns(p_.a, row, l), SoftProblem::columns(out_, col, l),
@@ -204,13 +199,11 @@ void require_soft(
     require(width >= 1, "widths: every layer needs at least one gate");
     total += width;
   }
-  require(
-      !widths.empty() && widths.size() == scale.size(), "scale: needs one factor per layer, of at least one");
+  require(!widths.empty() && widths.size() == scale.size(), "scale: needs one factor per layer, of at least one");
   require_float(a.scalar_type(), "a");
   require(a.dim() == 2 && a.size(1) == total, "a: got shape " + shape_of(a) + ", needs (n, sum of widths)");
   if (b) {
-    require(
-        b->dim() == 2 && b->size(1) == total, "b: got shape " + shape_of(*b) + ", needs (m, sum of widths)");
+    require(b->dim() == 2 && b->size(1) == total, "b: got shape " + shape_of(*b) + ", needs (m, sum of widths)");
     require(b->scalar_type() == a.scalar_type(), "b: needs the dtype of a");
   }
 }

@@ -46,7 +46,7 @@ class Differentiable:
         self,
         name: str,
         save: Callable[..., None],
-        backward: Callable[..., tuple],
+        backward: Callable[..., Any],
         jvp: Callable[..., Any],
         *,
         saves_output: bool = False,
@@ -83,7 +83,7 @@ class Differentiable:
             return self._function.apply(*_hide(inputs))
         if is_recorded(*inputs):
             # Function.apply less what it does for torch.func: binding arguments takes 13 us a call.
-            return super(torch.autograd.Function, self._function).apply(*inputs)
+            return super(torch.autograd.Function, self._function).apply(*inputs)  # type: ignore[misc]
         return self._forward(*inputs)
 
 

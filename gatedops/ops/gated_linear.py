@@ -165,9 +165,7 @@ def keep_inputs(ctx: Any, needs: tuple[bool, ...], x: Tensor, weight: Tensor) ->
 
 def asked(gradients: tuple, needs: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
     """The gradients that are asked for; the others are empty tensors."""
-    return tuple(
-        gradient if need else None for gradient, need in zip(gradients, needs, strict=False)
-    )
+    return tuple(gradient if need else None for gradient, need in zip(gradients, needs, strict=False))
 
 
 # --- hard gates: y = G o (x W^T + b) ----------------------------------------------------------------------------

@@ -109,7 +109,7 @@ def _save_relu(ctx: Any, inputs: tuple, output: tuple) -> None:
     ctx.save_for_forward(output[1])
 
 
-def _relu_backward(ctx: Any, grad: Tensor | None, _words: None) -> Tensor | None:
+def _relu_backward(ctx: Any, grad: Tensor | None, _words: None) -> Any:
     return None if grad is None else _select(grad, ctx.saved_tensors[0], 0)
 
 

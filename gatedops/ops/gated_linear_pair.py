@@ -135,7 +135,7 @@ def _without_gradient(
     if is_recorded(h, w_f, b_f, z, w_v, b_v):
         raise ValueError("gates_out: is for calls without gradients: use torch.no_grad(), or detach the arguments")
     h_next, z_next = h.new_empty(shape), h.new_empty(shape)
-    rows = (needed[0], -1) if h.dim() > 2 else shape[:-1] + (-1,)
+    rows = (needed[0], -1) if h.dim() > 2 else (*shape[:-1], -1)
     torch.ops.gatedops.gated_linear_pair_out(
         h.reshape(*rows[:-1], h.shape[-1]), w_f, b_f, z.reshape(*rows[:-1], z.shape[-1]), w_v, b_v,
         soft, beta, gain, linear_feature,
@@ -189,7 +189,8 @@ def _save_pair(ctx: Any, inputs: tuple, output: tuple) -> None:
 def _pair_backward(ctx: Any, grad_h: Tensor | None, grad_z: Tensor | None, _words: None) -> tuple:
     h, w_f, z, w_v, words = ctx.saved_tensors
     needs = ctx.needs_input_grad
-    feature = value = (None, None, None)
+    feature: tuple[Tensor | None, ...] = (None, None, None)
+    value = feature
     if grad_h is not None and any(needs[:3]):
         mask = None if ctx.linear_feature else words
         feature = asked(gated_backward(grad_h, h, w_f, mask, 0, needs[2]), needs[:3])

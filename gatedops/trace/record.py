@@ -40,8 +40,8 @@ def record_gates(
 
     Args:
         model: any module; ``model(inputs)`` is called with batches. Pre-activations are ``(n, w)``, ``(n, T, C)`` or
-            ``(n, C, H, W)``, the inputs always the first axis; ``(n,)`` is taken as ``(n, 1)``, and the ``(n, C, L)`` of
-            a Conv1d as ``(n, T, C)``.
+            ``(n, C, H, W)``, the inputs always the first axis; ``(n,)`` is taken as ``(n, 1)``, a Conv1d's
+            ``(n, C, L)`` as ``(n, T, C)``.
         data: inputs ``(n, ...)`` on the model's device, cut into batches; or a DataLoader or another iterable of
             batches, each the inputs or a tuple that starts with them.
         batch_size: rows at a time, where data is a tensor.

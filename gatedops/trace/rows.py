@@ -12,7 +12,8 @@ from typing import BinaryIO, Protocol
 import torch
 from torch import Tensor
 
-from gatedops.gatebits import _FILE_FORMAT, GateBits
+from gatedops.gatebits import GateBits
+from gatedops.gatefile import FILE_FORMAT
 from gatedops.layout import GateLayer
 
 _ALIGN = 64  # bytes; where the words of a file start
@@ -108,6 +109,6 @@ class RowsInFile:
         """The head of a safetensors file: its length in 8 bytes, JSON, spaces up to `size` bytes in all."""
         layers = json.dumps([[layer.name, list(layer.shape), layer.kind] for layer in self._layers])
         words = {"dtype": "I32", "shape": [rows, self._width], "data_offsets": [0, 4 * rows * self._width]}
-        text = json.dumps({"__metadata__": {"format": _FILE_FORMAT, "layers": layers}, "words": words}).encode()
+        text = json.dumps({"__metadata__": {"format": FILE_FORMAT, "layers": layers}, "words": words}).encode()
         text = text.ljust(max(size - 8, len(text) + -(len(text) + 8) % _ALIGN))
         return struct.pack("<Q", len(text)) + text
