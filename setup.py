@@ -15,8 +15,7 @@ try:
     from torch.utils.cpp_extension import BuildExtension, CppExtension
 except ImportError as error:
     sys.exit(
-        f"gatedops needs torch to build ({error}): "
-        "install torch >= 2.10, then run pip install --no-build-isolation ."
+        f"gatedops needs torch to build ({error}): install torch >= 2.10, then run pip install --no-build-isolation ."
     )
 
 ROOT = Path(__file__).parent

@@ -366,3 +366,14 @@ def test_a_residual_network_keeps_everything_it_has():
     net, _ = made("resnet", 3)
     assert classes(fuse_relu(net)) == classes(net)
     assert isinstance(fuse_relu(net), ResNet)
+
+
+def test_a_fused_convolution_takes_an_input_without_a_batch():
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 3), torch.nn.ReLU()).eval()
+    x = torch.randn(3, 8, 7)
+    fused = fuse_relu(net)
+    assert torch.equal(fused(x), net(x))
+    z, bits = fused[0](x, return_gates=True)
+    assert torch.equal(z, net(x))
+    assert torch.equal(fused[0](x, bits), z)
+    assert torch.equal(fused[0](x, z > 0), z)

@@ -36,19 +36,32 @@ class GatedConv2d(nn.Conv2d):
     ) -> Tensor | tuple[Tensor, GateBits]:
         """``(n, in_channels, H, W)`` to ``(n, out_channels, H', W')``; with `return_gates` also the hard gates.
 
+        As in nn.Conv2d, an input without the first dimension gives a result without it; its gates have one row.
+
         Raises:
             TypeError, ValueError: naming the argument; a soft gate with return_gates.
         """
-        if x.dim() != 4:
+        if x.dim() not in (3, 4):
             raise ValueError(f"x: got shape {tuple(x.shape)}, needs (n, in_channels, H, W)")
         q = self._conv_forward(x, self.weight, self.bias)
-        if gate is None:
-            return relu_with_gates(q) if return_gates else torch.relu(q)
-        z = apply_gate(q, gate)
-        if not return_gates:
-            return z
-        if isinstance(gate, GateBits):
-            return z, gate
-        if gate.dtype != torch.bool:
-            raise ValueError("return_gates: a soft gate has no bits to return")
-        return z, GateBits.pack([gate])
+        if gate is None and not return_gates:
+            return torch.relu(q)
+        if x.dim() == 4:
+            return _gated(q, gate, return_gates)
+        one_gate = gate.unsqueeze(0) if isinstance(gate, Tensor) else gate
+        z = _gated(q.unsqueeze(0), one_gate, return_gates)
+        return (z[0].squeeze(0), z[1]) if isinstance(z, tuple) else z.squeeze(0)
+
+
+def _gated(q: Tensor, gate: GateBits | Tensor | None, return_gates: bool) -> Tensor | tuple[Tensor, GateBits]:
+    """The gated ``(n, C, H, W)`` and, if asked for, its hard gates."""
+    if gate is None:
+        return relu_with_gates(q) if return_gates else torch.relu(q)
+    z = apply_gate(q, gate)
+    if not return_gates:
+        return z
+    if isinstance(gate, GateBits):
+        return z, gate
+    if gate.dtype != torch.bool:
+        raise ValueError("return_gates: a soft gate has no bits to return")
+    return z, GateBits.pack([gate])
