@@ -16,7 +16,7 @@
 namespace gatedops::cpu {
 namespace {
 
-constexpr int64_t kLayerWords = 8;  // a layer starts on a 256-bit boundary
+constexpr int64_t kLayerWords = 8;                 // a layer starts on a 256-bit boundary
 constexpr int64_t kGrainBytes = int64_t{1} << 18;  // input worth a thread: about 10 us
 
 GateSource gate_source(ScalarType dtype) {
