@@ -111,7 +111,7 @@ Q = torch.randn(2, OUT, 4, 4)
 LAYERS = {
     "x has other columns than the layer": ("weight", lambda: GatedLinear(IN, OUT)(X[:, :4])),
     "the gate has another shape": ("gate", lambda: GatedLinear(IN, OUT)(X, MASK[1:])),
-    "images without a batch": ("x", lambda: GatedConv2d(*FILTERS)(IMAGES[0])),
+    "an image without channels": ("x", lambda: GatedConv2d(*FILTERS)(IMAGES[0, 0])),
     "a gate of another image size": ("gate", lambda: GatedConv2d(*FILTERS)(IMAGES, torch.ones(2, OUT, 4, 4) > 0)),
     "a soft gate of images has no bits": (
         "return_gates",

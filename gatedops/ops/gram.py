@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gatedops.gatebits import GateBits
 from gatedops.ops.checks import require_dtype, require_tensor
+from gatedops.ops.differentiable import is_recorded
 from gatedops.ops.gram_args import (
     DTYPES,
     factors_of,
@@ -126,10 +127,16 @@ def npk_matvec(
 
 
 def _squared_norms(x: Tensor) -> Tensor:
-    """``<x_i, x_i>`` in float64, of uint8 rows exact; some rows at a time, to copy little."""
+    """``<x_i, x_i>`` in float64, of uint8 rows exact; some rows at a time where no derivative is wanted."""
+    if torch.compiler.is_compiling() or is_recorded(x):
+        return x.to(torch.float64).square().sum(1)
+    norms = x.new_empty(x.shape[0], dtype=torch.float64)
     rows = max(1, _COPIED // max(1, x.shape[1]))
-    parts = [part.to(torch.float64).square().sum(1) for part in x.split(rows)]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    copy = x.new_empty((min(rows, x.shape[0]), x.shape[1]), dtype=torch.float64)
+    for i in range(0, x.shape[0], rows):
+        part = copy[: min(rows, x.shape[0] - i)].copy_(x[i : i + rows])
+        torch.sum(part.square_(), 1, out=norms[i : i + rows])
+    return norms
 
 
 def _inverse_roots(x: Tensor | None, bits: GateBits, factors: list[float]) -> Tensor:
