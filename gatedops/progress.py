@@ -14,7 +14,7 @@ def with_bar(items: Iterable[_Item], what: str, count: int, unit: str, progress:
 
     Args:
         count: of the items; 0 where it is not known.
-        progress: None: a bar on a terminal, once it has taken a second, if tqdm is installed. True: always. False: never.
+        progress: None: a bar on a terminal, once it has taken a second, if tqdm is installed. False: none.
 
     Raises:
         ModuleNotFoundError: progress is True and tqdm is not installed.

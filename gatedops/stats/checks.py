@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -32,15 +31,15 @@ def require_same_inputs(a: GateBits, b: GateBits, a_name: str, b_name: str) -> N
 
 def labels_of(labels: Any, n: int | None) -> Tensor:
     """Labels of n inputs (None: of any number) as an int64 tensor on the CPU, of two classes at least."""
-    if not isinstance(labels, (Tensor, Sequence)) and not hasattr(labels, "__array__"):
-        raise TypeError(f"labels: got {type(labels).__name__}, needs a tensor of integers, one for each input")
-    given = torch.as_tensor(labels)
+    try:
+        given = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"labels: got {type(labels).__name__}, needs integers, one for each input") from None
     if given.dtype not in _LABELS:
         raise TypeError(f"labels: got {given.dtype}, needs integers")
     if given.dim() != 1 or n not in (None, len(given)):
-        raise ValueError(
-            f"labels: got shape {tuple(given.shape)}, needs ({'n' if n is None else n},), one for each input"
-        )
+        wanted = "n" if n is None else n
+        raise ValueError(f"labels: got shape {tuple(given.shape)}, needs ({wanted},), one for each input")
     members = torch.unique(given, return_counts=True)[1]
     if len(members) < 2 or int(members.max()) < 2:
         raise ValueError(f"labels: got classes of {members.tolist()} inputs, needs two classes and two inputs in one")

@@ -61,7 +61,7 @@ def class_overlap(bits: GateBits, labels: Tensor | Sequence[int]) -> ClassOverla
     require_gates(bits, "class_overlap")
     classes, index = torch.unique(labels_of(labels, bits.n), return_inverse=True)
     members = one_hot(index).to(bits.device, torch.float64)
-    on = on_per_input(bits) / torch.tensor(bits.widths, device=bits.device).unsqueeze(1)
+    on = on_per_input(bits).double() / torch.tensor(bits.widths, device=bits.device).unsqueeze(1)
     # (L, n): what makes a row's overlap with itself 1, and 0 where no gate is on.
     roots = torch.where(on > 0, on, 1.0).rsqrt() * (on > 0)
     layers = (
@@ -82,4 +82,5 @@ def _overlap(name: str, bits: GateBits, roots: Tensor, members: Tensor) -> Layer
     pairs = sizes.outer(sizes) - sizes.diag()
     own, own_pairs = sums.trace(), pairs.trace()
     across = (sums.sum() - own) / (pairs.sum() - own_pairs)
-    return LayerOverlap(name, sums / pairs, float(own / own_pairs), float(across))
+    means = torch.where(pairs > 0, sums / pairs, torch.nan)
+    return LayerOverlap(name, means, float(own / own_pairs), float(across))

@@ -87,7 +87,7 @@ def plot_history(history: Mapping[str, Any], quantity: str = "alignment_to_first
     records = history["records"]
     known = [name for name in records[0]["net"] if name != "name"] if records else []
     if quantity not in known:
-        raise ValueError(f"quantity: got {quantity!r}, the history has {known}")
+        raise ValueError(f"quantity: got {quantity!r}, the history has {known or 'no records'}")
     ax = _axes(ax)
     steps = [record["step"] for record in records]
     names = [layer["name"] for layer in records[0]["layers"]]
