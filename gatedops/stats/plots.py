@@ -43,7 +43,8 @@ def plot_gate_shares(stats: GateStats, ax: Axes | None = None) -> Axes:
         ax.plot(places, shares.tolist(), color=colour, label=layer.name)
     ax.set(xlim=(0, 1), ylim=(-0.02, 1.02), xlabel="gates of the layer, sorted", ylabel="share of inputs it is on for")
     ax.set_title("How often each gate is on")
-    return _finish(ax)
+    ax.legend(fontsize=9)
+    return _with_grid(ax)
 
 
 def plot_gate_change(change: GateChange, ax: Axes | None = None) -> Axes:
@@ -97,7 +98,8 @@ def plot_history(history: Mapping[str, Any], quantity: str = "alignment_to_first
     ax.plot(steps, net, color="black", linewidth=2, linestyle="--", label="net")
     ax.set(xlabel="step", ylabel=quantity.replace("_", " "))
     ax.set_title(f"{quantity.replace('_', ' ')}, {history['inputs']} inputs")
-    return _finish(ax)
+    ax.legend(fontsize=9)
+    return _with_grid(ax)
 
 
 def _axes(ax: Axes | None) -> Axes:
@@ -118,8 +120,10 @@ def _bars(names: Sequence[str], bars: Mapping[str, Sequence[float]], ax: Axes | 
         places = [group - 0.4 + (index + 0.5) * width for group in range(len(names))]
         ax.bar(places, heights, width, color=colour, label=label)
     _name_columns(ax, names)
-    ax.set_ylim(bottom=0)
-    return _finish(ax, legend=len(bars) > 1)
+    ax.set_ylim(0, 1.15 * max(map(max, bars.values())) or 1)  # room for the legend
+    if len(bars) > 1:
+        ax.legend(fontsize=9, ncols=len(bars), loc="upper center")
+    return _with_grid(ax)
 
 
 def _matrix(values: Tensor, names: Sequence[str], what: str, ax: Axes | None) -> Axes:
@@ -153,11 +157,9 @@ def _shades(count: int) -> list[Any]:
     return [colormaps["viridis"](0.9 * index / max(1, count - 1)) for index in range(count)]
 
 
-def _finish(ax: Axes, legend: bool = True) -> Axes:
+def _with_grid(ax: Axes) -> Axes:
     ax.grid(alpha=0.3)
     ax.set_axisbelow(True)
-    if legend:
-        ax.legend(fontsize=9)
     return ax
 
 
