@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "gram_tile.h"  // GATEDOPS_INLINE
 #include "isa.h"
 
 namespace gatedops::cpu {

@@ -6,7 +6,6 @@
 #include <algorithm>
 
 #include "gate_counts.h"
-#include "gram_tile.h"
 #include "target_avx2.h"
 
 #include "gate_counts_body.h"

@@ -3,7 +3,6 @@
 #include <cstring>
 
 #include "gate_counts.h"
-#include "gram_tile.h"
 #include "gate_counts_body.h"
 
 namespace gatedops::cpu {
