@@ -65,6 +65,7 @@ def _alignments(checkpoints: Sequence[GateBits], x: Tensor | None, block: int, p
     if isinstance(block, bool) or not isinstance(block, int) or block < 1:
         raise ValueError(f"block: got {block!r}, needs a whole number of at least 1")
     require_inputs(x, checkpoints[0], None, None)
+    x = None if x is None else x.detach()
     n = checkpoints[0].n
     ones = torch.ones(n, dtype=torch.float64, device=checkpoints[0].device)
     means = [npk_matvec(x, bits, ones, dtype=torch.float64) / n for bits in checkpoints]

@@ -136,20 +136,13 @@ class GateRecorder:
         """Reads what :meth:`save` wrote, to look at it or to go on; model, x and batch_size as in the constructor.
 
         Raises:
-            FileNotFoundError: no such folder or no history in it. ValueError: the history is damaged.
+            FileNotFoundError: no such folder, or a file of it is missing. ValueError: a file is damaged, x has another
+                number of inputs than there are labels.
         """
-        path = Path(folder) / _HISTORY
-        try:
-            history = json.loads(path.read_text(encoding="utf-8"))
-            if history["format"] != FORMAT:
-                raise ValueError(f"format {history['format']!r}")
-            recorder = cls(model, x, history.pop("labels"), batch_size=batch_size)
-            if history.keys() != recorder.history.keys():
-                raise ValueError(f"keys {sorted(history)}")
-            recorder.history = history
-            recorder._first, recorder._last = (GateBits.load(Path(folder) / name) for name in recorder._files())
-        except (KeyError, TypeError, IndexError, ValueError) as error:
-            raise ValueError(f"{path}: holds no recording of gates or is damaged ({error})") from None
+        history, labels = _read_history(Path(folder) / _HISTORY)
+        recorder = cls(model, x, labels, batch_size=batch_size)
+        recorder.history = history
+        recorder._first, recorder._last = (GateBits.load(Path(folder) / name) for name in recorder._files())
         return recorder
 
     def _files(self) -> tuple[str, str]:
@@ -181,6 +174,18 @@ class GateRecorder:
             for one, layer in zip(found, (overlap.net, *overlap.layers), strict=True):
                 one["overlap_within"], one["overlap_across"] = layer.within, layer.across
         return {"net": found[0], "layers": found[1:]}
+
+
+def _read_history(path: Path) -> tuple[dict[str, Any], list[int] | None]:
+    """The history of a file, and the labels of the inputs."""
+    try:
+        history = json.loads(path.read_text(encoding="utf-8"))
+        labels = history.pop("labels")
+        if history["format"] != FORMAT or not isinstance(history["records"][-1]["step"], int):
+            raise ValueError(f"format {history['format']!r}")
+        return {key: history[key] for key in ("format", "inputs", "digest", "records")}, labels
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: holds no recording of gates or is damaged ({error})") from None
 
 
 def _compared(bits: GateBits, other: GateBits | None, count: int) -> list[tuple[float | None, float | None]]:
