@@ -36,7 +36,7 @@ Tensor gate_counts(const Tensor& words) {
     const int64_t row = task / blocks * step, word = task % blocks * kCountWords;
     kernel(
         from + row * stride + word, stride, std::min(step, rows - row), std::min(kCountWords, row_words - word),
-        counts + 32 * word);
+        counts + 32 * word, step < rows);
   });
   return out;
 }

@@ -12,9 +12,10 @@ namespace gatedops::cpu {
 constexpr int64_t kCountRows = int64_t{1} << 15;  // the most rows of one call
 constexpr int64_t kCountWords = 256;              // the most words of one call: counters of 32 KiB
 
-// Adds to counts[32 * w + b] in how many of the rows bit b of word w is set. Calls of several threads may share
-// counts. Row r begins at words + r * stride.
-using CountKernel = void (*)(const uint32_t* words, int64_t stride, int64_t rows, int64_t row_words, int64_t* counts);
+// Adds to counts[32 * w + b] in how many of the rows bit b of word w is set. Row r begins at words + r * stride.
+// shared: other threads may add to the same counts.
+using CountKernel =
+    void (*)(const uint32_t* words, int64_t stride, int64_t rows, int64_t row_words, int64_t* counts, bool shared);
 
 CountKernel count_serial();
 #if defined(__x86_64__)

@@ -54,7 +54,7 @@ class Counter {
   }
 
   // Adds the counts of `rows` rows in `steps` steps.
-  void flush(int64_t rows, int64_t steps, int64_t words, int64_t* counts) const {
+  void flush(int64_t rows, int64_t steps, int64_t words, int64_t* counts, bool shared) const {
     uint32_t total[32][I::kWords] = {};
     for (int level = 0; rows >> level != 0; ++level) {
       accumulate(planes_[level], level, total);
@@ -66,7 +66,12 @@ class Counter {
     }
     for (int64_t w = 0; w < words; ++w) {
       for (int64_t b = 0; b < 32; ++b) {
-        __atomic_fetch_add(counts + 32 * w + b, static_cast<int64_t>(total[b][w]), __ATOMIC_RELAXED);
+        int64_t* count = counts + 32 * w + b;
+        if (shared) {
+          __atomic_fetch_add(count, static_cast<int64_t>(total[b][w]), __ATOMIC_RELAXED);
+        } else {
+          *count += total[b][w];
+        }
       }
     }
   }
@@ -107,7 +112,7 @@ void count_step(
 }
 
 template <class I>
-void count_rows(const uint32_t* words, int64_t stride, int64_t rows, int64_t row_words, int64_t* counts) {
+void count_rows(const uint32_t* words, int64_t stride, int64_t rows, int64_t row_words, int64_t* counts, bool shared) {
   Counter<I> counters[kCountWords / I::kWords];
   const int64_t whole_steps = rows / kStepRows, rest = rows % kStepRows;
   for (int64_t step = 0; step < whole_steps; ++step) {
@@ -119,7 +124,7 @@ void count_rows(const uint32_t* words, int64_t stride, int64_t rows, int64_t row
   const int64_t steps = whole_steps + (rest != 0);
   for (int64_t w = 0; w < row_words; w += I::kWords) {
     const int64_t used = row_words - w < I::kWords ? row_words - w : I::kWords;
-    counters[w / I::kWords].flush(rows, steps, used, counts + 32 * w);
+    counters[w / I::kWords].flush(rows, steps, used, counts + 32 * w, shared);
   }
 }
 

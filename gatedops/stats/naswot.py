@@ -13,7 +13,7 @@ from gatedops.ops.overlap import gate_agreement
 from gatedops.stats.checks import require_gates
 from gatedops.stats.regions import count_regions
 
-_MOST_INPUTS = 30_000  # the kernel is a matrix: 12 bytes for each pair of inputs, 10.8 GB
+_MOST_INPUTS = 30_000  # the kernel is a matrix: 16 bytes for each pair of inputs, 14.4 GB
 
 
 @overload
@@ -38,7 +38,7 @@ def naswot_score(bits: GateBits, *, per_layer: bool = False) -> float | tuple[fl
     returns what rounding leaves of such a determinant.
 
     Args:
-        bits: gates of n inputs. Needs 12 bytes for each of the n^2 pairs, and n^3 operations: batches, not data sets.
+        bits: gates of n inputs. Needs 16 bytes for each of the n^2 pairs, and n^3 operations: batches, not data sets.
         per_layer: the score of every layer by itself instead, one for each.
 
     Raises:
