@@ -29,7 +29,6 @@ ARCHITECTURES = {
     "gconv": (lambda: conv_spec((2, 5, 4), [3, 3], [6], 3, "gap", 2, "circular"), (2, 5, 4)),
     "strided net": (strided, (2, 13, 13)),
 }
-FULLY_CONNECTED = ["fc", "fc without biases"]
 
 # name -> (class, arguments); "FL" gets its features from `model_of`, "permuted" an order that fits the architecture.
 VARIANTS = {

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gatedops.gatebits import GateBits, pack_gates
-from gatedops.nn.dgn_args import gate_kind, layer_order, require_choice, require_fitting, require_input
+from gatedops.nn.dgn_args import gate_kind, require_choice, require_fitting, require_input
 from gatedops.nn.dgn_build import networks
 from gatedops.nn.dgn_chain import layers_of
 from gatedops.nn.dgn_spec import Spec
@@ -79,11 +79,10 @@ class DGN(nn.Module):
         super().__init__()
         self.gate = gate_kind(mode, gate, beta, gain)
         require_choice("value_input", value_input, ("x", "ones"))
-        made = networks(spec_or_net, mode, feature, self._linear, shallow, generator, device, dtype)
+        made = networks(spec_or_net, mode, feature, order, self._linear, shallow, generator, device, dtype)
         self.value, self.feature = made.value, made.feature
         self.mode, self.beta, self.gain, self.value_input, self.shallow = mode, beta, gain, value_input, shallow
-        self._gated, self._names, self._shape = made.chain.gated, made.chain.names, made.shape
-        self.order = layer_order(order, self._gated_layers())
+        self._gated, self._names, self._shape, self.order = made.chain.gated, made.chain.names, made.shape, made.order
 
     def forward(self, x: Tensor, gates: GateBits | None = None) -> Tensor:
         """The value network's output.
