@@ -32,7 +32,7 @@ from tolerances import FLOAT64_SUMS, assert_as_good_as_torch, assert_close_in_fl
 from torch import nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 
-from gatedops import DGN, DLGN, GateBits, record_gates, reference
+from gatedops import DGN, DLGN, GateBits, fuse_relu, record_gates, reference
 from gatedops.nn import conv_spec, fc_spec
 
 # torch's own: its compiler imports modules that still use torch.jit.
@@ -393,6 +393,16 @@ def test_dtype_and_device(architecture, variant):
     assert meta.gates(x).device.type == "meta"
     net = DGN(ARCHITECTURES["strided net"][0]().double())
     assert {p.dtype for p in net.parameters()} == {torch.float64}
+
+
+@pytest.mark.parametrize("variant", ["FR-II", "DL", "DLGN"])
+@pytest.mark.parametrize("architecture", ["fc", "vconv"])
+def test_fusing_changes_nothing(architecture, variant):
+    model, x = model_of(architecture, variant), inputs_of(architecture, 4)
+    fused = fuse_relu(model)
+    assert fused.fuse_report.replaced
+    assert_same_bits(fused(x), model(x))
+    assert fused.gates(x) == model.gates(x)
 
 
 @pytest.mark.parametrize("variant", ["FR-II", "DL", "DLGN-SF"])
