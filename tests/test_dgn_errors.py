@@ -183,6 +183,13 @@ def test_a_bad_call_is_named(what):
     refused(CALLING[what])
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch has a GPU here")
+def test_a_device_that_is_not_there():
+    for make in (lambda: DGN(SPEC, device="cuda"), lambda: SPEC.relu_net(device="cuda:1")):
+        with pytest.raises(ValueError, match=r"device: got cuda.*use 'cpu'"):
+            make()
+
+
 def test_an_error_leaves_everything_as_it_was():
     before = copy.deepcopy(STATE)
     state = torch.get_rng_state()

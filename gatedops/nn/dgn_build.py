@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from gatedops.nn.dgn_args import layer_order, require_choice
 from gatedops.nn.dgn_chain import Chain, chain_of, cut_behind_last_gate, layers_of, without_activations
 from gatedops.nn.dgn_spec import Spec, draw_glorot
+from gatedops.ops.checks import require_device
 
 MODES = ("FR-II", "FR-DI", "FL", "DL")
 
@@ -50,6 +51,8 @@ def networks(
         TypeError, ValueError: naming the argument; no weight has been drawn then.
     """
     _require_mode(mode, feature, shallow)
+    if device is not None:
+        require_device(device, "device")
     if not isinstance(spec_or_net, (Spec, nn.Module)):
         raise TypeError(f"spec_or_net: got {type(spec_or_net).__name__}, needs fc_spec(..), conv_spec(..) or a network")
     network = spec_or_net.undrawn() if isinstance(spec_or_net, Spec) else spec_or_net

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from gatedops.nn.dgn_args import require_choice
+from gatedops.ops.checks import require_device
 
 HEADS = ("flatten", "gap")
 PADDING_MODES = ("zeros", "circular")
@@ -37,6 +38,8 @@ class Spec:
         """
         if seed is not None and generator is not None:
             raise ValueError("seed: got a generator as well; needs one of the two")
+        if device is not None:
+            require_device(device, "device")
         network = self.undrawn().to(device=device, dtype=dtype)
         draw_glorot(network, generator if seed is None else torch.Generator().manual_seed(seed))
         return network
