@@ -11,8 +11,8 @@ from torch import Tensor
 from gatedops.gatebits import GateBits
 from gatedops.ops.gram import npk_gram, npk_matvec
 from gatedops.ops.gram_args import require_inputs
-from gatedops.progress import with_bar
 from gatedops.stats.checks import require_gates, require_same_inputs
+from gatedops.trace.progress import with_bar
 
 # A kernel is taken as constant where what centring leaves is below this share of it: rounding of float64 sums.
 _CONSTANT = 2.0**-40
@@ -71,7 +71,7 @@ def _alignments(checkpoints: Sequence[GateBits], x: Tensor | None, block: int, p
     means = [npk_matvec(x, bits, ones, dtype=torch.float64) / n for bits in checkpoints]
     starts = list(itertools.combinations_with_replacement(range(0, n, block), 2))
     products = torch.zeros(len(checkpoints), len(checkpoints), dtype=torch.float64)
-    for i, j in with_bar(starts, "comparing kernels", len(starts), "block", progress):
+    for i, j in with_bar(starts, "comparing kernels", "block", len(starts), progress):
         rows, columns = slice(i, i + block), slice(j, j + block)
         centred = torch.stack(
             [_centred(bits, x, mean, rows, columns).flatten() for bits, mean in zip(checkpoints, means, strict=True)]

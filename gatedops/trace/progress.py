@@ -1,20 +1,21 @@
-"""A progress bar around long work, where tqdm is installed."""
+"""The progress bar of long work."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import TypeVar
 
-_DELAY = 1.0  # seconds
 _Item = TypeVar("_Item")
+_DELAY = 1.0  # seconds
 
 
-def with_bar(items: Iterable[_Item], what: str, count: int, unit: str, progress: bool | None) -> Iterable[_Item]:
-    """The items, counted by a bar that says what is being done.
+def with_bar(items: Iterable[_Item], what: str, unit: str, count: int, progress: bool | None) -> Iterable[_Item]:
+    """The items, with a bar (tqdm) over them.
 
     Args:
+        what, unit: of work, for the bar.
         count: of the items; 0 where it is not known.
-        progress: None: a bar on a terminal, once it has taken a second, if tqdm is installed. False: none.
+        progress: whether to show it. None: on a terminal, once it has taken a second, if tqdm is installed.
 
     Raises:
         ModuleNotFoundError: progress is True and tqdm is not installed.
