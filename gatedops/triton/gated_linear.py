@@ -20,6 +20,7 @@ from gatedops.triton.gated_linear_tiles import (
     pack_tile,
     pre_activation,
     relu,
+    select,
     store_gates,
     store_tile,
     tile_of,
@@ -44,7 +45,7 @@ def layer_kernel(
         store_gates(gate, pack_tile(v > 0, M, N), row, col, rows, cols, total, gate_row, M, N)
         v = relu(v)
     elif GATE == "hard":
-        v = tl.where(load_gates(gate, row, col, rows, cols, gate_row, M, N), v, 0.0)
+        v = select(v, load_gates(gate, row, col, rows, cols, gate_row, M, N), M, N)
     else:
         store_tile(product, v, row, col, rows, cols, M, N)
         numbers = load_tile(gate, row, col, rows, cols, gate_row, gate_col, M, N, False)

@@ -21,11 +21,11 @@ from gatedops.triton.gated_linear_tiles import (
     pack_tile,
     pre_activation,
     relu,
+    select,
     sigmoid,
     store_gates,
     store_tile,
     tile_of,
-    unpack_tile,
 )
 from gatedops.triton.gated_linear_tuning import Tile, as_matrix, fits_tma, operand, precision_of, run_fastest
 from gatedops.triton.gates import pack_gates_out
@@ -63,7 +63,7 @@ def pair_kernel(
         gate, _ = sigmoid(q.to(tl.float32) * beta)
         v = v.to(tl.float32) * (gate * gain)
     else:
-        v = tl.where(unpack_tile(packed, M, N), v, 0.0)
+        v = select(v, packed, M, N)
     store_tile(z_next, v, row, col, rows, cols, M, N)
 
 
@@ -115,7 +115,8 @@ def _pair(
         )  # fmt: skip
 
     if rows > 0:
-        run_fastest("pair", (soft is not None, left.shape[1], right.shape[1], tma), h, rows, cols, launch)
+        name = "pair" if soft is None else "soft pair"
+        run_fastest(name, (left.shape[1], right.shape[1], tma), h, rows, cols, launch)
 
 
 def gated_linear_pair(

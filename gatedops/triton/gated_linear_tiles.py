@@ -38,16 +38,15 @@ def load_tile(
 
 @triton.jit
 def load_gates(words, row, col, rows, cols, words_row, M: tl.constexpr, N: tl.constexpr):
-    """Gates (M, N) from (row, col) on, of a layer (rows, cols) that begins at `words`; col is a multiple of 32."""
+    """Words (M, N / 32) of a tile (M, N) from (row, col) on, of a layer (rows, cols); col is a multiple of 32."""
     r, word = row + tl.arange(0, M), col // 32 + tl.arange(0, N // 32)
     at = r[:, None].to(tl.int64) * words_row + word[None, :]
-    packed = tl.load(words + at, mask=(r < rows)[:, None] & (word * 32 < cols)[None, :], other=0)
-    return unpack_tile(packed, M, N)
+    return tl.load(words + at, mask=(r < rows)[:, None] & (word * 32 < cols)[None, :], other=0)
 
 
 @triton.jit
 def store_gates(words, packed, row, col, rows, cols, total, words_row, M: tl.constexpr, N: tl.constexpr):
-    """Writes the words of a tile (M, N / 32), and where it is the last of its rows the zeros behind it."""
+    """Writes the words (M, N / 32) of a tile, and where it is the last of its rows the zeros behind it."""
     r = row + tl.arange(0, M)
     at = words + r[:, None].to(tl.int64) * words_row
     word = col // 32 + tl.arange(0, N // 32)
@@ -65,10 +64,15 @@ def pack_tile(on, M: tl.constexpr, N: tl.constexpr):
 
 
 @triton.jit
-def unpack_tile(packed, M: tl.constexpr, N: tl.constexpr):
-    """Words (M, N / 32) to gates (M, N)."""
-    bits = (packed[:, :, None] >> tl.arange(0, 32)[None, None, :]) & 1
-    return bits.reshape(M, N) != 0
+def select(tile, packed, M: tl.constexpr, N: tl.constexpr):
+    """tile (M, N) where its gates (M, N / 32) are on, else 0: AND with the gate spread over all bits of a number, which
+    takes a third fewer instructions than a comparison and a choice."""
+    spread = ((packed[:, :, None] << (31 - tl.arange(0, 32))[None, None, :]) >> 31).reshape(M, N)
+    if tile.dtype.primitive_bitwidth == 16:
+        kept = tile.to(tl.int16, bitcast=True) & spread.to(tl.int16)
+    else:
+        kept = tile.to(tl.int32, bitcast=True) & spread
+    return kept.to(tile.dtype, bitcast=True)
 
 
 @triton.jit

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +22,11 @@ class Tile:
     warps: int
     stages: int
 
+    @property
+    def accumulators(self) -> int:
+        """Registers of a thread that hold its share of the result."""
+        return self.m * self.n // (32 * self.warps)
+
     def shared_bytes(self, itemsize: int) -> int:
         """Of the operands under way, which is nearly all shared memory that a kernel takes."""
         return (self.m + self.n) * self.k * itemsize * self.stages
@@ -31,25 +36,14 @@ class Tile:
         return {"M": self.m, "N": self.n, "K": self.k, "num_warps": self.warps, "num_stages": self.stages}
 
 
-# The first of each list suits every size and device. 64 numbers of 2 bytes are the 128 that a swizzled row of shared
-# memory holds. 128 x 256 reads the fewest bytes per product and fills the registers of 8 warps: large layers.
-# 64 rows: small batches, whose larger tiles would leave processors idle.
-HALF_TILES = (
-    Tile(128, 128, 64, 8, 3),
-    Tile(128, 256, 64, 8, 3),
-    Tile(128, 128, 64, 4, 4),
-    Tile(64, 128, 64, 4, 4),
-    Tile(64, 64, 64, 4, 4),
-)
-# tf32: as above with 4 bytes a number.
-TF32_TILES = (
-    Tile(128, 128, 32, 8, 3),
-    Tile(128, 256, 32, 8, 3),
-    Tile(64, 128, 32, 4, 4),
-    Tile(64, 64, 32, 4, 4),
-)
-# float32 products run on the ordinary cores and keep their operands in registers.
-IEEE_TILES = (Tile(64, 64, 32, 4, 3), Tile(128, 64, 32, 8, 3))
+# The first of those on offer suits every size. 64 numbers of 2 bytes are the 128 that a swizzled row of shared memory
+# holds. 128 x 256 reads the fewest bytes for a product and fills the registers of 8 warps: large layers. 64 rows: small
+# batches, whose larger tiles would leave processors idle.
+HALF_TILES = (Tile(128, 128, 64, 8, 3), Tile(128, 256, 64, 8, 3), Tile(64, 128, 64, 8, 3), Tile(64, 64, 64, 4, 4))
+# tf32: the same bytes, half as many numbers.
+TF32_TILES = (Tile(128, 128, 32, 8, 3), Tile(64, 128, 32, 8, 3), Tile(64, 64, 32, 4, 4))
+# float32 products run on the ordinary cores, their operands in registers.
+IEEE_TILES = (Tile(64, 64, 32, 4, 3),)
 SHARED_SLACK = 8 << 10  # bytes a kernel takes beside the operands under way
 
 
@@ -60,19 +54,21 @@ def precision_of(dtype: torch.dtype) -> str:
     return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
 
 
-def tiles_of(dtype: torch.dtype, precision: str) -> tuple[Tile, ...]:
-    """The tiles on offer for a dtype."""
-    if dtype != torch.float32:
-        return HALF_TILES
-    return TF32_TILES if precision == "tf32" else IEEE_TILES
+def tiles_of(name: str, dtype: torch.dtype, precision: str, capability: tuple[int, int]) -> list[Tile]:
+    """The tiles on offer for a kernel: those that spill no registers. Tensor cores before Hopper read their operands from
+    registers, those after it want their results copied there; a soft pair keeps pre-activations beside its sums."""
+    tiles = IEEE_TILES
+    if dtype != torch.float32 or precision == "tf32":
+        tiles = TF32_TILES if dtype == torch.float32 else HALF_TILES
+    most = 128 if capability[0] == 9 and dtype != torch.float32 else 64
+    return [tile for tile in tiles if tile.accumulators <= (most // 2 if name == "soft pair" else most)]
 
 
-def fitting(tiles: Iterable[Tile], itemsize: int, shared: int, rows: int, cols: int) -> list[Tile]:
+def fitting(tiles: list[Tile], itemsize: int, shared: int, rows: int, cols: int) -> list[Tile]:
     """Those that fit `shared` bytes and are not twice as large as a result of (rows, cols); at least the first."""
-    found = list(tiles)
-    return found[:1] + [
+    return tiles[:1] + [
         tile
-        for tile in found[1:]
+        for tile in tiles[1:]
         if tile.shared_bytes(itemsize) + SHARED_SLACK <= shared and tile.m < 2 * max(rows, 64) and tile.n < 2 * cols
     ]
 
@@ -88,7 +84,7 @@ def run_fastest(name: str, key: Hashable, like: Tensor, rows: int, cols: int, la
     but for tensor core instructions of another shape.
     """
     precision = precision_of(like.dtype)
-    tiles = tiles_of(like.dtype, precision)
+    tiles = tiles_of(name, like.dtype, precision, capability(like.device))
     if like.device.type != "cuda":  # the interpreter
         launch(tiles[0])
         return
@@ -120,8 +116,11 @@ def processors(device: torch.device) -> int:
 
 
 def fits_tma(*matrices: Tensor) -> bool:
-    """Whether the tensor memory accelerator (from Hopper on) can read all of them: contiguous rows, on 16 bytes."""
-    return capability(matrices[0].device) >= (9, 0) and all(
+    """Whether the tensor memory accelerator (from Hopper on) can read all of them: contiguous rows, on 16 bytes. Not for
+    float32 products on the ordinary cores, which spill registers with it."""
+    if capability(matrices[0].device) < (9, 0) or precision_of(matrices[0].dtype) == "ieee":
+        return False
+    return all(
         matrix.numel() > 0
         and matrix.data_ptr() % 16 == 0
         and matrix.stride(1) == 1

@@ -48,4 +48,4 @@ def register() -> None:
     """Registers all launchers for the CUDA dispatch key."""
     for name, launcher in LAUNCHERS.items():
         _library.impl(name, launcher, "CUDA")
-    backends.add_cuda_ops(LAUNCHERS)
+    backends.add_cuda_ops([*LAUNCHERS, "gate_agreement"])  # which is gate_overlap with widths
