@@ -20,10 +20,10 @@ from gatedops.triton.gated_linear_tiles import (
     pack_tile,
     pre_activation,
     relu,
-    select,
     store_gates,
     store_tile,
     tile_of,
+    unpack_tile,
 )
 from gatedops.triton.gated_linear_tuning import Tile, as_matrix, fits_tma, operand, precision_of, run_fastest
 
@@ -45,7 +45,8 @@ def layer_kernel(
         store_gates(gate, pack_tile(v > 0, M, N), row, col, rows, cols, total, gate_row, M, N)
         v = relu(v)
     elif GATE == "hard":
-        v = select(v, load_gates(gate, row, col, rows, cols, gate_row, M, N), M, N)
+        packed = load_gates(gate, row, col, rows, cols, gate_row, M, N)
+        v = tl.where(unpack_tile(packed, M, N), v, 0.0)
     else:
         store_tile(product, v, row, col, rows, cols, M, N)
         numbers = load_tile(gate, row, col, rows, cols, gate_row, gate_col, M, N, False)

@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gatedops.triton.gated_linear_gate import select_rows
-from gatedops.triton.gated_linear_tiles import load_gates, load_tile, select, store_tile, tile_of
+from gatedops.triton.gated_linear_tiles import load_gates, load_tile, masked, store_tile, tile_of
 from gatedops.triton.gated_linear_tuning import (
     Tile,
     as_matrix,
@@ -37,7 +37,7 @@ def gated_tile(
 ):
     """(M, N) of G o U, U (rows, cols)."""
     tile = load_tile(grad, row, col, rows, cols, g_row, g_col, M, N, TMA)
-    return select(tile, load_gates(words, row, col, rows, cols, words_row, M, N), M, N)
+    return masked(tile, load_gates(words, row, col, rows, cols, words_row, M, N), M, N)
 
 
 @triton.jit

@@ -21,11 +21,11 @@ from gatedops.triton.gated_linear_tiles import (
     pack_tile,
     pre_activation,
     relu,
-    select,
     sigmoid,
     store_gates,
     store_tile,
     tile_of,
+    unpack_tile,
 )
 from gatedops.triton.gated_linear_tuning import Tile, as_matrix, fits_tma, operand, precision_of, run_fastest
 from gatedops.triton.gates import pack_gates_out
@@ -63,7 +63,7 @@ def pair_kernel(
         gate, _ = sigmoid(q.to(tl.float32) * beta)
         v = v.to(tl.float32) * (gate * gain)
     else:
-        v = select(v, packed, M, N)
+        v = tl.where(unpack_tile(packed, M, N), v, 0.0)
     store_tile(z_next, v, row, col, rows, cols, M, N)
 
 
