@@ -79,7 +79,11 @@ def test_a_value_that_cannot_be_had_is_an_error_at_import(variable, value, messa
     ("installed", "gpu", "missing"),
     [
         (None, True, "needs the triton package, which is not installed: pip install triton"),
-        ("there", False, "needs an NVIDIA GPU and a torch built for CUDA, and torch sees none: keep tensors on the CPU"),
+        (
+            "there",
+            False,
+            "needs an NVIDIA GPU and a torch built for CUDA, and torch sees none: keep tensors on the CPU",
+        ),
         ("there", True, None),
     ],
 )

@@ -45,7 +45,13 @@ def problem(name, dtype):
         kind = name.split()[0]
         pointers = {"bias": p, "gate": p if kind == "soft" else "*i32", "y": p, "product": p}
         sizes, strides = ("rows", "cols", "inner", "total"), ("x_row", "w_row", "gate_row")
-        return layer_kernel, pointers, sizes, strides, {"x_col": 1, "w_col": 1, "gate_col": 1, "GATE": kind, "BIAS": True}
+        return (
+            layer_kernel,
+            pointers,
+            sizes,
+            strides,
+            {"x_col": 1, "w_col": 1, "gate_col": 1, "GATE": kind, "BIAS": True},
+        )
     if name.endswith("pair"):
         soft = name.startswith("soft")
         pointers = dict.fromkeys(("b_f", "b_v", "h_next", "z_next", "q_out", "v_out"), p) | {"words": "*i32"}
@@ -80,7 +86,9 @@ def offered(name, dtype, precision, capability):
 
 def assert_within_limits(found, tile, dtype, precision, capability, tma):
     itemsize = DTYPES[dtype].itemsize
-    assert found.shared <= tile.shared_bytes(itemsize) + SHARED_SLACK, "more shared memory than the estimate for pruning"
+    assert found.shared <= tile.shared_bytes(itemsize) + SHARED_SLACK, (
+        "more shared memory than the estimate for pruning"
+    )
     assert found.shared <= SHARED_LIMIT[capability]
     assert found.registers * 32 * tile.warps <= REGISTERS
     assert found.local == 0, f"{found.local} bytes of spilled registers a thread"

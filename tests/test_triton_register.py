@@ -10,7 +10,7 @@ from test_backends import run_python
 
 pytest.importorskip("triton")
 
-from gatedops.triton import register  # noqa: E402
+from gatedops.triton import register
 
 
 @pytest.mark.parametrize("name", register.LAUNCHERS)
@@ -36,6 +36,5 @@ def test_registering_gives_the_ops_cuda_kernels():
     )
     done = run_python("-c", code)
     assert done.stdout == (
-        "[] True\nTrue False\n"
-        "is on cuda, but soft_npk_gram has kernels for the CPU only: move it there with .cpu()\n"
+        "[] True\nTrue False\nis on cuda, but soft_npk_gram has kernels for the CPU only: move it there with .cpu()\n"
     ), done.stderr

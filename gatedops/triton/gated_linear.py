@@ -35,8 +35,8 @@ def layer_kernel(
     GATE: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr, TMA: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
-    """y (rows, cols) = gate(x W^T + b). GATE "own": relu, and its words go to `gate` (rows, total); "hard": `gate` holds
-    words; "soft": numbers, and the product is written as well."""
+    """y (rows, cols) = gate(x W^T + b). GATE "own": relu, and its words go to `gate` (rows, total); "hard": `gate`
+    holds words; "soft": numbers, and the product is written as well."""
     row, col = tile_of(tl.program_id(0), rows, cols, M, N)
     v = pre_activation(
         x, weight, bias, row, col, rows, cols, inner, x_row, x_col, w_row, w_col, BIAS, PRECISION, TMA, M, N, K

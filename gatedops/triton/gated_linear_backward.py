@@ -156,9 +156,7 @@ def divided(rows: int, programs: int, device: torch.device) -> tuple[int, int]:
     return part, max(1, triton.cdiv(rows, max(part, 1)))
 
 
-def plain_gradients(
-    dv: Tensor, x: Tensor | None, weight: Tensor | None, bias: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+def plain_gradients(dv: Tensor, x: Tensor | None, weight: Tensor | None, bias: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias for the gradient dv (..., width) of the product: torch's routines."""
     rows = as_matrix(dv)
     dx = nothing(dv) if weight is None else torch.mm(rows, weight).view(*dv.shape[:-1], weight.shape[1])

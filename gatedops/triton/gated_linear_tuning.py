@@ -55,8 +55,8 @@ def precision_of(dtype: torch.dtype) -> str:
 
 
 def tiles_of(name: str, dtype: torch.dtype, precision: str, capability: tuple[int, int]) -> list[Tile]:
-    """The tiles on offer for a kernel: those that spill no registers. Tensor cores before Hopper read their operands from
-    registers, those after it want their results copied there; a soft pair keeps pre-activations beside its sums."""
+    """The tiles on offer for a kernel: those that spill no registers. Tensor cores before Hopper read their operands
+    from registers, the results of those after it are copied there; a soft pair keeps pre-activations beside sums."""
     tiles = IEEE_TILES
     if dtype != torch.float32 or precision == "tf32":
         tiles = TF32_TILES if dtype == torch.float32 else HALF_TILES
@@ -116,8 +116,8 @@ def processors(device: torch.device) -> int:
 
 
 def fits_tma(*matrices: Tensor) -> bool:
-    """Whether the tensor memory accelerator (from Hopper on) can read all of them: contiguous rows, on 16 bytes. Not for
-    float32 products on the ordinary cores, which spill registers with it."""
+    """Whether the tensor memory accelerator (from Hopper on) can read all of them: contiguous rows, on 16 bytes. Not
+    for float32 products on the ordinary cores, which spill registers with it."""
     if capability(matrices[0].device) < (9, 0) or precision_of(matrices[0].dtype) == "ieee":
         return False
     return all(
