@@ -126,11 +126,11 @@ def test_every_tile(name, dtype, precision, capability):
 
 
 @pytest.mark.parametrize("name", KERNELS)
-def test_a_first_tile_for_every_size_fits_every_gpu(name):
+def test_the_operands_of_a_first_tile_fit_every_gpu(name):
     for dtype in DTYPES.values():
         for capability in CAPABILITIES:
             first = tiles_of(name, dtype, "tf32", (capability // 10, 0))[0]
-            assert first.shared_bytes(dtype.itemsize) + SHARED_SLACK <= 99 << 10  # of the least since sm_80: sm_86
+            assert first.shared_bytes(dtype.itemsize) <= 99 << 10  # sm_86 and sm_89, the least since sm_80
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)

@@ -31,7 +31,7 @@ from gatedops.triton.gated_linear_tuning import Tile, as_matrix, fits_tma, opera
 @triton.jit
 def layer_kernel(
     x, weight, bias, gate, y, product, rows, cols, inner,
-    x_row: tl.int64, x_col: tl.int64, w_row: tl.int64, w_col: tl.int64, gate_row: tl.int64, gate_col: tl.int64, total,
+    x_row: tl.int64, x_col, w_row: tl.int64, w_col, gate_row: tl.int64, gate_col, total,
     GATE: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr, TMA: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip

@@ -43,7 +43,7 @@ def gated_tile(
 @triton.jit
 def input_gradient_kernel(
     grad, weight, words, dx, rows, width, inputs,
-    g_row: tl.int64, g_col: tl.int64, w_row: tl.int64, w_col: tl.int64, words_row: tl.int64,
+    g_row: tl.int64, g_col, w_row: tl.int64, w_col, words_row: tl.int64,
     PRECISION: tl.constexpr, TMA: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
     """dx (rows, inputs) = (G o U) W."""
@@ -59,7 +59,7 @@ def input_gradient_kernel(
 @triton.jit
 def weight_gradient_kernel(
     grad, x, words, dw, rows, width, inputs, part,
-    g_row: tl.int64, g_col: tl.int64, x_row: tl.int64, x_col: tl.int64, words_row: tl.int64,
+    g_row: tl.int64, g_col, x_row: tl.int64, x_col, words_row: tl.int64,
     PRECISION: tl.constexpr, TMA: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
     """dw (parts, width, inputs) = (G o U)^T X, one part of the rows per program on axis 1."""
@@ -76,7 +76,7 @@ def weight_gradient_kernel(
 
 @triton.jit
 def bias_gradient_kernel(
-    grad, words, db, rows, width, part, g_row: tl.int64, g_col: tl.int64, words_row: tl.int64,
+    grad, words, db, rows, width, part, g_row: tl.int64, g_col, words_row: tl.int64,
     M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     """db (parts, width): columns of G o U summed, one part of the rows per program on axis 1."""
@@ -173,7 +173,7 @@ def gated_linear_backward(
     if grad.dtype == torch.float64:
         return plain_gradients(select_rows(grad, words, first), x, weight, bias)
     rows, gates = as_matrix(grad), words[:, first:]
-    dx = dw = db = nothing(grad)
+    dx, dw, db = (nothing(grad) for _ in range(3))
     if weight is not None:
         dx = _input_gradient(rows, weight, gates).view(*grad.shape[:-1], weight.shape[1])
     if x is not None:

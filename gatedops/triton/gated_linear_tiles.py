@@ -1,7 +1,8 @@
 """Pieces of the gated layers' kernels: order of the tiles, loads, products, and gates of a tile as words and back.
 
 A matrix is read tile by tile, through a TMA descriptor (constexpr TMA) or by pointers with any strides; what lies
-outside it reads as 0. Offsets are 64-bit.
+outside it reads as 0. Offsets are 64-bit. In the kernels a stride from row to row is declared as such; one from column
+to column is not, for Triton compiles a kernel of its own for a stride of 1, and only of an undeclared argument.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import triton
@@ -105,11 +106,13 @@ def _timed(tiles: list[Tile], launch: Callable[[Tile], object]) -> Tile:
     return min(tiles, key=lambda tile: do_bench(lambda: launch(tile), warmup=5, rep=20, return_mode="median"))
 
 
+@cache
 def capability(device: torch.device) -> tuple[int, int]:
     """Compute capability; (0, 0) in the interpreter."""
     return torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
 
 
+@cache
 def processors(device: torch.device) -> int:
     """Streaming multiprocessors; 4 in the interpreter."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4

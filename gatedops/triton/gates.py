@@ -30,8 +30,8 @@ def pack_kernel(
     used,  # words that hold gates; those behind them are padding
     total,
     q_row: tl.int64,
-    q_position: tl.int64,
-    q_channel: tl.int64,
+    q_position,
+    q_channel,
     words_row: tl.int64,
     BLOCK: tl.constexpr,
 ):
