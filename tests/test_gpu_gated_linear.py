@@ -31,6 +31,14 @@ SHAPES = [((33,), 20, 70), ((1,), 1, 1), ((600,), 150, 257), ((3, 5), 64, 256), 
           ((4,), 0, 33)]  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def first_tiles(monkeypatch):
+    """One tile for each kernel: timing all of them would compile four times as much."""
+    from gatedops.triton import gated_linear_tuning as tuning
+
+    monkeypatch.setattr(tuning, "fitting", lambda tiles, *_: tiles[:1])
+
+
 @contextmanager
 def float32_products(precision):
     """torch.set_float32_matmul_precision in a block."""
@@ -376,6 +384,23 @@ def test_every_tile_and_way_to_read_gives_the_same_bits(dtype, precision, monkey
     for other in found[1:]:
         for one, first in zip(other, found[0], strict=True):
             assert_same_bits(one, first)
+
+
+def test_a_tile_is_chosen_once_for_batches_of_about_the_same_size(monkeypatch):
+    from gatedops.triton import gated_linear_tuning as tuning
+
+    timed = []
+    monkeypatch.undo()
+    monkeypatch.setattr(tuning, "_fastest", {})
+    monkeypatch.setattr(
+        tuning, "_timed", lambda tiles, launch, real=tuning._timed: timed.append(tiles) or real(tiles, launch)
+    )
+    for rows in (2000, 2048, 1025):
+        x, weight, bias = on_gpu(*problem((rows,), 256, 512, torch.bfloat16))
+        gated_linear(x, weight, bias)
+    assert len(timed) == 1
+    assert len(timed[0]) > 1
+    assert set(tuning._fastest.values()) <= set(timed[0])
 
 
 @pytest.mark.parametrize("precision", ["highest", "high"])
