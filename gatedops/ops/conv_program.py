@@ -32,8 +32,8 @@ class Instruction(NamedTuple):
     """One instruction; -1 in src, src2, scale2, constant and a BOX's first means none.
 
     f(p, u), the input pixel of the offset u = (i, j) in the window of the output pixel p = (r, q), is
-    ``(r * stride_h + i * dilation_h - pad_top, q * stride_w + j * dilation_w - pad_left)``; outside the image nothing is
-    added, with `circular` it wraps.
+    ``(r * stride_h + i * dilation_h - pad_top, q * stride_w + j * dilation_w - pad_left)``; outside the image nothing
+    is added, with `circular` it wraps.
     """
 
     op: int
