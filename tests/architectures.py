@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
 from hypothesis import assume
 from hypothesis import strategies as st
-from recipes import Operation, op
+from recipes import Operation, Recipe, op
 
 Network = tuple[list[Operation], tuple[int, ...]]  # operations and the shape of an input
 
@@ -282,6 +283,12 @@ NETWORKS: dict[str, Network] = {
         (1, 3, 2),
     ),
 }
+
+
+@functools.cache
+def network(name: str) -> Recipe:
+    """The network of NETWORKS, always the same object."""
+    return Recipe(*NETWORKS[name])
 
 
 @dataclass

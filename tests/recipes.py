@@ -6,8 +6,7 @@ result is the output.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,22 +16,11 @@ from conv_paths import Array, Listing, Units
 from torch import Tensor, nn
 
 Operation = tuple[str, str, tuple[str, ...], dict[str, Any]]
+Masks = Iterator[Tensor]
 
 
 def op(result: str, kind: str, *sources: str, **options: Any) -> Operation:
     return result, kind, sources, options
-
-
-@dataclass
-class Frozen:
-    """The gates and the choices of one run, to be kept in others."""
-
-    masks: list[Tensor] = field(default_factory=list)
-    taken: int = 0
-
-    def next(self) -> Tensor:
-        self.taken += 1
-        return self.masks[self.taken - 1]
 
 
 class Recipe(nn.Module):
@@ -65,21 +53,25 @@ class Recipe(nn.Module):
             values[result] = self._apply((result, kind, sources, options), values, None, None)
         self.eval()
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.run(x)
-
-    def run(self, x: Tensor, frozen: Frozen | None = None, keep: Frozen | None = None) -> Tensor:
-        """frozen: masks to use; keep: where to put those of this run."""
-        values = {"x": x}
+    def forward(self, x: Tensor, frozen: list[Tensor] | None = None, keep: list[Tensor] | None = None) -> Tensor:
+        """frozen: the gates and the choices of max-pools to use; keep: where to put those of this run."""
+        values, masks = {"x": x}, None if frozen is None else iter(frozen)
         for operation in self.operations:
-            values[operation[0]] = self._apply(operation, values, frozen, keep)
+            values[operation[0]] = self._apply(operation, values, masks, keep)
         return values[self.operations[-1][0]]
+
+    def frozen(self, x: Tensor) -> list[Tensor]:
+        """The gates and the choices of max-pools of a run."""
+        keep: list[Tensor] = []
+        with torch.no_grad():
+            self(x, keep=keep)
+        return keep
 
     def inputs(self, n: int, seed: int = 0) -> Tensor:
         return torch.randn(n, *self.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
     def _apply(
-        self, operation: Operation, values: dict[str, Tensor], frozen: Frozen | None, keep: Frozen | None
+        self, operation: Operation, values: dict[str, Tensor], frozen: Masks | None, keep: list[Tensor] | None
     ) -> Tensor:
         result, kind, sources, options = operation
         z = values[sources[0]]
@@ -87,9 +79,9 @@ class Recipe(nn.Module):
             case "conv" | "linear" | "norm":
                 return self.get_submodule(result)(z)
             case "relu":
-                mask = z > 0 if frozen is None else frozen.next()
+                mask = z > 0 if frozen is None else next(frozen)
                 if keep is not None:
-                    keep.masks.append(mask)
+                    keep.append(mask)
                 return F.relu(z) if frozen is None else z * mask
             case "max":
                 return _max_pool(z, options, frozen, keep)
@@ -120,13 +112,13 @@ def _layer(kind: str, inside: int, options: dict[str, Any]) -> nn.Module | None:
     return None
 
 
-def _max_pool(z: Tensor, options: dict[str, Any], frozen: Frozen | None, keep: Frozen | None) -> Tensor:
+def _max_pool(z: Tensor, options: dict[str, Any], frozen: Masks | None, keep: list[Tensor] | None) -> Tensor:
     given = (options["kernel"], options["stride"], options["padding"])
     if frozen is not None:
-        index = frozen.next()
+        index = next(frozen)
         return z.flatten(2).gather(2, index.flatten(2)).view(index.shape)
     if keep is not None:
-        keep.masks.append(F.max_pool2d(z, *given, return_indices=True)[1])
+        keep.append(F.max_pool2d(z, *given, return_indices=True)[1])
     return F.max_pool2d(z, *given)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from architectures import NETWORKS, networks
+from architectures import NETWORKS, network, networks
 from conv_paths import features
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,23 +14,12 @@ from strategies import examples, seeds
 from tolerances import assert_close_in_float64, assert_same_bits
 from torch import Tensor
 
-from gatedops import npf, npk, npv, trace
+from gatedops import npf, npk, npv
 
 BIASES = ["ignore", "path"]
 
 
-@pytest.fixture(autouse=True)
-def _export_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The steps of a network are the same each time, and torch.export takes most of a test's time."""
-    steps_of, kept = trace.steps, {}
-
-    def steps(model: Recipe, x: Tensor) -> list[trace.Step]:
-        key = (model, x.shape[1:])
-        if key not in kept:
-            kept[key] = steps_of(model, x)
-        return kept[key]
-
-    monkeypatch.setattr(trace, "steps", steps)
+pytestmark = pytest.mark.usefixtures("exported_once")
 
 
 def gram_of(net: Recipe, x: Tensor, y: Tensor | None = None, **options) -> Tensor:
@@ -40,7 +29,7 @@ def gram_of(net: Recipe, x: Tensor, y: Tensor | None = None, **options) -> Tenso
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_kernel_is_the_gram_of_the_listed_features(name):
-    net = Recipe(*NETWORKS[name])
+    net = network(name)
     x = net.inputs(5)
     _, outputs = listed(net, x)
     for bias in BIASES:
@@ -63,7 +52,7 @@ def test_the_kernel_of_any_architecture(network, bias, seed):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_npf_and_npv_list_the_paths(name):
-    net = Recipe(*NETWORKS[name])
+    net = network(name)
     x = net.inputs(3)
     listing, outputs = listed(net, x)
     for bias in BIASES:

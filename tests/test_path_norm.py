@@ -8,15 +8,16 @@ import math
 import numpy as np
 import pytest
 import torch
-from architectures import NETWORKS
+from architectures import NETWORKS, network
 from conv_paths import Array, Units, grid, pooled, window
 from nets import made, vgg
-from recipes import Recipe, follow, weights_of
+from recipes import follow, weights_of
+from tolerances import FLOAT64_SUMS, assert_close_in_float64
 from torch import nn
 
 from gatedops import path_norm
 
-CLOSE = {"rel": 1e-12}
+CLOSE = {"rel": FLOAT64_SUMS}
 
 
 class Values:
@@ -83,8 +84,8 @@ class Values:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_it_is_the_norm_of_the_listed_values(name):
-    net = Recipe(*NETWORKS[name])
+def test_it_is_the_norm_of_the_listed_values(name, exported_once):
+    net = network(name)
     x = net.inputs(1)
     values = np.concatenate(list(follow(net, Values(weights_of(net)), x).ravel()))
     for p in (1, 2, 0.5):
@@ -112,24 +113,26 @@ def test_it_does_not_change_where_units_are_rescaled(p):
     expected = path_norm(net, p, x)
     for pair in ((0, 3), (3, 6), (6, 8)):
         other = rescaled(net, *pair)
-        assert (other(x) - net(x)).abs().max() < 1e-9
+        assert_close_in_float64(other(x).detach(), net(x).detach())
         assert path_norm(other, p, x) == pytest.approx(expected, **CLOSE)
 
 
 def test_batch_norms_are_folded():
     net, x = made("vgg", 1)
+    net = net.double()
+    x = x.double()
     plain = copy.deepcopy(net)
     for index in (0, 4):
         conv, norm = plain[0][index], plain[0][index + 1]
         plain[0][index] = torch.nn.utils.fusion.fuse_conv_bn_eval(conv, norm)
         plain[0][index + 1] = nn.Identity()
-    assert path_norm(plain, 2, x) == pytest.approx(path_norm(net, 2, x), rel=1e-5)  # folded in float32 by torch
+    assert path_norm(plain, 2, x) == pytest.approx(path_norm(net, 2, x), **CLOSE)
 
 
 def test_groups_tokens_and_inputs_that_are_looked_for():
-    net = nn.Conv2d(4, 6, 1, groups=2, bias=False)
-    x = torch.zeros(1, 4, 1, 1)
-    assert path_norm(net, 1, x) == pytest.approx(net.weight.abs().sum().item(), rel=1e-6)
+    net = nn.Conv2d(4, 6, 1, groups=2, bias=False).double()
+    x = torch.zeros(1, 4, 1, 1).double()
+    assert path_norm(net, 1, x) == pytest.approx(net.weight.abs().sum().item(), **CLOSE)
     mlp = nn.Sequential(nn.Flatten(), nn.Linear(6, 3), nn.ReLU(), nn.Linear(3, 2))
     assert path_norm(mlp, 2) == path_norm(mlp, 2, torch.zeros(1, 2, 3, 1))
     image = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(18, 2))
@@ -138,7 +141,7 @@ def test_groups_tokens_and_inputs_that_are_looked_for():
 
 @pytest.mark.parametrize("p", [0, -1, math.inf, math.nan, "2"])
 def test_other_exponents(p):
-    with pytest.raises(ValueError, match="p: got .*, needs a finite number greater than 0"):
+    with pytest.raises(ValueError, match=r"p: got .*, needs a finite number greater than 0"):
         path_norm(nn.Linear(2, 2), p)
 
 

@@ -16,14 +16,9 @@ from gatedops.trace.pooling import Window
 
 Layer = trace.Linear | trace.Conv2d
 
-COVERED = (
-    "Linear and Conv2d (groups=1) layers, ReLU, MaxPool2d, AvgPool2d, means over all pixels, Flatten, additions,"
-    " BatchNorm behind a layer"
-)
-
 
 def steps_of(model: nn.Module, x: Tensor) -> list[Step]:
-    """The steps of a network of this list, without batch norms: each is folded into the layer before it.
+    """The steps of a network of vectors or images, without batch norms: each is folded into the layer before it.
 
     Raises:
         TypeError, ValueError: as :func:`gatedops.trace.steps`; a step the kernels do not cover, by its name.
@@ -53,9 +48,6 @@ def pool_of(step: trace.AvgPool | trace.Mean, height: int, width: int) -> tuple[
 
 
 def _require_covered(step: Step, inputs: list[Step]) -> None:
-    for each in (*inputs, step):
-        if len(each.shape) not in (1, 3) or 0 in each.shape:
-            raise ValueError(f"model: {each.name} gives {each.shape}, needs (C,) or (C, H, W): {COVERED}")
     match step:
         case trace.Conv2d(groups=groups) if groups != 1:
             raise ValueError(f"model: {step.name} has {groups} groups; path kernels cover groups=1 alone")
