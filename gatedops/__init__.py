@@ -5,6 +5,7 @@ import torch  # noqa: F401  (before the extension: it links against torch's libr
 from gatedops import backends  # loads the extension, which registers the ops
 from gatedops._version import __version__
 from gatedops.gatebits import GateBits, pack_gates, unpack_gates
+from gatedops.kernels.npk import npk
 from gatedops.layout import GateLayer
 from gatedops.nn import Gate, GatedConv2d, GatedLinear
 from gatedops.ops.gated_linear import gated_linear
@@ -29,6 +30,7 @@ __all__ = [
     "gated_linear",
     "gated_linear_pair",
     "gated_twin",
+    "npk",
     "npk_diag",
     "npk_gram",
     "npk_matvec",

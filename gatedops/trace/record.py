@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from gatedops.gatebits import GateBits
+from gatedops.progress import with_bar
 from gatedops.trace.checks import evaluating, require_model
 from gatedops.trace.recorder import Recorder
 from gatedops.trace.rows import Rows, RowsInFile, RowsInMemory
-
-_BAR_DELAY = 1.0  # seconds
 
 
 def record_gates(
@@ -68,7 +67,7 @@ def record_gates(
     with ExitStack() as stack:
         for context in (rows, recorder, evaluating(model), _eager()):
             stack.enter_context(context)
-        for index, inputs in enumerate(_with_bar(batches, count, progress)):
+        for index, inputs in enumerate(with_bar(batches, count, "recording gates", "batch", progress)):
             rows.add(recorder.gates_of(inputs, index))
         recorder.finish()
         return rows.finish()
@@ -115,16 +114,3 @@ def _eager() -> AbstractContextManager[Any]:
     if "torch._dynamo" not in sys.modules:  # then nothing is compiled; importing it takes a second
         return nullcontext()
     return torch.compiler.set_stance("force_eager")
-
-
-def _with_bar(batches: Iterator[Tensor], count: int, progress: bool | None) -> Iterable[Tensor]:
-    if progress is False:
-        return batches
-    try:
-        from tqdm import tqdm  # type: ignore[import-untyped]
-    except ModuleNotFoundError:
-        if progress is None:
-            return batches
-        raise ModuleNotFoundError("progress: the bar needs tqdm, which is not installed: pip install tqdm") from None
-    hidden = None if progress is None else False  # None: where there is no terminal
-    return tqdm(batches, "recording gates", count or None, leave=False, unit="batch", delay=_BAR_DELAY, disable=hidden)
