@@ -153,7 +153,17 @@ class Placement {
     if (mode == Mode::cyclic) {
       return box.circular && closed(box);
     }
-    return !box.circular || !local(box.src, segment) || (program_[box.src].op == ConvOp::input && segment > 0);
+    return !box.circular || !local(box.src, segment) || (made_where_read(box.src) && home_of(box.src, segment) >= 0);
+  }
+
+  // A segment before this one that can store an input or constant; -1: none.
+  int home_of(int instruction, int segment) const {
+    for (int home = 0; home < segment; ++home) {
+      if (mode_of(home) != Mode::cyclic || all_wrap_alike(home, program_[instruction].out)) {
+        return home;
+      }
+    }
+    return -1;
   }
 
   // Cyclic displacements are counted modulo one size for all.
@@ -179,8 +189,10 @@ class Placement {
       r.stored = r.stored || r.segment != segment;
       return placed_[instruction];
     }
-    const bool from_store = code.circular && !closed(code);
-    const int index = copy_of(instruction, from_store ? 0 : segment, is_constant(instruction) && code.op == ConvOp::add ? lattice : Extent{1, 1});
+    const bool from_store = code.circular && mode_with(code, segment) != Mode::cyclic;
+    const bool adopts = is_constant(instruction) && code.op == ConvOp::add;
+    const int index = copy_of(
+        instruction, from_store ? home_of(instruction, segment) : segment, adopts ? lattice : Extent{1, 1});
     registers_[index].stored = registers_[index].stored || from_store;
     return index;
   }
