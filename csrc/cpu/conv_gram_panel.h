@@ -88,12 +88,13 @@ class Panel {
   const T* pixels(int r) const {
     return numbers_.data() + layout_.parts[layout_.part_of[r]].at;
   }
-  MaskView mask(int r, const uint32_t* x) const {
+  // x: the words of the first row of x.
+  MaskView mask(int r, const uint32_t* x, int64_t next) const {
     if (layout_.part_of[r] < 0) {
       return {};
     }
     const PanelPart& part = layout_.parts[layout_.part_of[r]];
-    return {x + part.first, words_.data() + part.at, static_cast<int>(part.stride), static_cast<int>(part.used)};
+    return {x + part.first, words_.data() + part.at, next, static_cast<int>(part.stride), static_cast<int>(part.used)};
   }
 
  private:
