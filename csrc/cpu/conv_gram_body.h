@@ -147,7 +147,8 @@ struct ConvGram {
     }
   }
 
-  // The padded row holds pixels left .. left + length - 1 of `in`; those outside the map are zero or have wrapped round.
+  // The padded row holds pixels left .. left + length - 1 of `in`; those outside the map are zero or have wrapped
+  // round.
   struct PaddedRow {
     int left, length;
     int first, last;  // not circular: inside the map
@@ -422,8 +423,9 @@ struct ConvGram {
       const int64_t q = int64_t{y.partner} * a.out_width + x.partner;
       const int64_t u = p * a.kernel_area + y.mask * a.kernel_width + x.mask;
       const int64_t v = q * a.kernel_area + y.mask_y * a.kernel_width + x.mask_y;
-      value.multiply(overlap<kWords>(
-          a.mask.x + i * a.mask.next + u * a.mask.stride, a.mask.y + v * a.mask.words * kPairs, a.mask.words));
+      value.multiply(
+          overlap<kWords>(
+              a.mask.x + i * a.mask.next + u * a.mask.stride, a.mask.y + v * a.mask.words * kPairs, a.mask.words));
     }
     value.add(W::load(to));
     value.store(to);

@@ -34,7 +34,7 @@ class LineBuffer {
 
 // Where the panel holds what a register reads.
 struct PanelPart {
-  int64_t first;  // column of x, or word
+  int64_t first;              // column of x, or word
   int64_t positions, stride;  // words of a row between positions; of an input: channels
   int64_t used;               // of them, words that hold gates
   int64_t at;                 // position in the panel, in numbers or words

@@ -58,8 +58,7 @@ inline BoxAxis window_x(const Instruction& i) {
 
 struct SinkWindows {
   Windows y, x;
-  explicit SinkWindows(const Instruction& i)
-      : y(i.in.y, i.out.y, window_y(i)), x(i.in.x, i.out.x, window_x(i)) {}
+  explicit SinkWindows(const Instruction& i) : y(i.in.y, i.out.y, window_y(i)), x(i.in.x, i.out.x, window_x(i)) {}
 };
 
 // What all tiles of a call share.
@@ -166,8 +165,8 @@ class ConvTile {
     return {at.y / r.lattice.y, at.x / r.lattice.x};
   }
   static bool exists(const Register& r, const Segment& s, Shift at) {
-    return divides(r, at) && (s.cyclic() || (std::abs(at.y / r.lattice.y) < r.code.out.y &&
-                                             std::abs(at.x / r.lattice.x) < r.code.out.x));
+    return divides(r, at) &&
+           (s.cyclic() || (std::abs(at.y / r.lattice.y) < r.code.out.y && std::abs(at.x / r.lattice.x) < r.code.out.x));
   }
 
   void prepare(const Segment& s, Shift at) {
@@ -280,8 +279,7 @@ class ConvTile {
     const bool on = !(code.same_row && out.y.delta != 0) && !(code.same_column && out.x.delta != 0);
     for (int p = out.y.begin; p < out.y.end; ++p) {
       for (int i = 0; i < rows; ++i) {
-        std::fill_n(
-            out.row(p) + i * out.next, int64_t{out.x.count()} * kPairs, on ? static_cast<T>(code.scale) : T(0));
+        std::fill_n(out.row(p) + i * out.next, int64_t{out.x.count()} * kPairs, on ? static_cast<T>(code.scale) : T(0));
       }
     }
   }
@@ -293,9 +291,9 @@ class ConvTile {
       return;
     }
     kernels_.pool(
-        {rows, step.src, step.y.data(), step.x.data(), static_cast<int>(step.y.size()),
-         static_cast<int>(step.x.size()), r.code.out.y, r.code.out.x, r.code.kernel.x,
-         static_cast<int>(r.code.kernel.area()), mask(step.index), stored(r, 0), plan_.store_numbers});
+        {rows, step.src, step.y.data(), step.x.data(), static_cast<int>(step.y.size()), static_cast<int>(step.x.size()),
+         r.code.out.y, r.code.out.x, r.code.kernel.x, static_cast<int>(r.code.kernel.area()), mask(step.index),
+         stored(r, 0), plan_.store_numbers});
   }
 
   double* sums(int index, int row) {
