@@ -6,6 +6,8 @@ from gatedops import backends  # loads the extension, which registers the ops
 from gatedops._version import __version__
 from gatedops.gatebits import GateBits, pack_gates, unpack_gates
 from gatedops.kernels.npk import npk
+from gatedops.kernels.path_norm import path_norm
+from gatedops.kernels.paths import npf, npv
 from gatedops.layout import GateLayer
 from gatedops.nn import Gate, GatedConv2d, GatedLinear
 from gatedops.ops.gated_linear import gated_linear
@@ -30,11 +32,14 @@ __all__ = [
     "gated_linear",
     "gated_linear_pair",
     "gated_twin",
+    "npf",
     "npk",
     "npk_diag",
     "npk_gram",
     "npk_matvec",
+    "npv",
     "pack_gates",
+    "path_norm",
     "record_gates",
     "soft_npk_gram",
     "unpack_gates",
