@@ -5,6 +5,9 @@ import torch  # noqa: F401  (before the extension: it links against torch's libr
 from gatedops import backends  # loads the extension, which registers the ops
 from gatedops._version import __version__
 from gatedops.gatebits import GateBits, pack_gates, unpack_gates
+from gatedops.kernels.npk import npk
+from gatedops.kernels.path_norm import path_norm
+from gatedops.kernels.paths import npf, npv
 from gatedops.layout import GateLayer
 from gatedops.nn import DGN, DLGN, Gate, GateCache, GatedConv2d, GatedLinear
 from gatedops.ops.gated_linear import gated_linear
@@ -36,10 +39,14 @@ __all__ = [
     "gated_linear_pair",
     "gated_twin",
     "naswot_score",
+    "npf",
+    "npk",
     "npk_diag",
     "npk_gram",
     "npk_matvec",
+    "npv",
     "pack_gates",
+    "path_norm",
     "record_gates",
     "soft_npk_gram",
     "unpack_gates",
