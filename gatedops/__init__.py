@@ -9,29 +9,36 @@ from gatedops.kernels.npk import npk
 from gatedops.kernels.path_norm import path_norm
 from gatedops.kernels.paths import npf, npv
 from gatedops.layout import GateLayer
-from gatedops.nn import Gate, GatedConv2d, GatedLinear
+from gatedops.nn import DGN, DLGN, Gate, GateCache, GatedConv2d, GatedLinear
 from gatedops.ops.gated_linear import gated_linear
 from gatedops.ops.gated_linear_pair import gated_linear_pair
 from gatedops.ops.gram import npk_diag, npk_gram, npk_matvec
 from gatedops.ops.overlap import gate_agreement, gate_neighbors, gate_overlap
 from gatedops.ops.soft_gram import soft_npk_gram
+from gatedops.stats import count_regions, gate_stats, naswot_score
 from gatedops.trace import fuse_relu, gated_twin, record_gates
 
 __all__ = [
+    "DGN",
+    "DLGN",
     "Gate",
     "GateBits",
+    "GateCache",
     "GateLayer",
     "GatedConv2d",
     "GatedLinear",
     "__version__",
     "backends",
+    "count_regions",
     "fuse_relu",
     "gate_agreement",
     "gate_neighbors",
     "gate_overlap",
+    "gate_stats",
     "gated_linear",
     "gated_linear_pair",
     "gated_twin",
+    "naswot_score",
     "npf",
     "npk",
     "npk_diag",

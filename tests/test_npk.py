@@ -40,7 +40,7 @@ def test_the_kernel_is_the_gram_of_the_listed_features(name):
         assert_close_in_float64(gram_of(net, x[:3], x[3:], bias=bias, batch_size=2), phi[:3] @ phi[3:].T)
 
 
-@examples(30)
+@examples(20)
 @given(networks(), st.sampled_from(BIASES), seeds)
 def test_the_kernel_of_any_architecture(network, bias, seed):
     net = Recipe(*network, seed=seed)

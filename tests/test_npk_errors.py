@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import gatedops
 from gatedops import npf, npk, npv
 
+MLP = mlp().double()
 X, IMAGES = torch.ones(3, 6), torch.ones(2, 2, 4, 4)
 
 
@@ -39,7 +40,7 @@ def _no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gatedops.kernels.network, "record_gates", None)
 
 
-pytestmark = pytest.mark.usefixtures("_no_work")
+pytestmark = pytest.mark.usefixtures("_no_work", "exported_once")
 
 
 def test_options():
@@ -88,9 +89,9 @@ def test_inputs():
     ],
 )
 def test_values_that_overflow(factor, dtype, message):
-    net, x = mlp().double(), X.double()
-    fails(ValueError, message, net, x * factor, dtype=dtype)
-    fails(ValueError, message.replace("x:", "y:"), net, x, x * factor, dtype=dtype)
+    x = X.double()
+    fails(ValueError, message, MLP, x * factor, dtype=dtype)
+    fails(ValueError, message.replace("x:", "y:"), MLP, x, x * factor, dtype=dtype)
 
 
 def test_training_mode():

@@ -9,7 +9,7 @@ from gatedops.gatebits import GateBits
 from gatedops.kernels.per_input import PerInput
 from gatedops.kernels.program_builder import Program
 from gatedops.ops.conv_gram import conv_gram
-from gatedops.progress import with_bar
+from gatedops.trace.progress import with_bar
 
 _BLOCK = 128  # rows and columns of the Gram between two steps of the bar
 
@@ -38,7 +38,7 @@ class ImageKernel:
         right = None if y is None else self._per_input.rows(y, y_bits, dtype, self._batch_size)
         gram = x.new_empty((len(x), len(x if y is None else y)), dtype=dtype)
         blocks = _blocks(len(gram), gram.shape[1], right is None)
-        for i, j in with_bar(blocks, len(blocks), "kernel", "block", self._progress):
+        for i, j in with_bar(blocks, "kernel", "block", len(blocks), self._progress):
             if right is None and i == j:
                 gram[i, j] = self._block(left, i, None, j, dtype)
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import reduce
 
 from gatedops.kernels.geometry import Geometry
@@ -9,6 +10,7 @@ from gatedops.kernels.masks import Mask
 from gatedops.kernels.per_input import PerInput, Shape
 from gatedops.kernels.program_builder import Program, ProgramBuilder, Value
 from gatedops.kernels.terms import ChannelTerm, InputTerm, Kernel, Signal, SummedTerm, Term
+from gatedops.ops.conv_program import Op
 
 
 class Moments:
@@ -24,7 +26,7 @@ class Moments:
         self._builder = ProgramBuilder()
         self._tangent = tangent
         self._sums: dict[Signal, Kernel] = {}
-        self._masked: dict[tuple[int, Mask], Value] = {}
+        self._made: dict[tuple[object, ...], Value] = {}
 
     def layer(self, source: Kernel, variance: float, geometry: Geometry, bias: bool) -> Kernel:
         """Of the output of a layer whose weights have this variance, before its gate, from those of its input summed
@@ -41,10 +43,11 @@ class Moments:
         return Kernel(None, value) if self._tangent else Kernel(value)
 
     def pooled(self, kernel: Kernel, geometry: Geometry, weights: tuple[float, ...]) -> Kernel:
-        return kernel.each(lambda value: self._builder.pool(value, geometry, weights))
+        key = (Op.POOL, geometry, weights)
+        return kernel.each(lambda value: self._once(value, key, lambda v: self._builder.pool(v, geometry, weights)))
 
     def flattened(self, kernel: Kernel) -> Kernel:
-        return kernel.each(self._builder.trace)
+        return kernel.each(lambda value: self._once(value, (Op.TRACE,), self._builder.trace))
 
     def summed(self, signal: Signal) -> Kernel:
         """Summed over the channels."""
@@ -68,7 +71,9 @@ class Moments:
     def _box(self, value: Value | None, geometry: Geometry, constant: bool) -> Value | None:
         if value is None:
             return self._builder.constant(0, geometry.out) if constant else None
-        return self._builder.box(value, geometry, constant)
+        if constant:
+            return self._builder.box(value, geometry, True)
+        return self._once(value, (Op.BOX, geometry), lambda v: self._builder.box(v, geometry, False))
 
     def _summed(self, term: Term, shape: Shape) -> Kernel:
         match term:
@@ -84,15 +89,19 @@ class Moments:
         raise TypeError(type(term).__name__)
 
     def _with_counts(self, value: Value, mask: Mask, shape: Shape) -> Value:
-        """M times the overlaps of its masks; of one register and mask once, whatever its factor."""
-        key = (value.register, mask)
-        if key not in self._masked:
-            first = self.per_input.first_word(mask, shape[0], shape[1:])
-            if mask.pooled is None:
-                self._masked[key] = self._builder.gate(value.stored, first, shape[0])
-            else:
-                self._masked[key] = self._builder.select(value.stored, mask.pooled.geometry, first, shape[0])
-        return self._masked[key].scaled_as(value)
+        """M times the overlaps of its masks."""
+        first = self.per_input.first_word(mask, shape[0], shape[1:])
+        if mask.pooled is None:
+            return self._once(value, (Op.GATE, mask), lambda v: self._builder.gate(v, first, shape[0]))
+        geometry = mask.pooled.geometry
+        return self._once(value, (Op.SELECT, mask), lambda v: self._builder.select(v, geometry, first, shape[0]))
+
+    def _once(self, value: Value, key: tuple[object, ...], make: Callable[[Value], Value]) -> Value:
+        """What `make` gives, which is linear: made once for one register, whatever is still to be multiplied."""
+        made = self._made.get((value.register, *key))
+        if made is None:
+            made = self._made[(value.register, *key)] = make(value.stored)
+        return made.scaled_as(value)
 
 
 def _scaled(value: Value | None, factor: float) -> Value | None:

@@ -44,7 +44,7 @@ def pool_of(step: trace.AvgPool | trace.Mean, height: int, width: int) -> tuple[
     average = nn.functional.avg_pool2d
     arguments = (ones, window.kernel, window.stride, window.padding, window.ceil_mode)
     weights = average(*arguments, step.count_include_pad, step.divisor) / average(*arguments, True, 1)
-    return window, tuple(weights.nan_to_num(0.0).abs().flatten().tolist())  # 0 / 0 where all of a window is padding
+    return window, tuple(weights.nan_to_num(0.0).flatten().tolist())  # 0 / 0 where all of a window is padding
 
 
 def _require_covered(step: Step, inputs: list[Step]) -> None:

@@ -11,9 +11,10 @@ from gatedops.kernels.compile_steps import compile_steps
 from gatedops.kernels.dense import DenseKernel, is_dense
 from gatedops.kernels.images import ImageKernel
 from gatedops.kernels.network import layers_of, recorded_gates, steps_of
-from gatedops.kernels.npk_args import require_batch_size, require_inputs, require_option, require_range, sigmas_of
+from gatedops.kernels.npk_args import require_inputs, require_option, require_range, sigmas_of
 from gatedops.ops.checks import require_dtype
 from gatedops.ops.gram_args import DTYPES
+from gatedops.trace.batches import require_count
 
 
 def npk(
@@ -70,7 +71,7 @@ def npk(
     require_option("kernel", kernel, ("npk", "ntk"))
     require_option("bias", bias, ("ignore", "path"))
     require_dtype(dtype, "dtype", DTYPES)
-    require_batch_size(batch_size)
+    require_count(batch_size)
     require_inputs(x, y)
     steps = steps_of(model, x)
     sigmas = sigmas_of(sigma, layers_of(steps))

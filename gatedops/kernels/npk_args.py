@@ -21,12 +21,6 @@ def require_option(name: str, given: Any, allowed: Sequence[str]) -> None:
         raise ValueError(f"{name}: got {given!r}, needs {' or '.join(map(repr, allowed))}")
 
 
-def require_batch_size(batch_size: Any) -> None:
-    """Raises ValueError unless it is a number of inputs."""
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size: got {batch_size!r}, needs a whole number of at least 1")
-
-
 def require_inputs(x: Any, y: Any) -> None:
     """Raises TypeError, ValueError unless x, and y where it is given, are inputs of one network."""
     for side, name in ((x, "x"), (y, "y")):

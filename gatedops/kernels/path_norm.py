@@ -69,7 +69,7 @@ def _through(step: Step, p: float, z: Tensor, other: Tensor | None = None) -> Te
         case trace.AvgPool() | trace.Mean(axes=(1, 2)):
             window, weights = pool_of(step, *z.shape[-2:])
             sums = at_windows(z, windows_of(window, step)).sum(1)
-            return (sums * z.new_tensor(weights).view(sums.shape[-2:]) ** p).view(1, *step.shape)
+            return (sums * z.new_tensor(weights).abs().view(sums.shape[-2:]) ** p).view(1, *step.shape)
         case trace.Flatten():
             return z.flatten(1)
         case trace.Add() if other is not None:

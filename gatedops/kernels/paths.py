@@ -75,7 +75,7 @@ def _steps(model: nn.Module, x: Tensor, rows: int) -> list[Step]:
     compile_steps(steps, [1.0] * len(layers_of(steps)), tangent=False, biases=True)
     paths: list[int] = []
     for step in steps:
-        paths.append(_paths_to(step, [paths[index] for index in step.inputs], steps))
+        paths.append(_paths_to(step, [paths[index] for index in step.inputs]))
         numbers = rows * math.prod(step.shape) * paths[-1]
         if numbers > _MOST:
             raise ValueError(
@@ -85,7 +85,7 @@ def _steps(model: nn.Module, x: Tensor, rows: int) -> list[Step]:
     return steps
 
 
-def _paths_to(step: Step, before: list[int], steps: list[Step]) -> int:
+def _paths_to(step: Step, before: list[int]) -> int:
     """How many paths end at a unit of a step, from those that end at its inputs."""
     if isinstance(step, Layer):
         return before[0] * step.weight[0].numel() + (step.bias is not None)
@@ -157,12 +157,8 @@ class _Listing:
 
     def _layer(self, layer: Layer, paths: _Paths) -> _Paths:
         moved = paths.moved(geometry_of(layer)).movedim(1, 3).flatten(1, 3)  # (n, C P K, H', W')
-        weight = (
-            layer.weight.detach().double().flatten(2)
-            if layer.weight.dim() == 4
-            else layer.weight.detach().double().unsqueeze(2)
-        )
-        values = (weight.unsqueeze(2) * paths.values.unsqueeze(2)).flatten(1)
+        weight = layer.weight.detach().double().reshape(*layer.weight.shape[:2], 1, -1)  # (C', C, 1, K)
+        values = (weight * paths.values.unsqueeze(2)).flatten(1)
         features = moved.unsqueeze(1).expand(-1, len(values), *moved.shape[1:])
         made = _Paths(features, values)
         if layer.bias is None or not self._biases:
@@ -178,11 +174,8 @@ def _joined(a: _Paths, b: _Paths) -> _Paths:
 def _constant(constant: Tensor, paths: _Paths) -> _Paths:
     """A path from each number of a constant (of each channel's part) to the pixels it is added to."""
     n, channels, _, height, width = paths.features.shape
-    images = (
-        constant.view(-1, 1, 1)
-        if (height, width) == (1, 1)
-        else constant.view(*[1] * (3 - constant.dim()), *constant.shape)
-    )
+    shape = (-1, 1, 1) if (height, width) == (1, 1) else (*[1] * (3 - constant.dim()), *constant.shape)
+    images = constant.reshape(shape)
     values = images.expand(channels, *images.shape[1:]).flatten(1)
     rows, columns = (
         torch.eye(size) if given > 1 else torch.ones(1, size)

@@ -95,7 +95,7 @@ class ProgramBuilder:
 
     def pool(self, value: Value, geometry: Geometry, weights: Sequence[float]) -> Value:
         """Sums over windows, each times the weight of its output pixel."""
-        largest = value.largest + 2 * math.log2(math.prod(geometry.kernel) * max(weights))
+        largest = value.largest + 2 * math.log2(math.prod(geometry.kernel) * max(map(abs, weights)))
         if min(weights) == max(weights):
             value, listed = value.times(weights[0] ** 2), -1
         else:

@@ -1,21 +1,24 @@
-"""The bar of long work."""
+"""The progress bar of long work."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import TypeVar
 
-T = TypeVar("T")
-
+_Item = TypeVar("_Item")
 _DELAY = 1.0  # seconds
 
 
-def with_bar(items: Iterable[T], count: int, what: str, unit: str, progress: bool | None) -> Iterable[T]:
-    """The items, under a tqdm bar where it is wanted.
+def with_bar(items: Iterable[_Item], what: str, unit: str, count: int, progress: bool | None) -> Iterable[_Item]:
+    """The items, with a bar (tqdm) over them.
 
     Args:
-        count: how many there are; 0 where that is unknown.
-        progress: None: on a terminal, once the work has taken a second, and only where tqdm is installed.
+        what, unit: of work, for the bar.
+        count: of the items; 0 where it is not known.
+        progress: whether to show it. None: on a terminal, once it has taken a second, if tqdm is installed.
+
+    Raises:
+        ModuleNotFoundError: progress is True and tqdm is not installed.
     """
     if progress is False:
         return items
