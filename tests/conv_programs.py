@@ -175,7 +175,7 @@ class RandomProgram:
         if made is None:
             return None
         weights = [self.random.choice([0.25, 0.5, 1 / 3]) for _ in range(made[1][0] * made[1][1])]
-        first = [self.program.number(weight) for weight in weights][0]
+        first, *_ = [self.program.number(weight) for weight in weights]
         listed = self.random.choice([{}, {"scale2": first}])
         return self.program.emit(Op.POOL, made[1], src, scale=self._scale(), **made[0], **listed)
 

@@ -5,69 +5,15 @@
 // I::kBytes is the width of a register. I::counts holds the int32 overlaps of kPairs pairs; I::overlap adds those of
 // some words, I::convert turns them into numbers.
 
+#include "conv_gram_box.h"
+#include "conv_gram_rolled_box.h"
+
 namespace gatedops::cpu {
 namespace {
-
-// kPairs numbers, in as many registers as they take.
-template <class I, class T>
-struct Wide {
-  typedef T Vec __attribute__((vector_size(I::kBytes)));
-  static constexpr int kLanes = I::kBytes / static_cast<int>(sizeof(T));
-  static constexpr int kVecs = kPairs / kLanes;
-  Vec v[kVecs];
-
-  GATEDOPS_INLINE static Wide load(const T* p) {
-    Wide w;
-    for (int i = 0; i < kVecs; ++i) {
-      std::memcpy(&w.v[i], p + i * kLanes, sizeof(Vec));
-    }
-    return w;
-  }
-  GATEDOPS_INLINE static Wide zero() {
-    Wide w;
-    for (int i = 0; i < kVecs; ++i) {
-      w.v[i] = Vec{};
-    }
-    return w;
-  }
-  GATEDOPS_INLINE void store(T* p) const {
-    for (int i = 0; i < kVecs; ++i) {
-      std::memcpy(p + i * kLanes, &v[i], sizeof(Vec));
-    }
-  }
-  GATEDOPS_INLINE void add(const Wide& b) {
-    for (int i = 0; i < kVecs; ++i) {
-      v[i] += b.v[i];
-    }
-  }
-  GATEDOPS_INLINE void add(T b) {
-    for (int i = 0; i < kVecs; ++i) {
-      v[i] += b;
-    }
-  }
-  GATEDOPS_INLINE void multiply(const Wide& b) {
-    for (int i = 0; i < kVecs; ++i) {
-      v[i] *= b.v[i];
-    }
-  }
-  GATEDOPS_INLINE void multiply(T b) {
-    for (int i = 0; i < kVecs; ++i) {
-      v[i] *= b;
-    }
-  }
-};
 
 template <class I, class T>
 struct ConvGram {
   using W = Wide<I, T>;
-
-  // kWords: of a mask at one position; -1: as many as the view says.
-  template <int kWords>
-  GATEDOPS_INLINE static W overlap(const uint32_t* x, const uint32_t* y, int words) {
-    W w;
-    I::convert(I::template overlap<kWords>(x, y, words), w);
-    return w;
-  }
 
   static void input(const InputArgs<T>& a) {
     const Axis& ax = a.out.x;
@@ -95,267 +41,14 @@ struct ConvGram {
     return sum;
   }
 
-  // --- box ----------------------------------------------------------------------------------------------------------
-
-  // Rows of `in` that the window of an output row covers, those of the first x.
-  struct Rows {
-    const T* at[kMaxWindow];
-    int count = 0;
-  };
-
-  static Rows rows_under(const BoxArgs<T>& a, int p) {
-    Rows rows;
-    for (int j = 0; j < a.y.kernel; ++j) {
-      int q = a.y.stride * p - a.y.pad + a.y.dilation * j;
-      if (a.circular) {
-        q = modulo(q, a.in.y.size);
-      }
-      if (q >= a.in.y.begin && q < a.in.y.end) {
-        rows.at[rows.count++] = a.in.row(q);
-      }
-    }
-    return rows;
-  }
-
-  template <int kRows>
-  static void sum_rows(const Rows& rows, int64_t from, int64_t numbers, T* to) {
-    const int count = kRows > 0 ? kRows : rows.count;
-    for (int64_t e = 0; e < numbers; e += kPairs) {
-      W sum = W::load(rows.at[0] + from + e);
-      for (int j = 1; j < count; ++j) {
-        sum.add(W::load(rows.at[j] + from + e));
-      }
-      sum.store(to + e);
-    }
-  }
-
-  // Sums over the rows of the x of index i, of `pixels` pixels from pixel `first` on, into the padded row.
-  static void sum_rows(const BoxArgs<T>& a, const Rows& rows, int i, int first, int pixels, T* to) {
-    const int64_t from = i * a.in.next + int64_t{first - a.in.x.begin} * kPairs, numbers = int64_t{pixels} * kPairs;
-    switch (rows.count) {
-      case 0:
-        std::fill(to, to + numbers, T(0));
-        break;
-      case 2:
-        sum_rows<2>(rows, from, numbers, to);
-        break;
-      case 3:
-        sum_rows<3>(rows, from, numbers, to);
-        break;
-      default:
-        sum_rows<0>(rows, from, numbers, to);
-    }
-  }
-
-  // The padded row holds pixels left .. left + length - 1 of `in`; those outside the map are zero or have wrapped
-  // round.
-  struct PaddedRow {
-    int left, length;
-    int first, last;  // not circular: inside the map
-  };
-
-  static PaddedRow padded_row(const BoxArgs<T>& a) {
-    const int left = a.x.stride * a.out.x.begin - a.x.pad;
-    const int length = a.x.stride * (a.out.x.count() - 1) + a.x.dilation * (a.x.kernel - 1) + 1;
-    const int first = std::min(std::max(left, a.in.x.begin), left + length);
-    const int last = std::max(std::min(left + length, a.in.x.end), first);
-    if (!a.circular) {
-      std::fill(a.row, a.row + int64_t{first - left} * kPairs, T(0));
-      std::fill(a.row + int64_t{last - left} * kPairs, a.row + int64_t{length} * kPairs, T(0));
-    }
-    return {left, length, first, last};
-  }
-
-  static void fill_row(const BoxArgs<T>& a, const PaddedRow& r, const Rows& rows, int i) {
-    if (!a.circular) {
-      if (r.first < r.last) {
-        sum_rows(a, rows, i, r.first, r.last - r.first, a.row + int64_t{r.first - r.left} * kPairs);
-      }
-      return;
-    }
-    for (int done = 0; done < r.length;) {
-      const int at = modulo(r.left + done, a.in.x.size);
-      const int pixels = std::min(a.in.x.size - at, r.length - done);
-      sum_rows(a, rows, i, at, pixels, a.row + int64_t{done} * kPairs);
-      done += pixels;
-    }
-  }
-
-  enum class Scaling { none, factor, affine };  // what stands between the sum and the overlaps
-
-  // A box sum times scale plus offset, times the overlap. By value in locals of the loops: a store through a pointer to
-  // numbers could otherwise change it.
-  template <int kWords, Scaling kScaling>
-  struct Finish {
-    T scale, offset;
-    int words;
-
-    explicit Finish(const BoxArgs<T>& a) : scale(a.scale), offset(a.offset), words(a.mask.words) {}
-
-    GATEDOPS_INLINE void store(W sum, const uint32_t* mask_x, const uint32_t* mask_y, T* to) const {
-      if constexpr (kScaling != Scaling::none) {
-        sum.multiply(scale);
-      }
-      if constexpr (kScaling == Scaling::affine) {
-        sum.add(offset);
-      }
-      if constexpr (kWords != 0) {
-        sum.multiply(overlap<kWords>(mask_x, mask_y, words));
-      }
-      sum.store(to);
-    }
-    GATEDOPS_INLINE int mask_step() const {  // words of kPairs y at one position
-      return (kWords >= 0 ? kWords : words) * kPairs;
-    }
-  };
-
-  // Sums over the columns of some output pixels.
-  template <int kTaps, int kWords, Scaling kScaling>
-  static void sum_columns(
-      const BoxArgs<T>& a, const T* from, const uint32_t* mask_x, const uint32_t* mask_y, int pixels, T* to) {
-    const Finish<kWords, kScaling> finish(a);
-    const int64_t step = int64_t{a.x.stride} * kPairs, tap = int64_t{a.x.dilation} * kPairs;
-    const int taps = kTaps > 0 ? kTaps : a.x.kernel, stride = a.mask.stride;
-    for (int i = 0; i < pixels; ++i) {
-      W sum = W::load(from);
-      for (int j = 1; j < taps; ++j) {
-        sum.add(W::load(from + j * tap));
-      }
-      finish.store(sum, mask_x, mask_y, to);
-      from += step;
-      to += kPairs;
-      mask_x += stride;
-      mask_y += finish.mask_step();
-    }
-  }
-
-  template <int kTaps, int kWords, Scaling kScaling>
-  static void box_rows(const BoxArgs<T>& a) {
-    const PaddedRow padded = padded_row(a);
-    // A window of one pixel inside the map needs no padded row.
-    const bool inside = padded.first == padded.left && padded.last == padded.left + padded.length;
-    const bool direct = a.x.kernel == 1 && a.y.kernel == 1 && inside;
-    for (int p = a.out.y.begin; p < a.out.y.end; ++p) {
-      const Rows rows = rows_under(a, p);
-      for (int i = 0; i < a.count; ++i) {
-        const T* row = a.row;
-        if (direct && rows.count == 1) {
-          row = rows.at[0] + i * a.in.next + int64_t{padded.left - a.in.x.begin} * kPairs;
-        } else {
-          fill_row(a, padded, rows, i);
-        }
-        finish_row<kTaps, kWords, kScaling>(a, row, p, i);
-      }
-    }
-  }
-
-  // Output row p of the x of index i from its padded row, in two parts where the pixels of y wrap round.
-  template <int kTaps, int kWords, Scaling kScaling>
-  GATEDOPS_INLINE static void finish_row(const BoxArgs<T>& a, const T* row, int p, int i) {
-    const Axis& x = a.out.x;
-    const int64_t at_x = int64_t{p} * a.width, at_y = int64_t{a.out.y.partner(p)} * a.width;
-    T* to = a.out.row(p) + i * a.out.next;
-    for (int begin = x.begin; begin < x.end;) {
-      const int end = begin < x.split ? x.split : x.end;
-      sum_columns<kTaps, kWords, kScaling>(
-          a, row + int64_t{begin - x.begin} * a.x.stride * kPairs,
-          a.mask.x + i * a.mask.next + (at_x + begin) * a.mask.stride,
-          a.mask.y + (at_y + x.partner(begin)) * a.mask.words * kPairs, end - begin,
-          to + int64_t{begin - x.begin} * kPairs);
-      begin = end;
-    }
-  }
-
-  // The sums of columns that three neighbouring outputs share stay in registers: no padded row. The same sums in the
-  // same order as above.
-  static bool rolls(const BoxArgs<T>& a) {
-    return a.x.kernel == 3 && a.x.stride == 1 && a.x.dilation == 1 && a.y.kernel <= 3 && a.in.x.count() > 0;
-  }
-
-  template <int kWords, Scaling kScaling>
-  static void rolled_rows(const BoxArgs<T>& a) {
-    for (int p = a.out.y.begin; p < a.out.y.end; ++p) {
-      const Rows rows = rows_under(a, p);
-      for (int i = 0; i < a.count; ++i) {
-        switch (rows.count) {
-          case 0:
-            rolled_row<0, kWords, kScaling>(a, rows, p, i);
-            break;
-          case 1:
-            rolled_row<1, kWords, kScaling>(a, rows, p, i);
-            break;
-          case 2:
-            rolled_row<2, kWords, kScaling>(a, rows, p, i);
-            break;
-          default:
-            rolled_row<3, kWords, kScaling>(a, rows, p, i);
-        }
-      }
-    }
-  }
-
-  // The sums over kRows rows of one x at single columns of `in`.
-  template <int kRows>
-  struct Columns {
-    const T* at[kRows > 0 ? kRows : 1];
-    int begin, end, wrap;  // wrap: the size where columns outside wrap round, else 0
-
-    Columns(const BoxArgs<T>& a, const Rows& rows, int i)
-        : begin(a.in.x.begin), end(kRows > 0 ? a.in.x.end : begin), wrap(a.circular ? a.in.x.size : 0) {
-      for (int j = 0; j < kRows; ++j) {
-        at[j] = rows.at[j] + i * a.in.next;
-      }
-    }
-    GATEDOPS_INLINE W inner(int q) const {
-      const int64_t from = int64_t{q - begin} * kPairs;
-      W sum = W::load(at[0] + from);
-      for (int j = 1; j < kRows; ++j) {
-        sum.add(W::load(at[j] + from));
-      }
-      return sum;
-    }
-    GATEDOPS_INLINE W any(int q) const {
-      q = wrap > 0 ? modulo(q, wrap) : q;
-      return q >= begin && q < end ? inner(q) : W::zero();
-    }
-  };
-
-  template <int kRows, int kWords, Scaling kScaling>
-  static void rolled_row(const BoxArgs<T>& a, const Rows& rows, int p, int i) {
-    const Finish<kWords, kScaling> finish(a);
-    const Columns<kRows> columns(a, rows, i);
-    const Axis x = a.out.x;
-    const int64_t at_x = int64_t{p} * a.width, at_y = int64_t{a.out.y.partner(p)} * a.width;
-    const int right = 2 - a.x.pad, stride = a.mask.stride;  // the last column under output q is q + right
-    const int inner_end = x.begin + right < columns.begin ? x.begin : std::min(x.end, columns.end - right);
-    T* to = a.out.row(p) + i * a.out.next;
-    W before = columns.any(x.begin - a.x.pad), here = columns.any(x.begin - a.x.pad + 1);
-    for (int q = x.begin; q < x.end;) {
-      const int end = q < x.split ? x.split : x.end;
-      const uint32_t* mask_x = a.mask.x + i * a.mask.next + (at_x + q) * stride;
-      const uint32_t* mask_y = a.mask.y + (at_y + x.partner(q)) * finish.mask_step();
-      for (; q < end; ++q) {
-        const W after = q < inner_end ? columns.inner(q + right) : columns.any(q + right);
-        before.add(here);
-        before.add(after);
-        finish.store(before, mask_x, mask_y, to);
-        before = here;
-        here = after;
-        to += kPairs;
-        mask_x += stride;
-        mask_y += finish.mask_step();
-      }
-    }
-  }
-
   template <int kTaps, int kWords, Scaling kScaling>
   static void box_as(const BoxArgs<T>& a) {
     if constexpr (kTaps == 3) {
-      if (rolls(a)) {
-        return rolled_rows<kWords, kScaling>(a);
+      if (RolledBox<I, T>::rolls(a)) {
+        return RolledBox<I, T>::template rolled_rows<kWords, kScaling>(a);
       }
     }
-    box_rows<kTaps, kWords, kScaling>(a);
+    Box<I, T>::template box_rows<kTaps, kWords, kScaling>(a);
   }
 
   template <int kTaps, int kWords>
@@ -392,8 +85,6 @@ struct ConvGram {
       box_masked<0>(a);
     }
   }
-
-  // --- the rest -----------------------------------------------------------------------------------------------------
 
   static void add(const AddArgs<T>& a) {
     const int64_t numbers = int64_t{a.out.x.count()} * kPairs;
@@ -442,7 +133,7 @@ struct ConvGram {
       const int64_t u = p * a.kernel_area + y.mask * a.kernel_width + x.mask;
       const int64_t v = q * a.kernel_area + y.mask_y * a.kernel_width + x.mask_y;
       value.multiply(
-          overlap<kWords>(
+          overlap<I, T, kWords>(
               a.mask.x + i * a.mask.next + u * a.mask.stride, a.mask.y + v * a.mask.words * kPairs, a.mask.words));
     }
     value.add(W::load(to));
