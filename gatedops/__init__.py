@@ -5,8 +5,9 @@ import torch  # noqa: F401  (before the extension: it links against torch's libr
 from gatedops import backends  # loads the extension, which registers the ops
 from gatedops._version import __version__
 from gatedops.gatebits import GateBits, pack_gates, unpack_gates
+from gatedops.kernels.ntk import ntk
 from gatedops.layout import GateLayer
-from gatedops.nn import Gate, GatedConv2d, GatedLinear
+from gatedops.nn import Gate, GatedConv2d, GatedLinear, SoftReLU
 from gatedops.ops.gated_linear import gated_linear
 from gatedops.ops.gated_linear_pair import gated_linear_pair
 from gatedops.ops.gram import npk_diag, npk_gram, npk_matvec
@@ -20,6 +21,7 @@ __all__ = [
     "GateLayer",
     "GatedConv2d",
     "GatedLinear",
+    "SoftReLU",
     "__version__",
     "backends",
     "fuse_relu",
@@ -32,6 +34,7 @@ __all__ = [
     "npk_diag",
     "npk_gram",
     "npk_matvec",
+    "ntk",
     "pack_gates",
     "record_gates",
     "soft_npk_gram",

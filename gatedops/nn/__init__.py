@@ -3,5 +3,6 @@
 from gatedops.nn.conv import GatedConv2d
 from gatedops.nn.gate import Gate
 from gatedops.nn.linear import GatedLinear
+from gatedops.nn.soft_relu import SoftReLU
 
-__all__ = ["Gate", "GatedConv2d", "GatedLinear"]
+__all__ = ["Gate", "GatedConv2d", "GatedLinear", "SoftReLU"]

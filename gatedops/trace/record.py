@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import operator
 import os
-import sys
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from gatedops.gatebits import GateBits
-from gatedops.trace.checks import evaluating, require_model
+from gatedops.trace.checks import evaluating, require_model, uncompiled
+from gatedops.trace.progress import with_bar
 from gatedops.trace.recorder import Recorder
 from gatedops.trace.rows import Rows, RowsInFile, RowsInMemory
-
-_BAR_DELAY = 1.0  # seconds
 
 
 def record_gates(
@@ -66,9 +63,9 @@ def record_gates(
     count = operator.length_hint(data, 0) if total is None else -(-total // batch_size)
     recorder = Recorder(model, max_pool)
     with ExitStack() as stack:
-        for context in (rows, recorder, evaluating(model), _eager()):
+        for context in (rows, recorder, evaluating(model), uncompiled()):
             stack.enter_context(context)
-        for index, inputs in enumerate(_with_bar(batches, count, progress)):
+        for index, inputs in enumerate(with_bar(batches, "recording gates", "batch", count, progress)):
             rows.add(recorder.gates_of(inputs, index))
         recorder.finish()
         return rows.finish()
@@ -108,23 +105,3 @@ def _file(out: Any) -> Path:
     if path.is_dir() or not path.parent.is_dir():
         raise ValueError(f"out: {path} {'is a folder' if path.is_dir() else 'lies in no existing folder'}")
     return path
-
-
-def _eager() -> AbstractContextManager[Any]:
-    """Runs compiled models as they were written, because the mode does not see inside compiled code."""
-    if "torch._dynamo" not in sys.modules:  # then nothing is compiled; importing it takes a second
-        return nullcontext()
-    return torch.compiler.set_stance("force_eager")
-
-
-def _with_bar(batches: Iterator[Tensor], count: int, progress: bool | None) -> Iterable[Tensor]:
-    if progress is False:
-        return batches
-    try:
-        from tqdm import tqdm  # type: ignore[import-untyped]
-    except ModuleNotFoundError:
-        if progress is None:
-            return batches
-        raise ModuleNotFoundError("progress: the bar needs tqdm, which is not installed: pip install tqdm") from None
-    hidden = None if progress is None else False  # None: where there is no terminal
-    return tqdm(batches, "recording gates", count or None, leave=False, unit="batch", delay=_BAR_DELAY, disable=hidden)
