@@ -7,7 +7,7 @@ from gatedops._version import __version__
 from gatedops.gatebits import GateBits, pack_gates, unpack_gates
 from gatedops.kernels.ntk import ntk
 from gatedops.layout import GateLayer
-from gatedops.nn import Gate, GatedConv2d, GatedLinear, SoftReLU
+from gatedops.nn import DGN, DLGN, Gate, GateCache, GatedConv2d, GatedLinear, SoftReLU
 from gatedops.ops.gated_linear import gated_linear
 from gatedops.ops.gated_linear_pair import gated_linear_pair
 from gatedops.ops.gram import npk_diag, npk_gram, npk_matvec
@@ -16,8 +16,11 @@ from gatedops.ops.soft_gram import soft_npk_gram
 from gatedops.trace import fuse_relu, gated_twin, record_gates
 
 __all__ = [
+    "DGN",
+    "DLGN",
     "Gate",
     "GateBits",
+    "GateCache",
     "GateLayer",
     "GatedConv2d",
     "GatedLinear",
