@@ -5,6 +5,7 @@ import torch  # noqa: F401  (before the extension: it links against torch's libr
 from gatedops import backends  # loads the extension, which registers the ops
 from gatedops._version import __version__
 from gatedops.gatebits import GateBits, pack_gates, unpack_gates
+from gatedops.kernels.npk import npk
 from gatedops.kernels.ntk import ntk
 from gatedops.layout import GateLayer
 from gatedops.nn import DGN, DLGN, Gate, GateCache, GatedConv2d, GatedLinear, SoftReLU
@@ -34,6 +35,7 @@ __all__ = [
     "gated_linear",
     "gated_linear_pair",
     "gated_twin",
+    "npk",
     "npk_diag",
     "npk_gram",
     "npk_matvec",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 
-from gatedops.nn import SoftReLU
+from gatedops.nn import DGN, SoftReLU
 from gatedops.trace import GatedTwin
 from gatedops.trace.checks import uncompiled
 
@@ -109,7 +109,7 @@ class TangentFeatures:
 
 def _parameters_of_gates(model: nn.Module) -> frozenset[int]:
     """The ids of the parameters of feature networks: they move gates only."""
-    networks = [module.feature for module in model.modules() if isinstance(module, GatedTwin)]
+    networks = [module.feature for module in model.modules() if isinstance(module, (DGN, GatedTwin))]
     return frozenset(id(parameter) for network in networks for parameter in network.parameters())
 
 
