@@ -25,6 +25,7 @@ from gatedops import data
 WIDTHS = (16, 64, 256, 1024)
 QUICK_WIDTHS = (16, 64)
 DRAWS = 200
+MOST_DRAWS = 4  # times as many where the net is narrow: they scatter more and cost less
 ARRAYS = 4  # (n, parameters) arrays of float32 alive at the worst moment
 
 
@@ -41,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
         "--widths", type=at_least(1), nargs="+", metavar="W", help=f"gates per layer (default: {listed})"
     )
     sizes.add_argument("--quick", action="store_true", help="narrow nets only: seconds")
-    add("--draws", type=at_least(2), default=DRAWS, help="of all value weights, per width (default: %(default)s)")
+    add("--draws", type=at_least(2), default=DRAWS, help="of value weights in the widest net (default: %(default)s)")
     add("--no-plot", action="store_true", help="no PNG; matplotlib is not needed")
     add("--out", type=Path, default=DEFAULT_OUT, help="folder for the results (default: benchmarks/out)")
     add("--seed", type=at_least(0), default=0, help="of everything random (default: %(default)s)")
@@ -62,7 +63,10 @@ def run(args: argparse.Namespace) -> None:
         f"{args.data}: {args.n} points, {args.depth - 1} gated layers, no biases;"
         " value weights normal with variance 2 / width"
     )
-    drawn = [draw_kernels(x, width, args.depth, args.draws, args.seed) for width in widths]
+    drawn = []
+    for width in widths:
+        draws = args.draws * min(MOST_DRAWS, widths[-1] // width)
+        drawn.append(draw_kernels(x, width, args.depth, draws, args.seed))
     figures = [concentration(one) for one in drawn]
     print_table(HEADER, [one.row() for one in figures])
     print(

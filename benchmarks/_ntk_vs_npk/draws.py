@@ -20,8 +20,8 @@ HEADER = (
     "mean / expected",
     "largest |z|",
     "std / mean",
-    "the same, diagonal",
-    "distance of one draw",
+    "same, diagonal",
+    "distance of a draw",
 )
 
 
