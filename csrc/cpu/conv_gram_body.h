@@ -1,0 +1,347 @@
+// Kernels of the convolutional recursion written once over an instruction set's traits I; see gram_tile_body.h for
+// how such a body is compiled. Every number of a map is one pair's own, and sums run in one order whatever the width
+// of a register: the bits are the same on every instruction set.
+//
+// I::kBytes is the width of a register. I::counts holds the int32 overlaps of kPairs pairs; I::overlap adds those of
+// some words, I::convert turns them into numbers.
+
+namespace gatedops::cpu {
+namespace {
+
+// kPairs numbers, in as many registers as they take.
+template <class I, class T>
+struct Wide {
+  typedef T Vec __attribute__((vector_size(I::kBytes)));
+  static constexpr int kLanes = I::kBytes / static_cast<int>(sizeof(T));
+  static constexpr int kVecs = kPairs / kLanes;
+  Vec v[kVecs];
+
+  GATEDOPS_INLINE static Wide load(const T* p) {
+    Wide w;
+    for (int i = 0; i < kVecs; ++i) {
+      std::memcpy(&w.v[i], p + i * kLanes, sizeof(Vec));
+    }
+    return w;
+  }
+  GATEDOPS_INLINE static Wide zero() {
+    Wide w;
+    for (int i = 0; i < kVecs; ++i) {
+      w.v[i] = Vec{};
+    }
+    return w;
+  }
+  GATEDOPS_INLINE void store(T* p) const {
+    for (int i = 0; i < kVecs; ++i) {
+      std::memcpy(p + i * kLanes, &v[i], sizeof(Vec));
+    }
+  }
+  GATEDOPS_INLINE void add(const Wide& b) {
+    for (int i = 0; i < kVecs; ++i) {
+      v[i] += b.v[i];
+    }
+  }
+  GATEDOPS_INLINE void add(T b) {
+    for (int i = 0; i < kVecs; ++i) {
+      v[i] += b;
+    }
+  }
+  GATEDOPS_INLINE void multiply(const Wide& b) {
+    for (int i = 0; i < kVecs; ++i) {
+      v[i] *= b.v[i];
+    }
+  }
+  GATEDOPS_INLINE void multiply(T b) {
+    for (int i = 0; i < kVecs; ++i) {
+      v[i] *= b;
+    }
+  }
+};
+
+template <class I, class T>
+struct ConvGram {
+  using W = Wide<I, T>;
+
+  // kWords: of a mask at one position; -1: as many as the view says.
+  template <int kWords>
+  GATEDOPS_INLINE static W overlap(const uint32_t* x, const uint32_t* y, int words) {
+    W w;
+    I::convert(I::template overlap<kWords>(x, y, words), w);
+    return w;
+  }
+
+  static void input(const InputArgs<T>& a) {
+    const Axis& ax = a.out.x;
+    for (int p = a.out.y.begin; p < a.out.y.end; ++p) {
+      const int row = p * a.width, y_row = a.out.y.partner(p) * a.width;
+      T* to = a.out.row(p);
+      for (int q = ax.begin; q < ax.end; ++q, to += kPairs) {
+        const T* y = a.y + (y_row + ax.partner(q)) * a.channels * kPairs;
+        const T* x = a.x + row + q;
+        W sum = W::load(y);
+        sum.multiply(x[0]);
+        for (int64_t c = 1; c < a.channels; ++c) {
+          W term = W::load(y + c * kPairs);
+          term.multiply(x[c * a.pixels]);
+          sum.add(term);
+        }
+        if (a.scale != T(1)) {
+          sum.multiply(a.scale);
+        }
+        sum.store(to);
+      }
+    }
+  }
+
+  // --- box ----------------------------------------------------------------------------------------------------------
+
+  // Rows of `in` that the window of an output row covers.
+  struct Rows {
+    const T* at[kMaxWindow];
+    int count = 0;
+  };
+
+  static Rows rows_under(const BoxArgs<T>& a, int p) {
+    Rows rows;
+    for (int j = 0; j < a.y.kernel; ++j) {
+      int q = a.y.stride * p - a.y.pad + a.y.dilation * j;
+      if (a.circular) {
+        q = modulo(q, a.in.y.size);
+      }
+      if (q >= a.in.y.begin && q < a.in.y.end) {
+        rows.at[rows.count++] = a.in.row(q);
+      }
+    }
+    return rows;
+  }
+
+  template <int kRows>
+  static void sum_rows(const Rows& rows, int64_t from, int64_t numbers, T* to) {
+    const int count = kRows > 0 ? kRows : rows.count;
+    for (int64_t e = 0; e < numbers; e += kPairs) {
+      W sum = W::load(rows.at[0] + from + e);
+      for (int j = 1; j < count; ++j) {
+        sum.add(W::load(rows.at[j] + from + e));
+      }
+      sum.store(to + e);
+    }
+  }
+
+  // Sums over the rows, of `pixels` pixels from pixel `first` of the row on, into the padded row.
+  static void sum_rows(const BoxArgs<T>& a, const Rows& rows, int first, int pixels, T* to) {
+    const int64_t from = static_cast<int64_t>(first - a.in.x.begin) * kPairs, numbers = int64_t{pixels} * kPairs;
+    switch (rows.count) {
+      case 0:
+        std::fill(to, to + numbers, T(0));
+        break;
+      case 2:
+        sum_rows<2>(rows, from, numbers, to);
+        break;
+      case 3:
+        sum_rows<3>(rows, from, numbers, to);
+        break;
+      default:
+        sum_rows<0>(rows, from, numbers, to);
+    }
+  }
+
+  // The padded row holds pixels left .. left + length - 1 of `in`; those outside the map are zero or have wrapped round.
+  struct PaddedRow {
+    int left, length;
+    int first, last;  // not circular: inside the map
+  };
+
+  static PaddedRow padded_row(const BoxArgs<T>& a) {
+    const int left = a.x.stride * a.out.x.begin - a.x.pad;
+    const int length = a.x.stride * (a.out.x.count() - 1) + a.x.dilation * (a.x.kernel - 1) + 1;
+    const int first = std::min(std::max(left, a.in.x.begin), left + length);
+    const int last = std::max(std::min(left + length, a.in.x.end), first);
+    if (!a.circular) {
+      std::fill(a.row, a.row + int64_t{first - left} * kPairs, T(0));
+      std::fill(a.row + int64_t{last - left} * kPairs, a.row + int64_t{length} * kPairs, T(0));
+    }
+    return {left, length, first, last};
+  }
+
+  static void fill_row(const BoxArgs<T>& a, const PaddedRow& r, const Rows& rows) {
+    if (!a.circular) {
+      if (r.first < r.last) {
+        sum_rows(a, rows, r.first, r.last - r.first, a.row + int64_t{r.first - r.left} * kPairs);
+      }
+      return;
+    }
+    for (int done = 0; done < r.length;) {
+      const int at = modulo(r.left + done, a.in.x.size);
+      const int pixels = std::min(a.in.x.size - at, r.length - done);
+      sum_rows(a, rows, at, pixels, a.row + int64_t{done} * kPairs);
+      done += pixels;
+    }
+  }
+
+  // Sums over the columns of some output pixels, times scale plus offset (kAffine), times the overlaps.
+  template <int kTaps, int kWords, bool kAffine>
+  static void sum_columns(
+      const BoxArgs<T>& a, const T* from, const uint32_t* mask_x, const uint32_t* mask_y, int pixels, T* to) {
+    const int64_t step = int64_t{a.x.stride} * kPairs, tap = int64_t{a.x.dilation} * kPairs;
+    const int taps = kTaps > 0 ? kTaps : a.x.kernel, words = a.mask.words, stride = a.mask.stride;
+    for (int i = 0; i < pixels; ++i) {
+      W sum = W::load(from);
+      for (int j = 1; j < taps; ++j) {
+        sum.add(W::load(from + j * tap));
+      }
+      if constexpr (kAffine) {
+        sum.multiply(a.scale);
+        sum.add(a.offset);
+      }
+      if constexpr (kWords != 0) {
+        sum.multiply(overlap<kWords>(mask_x, mask_y, words));
+        mask_x += stride;
+        mask_y += words * kPairs;
+      }
+      sum.store(to);
+      from += step;
+      to += kPairs;
+    }
+  }
+
+  template <int kTaps, int kWords, bool kAffine>
+  static void box_rows(const BoxArgs<T>& a) {
+    const Axis& x = a.out.x;
+    const PaddedRow padded = padded_row(a);
+    // A window of one pixel inside the map needs no padded row.
+    const bool inside = padded.first == padded.left && padded.last == padded.left + padded.length;
+    const bool direct = a.x.kernel == 1 && a.y.kernel == 1 && inside;
+    for (int p = a.out.y.begin; p < a.out.y.end; ++p) {
+      const Rows rows = rows_under(a, p);
+      const T* row = a.row;
+      if (direct && rows.count == 1) {
+        row = rows.at[0] + int64_t{padded.left - a.in.x.begin} * kPairs;
+      } else {
+        fill_row(a, padded, rows);
+      }
+      const int64_t at_x = int64_t{p} * a.width, at_y = int64_t{a.out.y.partner(p)} * a.width;
+      for (int begin = x.begin; begin < x.end;) {
+        const int end = begin < x.split ? x.split : x.end;
+        sum_columns<kTaps, kWords, kAffine>(
+            a, row + int64_t{begin - x.begin} * a.x.stride * kPairs, a.mask.x + (at_x + begin) * a.mask.stride,
+            a.mask.y + (at_y + x.partner(begin)) * a.mask.words * kPairs, end - begin,
+            a.out.row(p) + int64_t{begin - x.begin} * kPairs);
+        begin = end;
+      }
+    }
+  }
+
+  template <int kTaps, int kWords>
+  static void box_scaled(const BoxArgs<T>& a) {
+    if (a.scale == T(1) && a.offset == T(0)) {
+      box_rows<kTaps, kWords, false>(a);
+    } else {
+      box_rows<kTaps, kWords, true>(a);
+    }
+  }
+
+  template <int kTaps>
+  static void box_masked(const BoxArgs<T>& a) {
+    switch (a.mask.words) {
+      case 0:
+        return box_scaled<kTaps, 0>(a);
+      case 1:
+        return box_scaled<kTaps, 1>(a);
+      case 2:
+        return box_scaled<kTaps, 2>(a);
+      default:
+        return box_scaled<kTaps, -1>(a);
+    }
+  }
+
+  static void box(const BoxArgs<T>& a) {
+    if (a.x.kernel == 1) {
+      box_masked<1>(a);
+    } else if (a.x.kernel == 3) {
+      box_masked<3>(a);
+    } else {
+      box_masked<0>(a);
+    }
+  }
+
+  // --- the rest -----------------------------------------------------------------------------------------------------
+
+  static void add(const AddArgs<T>& a) {
+    const int64_t numbers = int64_t{a.out.x.count()} * kPairs;
+    for (int p = a.out.y.begin; p < a.out.y.end; ++p) {
+      const T *first = a.a.row(p), *second = a.b.data == nullptr ? nullptr : a.b.row(p);
+      T* to = a.out.row(p);
+      for (int64_t e = 0; e < numbers; e += kPairs) {
+        W sum = W::load(first + e);
+        sum.multiply(a.scale_a);
+        if (second != nullptr) {
+          W term = W::load(second + e);
+          term.multiply(a.scale_b);
+          sum.add(term);
+        }
+        sum.add(a.offset);
+        sum.store(to + e);
+      }
+    }
+  }
+
+  template <int kWords>
+  static void pool_masked(const PoolArgs<T>& a) {
+    const int64_t pixels = int64_t{a.out_height} * a.out_width;
+    for (const PoolTap* y = a.y; y != a.y + a.y_count; ++y) {
+      const T* row = a.in.row(y->in);
+      for (const PoolTap* x = a.x; x != a.x + a.x_count; ++x) {
+        const int64_t p = int64_t{y->out} * a.out_width + x->out;
+        T* to = a.store + ((int64_t{y->shift} * a.out_width + x->shift) * pixels + p) * kPairs;
+        W value = W::load(row + int64_t{x->in - a.in.x.begin} * kPairs);
+        if constexpr (kWords != 0) {
+          const int64_t q = int64_t{y->partner} * a.out_width + x->partner;
+          const int64_t u = p * a.kernel_area + y->mask * a.kernel_width + x->mask;
+          const int64_t v = q * a.kernel_area + y->mask_y * a.kernel_width + x->mask_y;
+          value.multiply(
+              overlap<kWords>(a.mask.x + u * a.mask.stride, a.mask.y + v * a.mask.words * kPairs, a.mask.words));
+        }
+        value.add(W::load(to));
+        value.store(to);
+      }
+    }
+  }
+
+  static void pool(const PoolArgs<T>& a) {
+    switch (a.mask.words) {
+      case 0:
+        return pool_masked<0>(a);
+      case 2:
+        return pool_masked<2>(a);
+      default:
+        return pool_masked<-1>(a);
+    }
+  }
+
+  static void total(const Map<T>& in, double* sums) {
+    constexpr int kChains = 4;  // sums that do not wait for each other
+    W chain[kChains];
+    for (W& c : chain) {
+      c = W::zero();
+    }
+    for (int p = in.y.begin; p < in.y.end; ++p) {
+      const T* row = in.row(p);
+      for (int q = 0; q < in.x.count(); ++q) {
+        chain[q % kChains].add(W::load(row + int64_t{q} * kPairs));
+      }
+    }
+    T parts[kChains][kPairs];
+    for (int c = 0; c < kChains; ++c) {
+      chain[c].store(parts[c]);
+    }
+    for (int i = 0; i < kPairs; ++i) {
+      sums[i] += static_cast<double>(parts[0][i]) + parts[1][i] + parts[2][i] + parts[3][i];
+    }
+  }
+
+  static constexpr ConvGramKernels<T> kernels() {
+    return {input, box, add, pool, total};
+  }
+};
+
+}  // namespace
+}  // namespace gatedops::cpu
