@@ -7,6 +7,8 @@ from gatedops._version import __version__
 from gatedops.gatebits import GateBits, pack_gates, unpack_gates
 from gatedops.kernels.npk import npk
 from gatedops.kernels.ntk import ntk
+from gatedops.kernels.path_norm import path_norm
+from gatedops.kernels.paths import npf, npv
 from gatedops.layout import GateLayer
 from gatedops.nn import DGN, DLGN, Gate, GateCache, GatedConv2d, GatedLinear, SoftReLU
 from gatedops.ops.gated_linear import gated_linear
@@ -35,12 +37,15 @@ __all__ = [
     "gated_linear",
     "gated_linear_pair",
     "gated_twin",
+    "npf",
     "npk",
     "npk_diag",
     "npk_gram",
     "npk_matvec",
+    "npv",
     "ntk",
     "pack_gates",
+    "path_norm",
     "record_gates",
     "soft_npk_gram",
     "unpack_gates",

@@ -10,8 +10,8 @@
 namespace gatedops::cpu {
 namespace {
 
-constexpr int kRows = 16;                          // rows of x that share the planning of a displacement
-constexpr int64_t kSharedStore = 64 << 10;         // bytes that stored registers take per x, at most, for it
+constexpr int kRows = 8;                    // rows of x that share the planning of a displacement
+constexpr int64_t kSharedStore = 64 << 10;  // bytes that stored registers take per x, at most, for it
 
 struct ConvGramArgs {
   Tensor x, words;

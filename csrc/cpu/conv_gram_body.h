@@ -73,28 +73,31 @@ struct ConvGram {
     const Axis& ax = a.out.x;
     for (int p = a.out.y.begin; p < a.out.y.end; ++p) {
       const int row = p * a.width, y_row = a.out.y.partner(p) * a.width;
-      T* to = a.out.row(p);
-      for (int q = ax.begin; q < ax.end; ++q, to += kPairs) {
-        const T* y = a.y + (y_row + ax.partner(q)) * a.channels * kPairs;
-        const T* x = a.x + row + q;
-        W sum = W::load(y);
-        sum.multiply(x[0]);
-        for (int64_t c = 1; c < a.channels; ++c) {
-          W term = W::load(y + c * kPairs);
-          term.multiply(x[c * a.pixels]);
-          sum.add(term);
-        }
-        if (a.scale != T(1)) {
+      for (int i = 0; i < a.count; ++i) {
+        T* to = a.out.row(p) + i * a.out.next;
+        for (int q = ax.begin; q < ax.end; ++q, to += kPairs) {
+          W sum = inner_product(a, a.x + i * a.next + row + q, a.y + (y_row + ax.partner(q)) * a.channels * kPairs);
           sum.multiply(a.scale);
+          sum.store(to);
         }
-        sum.store(to);
       }
     }
   }
 
+  GATEDOPS_INLINE static W inner_product(const InputArgs<T>& a, const T* x, const T* y) {
+    W sum = W::load(y);
+    sum.multiply(x[0]);
+    for (int64_t c = 1; c < a.channels; ++c) {
+      W term = W::load(y + c * kPairs);
+      term.multiply(x[c * a.pixels]);
+      sum.add(term);
+    }
+    return sum;
+  }
+
   // --- box ----------------------------------------------------------------------------------------------------------
 
-  // Rows of `in` that the window of an output row covers.
+  // Rows of `in` that the window of an output row covers, those of the first x.
   struct Rows {
     const T* at[kMaxWindow];
     int count = 0;
@@ -126,9 +129,9 @@ struct ConvGram {
     }
   }
 
-  // Sums over the rows, of `pixels` pixels from pixel `first` of the row on, into the padded row.
-  static void sum_rows(const BoxArgs<T>& a, const Rows& rows, int first, int pixels, T* to) {
-    const int64_t from = static_cast<int64_t>(first - a.in.x.begin) * kPairs, numbers = int64_t{pixels} * kPairs;
+  // Sums over the rows of the x of index i, of `pixels` pixels from pixel `first` on, into the padded row.
+  static void sum_rows(const BoxArgs<T>& a, const Rows& rows, int i, int first, int pixels, T* to) {
+    const int64_t from = i * a.in.next + int64_t{first - a.in.x.begin} * kPairs, numbers = int64_t{pixels} * kPairs;
     switch (rows.count) {
       case 0:
         std::fill(to, to + numbers, T(0));
@@ -144,7 +147,8 @@ struct ConvGram {
     }
   }
 
-  // The padded row holds pixels left .. left + length - 1 of `in`; those outside the map are zero or have wrapped round.
+  // The padded row holds pixels left .. left + length - 1 of `in`; those outside the map are zero or have wrapped
+  // round.
   struct PaddedRow {
     int left, length;
     int first, last;  // not circular: inside the map
@@ -162,23 +166,25 @@ struct ConvGram {
     return {left, length, first, last};
   }
 
-  static void fill_row(const BoxArgs<T>& a, const PaddedRow& r, const Rows& rows) {
+  static void fill_row(const BoxArgs<T>& a, const PaddedRow& r, const Rows& rows, int i) {
     if (!a.circular) {
       if (r.first < r.last) {
-        sum_rows(a, rows, r.first, r.last - r.first, a.row + int64_t{r.first - r.left} * kPairs);
+        sum_rows(a, rows, i, r.first, r.last - r.first, a.row + int64_t{r.first - r.left} * kPairs);
       }
       return;
     }
     for (int done = 0; done < r.length;) {
       const int at = modulo(r.left + done, a.in.x.size);
       const int pixels = std::min(a.in.x.size - at, r.length - done);
-      sum_rows(a, rows, at, pixels, a.row + int64_t{done} * kPairs);
+      sum_rows(a, rows, i, at, pixels, a.row + int64_t{done} * kPairs);
       done += pixels;
     }
   }
 
-  // Sums over the columns of some output pixels, times scale plus offset (kAffine), times the overlaps.
-  template <int kTaps, int kWords, bool kAffine>
+  enum class Scaling { none, factor, affine };  // what stands between the sum and the overlaps
+
+  // Sums over the columns of some output pixels, times scale plus offset, times the overlaps.
+  template <int kTaps, int kWords, Scaling kScaling>
   static void sum_columns(
       const BoxArgs<T>& a, const T* from, const uint32_t* mask_x, const uint32_t* mask_y, int pixels, T* to) {
     const int64_t step = int64_t{a.x.stride} * kPairs, tap = int64_t{a.x.dilation} * kPairs;
@@ -188,54 +194,160 @@ struct ConvGram {
       for (int j = 1; j < taps; ++j) {
         sum.add(W::load(from + j * tap));
       }
-      if constexpr (kAffine) {
-        sum.multiply(a.scale);
-        sum.add(a.offset);
-      }
-      if constexpr (kWords != 0) {
-        sum.multiply(overlap<kWords>(mask_x, mask_y, words));
-        mask_x += stride;
-        mask_y += words * kPairs;
-      }
-      sum.store(to);
+      finish_pixel<kWords, kScaling>(a, sum, mask_x + i * stride, mask_y + i * words * kPairs, to);
       from += step;
       to += kPairs;
     }
   }
 
-  template <int kTaps, int kWords, bool kAffine>
+  template <int kWords, Scaling kScaling>
+  GATEDOPS_INLINE static void finish_pixel(
+      const BoxArgs<T>& a, W sum, const uint32_t* mask_x, const uint32_t* mask_y, T* to) {
+    if constexpr (kScaling != Scaling::none) {
+      sum.multiply(a.scale);
+    }
+    if constexpr (kScaling == Scaling::affine) {
+      sum.add(a.offset);
+    }
+    if constexpr (kWords != 0) {
+      sum.multiply(overlap<kWords>(mask_x, mask_y, a.mask.words));
+    }
+    sum.store(to);
+  }
+
+  template <int kTaps, int kWords, Scaling kScaling>
   static void box_rows(const BoxArgs<T>& a) {
-    const Axis& x = a.out.x;
     const PaddedRow padded = padded_row(a);
     // A window of one pixel inside the map needs no padded row.
     const bool inside = padded.first == padded.left && padded.last == padded.left + padded.length;
     const bool direct = a.x.kernel == 1 && a.y.kernel == 1 && inside;
     for (int p = a.out.y.begin; p < a.out.y.end; ++p) {
       const Rows rows = rows_under(a, p);
-      const T* row = a.row;
-      if (direct && rows.count == 1) {
-        row = rows.at[0] + int64_t{padded.left - a.in.x.begin} * kPairs;
-      } else {
-        fill_row(a, padded, rows);
-      }
-      const int64_t at_x = int64_t{p} * a.width, at_y = int64_t{a.out.y.partner(p)} * a.width;
-      for (int begin = x.begin; begin < x.end;) {
-        const int end = begin < x.split ? x.split : x.end;
-        sum_columns<kTaps, kWords, kAffine>(
-            a, row + int64_t{begin - x.begin} * a.x.stride * kPairs, a.mask.x + (at_x + begin) * a.mask.stride,
-            a.mask.y + (at_y + x.partner(begin)) * a.mask.words * kPairs, end - begin,
-            a.out.row(p) + int64_t{begin - x.begin} * kPairs);
-        begin = end;
+      for (int i = 0; i < a.count; ++i) {
+        const T* row = a.row;
+        if (direct && rows.count == 1) {
+          row = rows.at[0] + i * a.in.next + int64_t{padded.left - a.in.x.begin} * kPairs;
+        } else {
+          fill_row(a, padded, rows, i);
+        }
+        finish_row<kTaps, kWords, kScaling>(a, row, p, i);
       }
     }
   }
 
+  // Output row p of the x of index i from its padded row, in two parts where the pixels of y wrap round.
+  template <int kTaps, int kWords, Scaling kScaling>
+  GATEDOPS_INLINE static void finish_row(const BoxArgs<T>& a, const T* row, int p, int i) {
+    const Axis& x = a.out.x;
+    const int64_t at_x = int64_t{p} * a.width, at_y = int64_t{a.out.y.partner(p)} * a.width;
+    T* to = a.out.row(p) + i * a.out.next;
+    for (int begin = x.begin; begin < x.end;) {
+      const int end = begin < x.split ? x.split : x.end;
+      sum_columns<kTaps, kWords, kScaling>(
+          a, row + int64_t{begin - x.begin} * a.x.stride * kPairs,
+          a.mask.x + i * a.mask.next + (at_x + begin) * a.mask.stride,
+          a.mask.y + (at_y + x.partner(begin)) * a.mask.words * kPairs, end - begin,
+          to + int64_t{begin - x.begin} * kPairs);
+      begin = end;
+    }
+  }
+
+  // The sums of columns that three neighbouring outputs share stay in registers: no padded row. The same sums in the
+  // same order as above.
+  static bool rolls(const BoxArgs<T>& a) {
+    return a.x.kernel == 3 && a.x.stride == 1 && a.x.dilation == 1 && a.y.kernel <= 3 && a.in.x.count() > 0;
+  }
+
+  template <int kWords, Scaling kScaling>
+  static void rolled_rows(const BoxArgs<T>& a) {
+    for (int p = a.out.y.begin; p < a.out.y.end; ++p) {
+      const Rows rows = rows_under(a, p);
+      for (int i = 0; i < a.count; ++i) {
+        switch (rows.count) {
+          case 0:
+            rolled_row<0, kWords, kScaling>(a, rows, p, i);
+            break;
+          case 1:
+            rolled_row<1, kWords, kScaling>(a, rows, p, i);
+            break;
+          case 2:
+            rolled_row<2, kWords, kScaling>(a, rows, p, i);
+            break;
+          default:
+            rolled_row<3, kWords, kScaling>(a, rows, p, i);
+        }
+      }
+    }
+  }
+
+  // Sum over the rows at column q of `in`.
+  template <int kRows>
+  GATEDOPS_INLINE static W column(const BoxArgs<T>& a, const Rows& rows, int64_t first, int q) {
+    if (a.circular) {
+      q = modulo(q, a.in.x.size);
+    }
+    if (kRows == 0 || q < a.in.x.begin || q >= a.in.x.end) {
+      return W::zero();
+    }
+    return inner_column<kRows>(rows, first + int64_t{q - a.in.x.begin} * kPairs);
+  }
+
+  template <int kRows>
+  GATEDOPS_INLINE static W inner_column(const Rows& rows, int64_t at) {
+    W sum = W::load(rows.at[0] + at);
+    for (int j = 1; j < kRows; ++j) {
+      sum.add(W::load(rows.at[j] + at));
+    }
+    return sum;
+  }
+
+  template <int kRows, int kWords, Scaling kScaling>
+  static void rolled_row(const BoxArgs<T>& a, const Rows& rows, int p, int i) {
+    const Axis& x = a.out.x;
+    const int64_t at_x = int64_t{p} * a.width, at_y = int64_t{a.out.y.partner(p)} * a.width, first = i * a.in.next;
+    const int left = x.begin - a.x.pad;
+    const int inner_end = kRows == 0 || left + 2 < a.in.x.begin ? x.begin : std::min(x.end, a.in.x.end + a.x.pad - 2);
+    T* to = a.out.row(p) + i * a.out.next;
+    W before = column<kRows>(a, rows, first, left), here = column<kRows>(a, rows, first, left + 1);
+    for (int begin = x.begin; begin < x.end;) {
+      const int end = begin < x.split ? x.split : x.end;
+      const uint32_t* mask_x = a.mask.x + i * a.mask.next + (at_x + begin) * a.mask.stride;
+      const uint32_t* mask_y = a.mask.y + (at_y + x.partner(begin)) * a.mask.words * kPairs;
+      for (; begin < end; ++begin, to += kPairs, mask_x += a.mask.stride, mask_y += a.mask.words * kPairs) {
+        const int q = begin - a.x.pad + 2;
+        W after;
+        if (begin < inner_end) {
+          after = inner_column<kRows == 0 ? 1 : kRows>(rows, first + int64_t{q - a.in.x.begin} * kPairs);
+        } else {
+          after = column<kRows>(a, rows, first, q);
+        }
+        before.add(here);
+        before.add(after);
+        finish_pixel<kWords, kScaling>(a, before, mask_x, mask_y, to);
+        before = here;
+        here = after;
+      }
+    }
+  }
+
+  template <int kTaps, int kWords, Scaling kScaling>
+  static void box_as(const BoxArgs<T>& a) {
+    if constexpr (kTaps == 3) {
+      if (rolls(a)) {
+        return rolled_rows<kWords, kScaling>(a);
+      }
+    }
+    box_rows<kTaps, kWords, kScaling>(a);
+  }
+
   template <int kTaps, int kWords>
   static void box_scaled(const BoxArgs<T>& a) {
-    if (a.scale == T(1) && a.offset == T(0)) {
-      box_rows<kTaps, kWords, false>(a);
+    if (a.offset != T(0)) {
+      box_as<kTaps, kWords, Scaling::affine>(a);
+    } else if (a.scale != T(1)) {
+      box_as<kTaps, kWords, Scaling::factor>(a);
     } else {
-      box_rows<kTaps, kWords, true>(a);
+      box_as<kTaps, kWords, Scaling::none>(a);
     }
   }
 
@@ -268,42 +380,55 @@ struct ConvGram {
   static void add(const AddArgs<T>& a) {
     const int64_t numbers = int64_t{a.out.x.count()} * kPairs;
     for (int p = a.out.y.begin; p < a.out.y.end; ++p) {
-      const T *first = a.a.row(p), *second = a.b.data == nullptr ? nullptr : a.b.row(p);
-      T* to = a.out.row(p);
-      for (int64_t e = 0; e < numbers; e += kPairs) {
-        W sum = W::load(first + e);
-        sum.multiply(a.scale_a);
-        if (second != nullptr) {
-          W term = W::load(second + e);
-          term.multiply(a.scale_b);
-          sum.add(term);
-        }
-        sum.add(a.offset);
-        sum.store(to + e);
+      for (int i = 0; i < a.count; ++i) {
+        const T* second = a.b.data == nullptr ? nullptr : a.b.row(p) + i * a.b.next;
+        add_row(a, a.a.row(p) + i * a.a.next, second, numbers, a.out.row(p) + i * a.out.next);
       }
+    }
+  }
+
+  static void add_row(const AddArgs<T>& a, const T* first, const T* second, int64_t numbers, T* to) {
+    for (int64_t e = 0; e < numbers; e += kPairs) {
+      W sum = W::load(first + e);
+      sum.multiply(a.scale_a);
+      if (second != nullptr) {
+        W term = W::load(second + e);
+        term.multiply(a.scale_b);
+        sum.add(term);
+      }
+      sum.add(a.offset);
+      sum.store(to + e);
     }
   }
 
   template <int kWords>
   static void pool_masked(const PoolArgs<T>& a) {
-    const int64_t pixels = int64_t{a.out_height} * a.out_width;
-    for (const PoolTap* y = a.y; y != a.y + a.y_count; ++y) {
-      const T* row = a.in.row(y->in);
-      for (const PoolTap* x = a.x; x != a.x + a.x_count; ++x) {
-        const int64_t p = int64_t{y->out} * a.out_width + x->out;
-        T* to = a.store + ((int64_t{y->shift} * a.out_width + x->shift) * pixels + p) * kPairs;
-        W value = W::load(row + int64_t{x->in - a.in.x.begin} * kPairs);
-        if constexpr (kWords != 0) {
-          const int64_t q = int64_t{y->partner} * a.out_width + x->partner;
-          const int64_t u = p * a.kernel_area + y->mask * a.kernel_width + x->mask;
-          const int64_t v = q * a.kernel_area + y->mask_y * a.kernel_width + x->mask_y;
-          value.multiply(
-              overlap<kWords>(a.mask.x + u * a.mask.stride, a.mask.y + v * a.mask.words * kPairs, a.mask.words));
+    for (int i = 0; i < a.count; ++i) {
+      for (const PoolTap* y = a.y; y != a.y + a.y_count; ++y) {
+        const T* row = a.in.row(y->in) + i * a.in.next;
+        for (const PoolTap* x = a.x; x != a.x + a.x_count; ++x) {
+          pool_pixel<kWords>(a, *y, *x, i, row + int64_t{x->in - a.in.x.begin} * kPairs);
         }
-        value.add(W::load(to));
-        value.store(to);
       }
     }
+  }
+
+  template <int kWords>
+  GATEDOPS_INLINE static void pool_pixel(
+      const PoolArgs<T>& a, const PoolTap& y, const PoolTap& x, int i, const T* pixel) {
+    const int64_t p = int64_t{y.out} * a.out_width + x.out, shift = int64_t{y.shift} * a.out_width + x.shift;
+    T* to = a.store + i * a.store_next + (shift * a.out_height * a.out_width + p) * kPairs;
+    W value = W::load(pixel);
+    if constexpr (kWords != 0) {
+      const int64_t q = int64_t{y.partner} * a.out_width + x.partner;
+      const int64_t u = p * a.kernel_area + y.mask * a.kernel_width + x.mask;
+      const int64_t v = q * a.kernel_area + y.mask_y * a.kernel_width + x.mask_y;
+      value.multiply(
+          overlap<kWords>(
+              a.mask.x + i * a.mask.next + u * a.mask.stride, a.mask.y + v * a.mask.words * kPairs, a.mask.words));
+    }
+    value.add(W::load(to));
+    value.store(to);
   }
 
   static void pool(const PoolArgs<T>& a) {
@@ -317,24 +442,30 @@ struct ConvGram {
     }
   }
 
-  static void total(const Map<T>& in, double* sums) {
+  static void total(int count, const Maps<T>& in, double* sums) {
+    for (int i = 0; i < count; ++i) {
+      total_of_one(in, in.data + i * in.next, sums + i * kPairs);
+    }
+  }
+
+  static void total_of_one(const Maps<T>& in, const T* row, double* sums) {
     constexpr int kChains = 4;  // sums that do not wait for each other
     W chain[kChains];
     for (W& c : chain) {
       c = W::zero();
     }
-    for (int p = in.y.begin; p < in.y.end; ++p) {
-      const T* row = in.row(p);
+    for (int p = in.y.begin; p < in.y.end; ++p, row += in.pitch) {
       for (int q = 0; q < in.x.count(); ++q) {
         chain[q % kChains].add(W::load(row + int64_t{q} * kPairs));
       }
     }
-    T parts[kChains][kPairs];
-    for (int c = 0; c < kChains; ++c) {
-      chain[c].store(parts[c]);
+    for (int c = 1; c < kChains; ++c) {
+      chain[0].add(chain[c]);
     }
-    for (int i = 0; i < kPairs; ++i) {
-      sums[i] += static_cast<double>(parts[0][i]) + parts[1][i] + parts[2][i] + parts[3][i];
+    T sum[kPairs];
+    chain[0].store(sum);
+    for (int pair = 0; pair < kPairs; ++pair) {
+      sums[pair] += static_cast<double>(sum[pair]);
     }
   }
 

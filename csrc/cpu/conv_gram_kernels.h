@@ -17,7 +17,7 @@
 
 namespace gatedops::cpu {
 
-constexpr int kPairs = 16;     // pairs side by side: one x against kPairs y
+constexpr int kPairs = 16;      // pairs side by side: one x against kPairs y
 constexpr int kMaxWindow = 64;  // rows that a box sums
 
 // One axis of a map: the pixels begin .. end - 1 of x; from `split` on the pixel of y has wrapped round.
@@ -33,10 +33,12 @@ struct Axis {
   }
 };
 
+// Maps of several x, all at one displacement.
 template <class T>
-struct Map {
-  T* data = nullptr;  // of pixel (y.begin, x.begin)
-  int64_t pitch = 0;  // numbers between rows
+struct Maps {
+  T* data = nullptr;  // pixel (y.begin, x.begin) of the first x
+  int64_t pitch = 0;  // numbers between rows of pixels
+  int64_t next = 0;   // numbers between one x and the next
   Axis y, x;
 
   T* row(int p) const {
@@ -44,23 +46,26 @@ struct Map {
   }
 };
 
-// Mask bits of one layer. Position k of x: words at x + k * stride; of the kPairs y: at y + k * words * kPairs, laid out
-// [word][y]. words == 0: no mask.
+// Mask bits of one layer. Position k of the first x: words at x + k * stride, those of the next x `next` words further
+// on; of the kPairs y: at y + k * words * kPairs, laid out [word][y]. words == 0: no mask.
 struct MaskView {
   const uint32_t* x = nullptr;
   const uint32_t* y = nullptr;
+  int64_t next = 0;
   int stride = 0, words = 0;
 };
 
-// out = s * sum_c x[c, p] y[c, p'], x laid out (channels, pixels), y (pixels, channels, kPairs).
+// out = s * sum_c x[c, p] y[c, p'], x laid out (channels, pixels) and the
+// next x `next` numbers further on, y (pixels, channels, kPairs).
 template <class T>
 struct InputArgs {
+  int count;  // of x, here and below
   const T* x;
   const T* y;
-  int64_t channels, pixels;
+  int64_t next, channels, pixels;
   int width;
   T scale;
-  Map<T> out;
+  Maps<T> out;
 };
 
 struct BoxAxis {
@@ -71,7 +76,8 @@ struct BoxAxis {
 // columns, both in increasing order. `row` is scratch for one padded row of `in`.
 template <class T>
 struct BoxArgs {
-  Map<T> in, out;
+  int count;
+  Maps<T> in, out;
   BoxAxis y, x;
   bool circular;
   MaskView mask;
@@ -83,7 +89,8 @@ struct BoxArgs {
 // out = a * in_a + b * in_b + offset; in_b.data == nullptr: without it.
 template <class T>
 struct AddArgs {
-  Map<T> a, b, out;
+  int count;
+  Maps<T> a, b, out;
   T scale_a, scale_b, offset;
 };
 
@@ -96,13 +103,15 @@ struct PoolTap {
 // store[shift][out] += in * overlap of the masks m_u(p) and m'_v(p'), over all taps of both axes.
 template <class T>
 struct PoolArgs {
-  Map<T> in;
+  int count;
+  Maps<T> in;
   const PoolTap *y, *x;
   int y_count, x_count;
   int out_height, out_width;
   int kernel_width, kernel_area;
   MaskView mask;
   T* store;
+  int64_t store_next;  // numbers between one x and the next
 };
 
 template <class T>
@@ -111,7 +120,7 @@ struct ConvGramKernels {
   void (*box)(const BoxArgs<T>&);
   void (*add)(const AddArgs<T>&);
   void (*pool)(const PoolArgs<T>&);
-  void (*total)(const Map<T>& in, double* sums);  // sums[pair] += all pixels
+  void (*total)(int count, const Maps<T>& in, double* sums);  // sums[x][pair] += all pixels
 };
 
 extern const ConvGramKernels<float> kConvGramSerialF32;

@@ -34,7 +34,7 @@ class LineBuffer {
 
 // Where the panel holds what a register reads.
 struct PanelPart {
-  int64_t first;  // column of x, or word
+  int64_t first;              // column of x, or word
   int64_t positions, stride;  // words of a row between positions; of an input: channels
   int64_t used;               // of them, words that hold gates
   int64_t at;                 // position in the panel, in numbers or words
@@ -88,12 +88,13 @@ class Panel {
   const T* pixels(int r) const {
     return numbers_.data() + layout_.parts[layout_.part_of[r]].at;
   }
-  MaskView mask(int r, const uint32_t* x) const {
+  // x: the words of the first row of x.
+  MaskView mask(int r, const uint32_t* x, int64_t next) const {
     if (layout_.part_of[r] < 0) {
       return {};
     }
     const PanelPart& part = layout_.parts[layout_.part_of[r]];
-    return {x + part.first, words_.data() + part.at, static_cast<int>(part.stride), static_cast<int>(part.used)};
+    return {x + part.first, words_.data() + part.at, next, static_cast<int>(part.stride), static_cast<int>(part.used)};
   }
 
  private:

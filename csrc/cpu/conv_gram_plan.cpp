@@ -87,9 +87,8 @@ class Placement {
 
   // Whether the segment itself computes what the instruction makes.
   bool local(int instruction, int segment) const {
-    return made_where_read(instruction) ||
-           (instruction >= 0 && !registers_[placed_[instruction]].code.sink() &&
-            registers_[placed_[instruction]].segment == segment);
+    return made_where_read(instruction) || (instruction >= 0 && !registers_[placed_[instruction]].code.sink() &&
+                                            registers_[placed_[instruction]].segment == segment);
   }
 
   // Pixels of the network's input between two pixels of a register; a constant takes that of what it is added to.
@@ -103,7 +102,8 @@ class Placement {
 
   // Of the map that an instruction writes; of a sink, that it reads.
   Extent lattice_of(const Instruction& code, int segment) const {
-    const bool second = code.src2 >= 0 && (is_constant(code.src) || (!local(code.src, segment) && local(code.src2, segment)));
+    const bool second =
+        code.src2 >= 0 && (is_constant(code.src) || (!local(code.src, segment) && local(code.src2, segment)));
     const Extent lattice = lattice_of_source(second ? code.src2 : code.src);
     return code.op == ConvOp::box ? times(lattice, code.stride) : lattice;
   }
@@ -172,12 +172,13 @@ class Placement {
       return true;
     }
     const Segment& s = segments_[segment];
-    return std::all_of(s.local.begin(), s.local.end(), [&](int r) {
-      return times(registers_[r].code.out, registers_[r].lattice) == size;
-    }) && std::all_of(s.sinks.begin(), s.sinks.end(), [&](int r) {
-      const Register& src = registers_[registers_[r].code.src];
-      return times(src.code.out, src.lattice) == size;
-    });
+    return std::all_of(
+               s.local.begin(), s.local.end(),
+               [&](int r) { return times(registers_[r].code.out, registers_[r].lattice) == size; }) &&
+           std::all_of(s.sinks.begin(), s.sinks.end(), [&](int r) {
+             const Register& src = registers_[registers_[r].code.src];
+             return times(src.code.out, src.lattice) == size;
+           });
   }
 
   int source(const Instruction& code, int instruction, int segment, Extent lattice) {
@@ -191,8 +192,8 @@ class Placement {
     }
     const bool from_store = code.circular && mode_with(code, segment) != Mode::cyclic;
     const bool adopts = is_constant(instruction) && code.op == ConvOp::add;
-    const int index = copy_of(
-        instruction, from_store ? home_of(instruction, segment) : segment, adopts ? lattice : Extent{1, 1});
+    const int index =
+        copy_of(instruction, from_store ? home_of(instruction, segment) : segment, adopts ? lattice : Extent{1, 1});
     registers_[index].stored = registers_[index].stored || from_store;
     return index;
   }

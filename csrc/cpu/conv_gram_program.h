@@ -54,7 +54,7 @@ struct Instruction {
 };
 
 constexpr int64_t kInstructionFields = 24;
-constexpr int64_t kMaxExtent = 1024;     // pixels along one axis
+constexpr int64_t kMaxExtent = 1024;  // pixels along one axis
 constexpr int64_t kMaxInstructions = 4096;
 
 // x (n, D) and words (n, W) are what the program may read; std::invalid_argument names what is wrong.

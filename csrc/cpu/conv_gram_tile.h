@@ -58,8 +58,7 @@ inline BoxAxis window_x(const Instruction& i) {
 
 struct SinkWindows {
   Windows y, x;
-  explicit SinkWindows(const Instruction& i)
-      : y(i.in.y, i.out.y, window_y(i)), x(i.in.x, i.out.x, window_x(i)) {}
+  explicit SinkWindows(const Instruction& i) : y(i.in.y, i.out.y, window_y(i)), x(i.in.x, i.out.x, window_x(i)) {}
 };
 
 // What all tiles of a call share.
@@ -84,7 +83,7 @@ class ConvTile {
         x_(x),
         gates_(gates),
         panel_(problem.plan, problem.layout),
-        slots_(plan_.slots * slot_numbers()),
+        slots_(rows * plan_.slots * slot_numbers()),
         store_(rows * plan_.store_numbers),
         row_(plan_.row_numbers),
         x_rows_(static_cast<size_t>(rows * x.cols)),
@@ -119,23 +118,13 @@ class ConvTile {
   }
 
  private:
-  // A map and what to add to its address for the next row of x.
-  struct Place {
-    Map<T> map;
-    int64_t next = 0;
-    Map<T> of(int row) const {
-      Map<T> m = map;
-      m.data += row * next;
-      return m;
-    }
-  };
   struct Step {
     int index;  // of the register
-    Place out, src, src2;
+    Maps<T> out, src, src2;
   };
   struct SinkStep {
     int index;
-    Place src;
+    Maps<T> src;
     std::vector<PoolTap> y, x;
   };
 
@@ -157,13 +146,11 @@ class ConvTile {
     for (int y = first.y; y <= last.y; y += s.step.y) {
       for (int x = first.x; x <= last.x; x += s.step.x) {
         prepare(s, {y, x});
-        for (int r = 0; r < rows; ++r) {
-          for (const Step& step : steps_) {
-            compute(step, r);
-          }
-          for (int k = 0; k < used_sinks_; ++k) {
-            feed(sinks_[k], r);
-          }
+        for (const Step& step : steps_) {
+          compute(step, rows);
+        }
+        for (int k = 0; k < used_sinks_; ++k) {
+          feed(sinks_[k], rows);
         }
       }
     }
@@ -178,8 +165,8 @@ class ConvTile {
     return {at.y / r.lattice.y, at.x / r.lattice.x};
   }
   static bool exists(const Register& r, const Segment& s, Shift at) {
-    return divides(r, at) && (s.cyclic() || (std::abs(at.y / r.lattice.y) < r.code.out.y &&
-                                             std::abs(at.x / r.lattice.x) < r.code.out.x));
+    return divides(r, at) &&
+           (s.cyclic() || (std::abs(at.y / r.lattice.y) < r.code.out.y && std::abs(at.x / r.lattice.x) < r.code.out.x));
   }
 
   void prepare(const Segment& s, Shift at) {
@@ -204,8 +191,8 @@ class ConvTile {
         const Shift from{shift.y * r.code.stride.y, shift.x * r.code.stride.x};
         const bool wraps = s.cyclic() || r.code.circular;
         steps_.push_back(
-            {index, place_of(index, shift, s.cyclic()), place_of(r.code.src, from, wraps),
-             place_of(r.code.src2, from, wraps)});
+            {index, maps_of(index, shift, s.cyclic()), maps_of(r.code.src, from, wraps),
+             maps_of(r.code.src2, from, wraps)});
       }
     }
   }
@@ -227,10 +214,10 @@ class ConvTile {
     }
     SinkStep& step = sinks_[used_sinks_];
     step.index = index;
-    step.src = place_of(code.src, own_shift(src, at), s.cyclic());
+    step.src = maps_of(code.src, own_shift(src, at), s.cyclic());
     if (!code.total()) {
-      problem_.windows[index].y.taps(step.src.map.y, step.y);
-      problem_.windows[index].x.taps(step.src.map.x, step.x);
+      problem_.windows[index].y.taps(step.src.y, step.y);
+      problem_.windows[index].x.taps(step.src.x, step.x);
       if (step.y.empty() || step.x.empty()) {
         return;
       }
@@ -239,15 +226,14 @@ class ConvTile {
     ++used_sinks_;
   }
 
-  // The map of a register at a displacement of its own pixels.
-  Place place_of(int index, Shift shift, bool cyclic) {
+  // The maps of a register at a displacement of its own pixels.
+  Maps<T> maps_of(int index, Shift shift, bool cyclic) {
     if (index < 0) {
       return {};
     }
     const Register& r = plan_.registers[index];
     const Extent& size = r.code.out;
-    Place place;
-    Map<T>& m = place.map;
+    Maps<T> m;
     m.y = axis_at(size.y, shift.y, cyclic);
     m.x = axis_at(size.x, shift.x, cyclic);
     if (r.stored) {
@@ -255,57 +241,59 @@ class ConvTile {
       const int64_t pixel = int64_t{m.y.begin} * size.x + m.x.begin;
       m.pitch = int64_t{size.x} * kPairs;
       m.data = store_.data() + r.place + (displacement * size.area() + pixel) * kPairs;
-      place.next = plan_.store_numbers;
+      m.next = plan_.store_numbers;
     } else {
       m.pitch = int64_t{m.x.count()} * kPairs;
+      m.next = plan_.slots * slot_numbers();
       m.data = slots_.data() + r.place * slot_numbers();
     }
-    return place;
+    return m;
   }
 
   // --- doing it -----------------------------------------------------------------------------------------------------
 
-  const uint32_t* words_of(int row) const {
-    return gates_.row(first_row_ + row);
+  MaskView mask(int index) const {
+    return panel_.mask(index, gates_.row(first_row_), gates_.stride());
   }
 
-  void compute(const Step& step, int row) {
+  void compute(const Step& step, int rows) {
     const Instruction& code = plan_.registers[step.index].code;
     const T scale = static_cast<T>(code.scale), constant = static_cast<T>(code.constant);
-    const Map<T> out = step.out.of(row), src = step.src.of(row);
     switch (code.op) {
       case ConvOp::input:
         return kernels_.input(
-            {x_rows_.data() + row * x_.cols + code.first, panel_.pixels(step.index), code.channels, code.out.area(),
-             code.out.x, scale, out});
+            {rows, x_rows_.data() + code.first, panel_.pixels(step.index), x_.cols, code.channels, code.out.area(),
+             code.out.x, scale, step.out});
       case ConvOp::add:
-        return kernels_.add({src, step.src2.of(row), out, scale, static_cast<T>(code.scale2), constant});
+        return kernels_.add({rows, step.src, step.src2, step.out, scale, static_cast<T>(code.scale2), constant});
       case ConvOp::constant:
-        return fill_constant(code, out);
+        return fill_constant(code, step.out, rows);
       default:
         return kernels_.box(
-            {src, out, window_y(code), window_x(code), code.circular, panel_.mask(step.index, words_of(row)),
-             code.out.x, scale, constant, row_.data()});
+            {rows, step.src, step.out, window_y(code), window_x(code), code.circular, mask(step.index), code.out.x,
+             scale, constant, row_.data()});
     }
   }
 
-  static void fill_constant(const Instruction& code, const Map<T>& out) {
+  static void fill_constant(const Instruction& code, const Maps<T>& out, int rows) {
     const bool on = !(code.same_row && out.y.delta != 0) && !(code.same_column && out.x.delta != 0);
     for (int p = out.y.begin; p < out.y.end; ++p) {
-      std::fill_n(out.row(p), int64_t{out.x.count()} * kPairs, on ? static_cast<T>(code.scale) : T(0));
+      for (int i = 0; i < rows; ++i) {
+        std::fill_n(out.row(p) + i * out.next, int64_t{out.x.count()} * kPairs, on ? static_cast<T>(code.scale) : T(0));
+      }
     }
   }
 
-  void feed(const SinkStep& step, int row) {
+  void feed(const SinkStep& step, int rows) {
     const Register& r = plan_.registers[step.index];
     if (r.code.total()) {
-      kernels_.total(step.src.of(row), sums(step.index, row));
+      kernels_.total(rows, step.src, sums(step.index, 0));
       return;
     }
     kernels_.pool(
-        {step.src.of(row), step.y.data(), step.x.data(), static_cast<int>(step.y.size()),
-         static_cast<int>(step.x.size()), r.code.out.y, r.code.out.x, r.code.kernel.x,
-         static_cast<int>(r.code.kernel.area()), panel_.mask(step.index, words_of(row)), stored(r, row)});
+        {rows, step.src, step.y.data(), step.x.data(), static_cast<int>(step.y.size()), static_cast<int>(step.x.size()),
+         r.code.out.y, r.code.out.x, r.code.kernel.x, static_cast<int>(r.code.kernel.area()), mask(step.index),
+         stored(r, 0), plan_.store_numbers});
   }
 
   double* sums(int index, int row) {

@@ -8,15 +8,15 @@ from dataclasses import replace
 from torch import Tensor
 
 from gatedops import trace
+from gatedops.kernels.geometry import geometry_of, windows_of
 from gatedops.kernels.masks import Chosen, Flattened, Gated, Mask, Pooled, Summed
 from gatedops.kernels.moments import Moments
 from gatedops.kernels.network import Layer, layers_of, pool_of, recorded_of, shape_of
 from gatedops.kernels.per_input import PerInput
-from gatedops.kernels.program_builder import Geometry, Program
+from gatedops.kernels.program_builder import Program
 from gatedops.kernels.terms import ChannelTerm, InputTerm, Kernel, Signal, SummedTerm, Term
 from gatedops.ops.conv_program import SAME_COLUMN, SAME_ROW
 from gatedops.trace import Step
-from gatedops.trace.pooling import Window
 
 
 def compile_steps(
@@ -78,7 +78,7 @@ class _Compiler:
 
     def _layer(self, layer: Layer, source: Signal) -> Kernel:
         bias = self._biases and layer.bias is not None
-        return self._moments.layer(self._moments.summed(source), self._variances[id(layer)], _geometry(layer), bias)
+        return self._moments.layer(self._moments.summed(source), self._variances[id(layer)], geometry_of(layer), bias)
 
     def _constant(self, index: int, step: trace.AddConstant) -> tuple[Term, ...]:
         if not self._biases:
@@ -98,7 +98,7 @@ class _Compiler:
 
     def _max_pooled(self, term: Term, step: trace.MaxPool) -> Term:
         layer, before = self._recorded[id(step)], self._steps[step.inputs[0]]
-        geometry = _windows(step.window, step)
+        geometry = windows_of(step.window, step)
         match term:
             case InputTerm():
                 return replace(term, features=(*term.features, Chosen(layer, geometry)))
@@ -115,7 +115,7 @@ class _Compiler:
 
     def _averaged(self, step: trace.AvgPool | trace.Mean, source: Signal) -> tuple[Term, ...]:
         window, weights = pool_of(step, *source.size)
-        geometry = _windows(window, step)
+        geometry = windows_of(window, step)
         made: list[Term] = []
         masked: list[Term] = []
         for term in source.terms:
@@ -175,20 +175,6 @@ class _Compiler:
             raise ValueError(f"model: ends with images at {last}; path kernels need outputs without pixels")
         if not all(isinstance(term, ChannelTerm) and term.mask == Mask() for term in signal.terms):
             raise ValueError(f"model: ends with {last}; path kernels need a Linear or Conv2d layer at the end")
-
-
-def _geometry(layer: Layer) -> Geometry:
-    if isinstance(layer, trace.Linear):
-        return Geometry((1, 1), (1, 1), (0, 0), (1, 1), (1, 1))
-    left, _, top, _ = layer.padding
-    kernel, out = layer.weight.shape[2:], shape_of(layer)[1:]
-    return Geometry(
-        (kernel[0], kernel[1]), layer.stride, (top, left), layer.dilation, out, layer.padding_mode == "circular"
-    )
-
-
-def _windows(window: Window, step: Step) -> Geometry:
-    return Geometry(window.kernel, window.stride, window.padding, window.dilation, shape_of(step)[1:])
 
 
 def _pattern(constant: Tensor, size: tuple[int, int]) -> int:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from gatedops.kernels.program_builder import Geometry
+from gatedops.kernels.geometry import Geometry
 
 Recorded = Callable[[int], Tensor]  # the masks of a recorded layer
 
@@ -113,7 +113,8 @@ FeatureStep = Gated | Chosen | Summed | Flattened
 
 
 def at_windows(images: Tensor, geometry: Geometry) -> Tensor:
-    """``(n, C, H, W)`` to ``(n, K, C, H', W')``: the K pixels of every window, 0 or False outside the image."""
+    """``(n, C, H, W)`` to ``(n, K, C, H', W')``: the K pixels of every window, 0 or False outside the image, or
+    around its edges where the geometry is circular."""
     height, width = images.shape[-2:]
     rows, columns = (
         torch.arange(geometry.out[axis])[:, None] * geometry.stride[axis]
@@ -122,7 +123,8 @@ def at_windows(images: Tensor, geometry: Geometry) -> Tensor:
         for axis in (0, 1)
     )
     rows, columns = (
-        torch.where((index >= 0) & (index < size), index, size) for index, size in ((rows, height), (columns, width))
+        index % size if geometry.circular else torch.where((index >= 0) & (index < size), index, size)
+        for index, size in ((rows, height), (columns, width))
     )
     windows = pad(images, (0, 1, 0, 1))[:, :, rows[:, :, None, None], columns]  # (n, C, H', kernel, W', kernel)
     return windows.permute(0, 3, 5, 1, 2, 4).flatten(1, 2)

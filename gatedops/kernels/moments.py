@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from functools import reduce
 
+from gatedops.kernels.geometry import Geometry
 from gatedops.kernels.masks import Mask
 from gatedops.kernels.per_input import PerInput, Shape
-from gatedops.kernels.program_builder import Geometry, Program, ProgramBuilder, Value
+from gatedops.kernels.program_builder import Program, ProgramBuilder, Value
 from gatedops.kernels.terms import ChannelTerm, InputTerm, Kernel, Signal, SummedTerm, Term
 
 

@@ -10,19 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from gatedops import trace
-from gatedops.trace import Step
+from gatedops.gatebits import GateBits
+from gatedops.trace import Step, record_gates
 from gatedops.trace.pooling import Window
 
 Layer = trace.Linear | trace.Conv2d
 
-COVERED = (
-    "Linear and Conv2d (groups=1) layers, ReLU, MaxPool2d, AvgPool2d, means over all pixels, Flatten, additions,"
-    " BatchNorm behind a layer"
-)
-
 
 def steps_of(model: nn.Module, x: Tensor) -> list[Step]:
-    """The steps of a network of this list, without batch norms: each is folded into the layer before it.
+    """The steps of a network of vectors or images, without batch norms: each is folded into the layer before it.
 
     Raises:
         TypeError, ValueError: as :func:`gatedops.trace.steps`; a step the kernels do not cover, by its name.
@@ -31,7 +27,7 @@ def steps_of(model: nn.Module, x: Tensor) -> list[Step]:
     for step in steps:
         _require_covered(step, [steps[index] for index in step.inputs])
     _require_own_weights(steps)
-    return _folded(steps)
+    return folded(steps)
 
 
 def shape_of(step: Step) -> tuple[int, int, int]:
@@ -52,9 +48,6 @@ def pool_of(step: trace.AvgPool | trace.Mean, height: int, width: int) -> tuple[
 
 
 def _require_covered(step: Step, inputs: list[Step]) -> None:
-    for each in (*inputs, step):
-        if len(each.shape) not in (1, 3) or 0 in each.shape:
-            raise ValueError(f"model: {each.name} gives {each.shape}, needs (C,) or (C, H, W): {COVERED}")
     match step:
         case trace.Conv2d(groups=groups) if groups != 1:
             raise ValueError(f"model: {step.name} has {groups} groups; path kernels cover groups=1 alone")
@@ -82,7 +75,8 @@ def _require_own_weights(steps: list[Step]) -> None:
                 first[key] = step.name
 
 
-def _folded(steps: list[Step]) -> list[Step]:
+def folded(steps: list[Step]) -> list[Step]:
+    """The same steps without batch norms, each of which must stand behind a layer of its own."""
     readers = Counter(index for step in steps for index in step.inputs)
     kept: list[Step] = []
     index_of: list[int] = []  # new index by old
@@ -104,8 +98,8 @@ def _folded(steps: list[Step]) -> list[Step]:
 
 
 def _with_batch_norm(layer: Layer, norm: trace.BatchNorm) -> Layer:
-    """A layer that does what it and the batch norm do."""
-    scale = (norm.var + norm.eps).rsqrt()
+    """A layer that does what it and the batch norm do, in float64."""
+    scale = (norm.var.double() + norm.eps).rsqrt()
     if norm.weight is not None:
         scale = scale * norm.weight
     shift = -norm.mean if layer.bias is None else layer.bias - norm.mean
@@ -122,3 +116,20 @@ def layers_of(steps: Sequence[Step]) -> list[Layer]:
 def recorded_of(steps: Sequence[Step]) -> list[trace.Gate | trace.MaxPool]:
     """The steps whose masks record_gates records, in order."""
     return [step for step in steps if isinstance(step, trace.Gate | trace.MaxPool)]
+
+
+def recorded_gates(
+    model: nn.Module, steps: list[Step], inputs: Tensor | None, batch_size: int, progress: bool | None
+) -> GateBits | None:
+    """The recorded layers, one for each gate and max-pool of the steps; None where there are none."""
+    expected = [(step.name, step.shape) for step in recorded_of(steps)]
+    if inputs is None or not expected:
+        return None
+    bits = record_gates(model, inputs, batch_size, max_pool=True, progress=progress)
+    found = [(layer.name, layer.shape[-3:]) for layer in bits.layers]
+    if found != expected:
+        raise ValueError(
+            f"model: calls the ReLUs and max-pools {[name for name, _ in found]}, its output depends on"
+            f" {[name for name, _ in expected]}; path kernels need a network without unused ones"
+        )
+    return bits

@@ -7,15 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from gatedops.gatebits import GateBits
 from gatedops.kernels.compile_steps import compile_steps
 from gatedops.kernels.dense import DenseKernel, is_dense
 from gatedops.kernels.images import ImageKernel
-from gatedops.kernels.network import layers_of, recorded_of, steps_of
-from gatedops.kernels.npk_args import require_inputs, require_option, require_range, sigmas_of
+from gatedops.kernels.network import layers_of, recorded_gates, steps_of
+from gatedops.kernels.npk_args import require_batch_size, require_inputs, require_option, require_range, sigmas_of
 from gatedops.ops.checks import require_dtype
 from gatedops.ops.gram_args import DTYPES
-from gatedops.trace import Step, record_gates
 
 
 def npk(
@@ -72,6 +70,7 @@ def npk(
     require_option("kernel", kernel, ("npk", "ntk"))
     require_option("bias", bias, ("ignore", "path"))
     require_dtype(dtype, "dtype", DTYPES)
+    require_batch_size(batch_size)
     require_inputs(x, y)
     steps = steps_of(model, x)
     sigmas = sigmas_of(sigma, layers_of(steps))
@@ -84,23 +83,6 @@ def npk(
         made = ImageKernel(*compiled, batch_size, progress)
     for side, name in ((x, "x"), (y, "y")):
         require_range(side, name, dtype)
-    bits, y_bits = (_gates(model, steps, side, batch_size, progress) for side in (x, y))
+    bits, y_bits = (recorded_gates(model, steps, side, batch_size, progress) for side in (x, y))
     gram = made.gram(x.detach(), bits, None if y is None else y.detach(), y_bits, dtype)
     return (gram, made.exponent) if return_exponent else gram
-
-
-def _gates(
-    model: nn.Module, steps: list[Step], inputs: Tensor | None, batch_size: int, progress: bool | None
-) -> GateBits | None:
-    """The recorded layers, one for each gate and max-pool of the steps; None where there are none."""
-    expected = [(step.name, step.shape) for step in recorded_of(steps)]
-    if inputs is None or not expected:
-        return None
-    bits = record_gates(model, inputs, batch_size, max_pool=True, progress=progress)
-    found = [(layer.name, layer.shape[-3:]) for layer in bits.layers]
-    if found != expected:
-        raise ValueError(
-            f"model: calls the ReLUs and max-pools {[name for name, _ in found]}, its output depends on"
-            f" {[name for name, _ in expected]}; path kernels need a network without unused ones"
-        )
-    return bits

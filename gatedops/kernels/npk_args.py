@@ -21,6 +21,12 @@ def require_option(name: str, given: Any, allowed: Sequence[str]) -> None:
         raise ValueError(f"{name}: got {given!r}, needs {' or '.join(map(repr, allowed))}")
 
 
+def require_batch_size(batch_size: Any) -> None:
+    """Raises ValueError unless it is a number of inputs."""
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size: got {batch_size!r}, needs a whole number of at least 1")
+
+
 def require_inputs(x: Any, y: Any) -> None:
     """Raises TypeError, ValueError unless x, and y where it is given, are inputs of one network."""
     for side, name in ((x, "x"), (y, "y")):
@@ -45,7 +51,7 @@ def require_range(inputs: Tensor | None, name: str, dtype: torch.dtype) -> None:
     largest = float(inputs.detach().abs().amax())
     if not math.isfinite(largest):
         raise ValueError(f"{name}: has infinite values or NaN, needs finite numbers")
-    square, info = largest**2 * inputs[0].numel(), torch.finfo(dtype)
+    square, info = largest * largest * inputs[0].numel(), torch.finfo(dtype)
     if square > info.max / _SUMS:
         raise ValueError(
             f"{name}: has numbers up to {largest:.3g}, and products of {inputs[0].numel()} of them overflow {dtype};"
@@ -60,11 +66,13 @@ def require_range(inputs: Tensor | None, name: str, dtype: torch.dtype) -> None:
 
 def sigmas_of(sigma: Any, layers: Sequence[Layer]) -> list[float]:
     """One standard deviation for each layer."""
-    given = [sigma] * len(layers) if isinstance(sigma, (int, float)) else list(sigma)
     names = [layer.name for layer in layers]
-    if len(given) != len(layers):
-        raise ValueError(f"sigma: got {len(given)} numbers, needs one, or one for each of the layers {names}")
-    sigmas = [float(each) for each in given]
+    try:
+        sigmas = [float(sigma)] * len(layers) if isinstance(sigma, (int, float)) else [float(each) for each in sigma]
+    except (TypeError, ValueError):
+        raise TypeError(f"sigma: got {sigma!r}, needs a number or a list of them") from None
+    if len(sigmas) != len(layers):
+        raise ValueError(f"sigma: got {len(sigmas)} numbers, needs one, or one for each of the layers {names}")
     if not all(0 < each < math.inf for each in sigmas):
         raise ValueError(f"sigma: got {sigma}, needs finite numbers greater than 0")
     return sigmas

@@ -6,8 +6,8 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
+from gatedops.kernels.geometry import Geometry
 from gatedops.ops.conv_program import Instruction, Op, encode
 from gatedops.trace.pooling import Pair
 
@@ -46,28 +46,6 @@ class Value:
     def largest(self) -> float:
         """log2 of a bound of its numbers."""
         return math.log2(self.factor) + self.exponent + self.bound
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """How a window moves over images: (height, width) each; before: pixels of padding above and to the left."""
-
-    kernel: Pair
-    stride: Pair
-    before: Pair
-    dilation: Pair
-    out: Pair
-    circular: bool = False
-
-    @property
-    def is_identity(self) -> bool:
-        return self.kernel == self.stride == (1, 1) and self.before == (0, 0)
-
-    def fields(self) -> dict[str, Any]:
-        """Of an instruction."""
-        names = ("kernel_h", "kernel_w", "stride_h", "stride_w", "pad_top", "pad_left", "dilation_h", "dilation_w")
-        sizes = (*self.kernel, *self.stride, *self.before, *self.dilation)
-        return dict(zip(names, sizes, strict=True)) | {"circular": int(self.circular)}
 
 
 @dataclass(frozen=True)
@@ -112,8 +90,8 @@ class ProgramBuilder:
 
     def select(self, value: Value, geometry: Geometry, first: int, channels: int) -> Value:
         largest = value.largest + math.log2(channels)  # a channel has at most one mask on in a window
-        masks = {"first": first, "channels": channels}
-        return self._emit(Op.SELECT, geometry.out, largest, (value,), **masks, **geometry.fields())
+        fields = geometry.fields() | {"first": first, "channels": channels}
+        return self._emit(Op.SELECT, geometry.out, largest, (value,), **fields)
 
     def pool(self, value: Value, geometry: Geometry, weights: Sequence[float]) -> Value:
         """Sums over windows, each times the weight of its output pixel."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,3 +53,10 @@ def _(
     dtype: torch.dtype,
 ) -> Tensor:
     return x.new_empty((x.shape[0], x.shape[0] if y is None else y.shape[0]))
+
+
+def _no_derivative(ctx: Any, grad: Tensor) -> Any:
+    raise RuntimeError("conv_gram is not differentiable; gatedops.reference_conv is, in plain torch")
+
+
+torch.library.register_autograd("gatedops::conv_gram", _no_derivative)
