@@ -21,8 +21,8 @@ from gatedops import npk
 Weights = dict[str, Tensor]
 
 BLOCK = [conv("c1", "x", kernel=2, padding=0, out=1), relu("g1", "c1"), conv("c2", "g1", kernel=1, padding=0, out=1)]
-HEAD = [op("m", "mean", "last"), fc("o", "m", 1)]
-# At most 17 weights and biases each.
+HEAD = [op("m", "mean", "last"), fc("o", "m", 1, bias=False)]
+# At most 16 weights and biases each.
 TINY: dict[str, tuple[list[Operation], tuple[int, ...]]] = {
     "fully connected": ([fc("a", "x", 3), relu("b", "a"), fc("o", "b", 1)], (3,)),
     "flatten": (
@@ -42,7 +42,7 @@ TINY: dict[str, tuple[list[Operation], tuple[int, ...]]] = {
         [
             conv("c0", "x", kernel=2, padding=0),
             relu("g0", "c0"),
-            conv("c1", "g0", kernel=1, padding=0),
+            conv("c1", "g0", kernel=1, padding=0, bias=False),
             op("s", "add", "c1", "g0"),
             relu("last", "s"),
             *HEAD,

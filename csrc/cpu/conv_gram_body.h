@@ -183,36 +183,50 @@ struct ConvGram {
 
   enum class Scaling { none, factor, affine };  // what stands between the sum and the overlaps
 
-  // Sums over the columns of some output pixels, times scale plus offset, times the overlaps.
+  // A box sum times scale plus offset, times the overlap. By value in locals of the loops: a store through a pointer to
+  // numbers could otherwise change it.
+  template <int kWords, Scaling kScaling>
+  struct Finish {
+    T scale, offset;
+    int words;
+
+    explicit Finish(const BoxArgs<T>& a) : scale(a.scale), offset(a.offset), words(a.mask.words) {}
+
+    GATEDOPS_INLINE void store(W sum, const uint32_t* mask_x, const uint32_t* mask_y, T* to) const {
+      if constexpr (kScaling != Scaling::none) {
+        sum.multiply(scale);
+      }
+      if constexpr (kScaling == Scaling::affine) {
+        sum.add(offset);
+      }
+      if constexpr (kWords != 0) {
+        sum.multiply(overlap<kWords>(mask_x, mask_y, words));
+      }
+      sum.store(to);
+    }
+    GATEDOPS_INLINE int mask_step() const {  // words of kPairs y at one position
+      return (kWords >= 0 ? kWords : words) * kPairs;
+    }
+  };
+
+  // Sums over the columns of some output pixels.
   template <int kTaps, int kWords, Scaling kScaling>
   static void sum_columns(
       const BoxArgs<T>& a, const T* from, const uint32_t* mask_x, const uint32_t* mask_y, int pixels, T* to) {
+    const Finish<kWords, kScaling> finish(a);
     const int64_t step = int64_t{a.x.stride} * kPairs, tap = int64_t{a.x.dilation} * kPairs;
-    const int taps = kTaps > 0 ? kTaps : a.x.kernel, words = a.mask.words, stride = a.mask.stride;
+    const int taps = kTaps > 0 ? kTaps : a.x.kernel, stride = a.mask.stride;
     for (int i = 0; i < pixels; ++i) {
       W sum = W::load(from);
       for (int j = 1; j < taps; ++j) {
         sum.add(W::load(from + j * tap));
       }
-      finish_pixel<kWords, kScaling>(a, sum, mask_x + i * stride, mask_y + i * words * kPairs, to);
+      finish.store(sum, mask_x, mask_y, to);
       from += step;
       to += kPairs;
+      mask_x += stride;
+      mask_y += finish.mask_step();
     }
-  }
-
-  template <int kWords, Scaling kScaling>
-  GATEDOPS_INLINE static void finish_pixel(
-      const BoxArgs<T>& a, W sum, const uint32_t* mask_x, const uint32_t* mask_y, T* to) {
-    if constexpr (kScaling != Scaling::none) {
-      sum.multiply(a.scale);
-    }
-    if constexpr (kScaling == Scaling::affine) {
-      sum.add(a.offset);
-    }
-    if constexpr (kWords != 0) {
-      sum.multiply(overlap<kWords>(mask_x, mask_y, a.mask.words));
-    }
-    sum.store(to);
   }
 
   template <int kTaps, int kWords, Scaling kScaling>
@@ -280,52 +294,56 @@ struct ConvGram {
     }
   }
 
-  // Sum over the rows at column q of `in`.
+  // The sums over kRows rows of one x at single columns of `in`.
   template <int kRows>
-  GATEDOPS_INLINE static W column(const BoxArgs<T>& a, const Rows& rows, int64_t first, int q) {
-    if (a.circular) {
-      q = modulo(q, a.in.x.size);
-    }
-    if (kRows == 0 || q < a.in.x.begin || q >= a.in.x.end) {
-      return W::zero();
-    }
-    return inner_column<kRows>(rows, first + int64_t{q - a.in.x.begin} * kPairs);
-  }
+  struct Columns {
+    const T* at[kRows > 0 ? kRows : 1];
+    int begin, end, wrap;  // wrap: the size where columns outside wrap round, else 0
 
-  template <int kRows>
-  GATEDOPS_INLINE static W inner_column(const Rows& rows, int64_t at) {
-    W sum = W::load(rows.at[0] + at);
-    for (int j = 1; j < kRows; ++j) {
-      sum.add(W::load(rows.at[j] + at));
+    Columns(const BoxArgs<T>& a, const Rows& rows, int i)
+        : begin(a.in.x.begin), end(kRows > 0 ? a.in.x.end : begin), wrap(a.circular ? a.in.x.size : 0) {
+      for (int j = 0; j < kRows; ++j) {
+        at[j] = rows.at[j] + i * a.in.next;
+      }
     }
-    return sum;
-  }
+    GATEDOPS_INLINE W inner(int q) const {
+      const int64_t from = int64_t{q - begin} * kPairs;
+      W sum = W::load(at[0] + from);
+      for (int j = 1; j < kRows; ++j) {
+        sum.add(W::load(at[j] + from));
+      }
+      return sum;
+    }
+    GATEDOPS_INLINE W any(int q) const {
+      q = wrap > 0 ? modulo(q, wrap) : q;
+      return q >= begin && q < end ? inner(q) : W::zero();
+    }
+  };
 
   template <int kRows, int kWords, Scaling kScaling>
   static void rolled_row(const BoxArgs<T>& a, const Rows& rows, int p, int i) {
-    const Axis& x = a.out.x;
-    const int64_t at_x = int64_t{p} * a.width, at_y = int64_t{a.out.y.partner(p)} * a.width, first = i * a.in.next;
-    const int left = x.begin - a.x.pad;
-    const int inner_end = kRows == 0 || left + 2 < a.in.x.begin ? x.begin : std::min(x.end, a.in.x.end + a.x.pad - 2);
+    const Finish<kWords, kScaling> finish(a);
+    const Columns<kRows> columns(a, rows, i);
+    const Axis x = a.out.x;
+    const int64_t at_x = int64_t{p} * a.width, at_y = int64_t{a.out.y.partner(p)} * a.width;
+    const int right = 2 - a.x.pad, stride = a.mask.stride;  // the last column under output q is q + right
+    const int inner_end = x.begin + right < columns.begin ? x.begin : std::min(x.end, columns.end - right);
     T* to = a.out.row(p) + i * a.out.next;
-    W before = column<kRows>(a, rows, first, left), here = column<kRows>(a, rows, first, left + 1);
-    for (int begin = x.begin; begin < x.end;) {
-      const int end = begin < x.split ? x.split : x.end;
-      const uint32_t* mask_x = a.mask.x + i * a.mask.next + (at_x + begin) * a.mask.stride;
-      const uint32_t* mask_y = a.mask.y + (at_y + x.partner(begin)) * a.mask.words * kPairs;
-      for (; begin < end; ++begin, to += kPairs, mask_x += a.mask.stride, mask_y += a.mask.words * kPairs) {
-        const int q = begin - a.x.pad + 2;
-        W after;
-        if (begin < inner_end) {
-          after = inner_column<kRows == 0 ? 1 : kRows>(rows, first + int64_t{q - a.in.x.begin} * kPairs);
-        } else {
-          after = column<kRows>(a, rows, first, q);
-        }
+    W before = columns.any(x.begin - a.x.pad), here = columns.any(x.begin - a.x.pad + 1);
+    for (int q = x.begin; q < x.end;) {
+      const int end = q < x.split ? x.split : x.end;
+      const uint32_t* mask_x = a.mask.x + i * a.mask.next + (at_x + q) * stride;
+      const uint32_t* mask_y = a.mask.y + (at_y + x.partner(q)) * finish.mask_step();
+      for (; q < end; ++q) {
+        const W after = q < inner_end ? columns.inner(q + right) : columns.any(q + right);
         before.add(here);
         before.add(after);
-        finish_pixel<kWords, kScaling>(a, before, mask_x, mask_y, to);
+        finish.store(before, mask_x, mask_y, to);
         before = here;
         here = after;
+        to += kPairs;
+        mask_x += stride;
+        mask_y += finish.mask_step();
       }
     }
   }

@@ -3,8 +3,9 @@
 #include <algorithm>
 #include <cstring>
 
-#include "conv_gram_body.h"
 #include "conv_gram_plan.h"
+
+#include "conv_gram_body.h"
 
 namespace gatedops::cpu {
 namespace {
