@@ -6,10 +6,11 @@ from gatedops import backends  # loads the extension, which registers the ops
 from gatedops._version import __version__
 from gatedops.gatebits import GateBits, pack_gates, unpack_gates
 from gatedops.kernels.npk import npk
+from gatedops.kernels.ntk import ntk
 from gatedops.kernels.path_norm import path_norm
 from gatedops.kernels.paths import npf, npv
 from gatedops.layout import GateLayer
-from gatedops.nn import DGN, DLGN, Gate, GateCache, GatedConv2d, GatedLinear
+from gatedops.nn import DGN, DLGN, Gate, GateCache, GatedConv2d, GatedLinear, SoftReLU
 from gatedops.ops.gated_linear import gated_linear
 from gatedops.ops.gated_linear_pair import gated_linear_pair
 from gatedops.ops.gram import npk_diag, npk_gram, npk_matvec
@@ -27,6 +28,7 @@ __all__ = [
     "GateLayer",
     "GatedConv2d",
     "GatedLinear",
+    "SoftReLU",
     "__version__",
     "backends",
     "count_regions",
@@ -45,6 +47,7 @@ __all__ = [
     "npk_gram",
     "npk_matvec",
     "npv",
+    "ntk",
     "pack_gates",
     "path_norm",
     "record_gates",

@@ -7,6 +7,7 @@ from gatedops.nn.dgn_spec import ConvSpec, FCSpec, conv_spec, fc_spec
 from gatedops.nn.gate import Gate
 from gatedops.nn.gate_cache import GateCache
 from gatedops.nn.linear import GatedLinear
+from gatedops.nn.soft_relu import SoftReLU
 
 __all__ = [
     "DGN",
@@ -17,6 +18,7 @@ __all__ = [
     "GateCache",
     "GatedConv2d",
     "GatedLinear",
+    "SoftReLU",
     "conv_spec",
     "fc_spec",
 ]

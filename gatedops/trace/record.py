@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import operator
 import os
-import sys
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from gatedops.gatebits import GateBits
 from gatedops.trace.batches import batches_of, file_at, require_count
-from gatedops.trace.checks import evaluating, require_model
+from gatedops.trace.checks import evaluating, require_model, uncompiled
 from gatedops.trace.progress import with_bar
 from gatedops.trace.recorder import Recorder
 from gatedops.trace.rows import Rows, RowsInFile, RowsInMemory
@@ -64,16 +62,9 @@ def record_gates(
     count = operator.length_hint(data, 0) if total is None else -(-total // batch_size)
     recorder = Recorder(model, max_pool)
     with ExitStack() as stack:
-        for context in (rows, recorder, evaluating(model), _eager()):
+        for context in (rows, recorder, evaluating(model), uncompiled()):
             stack.enter_context(context)
         for index, inputs in enumerate(with_bar(batches, "recording gates", "batch", count, progress)):
             rows.add(recorder.gates_of(inputs, index))
         recorder.finish()
         return rows.finish()
-
-
-def _eager() -> AbstractContextManager[Any]:
-    """Runs compiled models as they were written, because the mode does not see inside compiled code."""
-    if "torch._dynamo" not in sys.modules:  # then nothing is compiled; importing it takes a second
-        return nullcontext()
-    return torch.compiler.set_stance("force_eager")
