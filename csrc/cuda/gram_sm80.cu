@@ -27,7 +27,8 @@ cudaError_t launch(const GramProblem& p, int64_t planes, cudaStream_t stream) {
 
 int launch_gram_sm80(GramProblem p, bool symmetric, OutputType type, void* stream) {
   const auto s = static_cast<cudaStream_t>(stream);
-  p.schedule = schedule_of(p, symmetric, type == OutputType::kFloat64 ? Sm80Traits<double>::kTile : Sm80Traits<float>::kTile);
+  p.schedule =
+      schedule_of(p, symmetric, type == OutputType::kFloat64 ? Sm80Traits<double>::kTile : Sm80Traits<float>::kTile);
   switch (type) {
     case OutputType::kFloat32:
       return launch<float, float>(p, 1, s);

@@ -76,7 +76,7 @@ struct WarpTile {
       for (int c = 0; c < Traits::kColFragments; ++c) {
         const uint32_t* columns = b[c / 2] + c % 2 * 2;
         count_overlaps(
-            *reinterpret_cast<int32_t(*)[4]>(&counts[register_of<Traits>(r, c, 0)]), a[r], columns[0], columns[1]);
+            *reinterpret_cast<int32_t (*)[4]>(&counts[register_of<Traits>(r, c, 0)]), a[r], columns[0], columns[1]);
       }
     }
   }

@@ -32,7 +32,8 @@ __device__ __forceinline__ double multiplied(double a, double b) {
 }
 
 template <bool kWide, class Product, int kValues>
-__device__ __forceinline__ void multiply_counts(int32_t (&counts)[kValues], Product (&product)[kValues], Product scale) {
+__device__ __forceinline__ void multiply_counts(
+    int32_t (&counts)[kValues], Product (&product)[kValues], Product scale) {
 #pragma unroll
   for (int i = 0; i < kValues; ++i) {
     product[i] = multiplied(product[i], multiplied(count_of<kWide>(counts[i], Product()), scale));

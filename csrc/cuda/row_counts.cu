@@ -70,9 +70,8 @@ int launch_row_counts(const GateRows& gates, const LayerTable& layers, int32_t* 
 }
 
 int launch_diagonal(const GateRows& gates, const LayerTable& layers, OutputType type, void* out, void* stream) {
-  return type == OutputType::kFloat64
-             ? launch(diagonal<double>, gates, layers, static_cast<double*>(out), stream)
-             : launch(diagonal<float>, gates, layers, static_cast<float*>(out), stream);
+  return type == OutputType::kFloat64 ? launch(diagonal<double>, gates, layers, static_cast<double*>(out), stream)
+                                      : launch(diagonal<float>, gates, layers, static_cast<float*>(out), stream);
 }
 
 }  // namespace gatedops::cuda
