@@ -86,6 +86,11 @@ Tensor gate_overlap(
   return out;
 }
 
+// Read from the file by gatedops/cuda_library.py.
+#define GATEDOPS_TEXT(...) #__VA_ARGS__
+#define GATEDOPS_TEXT_OF(...) GATEDOPS_TEXT(__VA_ARGS__)
+__attribute__((used)) const char kBuiltFor[] = "gatedops._C_cuda for " GATEDOPS_TEXT_OF(GATEDOPS_ARCHITECTURES);
+
 }  // namespace
 }  // namespace gatedops::cuda
 

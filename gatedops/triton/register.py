@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 
 from gatedops import backends
@@ -44,8 +46,9 @@ LAUNCHERS = {
 _library = torch.library.Library("gatedops", "IMPL")  # kernels stay registered as long as it lives
 
 
-def register() -> None:
-    """Registers all launchers for the CUDA dispatch key."""
+def register(taken: Collection[str] = ()) -> None:
+    """Registers all launchers for the CUDA dispatch key, but of ops taken by other kernels."""
     for name, launcher in LAUNCHERS.items():
-        _library.impl(name, launcher, "CUDA")
+        if name not in taken:
+            _library.impl(name, launcher, "CUDA")
     backends.add_cuda_ops([*LAUNCHERS, "gate_agreement"])  # which is gate_overlap with widths
