@@ -45,7 +45,7 @@ def compile_command(source: Path, target: Path, torch_target: str, names: list[s
     return [
         *("nvcc", "-O3", "-std=c++20", "-c", str(source), "-o", str(target), "-I" + str(ROOT / "csrc")),
         *("-I" + path for path in include_paths()),
-        *("-DUSE_CUDA", f"-DTORCH_TARGET_VERSION={torch_target}", "-DGATEDOPS_ARCHITECTURES=" + ",".join(names)),
+        *("-DUSE_CUDA", f"-DTORCH_TARGET_VERSION={torch_target}", "-DGATEDOPS_ARCHITECTURES=" + "_".join(names)),
         *("-Xcompiler", "-fPIC,-fvisibility=hidden", "-Xptxas", "-v,-warn-spills"),
         *(f"-gencode=arch=compute_{name},code=sm_{name}" for name in names),
     ]

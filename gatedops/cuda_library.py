@@ -19,7 +19,7 @@ OPS = (
     "npk_matvec",
 )
 
-_MARK = rb"gatedops\._C_cuda for ([0-9a-z,]+)"  # written by csrc/cuda/gram.cpp
+_MARK = rb"gatedops\._C_cuda for ([0-9a-z_]+)"  # written by csrc/cuda/gram.cpp
 
 
 def library() -> Path | None:
@@ -30,7 +30,7 @@ def library() -> Path | None:
 def architectures(path: Path) -> list[str]:
     """What a library is built for: "80", "90a", .... Read from the file, so that it needs no GPU."""
     found = re.search(_MARK, path.read_bytes())
-    return found[1].decode().split(",") if found else []
+    return found[1].decode().split("_") if found else []
 
 
 def runs_on(capability: tuple[int, int], built: list[str]) -> bool:

@@ -13,6 +13,10 @@ enum class OutputType { kFloat32, kFloat64, kBFloat16, kInt32 };  // kInt32: cou
 // products are emulated and slow.
 int launch_gram_sm80(GramProblem problem, bool symmetric, OutputType type, void* stream);
 
+// The same on sm_90a, for what sm90_takes.
+bool sm90_takes(const GramProblem& problem, OutputType type);
+int launch_gram_sm90(const GramProblem& problem, bool symmetric, OutputType type, void* stream);
+
 // Gates on in each row and layer, (L, n), from x_first and words of the table.
 int launch_row_counts(const GateRows& gates, const LayerTable& layers, int32_t* counts, void* stream);
 

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 #include <deque>
+#include <map>
 #include <utility>
 
 #include "fibers.h"
@@ -101,6 +102,31 @@ struct Warp {
   void* arguments[32];
 };
 
+// An mbarrier: a phase ends when all arrivals and all expected bytes are there.
+struct PhaseBarrier {
+  int expected = 0, pending = 0, bytes = 0;
+  uint32_t phase = 0;
+
+  void update(int arrivals, int more_bytes) {
+    pending -= arrivals;
+    bytes += more_bytes;
+    if (pending < 0) {
+      throw std::logic_error("mbarrier: more arrivals than it was initialised for");
+    }
+    if (pending == 0 && bytes == 0) {
+      pending = expected;
+      ++phase;
+      Fibers::progress();
+    }
+  }
+};
+
+struct Warpgroup {
+  Barrier barrier;
+  void* arguments[128];
+  std::vector<std::function<void()>> products;  // not yet done
+};
+
 // One block's state.
 struct Gpu {
   static inline Gpu* active = nullptr;
@@ -115,6 +141,19 @@ struct Gpu {
   std::vector<Warp> warps;
   Barrier block;
   std::vector<std::pair<const void*, size_t>> readable;  // global memory that copies may read
+  std::vector<Warpgroup> warpgroups = std::vector<Warpgroup>(threads.size() / 128);
+  std::map<int, Barrier> named;
+  std::map<uint32_t, PhaseBarrier> barriers;  // by shared address
+  std::vector<std::function<void()>> boxes;   // copies under way
+
+  // Lets one of the copies under way arrive.
+  void finish_a_box() {
+    if (!boxes.empty() && Fibers::coin()) {
+      boxes.front()();
+      boxes.erase(boxes.begin());
+      Fibers::progress();
+    }
+  }
 
   Thread& thread() {
     return threads[static_cast<size_t>(Fibers::current())];
@@ -250,6 +289,135 @@ inline void count_overlaps(int32_t (&counts)[4], const uint32_t (&a)[4], uint32_
         }
       }
     }
+  });
+}
+
+#define GATEDOPS_HAS_WGMMA
+
+struct alignas(64) TensorMap {
+  const unsigned char* base;  // element (0, 0)
+  int64_t cols, rows, row_bytes;
+  int32_t box_cols, box_rows;  // of 4-byte elements
+  unsigned char rest[128 - 40];
+};
+
+inline void init_barrier(uint32_t barrier, uint32_t arrivals) {
+  emulation::Gpu::active->barriers[barrier] = {static_cast<int>(arrivals), static_cast<int>(arrivals), 0, 0};
+}
+
+inline void publish_barriers() {}
+
+inline void arrive(uint32_t barrier) {
+  emulation::Gpu::active->barriers.at(barrier).update(1, 0);
+}
+
+inline void arrive_expecting(uint32_t barrier, uint32_t bytes) {
+  emulation::Gpu::active->barriers.at(barrier).update(1, static_cast<int>(bytes));
+}
+
+inline void wait_for_phase(uint32_t barrier, uint32_t parity) {
+  emulation::Fibers::wait([&] {
+    emulation::Gpu::active->finish_a_box();
+    return emulation::Gpu::active->barriers.at(barrier).phase % 2 != parity;
+  });
+}
+
+// The 128-byte swizzle: bits 7-9 of a shared address are added to bits 4-6.
+inline uint32_t swizzled(uint32_t address) {
+  return address ^ (address >> 7 & 7) << 4;
+}
+
+inline void copy_box(uint32_t to, const TensorMap& map, int column, int row, uint32_t barrier) {
+  if (to % 1024 != 0 || map.box_cols != 32) {
+    throw std::invalid_argument("TMA: needs boxes of 128 bytes a row at multiples of 1024");
+  }
+  emulation::Gpu::active->boxes.push_back([=] {
+    auto& gpu = *emulation::Gpu::active;
+    for (int r = 0; r < map.box_rows; ++r) {
+      for (int c = 0; c < map.box_cols; ++c) {
+        const uint32_t address = swizzled(to + static_cast<uint32_t>((r * map.box_cols + c) * 4));
+        const bool inside = row + r < map.rows && column + c < map.cols;
+        const auto* from = map.base + (row + r) * map.row_bytes + (column + c) * 4;
+        if (inside) {
+          gpu.require_readable(from, 4);
+          std::memcpy(gpu.at(address, 4), from, 4);
+        } else {
+          std::memset(gpu.at(address, 4), 0, 4);
+        }
+      }
+    }
+    gpu.barriers.at(barrier).update(0, -map.box_rows * map.box_cols * 4);
+  });
+}
+
+inline void wait_among(int id, int threads) {
+  emulation::Gpu::active->named[id].arrive_and_wait(threads, [] {});
+}
+
+template <int registers>
+void give_registers() {}
+template <int registers>
+void take_registers() {}
+inline void begin_products() {}
+inline void commit_products() {}
+
+template <int pending>
+void wait_for_products(int32_t (&)[64]) {
+  static_assert(pending == 0, "groups are not told apart here");
+  auto& group = emulation::Gpu::active->warpgroups[static_cast<size_t>(emulation::Fibers::current() / 128)];
+  group.barrier.arrive_and_wait(128, [&] {
+    for (auto& product : group.products) {
+      product();
+    }
+    group.products.clear();
+  });
+}
+
+// A K-major operand with the 128-byte swizzle, as its descriptor (PTX ISA, "Matrix Descriptor Format") names it: rows
+// of 128 bytes, groups of eight rows a stride apart; word `word` of row `row`.
+inline uint32_t operand_word(uint64_t descriptor, int row, int word) {
+  const auto start = static_cast<uint32_t>(descriptor & 0x3FFF) << 4;
+  const auto stride = static_cast<uint32_t>(descriptor >> 32 & 0x3FFF) << 4;
+  if (descriptor >> 62 != 1 || (descriptor >> 49 & 7) != 0) {
+    throw std::invalid_argument("descriptor: not the 128-byte swizzle at base offset 0");
+  }
+  const uint32_t address =
+      start + static_cast<uint32_t>(row / 8) * stride + static_cast<uint32_t>(row % 8 * 128 + word * 4);
+  uint32_t value;
+  std::memcpy(&value, emulation::Gpu::active->at(swizzled(address), 4), 4);
+  return value;
+}
+
+// wgmma.m64n128k256: done at the wait, when an operand that was given back too early may be overwritten. Register i
+// of lane 4 g + t of warp w: row 16 w + g, + 8 for i % 4 >= 2; column 8 (i / 4) + 2 t + i % 2.
+inline void count_overlaps(int32_t (&counts)[64], uint64_t a, uint64_t b) {
+  auto& group = emulation::Gpu::active->warpgroups[static_cast<size_t>(emulation::Fibers::current() / 128)];
+  group.arguments[emulation::Fibers::current() % 128] = counts;
+  group.barrier.arrive_and_wait(128, [&] {
+    std::vector<int32_t*> threads(128);
+    for (int i = 0; i < 128; ++i) {
+      threads[static_cast<size_t>(i)] = static_cast<int32_t*>(group.arguments[i]);
+    }
+    group.products.push_back([=] {
+      uint32_t rows[64][8], cols[128][8];
+      for (int word = 0; word < 8; ++word) {
+        for (int row = 0; row < 64; ++row) {
+          rows[row][word] = operand_word(a, row, word);
+        }
+        for (int col = 0; col < 128; ++col) {
+          cols[col][word] = operand_word(b, col, word);
+        }
+      }
+      for (int thread = 0; thread < 128; ++thread) {
+        const int g = thread % 32 / 4, t = thread % 4;
+        for (int i = 0; i < 64; ++i) {
+          const int row = 16 * (thread / 32) + g + (i % 4 >= 2 ? 8 : 0), col = 8 * (i / 4) + 2 * t + i % 2;
+          for (int word = 0; word < 8; ++word) {
+            threads[static_cast<size_t>(thread)][i] += __builtin_popcount(rows[row][word] & cols[col][word]);
+          }
+        }
+      }
+    });
   });
 }
 

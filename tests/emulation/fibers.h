@@ -33,7 +33,7 @@ class Fibers {
         idle = 0;
       }
       progress_ = false;
-      if (idle > 3) {
+      if (idle > 100) {
         throw std::runtime_error("deadlock: every thread waits");
       }
       std::shuffle(order_.begin(), order_.end(), random_);
@@ -56,6 +56,11 @@ class Fibers {
       const int self = active_->current_;
       swapcontext(&active_->fibers_[self]->context, &active_->scheduler_);
     }
+    active_->progress_ = true;
+  }
+
+  // Something happened that a thread may wait for.
+  static void progress() {
     active_->progress_ = true;
   }
 
