@@ -11,7 +11,13 @@ from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
 FLAGS = ["-O1", "-std=c++17", "-shared", "-fPIC", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
-FLAGS += ["-Wno-unknown-pragmas", "-DGATEDOPS_EMULATED", f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests' / 'emulation'}"]
+FLAGS += [
+    "-Wno-unknown-pragmas",
+    "-Wno-psabi",
+    "-DGATEDOPS_EMULATED",
+    f"-I{ROOT / 'csrc'}",
+    f"-I{ROOT / 'tests' / 'emulation'}",
+]
 MAX_LAYERS = 128
 TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.int32: 3}
 

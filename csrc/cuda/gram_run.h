@@ -7,7 +7,11 @@ namespace gatedops::cuda {
 
 inline void launch_gram(
     const GramProblem& problem, bool symmetric, OutputType type, const Tensor& words, const char* op) {
-  require_launched(launch_gram_sm80(problem, symmetric, type, current_stream(words)), op);
+  void* stream = current_stream(words);
+  const bool wgmma = sm90_takes(problem, type);
+  const int error =
+      wgmma ? launch_gram_sm90(problem, symmetric, type, stream) : launch_gram_sm80(problem, symmetric, type, stream);
+  require_launched(error, op);
 }
 
 // Rows of y seen as rows of x.

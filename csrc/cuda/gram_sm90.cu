@@ -1,6 +1,9 @@
 // Launcher of the wgmma kernel.
 #include <cudaTypedefs.h>
 
+#include <cstdlib>
+#include <string_view>
+
 #include "gram_launch.h"
 #include "gram_sm90_kernel.h"
 #include "launch.h"
@@ -55,7 +58,12 @@ cudaError_t launch(const Sm90Problem& p, int64_t planes, cudaStream_t stream) {
 }  // namespace
 
 bool sm90_takes(const GramProblem& p, OutputType type) {
-  return type != OutputType::kFloat64 && p.layers.count <= kMaxMappedLayers;
+  const char* forced = std::getenv("GATEDOPS_CUDA");
+  int device = 0, major = 0;
+  const bool known = cudaGetDevice(&device) == cudaSuccess &&
+                     cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess;
+  return known && major == 9 && type != OutputType::kFloat64 && p.layers.count <= kMaxMappedLayers &&
+         !(forced != nullptr && std::string_view(forced) == "sm80");
 }
 
 int launch_gram_sm90(const GramProblem& problem, bool symmetric, OutputType type, void* stream) {
@@ -65,7 +73,8 @@ int launch_gram_sm90(const GramProblem& problem, bool symmetric, OutputType type
   p.gram.schedule = schedule_of(problem, symmetric, Sm90Traits<float>::kTile);
   for (int l = 0; l < problem.layers.count && problem.x.rows > 0 && problem.y.rows > 0; ++l) {
     const Layer& layer = problem.layers.layer[l];
-    if (!encode(problem.x, layer.x_first, layer.words, p.x[l]) || !encode(problem.y, layer.y_first, layer.words, p.y[l])) {
+    if (!encode(problem.x, layer.x_first, layer.words, p.x[l]) ||
+        !encode(problem.y, layer.y_first, layer.words, p.y[l])) {
       return cudaErrorInvalidValue;
     }
   }
