@@ -66,7 +66,7 @@ def test_tiles_in_flight_share_rows(maths):
 def test_a_stage_is_a_bijection_without_bank_conflicts(maths):
     rows = 128
     found = [[maths.offset(row, chunk) for chunk in range(8)] for row in range(rows)]
-    assert sorted(sum(found, [])) == list(range(0, rows * 128, 16))
+    assert sorted(offset for row in found for offset in row) == list(range(0, rows * 128, 16))
     for first in range(0, rows, 8):
         for chunk in range(8):
             banks = {found[row][chunk] // 16 % 8 for row in range(first, first + 8)}
