@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import gatedops
-from gatedops import backends, npk_gram, pack_gates
+from gatedops import backends, cuda_library, npk_gram, pack_gates
 
 
 def run_python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -68,11 +68,67 @@ def test_gatedops_cpu_forces_an_instruction_set():
     [
         ("GATEDOPS_CPU", "mmx", "ValueError: GATEDOPS_CPU: got 'mmx', but this machine runs only: serial"),
         ("GATEDOPS_BACKEND", "abacus", "ValueError: GATEDOPS_BACKEND: got 'abacus', but gatedops"),
-        ("GATEDOPS_BACKEND", "triton", "has kernels only for: cpu"),
+        ("GATEDOPS_BACKEND", "abacus", "has kernels only for: cpu, triton, cuda"),
     ],
 )
 def test_a_value_that_cannot_be_had_is_an_error_at_import(variable, value, message):
     assert message in last_line(run_python("-c", "import gatedops", **{variable: value}))
+
+
+@pytest.mark.parametrize(
+    ("installed", "gpu", "missing"),
+    [
+        (None, True, "needs the triton package, which is not installed: pip install triton"),
+        (
+            "there",
+            False,
+            "needs an NVIDIA GPU and a torch built for CUDA, and torch sees none: keep tensors on the CPU",
+        ),
+        ("there", True, None),
+    ],
+)
+def test_what_the_triton_kernels_lack_is_said(installed, gpu, missing, monkeypatch):
+    monkeypatch.setattr(backends.util, "find_spec", lambda name: installed)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    assert backends.missing_for_triton() == missing
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what a machine without a GPU lacks")
+def test_triton_without_a_gpu_is_an_error_at_import():
+    message = last_line(run_python("-c", "import gatedops", GATEDOPS_BACKEND="triton"))
+    assert message.startswith("ValueError: GATEDOPS_BACKEND: got 'triton', which needs ")
+
+
+@pytest.mark.parametrize(
+    ("cuda", "built", "capability", "missing"),
+    [
+        (None, "80_90a", (9, 0), "needs a torch built for CUDA, and this one is not: keep tensors on the CPU"),
+        ("13.0", None, (9, 0), "is not built: install nvcc and run `pip install --no-build-isolation .` again"),
+        ("13.0", "80_90a", None, "needs an NVIDIA GPU, and torch sees none: keep tensors on the CPU"),
+        (
+            *("13.0", "80_90a", (10, 0)),
+            "is built for sm_80, sm_90a, this GPU is sm_100: build again with TORCH_CUDA_ARCH_LIST=10.0",
+        ),
+        ("13.0", "90a", (8, 6), "is built for sm_90a, this GPU is sm_86: build again with TORCH_CUDA_ARCH_LIST=8.6"),
+        ("13.0", "86", (8, 0), "is built for sm_86, this GPU is sm_80: build again with TORCH_CUDA_ARCH_LIST=8.0"),
+        ("13.0", "80_90a", (9, 0), None),
+        ("13.0", "80_90a", (8, 9), None),
+    ],
+)
+def test_what_the_cuda_kernels_lack_is_said(cuda, built, capability, missing, monkeypatch, tmp_path):
+    path = tmp_path / "_C_cuda.so"
+    path.write_bytes(b"\x7fELF...gatedops._C_cuda for " + (built or "").encode() + b"\0...")
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(cuda_library, "library", lambda: None if built is None else path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    assert backends.missing_for("cuda") == missing
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="says what a torch without CUDA lacks")
+def test_cuda_without_a_torch_for_it_is_an_error_at_import():
+    message = last_line(run_python("-c", "import gatedops", GATEDOPS_BACKEND="cuda"))
+    assert message.startswith("ValueError: GATEDOPS_BACKEND: got 'cuda', which needs a torch built for CUDA")
 
 
 def test_the_report_names_versions_backends_and_instruction_sets():
@@ -95,13 +151,20 @@ def test_the_report_says_what_is_missing_and_what_to_do(monkeypatch, capsys):
     report.main()
     printed = capsys.readouterr().out
     assert "avx2       not on this machine (no avx2); nothing to do" in printed
-    assert "triton     not installed; no op needs it yet" in printed
+    assert "triton     not installed; only the experimental kernels for NVIDIA GPUs need it" in printed
+    assert "(experimental): not chosen; it needs the triton package, which is not installed" in printed
 
 
 def test_a_tensor_elsewhere_is_refused_with_what_to_do():
     words = pack_gates(torch.ones(2, 3))
-    message = backends.unsupported_device(torch.device("cuda:0"), "npk_gram")
-    assert message == "is on cuda:0, but npk_gram has kernels for the CPU only: move it there with .cpu()"
+    assert backends.unsupported_device(torch.device("xpu:0"), "npk_gram") == (
+        "is on xpu:0, but npk_gram has kernels for the CPU only: move it there with .cpu()"
+    )
+    message = backends.unsupported_device(torch.device("cuda:0"), "soft_npk_gram")
+    if backends.chosen_backend()[0] != "cpu":
+        assert "soft_npk_gram has kernels for the CPU only" in message
+    else:
+        assert "unless GATEDOPS_BACKEND=triton is set before Python starts" in message
     assert npk_gram(None, words, scale="none").tolist() == [[3, 3], [3, 3]]
 
 

@@ -1,4 +1,4 @@
-"""Every CUDA source compiles for sm_80 and sm_90a against any torch, without a GPU; what the machine code is made of."""
+"""Every CUDA source compiles for sm_80 and sm_90a against any torch, without a GPU; what the machine code is."""
 
 from __future__ import annotations
 
@@ -136,6 +136,19 @@ def test_registers_move_to_the_consumers(kernels):
 def test_wgmma_is_not_serialized(objects):
     _, text = objects["gram_sm90.cu"]
     assert "serialized" not in text
+
+
+@pytest.mark.parametrize(
+    ("listed", "names"),
+    [("", ["80", "90a"]), ("8.0;9.0", ["80", "90a"]), ("9.0a 8.6+PTX", ["86", "90a"]), ("10.0", ["100"])],
+)
+def test_torch_cuda_arch_list(listed, names):
+    assert setup_cuda.architectures(listed) == names
+
+
+def test_an_architecture_without_binary_tensor_cores_is_refused():
+    with pytest.raises(SystemExit, match=r"TORCH_CUDA_ARCH_LIST: got '7\.5', needs versions from 8\.0 on"):
+        setup_cuda.architectures("7.5")
 
 
 @pytest.fixture(scope="module")

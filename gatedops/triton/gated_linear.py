@@ -20,10 +20,10 @@ from gatedops.triton.gated_linear_tiles import (
     pack_tile,
     pre_activation,
     relu,
-    select,
     store_gates,
     store_tile,
     tile_of,
+    unpack_tile,
 )
 from gatedops.triton.gated_linear_tuning import Tile, as_matrix, fits_tma, operand, precision_of, run_fastest
 
@@ -31,12 +31,12 @@ from gatedops.triton.gated_linear_tuning import Tile, as_matrix, fits_tma, opera
 @triton.jit
 def layer_kernel(
     x, weight, bias, gate, y, product, rows, cols, inner,
-    x_row: tl.int64, x_col: tl.int64, w_row: tl.int64, w_col: tl.int64, gate_row: tl.int64, gate_col: tl.int64, total,
+    x_row: tl.int64, x_col, w_row: tl.int64, w_col, gate_row: tl.int64, gate_col, total,
     GATE: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr, TMA: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
-    """y (rows, cols) = gate(x W^T + b). GATE "own": relu, and its words go to `gate` (rows, total); "hard": `gate` holds
-    words; "soft": numbers, and the product is written as well."""
+    """y (rows, cols) = gate(x W^T + b). GATE "own": relu, and its words go to `gate` (rows, total); "hard": `gate`
+    holds words; "soft": numbers, and the product is written as well."""
     row, col = tile_of(tl.program_id(0), rows, cols, M, N)
     v = pre_activation(
         x, weight, bias, row, col, rows, cols, inner, x_row, x_col, w_row, w_col, BIAS, PRECISION, TMA, M, N, K
@@ -45,7 +45,8 @@ def layer_kernel(
         store_gates(gate, pack_tile(v > 0, M, N), row, col, rows, cols, total, gate_row, M, N)
         v = relu(v)
     elif GATE == "hard":
-        v = select(v, load_gates(gate, row, col, rows, cols, gate_row, M, N), M, N)
+        packed = load_gates(gate, row, col, rows, cols, gate_row, M, N)
+        v = tl.where(unpack_tile(packed, M, N), v, 0.0)
     else:
         store_tile(product, v, row, col, rows, cols, M, N)
         numbers = load_tile(gate, row, col, rows, cols, gate_row, gate_col, M, N, False)

@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gatedops.triton.gated_linear_gate import select_rows
-from gatedops.triton.gated_linear_tiles import load_gates, load_tile, select, store_tile, tile_of
+from gatedops.triton.gated_linear_tiles import load_gates, load_tile, masked, store_tile, tile_of
 from gatedops.triton.gated_linear_tuning import (
     Tile,
     as_matrix,
@@ -37,13 +37,13 @@ def gated_tile(
 ):
     """(M, N) of G o U, U (rows, cols)."""
     tile = load_tile(grad, row, col, rows, cols, g_row, g_col, M, N, TMA)
-    return select(tile, load_gates(words, row, col, rows, cols, words_row, M, N), M, N)
+    return masked(tile, load_gates(words, row, col, rows, cols, words_row, M, N), M, N)
 
 
 @triton.jit
 def input_gradient_kernel(
     grad, weight, words, dx, rows, width, inputs,
-    g_row: tl.int64, g_col: tl.int64, w_row: tl.int64, w_col: tl.int64, words_row: tl.int64,
+    g_row: tl.int64, g_col, w_row: tl.int64, w_col, words_row: tl.int64,
     PRECISION: tl.constexpr, TMA: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
     """dx (rows, inputs) = (G o U) W."""
@@ -59,7 +59,7 @@ def input_gradient_kernel(
 @triton.jit
 def weight_gradient_kernel(
     grad, x, words, dw, rows, width, inputs, part,
-    g_row: tl.int64, g_col: tl.int64, x_row: tl.int64, x_col: tl.int64, words_row: tl.int64,
+    g_row: tl.int64, g_col, x_row: tl.int64, x_col, words_row: tl.int64,
     PRECISION: tl.constexpr, TMA: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
     """dw (parts, width, inputs) = (G o U)^T X, one part of the rows per program on axis 1."""
@@ -76,7 +76,7 @@ def weight_gradient_kernel(
 
 @triton.jit
 def bias_gradient_kernel(
-    grad, words, db, rows, width, part, g_row: tl.int64, g_col: tl.int64, words_row: tl.int64,
+    grad, words, db, rows, width, part, g_row: tl.int64, g_col, words_row: tl.int64,
     M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     """db (parts, width): columns of G o U summed, one part of the rows per program on axis 1."""
@@ -156,9 +156,7 @@ def divided(rows: int, programs: int, device: torch.device) -> tuple[int, int]:
     return part, max(1, triton.cdiv(rows, max(part, 1)))
 
 
-def plain_gradients(
-    dv: Tensor, x: Tensor | None, weight: Tensor | None, bias: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+def plain_gradients(dv: Tensor, x: Tensor | None, weight: Tensor | None, bias: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias for the gradient dv (..., width) of the product: torch's routines."""
     rows = as_matrix(dv)
     dx = nothing(dv) if weight is None else torch.mm(rows, weight).view(*dv.shape[:-1], weight.shape[1])
@@ -175,7 +173,7 @@ def gated_linear_backward(
     if grad.dtype == torch.float64:
         return plain_gradients(select_rows(grad, words, first), x, weight, bias)
     rows, gates = as_matrix(grad), words[:, first:]
-    dx = dw = db = nothing(grad)
+    dx, dw, db = (nothing(grad) for _ in range(3))
     if weight is not None:
         dx = _input_gradient(rows, weight, gates).view(*grad.shape[:-1], weight.shape[1])
     if x is not None:

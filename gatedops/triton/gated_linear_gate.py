@@ -16,8 +16,8 @@ from gatedops.triton.gates import WORDS, places_of_words
 @triton.jit
 def relu_kernel(
     q, z, words, channels, per_position, used, total,
-    q_row: tl.int64, q_position: tl.int64, q_channel: tl.int64,
-    z_row: tl.int64, z_position: tl.int64, z_channel: tl.int64, words_row: tl.int64, BLOCK: tl.constexpr,
+    q_row: tl.int64, q_position, q_channel,
+    z_row: tl.int64, z_position, z_channel, words_row: tl.int64, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """z = relu(q) and the words of its gates; one program per row and block of words."""
     row = tl.program_id(0).to(tl.int64)
@@ -32,8 +32,8 @@ def relu_kernel(
 @triton.jit
 def select_kernel(
     q, z, words, channels, per_position, used,
-    q_row: tl.int64, q_position: tl.int64, q_channel: tl.int64,
-    z_row: tl.int64, z_position: tl.int64, z_channel: tl.int64, words_row: tl.int64, BLOCK: tl.constexpr,
+    q_row: tl.int64, q_position, q_channel,
+    z_row: tl.int64, z_position, z_channel, words_row: tl.int64, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """z = q where its gate is on, else 0; one program per row and block of words."""
     row = tl.program_id(0).to(tl.int64)

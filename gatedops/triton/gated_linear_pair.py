@@ -21,11 +21,11 @@ from gatedops.triton.gated_linear_tiles import (
     pack_tile,
     pre_activation,
     relu,
-    select,
     sigmoid,
     store_gates,
     store_tile,
     tile_of,
+    unpack_tile,
 )
 from gatedops.triton.gated_linear_tuning import Tile, as_matrix, fits_tma, operand, precision_of, run_fastest
 from gatedops.triton.gates import pack_gates_out
@@ -34,8 +34,8 @@ from gatedops.triton.gates import pack_gates_out
 @triton.jit
 def pair_kernel(
     h, w_f, b_f, z, w_v, b_v, h_next, z_next, words, q_out, v_out, rows, cols, f_inputs, v_inputs,
-    h_row: tl.int64, h_col: tl.int64, wf_row: tl.int64, wf_col: tl.int64,
-    z_row: tl.int64, z_col: tl.int64, wv_row: tl.int64, wv_col: tl.int64, words_row: tl.int64, total, beta, gain,
+    h_row: tl.int64, h_col, wf_row: tl.int64, wf_col,
+    z_row: tl.int64, z_col, wv_row: tl.int64, wv_col, words_row: tl.int64, total, beta, gain,
     SOFT: tl.constexpr, LINEAR: tl.constexpr, KEEP: tl.constexpr, F_BIAS: tl.constexpr, V_BIAS: tl.constexpr,
     PRECISION: tl.constexpr, TMA: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
@@ -63,7 +63,7 @@ def pair_kernel(
         gate, _ = sigmoid(q.to(tl.float32) * beta)
         v = v.to(tl.float32) * (gate * gain)
     else:
-        v = select(v, packed, M, N)
+        v = tl.where(unpack_tile(packed, M, N), v, 0.0)
     store_tile(z_next, v, row, col, rows, cols, M, N)
 
 

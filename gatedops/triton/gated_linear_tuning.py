@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import triton
@@ -55,8 +56,8 @@ def precision_of(dtype: torch.dtype) -> str:
 
 
 def tiles_of(name: str, dtype: torch.dtype, precision: str, capability: tuple[int, int]) -> list[Tile]:
-    """The tiles on offer for a kernel: those that spill no registers. Tensor cores before Hopper read their operands from
-    registers, those after it want their results copied there; a soft pair keeps pre-activations beside its sums."""
+    """The tiles on offer for a kernel: those that spill no registers. Tensor cores before Hopper read their operands
+    from registers, the results of those after it are copied there; a soft pair keeps pre-activations beside sums."""
     tiles = IEEE_TILES
     if dtype != torch.float32 or precision == "tf32":
         tiles = TF32_TILES if dtype == torch.float32 else HALF_TILES
@@ -105,19 +106,21 @@ def _timed(tiles: list[Tile], launch: Callable[[Tile], object]) -> Tile:
     return min(tiles, key=lambda tile: do_bench(lambda: launch(tile), warmup=5, rep=20, return_mode="median"))
 
 
+@cache
 def capability(device: torch.device) -> tuple[int, int]:
     """Compute capability; (0, 0) in the interpreter."""
     return torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
 
 
+@cache
 def processors(device: torch.device) -> int:
     """Streaming multiprocessors; 4 in the interpreter."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
 
 
 def fits_tma(*matrices: Tensor) -> bool:
-    """Whether the tensor memory accelerator (from Hopper on) can read all of them: contiguous rows, on 16 bytes. Not for
-    float32 products on the ordinary cores, which spill registers with it."""
+    """Whether the tensor memory accelerator (from Hopper on) can read all of them: contiguous rows, on 16 bytes. Not
+    for float32 products on the ordinary cores, which spill registers with it."""
     if capability(matrices[0].device) < (9, 0) or precision_of(matrices[0].dtype) == "ieee":
         return False
     return all(

@@ -14,7 +14,7 @@ WORDS = 32  # words a program writes; 32 x 32 gates
 
 @triton.jit
 def places_of_words(word, channels, per_position, used):
-    """Position, channel (int64) of each of the 32 gates of words (B,), and whether there is one: (B, 1), (B, 32) x 2."""
+    """Position (B, 1) and channel (B, 32), int64, of each of the 32 gates of words (B,), and whether there is one."""
     position = word // per_position
     channel = (word % per_position)[:, None] * 32 + tl.arange(0, 32)[None, :]
     inside = (word < used)[:, None] & (channel < channels)
@@ -30,8 +30,8 @@ def pack_kernel(
     used,  # words that hold gates; those behind them are padding
     total,
     q_row: tl.int64,
-    q_position: tl.int64,
-    q_channel: tl.int64,
+    q_position,
+    q_channel,
     words_row: tl.int64,
     BLOCK: tl.constexpr,
 ):

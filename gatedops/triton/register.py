@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import wraps
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from gatedops import backends
 from gatedops.triton import (
@@ -46,9 +49,21 @@ LAUNCHERS = {
 _library = torch.library.Library("gatedops", "IMPL")  # kernels stay registered as long as it lives
 
 
+def _on_the_tensors_gpu(launcher: Callable[..., Any]) -> Callable[..., Any]:
+    """Triton launches on the current GPU, which need not be that of the arguments."""
+
+    @wraps(launcher)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        tensor = next(value for value in args if isinstance(value, Tensor))
+        with torch.cuda.device_of(tensor):
+            return launcher(*args, **kwargs)
+
+    return run
+
+
 def register(taken: Collection[str] = ()) -> None:
     """Registers all launchers for the CUDA dispatch key, but of ops taken by other kernels."""
     for name, launcher in LAUNCHERS.items():
         if name not in taken:
-            _library.impl(name, launcher, "CUDA")
+            _library.impl(name, _on_the_tensors_gpu(launcher), "CUDA")
     backends.add_cuda_ops([*LAUNCHERS, "gate_agreement"])  # which is gate_overlap with widths
