@@ -1,4 +1,7 @@
-"""Builds gatedops._C. Everything that is not compilation stands in pyproject.toml."""
+"""Builds gatedops._C and, where there is nvcc and a torch for CUDA, gatedops._C_cuda.
+
+Everything that is not compilation stands in pyproject.toml.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
 
 try:
     import torch
@@ -19,8 +22,12 @@ except ImportError as error:
     )
 
 ROOT = Path(__file__).parent
+sys.path.insert(0, str(ROOT))  # a PEP 517 build does not look beside setup.py
+import setup_cuda  # noqa: E402
+
 # The oldest torch that the binary loads on: 2.10 (stable ABI, one byte each for major and minor).
 TORCH_TARGET_VERSION = "0x020A000000000000"
+CUDA_MODULE = "gatedops._C_cuda"
 # Baseline code of the architecture: files that need an instruction set ask for it with a pragma. No
 # contraction, no fast-math: products of counts are the same bits on every instruction set.
 CXX_FLAGS = ["-std=c++17", "-O3", "-g0", "-ffp-contract=off", "-fvisibility=hidden"]
@@ -63,6 +70,22 @@ class BuildKernels(BuildExtension):
         require_compiler()
         super().build_extensions()
 
+    def build_extension(self, ext: Extension) -> None:
+        if ext.name == CUDA_MODULE:
+            target = Path(self.get_ext_fullpath(ext.name)).resolve()
+            setup_cuda.build(Path(self.build_temp), target, TORCH_TARGET_VERSION)
+        else:
+            super().build_extension(ext)
+
+
+def cuda_extensions() -> list[Extension]:
+    """gatedops._C_cuda, or nothing and a word why."""
+    reason = setup_cuda.why_not()
+    if reason is not None:
+        print(reason)
+        return []
+    return [Extension(CUDA_MODULE, [])]
+
 
 if torch.__version__ < "2.10":
     sys.exit(f"gatedops needs torch >= 2.10 and this is {torch.__version__}: install a newer torch.")
@@ -78,6 +101,7 @@ setup(
             define_macros=[("TORCH_TARGET_VERSION", TORCH_TARGET_VERSION)],
             extra_compile_args=CXX_FLAGS + CXX_WARNINGS,
         ),
+        *cuda_extensions(),
     ],
     cmdclass={"build_ext": BuildKernels},
 )

@@ -2,7 +2,7 @@
 
 import torch  # noqa: F401  (before the extension: it links against torch's libraries)
 
-from gatedops import backends  # loads the extension, which registers the ops
+from gatedops import backends, cuda_library  # loads the extension, which registers the ops
 from gatedops._version import __version__
 from gatedops.gatebits import GateBits, pack_gates, unpack_gates
 from gatedops.kernels.npk import npk
@@ -55,7 +55,13 @@ __all__ = [
     "unpack_gates",
 ]
 
-if backends.chosen_backend()[0] == "triton":
+if backends.chosen_backend()[0] == "cuda":
+    cuda_library.load()
+    backends.add_cuda_ops(cuda_library.OPS)
+
+if backends.chosen_backend()[0] == "triton" or (
+    backends.chosen_backend()[0] == "cuda" and backends.missing_for("triton") is None
+):
     from gatedops.triton import register
 
-    register.register()
+    register.register(taken=backends.cuda_ops())

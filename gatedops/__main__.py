@@ -34,17 +34,17 @@ def _backends() -> Iterator[tuple[str, str]]:
         kind = f"{backend.devices} (experimental)" if backend.experimental else backend.devices
         if backend.name == chosen:
             yield backend.name, f"{kind}: chosen, {why}"
-        elif backend.name == "triton":
-            yield backend.name, f"{kind}: not chosen; {_how_to_choose_triton()}"
+        elif backend.experimental:
+            yield backend.name, f"{kind}: not chosen; {_how_to_choose(backend.name)}"
         elif backend.exists:
             yield backend.name, f"{kind}: available"
         else:
             yield backend.name, f"{backend.devices}: no kernels in this version; keep tensors on the CPU"
 
 
-def _how_to_choose_triton() -> str:
-    missing = backends.missing_for_triton()
-    return "GATEDOPS_BACKEND=triton chooses it" if missing is None else f"it {missing}"
+def _how_to_choose(backend: str) -> str:
+    missing = backends.missing_for(backend)
+    return f"GATEDOPS_BACKEND={backend} chooses it" if missing is None else f"it {missing}"
 
 
 def _instruction_sets() -> Iterator[tuple[str, str]]:

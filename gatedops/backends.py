@@ -1,8 +1,9 @@
 """What the ops can run on here, what is chosen, and why. `python -m gatedops` prints it.
 
 GATEDOPS_CPU (serial, avx2 or avx512) forces the instruction set of the CPU kernels. GATEDOPS_BACKEND=triton adds the
-kernels for NVIDIA GPUs; tensors on the CPU run there all the same. Both are read once, when gatedops is imported; a
-value that cannot be had is a ValueError there.
+kernels for NVIDIA GPUs, GATEDOPS_BACKEND=cuda takes those of the gram family from gatedops._C_cuda instead;
+tensors on the CPU run there all the same. Both are read once, when gatedops is imported; a value that cannot be had is
+a ValueError there.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from importlib import util
 
 import torch
 
+from gatedops import cuda_library
 from gatedops._version import __version__
 
 try:
@@ -46,7 +48,7 @@ class Backend:
 BACKENDS = (
     Backend("cpu", "the CPU, in C++", exists=True),
     Backend("triton", "NVIDIA GPUs, in Triton", exists=True, experimental=True),
-    Backend("cuda", "NVIDIA GPUs, in CUDA", exists=False),
+    Backend("cuda", "NVIDIA GPUs, in CUDA", exists=True, experimental=True),
 )
 
 _cuda_ops: set[str] = set()  # functions that take CUDA tensors
@@ -111,6 +113,11 @@ def add_cuda_ops(names: Iterable[str]) -> None:
     _cuda_ops.update(names)
 
 
+def cuda_ops() -> frozenset[str]:
+    """The functions that take CUDA tensors."""
+    return frozenset(_cuda_ops)
+
+
 def supports(device: torch.device, op: str) -> bool:
     """Whether a function takes tensors on this device."""
     return device.type in ("cpu", "meta") or (device.type == "cuda" and op in _cuda_ops)
@@ -135,6 +142,13 @@ def missing_for_triton() -> str | None:
     return None
 
 
+def missing_for(backend: str) -> str | None:
+    """What a backend needs and this machine lacks, and what to do; None where it runs."""
+    if backend == "cuda":
+        return cuda_library.missing()
+    return missing_for_triton() if backend == "triton" else None
+
+
 def _read_environment() -> None:
     """Applies GATEDOPS_CPU and checks GATEDOPS_BACKEND; an empty value is as good as none."""
     isa = os.environ.get("GATEDOPS_CPU")
@@ -149,9 +163,9 @@ def _read_environment() -> None:
         raise ValueError(
             f"GATEDOPS_BACKEND: got {wanted!r}, but gatedops {__version__} has kernels only for: " + ", ".join(existing)
         )
-    missing = missing_for_triton() if wanted == "triton" else None
+    missing = missing_for(wanted) if wanted else None
     if missing is not None:
-        raise ValueError(f"GATEDOPS_BACKEND: got 'triton', which {missing}")
+        raise ValueError(f"GATEDOPS_BACKEND: got {wanted!r}, which {missing}")
 
 
 _read_environment()

@@ -60,12 +60,17 @@ parallel=()
 # What memcheck watches: small shapes, one kernel of each kind.
 small_shapes="test_whole_numbers_give_the_cpus_bits and float32 and highest and 70"
 
-step build 150 env -u GATEDOPS_BACKEND "$python" setup.py --quiet build_ext --inplace
+step build 240 env -u GATEDOPS_BACKEND "$python" setup.py --quiet build_ext --inplace
 export -f quick_check
 export python
 step first 60 bash -c quick_check
 step layers 200 "${tests[@]}" "${parallel[@]}" --timeout 190 tests/test_gpu_gated_linear.py
 step grams 90 "${tests[@]}" "${parallel[@]}" --timeout 80 tests/test_gpu_gram.py
+if compgen -G "gatedops/_C_cuda*.so" >/dev/null; then
+  step grams_cuda 60 env GATEDOPS_BACKEND=cuda "${tests[@]}" -x --timeout 55 tests/test_gpu_gram_cuda.py
+  step grams_sm80 60 env GATEDOPS_BACKEND=cuda GATEDOPS_CUDA=sm80 "${tests[@]}" -x --timeout 55 \
+    tests/test_gpu_gram_cuda.py
+fi
 step timings 150 "$python" benchmarks/gated_linear.py --device cuda --quick --only layer pair --no-compile --no-plot \
   --out "$out"
 if "$python" benchmarks/gram.py --help | grep -q -- --device; then

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import gatedops
-from gatedops import backends, npk_gram, pack_gates
+from gatedops import backends, cuda_library, npk_gram, pack_gates
 
 
 def run_python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -68,7 +68,7 @@ def test_gatedops_cpu_forces_an_instruction_set():
     [
         ("GATEDOPS_CPU", "mmx", "ValueError: GATEDOPS_CPU: got 'mmx', but this machine runs only: serial"),
         ("GATEDOPS_BACKEND", "abacus", "ValueError: GATEDOPS_BACKEND: got 'abacus', but gatedops"),
-        ("GATEDOPS_BACKEND", "cuda", "has kernels only for: cpu, triton"),
+        ("GATEDOPS_BACKEND", "abacus", "has kernels only for: cpu, triton, cuda"),
     ],
 )
 def test_a_value_that_cannot_be_had_is_an_error_at_import(variable, value, message):
@@ -97,6 +97,38 @@ def test_what_the_triton_kernels_lack_is_said(installed, gpu, missing, monkeypat
 def test_triton_without_a_gpu_is_an_error_at_import():
     message = last_line(run_python("-c", "import gatedops", GATEDOPS_BACKEND="triton"))
     assert message.startswith("ValueError: GATEDOPS_BACKEND: got 'triton', which needs ")
+
+
+@pytest.mark.parametrize(
+    ("cuda", "built", "capability", "missing"),
+    [
+        (None, "80_90a", (9, 0), "needs a torch built for CUDA, and this one is not: keep tensors on the CPU"),
+        ("13.0", None, (9, 0), "is not built: install nvcc and run `pip install --no-build-isolation .` again"),
+        ("13.0", "80_90a", None, "needs an NVIDIA GPU, and torch sees none: keep tensors on the CPU"),
+        (
+            *("13.0", "80_90a", (10, 0)),
+            "is built for sm_80, sm_90a, this GPU is sm_100: build again with TORCH_CUDA_ARCH_LIST=10.0",
+        ),
+        ("13.0", "90a", (8, 6), "is built for sm_90a, this GPU is sm_86: build again with TORCH_CUDA_ARCH_LIST=8.6"),
+        ("13.0", "86", (8, 0), "is built for sm_86, this GPU is sm_80: build again with TORCH_CUDA_ARCH_LIST=8.0"),
+        ("13.0", "80_90a", (9, 0), None),
+        ("13.0", "80_90a", (8, 9), None),
+    ],
+)
+def test_what_the_cuda_kernels_lack_is_said(cuda, built, capability, missing, monkeypatch, tmp_path):
+    path = tmp_path / "_C_cuda.so"
+    path.write_bytes(b"\x7fELF...gatedops._C_cuda for " + (built or "").encode() + b"\0...")
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(cuda_library, "library", lambda: None if built is None else path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    assert backends.missing_for("cuda") == missing
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="says what a torch without CUDA lacks")
+def test_cuda_without_a_torch_for_it_is_an_error_at_import():
+    message = last_line(run_python("-c", "import gatedops", GATEDOPS_BACKEND="cuda"))
+    assert message.startswith("ValueError: GATEDOPS_BACKEND: got 'cuda', which needs a torch built for CUDA")
 
 
 def test_the_report_names_versions_backends_and_instruction_sets():
@@ -129,7 +161,7 @@ def test_a_tensor_elsewhere_is_refused_with_what_to_do():
         "is on xpu:0, but npk_gram has kernels for the CPU only: move it there with .cpu()"
     )
     message = backends.unsupported_device(torch.device("cuda:0"), "soft_npk_gram")
-    if backends.chosen_backend()[0] == "triton":
+    if backends.chosen_backend()[0] != "cpu":
         assert "soft_npk_gram has kernels for the CPU only" in message
     else:
         assert "unless GATEDOPS_BACKEND=triton is set before Python starts" in message

@@ -6,15 +6,12 @@
 #include <optional>
 #include <vector>
 
+#include "../gram_args.h"
 #include "gram_sigma.h"
 #include "gram_tile.h"
 #include "parallel.h"
 
 namespace gatedops::cpu {
-
-struct Selection {
-  std::vector<int64_t> first, y_first, count;
-};
 
 class GateRows {
  public:

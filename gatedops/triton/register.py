@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import wraps
 from typing import Any
 
@@ -61,8 +61,9 @@ def _on_the_tensors_gpu(launcher: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def register() -> None:
-    """Registers all launchers for the CUDA dispatch key."""
+def register(taken: Collection[str] = ()) -> None:
+    """Registers all launchers for the CUDA dispatch key, but of ops taken by other kernels."""
     for name, launcher in LAUNCHERS.items():
-        _library.impl(name, _on_the_tensors_gpu(launcher), "CUDA")
+        if name not in taken:
+            _library.impl(name, _on_the_tensors_gpu(launcher), "CUDA")
     backends.add_cuda_ops([*LAUNCHERS, "gate_agreement"])  # which is gate_overlap with widths

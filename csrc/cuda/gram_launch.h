@@ -1,0 +1,26 @@
+// What csrc/cuda/gram.cpp calls: one launcher per kernel, defined in the .cu files. Pointers in the problem are
+// device pointers; a launch is queued on `stream` (a cudaStream_t) of the current device. A launcher returns a
+// cudaError_t.
+#pragma once
+
+#include "gram_problem.h"
+
+namespace gatedops::cuda {
+
+enum class OutputType { kFloat32, kFloat64, kBFloat16, kInt32 };  // kInt32: counts, one plane per layer
+
+// schedule is left to the launcher, which knows its tiles. Any GPU from sm_80 on, but from sm_100 on its bit
+// products are emulated and slow.
+int launch_gram_sm80(GramProblem problem, bool symmetric, OutputType type, void* stream);
+
+// The same on sm_90a, for what sm90_takes: not float64, and not where GATEDOPS_CUDA=sm80 asks for the other kernel.
+bool sm90_takes(const GramProblem& problem, OutputType type);
+int launch_gram_sm90(const GramProblem& problem, bool symmetric, OutputType type, void* stream);
+
+// Gates on in each row and layer, (L, n), from x_first and words of the table.
+int launch_row_counts(const GateRows& gates, const LayerTable& layers, int32_t* counts, void* stream);
+
+// prod_l count_l * scale_l of each row, float32 or float64.
+int launch_diagonal(const GateRows& gates, const LayerTable& layers, OutputType type, void* out, void* stream);
+
+}  // namespace gatedops::cuda

@@ -1,0 +1,91 @@
+// What a Gram kernel is told, by value. No pointer here is dereferenced on the host.
+#pragma once
+
+#include <cstdint>
+
+#include "stage_layout.h"
+#include "tile_schedule.h"
+
+namespace gatedops::cuda {
+
+// 128 layers are 3 KiB of a kernel's 4 KiB of parameters; no copy to the device, nothing to keep alive.
+constexpr int kMaxLayers = 128;
+
+// From 2^18 words on a count may not fit the 23 bits that counting in a float's mantissa allows.
+constexpr int32_t kWideWords = 1 << 18;
+
+struct Layer {
+  int32_t x_first, y_first, words;
+  int32_t gates;  // width, for counts that agree
+  double scale;
+};
+
+struct LayerTable {
+  int32_t count;
+  Layer layer[kMaxLayers];
+};
+
+struct GateRows {
+  const uint32_t* words;  // 16-byte aligned
+  int64_t rows, stride;   // stride in words, a multiple of 4
+};
+
+// Where values go: out_ij = [out_ij *] value_ij [* (factor_i * y_factor_j)], the latter in float64. Counts of layer l
+// go to plane l; with x_on (L, n) and y_on (L, m), gates on, they become counts of gates that agree.
+struct GramOutput {
+  void* data;
+  int64_t row_stride, plane_stride;  // elements
+  bool times;
+  const double *factor, *y_factor;
+  const int32_t *x_on, *y_on;
+};
+
+struct GramProblem {
+  GateRows x, y;
+  TileSchedule schedule;
+  GramOutput out;
+  LayerTable layers;
+};
+
+static_assert(sizeof(GramProblem) <= 4000, "kernel parameters end at 4 KiB, and sm_90 adds its own");
+
+// Walks over layers [begin, end) in pieces of at most kStageWords words, one per pipeline stage.
+class PieceCursor {
+ public:
+  GATEDOPS_HOST_DEVICE PieceCursor(const LayerTable& layers, int begin, int end)
+      : layers_(layers), layer_(begin), end_(end), word_(0) {}
+
+  GATEDOPS_HOST_DEVICE bool done() const {
+    return layer_ == end_;
+  }
+  GATEDOPS_HOST_DEVICE const Layer& layer() const {
+    return layers_.layer[layer_];
+  }
+  GATEDOPS_HOST_DEVICE int layer_index() const {
+    return layer_;
+  }
+  GATEDOPS_HOST_DEVICE int word() const {
+    return word_;
+  }
+  GATEDOPS_HOST_DEVICE int words() const {
+    const int left = layer().words - word_;
+    return left < kStageWords ? left : kStageWords;
+  }
+  GATEDOPS_HOST_DEVICE bool closes_layer() const {
+    return layer().words - word_ <= kStageWords;
+  }
+  GATEDOPS_HOST_DEVICE void advance() {
+    if (closes_layer()) {
+      ++layer_;
+      word_ = 0;
+    } else {
+      word_ += kStageWords;
+    }
+  }
+
+ private:
+  const LayerTable& layers_;
+  int layer_, end_, word_;
+};
+
+}  // namespace gatedops::cuda

@@ -1,0 +1,175 @@
+// The Gram kernel for sm_80 and later: mma.sync on single bits (BMMA), operands through a cp.async pipeline.
+// A persistent block does tile after tile; all layers of a tile are multiplied before it leaves registers.
+#pragma once
+
+#include "fragments.h"
+#include "gram_sm80_traits.h"
+#include "layer_product.h"
+#include "tile_output.h"
+
+namespace gatedops::cuda {
+
+// Starts the copies of one operand's piece: words [first, first + words) of the tile's rows. Rows and words that
+// do not exist become zeros: no gates on.
+template <class Traits>
+__device__ __forceinline__ void load_operand(
+    const GateRows& gates, int64_t first_row, int64_t first, int words, uint32_t address) {
+  constexpr int kRowsAtOnce = Traits::kThreads / kRowChunks;
+  const int chunk = threadIdx.x % kRowChunks;
+  const int left = words - chunk * kChunkWords;
+  if (chunk * kChunkWords >= steps_of(words) * kStepWords) {
+    return;
+  }
+  const int bytes = 4 * max(0, min(left, kChunkWords));
+  int row = threadIdx.x / kRowChunks;
+  const uint32_t* from = gates.words + (first_row + row) * gates.stride + first + chunk * kChunkWords;
+#pragma unroll
+  for (int i = 0; i < Traits::kTile / kRowsAtOnce; ++i) {
+    const bool inside = first_row + row < gates.rows && bytes > 0;
+    copy_async(address + stage_offset(row, chunk), inside ? from : gates.words, inside ? bytes : 0);
+    row += kRowsAtOnce;
+    from += kRowsAtOnce * gates.stride;
+  }
+}
+
+template <class Traits>
+__device__ __forceinline__ void load_piece(
+    const GramProblem& p, const TileRect& tile, const PieceCursor& piece, uint32_t stage) {
+  const Layer& layer = piece.layer();
+  load_operand<Traits>(p.x, tile.i, int64_t{layer.x_first} + piece.word(), piece.words(), stage);
+  load_operand<Traits>(
+      p.y, tile.j, int64_t{layer.y_first} + piece.word(), piece.words(), stage + Traits::kOperandBytes);
+}
+
+// Index of a warp's accumulator register i in its fragment.
+template <class Traits>
+__device__ __forceinline__ constexpr int register_of(int row_fragment, int col_fragment, int i) {
+  return (row_fragment * Traits::kColFragments + col_fragment) * 4 + i;
+}
+
+template <class Traits>
+struct WarpTile {
+  static constexpr int kValues = Traits::kRowFragments * Traits::kColFragments * 4;
+
+  int lane, row, col;  // of the warp's part inside the tile
+
+  __device__ __forceinline__ WarpTile()
+      : lane(threadIdx.x % 32),
+        row(threadIdx.x / 32 / Traits::kWarpsAcross * Traits::kWarpRows),
+        col(threadIdx.x / 32 % Traits::kWarpsAcross * Traits::kWarpCols) {}
+
+  // One tensor-core step, 256 gates, of a stage.
+  __device__ __forceinline__ void count_step(uint32_t stage, int step, int32_t (&counts)[kValues]) const {
+    uint32_t a[Traits::kRowFragments][4], b[Traits::kColFragments / 2][4];
+#pragma unroll
+    for (int r = 0; r < Traits::kRowFragments; ++r) {
+      load_matrices(a[r], stage + stage_offset(row + r * 16 + a_row(lane), step * 2 + a_chunk(lane)));
+    }
+#pragma unroll
+    for (int c = 0; c < Traits::kColFragments / 2; ++c) {
+      const uint32_t offset = stage_offset(col + c * 16 + b_row(lane), step * 2 + b_chunk(lane));
+      load_matrices(b[c], stage + Traits::kOperandBytes + offset);
+    }
+#pragma unroll
+    for (int r = 0; r < Traits::kRowFragments; ++r) {
+#pragma unroll
+      for (int c = 0; c < Traits::kColFragments; ++c) {
+        const uint32_t* columns = b[c / 2] + c % 2 * 2;
+        count_overlaps(
+            *reinterpret_cast<int32_t (*)[4]>(&counts[register_of<Traits>(r, c, 0)]), a[r], columns[0], columns[1]);
+      }
+    }
+  }
+
+  // Copies the warp's values to their place in the tile.
+  template <class Value>
+  __device__ __forceinline__ void stage_values(const Value (&values)[kValues], Value* tile) const {
+#pragma unroll
+    for (int i = 0; i < kValues; ++i) {
+      const int fragment = i / 4;
+      const Place place = accumulator_place(lane, i % 4);
+      const int r = row + fragment / Traits::kColFragments * 16 + place.row;
+      const int c = col + fragment % Traits::kColFragments * 8 + place.col;
+      tile[r * Traits::kStagedStride + c] = values[i];
+    }
+  }
+};
+
+// Counts, or the product over layers [begin, end), of one tile; the stages hold nothing before and after.
+template <class Traits>
+__device__ __forceinline__ void compute_tile(
+    const GramProblem& p, const TileRect& tile, int begin, int end, unsigned char* shared) {
+  using Value = typename Traits::Value;
+  constexpr int kValues = WarpTile<Traits>::kValues;
+  constexpr int kAhead = Traits::kStages - 1;
+  const WarpTile<Traits> warp;
+  const uint32_t stages = shared_address(shared);
+  int32_t counts[kValues];
+  Value product[Traits::kHasProduct ? kValues : 1];
+#pragma unroll
+  for (int i = 0; i < kValues; ++i) {
+    counts[i] = kCountSeed<Value>;
+    if constexpr (Traits::kHasProduct) {
+      product[i] = Value(1);
+    }
+  }
+
+  PieceCursor loading(p.layers, begin, end);
+  int load_stage = 0;
+  const auto load_next = [&] {
+    if (!loading.done()) {
+      load_piece<Traits>(p, tile, loading, stages + load_stage * Traits::kStageBytes);
+      loading.advance();
+      load_stage = load_stage + 1 == Traits::kStages ? 0 : load_stage + 1;
+    }
+    commit_copies();  // an empty group at the end keeps the number of groups in flight
+  };
+  for (int i = 0; i < kAhead; ++i) {
+    load_next();
+  }
+  int stage = 0;
+  for (PieceCursor piece(p.layers, begin, end); !piece.done(); piece.advance()) {
+    wait_for_copies<kAhead - 1>();
+    __syncthreads();  // this stage is there for all threads, and all are done with the one before it
+    load_next();
+    const int steps = steps_of(piece.words());
+#pragma unroll
+    for (int step = 0; step < kStageWords / kStepWords; ++step) {
+      if (step < steps) {
+        warp.count_step(stages + stage * Traits::kStageBytes, step, counts);
+      }
+    }
+    stage = stage + 1 == Traits::kStages ? 0 : stage + 1;
+    if constexpr (Traits::kHasProduct) {
+      if (piece.closes_layer()) {
+        close_layer(piece.layer(), counts, product);
+      }
+    }
+  }
+  wait_for_copies<0>();
+  __syncthreads();
+  if constexpr (Traits::kHasProduct) {
+    warp.stage_values(product, reinterpret_cast<Value*>(shared));
+  } else {
+    warp.stage_values(counts, reinterpret_cast<Value*>(shared));
+  }
+}
+
+// Blocks share the units of work: a tile, or one layer of it where counts are wanted.
+template <class Traits, class Out>
+__global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocksPerMultiprocessor)
+    gram_sm80(const __grid_constant__ GramProblem p) {
+  unsigned char* shared = shared_memory();
+  auto* values = reinterpret_cast<typename Traits::Value*>(shared);
+  const int planes = Traits::kHasProduct ? 1 : p.layers.count;
+  for (int64_t unit = blockIdx.x; unit < p.schedule.tiles() * planes; unit += gridDim.x) {
+    const auto tile = tile_rect<Traits::kTile>(p, p.schedule.tile(unit / planes));
+    const int plane = static_cast<int>(unit % planes);
+    compute_tile<Traits>(p, tile, plane, Traits::kHasProduct ? p.layers.count : plane + 1, shared);
+    const auto wait = [] { __syncthreads(); };
+    write_tile<Traits::kThreads, Traits::kStagedStride, Out>(p, tile, plane, values, threadIdx.x, wait);
+    wait();  // before the next tile's copies
+  }
+}
+
+}  // namespace gatedops::cuda

@@ -1,0 +1,60 @@
+// Tile constants of the wgmma kernel, for a product of type Product: float, or int32_t where the counts
+// themselves are wanted. (float64 takes the mma.sync kernel: 64 counts and 128 registers of product do not fit.)
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include "stage_layout.h"
+
+namespace gatedops::cuda {
+
+template <class Product>
+struct Sm90Traits {
+  using Value = Product;
+  static constexpr bool kHasProduct = !std::is_same_v<Product, int32_t>;
+  static_assert(sizeof(Product) == 4, "counts and product of m64n128 are 64 + 64 registers of 32 bits");
+
+  // Two consumer warpgroups, one m64n128 each: a square tile, and while one multiplies counts into its product the
+  // other keeps the tensor cores busy. One producer warp starts the copies; its warpgroup gives its registers away.
+  static constexpr int kTile = 128;
+  static constexpr int kConsumers = 2;
+  static constexpr int kConsumerRows = kTile / kConsumers;
+  static constexpr int kValues = kConsumerRows * kTile / 128;
+  static constexpr int kConsumerThreads = 128 * kConsumers;
+  static constexpr int kThreads = kConsumerThreads + 128;
+
+  // At launch 168 registers a thread; setmaxnreg moves them to where counts and product are.
+  static constexpr int kLaunchRegisters = 168, kProducerRegisters = 40, kConsumerRegisters = 232;
+  static_assert(kLaunchRegisters * kThreads <= 65536);
+  static_assert(128 * kProducerRegisters + kConsumerThreads * kConsumerRegisters <= kLaunchRegisters * kThreads);
+  static_assert(kProducerRegisters % 8 == 0 && kConsumerRegisters % 8 == 0, "setmaxnreg counts in eights");
+
+  // 1024 gates of both operands a stage, in rows of 128 bytes: one TMA box each, with its widest swizzle.
+  static constexpr int kStages = 4;
+  static constexpr int kOperandBytes = kTile * kRowBytes;
+  static constexpr int kStageBytes = 2 * kOperandBytes;
+  static_assert(kOperandBytes % 1024 == 0, "the 128-byte swizzle repeats every 1024 bytes");
+
+  // The finished tile has memory of its own, so that the next tile's copies go on while it is written.
+  static constexpr int kStagedStride = kTile + 1;
+  static constexpr int kStagedBytes = kTile * kStagedStride * static_cast<int>(sizeof(Product));
+  static constexpr int kStagedOffset = kStages * kStageBytes;
+  static constexpr int kBarrierOffset = (kStagedOffset + kStagedBytes + 15) / 16 * 16;
+  static constexpr int kSharedBytes = kBarrierOffset + 2 * kStages * 8;
+  static_assert(kSharedBytes <= 227 << 10, "shared memory of an H100 or H200 block");
+
+  // Matrix descriptors count in 16 bytes: eight rows of 128 bytes to the next group of rows; the leading offset has
+  // no meaning for a swizzled operand of one span (16 by convention); mode 1 in bits 62-63 is the 128-byte swizzle.
+  static constexpr uint64_t kDescriptor = uint64_t{1} << 62 | uint64_t{8 * kRowBytes / 16} << 32 | uint64_t{1} << 16;
+};
+
+// The descriptor of an operand at `address`, a multiple of 1024.
+GATEDOPS_HOST_DEVICE constexpr uint64_t matrix_descriptor(uint64_t descriptor, uint32_t address) {
+  return descriptor | (address & 0x3FFFF) >> 4;
+}
+
+// A step of 256 gates on is 32 bytes on. The swizzle works on address bits, so inside a row plain addition is right.
+constexpr uint64_t kDescriptorStep = kStepWords * 4 / 16;
+
+}  // namespace gatedops::cuda

@@ -1,0 +1,68 @@
+"""The C++ kernels for NVIDIA GPUs, gatedops._C_cuda: whether it is built, for which GPUs, and loading it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+
+# Functions with kernels in csrc/cuda/; gate_agreement is gate_overlap with widths.
+OPS = (
+    "gate_agreement",
+    "gate_neighbors",
+    "gate_overlap",
+    "npk_diag",
+    "npk_gram",
+    "npk_gram_backward",
+    "npk_gram_out",
+    "npk_matvec",
+)
+
+_MARK = rb"gatedops\._C_cuda for ([0-9a-z_]+)"  # written by csrc/cuda/gram.cpp
+
+
+def library() -> Path | None:
+    """The built library."""
+    return next(iter(sorted(Path(__file__).parent.glob("_C_cuda*.so"))), None)
+
+
+def architectures(path: Path) -> list[str]:
+    """What a library is built for: "80", "90a", .... Read from the file, so that it needs no GPU."""
+    found = re.search(_MARK, path.read_bytes())
+    return found[1].decode().split("_") if found else []
+
+
+def runs_on(capability: tuple[int, int], built: list[str]) -> bool:
+    """Whether machine code for one of these runs on a GPU: of its major version, no newer; "90a" on 9.0 alone."""
+    gpu = capability[0] * 10 + capability[1]
+    plain = [int(name) for name in built if name.isdecimal()]
+    return f"{gpu}a" in built or any(name // 10 == gpu // 10 and name <= gpu for name in plain)
+
+
+def missing() -> str | None:
+    """What the kernels need and is not here, and what to do; None where they run."""
+    if torch.version.cuda is None:
+        return "needs a torch built for CUDA, and this one is not: keep tensors on the CPU"
+    path = library()
+    if path is None:
+        return "is not built: install nvcc and run `pip install --no-build-isolation .` again"
+    if not torch.cuda.is_available():
+        return "needs an NVIDIA GPU, and torch sees none: keep tensors on the CPU"
+    capability = torch.cuda.get_device_capability()
+    built = architectures(path)
+    if not runs_on(capability, built):
+        gpu = "{}.{}".format(*capability)
+        names = ", ".join(f"sm_{name}" for name in built)
+        return (
+            f"is built for {names}, this GPU is sm_{capability[0]}{capability[1]}: "
+            f"build again with TORCH_CUDA_ARCH_LIST={gpu}"
+        )
+    return None
+
+
+def load() -> None:
+    """Registers the kernels for the CUDA dispatch key."""
+    path = library()
+    assert path is not None
+    torch.ops.load_library(str(path))

@@ -1,0 +1,82 @@
+"""Builds gatedops._C_cuda with nvcc, for setup.py: torch's BuildExtension refuses .cu files where torch is CPU-only."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from torch.utils.cpp_extension import include_paths
+
+ROOT = Path(__file__).resolve().parent
+SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cpp")) + sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+# sm_80 code runs on 8.x and, through mma.sync, is what a 9.0 GPU falls back to; wgmma exists for sm_90a alone.
+ARCHITECTURES = ("80", "90a")
+
+
+def why_not() -> str | None:
+    """Why gatedops._C_cuda is not built here, one sentence; None where it is."""
+    if torch.version.cuda is None:
+        return "gatedops._C_cuda is not built: this torch has no CUDA."
+    if shutil.which("nvcc") is None or subprocess.run(["nvcc", "--version"], capture_output=True).returncode != 0:
+        return f"gatedops._C_cuda is not built: nvcc does not run; install the CUDA {torch.version.cuda} toolkit."
+    return None
+
+
+def architectures(listed: str | None = None) -> list[str]:
+    """ "80", "90a", ... from TORCH_CUDA_ARCH_LIST ("8.0;9.0a"), else ARCHITECTURES. 9.0 means 90a, for wgmma."""
+    listed = os.environ.get("TORCH_CUDA_ARCH_LIST") if listed is None else listed
+    found = []
+    for entry in re.split(r"[;, ]+", listed.strip()) if listed else []:
+        version = re.fullmatch(r"(\d+)\.(\d)([af]?)(\+PTX)?", entry)
+        if version is None or int(version[1]) < 8:
+            raise SystemExit(f"TORCH_CUDA_ARCH_LIST: got {entry!r}, needs versions from 8.0 on, like '8.0;9.0a'")
+        name = version[1] + version[2] + version[3]
+        found.append("90a" if name == "90" else name)
+    return sorted(set(found), key=lambda name: int(name.rstrip("af"))) or list(ARCHITECTURES)
+
+
+def compile_command(source: Path, target: Path, torch_target: str, names: list[str]) -> list[str]:
+    """nvcc for one file: machine code for each architecture, no PTX."""
+    return [
+        *("nvcc", "-O3", "-std=c++20", "-c", str(source), "-o", str(target), "-I" + str(ROOT / "csrc")),
+        *("-I" + path for path in include_paths()),
+        *("-DUSE_CUDA", f"-DTORCH_TARGET_VERSION={torch_target}", "-DGATEDOPS_ARCHITECTURES=" + "_".join(names)),
+        *("-Xcompiler", "-fPIC,-fvisibility=hidden", "-Xptxas", "-v,-warn-spills"),
+        *(f"-gencode=arch=compute_{name},code=sm_{name}" for name in names),
+    ]
+
+
+def link_command(objects: list[Path], target: Path) -> list[str]:
+    """Unused libraries are kept: torch must have loaded libtorch's CUDA part through them."""
+    library = str(Path(torch.__file__).parent / "lib")
+    linked = ["-L" + library, "-Xlinker", "--no-as-needed", "-ltorch", "-ltorch_cpu", "-cudart", "static"]
+    return ["nvcc", "-shared", *map(str, objects), "-o", str(target), *linked]
+
+
+def build(folder: Path, target: Path, torch_target: str) -> None:
+    """Compiles what changed, MAX_JOBS files at a time, and links it."""
+    names = architectures()
+    folder = folder / ("cuda-" + "-".join(names))
+    folder.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    newest = max(path.stat().st_mtime for path in [Path(__file__), *(ROOT / "csrc").rglob("*.*")])
+    objects = [folder / (source.name + ".o") for source in SOURCES]
+
+    def compile_one(source: Path, made: Path) -> None:
+        if not made.exists() or made.stat().st_mtime < newest:
+            _run(compile_command(source, made, torch_target, names))
+
+    with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)) as jobs:
+        list(jobs.map(compile_one, SOURCES, objects))
+    _run(link_command(objects, target))
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SystemExit(f"gatedops._C_cuda does not build:\n{' '.join(command)}\n{done.stdout}{done.stderr}")

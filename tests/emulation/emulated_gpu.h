@@ -1,0 +1,424 @@
+// What csrc/cuda/instructions.h declares, and the parts of CUDA C++ that kernels use, on the CPU. Fragment
+// layouts are written down from the PTX ISA, independently of csrc/cuda/fragments.h. Asynchronous copies arrive
+// at a random moment between their issue and the wait for them; what is read out of bounds is an error.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <deque>
+#include <map>
+#include <utility>
+
+#include "fibers.h"
+
+#define __device__
+#define __global__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __grid_constant__
+
+struct Dim {
+  unsigned x;
+};
+inline Dim blockIdx, gridDim;
+struct ThreadIndex {
+  struct Current {
+    operator unsigned() const {
+      return static_cast<unsigned>(emulation::Fibers::current());
+    }
+  } x;
+};
+inline ThreadIndex threadIdx;
+
+using std::max;
+using std::min;
+
+struct __nv_bfloat16 {
+  uint16_t bits = 0;
+};
+
+template <class To, class From>
+inline To bits_as(From value) {
+  static_assert(sizeof(To) == sizeof(From));
+  To result;
+  std::memcpy(&result, &value, sizeof(To));
+  return result;
+}
+
+inline float __fmul_rn(float a, float b) {
+  return a * b;
+}
+inline double __dmul_rn(double a, double b) {
+  return a * b;
+}
+inline float __fsub_rn(float a, float b) {
+  return a - b;
+}
+inline double __dsub_rn(double a, double b) {
+  return a - b;
+}
+inline float __int2float_rn(int32_t value) {
+  return static_cast<float>(value);
+}
+inline float __int_as_float(int32_t bits) {
+  return bits_as<float>(bits);
+}
+inline double __hiloint2double(int32_t high, int32_t low) {
+  return bits_as<double>(uint64_t{static_cast<uint32_t>(high)} << 32 | static_cast<uint32_t>(low));
+}
+inline float __bfloat162float(__nv_bfloat16 value) {
+  return bits_as<float>(uint32_t{value.bits} << 16);
+}
+inline __nv_bfloat16 __float2bfloat16_rn(float value) {  // finite values
+  const auto bits = bits_as<uint32_t>(value);
+  return {static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
+}
+
+namespace emulation {
+
+struct Copy {
+  unsigned char* to;
+  const unsigned char* from;
+  int bytes;
+  bool done = false;
+
+  void perform() {
+    if (!done) {
+      std::memset(to, 0, 16);
+      std::memcpy(to, from, static_cast<size_t>(bytes));
+      done = true;
+    }
+  }
+};
+
+struct Thread {
+  std::vector<Copy> open;                // not yet in a group
+  std::deque<std::vector<Copy>> groups;  // oldest first
+};
+
+struct Warp {
+  Barrier barrier;
+  void* arguments[32];
+};
+
+// An mbarrier: a phase ends when all arrivals and all expected bytes are there.
+struct PhaseBarrier {
+  int expected = 0, pending = 0, bytes = 0;
+  uint32_t phase = 0;
+
+  void update(int arrivals, int more_bytes) {
+    pending -= arrivals;
+    bytes += more_bytes;
+    if (pending < 0) {
+      throw std::logic_error("mbarrier: more arrivals than it was initialised for");
+    }
+    if (pending == 0 && bytes == 0) {
+      pending = expected;
+      ++phase;
+      Fibers::progress();
+    }
+  }
+};
+
+struct Warpgroup {
+  Barrier barrier;
+  void* arguments[128];
+  std::vector<std::function<void()>> products;  // not yet done
+};
+
+// One block's state.
+struct Gpu {
+  static inline Gpu* active = nullptr;
+
+  Gpu(int threads, size_t shared_bytes)
+      : shared(shared_bytes, 0xff), threads(static_cast<size_t>(threads)), warps(static_cast<size_t>(threads / 32)) {
+    active = this;
+  }
+
+  std::vector<unsigned char> shared;
+  std::vector<Thread> threads;
+  std::vector<Warp> warps;
+  Barrier block;
+  std::vector<std::pair<const void*, size_t>> readable;  // global memory that copies may read
+  std::vector<Warpgroup> warpgroups = std::vector<Warpgroup>(threads.size() / 128);
+  std::map<int, Barrier> named;
+  std::map<uint32_t, PhaseBarrier> barriers;  // by shared address
+  std::vector<std::function<void()>> boxes;   // copies under way
+
+  // Lets one of the copies under way arrive.
+  void finish_a_box() {
+    if (!boxes.empty() && Fibers::coin()) {
+      boxes.front()();
+      boxes.erase(boxes.begin());
+      Fibers::progress();
+    }
+  }
+
+  Thread& thread() {
+    return threads[static_cast<size_t>(Fibers::current())];
+  }
+  unsigned char* at(uint32_t address, size_t bytes) {
+    if (address + bytes > shared.size()) {
+      throw std::out_of_range("shared memory address " + std::to_string(address));
+    }
+    return shared.data() + address;
+  }
+  void require_readable(const void* from, size_t bytes) const {
+    const auto* begin = static_cast<const char*>(from);
+    for (const auto& [start, size] : readable) {
+      const auto* first = static_cast<const char*>(start);
+      if (begin >= first && begin + bytes <= first + size) {
+        return;
+      }
+    }
+    throw std::out_of_range("a copy reads outside the words");
+  }
+
+  // All lanes of a warp call this with their arguments; the last one runs collective(arguments of all lanes).
+  template <class Arguments, class Collective>
+  static void warp_collective(Arguments arguments, const Collective& collective) {
+    Warp& warp = active->warps[static_cast<size_t>(Fibers::current() / 32)];
+    warp.arguments[Fibers::current() % 32] = &arguments;
+    warp.barrier.arrive_and_wait(32, [&] {
+      Arguments* lanes[32];
+      for (int lane = 0; lane < 32; ++lane) {
+        lanes[lane] = static_cast<Arguments*>(warp.arguments[lane]);
+      }
+      collective(lanes);
+    });
+  }
+};
+
+}  // namespace emulation
+
+inline void __syncthreads() {
+  auto& gpu = *emulation::Gpu::active;
+  gpu.block.arrive_and_wait(static_cast<int>(gpu.threads.size()), [] {});
+}
+
+namespace gatedops::cuda {
+
+inline unsigned char* shared_memory() {
+  return emulation::Gpu::active->shared.data();
+}
+
+inline uint32_t shared_address(const void* pointer) {
+  return static_cast<uint32_t>(static_cast<const unsigned char*>(pointer) - shared_memory());
+}
+
+inline void copy_async(uint32_t to, const void* from, int bytes) {
+  auto& gpu = *emulation::Gpu::active;
+  if (to % 16 != 0 || reinterpret_cast<uintptr_t>(from) % 16 != 0 || bytes < 0 || bytes > 16) {
+    throw std::invalid_argument("cp.async: needs 16-byte aligned addresses and 0 to 16 bytes");
+  }
+  gpu.require_readable(from, static_cast<size_t>(bytes));
+  gpu.thread().open.push_back({gpu.at(to, 16), static_cast<const unsigned char*>(from), bytes});
+  if (emulation::Fibers::coin()) {
+    gpu.thread().open.back().perform();
+  }
+}
+
+inline void commit_copies() {
+  auto& thread = emulation::Gpu::active->thread();
+  thread.groups.push_back(std::move(thread.open));
+  thread.open.clear();
+}
+
+template <int pending>
+void wait_for_copies() {
+  auto& groups = emulation::Gpu::active->thread().groups;
+  for (; groups.size() > pending; groups.pop_front()) {
+    for (auto& copy : groups.front()) {
+      copy.perform();
+    }
+  }
+}
+
+struct MatrixLoad {
+  uint32_t* to;
+  uint32_t row_address;
+};
+
+// ldmatrix.m8n8.x4.b16: lane l gets from matrix i the 32 bits l % 4 of row l / 4, whose address lane 8 i + l / 4 gave.
+inline void load_matrices(uint32_t (&to)[4], uint32_t row_address) {
+  emulation::Gpu::warp_collective(MatrixLoad{to, row_address}, [](MatrixLoad** lanes) {
+    for (int i = 0; i < 4; ++i) {
+      uint32_t banks = 0;
+      for (int row = 0; row < 8; ++row) {
+        const uint32_t address = lanes[8 * i + row]->row_address;
+        if (address % 16 != 0 || (banks & 1u << address / 16 % 8) != 0) {
+          throw std::invalid_argument("ldmatrix: unaligned rows, or two in the same banks");
+        }
+        banks |= 1u << address / 16 % 8;
+      }
+      for (int lane = 0; lane < 32; ++lane) {
+        const uint32_t address = lanes[8 * i + lane / 4]->row_address + lane % 4 * 4;
+        std::memcpy(&lanes[lane]->to[i], emulation::Gpu::active->at(address, 4), 4);
+      }
+    }
+  });
+}
+
+struct OverlapCount {
+  int32_t* counts;
+  const uint32_t* a;
+  uint32_t b[2];
+};
+
+// PTX ISA, "Matrix Fragments for mma.m16n8k256": lane = 4 * group + t. 32 gates of A: register 0 row group, 1 row
+// group + 8, gates 32 t; 2 and 3 the same rows, gates 128 + 32 t. B: column group, gates 32 t and 128 + 32 t. C: row
+// group (registers 0, 1) and group + 8 (2, 3), columns 2 t and 2 t + 1.
+inline void count_overlaps(int32_t (&counts)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  emulation::Gpu::warp_collective(OverlapCount{counts, a, {b0, b1}}, [](OverlapCount** lanes) {
+    uint32_t rows[16][8], cols[8][8];
+    for (int lane = 0; lane < 32; ++lane) {
+      const int group = lane / 4, t = lane % 4;
+      rows[group][t] = lanes[lane]->a[0];
+      rows[group + 8][t] = lanes[lane]->a[1];
+      rows[group][4 + t] = lanes[lane]->a[2];
+      rows[group + 8][4 + t] = lanes[lane]->a[3];
+      cols[group][t] = lanes[lane]->b[0];
+      cols[group][4 + t] = lanes[lane]->b[1];
+    }
+    for (int lane = 0; lane < 32; ++lane) {
+      for (int i = 0; i < 4; ++i) {
+        const int row = lane / 4 + (i < 2 ? 0 : 8), col = 2 * (lane % 4) + (i & 1);
+        for (int word = 0; word < 8; ++word) {
+          lanes[lane]->counts[i] += __builtin_popcount(rows[row][word] & cols[col][word]);
+        }
+      }
+    }
+  });
+}
+
+#define GATEDOPS_HAS_WGMMA
+
+struct alignas(64) TensorMap {
+  const unsigned char* base;  // element (0, 0)
+  int64_t cols, rows, row_bytes;
+  int32_t box_cols, box_rows;  // of 4-byte elements
+  unsigned char rest[128 - 40];
+};
+
+inline void init_barrier(uint32_t barrier, uint32_t arrivals) {
+  emulation::Gpu::active->barriers[barrier] = {static_cast<int>(arrivals), static_cast<int>(arrivals), 0, 0};
+}
+
+inline void publish_barriers() {}
+
+inline void arrive(uint32_t barrier) {
+  emulation::Gpu::active->barriers.at(barrier).update(1, 0);
+}
+
+inline void arrive_expecting(uint32_t barrier, uint32_t bytes) {
+  emulation::Gpu::active->barriers.at(barrier).update(1, static_cast<int>(bytes));
+}
+
+inline void wait_for_phase(uint32_t barrier, uint32_t parity) {
+  emulation::Fibers::wait([&] {
+    emulation::Gpu::active->finish_a_box();
+    return emulation::Gpu::active->barriers.at(barrier).phase % 2 != parity;
+  });
+}
+
+// The 128-byte swizzle: bits 7-9 of a shared address are added to bits 4-6.
+inline uint32_t swizzled(uint32_t address) {
+  return address ^ (address >> 7 & 7) << 4;
+}
+
+inline void copy_box(uint32_t to, const TensorMap& map, int column, int row, uint32_t barrier) {
+  if (to % 1024 != 0 || map.box_cols != 32) {
+    throw std::invalid_argument("TMA: needs boxes of 128 bytes a row at multiples of 1024");
+  }
+  emulation::Gpu::active->boxes.push_back([=] {
+    auto& gpu = *emulation::Gpu::active;
+    for (int r = 0; r < map.box_rows; ++r) {
+      for (int c = 0; c < map.box_cols; ++c) {
+        const uint32_t address = swizzled(to + static_cast<uint32_t>((r * map.box_cols + c) * 4));
+        const bool inside = row + r < map.rows && column + c < map.cols;
+        const auto* from = map.base + (row + r) * map.row_bytes + (column + c) * 4;
+        if (inside) {
+          gpu.require_readable(from, 4);
+          std::memcpy(gpu.at(address, 4), from, 4);
+        } else {
+          std::memset(gpu.at(address, 4), 0, 4);
+        }
+      }
+    }
+    gpu.barriers.at(barrier).update(0, -map.box_rows * map.box_cols * 4);
+  });
+}
+
+inline void wait_among(int id, int threads) {
+  emulation::Gpu::active->named[id].arrive_and_wait(threads, [] {});
+}
+
+template <int registers>
+void give_registers() {}
+template <int registers>
+void take_registers() {}
+inline void begin_products() {}
+inline void commit_products() {}
+
+template <int pending>
+void wait_for_products(int32_t (&)[64]) {
+  static_assert(pending == 0, "groups are not told apart here");
+  auto& group = emulation::Gpu::active->warpgroups[static_cast<size_t>(emulation::Fibers::current() / 128)];
+  group.barrier.arrive_and_wait(128, [&] {
+    for (auto& product : group.products) {
+      product();
+    }
+    group.products.clear();
+  });
+}
+
+// A K-major operand with the 128-byte swizzle, as its descriptor (PTX ISA, "Matrix Descriptor Format") names it: rows
+// of 128 bytes, groups of eight rows a stride apart; word `word` of row `row`.
+inline uint32_t operand_word(uint64_t descriptor, int row, int word) {
+  const auto start = static_cast<uint32_t>(descriptor & 0x3FFF) << 4;
+  const auto stride = static_cast<uint32_t>(descriptor >> 32 & 0x3FFF) << 4;
+  if (descriptor >> 62 != 1 || (descriptor >> 49 & 7) != 0) {
+    throw std::invalid_argument("descriptor: not the 128-byte swizzle at base offset 0");
+  }
+  const uint32_t address =
+      start + static_cast<uint32_t>(row / 8) * stride + static_cast<uint32_t>(row % 8 * 128 + word * 4);
+  uint32_t value;
+  std::memcpy(&value, emulation::Gpu::active->at(swizzled(address), 4), 4);
+  return value;
+}
+
+// wgmma.m64n128k256: done at the wait, when an operand that was given back too early may be overwritten. Register i
+// of lane 4 g + t of warp w: row 16 w + g, + 8 for i % 4 >= 2; column 8 (i / 4) + 2 t + i % 2.
+inline void count_overlaps(int32_t (&counts)[64], uint64_t a, uint64_t b) {
+  auto& group = emulation::Gpu::active->warpgroups[static_cast<size_t>(emulation::Fibers::current() / 128)];
+  group.arguments[emulation::Fibers::current() % 128] = counts;
+  group.barrier.arrive_and_wait(128, [&] {
+    std::vector<int32_t*> threads(128);
+    for (int i = 0; i < 128; ++i) {
+      threads[static_cast<size_t>(i)] = static_cast<int32_t*>(group.arguments[i]);
+    }
+    group.products.push_back([=] {
+      uint32_t rows[64][8], cols[128][8];
+      for (int word = 0; word < 8; ++word) {
+        for (int row = 0; row < 64; ++row) {
+          rows[row][word] = operand_word(a, row, word);
+        }
+        for (int col = 0; col < 128; ++col) {
+          cols[col][word] = operand_word(b, col, word);
+        }
+      }
+      for (int thread = 0; thread < 128; ++thread) {
+        const int g = thread % 32 / 4, t = thread % 4;
+        for (int i = 0; i < 64; ++i) {
+          const int row = 16 * (thread / 32) + g + (i % 4 >= 2 ? 8 : 0), col = 8 * (i / 4) + 2 * t + i % 2;
+          for (int word = 0; word < 8; ++word) {
+            threads[static_cast<size_t>(thread)][i] += __builtin_popcount(rows[row][word] & cols[col][word]);
+          }
+        }
+      }
+    });
+  });
+}
+
+}  // namespace gatedops::cuda

@@ -1,0 +1,135 @@
+// The threads of one CUDA block as fibers of one CPU thread. They run in a random order, drawn anew in every
+// sweep, from one wait to the next: an order that happens to be right on one run is wrong on another.
+#pragma once
+
+#include <ucontext.h>
+
+#include <algorithm>
+#include <functional>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace emulation {
+
+class Fibers {
+ public:
+  Fibers(int count, unsigned seed) : random_(seed), order_(count), fibers_(count) {
+    std::iota(order_.begin(), order_.end(), 0);
+  }
+
+  // Runs body(thread) in every fiber; throws what the first failing one threw, or on a deadlock.
+  void run(const std::function<void(int)>& body) {
+    active_ = this;
+    body_ = &body;
+    for (size_t i = 0; i < fibers_.size(); ++i) {
+      start(static_cast<int>(i));
+    }
+    for (int idle = 0; running_ > 0; ++idle) {
+      if (progress_) {
+        idle = 0;
+      }
+      progress_ = false;
+      if (idle > 100) {
+        throw std::runtime_error("deadlock: every thread waits");
+      }
+      std::shuffle(order_.begin(), order_.end(), random_);
+      for (int i : order_) {
+        if (!fibers_[i]->done) {
+          current_ = i;
+          swapcontext(&scheduler_, &fibers_[i]->context);
+        }
+        if (!error_.empty()) {
+          throw std::runtime_error(error_);
+        }
+      }
+    }
+  }
+
+  // Until condition() holds; lets other threads run meanwhile.
+  template <class Condition>
+  static void wait(const Condition& condition) {
+    while (!condition()) {
+      const int self = active_->current_;
+      swapcontext(&active_->fibers_[self]->context, &active_->scheduler_);
+    }
+    active_->progress_ = true;
+  }
+
+  // Something happened that a thread may wait for.
+  static void progress() {
+    active_->progress_ = true;
+  }
+
+  static int current() {
+    return active_->current_;
+  }
+  static bool coin() {
+    return active_->random_() % 2 == 0;
+  }
+
+ private:
+  struct Fiber {
+    ucontext_t context;
+    std::vector<char> stack = std::vector<char>(96 << 10);
+    bool done = false;
+  };
+
+  void start(int i) {
+    fibers_[i] = std::make_unique<Fiber>();
+    ucontext_t& context = fibers_[i]->context;
+    getcontext(&context);
+    context.uc_stack.ss_sp = fibers_[i]->stack.data();
+    context.uc_stack.ss_size = fibers_[i]->stack.size();
+    context.uc_link = &scheduler_;
+    makecontext(&context, &Fibers::enter, 0);
+    ++running_;
+  }
+
+  static void enter() {
+    Fibers& self = *active_;
+    const int i = self.current_;
+    try {
+      (*self.body_)(i);
+    } catch (const std::exception& error) {
+      self.error_ = error.what();
+    }
+    self.fibers_[i]->done = true;
+    self.progress_ = true;
+    --self.running_;
+  }
+
+  static inline Fibers* active_ = nullptr;
+  std::mt19937 random_;
+  std::vector<int> order_;
+  std::vector<std::unique_ptr<Fiber>> fibers_;
+  const std::function<void(int)>* body_ = nullptr;
+  ucontext_t scheduler_;
+  int current_ = 0, running_ = 0;
+  bool progress_ = true;
+  std::string error_;
+};
+
+// A barrier for a fixed number of fibers. The last one to arrive may do something for all of them.
+class Barrier {
+ public:
+  template <class Last>
+  void arrive_and_wait(int expected, const Last& last) {
+    const long generation = generation_;
+    if (++arrived_ == expected) {
+      last();
+      arrived_ = 0;
+      ++generation_;
+    }
+    Fibers::wait([&] { return generation_ != generation; });
+  }
+
+ private:
+  int arrived_ = 0;
+  long generation_ = 0;
+};
+
+}  // namespace emulation

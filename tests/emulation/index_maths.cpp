@@ -1,0 +1,55 @@
+// The index arithmetic of csrc/cuda/ for ctypes.
+#include "cuda/fragments.h"
+#include "cuda/gram_problem.h"
+#include "cuda/stage_layout.h"
+#include "cuda/tile_schedule.h"
+
+using namespace gatedops::cuda;
+
+static_assert(TileSchedule{20, 20, true}.tiles() == 210 && TileSchedule{20, 7, false}.tiles() == 140);
+
+extern "C" {
+
+int64_t tiles(int64_t rows, int64_t cols, bool symmetric) {
+  return TileSchedule{rows, cols, symmetric}.tiles();
+}
+
+void tile(int64_t rows, int64_t cols, bool symmetric, int64_t t, int64_t* at) {
+  const TileIndex index = TileSchedule{rows, cols, symmetric}.tile(t);
+  at[0] = index.row;
+  at[1] = index.col;
+}
+
+int64_t offset(int row, int chunk) {
+  return stage_offset(row, chunk);
+}
+
+// Row and column (chunk, for operands) of what: 0 A's address lanes, 1 B's, 2 register i of an accumulator, 3 of
+// wgmma's.
+void place(int what, int lane, int i, int64_t* at) {
+  const Place places[] = {
+      {a_row(lane), a_chunk(lane)},
+      {b_row(lane), b_chunk(lane)},
+      accumulator_place(lane, i % 4),
+      wide_accumulator_place(lane, i)};
+  at[0] = places[what].row;
+  at[1] = places[what].col;
+}
+
+// Writes (layer, word, words, closes) of each piece of layers of `words` words; returns the number of pieces.
+int64_t pieces(const int32_t* words, int layers, int64_t* out) {
+  LayerTable table{};
+  table.count = layers;
+  for (int l = 0; l < layers; ++l) {
+    table.layer[l].words = words[l];
+  }
+  int64_t count = 0;
+  for (PieceCursor piece(table, 0, layers); !piece.done(); piece.advance(), ++count) {
+    const int64_t row[] = {piece.layer_index(), piece.word(), piece.words(), piece.closes_layer()};
+    for (int i = 0; i < 4; ++i) {
+      out[count * 4 + i] = row[i];
+    }
+  }
+  return count;
+}
+}

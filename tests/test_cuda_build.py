@@ -1,0 +1,180 @@
+"""Every CUDA source compiles for sm_80 and sm_90a against any torch, without a GPU; what the machine code is."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import util
+from pathlib import Path
+
+import pytest
+import torch
+
+from gatedops import cuda_library
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+import setup_cuda  # noqa: E402
+
+pytestmark = pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc: install the CUDA toolkit")
+
+TORCH_TARGET = "0x020A000000000000"
+REGISTERS = {"gram_sm80": 255, "gram_sm90": 168}  # of a thread, at launch
+TENSOR_CORES = {("gram_sm80", "80"): "BMMA", ("gram_sm80", "90a"): "BMMA", ("gram_sm90", "90a"): "BGMMA"}
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel in one architecture: ptxas's report, and its instructions in order."""
+
+    name: str
+    architecture: str
+    report: str
+    instructions: list[str]
+
+
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory):
+    """source name -> (object, ptxas's report), each compiled alone."""
+    folder = tmp_path_factory.mktemp("cuda")
+
+    def compiled(source):
+        target = folder / (source.name + ".o")
+        command = setup_cuda.compile_command(source, target, TORCH_TARGET, ["80", "90a"])
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return source.name, (target, done.stdout + done.stderr)
+
+    with ThreadPoolExecutor(2) as jobs:
+        return dict(jobs.map(compiled, setup_cuda.SOURCES))
+
+
+def reports(text):
+    """(kernel, architecture) -> ptxas's lines about it."""
+    parts = re.split(r"Compiling entry function '(\S+)' for 'sm_(\w+)'", text)[1:]
+    return {(parts[i], parts[i + 1]): parts[i + 2] for i in range(0, len(parts), 3)}
+
+
+def disassembled(target):
+    """(kernel, architecture) -> opcodes."""
+    tools = Path(util.find_spec("triton").origin).parent / "backends" / "nvidia" / "bin"
+    done = subprocess.run([tools / "cuobjdump", "-sass", target], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found, architecture, opcodes = {}, "", []
+    for line in done.stdout.splitlines():
+        if heading := re.search(r"arch = sm_(\w+)", line):
+            architecture = heading[1]
+        elif function := re.search(r"Function : (\S+)", line):
+            opcodes = found.setdefault((function[1], architecture), [])
+        elif instruction := re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9.]*)", line):
+            opcodes.append(instruction[1])
+    return found
+
+
+@pytest.fixture(scope="module")
+def kernels(objects):
+    if util.find_spec("triton") is None:
+        pytest.skip("needs triton, whose wheel holds the disassembler: pip install triton")
+    found = []
+    for source in ("gram_sm80", "gram_sm90"):
+        target, text = objects[source + ".cu"]
+        told = reports(text)
+        for (name, architecture), opcodes in disassembled(target).items():
+            if (source, architecture) in TENSOR_CORES:
+                found.append(Kernel(source, architecture, told[name, architecture], opcodes))
+    return found
+
+
+def test_each_output_type_has_its_kernel(kernels):
+    """float32, float64, bfloat16, counts; float64 not through wgmma."""
+    count = {key: sum((k.name, k.architecture) == key for k in kernels) for key in TENSOR_CORES}
+    assert count == {("gram_sm80", "80"): 4, ("gram_sm80", "90a"): 4, ("gram_sm90", "90a"): 3}
+
+
+def test_counts_are_made_by_the_binary_tensor_cores(kernels):
+    for kernel in kernels:
+        opcodes = {opcode.split(".")[0] for opcode in kernel.instructions}
+        assert TENSOR_CORES[kernel.name, kernel.architecture] in opcodes, kernel.name
+        assert not opcodes & {"POPC", "UPOPC", "IMMA"}, kernel.name
+
+
+def test_binary_products_and_their_copies_are_the_wide_ones(kernels):
+    for kernel in kernels:
+        opcodes = set(kernel.instructions)
+        if kernel.name == "gram_sm90":
+            assert {"BGMMA.64x128x256.AND.POPC", "UTMALDG.2D"} <= opcodes
+        else:
+            assert {"BMMA.168256.AND.POPC", "LDSM.16.M88.4"} <= opcodes
+            assert any(opcode.startswith("LDGSTS") and ".128" in opcode for opcode in opcodes)
+
+
+def test_nothing_goes_through_local_memory(kernels):
+    for kernel in kernels:
+        assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in kernel.report
+        assert not {"LDL", "STL"} & {opcode.split(".")[0] for opcode in kernel.instructions}
+
+
+def test_registers_stay_under_the_limit(kernels):
+    for kernel in kernels:
+        used = re.search(r"Used (\d+) registers", kernel.report)
+        assert used, kernel.report
+        assert int(used[1]) <= REGISTERS[kernel.name]
+
+
+def test_registers_move_to_the_consumers(kernels):
+    """ptxas ignores setmaxnreg, with a warning only, where it cannot tell the roles of warps apart."""
+    for kernel in kernels:
+        if kernel.name == "gram_sm90":
+            moved = [opcode for opcode in kernel.instructions if opcode.startswith("USETMAXREG")]
+            assert len(moved) == 2, moved
+
+
+def test_wgmma_is_not_serialized(objects):
+    _, text = objects["gram_sm90.cu"]
+    assert "serialized" not in text
+
+
+@pytest.mark.parametrize(
+    ("listed", "names"),
+    [("", ["80", "90a"]), ("8.0;9.0", ["80", "90a"]), ("9.0a 8.6+PTX", ["86", "90a"]), ("10.0", ["100"])],
+)
+def test_torch_cuda_arch_list(listed, names):
+    assert setup_cuda.architectures(listed) == names
+
+
+def test_an_architecture_without_binary_tensor_cores_is_refused():
+    with pytest.raises(SystemExit, match=r"TORCH_CUDA_ARCH_LIST: got '7\.5', needs versions from 8\.0 on"):
+        setup_cuda.architectures("7.5")
+
+
+@pytest.fixture(scope="module")
+def library(objects, tmp_path_factory):
+    target = tmp_path_factory.mktemp("linked") / "_C_cuda.so"
+    command = setup_cuda.link_command([made for made, _ in objects.values()], target)
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return target
+
+
+def test_the_library_says_what_it_is_built_for(library):
+    assert cuda_library.architectures(library) == ["80", "90a"]
+
+
+def test_the_library_needs_nothing_that_a_torch_for_cuda_lacks(library):
+    """Undefined symbols are torch's own, three of them in its CUDA part, or the system's."""
+    if shutil.which("nm") is None:
+        pytest.skip("needs nm: apt install binutils")
+    folder = Path(torch.__file__).parent / "lib"
+
+    def symbols(path, which):
+        done = subprocess.run(["nm", "-D", which, path], capture_output=True, text=True, check=True)
+        return {line.split()[-1] for line in done.stdout.splitlines()}
+
+    needed = {s for s in symbols(library, "--undefined-only") if "torch" in s}
+    offered = symbols(folder / "libtorch_cpu.so", "--defined-only") | symbols(folder / "libc10.so", "--defined-only")
+    assert needed
+    assert needed - offered <= {"aoti_torch_get_current_cuda_stream"}

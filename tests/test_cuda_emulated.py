@@ -1,0 +1,129 @@
+"""The CUDA kernels of the gram family, their own source run on the CPU, against the CPU kernels bit for bit.
+
+Threads run in random orders and copies arrive at random moments, so a barrier or a wait that is missing shows. What
+this cannot show is whether the GPU's instructions do what the emulation says: tests/test_gpu_gram_cuda.py.
+"""
+
+from __future__ import annotations
+
+import shutil
+
+import emulated
+import pytest
+import torch
+from strategies import generator
+from tolerances import assert_same_bits
+
+from gatedops import GateBits, gate_agreement, gate_overlap, npk_gram
+
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++: apt install g++")
+
+KERNELS = ("sm80", "sm90")
+NETS = [(1, 1, [1]), (3, 130, [33]), (130, 65, [64, 1, 2100]), (129, 257, [1024, 100])]
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("emulated")
+    return {name: getattr(emulated.compiled(f"gram_{name}.cpp", folder), f"emulate_gram_{name}") for name in KERNELS}
+
+
+def random_bits(n, widths, seed):
+    return GateBits.pack([torch.rand(n, w, generator=generator(seed + w)) < 0.5 for w in widths])
+
+
+def layout(bits):
+    return [layer.first_word for layer in bits.layers], [layer.words for layer in bits.layers]
+
+
+def run(kernel, bits, y_bits, out, scale=None, **options):
+    first, count = layout(bits)
+    y_words = None if y_bits is None else y_bits.words
+    scale = [1 / w for w in bits.widths] if scale is None else scale
+    emulated.run_gram(kernel, bits.words, y_words, first, first, count, scale, out, **options)
+
+
+def unwritten(*shape, dtype):
+    return torch.full(shape, -1 if dtype == torch.int32 else float("nan"), dtype=dtype)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize(("n", "m", "widths"), NETS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_lambda_has_the_bits_of_the_cpu(kernels, name, n, m, widths, dtype):
+    if name == "sm90" and dtype == torch.float64:
+        pytest.skip("float64 is the mma.sync kernel's")
+    bits, y_bits = random_bits(n, widths, 0), random_bits(m, widths, 1)
+    out = unwritten(n, n, dtype=dtype)
+    run(kernels[name], bits, None, out, seed=n)
+    assert_same_bits(out, npk_gram(None, bits, dtype=dtype))
+    out = unwritten(n, m, dtype=dtype)
+    run(kernels[name], bits, y_bits, out, seed=m)
+    assert_same_bits(out, npk_gram(None, bits, None, y_bits, dtype=dtype))
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize(("n", "m", "widths"), NETS[1:3])
+def test_counts(kernels, name, n, m, widths):
+    bits, y_bits = random_bits(n, widths, 2), random_bits(m, widths, 3)
+    out = unwritten(len(widths), n, n, dtype=torch.int32)
+    run(kernels[name], bits, None, out)
+    assert_same_bits(out, gate_overlap(bits))
+    on = [torch.stack([layer.sum(1) for layer in b.unpack()]).int() for b in (bits, y_bits)]
+    out = unwritten(len(widths), n, m, dtype=torch.int32)
+    run(kernels[name], bits, y_bits, out, gates=widths, on=on)
+    assert_same_bits(out, gate_agreement(bits, y_bits))
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_sigma_comes_from_the_lower_half_alone(kernels, name):
+    """The upper half of the output is NaN: a kernel that reads it would spread that."""
+    bits = random_bits(131, [40, 300], 4)
+    given = torch.randn(131, 131, generator=generator(5))
+    out = torch.where(torch.ones(131, 131).tril().bool(), given, float("nan"))
+    run(kernels[name], bits, None, out, times=True)
+    lower = (given * npk_gram(None, bits)).tril()
+    assert_same_bits(out, lower + lower.tril(-1).T)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_factors_scale_rows_and_columns(kernels, name):
+    bits, y_bits = random_bits(66, [40, 300], 6), random_bits(35, [40, 300], 7)
+    factor = torch.rand(66, generator=generator(8), dtype=torch.float64)
+    y_factor = torch.rand(35, generator=generator(9), dtype=torch.float64)
+    out = unwritten(66, 35, dtype=torch.float32)
+    run(kernels[name], bits, y_bits, out, factor=factor, y_factor=y_factor)
+    expected = npk_gram(None, bits, None, y_bits).double() * (factor[:, None] * y_factor)
+    assert_same_bits(out, expected.float())
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_bfloat16_is_the_rounded_float32(kernels, name):
+    bits = random_bits(70, [40, 300], 10)
+    out = unwritten(70, 70, dtype=torch.bfloat16)
+    run(kernels[name], bits, None, out)
+    assert_same_bits(out, npk_gram(None, bits).bfloat16())
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_layers_may_lie_anywhere_and_be_cut_off(kernels, name):
+    """A layer of 3 words of which the 4th is not its own, other first words for y, rows of a wider output."""
+    words = torch.randint(-(2**31), 2**31, (20, 48), generator=generator(11), dtype=torch.int64).int()
+    first, y_first, count = [4, 12], [40, 0], [3, 35]
+    wide = unwritten(20, 30, dtype=torch.float32)
+    emulated.run_gram(kernels[name], words, words, first, y_first, count, [1.0, 0.5], wide[:, :20])
+    expected = torch.ops.gatedops.npk_gram(
+        None, words, None, words, None, None, first, y_first, count, [1.0, 0.5], torch.float32
+    )
+    assert_same_bits(wide[:, :20], expected)
+    assert wide[:, 20:].isnan().all()
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_any_number_of_blocks_and_any_order_of_threads(kernels, name):
+    bits = random_bits(257, [65], 12)
+    expected = npk_gram(None, bits)
+    for blocks in (1, 2, 7):
+        out = unwritten(257, 257, dtype=torch.float32)
+        run(kernels[name], bits, None, out, blocks=blocks, seed=blocks)
+        assert_same_bits(out, expected)

@@ -1,0 +1,107 @@
+"""Index arithmetic of the CUDA kernels, on the CPU: every tile, chunk and element exactly once."""
+
+from __future__ import annotations
+
+import ctypes as c
+import shutil
+
+import emulated
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++: apt install g++")
+
+
+@pytest.fixture(scope="module")
+def maths(tmp_path_factory):
+    library = emulated.compiled("index_maths.cpp", tmp_path_factory.mktemp("emulated"))
+    library.tiles.restype = library.pieces.restype = library.offset.restype = c.c_int64
+    return library
+
+
+def tile_at(maths, rows, cols, symmetric, t):
+    at = (c.c_int64 * 2)()
+    maths.tile(c.c_int64(rows), c.c_int64(cols), symmetric, c.c_int64(t), at)
+    return tuple(at)
+
+
+def tiles_of(maths, rows, cols, symmetric, blocks):
+    """The tiles in the order of blocks that take every blocks-th one, as the kernels do."""
+    count = maths.tiles(c.c_int64(rows), c.c_int64(cols), symmetric)
+    return [tile_at(maths, rows, cols, symmetric, t) for b in range(blocks) for t in range(b, count, blocks)]
+
+
+@given(rows=st.integers(0, 40), blocks=st.integers(1, 300))
+def test_each_unordered_pair_of_tiles_once(maths, rows, blocks):
+    found = tiles_of(maths, rows, rows, True, blocks)
+    assert sorted(found) == [(i, j) for i in range(rows) for j in range(i + 1)]
+
+
+@given(rows=st.integers(0, 40), cols=st.integers(0, 40), blocks=st.integers(1, 300))
+def test_each_pair_of_tiles_once_in_a_rectangle(maths, rows, cols, blocks):
+    found = tiles_of(maths, rows, cols, False, blocks)
+    assert sorted(found) == [(i, j) for i in range(rows) for j in range(cols)]
+
+
+@given(rows=st.integers(1, 2**31), data=st.data())
+def test_tiles_of_huge_problems_are_inside_and_differ(maths, rows, data):
+    """Up to 2^31 x 2^31 tiles, where a float64 square root would be wrong."""
+    count = maths.tiles(c.c_int64(rows), c.c_int64(rows), True)
+    assert count == rows * (rows + 1) // 2
+    t = data.draw(st.integers(0, count - 1))
+    some = range(max(0, t - 50), min(count, t + 50))
+    found = [tile_at(maths, rows, rows, True, s) for s in some]
+    assert all(0 <= col <= row < rows for row, col in found)
+    assert len(set(found)) == len(found)
+
+
+def test_tiles_in_flight_share_rows(maths):
+    """132 blocks at work on a large problem read 8 rows of tiles and few columns."""
+    found = [tile_at(maths, 469, 469, True, t) for t in range(60000, 60132)]
+    assert len({row for row, _ in found}) <= 16
+    assert len({col for _, col in found}) <= 40
+
+
+def test_a_stage_is_a_bijection_without_bank_conflicts(maths):
+    rows = 128
+    found = [[maths.offset(row, chunk) for chunk in range(8)] for row in range(rows)]
+    assert sorted(offset for row in found for offset in row) == list(range(0, rows * 128, 16))
+    for first in range(0, rows, 8):
+        for chunk in range(8):
+            banks = {found[row][chunk] // 16 % 8 for row in range(first, first + 8)}
+            assert len(banks) == 8  # eight rows of 16 bytes, each in its own 4 of the 32 banks
+
+
+def test_a_stage_is_swizzled_as_tma_does(maths):
+    """Bits 7 to 9 of the address are added to bits 4 to 6."""
+    for row in range(128):
+        for chunk in range(8):
+            plain = row * 128 + chunk * 16
+            assert maths.offset(row, chunk) == plain ^ ((plain >> 7 & 7) << 4)
+
+
+@pytest.mark.parametrize(
+    ("what", "registers", "rows", "cols"), [(0, 1, 16, 2), (1, 1, 16, 2), (2, 4, 16, 8), (3, 64, 16, 128)]
+)
+def test_fragments_cover_each_element_once(maths, what, registers, rows, cols):
+    found = []
+    for lane in range(32):
+        for i in range(registers):
+            at = (c.c_int64 * 2)()
+            maths.place(what, lane, i, at)
+            found.append(tuple(at))
+    assert sorted(found) == [(row, col) for row in range(rows) for col in range(cols)]
+
+
+@given(words=st.lists(st.integers(1, 200), min_size=1, max_size=8))
+def test_pieces_cover_each_word_of_each_layer_once(maths, words):
+    out = (c.c_int64 * 4 * 256)()
+    count = maths.pieces((c.c_int32 * len(words))(*words), len(words), out)
+    pieces = [tuple(out[i]) for i in range(count)]
+    covered = [(layer, word + i) for layer, word, used, _ in pieces for i in range(used)]
+    assert covered == [(layer, word) for layer, used in enumerate(words) for word in range(used)]
+    assert all(used <= 32 for _, _, used, _ in pieces)
+    assert [closes for _, _, _, closes in pieces] == [
+        int(word + used == words[layer]) for layer, word, used, _ in pieces
+    ]

@@ -1,0 +1,156 @@
+"""The CUDA kernels of the gram family on a GPU, against the CPU's bits. Run with GATEDOPS_BACKEND=cuda, and on Hopper
+once more with GATEDOPS_CUDA=sm80, which forces the mma.sync kernel there:
+
+    GATEDOPS_BACKEND=cuda python -m pytest -x tests/test_gpu_gram_cuda.py
+
+The first tests are one tile, one stage of gates: they fail alone where a matrix descriptor, the swizzle or a fragment
+layout is not what the emulation of tests/emulation/ says.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from strategies import generator
+from tolerances import assert_as_good_as_torch, assert_close_in_float64, assert_same_bits
+
+from gatedops import (
+    GateBits,
+    gate_agreement,
+    gate_neighbors,
+    gate_overlap,
+    npk_diag,
+    npk_gram,
+    npk_matvec,
+)
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(
+        not torch.cuda.is_available() or os.environ.get("GATEDOPS_BACKEND") != "cuda",
+        reason="needs an NVIDIA GPU and GATEDOPS_BACKEND=cuda",
+    ),
+]
+
+SHAPES = [(1, 1), (3, 130), (130, 65), (129, 257), (1000, 777)]
+WIDTHS = [[33], [64, 1, 2100], [1024, 100, 128]]
+
+
+def random_bits(n, widths, seed):
+    return GateBits.pack([torch.rand(n, w, generator=generator(seed + w)) < 0.5 for w in widths])
+
+
+def one_gate_each(rows, gate_of_row):
+    """Rows with one gate on, of 1024."""
+    gates = torch.zeros(rows, 1024, dtype=torch.bool)
+    gates[torch.arange(rows), gate_of_row] = True
+    return GateBits.pack([gates])
+
+
+@pytest.mark.parametrize("step", range(4))
+def test_single_tile_one_gate_on_per_row(step):
+    """Row i and column j share a gate where their gates are equal: a wrong place shows as a wrong pattern."""
+    rows = torch.arange(128)
+    x, y = one_gate_each(128, 256 * step + rows), one_gate_each(128, 256 * step + 127 - rows)
+    found = gate_overlap(x.to("cuda"), y.to("cuda")).cpu()
+    assert_same_bits(found, gate_overlap(x, y))
+
+
+def test_single_tile_random():
+    x, y = random_bits(128, [1024], 1), random_bits(128, [1024], 2)
+    assert_same_bits(gate_overlap(x.to("cuda"), y.to("cuda")).cpu(), gate_overlap(x, y))
+
+
+@pytest.mark.parametrize("width", [1, 31, 32, 33, 128, 255, 257, 1023, 1025, 5000])
+def test_single_tile_any_width(width):
+    x, y = random_bits(77, [width], 3), random_bits(101, [width], 4)
+    assert_same_bits(gate_overlap(x.to("cuda"), y.to("cuda")).cpu(), gate_overlap(x, y))
+
+
+@pytest.mark.parametrize(("n", "m"), SHAPES)
+@pytest.mark.parametrize("widths", WIDTHS)
+def test_lambda_counts_and_agreement(n, m, widths):
+    x, y = random_bits(n, widths, 5), random_bits(m, widths, 6)
+    on_gpu, y_on_gpu = x.to("cuda"), y.to("cuda")
+    for dtype in (torch.float32, torch.float64):
+        assert_same_bits(npk_gram(None, on_gpu, dtype=dtype).cpu(), npk_gram(None, x, dtype=dtype))
+        found = npk_gram(None, on_gpu, None, y_on_gpu, dtype=dtype).cpu()
+        assert_same_bits(found, npk_gram(None, x, None, y, dtype=dtype))
+        assert_same_bits(npk_diag(None, on_gpu, dtype=dtype).cpu(), npk_diag(None, x, dtype=dtype))
+    assert_same_bits(gate_overlap(on_gpu).cpu(), gate_overlap(x))
+    assert_same_bits(gate_agreement(on_gpu, y_on_gpu).cpu(), gate_agreement(x, y))
+
+
+def test_bfloat16_is_the_rounded_float32():
+    bits = random_bits(300, [200, 500], 7)
+    first, count = [layer.first_word for layer in bits.layers], [layer.words for layer in bits.layers]
+    found = torch.ops.gatedops.npk_gram(
+        None, bits.words.cuda(), None, None, None, None, first, first, count, [0.01, 0.01], torch.bfloat16
+    )
+    expected = npk_gram(None, bits, scale=[0.01, 0.01]).bfloat16()
+    assert_same_bits(found.cpu(), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_sigma_and_factors(dtype, normalize):
+    bits = random_bits(300, [200, 500], 8)
+    x = torch.randn(300, 50, generator=generator(9), dtype=dtype)
+    found = npk_gram(x.cuda(), bits.to("cuda"), normalize=normalize, dtype=dtype).cpu()
+    same = npk_gram(x, bits, normalize=normalize, dtype=dtype)
+    truth = npk_gram(x.double(), bits, normalize=normalize, dtype=torch.float64)
+    assert_as_good_as_torch(found, same, truth)
+    assert_same_bits(found, found.T.contiguous())
+
+
+def test_sigma_of_bytes_is_exact():
+    bits = random_bits(300, [200, 500], 10)
+    x = torch.randint(0, 256, (300, 784), generator=generator(11), dtype=torch.uint8)
+    assert_same_bits(npk_gram(x.cuda(), bits.to("cuda")).cpu(), npk_gram(x, bits))
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_matvec_and_gradient(symmetric):
+    bits = random_bits(300, [200, 500], 12)
+    y_bits = None if symmetric else random_bits(170, [200, 500], 13)
+    m = 300 if symmetric else 170
+    x = torch.randn(300, 20, generator=generator(14), dtype=torch.float64)
+    y = None if symmetric else torch.randn(170, 20, generator=generator(15), dtype=torch.float64)
+    v = torch.randn(m, 3, generator=generator(16), dtype=torch.float64)
+    results = []
+    for device in ("cpu", "cuda"):
+        leaf = x.to(device).requires_grad_()
+        sides = [None if t is None else t.to(device) for t in (y, y_bits)]
+        product = npk_matvec(leaf, bits.to(device), v.to(device), *sides, dtype=torch.float64)
+        gram = npk_gram(leaf, bits.to(device), *sides, dtype=torch.float64)
+        (gradient,) = torch.autograd.grad(gram.square().sum(), leaf)
+        results.append((product.detach().cpu(), gradient.cpu()))
+    for ours, truth in zip(results[1], results[0], strict=True):
+        assert_close_in_float64(ours, truth)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_neighbors(symmetric):
+    bits = random_bits(400, [7], 17)  # few gates: many ties
+    y_bits = None if symmetric else random_bits(90, [7], 18)
+    values, indices = gate_neighbors(bits.to("cuda"), 11, None if symmetric else y_bits.to("cuda"))
+    expected_values, expected_indices = gate_neighbors(bits, 11, y_bits)
+    assert_same_bits(values.cpu(), expected_values)
+    assert torch.equal(indices.cpu(), expected_indices)
+
+
+def test_the_same_bits_on_every_run():
+    bits = random_bits(2000, [300, 128], 19).to("cuda")
+    first = npk_gram(None, bits)
+    for _ in range(5):
+        assert_same_bits(npk_gram(None, bits), first)
+
+
+def test_misaligned_words_are_refused():
+    words = random_bits(10, [300], 20).words.cuda()
+    with pytest.raises(ValueError, match="16-byte boundaries"):
+        torch.ops.gatedops.gate_overlap(words[:, 1:], None, [0], [0], [2], [])
+    with pytest.raises(ValueError, match="at most 128 layers"):
+        torch.ops.gatedops.gate_overlap(words, None, [0] * 129, [0] * 129, [1] * 129, [])
