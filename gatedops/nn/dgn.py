@@ -96,7 +96,7 @@ class DGN(nn.Module):
         Raises:
             TypeError, ValueError: naming the argument; gates for a network whose gates are soft.
         """
-        require_input(x, self._shape)
+        require_input(x, self._shape, next(self.value.parameters()))
         z = x if self.value_input == "x" else torch.ones_like(x)
         if gates is not None:
             self._require_gates(gates, x.shape[0])
@@ -110,7 +110,7 @@ class DGN(nn.Module):
     def gates(self, x: Tensor) -> GateBits:
         """The hard gates 1{q > 0} of the rows of x, layers in the order in which the value network uses them, named as
         :func:`gatedops.record_gates` names those of the feature network."""
-        require_input(x, self._shape)
+        require_input(x, self._shape, next(self.value.parameters()))
         names = self._in_order(self._names)
         layers, first, words = [], 0, []
         for name, bits in zip(names, self._hard_gates(x), strict=True):
@@ -150,21 +150,24 @@ class DGN(nn.Module):
 
     def _feature_gates(self, x: Tensor, hard: bool = False) -> list:
         """The gates in the feature network's order: GateBits where they are hard, else tensors."""
-        h, gates = x, []
         if self.shallow:
-            for layer in self.feature:
-                gates.append(self._activate(layer(x.flatten(1) if isinstance(layer, nn.Linear) else x), hard)[1])
-            return gates
+            inputs = [x.flatten(1) if isinstance(layer, nn.Linear) else x for layer in self.feature]
+            return [self._gated_layer(layer, h, hard)[1] for layer, h in zip(self.feature, inputs, strict=True)]
+        h, gates = x, []
         for layer, gated in zip(layers_of(self.feature), self._gated, strict=False):
-            h = layer(h)
             if gated:
-                h, gate = self._activate(h, hard)
+                h, gate = self._gated_layer(layer, h, hard)
                 gates.append(gate)
+            else:
+                h = layer(h)
         return gates
 
-    def _activate(self, q: Tensor, hard: bool) -> tuple[Tensor, GateBits | Tensor]:
+    def _gated_layer(self, layer: nn.Module, h: Tensor, hard: bool = False) -> tuple[Tensor, GateBits | Tensor]:
         """What the feature network's next layer reads, and the gate."""
         linear = self._linear or self.shallow  # shallow: there is no next layer
+        if hard and not linear and isinstance(layer, nn.Linear):
+            return gated_linear(h, layer.weight, layer.bias, return_gates=True)
+        q = layer(h)
         if hard:
             return (q, pack_gates(q)) if linear else relu_with_gates(q)
         return q if linear else torch.relu(q), self.gain * torch.sigmoid(self.beta * q)
@@ -197,7 +200,7 @@ class DGN(nn.Module):
                 layers = (h, feature.weight, feature.bias, z, value.weight, value.bias)
                 h, z, _ = gated_linear_pair(*layers, gate="soft", **kind)
             else:
-                h, gate = self._activate(feature(h), hard=False)
+                h, gate = self._gated_layer(feature, h)
                 z = apply_gate(value(z), gate)
         for value in values[len(features) :]:
             z = value(z)

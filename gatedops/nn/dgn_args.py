@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from gatedops.gatebits import GateBits
 from gatedops.ops.checks import require_tensor
+from gatedops.ops.gated_linear_args import is_autocast
 
 
 def require_choice(name: str, given: Any, known: Sequence[str]) -> None:
@@ -33,7 +35,10 @@ def layer_order(order: Sequence[int] | None, layers: Sequence[nn.Module]) -> tup
     """The permutation of the gated layers, None being none."""
     if order is None:
         return tuple(range(len(layers)))
-    given = tuple(order)
+    try:
+        given = tuple(map(operator.index, order))
+    except TypeError:
+        raise TypeError(f"order: got {order!r}, needs a sequence of whole numbers") from None
     if sorted(given) != list(range(len(layers))):
         raise ValueError(f"order: got {given}, needs a permutation of 0 .. {len(layers) - 1}")
     for place, source in enumerate(given):
@@ -43,11 +48,15 @@ def layer_order(order: Sequence[int] | None, layers: Sequence[nn.Module]) -> tup
     return given
 
 
-def require_input(x: Tensor, shape: Sequence[int | None]) -> None:
-    """Raises TypeError or ValueError unless x is ``(n, *shape)``; None in the shape: any size."""
+def require_input(x: Tensor, shape: Sequence[int | None], weight: Tensor) -> None:
+    """Raises TypeError or ValueError unless x is ``(n, *shape)`` and like the weight; None in the shape: any size."""
     require_tensor(x, "x")
     if x.dim() != len(shape) + 1 or not _fits(x.shape[1:], shape):
         raise ValueError(f"x: got shape {tuple(x.shape)}, needs (n, {_described(shape)[1:]}")
+    if x.device != weight.device:
+        raise ValueError(f"x: is on {x.device}, the model is on {weight.device}; move one of them")
+    if x.dtype != weight.dtype and not (is_autocast(x) and x.is_floating_point()):
+        raise TypeError(f"x: got {x.dtype}, the model is {weight.dtype}; both need the same dtype")
 
 
 def require_fitting(gates: GateBits, layers: Sequence[nn.Module]) -> None:

@@ -132,15 +132,19 @@ def _load(own: nn.Sequential, feature: Any, value: nn.Sequential) -> None:
     missing = sorted(expected.keys() - state.keys())
     unknown = sorted(state.keys() - expected.keys() - behind)
     other = [
-        f"{key}: {tuple(state[key].shape)} for {tuple(expected[key].shape)}"
+        f"{key}: {_shape_of(state[key])} for {_shape_of(expected[key])}"
         for key in sorted(expected.keys() & state.keys())
-        if state[key].shape != expected[key].shape
+        if _shape_of(state[key]) != _shape_of(expected[key])
     ]
     if missing or unknown or other:
         raise ValueError(
             f"feature: is of another architecture; missing keys {missing}, unknown keys {unknown}, other shapes {other}"
         )
     own.load_state_dict({key: state[key] for key in expected})
+
+
+def _shape_of(value: Any) -> tuple[int, ...] | None:
+    return tuple(value.shape) if isinstance(value, Tensor) else None
 
 
 def _input_shape(value: nn.Sequential) -> tuple[int | None, ...]:

@@ -161,6 +161,8 @@ def draw_glorot(network: nn.Module, generator: torch.Generator | None = None) ->
 
     Drawn on the generator's device (None: the CPU), so that a seed gives the same weights wherever the network is.
     """
+    if not isinstance(generator, torch.Generator | None):
+        raise TypeError(f"generator: got {type(generator).__name__}, needs a torch.Generator")
     device = torch.device("cpu") if generator is None else generator.device
     with torch.no_grad():
         for module in network.modules():
