@@ -1,4 +1,4 @@
-"""A training step as a CUDA graph: one launch for its hundred small kernels. Experimental: it has not run on a GPU yet."""
+"""A training step as a CUDA graph: one launch for its hundred small kernels. Experimental: has not run on a GPU yet."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WARM_UP = 3  # steps before the recording, as torch.cuda.graphs asks for
 
 
 class GraphedStep:
-    """`training.step` for batches of the first one's shape, recorded at the first call; other batches run as they are."""
+    """`training.step` for batches of the first one's shape, recorded at the first call; others run as they are."""
 
     def __init__(self, training: Training):
         self.training = training

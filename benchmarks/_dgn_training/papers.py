@@ -1,4 +1,4 @@
-"""What the papers did and found: arXiv 2006.10529, 2110.03403 and their released code (docs/math.md has the formulas)."""
+"""What the papers did and found: arXiv 2006.10529 and 2110.03403, and the code released with them."""
 
 from __future__ import annotations
 

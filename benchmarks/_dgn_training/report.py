@@ -126,7 +126,9 @@ def print_report(setup: Setup, task: Task, rows: Sequence[Row], machine: Mapping
     header = ["", "published", "maximum over epochs", "difference", "last epoch", "NPK regression"]
     print_table(header, [_cells(row) for row in rows])
     points = min(setup.npk_points, len(task.x))
-    print(f"\nmaximum over epochs: the papers' metric, chosen on test points; NPK regression on {points} training points")
+    print(
+        f"\nmaximum over epochs: the papers' metric, chosen on test points; NPK regression on {points} training points"
+    )
     print(f"FL-0 .. FL-6: gates of the ReLU network after {', '.join(map(str, setup.stages))} epochs")
     for note in notes(setup, rows):
         print(note)

@@ -20,6 +20,8 @@ from _dgn_training.training import BEST, FrozenGates, History, Training
 from _dgn_training.variants import Variant
 from gatedops import DGN, GateBits, GateCache
 
+GATED = 1000  # rows at a time through a frozen feature network
+
 
 @dataclass(frozen=True)
 class Result:
@@ -72,7 +74,7 @@ class Run:
             return Training(StackedReLU(nets).to(device), self.task, self.setup, keep=self.setup.stages)
         features = self._learned_features(variant.stage) if variant.mode == "FL" else None
         models = variant_table.deep_gated_nets(variant, spec, self.setup.seeds, features)
-        gates = self._frozen_gates([model.to(device) for model in models]) if variant.hard else None
+        gates = frozen_gates([model.to(device) for model in models], self.task) if variant.hard else None
         return Training(StackedDGN(models, nets[0]).to(device), self.task, self.setup, gates)
 
     def _learned_features(self, stage: int | None) -> list[Mapping[str, Tensor]]:
@@ -86,12 +88,6 @@ class Run:
         stacked.value.copy_to(nets)
         return [net.state_dict() for net in nets]
 
-    def _frozen_gates(self, models: Sequence[DGN]) -> FrozenGates:
-        def of_seeds(x: Tensor) -> GateBits:
-            return GateBits.cat([GateCache.build(model, x).bits for model in models])
-
-        return FrozenGates(of_seeds(self.task.x), of_seeds(self.task.test_x))
-
     def _run_epochs(self, variant: Variant, training: Training) -> float:
         """The rest of the training; the seconds of all of it, earlier parts of an interrupted run included."""
         state = self.store.load_state(variant.name, self.task.x.device)
@@ -101,7 +97,9 @@ class Run:
             earlier = state["seconds"]
         start = saved = time.perf_counter()
         epochs = range(training.epoch, self.setup.epochs)
-        with tqdm(epochs, initial=training.epoch, total=self.setup.epochs, unit="epoch", leave=False, disable=None) as bar:
+        with tqdm(
+            epochs, initial=training.epoch, total=self.setup.epochs, unit="epoch", leave=False, disable=None
+        ) as bar:
             for _ in bar:
                 training.run_epoch()
                 now = time.perf_counter()
@@ -111,3 +109,12 @@ class Run:
                     saved = now
                 bar.set_postfix(accuracy=f"{max(training.history.accuracy[-1]):.2%}")
         return earlier + time.perf_counter() - start
+
+
+def frozen_gates(models: Sequence[DGN], task: Task) -> FrozenGates:
+    """The gates of each seed's feature network on all points, computed once."""
+
+    def of_seeds(x: Tensor) -> GateBits:
+        return GateBits.cat([GateCache.build(model, x, GATED).bits for model in models])
+
+    return FrozenGates(of_seeds(task.x), of_seeds(task.test_x))

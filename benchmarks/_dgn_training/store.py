@@ -28,8 +28,11 @@ class Store:
         if not path.exists():
             write_json_atomically(path, wanted)
         found = self._read_json(path)
-        different = [f"{name} {found.get(name)!r} there, {value!r} here" for name, value in wanted.items()
-                     if found.get(name) != value]
+        different = [
+            f"{name} {found.get(name)!r} there, {value!r} here"
+            for name, value in wanted.items()
+            if found.get(name) != value
+        ]
         if different:
             raise ValueError(
                 f"{folder} holds checkpoints of other options ({'; '.join(different)}): "

@@ -51,7 +51,12 @@ class Training:
     """
 
     def __init__(
-        self, net: nn.Module, task: Task, setup: Setup, gates: FrozenGates | None = None, keep: Sequence[int] | None = None
+        self,
+        net: nn.Module,
+        task: Task,
+        setup: Setup,
+        gates: FrozenGates | None = None,
+        keep: Sequence[int] | None = None,
     ):
         self.net, self.task, self.setup, self.gates, self.keep = net, task, setup, gates, keep
         self.optimizer = optimizer_of(setup, net)
@@ -97,7 +102,9 @@ class Training:
         right = torch.zeros(self.setup.seeds, dtype=torch.int64, device=x.device)
         for rows in torch.arange(len(x), device=x.device).split(EVALUATED):
             batch = rows.expand(self.setup.seeds, -1)
-            logits = self.net(x[rows].expand(self.setup.seeds, *[-1] * x.dim()), self._gates(batch, len(x), train=False))
+            logits = self.net(
+                x[rows].expand(self.setup.seeds, *[-1] * x.dim()), self._gates(batch, len(x), train=False)
+            )
             right += (logits.argmax(2) == labels[rows]).sum(1)
         return right.double() / len(x)
 
@@ -119,7 +126,9 @@ class Training:
         for seed, epoch in enumerate(self.history.best_epochs()):
             if epoch == self.epoch:
                 for name, value in now.items():
-                    seeds_first(self.kept[BEST][name], self.setup.seeds)[seed] = seeds_first(value, self.setup.seeds)[seed]
+                    seeds_first(self.kept[BEST][name], self.setup.seeds)[seed] = seeds_first(value, self.setup.seeds)[
+                        seed
+                    ]
 
     def state(self) -> dict[str, Any]:
         """Everything that the rest of the training depends on; the order of the data follows from seed and epoch."""
