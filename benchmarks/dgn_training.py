@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
     require_folder(args.out)
     store = Store(args.out / f"{name}.checkpoints", setup)
     torch.set_num_threads(args.threads)
-    # Adam's means of gradients that stay 0, as of dark pixels, decay into numbers that the CPU is three times slower with.
+    # Adam's means of gradients that are 0 for long, as of dark pixels, decay into numbers that slow the CPU down.
     torch.set_flush_denormal(True)
     wanted = expanded(args.variants)
     results = Run(setup, task, store, args.checkpoint_every).results(wanted)

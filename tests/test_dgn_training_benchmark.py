@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -57,9 +58,12 @@ def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 
 @pytest.fixture
 def parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Makes the script's modules importable, as they are for the script."""
+    """Makes the script's modules importable, as they are for the script, and uses one thread, as it does."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     yield
+    torch.set_num_threads(threads)
     for name in [name for name in sys.modules if name.split(".")[0] in PARTS]:
         del sys.modules[name]
 
@@ -248,6 +252,36 @@ def parameters_of(whole: Any, nets: list[nn.Sequential]) -> list[Tensor]:
 
 
 @pytest.mark.usefixtures("parts")
+@pytest.mark.parametrize("arch", ["fc", "gconv"])
+def test_learned_gates_are_those_of_the_stage(arch: str, tmp_path: Path) -> None:
+    run, variants, setup = part("run"), part("variants"), small_setup(arch=arch, epochs=2)
+    task = small_task((6,) if arch == "fc" else (1, 4, 4), n=40)
+    task = replace(task, x=task.x.float(), test_x=task.test_x.float())
+    whole = run.Run(setup, task, part("store").Store(tmp_path, setup), checkpoint_every=0.0)
+    results = whole.results(variants.expanded(["fl", "fl-0"]))
+    assert list(results) == ["relu", "fl", "fl-0"]
+    assert [result.npk is None for result in results.values()] == [True, arch != "fc", arch != "fc"]
+    initial = variants.relu_nets(part("setup").spec_of(arch, task), S)
+    for net, state in zip(initial, whole.learned_features(0), strict=True):
+        assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
+    stages = [whole.learned_features(stage) for stage in (None, 6)]
+    for seed, best in enumerate(results["relu"].history.best_epochs()):
+        same = all(torch.equal(stages[0][seed][key], stages[1][seed][key]) for key in stages[0][seed])
+        assert same == (best == setup.epochs)
+    assert whole.results(variants.expanded(["fl", "fl-0"])) == results
+
+
+@pytest.mark.usefixtures("parts")
+def test_a_training_that_diverges_is_an_error(tmp_path: Path) -> None:
+    run, setup, task = part("run"), small_setup(), small_task((6,), n=40)
+    task = replace(task, x=task.x.float() * float("nan"), test_x=task.test_x.float())
+    whole = run.Run(setup, task, part("store").Store(tmp_path, setup), checkpoint_every=0.0)
+    with pytest.raises(ValueError, match=r"ReLU diverged in epoch 1: losses \[nan, nan\]; leave it out of --variants"):
+        whole.results(part("variants").expanded(["relu"]))
+    assert not (tmp_path / "relu.pt").exists()
+
+
+@pytest.mark.usefixtures("parts")
 @pytest.mark.parametrize("ones", [False, True])
 def test_regression_uses_the_gates_of_its_seed(ones: bool) -> None:
     npk, training = part("npk"), part("training")
@@ -428,7 +462,7 @@ def test_published_figures_are_those_of_the_set_up() -> None:
 def test_a_cuda_graph_trains_as_the_steps_it_records(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     training, stacked, variants = part("training"), part("stacked"), part("variants")
     task, setup = small_task((6,)), small_setup(device="cuda")
-    task = part("setup").Task(*(value.cuda() for value in list(vars(task).values())[:4]), task.classes)
+    task = replace(task, **{name: value.cuda() for name, value in vars(task).items() if isinstance(value, Tensor)})
     histories = []
     for graph in (True, False):
         nets = [net.double() for net in variants.relu_nets(FC, S)]

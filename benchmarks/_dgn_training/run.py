@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -72,12 +73,12 @@ class Run:
         nets = variant_table.relu_nets(spec, self.setup.seeds)
         if variant.mode == "ReLU":
             return Training(StackedReLU(nets).to(device), self.task, self.setup, keep=self.setup.stages)
-        features = self._learned_features(variant.stage) if variant.mode == "FL" else None
+        features = self.learned_features(variant.stage) if variant.mode == "FL" else None
         models = variant_table.deep_gated_nets(variant, spec, self.setup.seeds, features)
         gates = frozen_gates([model.to(device) for model in models], self.task) if variant.hard else None
         return Training(StackedDGN(models, nets[0]).to(device), self.task, self.setup, gates)
 
-    def _learned_features(self, stage: int | None) -> list[Mapping[str, Tensor]]:
+    def learned_features(self, stage: int | None) -> list[Mapping[str, Tensor]]:
         """The ReLU network's parameters at a stage of its training, or at each seed's best epoch."""
         state = self.store.load_state("relu", torch.device("cpu"))
         if state is None:
@@ -102,6 +103,7 @@ class Run:
         ) as bar:
             for _ in bar:
                 training.run_epoch()
+                require_finite(training, variant)
                 now = time.perf_counter()
                 if now - saved >= self.checkpoint_every or training.epoch == self.setup.epochs:
                     state = {"training": training.state(), "seconds": earlier + now - start}
@@ -118,3 +120,12 @@ def frozen_gates(models: Sequence[DGN], task: Task) -> FrozenGates:
         return GateBits.cat([GateCache.build(model, x, GATED).bits for model in models])
 
     return FrozenGates(of_seeds(task.x), of_seeds(task.test_x))
+
+
+def require_finite(training: Training, variant: Variant) -> None:
+    """Raises ValueError when a loss of the last epoch is not a number any more."""
+    if not all(map(math.isfinite, training.history.loss[-1])):
+        raise ValueError(
+            f"{variant.title} diverged in epoch {training.epoch}: losses {training.history.loss[-1]}; "
+            "leave it out of --variants or use the other --optimizer"
+        )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from _dgn_training import papers
 from gatedops import data
-from gatedops.nn import conv_spec, fc_spec
+from gatedops.nn import ConvSpec, FCSpec, conv_spec, fc_spec
 
 DATA = ("digits", "mnist", "cifar10")
 ARCHITECTURES = ("fc", "vconv", "gconv")
@@ -79,7 +79,7 @@ def load_task(setup: Setup, data_dir: Path | None) -> Task:
     )
 
 
-def spec_of(arch: str, task: Task):
+def spec_of(arch: str, task: Task) -> FCSpec | ConvSpec:
     """The papers' network for these inputs."""
     if arch == "fc":
         return fc_spec(task.shape[0], papers.FC_WIDTHS, task.classes)
