@@ -75,4 +75,7 @@ STABLE_TORCH_LIBRARY(gatedops, m) {
   // q (n, positions, channels), any strides: relu(q) and its gates as words; and q where given gates are on.
   m.def("gate_relu(Tensor q) -> (Tensor, Tensor)");
   m.def("gate_select(Tensor q, Tensor words, int first) -> Tensor");
+
+  // In how many rows each bit is set, int64 (32 * W): position 32 * w + b is bit b of word w.
+  m.def("gate_counts(Tensor words) -> Tensor");
 }

@@ -12,6 +12,7 @@ from gatedops.ops.gated_linear_pair import gated_linear_pair
 from gatedops.ops.gram import npk_diag, npk_gram, npk_matvec
 from gatedops.ops.overlap import gate_agreement, gate_neighbors, gate_overlap
 from gatedops.ops.soft_gram import soft_npk_gram
+from gatedops.stats import count_regions, gate_stats, naswot_score
 from gatedops.trace import fuse_relu, gated_twin, record_gates
 
 __all__ = [
@@ -25,13 +26,16 @@ __all__ = [
     "GatedLinear",
     "__version__",
     "backends",
+    "count_regions",
     "fuse_relu",
     "gate_agreement",
     "gate_neighbors",
     "gate_overlap",
+    "gate_stats",
     "gated_linear",
     "gated_linear_pair",
     "gated_twin",
+    "naswot_score",
     "npk_diag",
     "npk_gram",
     "npk_matvec",

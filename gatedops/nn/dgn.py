@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from gatedops.gatebits import GateBits, pack_gates
-from gatedops.nn.dgn_args import gate_kind, layer_order, require_choice, require_fitting, require_input
+from gatedops.nn.dgn_args import gate_kind, require_choice, require_fitting, require_input
 from gatedops.nn.dgn_build import networks
-from gatedops.nn.dgn_chain import layers_of
+from gatedops.nn.dgn_chain import layers_of, pre_activation
 from gatedops.nn.dgn_spec import Spec
 from gatedops.ops.gated_linear import gated_linear
 from gatedops.ops.gated_linear_gate import apply_gate, relu_with_gates
@@ -50,7 +50,7 @@ class DGN(nn.Module):
 
     Attributes:
         value: the value network; as a module by itself it is the ordinary ReLU network of its weights.
-        feature: the feature network up to its last gate, with the same keys in its state_dict.
+        feature: the feature network up to its last gate, with the same keys in its state_dict; shallow: its L layers.
 
     Raises:
         TypeError, ValueError: naming the argument.
@@ -79,11 +79,10 @@ class DGN(nn.Module):
         super().__init__()
         self.gate = gate_kind(mode, gate, beta, gain)
         require_choice("value_input", value_input, ("x", "ones"))
-        made = networks(spec_or_net, mode, feature, self._linear, shallow, generator, device, dtype)
+        made = networks(spec_or_net, mode, feature, order, self._linear, shallow, generator, device, dtype)
         self.value, self.feature = made.value, made.feature
         self.mode, self.beta, self.gain, self.value_input, self.shallow = mode, beta, gain, value_input, shallow
-        self._gated, self._names, self._shape = made.chain.gated, made.chain.names, made.shape
-        self.order = layer_order(order, self._gated_layers())
+        self._gated, self._names, self._shape, self.order = made.chain.gated, made.chain.names, made.shape, made.order
 
     def forward(self, x: Tensor, gates: GateBits | None = None) -> Tensor:
         """The value network's output.
@@ -167,7 +166,7 @@ class DGN(nn.Module):
         linear = self._linear or self.shallow  # shallow: there is no next layer
         if hard and not linear and isinstance(layer, nn.Linear):
             return gated_linear(h, layer.weight, layer.bias, return_gates=True)
-        q = layer(h)
+        q = pre_activation(layer, h)
         if hard:
             return (q, pack_gates(q)) if linear else relu_with_gates(q)
         return q if linear else torch.relu(q), self.gain * torch.sigmoid(self.beta * q)
@@ -186,7 +185,7 @@ class DGN(nn.Module):
             elif isinstance(layer, nn.Linear):
                 z = gated_linear(z, layer.weight, layer.bias, next(remaining))
             else:
-                z = apply_gate(layer(z), next(remaining))
+                z = apply_gate(pre_activation(layer, z), next(remaining))
         return z
 
     def _side_by_side(self, h: Tensor, z: Tensor) -> Tensor:
@@ -201,7 +200,7 @@ class DGN(nn.Module):
                 h, z, _ = gated_linear_pair(*layers, gate="soft", **kind)
             else:
                 h, gate = self._gated_layer(feature, h)
-                z = apply_gate(value(z), gate)
+                z = apply_gate(pre_activation(value, z), gate)
         for value in values[len(features) :]:
             z = value(z)
         return z

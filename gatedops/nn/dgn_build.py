@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, cast
@@ -11,9 +11,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from gatedops.nn.dgn_args import require_choice
+from gatedops.nn.dgn_args import layer_order, require_choice
 from gatedops.nn.dgn_chain import Chain, chain_of, cut_behind_last_gate, layers_of, without_activations
-from gatedops.nn.dgn_spec import ConvSpec, FCSpec, Spec, draw_glorot
+from gatedops.nn.dgn_spec import Spec, draw_glorot
+from gatedops.ops.checks import require_device
 
 MODES = ("FR-II", "FR-DI", "FL", "DL")
 
@@ -23,18 +24,21 @@ class Networks:
     """value: the chain `chain` describes. feature: the same up to its last gate; shallow: one layer for each gate.
 
     shape   of one input, None where any size will do
+    order   of the feature network's gates in the value network
     """
 
     value: nn.Sequential
     feature: nn.Sequential
     chain: Chain
     shape: tuple[int | None, ...]
+    order: tuple[int, ...]
 
 
 def networks(
     spec_or_net: Spec | nn.Module,
     mode: str,
     feature: nn.Module | Mapping[str, Tensor] | None,
+    order: Sequence[int] | None,
     linear: bool,
     shallow: bool,
     generator: torch.Generator | None,
@@ -44,26 +48,28 @@ def networks(
     """Both networks of :class:`gatedops.nn.DGN`, whose arguments these are.
 
     Raises:
-        TypeError, ValueError: naming the argument.
+        TypeError, ValueError: naming the argument; no weight has been drawn then.
     """
     _require_mode(mode, feature, shallow)
-    if isinstance(spec_or_net, (FCSpec, ConvSpec)):
-        value = spec_or_net.relu_net(generator=generator, device=device, dtype=dtype)
-        chain, shape = chain_of(value, "spec_or_net"), tuple[int | None, ...](spec_or_net.shape)
-    elif isinstance(spec_or_net, nn.Module):
-        chain = chain_of(spec_or_net, "spec_or_net")
-        value = cast(nn.Sequential, deepcopy(spec_or_net)).requires_grad_(True).to(device=device, dtype=dtype)
-        if mode != "FR-DI":
-            draw_glorot(value, generator)
-        shape = _input_shape(value)
-    else:
+    if device is not None:
+        require_device(device, "device")
+    if not isinstance(spec_or_net, (Spec, nn.Module)):
         raise TypeError(f"spec_or_net: got {type(spec_or_net).__name__}, needs fc_spec(..), conv_spec(..) or a network")
+    network = spec_or_net.undrawn() if isinstance(spec_or_net, Spec) else spec_or_net
+    chain = chain_of(network, "spec_or_net")
+    value = cast(nn.Sequential, deepcopy(network)).requires_grad_(True).to(device=device, dtype=dtype)
+    shape = spec_or_net.shape if isinstance(spec_or_net, Spec) else _input_shape(value)
     own = _shallow_features(value, chain, shape) if shallow else _deep_features(value, linear)
+    own_order = layer_order(order, [layer for layer, gated in zip(layers_of(value), chain.gated, strict=True) if gated])
     if feature is not None:
         _load(own, feature, value)
-    elif mode != "FR-DI":
+    if mode != "FR-DI" or isinstance(spec_or_net, Spec):
+        draw_glorot(value, generator)
+    if mode == "FR-DI":
+        _load(own, value, value)
+    elif feature is None:
         draw_glorot(own, generator)
-    return Networks(value, own.requires_grad_(mode == "DL"), chain, shape)
+    return Networks(value, own.requires_grad_(mode == "DL"), chain, shape, own_order)
 
 
 def _require_mode(mode: str, feature: Any, shallow: bool) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from gatedops.nn.gate import Gate
 from gatedops.trace.checks import require_model
@@ -35,6 +36,14 @@ class Chain:
 def layers_of(network: nn.Sequential) -> list[nn.Module]:
     """The modules of a chain in the order they run, less activations and nn.Identity."""
     return [module for _, module in _leaves(network) if not isinstance(module, (*ACTIVATIONS, nn.Identity))]
+
+
+def pre_activation(layer: nn.Module, x: Tensor) -> Tensor:
+    """``W x + b`` of a gated layer, also where :func:`gatedops.fuse_relu` has made its ReLU a part of it."""
+    if isinstance(layer, nn.Conv2d):
+        return layer._conv_forward(x, layer.weight, layer.bias)
+    assert isinstance(layer, nn.Linear)
+    return linear(x, layer.weight, layer.bias)
 
 
 def chain_of(network: Any, name: str) -> Chain:

@@ -10,29 +10,16 @@ import torch
 from torch import nn
 
 from gatedops.nn.dgn_args import require_choice
+from gatedops.ops.checks import require_device
 
 HEADS = ("flatten", "gap")
 PADDING_MODES = ("zeros", "circular")
 
 
-@dataclass(frozen=True)
-class FCSpec:
-    """A fully connected net; made by :func:`fc_spec`."""
+class Spec:
+    """What a ReLU network looks like; made by :func:`fc_spec` or :func:`conv_spec`."""
 
-    inputs: int
-    widths: tuple[int, ...]
-    outputs: int
-    bias: bool = True
-
-    def __post_init__(self) -> None:
-        _require_counts("inputs", [self.inputs])
-        _require_counts("widths", self.widths)
-        _require_counts("outputs", [self.outputs])
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of one input."""
-        return (self.inputs,)
+    shape: tuple[int, ...]  # of one input
 
     def relu_net(
         self,
@@ -49,12 +36,43 @@ class FCSpec:
             generator: which the weights are drawn from; None: torch's default one.
             device, dtype: of the parameters. The same seed gives the same weights on every device.
         """
-        layers = _dense(self.inputs, self.widths, self.outputs, self.bias)
-        return _drawn(layers, seed, generator, device, dtype)
+        if seed is not None and generator is not None:
+            raise ValueError("seed: got a generator as well; needs one of the two")
+        if device is not None:
+            require_device(device, "device")
+        network = self.undrawn().to(device=device, dtype=dtype)
+        draw_glorot(network, generator if seed is None else torch.Generator().manual_seed(seed))
+        return network
+
+    def undrawn(self) -> nn.Sequential:
+        """The network with no values yet in its parameters."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class ConvSpec:
+class FCSpec(Spec):
+    """A fully connected net; made by :func:`fc_spec`."""
+
+    inputs: int
+    widths: tuple[int, ...]
+    outputs: int
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        _require_counts("inputs", [self.inputs])
+        _require_counts("widths", self.widths)
+        _require_counts("outputs", [self.outputs])
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        return (self.inputs,)
+
+    def undrawn(self) -> nn.Sequential:
+        return nn.Sequential(*_dense(self.inputs, self.widths, self.outputs, self.bias))
+
+
+@dataclass(frozen=True)
+class ConvSpec(Spec):
     """A convolutional net; made by :func:`conv_spec`."""
 
     shape: tuple[int, int, int]
@@ -78,15 +96,7 @@ class ConvSpec:
         for name, given, known in (("head", self.head, HEADS), ("padding_mode", self.padding_mode, PADDING_MODES)):
             require_choice(name, given, known)
 
-    def relu_net(
-        self,
-        seed: int | None = None,
-        *,
-        generator: torch.Generator | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> nn.Sequential:
-        """The ordinary ReLU network; see :meth:`FCSpec.relu_net`."""
+    def undrawn(self) -> nn.Sequential:
         layers: list[nn.Module] = []
         inside = self.shape[0]
         for channels in self.channels:
@@ -98,11 +108,7 @@ class ConvSpec:
             layers.append(nn.AdaptiveAvgPool2d(1))
         layers.append(nn.Flatten())
         flat = inside if self.head == "gap" else inside * self.shape[1] * self.shape[2]
-        layers += _dense(flat, self.dense, self.outputs, self.bias)
-        return _drawn(layers, seed, generator, device, dtype)
-
-
-Spec = FCSpec | ConvSpec
+        return nn.Sequential(*layers, *_dense(flat, self.dense, self.outputs, self.bias))
 
 
 def fc_spec(inputs: int = 784, widths: Sequence[int] = (128,) * 5, outputs: int = 10, *, bias: bool = True) -> FCSpec:
@@ -179,20 +185,6 @@ def _dense(inputs: int, widths: tuple[int, ...], outputs: int, bias: bool) -> li
         layers += [nn.utils.skip_init(nn.Linear, inputs, width, bias=bias), nn.ReLU()]
         inputs = width
     return [*layers, nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias)]
-
-
-def _drawn(
-    layers: list[nn.Module],
-    seed: int | None,
-    generator: torch.Generator | None,
-    device: torch.device | str | None,
-    dtype: torch.dtype | None,
-) -> nn.Sequential:
-    if seed is not None and generator is not None:
-        raise ValueError("seed: got a generator as well; needs one of the two")
-    network = nn.Sequential(*layers).to(device=device, dtype=dtype)
-    draw_glorot(network, generator if seed is None else torch.Generator().manual_seed(seed))
-    return network
 
 
 def _tuple(name: str, counts: Sequence[int]) -> tuple[int, ...]:
