@@ -225,7 +225,7 @@ def test_memory_does_not_grow_with_inputs_times_pixels():
 
 @needs_proc
 def test_memory_of_pools_is_that_of_one_input():
-    """Of 64 inputs of 16 x 16, pooled to 8 x 8: 256 KiB a thread, against 64 MiB for all pairs and as much to make them."""
+    """Of 64 inputs of 16 x 16, pooled to 8 x 8: 256 KiB a thread, against 64 MiB for all pairs."""
     setup = "from test_conv_gram import pooled\nfrom gatedops.ops.conv_gram import conv_gram"
     assert peak_mib(setup, "conv_gram(*pooled().arguments(n, dtype=torch.float32))", sizes=(8, 64)) < 48
 
