@@ -11,10 +11,16 @@ Kinds of net, each chosen with --only:
 A net has `depth` layers of `width` gates and sees `batch` rows; its input needs no gradient. The limit is the time of
 the matrix products alone, by torch's own routines: all that the forward and the backward cannot do without. Saved
 bytes are those that autograd keeps for the backward beside the parameters. Writes OUT/gated_linear.json and
-OUT/gated_linear.png.
+OUT/gated_linear.png
+(gated_linear_cuda on a GPU).
 
     python benchmarks/gated_linear.py
     python benchmarks/gated_linear.py --only layer pair --size 512,128,6 --no-compile
+    GATEDOPS_BACKEND=triton python benchmarks/gated_linear.py --device cuda
+
+On a GPU everything is in bfloat16 (--dtype), times are those of CUDA events, and hard gates have one more baseline:
+cuBLASLt, whose products write one bit per gate (RELU_AUX) and mask by it (DRELU), in two calls for a pair. Where that
+library cannot be reached, a line says so.
 """
 
 from __future__ import annotations
@@ -25,17 +31,24 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from _common.contention import Contention, sentence
 from _common.machine import machine_report
 from _common.options import DEFAULT_OUT, at_least, require_device, require_folder, require_matplotlib, require_memory
 from _common.output import print_table, write_json_atomically
+from _gated_linear.cublaslt import library
 from _gated_linear.measure import HEADER, Entry, measure
 from _gated_linear.nets import KINDS, Cell, Net
-from _gated_linear.targets import targets
+from _gated_linear.targets import gpu_targets, targets
 from _gram.targets import HEADER as TARGET_HEADER
+
+from gatedops import backends
 
 CELLS = (Cell(512, 128, 6), Cell(1024, 256, 4), Cell(2048, 256, 4), Cell(2048, 512, 4), Cell(4096, 1024, 4))
 QUICK_CELLS = (Cell(512, 128, 6),)
+GPU_CELLS = (Cell(4096, 1024, 4), Cell(16384, 1024, 4), Cell(16384, 4096, 4), Cell(16384, 8192, 4))
+GPU_QUICK_CELLS = (Cell(16384, 1024, 4), Cell(16384, 8192, 4))
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 REPEATS = 31
 ARRAYS = 24  # (batch, width) arrays alive for each layer at the worst moment
 
@@ -53,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = options.add_argument
     add("--device", choices=("cpu", "cuda"), default="cpu", help="(default: %(default)s)")
+    add("--dtype", choices=tuple(DTYPES), help="(default: float32 on the CPU, bfloat16 on a GPU)")
     sizes = options.add_mutually_exclusive_group()
     sizes.add_argument("--quick", action="store_true", help="the smallest size only, rough figures")
     sizes.add_argument("--size", type=cell, nargs="+", metavar="BATCH,WIDTH,DEPTH", help="other sizes")
@@ -66,8 +80,24 @@ def parser() -> argparse.ArgumentParser:
 
 def require_gpu_kernels(device: str) -> None:
     require_device(device)
-    if device == "cuda":
-        raise ValueError("--device cuda needs kernels of gated_linear for GPUs, which this version has not: use cpu")
+    if device == "cuda" and not backends.supports(torch.device("cuda"), "gated_linear"):
+        raise ValueError("--device cuda needs the experimental kernels for GPUs: set GATEDOPS_BACKEND=triton")
+
+
+def cells_of(args: argparse.Namespace) -> tuple[Cell, ...]:
+    if args.size:
+        return tuple(args.size)
+    if args.device == "cuda":
+        return GPU_QUICK_CELLS if args.quick else GPU_CELLS
+    return QUICK_CELLS if args.quick else CELLS
+
+
+def facts_of(args: argparse.Namespace, report: dict[str, object]) -> tuple[str, str]:
+    """The processor, and what ran on it."""
+    if args.device == "cpu":
+        return str(report["cpu"]), f"{report['threads']} threads, {report['instruction_set']}, torch {report['torch']}"
+    report |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
+    return str(report["gpu"]), f"{args.dtype}, torch {report['torch']}, CUDA {report['cuda']}"
 
 
 def require_compiler() -> None:
@@ -83,24 +113,30 @@ def run(args: argparse.Namespace) -> None:
     if not args.no_compile:
         require_compiler()
     require_folder(args.out)
-    cells = args.size or (QUICK_CELLS if args.quick else CELLS)
-    largest = max(4 * ARRAYS * one.batch * one.width * one.depth for one in cells)
-    require_memory(largest, "the largest of these nets")
+    cells = cells_of(args)
+    args.dtype = args.dtype or ("float32" if args.device == "cpu" else "bfloat16")
+    if args.device == "cpu":
+        largest = max(4 * ARRAYS * one.batch * one.width * one.depth for one in cells)
+        require_memory(largest, "the largest of these nets")
+    name = "gated_linear" if args.device == "cpu" else "gated_linear_cuda"
     report = machine_report()
-    facts = f"{report['threads']} threads, {report['instruction_set']}, torch {report['torch']}"
-    print(f"{report['cpu']}, {facts}; medians, in turns")
+    processor, facts = facts_of(args, report)
+    print(f"{processor}, {facts}; medians, in turns")
+    if args.device == "cuda" and library() is None:
+        print("cuBLASLt cannot be reached from Python here: the best baseline is torch.compile")
     contention = Contention()
     entries: list[Entry] = []
     for kind in args.only:
         found = []
         for one in cells:
-            found += measure(Net(kind, one, args.seed), 9 if args.quick else REPEATS, compiled=not args.no_compile)
+            net = Net(kind, one, args.seed, args.device, DTYPES[args.dtype])
+            found += measure(net, 9 if args.quick else REPEATS, compiled=not args.no_compile)
         print_table(HEADER, [entry.row() for entry in found])
         print()
         entries += found
     busy = contention.cores()
     print(sentence(busy))
-    held = list(targets(entries))
+    held = list(targets(entries) if args.device == "cpu" else gpu_targets(entries))
     print_table(TARGET_HEADER, [target.row() for target in held])
     content = {
         "machine": report,
@@ -108,14 +144,14 @@ def run(args: argparse.Namespace) -> None:
         "entries": [entry.to_json() for entry in entries],
         "targets": [asdict(target) | {"met": target.met} for target in held],
     }
-    write_json_atomically(args.out / "gated_linear.json", content)
-    print(f"\nwrote {args.out / 'gated_linear.json'}")
+    write_json_atomically(args.out / f"{name}.json", content)
+    print(f"\nwrote {args.out / name}.json")
     if not args.no_plot:
         from _gated_linear.picture import plot_speeds
 
-        title = f"Gated layers, forward and backward: {report['cpu']}, {facts}"
-        plot_speeds(args.out / "gated_linear.png", entries, title)
-        print(f"wrote {args.out / 'gated_linear.png'}")
+        title = f"Gated layers, forward and backward: {processor}, {facts}"
+        plot_speeds(args.out / f"{name}.png", entries, title)
+        print(f"wrote {args.out / name}.png")
 
 
 def main() -> int:

@@ -51,3 +51,8 @@ __all__ = [
     "soft_npk_gram",
     "unpack_gates",
 ]
+
+if backends.chosen_backend()[0] == "triton":
+    from gatedops.triton import register
+
+    register.register()

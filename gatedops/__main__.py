@@ -15,7 +15,7 @@ from gatedops import __version__, backends
 def _triton_version() -> str:
     """triton's version, without importing it."""
     if util.find_spec("triton") is None:
-        return "not installed; no op needs it yet"
+        return "not installed; only the experimental kernels for NVIDIA GPUs need it"
     return metadata.version("triton")
 
 
@@ -31,12 +31,20 @@ def _versions() -> Iterator[tuple[str, str]]:
 def _backends() -> Iterator[tuple[str, str]]:
     chosen, why = backends.chosen_backend()
     for backend in backends.BACKENDS:
+        kind = f"{backend.devices} (experimental)" if backend.experimental else backend.devices
         if backend.name == chosen:
-            yield backend.name, f"{backend.devices}: chosen, {why}"
+            yield backend.name, f"{kind}: chosen, {why}"
+        elif backend.name == "triton":
+            yield backend.name, f"{kind}: not chosen; {_how_to_choose_triton()}"
         elif backend.exists:
-            yield backend.name, f"{backend.devices}: available"
+            yield backend.name, f"{kind}: available"
         else:
             yield backend.name, f"{backend.devices}: no kernels in this version; keep tensors on the CPU"
+
+
+def _how_to_choose_triton() -> str:
+    missing = backends.missing_for_triton()
+    return "GATEDOPS_BACKEND=triton chooses it" if missing is None else f"it {missing}"
 
 
 def _instruction_sets() -> Iterator[tuple[str, str]]:

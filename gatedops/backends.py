@@ -1,15 +1,17 @@
 """What the ops can run on here, what is chosen, and why. `python -m gatedops` prints it.
 
-GATEDOPS_CPU (serial, avx2 or avx512) forces the instruction set of the CPU kernels, GATEDOPS_BACKEND the
-backend. Both are read once, when gatedops is imported; a value that cannot be had is a ValueError there.
+GATEDOPS_CPU (serial, avx2 or avx512) forces the instruction set of the CPU kernels. GATEDOPS_BACKEND=triton adds the
+kernels for NVIDIA GPUs; tensors on the CPU run there all the same. Both are read once, when gatedops is imported; a
+value that cannot be had is a ValueError there.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import util
 
 import torch
 
@@ -32,18 +34,22 @@ INSTRUCTION_SETS = {
 
 @dataclass(frozen=True)
 class Backend:
-    """One way to run the ops: its name, the devices it serves, whether this version has kernels for it."""
+    """One way to run the ops: its name, the devices it serves, whether this version has kernels for it, and whether
+    these are experimental: proved by what can be proved without a GPU, and used only where they are asked for."""
 
     name: str
     devices: str
     exists: bool
+    experimental: bool = False
 
 
 BACKENDS = (
     Backend("cpu", "the CPU, in C++", exists=True),
-    Backend("triton", "NVIDIA GPUs, in Triton", exists=False),
+    Backend("triton", "NVIDIA GPUs, in Triton", exists=True, experimental=True),
     Backend("cuda", "NVIDIA GPUs, in CUDA", exists=False),
 )
+
+_cuda_ops: set[str] = set()  # functions that take CUDA tensors
 
 
 def available_isas() -> list[str]:
@@ -86,10 +92,11 @@ def force_cpu(name: str) -> Iterator[None]:
 
 
 def chosen_backend() -> tuple[str, str]:
-    """The backend that runs the ops, and why."""
-    if os.environ.get("GATEDOPS_BACKEND"):
-        return "cpu", "GATEDOPS_BACKEND asks for it"
-    return "cpu", "it is the only one this version has kernels for"
+    """The backend that is chosen, and why."""
+    wanted = os.environ.get("GATEDOPS_BACKEND")
+    if wanted:
+        return wanted, "GATEDOPS_BACKEND asks for it"
+    return "cpu", "it is the only one that is not experimental"
 
 
 def chosen_isa() -> tuple[str, str]:
@@ -99,9 +106,33 @@ def chosen_isa() -> tuple[str, str]:
     return active_isa(), "it is the fastest this machine runs"
 
 
+def add_cuda_ops(names: Iterable[str]) -> None:
+    """Says that these functions take CUDA tensors from now on."""
+    _cuda_ops.update(names)
+
+
+def supports(device: torch.device, op: str) -> bool:
+    """Whether a function takes tensors on this device."""
+    return device.type in ("cpu", "meta") or (device.type == "cuda" and op in _cuda_ops)
+
+
 def unsupported_device(device: torch.device, op: str) -> str:
     """The sentence to raise where an op has no kernel for a device."""
+    if device.type == "cuda" and not _cuda_ops:
+        return (
+            f"is on {device}, but {op} runs on the CPU unless GATEDOPS_BACKEND=triton is set before Python starts"
+            " (experimental): set it, or move the tensor with .cpu()"
+        )
     return f"is on {device}, but {op} has kernels for the CPU only: move it there with .cpu()"
+
+
+def missing_for_triton() -> str | None:
+    """What the Triton kernels need and this machine lacks, and what to do; None where they run."""
+    if util.find_spec("triton") is None:
+        return "needs the triton package, which is not installed: pip install triton"
+    if not torch.cuda.is_available():
+        return "needs an NVIDIA GPU and a torch built for CUDA, and torch sees none: keep tensors on the CPU"
+    return None
 
 
 def _read_environment() -> None:
@@ -118,6 +149,9 @@ def _read_environment() -> None:
         raise ValueError(
             f"GATEDOPS_BACKEND: got {wanted!r}, but gatedops {__version__} has kernels only for: " + ", ".join(existing)
         )
+    missing = missing_for_triton() if wanted == "triton" else None
+    if missing is not None:
+        raise ValueError(f"GATEDOPS_BACKEND: got 'triton', which {missing}")
 
 
 _read_environment()

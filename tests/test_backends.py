@@ -68,11 +68,35 @@ def test_gatedops_cpu_forces_an_instruction_set():
     [
         ("GATEDOPS_CPU", "mmx", "ValueError: GATEDOPS_CPU: got 'mmx', but this machine runs only: serial"),
         ("GATEDOPS_BACKEND", "abacus", "ValueError: GATEDOPS_BACKEND: got 'abacus', but gatedops"),
-        ("GATEDOPS_BACKEND", "triton", "has kernels only for: cpu"),
+        ("GATEDOPS_BACKEND", "cuda", "has kernels only for: cpu, triton"),
     ],
 )
 def test_a_value_that_cannot_be_had_is_an_error_at_import(variable, value, message):
     assert message in last_line(run_python("-c", "import gatedops", **{variable: value}))
+
+
+@pytest.mark.parametrize(
+    ("installed", "gpu", "missing"),
+    [
+        (None, True, "needs the triton package, which is not installed: pip install triton"),
+        (
+            "there",
+            False,
+            "needs an NVIDIA GPU and a torch built for CUDA, and torch sees none: keep tensors on the CPU",
+        ),
+        ("there", True, None),
+    ],
+)
+def test_what_the_triton_kernels_lack_is_said(installed, gpu, missing, monkeypatch):
+    monkeypatch.setattr(backends.util, "find_spec", lambda name: installed)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    assert backends.missing_for_triton() == missing
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what a machine without a GPU lacks")
+def test_triton_without_a_gpu_is_an_error_at_import():
+    message = last_line(run_python("-c", "import gatedops", GATEDOPS_BACKEND="triton"))
+    assert message.startswith("ValueError: GATEDOPS_BACKEND: got 'triton', which needs ")
 
 
 def test_the_report_names_versions_backends_and_instruction_sets():
@@ -95,13 +119,20 @@ def test_the_report_says_what_is_missing_and_what_to_do(monkeypatch, capsys):
     report.main()
     printed = capsys.readouterr().out
     assert "avx2       not on this machine (no avx2); nothing to do" in printed
-    assert "triton     not installed; no op needs it yet" in printed
+    assert "triton     not installed; only the experimental kernels for NVIDIA GPUs need it" in printed
+    assert "(experimental): not chosen; it needs the triton package, which is not installed" in printed
 
 
 def test_a_tensor_elsewhere_is_refused_with_what_to_do():
     words = pack_gates(torch.ones(2, 3))
-    message = backends.unsupported_device(torch.device("cuda:0"), "npk_gram")
-    assert message == "is on cuda:0, but npk_gram has kernels for the CPU only: move it there with .cpu()"
+    assert backends.unsupported_device(torch.device("xpu:0"), "npk_gram") == (
+        "is on xpu:0, but npk_gram has kernels for the CPU only: move it there with .cpu()"
+    )
+    message = backends.unsupported_device(torch.device("cuda:0"), "soft_npk_gram")
+    if backends.chosen_backend()[0] == "triton":
+        assert "soft_npk_gram has kernels for the CPU only" in message
+    else:
+        assert "unless GATEDOPS_BACKEND=triton is set before Python starts" in message
     assert npk_gram(None, words, scale="none").tolist() == [[3, 3], [3, 3]]
 
 

@@ -4,20 +4,11 @@ import pytest
 
 triton = pytest.importorskip("triton")
 
-from triton.backends.compiler import GPUTarget  # noqa: E402
-from triton.compiler import ASTSource  # noqa: E402
+from aot import CAPABILITIES, SHARED_LIMIT, compiled  # noqa: E402
 
 from gatedops.triton import gates, gram  # noqa: E402
 
-CAPABILITIES = (80, 90, 100)
-SHARED_LIMIT = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}  # bytes a block may use
 TILE = {"M": gram.TILE_M, "N": gram.TILE_N, "WORDS": gram.TILE_WORDS}
-
-
-def compiled(kernel, signature, constants, capability, **options):
-    types = signature | dict.fromkeys(constants, "constexpr")
-    source = ASTSource(fn=kernel, signature=types, constexprs=constants)
-    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
@@ -35,8 +26,8 @@ def test_gram_uses_the_integer_tensor_cores(capability, symmetric, dtype):
     signature |= dict.fromkeys(("x_stride", "y_stride", "out_stride"), "i64")
     constants = {"SYMMETRIC": symmetric, "TIMES": True, **TILE}
     kernel = compiled(gram.gram_kernel, signature, constants, capability, num_warps=8)
-    assert kernel.metadata.shared <= SHARED_LIMIT[capability]
-    assert ("wgmma.mma_async" if capability == 90 else "mma.sync") in kernel.asm["ptx"]
+    assert kernel.shared <= SHARED_LIMIT[capability]
+    assert ("wgmma.mma_async" if capability == 90 else "mma.sync") in kernel.ptx
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
@@ -44,7 +35,7 @@ def test_overlap_and_row_counts_compile(capability):
     signature = {"x_words": "*i32", "y_words": "*i32", "out": "*i32", "layers": "*i64"}
     signature |= dict.fromkeys(("n", "m", "tiles_n"), "i32") | dict.fromkeys(("x_stride", "y_stride"), "i64")
     kernel = compiled(gram.overlap_kernel, signature, {"SYMMETRIC": True, **TILE}, capability, num_warps=8)
-    assert kernel.metadata.shared <= SHARED_LIMIT[capability]
+    assert kernel.shared <= SHARED_LIMIT[capability]
     signature = {"words": "*i32", "out": "*i32", "layers": "*i64", "n": "i32", "stride": "i64"}
     compiled(gram.row_counts_kernel, signature, {"BLOCK": 32}, capability)
 

@@ -36,23 +36,26 @@ class Cell:
 
 class Net:
     """One kind of net at one size. Weights are normal with variance 2 / width, biases 0; x, cotangents and the gates
-    from outside are random. A forward takes x and returns the results that get a gradient.
+    from outside are random, the same on every device. A forward takes x and returns the results that get a gradient.
     """
 
-    def __init__(self, kind: str, cell: Cell, seed: int):
+    def __init__(self, kind: str, cell: Cell, seed: int, device: str = "cpu", dtype: torch.dtype = torch.float32):
         made = torch.Generator().manual_seed(seed)
         n, width = cell.batch, cell.width
 
         def normal(*shape: int) -> Tensor:
             return torch.randn(*shape, generator=made)
 
+        def there(t: Tensor) -> Tensor:
+            return t.to(device, dtype)
+
         def network() -> list[tuple[Tensor, Tensor]]:
-            weights = [normal(width, width) * math.sqrt(2 / width) for _ in range(cell.depth)]
-            return [(weight.requires_grad_(), torch.zeros(width).requires_grad_()) for weight in weights]
+            weights = [there(normal(width, width) * math.sqrt(2 / width)) for _ in range(cell.depth)]
+            return [(weight.requires_grad_(), weight.new_zeros(width).requires_grad_()) for weight in weights]
 
         self.kind, self.cell = kind, cell
-        self.x, self.cotangents = normal(n, width), [normal(n, width) for _ in range(2)]
-        self.masks = [(normal(n, width) > 0).to(self.x.dtype) for _ in range(cell.depth)] if kind == "value" else []
+        self.x, self.cotangents = there(normal(n, width)), [there(normal(n, width)) for _ in range(2)]
+        self.masks = [there(normal(n, width) > 0) for _ in range(cell.depth)] if kind == "value" else []
         self.bits = [GateBits.pack([mask]) for mask in self.masks]
         self.features = [] if kind in ("layer", "value") else network()
         self.values = network()
@@ -78,7 +81,7 @@ class Net:
                 h, z, _ = gated_linear_pair(h, w_f, b_f, z, w_v, b_v, gate="soft", beta=BETA)
             else:
                 h, z, _ = gated_linear_pair(h, w_f, b_f, z, w_v, b_v)
-        return self._results(h, z)
+        return self.results(h, z)
 
     def eager(self, x: Tensor) -> tuple[Tensor, ...]:
         if self.kind == "layer":
@@ -94,11 +97,11 @@ class Net:
             q = linear(h, w_f, b_f)
             gate = torch.sigmoid(BETA * q) if self.kind == "soft" else (q > 0).to(q.dtype)
             h, z = q.relu(), linear(z, w_v, b_v) * gate
-        return self._results(h, z)
+        return self.results(h, z)
 
-    def _results(self, h: Tensor, z: Tensor) -> tuple[Tensor, ...]:
+    def results(self, h: Tensor | None, z: Tensor) -> tuple[Tensor, ...]:
         """A hard gate passes no gradient on: the feature network then has an output of its own."""
-        return (h, z) if self.kind == "pair" else (z,)
+        return (h, z) if h is not None and self.kind == "pair" else (z,)
 
     def products(self, backward: bool) -> None:
         """The matrix products alone: what any backend of torch's speed has to pay."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gatedops.backends import unsupported_device
+from gatedops.backends import supports, unsupported_device
 
 
 def require_tensor(value: Any, name: str) -> None:
@@ -19,7 +19,7 @@ def require_tensor(value: Any, name: str) -> None:
 
 def require_supported(tensor: Tensor, op: str, name: str) -> None:
     """Raises ValueError where the op has no kernel for the tensor's device."""
-    if tensor.device.type not in ("cpu", "meta"):
+    if not supports(tensor.device, op):
         raise ValueError(f"{name}: {unsupported_device(tensor.device, op)}")
 
 

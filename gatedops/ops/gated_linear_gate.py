@@ -88,19 +88,20 @@ def _has_dense_rows(q: Tensor) -> bool:
     return (n <= 1 or row == positions * channels) and (steps(channels, 1) or steps(1, positions))
 
 
-def _empty(q: Tensor) -> Tensor:
+def empty_activations(q: Tensor) -> Tensor:
+    """For a result of q's shape (n, P, C): in q's memory format where its rows are dense, else contiguous."""
     return torch.empty_like(q) if _has_dense_rows(q) else q.new_empty(q.shape)
 
 
 @torch.library.register_fake("gatedops::gate_relu")
 def _(q: Tensor) -> tuple[Tensor, Tensor]:
     n, positions, channels = q.shape
-    return _empty(q), q.new_empty((n, layer_words(positions, channels)), dtype=torch.int32)
+    return empty_activations(q), q.new_empty((n, layer_words(positions, channels)), dtype=torch.int32)
 
 
 @torch.library.register_fake("gatedops::gate_select")
 def _(q: Tensor, words: Tensor, first: int) -> Tensor:
-    return _empty(q)
+    return empty_activations(q)
 
 
 def _save_relu(ctx: Any, inputs: tuple, output: tuple) -> None:

@@ -248,7 +248,7 @@ def _pair_soft_backward(
     rest = (None, None, None)
     second = grad_q is not None or grad_v is not None
     if second or is_recorded(grad_h, grad_z, q, v, h, w_f, z, w_v):
-        dq, dv = _soft_gradients(grad_h, grad_z, q, v, *ctx.rest)
+        dq, dv = soft_gradients(grad_h, grad_z, q, v, *ctx.rest)
         if not linear_feature:  # there q is no result of its own
             dq = plus(dq, grad_q)
         return *_layer_gradients(dq, h, w_f, needs), *_layer_gradients(plus(dv, grad_v), z, w_v, needs[3:]), *rest
@@ -258,7 +258,7 @@ def _pair_soft_backward(
     return *asked(gradients, needs[:6]), *rest
 
 
-def _soft_gradients(
+def soft_gradients(
     grad_h: Tensor | None, grad_z: Tensor | None, q: Tensor, v: Tensor | None, beta: float, gain: float, linear: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of q and v by ops that have derivatives themselves; v None: none of q."""

@@ -13,6 +13,15 @@ WORDS = 32  # words a program writes; 32 x 32 gates
 
 
 @triton.jit
+def places_of_words(word, channels, per_position, used):
+    """Position (B, 1) and channel (B, 32), int64, of each of the 32 gates of words (B,), and whether there is one."""
+    position = word // per_position
+    channel = (word % per_position)[:, None] * 32 + tl.arange(0, 32)[None, :]
+    inside = (word < used)[:, None] & (channel < channels)
+    return position[:, None].to(tl.int64), channel.to(tl.int64), inside
+
+
+@triton.jit
 def pack_kernel(
     q,
     words,
@@ -21,20 +30,16 @@ def pack_kernel(
     used,  # words that hold gates; those behind them are padding
     total,
     q_row: tl.int64,
-    q_position: tl.int64,
-    q_channel: tl.int64,
+    q_position,
+    q_channel,
     words_row: tl.int64,
     BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     word = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    bit = tl.arange(0, 32)
-    position = word // per_position
-    channel = (word % per_position)[:, None] * 32 + bit[None, :]
-    inside = (word < used)[:, None] & (channel < channels)
-    at = row * q_row + position[:, None].to(tl.int64) * q_position + channel.to(tl.int64) * q_channel
-    on = tl.load(q + at, mask=inside, other=0.0) > 0
-    packed = tl.sum(on.to(tl.int32) << bit[None, :], axis=1)
+    position, channel, inside = places_of_words(word, channels, per_position, used)
+    on = tl.load(q + row * q_row + position * q_position + channel * q_channel, mask=inside, other=0.0) > 0
+    packed = tl.sum(on.to(tl.int32) << tl.arange(0, 32)[None, :], axis=1)
     tl.store(words + row * words_row + word, packed, mask=word < total)
 
 

@@ -8,15 +8,14 @@ tiles on and below the diagonal and writes each of them twice.
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-TILE_M, TILE_N = (
-    128,
-    128,
-)  # pairs of a tile; 128 x 128 int32 counts and the product fill the registers of 8 warps
+TILE_M, TILE_N = 128, 128  # pairs of a tile; its int32 counts and the product fill the registers of 8 warps
 TILE_WORDS = 4  # words multiplied at a time: K = 128 gates
 WORKSPACE = 1 << 26  # bytes of Gram that npk_matvec and npk_gram_backward hold at a time
 
@@ -111,8 +110,15 @@ def overlap_kernel(
         tl.store(out + plane + cols[None, :].to(tl.int64) * m + rows[:, None], counts, mask=inside)
 
 
+@cache
+def _uploaded(values: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A small constant on the device. Kept for good: a CUDA graph that read it once may be replayed at any time, and
+    nothing can be uploaded while one is captured."""
+    return torch.tensor(values, dtype=dtype).to(device)
+
+
 def _layers(first: list[int], y_first: list[int], count: list[int], device: torch.device) -> Tensor:
-    return torch.tensor([first, y_first, count], dtype=torch.int64).T.contiguous().to(device)
+    return _uploaded(tuple(zip(first, y_first, count, strict=True)), torch.int64, device)
 
 
 def _tiles(n: int, m: int, symmetric: bool) -> tuple[int, int]:
@@ -133,7 +139,7 @@ def _multiply_lambda(
     tiles, tiles_n = _tiles(n, m, y_words is None)
     gram_kernel[(tiles,)](
         words, right, out, _layers(first, y_first, count, words.device),
-        torch.tensor(scale, dtype=out.dtype, device=words.device),
+        _uploaded(tuple(scale), out.dtype, words.device),
         n, m, len(count), tiles_n, words.stride(0), right.stride(0), out.stride(0),
         SYMMETRIC=y_words is None, TIMES=times, M=TILE_M, N=TILE_N, WORDS=TILE_WORDS, num_warps=8,
     )  # fmt: skip
@@ -212,7 +218,7 @@ def npk_diag(words: Tensor, first: list[int], count: list[int], scale: list[floa
     """``Lambda_ii``, ``(n,)``; arguments as of the op."""
     product = torch.ones(words.shape[0], dtype=dtype, device=words.device)
     for counts, factor in zip(_row_counts(words, first, count), scale, strict=True):
-        product *= counts.to(dtype) * torch.tensor(factor, dtype=dtype, device=words.device)
+        product *= counts.to(dtype) * _uploaded((factor,), dtype, words.device)
     return product
 
 

@@ -1,0 +1,141 @@
+"""cuBLASLt through ctypes: a layer and its gates in one call, the mask of the backward in the epilogue of another.
+
+The two-call baseline of gated layers on a GPU: RELU_AUX_BIAS writes relu(x W^T + b) and one bit per gate, DRELU
+multiplies the gradient that leaves the layer above by those bits. Matrices are row-major here and column-major there:
+y (n, w) = x W^T is y^T = W x^T, a (w, n) matrix with leading dimension w.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+
+import torch
+from torch import Tensor
+
+COMPUTE_32F, COMPUTE_32F_FAST_TF32, R_32F = 68, 77, 0
+DTYPES = {torch.float32: R_32F, torch.float16: 2, torch.bfloat16: 14}
+TRANSA, TRANSB, EPILOGUE, BIAS, BIAS_TYPE, AUX, AUX_LD = 3, 4, 7, 8, 26, 11, 12
+RELU_AUX_BIAS, DRELU, PLAIN = 2 | 128 | 4, 8 | 128, 1
+MAX_WORKSPACE = 1
+WORKSPACE = 64 << 20
+NAMES = ("libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so")
+
+
+class _Algorithm(ctypes.Structure):
+    _fields_ = (("data", ctypes.c_uint64 * 8),)
+
+
+class _Heuristic(ctypes.Structure):
+    _fields_ = (
+        ("algorithm", _Algorithm),
+        ("workspace", ctypes.c_size_t),
+        ("state", ctypes.c_int),
+        ("waves", ctypes.c_float),
+        ("reserved", ctypes.c_int * 4),
+    )
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """cuBLASLt, which torch has loaded; None where it cannot be reached."""
+    torch.zeros(1, device="cuda").unsqueeze(0) @ torch.zeros(1, 1, device="cuda")
+    for name in NAMES:
+        try:
+            return ctypes.CDLL(name)
+        except OSError:
+            continue
+    return None
+
+
+def _check(status: int, call: str) -> None:
+    if status:
+        raise RuntimeError(f"{call} of cuBLASLt failed with status {status}")
+
+
+@cache
+def _handle() -> ctypes.c_void_p:
+    handle = ctypes.c_void_p()
+    _check(library().cublasLtCreate(ctypes.byref(handle)), "cublasLtCreate")
+    return handle
+
+
+@cache
+def _workspace() -> Tensor:
+    return torch.empty(WORKSPACE, dtype=torch.uint8, device="cuda")
+
+
+class Product:
+    """out (n, m) = left @ right with an epilogue, planned once for fixed tensors; calling it runs it.
+
+    left (n, k) and right (k, m) are each a contiguous matrix or the transpose of one. aux: uint8 (n, w / 8), the bits
+    of `out` (RELU_AUX_BIAS writes them, DRELU reads them), bit j of a row in byte j // 8.
+    """
+
+    def __init__(
+        self, left: Tensor, right: Tensor, out: Tensor, epilogue: int = PLAIN, bias: Tensor | None = None,
+        aux: Tensor | None = None,
+    ):  # fmt: skip
+        self.kept = (left, right, out, bias, aux)
+        kind = DTYPES[out.dtype]
+        tf32 = out.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
+        self.description = ctypes.c_void_p()
+        compute = COMPUTE_32F_FAST_TF32 if tf32 else COMPUTE_32F
+        _check(library().cublasLtMatmulDescCreate(ctypes.byref(self.description), compute, R_32F), "description")
+        self._set(TRANSA, ctypes.c_int32(int(not right.is_contiguous())))
+        self._set(TRANSB, ctypes.c_int32(int(not left.is_contiguous())))
+        self._set(EPILOGUE, ctypes.c_int32(epilogue))
+        if bias is not None:
+            self._set(BIAS, ctypes.c_void_p(bias.data_ptr()))
+            self._set(BIAS_TYPE, ctypes.c_int32(kind))
+        if aux is not None:
+            self._set(AUX, ctypes.c_void_p(aux.data_ptr()))
+            self._set(AUX_LD, ctypes.c_int64(8 * aux.shape[1]))
+        self.layouts = [self._layout(t, kind) for t in (right, left, out)]
+        self.algorithm = self._best()
+
+    def _set(self, attribute: int, value: ctypes._SimpleCData) -> None:
+        size = ctypes.c_size_t(ctypes.sizeof(value))
+        status = library().cublasLtMatmulDescSetAttribute(self.description, attribute, ctypes.byref(value), size)
+        _check(status, f"attribute {attribute}")
+
+    def _layout(self, t: Tensor, kind: int) -> ctypes.c_void_p:
+        """A row-major (r, c) tensor is a column-major (c, r) matrix."""
+        rows, cols = t.shape if t.is_contiguous() else t.T.shape
+        layout = ctypes.c_void_p()
+        sizes = (ctypes.c_uint64(cols), ctypes.c_uint64(rows), ctypes.c_int64(cols))
+        _check(library().cublasLtMatrixLayoutCreate(ctypes.byref(layout), kind, *sizes), "layout")
+        return layout
+
+    def _best(self) -> _Heuristic:
+        preference, found, count = ctypes.c_void_p(), _Heuristic(), ctypes.c_int()
+        _check(library().cublasLtMatmulPreferenceCreate(ctypes.byref(preference)), "preference")
+        limit = ctypes.c_uint64(WORKSPACE)
+        size = ctypes.c_size_t(8)
+        status = library().cublasLtMatmulPreferenceSetAttribute(
+            preference, MAX_WORKSPACE, ctypes.byref(limit), size
+        )  # fmt: skip
+        _check(status, "preference")
+        a, b, c = self.layouts
+        status = library().cublasLtMatmulAlgoGetHeuristic(
+            _handle(), self.description, a, b, c, c, preference, 1, ctypes.byref(found), ctypes.byref(count)
+        )
+        _check(status, "heuristic")
+        if count.value == 0:
+            raise RuntimeError("cuBLASLt has no algorithm for this product")
+        return found
+
+    def __call__(self) -> None:
+        left, right, out, _, _ = self.kept
+        one, zero = ctypes.c_float(1.0), ctypes.c_float(0.0)
+        a, b, c = self.layouts
+
+        def at(t: Tensor) -> ctypes.c_void_p:
+            return ctypes.c_void_p(t.data_ptr())
+
+        status = library().cublasLtMatmul(
+            _handle(), self.description, ctypes.byref(one), at(right), a, at(left), b, ctypes.byref(zero), at(out), c,
+            at(out), c, ctypes.byref(self.algorithm.algorithm), at(_workspace()), ctypes.c_size_t(WORKSPACE),
+            ctypes.c_void_p(torch.cuda.current_stream().cuda_stream),
+        )  # fmt: skip
+        _check(status, "matmul")

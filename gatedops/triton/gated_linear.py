@@ -1,0 +1,106 @@
+"""gated_linear on a GPU: the product, its gates and the selection by them in one kernel.
+
+Gates are those of the product rounded to its dtype, as on a CPU. float64, which the tensor cores of few GPUs know, is
+torch's product and a pass over it.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.nn.functional import linear
+
+from gatedops.layout import layer_words
+from gatedops.triton.gated_linear_gate import relu_rows, select_rows
+from gatedops.triton.gated_linear_tiles import (
+    load_gates,
+    load_tile,
+    pack_tile,
+    pre_activation,
+    relu,
+    store_gates,
+    store_tile,
+    tile_of,
+    unpack_tile,
+)
+from gatedops.triton.gated_linear_tuning import Tile, as_matrix, fits_tma, operand, precision_of, run_fastest
+
+
+@triton.jit
+def layer_kernel(
+    x, weight, bias, gate, y, product, rows, cols, inner,
+    x_row: tl.int64, x_col, w_row: tl.int64, w_col, gate_row: tl.int64, gate_col, total,
+    GATE: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr, TMA: tl.constexpr,
+    M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
+):  # fmt: skip
+    """y (rows, cols) = gate(x W^T + b). GATE "own": relu, and its words go to `gate` (rows, total); "hard": `gate`
+    holds words; "soft": numbers, and the product is written as well."""
+    row, col = tile_of(tl.program_id(0), rows, cols, M, N)
+    v = pre_activation(
+        x, weight, bias, row, col, rows, cols, inner, x_row, x_col, w_row, w_col, BIAS, PRECISION, TMA, M, N, K
+    ).to(y.dtype.element_ty)
+    if GATE == "own":
+        store_gates(gate, pack_tile(v > 0, M, N), row, col, rows, cols, total, gate_row, M, N)
+        v = relu(v)
+    elif GATE == "hard":
+        packed = load_gates(gate, row, col, rows, cols, gate_row, M, N)
+        v = tl.where(unpack_tile(packed, M, N), v, 0.0)
+    else:
+        store_tile(product, v, row, col, rows, cols, M, N)
+        numbers = load_tile(gate, row, col, rows, cols, gate_row, gate_col, M, N, False)
+        v = v.to(tl.float32) * numbers.to(tl.float32)
+    store_tile(y, v, row, col, rows, cols, M, N)
+
+
+def _layer(
+    kind: str, x: Tensor, weight: Tensor, bias: Tensor | None, gate: Tensor, y: Tensor, product: Tensor | None = None
+) -> None:
+    """Launches :func:`layer_kernel`; gate (rows, ...)."""
+    left, (cols, inner) = as_matrix(x), weight.shape
+    rows, tma = left.shape[0], fits_tma(left, weight)
+
+    def launch(tile: Tile) -> None:
+        layer_kernel[(triton.cdiv(rows, tile.m) * triton.cdiv(cols, tile.n),)](
+            operand(left, tile.m, tile.k, tma), operand(weight, tile.n, tile.k, tma), bias, gate, y, product,
+            rows, cols, inner, *left.stride(), *weight.stride(), *gate.stride(), gate.shape[1],
+            GATE=kind, BIAS=bias is not None, PRECISION=precision_of(x.dtype), TMA=tma, **tile.options(),
+        )  # fmt: skip
+
+    if rows > 0:
+        run_fastest("layer", (kind, inner, tma), x, rows, cols, launch)
+
+
+def gated_linear(x: Tensor, weight: Tensor, bias: Tensor | None, words: Tensor, first: int) -> Tensor:
+    """``G o (x W^T + b)``; arguments as of the op."""
+    if x.dtype == torch.float64:
+        return select_rows(linear(x, weight, bias), words, first)
+    y = x.new_empty((*x.shape[:-1], weight.shape[0]))
+    _layer("hard", x, weight, bias, words[:, first:], y)
+    return y
+
+
+def gated_linear_relu(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """``relu(x W^T + b)`` and its words; arguments as of the op."""
+    if x.dtype == torch.float64:
+        return relu_rows(linear(x, weight, bias))
+    y = x.new_empty((*x.shape[:-1], weight.shape[0]))
+    words = new_words(y)
+    _layer("own", x, weight, bias, words, y)
+    return y, words
+
+
+def gated_linear_soft(x: Tensor, weight: Tensor, bias: Tensor | None, gate: Tensor) -> tuple[Tensor, Tensor]:
+    """``gate o v`` and ``v = x W^T + b``; arguments as of the op."""
+    if x.dtype == torch.float64:
+        product = linear(x, weight, bias)
+        return product * gate, product
+    y, product = (x.new_empty((*x.shape[:-1], weight.shape[0])) for _ in range(2))
+    _layer("soft", x, weight, bias, as_matrix(gate), y, product)
+    return y, product
+
+
+def new_words(y: Tensor) -> Tensor:
+    """Words for the gates of y (..., width)."""
+    return y.new_empty((y.shape[:-1].numel(), layer_words(1, y.shape[-1])), dtype=torch.int32)

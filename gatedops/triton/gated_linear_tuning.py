@@ -1,0 +1,143 @@
+"""How the matrix products of gated layers are run: tiles on offer, the choice between them, operands, precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+import triton
+from torch import Tensor
+from triton.testing import do_bench
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A program's share: m x n of the result, k of the sum at a time, `stages` of them under way, on `warps` warps."""
+
+    m: int
+    n: int
+    k: int
+    warps: int
+    stages: int
+
+    @property
+    def accumulators(self) -> int:
+        """Registers of a thread that hold its share of the result."""
+        return self.m * self.n // (32 * self.warps)
+
+    def shared_bytes(self, itemsize: int) -> int:
+        """Of the operands under way, which is nearly all shared memory that a kernel takes."""
+        return (self.m + self.n) * self.k * itemsize * self.stages
+
+    def options(self) -> dict[str, int]:
+        """As a launch takes them."""
+        return {"M": self.m, "N": self.n, "K": self.k, "num_warps": self.warps, "num_stages": self.stages}
+
+
+# The first of those on offer suits every size. 64 numbers of 2 bytes are the 128 that a swizzled row of shared memory
+# holds. 128 x 256 reads the fewest bytes for a product and fills the registers of 8 warps: large layers. 64 rows: small
+# batches, whose larger tiles would leave processors idle.
+HALF_TILES = (Tile(128, 128, 64, 8, 3), Tile(128, 256, 64, 8, 3), Tile(64, 128, 64, 8, 3), Tile(64, 64, 64, 4, 4))
+# tf32: the same bytes, half as many numbers.
+TF32_TILES = (Tile(128, 128, 32, 8, 3), Tile(64, 128, 32, 8, 3), Tile(64, 64, 32, 4, 4))
+# float32 products run on the ordinary cores, their operands in registers.
+IEEE_TILES = (Tile(64, 64, 32, 4, 3),)
+SHARED_SLACK = 8 << 10  # bytes a kernel takes beside the operands under way
+
+
+def precision_of(dtype: torch.dtype) -> str:
+    """Of tl.dot: "tf32" where torch may use it for float32 (torch.set_float32_matmul_precision)."""
+    if dtype != torch.float32:
+        return "tf32"  # means nothing there
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+
+
+def tiles_of(name: str, dtype: torch.dtype, precision: str, capability: tuple[int, int]) -> list[Tile]:
+    """The tiles on offer for a kernel: those that spill no registers. Tensor cores before Hopper read their operands
+    from registers, the results of those after it are copied there; a soft pair keeps pre-activations beside sums."""
+    tiles: tuple[Tile, ...] = IEEE_TILES
+    if dtype != torch.float32 or precision == "tf32":
+        tiles = TF32_TILES if dtype == torch.float32 else HALF_TILES
+    most = 128 if capability[0] == 9 and dtype != torch.float32 else 64
+    return [tile for tile in tiles if tile.accumulators <= (most // 2 if name == "soft pair" else most)]
+
+
+def fitting(tiles: list[Tile], itemsize: int, shared: int, rows: int, cols: int) -> list[Tile]:
+    """Those that fit `shared` bytes and are not twice as large as a result of (rows, cols); at least the first."""
+    return tiles[:1] + [
+        tile
+        for tile in tiles[1:]
+        if tile.shared_bytes(itemsize) + SHARED_SLACK <= shared and tile.m < 2 * max(rows, 64) and tile.n < 2 * cols
+    ]
+
+
+_fastest: dict[Hashable, Tile] = {}
+
+
+def run_fastest(name: str, key: Hashable, like: Tensor, rows: int, cols: int, launch: Callable[[Tile], object]) -> None:
+    """launch(tile) with the fastest tile, timed when this kernel first meets a problem of this kind.
+
+    Rows count as the next power of two, so that batches of any size share a choice. A CUDA graph being captured times
+    nothing: it takes what is known, or the first tile. No choice changes the order in which a sum's terms are added,
+    but for tensor core instructions of another shape.
+    """
+    precision = precision_of(like.dtype)
+    tiles = tiles_of(name, like.dtype, precision, capability(like.device))
+    if like.device.type != "cuda":  # the interpreter
+        launch(tiles[0])
+        return
+    key = (name, like.device, like.dtype, precision, triton.next_power_of_2(rows), cols, key)
+    if key not in _fastest:
+        if torch.cuda.is_current_stream_capturing():
+            launch(tiles[0])
+            return
+        shared = triton.runtime.driver.active.utils.get_device_properties(like.device.index)["max_shared_mem"]
+        _fastest[key] = _timed(fitting(tiles, like.itemsize, shared, rows, cols), launch)
+    launch(_fastest[key])
+
+
+def _timed(tiles: list[Tile], launch: Callable[[Tile], object]) -> Tile:
+    """The fastest of several tiles, medians of about 20 ms each."""
+    if len(tiles) == 1:
+        return tiles[0]
+    return min(tiles, key=lambda tile: do_bench(lambda: launch(tile), warmup=5, rep=20, return_mode="median"))
+
+
+@cache
+def capability(device: torch.device) -> tuple[int, int]:
+    """Compute capability; (0, 0) in the interpreter."""
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
+
+
+@cache
+def processors(device: torch.device) -> int:
+    """Streaming multiprocessors; 4 in the interpreter."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
+
+
+def fits_tma(*matrices: Tensor) -> bool:
+    """Whether the tensor memory accelerator (from Hopper on) can read all of them: contiguous rows, on 16 bytes. Not
+    for float32 products on the ordinary cores, which spill registers with it."""
+    if capability(matrices[0].device) < (9, 0) or precision_of(matrices[0].dtype) == "ieee":
+        return False
+    return all(
+        matrix.numel() > 0
+        and matrix.data_ptr() % 16 == 0
+        and matrix.stride(1) == 1
+        and matrix.stride(0) >= matrix.shape[1]
+        and matrix.stride(0) * matrix.itemsize % 16 == 0
+        for matrix in matrices
+    )
+
+
+def operand(matrix: Tensor, rows: int, cols: int, tma: bool) -> Tensor | TensorDescriptor:
+    """What a kernel takes to read tiles (rows, cols) of a matrix."""
+    return TensorDescriptor.from_tensor(matrix, [rows, cols]) if tma else matrix
+
+
+def as_matrix(t: Tensor) -> Tensor:
+    """(..., d) as (rows, d)."""
+    return t if t.dim() == 2 else t.reshape(t.shape[:-1].numel(), t.shape[-1])

@@ -1,0 +1,68 @@
+"""Makes the Triton launchers the CUDA kernels of the ops. Done once, when GATEDOPS_BACKEND=triton asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gatedops import backends
+from gatedops.triton import (
+    gated_linear,
+    gated_linear_backward,
+    gated_linear_gate,
+    gated_linear_pair,
+    gates,
+    gram,
+)
+
+# Every op that has a launcher; its arguments are those of the schema in csrc/ops.cpp.
+LAUNCHERS = {
+    launcher.__name__: launcher
+    for launcher in (
+        gates.pack_gates,
+        gates.pack_gates_out,
+        gates.unpack_gates,
+        gram.gate_overlap,
+        gram.npk_diag,
+        gram.npk_gram,
+        gram.npk_gram_backward,
+        gram.npk_gram_out,
+        gram.npk_matvec,
+        gated_linear.gated_linear,
+        gated_linear.gated_linear_relu,
+        gated_linear.gated_linear_soft,
+        gated_linear_backward.gated_linear_backward,
+        gated_linear_backward.gated_linear_soft_backward,
+        gated_linear_gate.gate_relu,
+        gated_linear_gate.gate_select,
+        gated_linear_pair.gated_linear_pair,
+        gated_linear_pair.gated_linear_pair_out,
+        gated_linear_pair.gated_linear_pair_soft,
+        gated_linear_pair.gated_linear_pair_soft_backward,
+    )
+}
+
+_library = torch.library.Library("gatedops", "IMPL")  # kernels stay registered as long as it lives
+
+
+def _on_the_tensors_gpu(launcher: Callable[..., Any]) -> Callable[..., Any]:
+    """Triton launches on the current GPU, which need not be that of the arguments."""
+
+    @wraps(launcher)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        tensor = next(value for value in args if isinstance(value, Tensor))
+        with torch.cuda.device_of(tensor):
+            return launcher(*args, **kwargs)
+
+    return run
+
+
+def register() -> None:
+    """Registers all launchers for the CUDA dispatch key."""
+    for name, launcher in LAUNCHERS.items():
+        _library.impl(name, _on_the_tensors_gpu(launcher), "CUDA")
+    backends.add_cuda_ops([*LAUNCHERS, "gate_agreement"])  # which is gate_overlap with widths

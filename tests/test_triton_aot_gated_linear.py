@@ -1,0 +1,157 @@
+"""The Triton kernels of gated layers compile without a GPU for sm_80, sm_90 and sm_100: tensor cores, shared memory
+within the limit, no spilled registers, for the tiles on offer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+triton = pytest.importorskip("triton")
+
+from aot import CAPABILITIES, REGISTERS, SHARED_LIMIT, compiled  # noqa: E402
+
+from gatedops.triton.gated_linear import layer_kernel  # noqa: E402
+from gatedops.triton.gated_linear_backward import (  # noqa: E402
+    SUM_COLS,
+    SUM_ROWS,
+    bias_gradient_kernel,
+    input_gradient_kernel,
+    soft_gradients_kernel,
+    weight_gradient_kernel,
+)
+from gatedops.triton.gated_linear_gate import relu_kernel, select_kernel  # noqa: E402
+from gatedops.triton.gated_linear_pair import pair_kernel, pair_soft_gradients_kernel  # noqa: E402
+from gatedops.triton.gated_linear_tuning import SHARED_SLACK, tiles_of  # noqa: E402
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+MATRIX_UNITS = {80: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma"}
+KERNELS = ("own layer", "hard layer", "soft layer", "pair", "soft pair", "input gradient", "weight gradient")
+
+
+def matrices(name, tile):
+    """The operands of a kernel and the tiles it reads of them."""
+    m, n, k = tile.m, tile.n, tile.k
+    if name.endswith("layer"):
+        return {"x": (m, k), "weight": (n, k)}
+    if name.endswith("pair"):
+        return {"h": (m, k), "w_f": (n, k), "z": (m, k), "w_v": (n, k)}
+    return {"grad": (m, k), "weight": (k, n)} if name == "input gradient" else {"grad": (k, m), "x": (k, n)}
+
+
+def problem(name, dtype):
+    """A kernel, its other pointers, sizes, strides, and constants (strides of 1 among them)."""
+    p = f"*{dtype}"
+    if name.endswith("layer"):
+        kind = name.split()[0]
+        pointers = {"bias": p, "gate": p if kind == "soft" else "*i32", "y": p, "product": p}
+        sizes, strides = ("rows", "cols", "inner", "total"), ("x_row", "w_row", "gate_row")
+        return (
+            layer_kernel,
+            pointers,
+            sizes,
+            strides,
+            {"x_col": 1, "w_col": 1, "gate_col": 1, "GATE": kind, "BIAS": True},
+        )
+    if name.endswith("pair"):
+        soft = name.startswith("soft")
+        pointers = dict.fromkeys(("b_f", "b_v", "h_next", "z_next", "q_out", "v_out"), p) | {"words": "*i32"}
+        sizes = ("rows", "cols", "f_inputs", "v_inputs", "total")
+        constants = {"SOFT": soft, "LINEAR": False, "KEEP": soft, "F_BIAS": True, "V_BIAS": True}
+        constants |= {"h_col": 1, "wf_col": 1, "z_col": 1, "wv_col": 1}
+        return pair_kernel, pointers, sizes, ("h_row", "wf_row", "z_row", "wv_row", "words_row"), constants
+    if name == "input gradient":
+        pointers, strides = {"words": "*i32", "dx": p}, ("g_row", "w_row", "words_row")
+        return input_gradient_kernel, pointers, ("rows", "width", "inputs"), strides, {"g_col": 1, "w_col": 1}
+    pointers, strides = {"words": "*i32", "dw": "*fp32"}, ("g_row", "x_row", "words_row")
+    return weight_gradient_kernel, pointers, ("rows", "width", "inputs", "part"), strides, {"g_col": 1, "x_col": 1}
+
+
+def compile_tile(name, dtype, precision, capability, tile, tma):
+    kernel, pointers, sizes, strides, constants = problem(name, dtype)
+    aligned = [*pointers, *sizes, *strides]
+    signature = pointers | dict.fromkeys(sizes, "i32") | dict.fromkeys(strides, "i64")
+    for operand, (rows, cols) in matrices(name, tile).items():
+        signature[operand] = f"tensordesc<{dtype}[{rows}, {cols}]>" if tma else f"*{dtype}"
+        aligned += [] if tma else [operand]
+    if name.endswith("pair"):
+        signature |= {"beta": "fp32", "gain": "fp32"}
+    constants |= {"PRECISION": precision, "TMA": tma, "M": tile.m, "N": tile.n, "K": tile.k}
+    options = {"num_warps": tile.warps, "num_stages": tile.stages}
+    return compiled(kernel, signature, constants, capability, aligned, **options)
+
+
+def offered(name, dtype, precision, capability):
+    return tiles_of(name, DTYPES[dtype], precision, (capability // 10, capability % 10))
+
+
+def assert_within_limits(found, tile, dtype, precision, capability, tma):
+    itemsize = DTYPES[dtype].itemsize
+    assert found.shared <= tile.shared_bytes(itemsize) + SHARED_SLACK, (
+        "more shared memory than the estimate for pruning"
+    )
+    assert found.shared <= SHARED_LIMIT[capability]
+    assert found.registers * 32 * tile.warps <= REGISTERS
+    assert found.local == 0, f"{found.local} bytes of spilled registers a thread"
+    assert (MATRIX_UNITS[capability] in found.ptx) == (precision == "tf32")
+    assert ("cp.async.bulk.tensor" in found.ptx) == tma
+
+
+QUICK = (
+    [(name, "bf16", "tf32") for name in KERNELS]
+    + [(name, "fp16", "tf32") for name in ("own layer", "weight gradient")]
+    + [(name, "fp32", "tf32") for name in ("own layer", "pair", "weight gradient")]
+    + [(name, "fp32", "ieee") for name in ("own layer",)]
+)
+ALL = [(name, dtype, precision) for dtype, precision in
+       (("bf16", "tf32"), ("fp16", "tf32"), ("fp32", "tf32"), ("fp32", "ieee")) for name in KERNELS]  # fmt: skip
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize(("name", "dtype", "precision"), QUICK)
+def test_the_tile_with_the_most_accumulators(name, dtype, precision, capability):
+    tile = max(offered(name, dtype, precision, capability), key=lambda tile: tile.accumulators)
+    tma = capability >= 90 and precision == "tf32"
+    found = compile_tile(name, dtype, precision, capability, tile, tma)
+    assert_within_limits(found, tile, dtype, precision, capability, tma)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize(("name", "dtype", "precision"), ALL)
+def test_every_tile(name, dtype, precision, capability):
+    for tile in offered(name, dtype, precision, capability):
+        for tma in (True, False) if capability >= 90 and precision == "tf32" else (False,):
+            found = compile_tile(name, dtype, precision, capability, tile, tma)
+            assert_within_limits(found, tile, dtype, precision, capability, tma)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_the_operands_of_a_first_tile_fit_every_gpu(name):
+    for dtype in DTYPES.values():
+        for capability in CAPABILITIES:
+            first = tiles_of(name, dtype, "tf32", (capability // 10, 0))[0]
+            assert first.shared_bytes(dtype.itemsize) <= 99 << 10  # sm_86 and sm_89, the least since sm_80
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+def test_passes_compile_without_spills(dtype, capability):
+    p = f"*{dtype}"
+    gated = dict.fromkeys(("q", "z"), p) | {"words": "*i32"}
+    gated |= dict.fromkeys(("channels", "per_position", "used"), "i32")
+    places = [f"{t}_{axis}" for t in ("q", "z") for axis in ("row", "position", "channel")]
+    gated |= dict.fromkeys([*places, "words_row"], "i64")
+    pair_soft = dict.fromkeys(("grad_h", "grad_z", "q", "v", "dq", "dv"), p)
+    pair_soft |= {"size": "i32", "beta": "fp32", "gain": "fp32"}
+    wanted = {"H": True, "Z": True, "V": True, "LINEAR": False, "BLOCK": 1024}
+    soft = dict.fromkeys(("grad", "gate", "product", "dv", "dgate"), p) | {"size": "i32"}
+    bias = {"grad": p, "words": "*i32", "db": "*fp32"} | dict.fromkeys(("rows", "width", "part"), "i32")
+    bias |= {"g_row": "i64", "words_row": "i64"}
+    for kernel, signature, constants in (
+        (relu_kernel, gated | {"total": "i32"}, {"BLOCK": 32}),
+        (select_kernel, gated, {"BLOCK": 32}),
+        (pair_soft_gradients_kernel, pair_soft, wanted),
+        (soft_gradients_kernel, soft, {"GATE": True, "BLOCK": 1024}),
+        (bias_gradient_kernel, bias, {"g_col": 1, "M": SUM_ROWS, "N": SUM_COLS}),
+    ):
+        assert compiled(kernel, signature, constants, capability).local == 0, kernel.__name__

@@ -1,0 +1,40 @@
+"""The launchers that become CUDA kernels take the arguments of their ops' schemas, in processes of their own."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import torch
+from test_backends import run_python
+
+pytest.importorskip("triton")
+
+from gatedops.triton import register
+
+
+@pytest.mark.parametrize("name", register.LAUNCHERS)
+def test_a_launcher_takes_what_its_schema_says(name):
+    schema = getattr(torch.ops.gatedops, name).default._schema
+    parameters = inspect.signature(register.LAUNCHERS[name]).parameters.values()
+    assert [p.name for p in parameters] == [argument.name for argument in schema.arguments]
+    assert [p.kind is p.KEYWORD_ONLY for p in parameters] == [argument.kwarg_only for argument in schema.arguments]
+
+
+def test_registering_gives_the_ops_cuda_kernels():
+    code = (
+        "import torch\n"
+        "from gatedops import backends\n"
+        "from gatedops.triton import register\n"
+        "has = lambda name: torch._C._dispatch_has_kernel_for_dispatch_key(f'gatedops::{name}', 'CUDA')\n"
+        "before = [name for name in register.LAUNCHERS if has(name)]\n"
+        "register.register()\n"
+        "gpu = torch.device('cuda')\n"
+        "print(before, all(has(name) and backends.supports(gpu, name) for name in register.LAUNCHERS))\n"
+        "print(backends.supports(gpu, 'gate_agreement'), backends.supports(gpu, 'soft_npk_gram'))\n"
+        "print(backends.unsupported_device(gpu, 'soft_npk_gram'))\n"
+    )
+    done = run_python("-c", code)
+    assert done.stdout == (
+        "[] True\nTrue False\nis on cuda, but soft_npk_gram has kernels for the CPU only: move it there with .cpu()\n"
+    ), done.stderr
