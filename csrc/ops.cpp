@@ -75,4 +75,13 @@ STABLE_TORCH_LIBRARY(gatedops, m) {
   // q (n, positions, channels), any strides: relu(q) and its gates as words; and q where given gates are on.
   m.def("gate_relu(Tensor q) -> (Tensor, Tensor)");
   m.def("gate_select(Tensor q, Tensor words, int first) -> Tensor");
+
+  // In how many rows each bit is set, int64 (32 * W): position 32 * w + b is bit b of word w.
+  m.def("gate_counts(Tensor words) -> Tensor");
+
+  // The neural path kernel of convolutional networks. x (n, D) holds the pixels of all inputs; program is instructions
+  // of 24 ints (gatedops/ops/conv_program.py) that name columns of x, words and scalars.
+  m.def(
+      "conv_gram(Tensor x, Tensor words, Tensor? y, Tensor? y_words, int[] program, float[] scalars, ScalarType dtype) "
+      "-> Tensor");
 }

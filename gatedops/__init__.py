@@ -5,34 +5,51 @@ import torch  # noqa: F401  (before the extension: it links against torch's libr
 from gatedops import backends, cuda_library  # loads the extension, which registers the ops
 from gatedops._version import __version__
 from gatedops.gatebits import GateBits, pack_gates, unpack_gates
+from gatedops.kernels.npk import npk
+from gatedops.kernels.ntk import ntk
+from gatedops.kernels.path_norm import path_norm
+from gatedops.kernels.paths import npf, npv
 from gatedops.layout import GateLayer
-from gatedops.nn import Gate, GatedConv2d, GatedLinear
+from gatedops.nn import DGN, DLGN, Gate, GateCache, GatedConv2d, GatedLinear, SoftReLU
 from gatedops.ops.gated_linear import gated_linear
 from gatedops.ops.gated_linear_pair import gated_linear_pair
 from gatedops.ops.gram import npk_diag, npk_gram, npk_matvec
 from gatedops.ops.overlap import gate_agreement, gate_neighbors, gate_overlap
 from gatedops.ops.soft_gram import soft_npk_gram
+from gatedops.stats import count_regions, gate_stats, naswot_score
 from gatedops.trace import fuse_relu, gated_twin, record_gates
 
 __all__ = [
+    "DGN",
+    "DLGN",
     "Gate",
     "GateBits",
+    "GateCache",
     "GateLayer",
     "GatedConv2d",
     "GatedLinear",
+    "SoftReLU",
     "__version__",
     "backends",
+    "count_regions",
     "fuse_relu",
     "gate_agreement",
     "gate_neighbors",
     "gate_overlap",
+    "gate_stats",
     "gated_linear",
     "gated_linear_pair",
     "gated_twin",
+    "naswot_score",
+    "npf",
+    "npk",
     "npk_diag",
     "npk_gram",
     "npk_matvec",
+    "npv",
+    "ntk",
     "pack_gates",
+    "path_norm",
     "record_gates",
     "soft_npk_gram",
     "unpack_gates",

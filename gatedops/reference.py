@@ -330,3 +330,11 @@ def gated_linear_pair(
     if gates_out is not None:
         bits = GateBits(gates_out.copy_(bits.words), bits.layers)
     return h_next, z_next, bits
+
+
+# --- gate statistics: docs/math.md section 12 ------------------------------------------------------------------
+
+
+def gate_counts(bits: GateBits) -> list[Tensor]:
+    """For how many inputs each gate is on: int64 (*shape), one tensor a layer."""
+    return [gates.sum(0) for gates in unpack_gates(bits)]

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 from hypothesis import settings
+from torch import nn
 
-from gatedops import backends
+from gatedops import backends, trace
 
 settings.register_profile("local", deadline=None, max_examples=30)
 settings.register_profile("ci", deadline=None, max_examples=30, derandomize=True)
@@ -30,6 +31,23 @@ def _fill_uninitialized_memory() -> Iterator[None]:
     yield
     torch.utils.deterministic.fill_uninitialized_memory = before
     torch.use_deterministic_algorithms(False)
+
+
+_STEPS: dict[tuple[nn.Module, torch.Size], list[trace.Step]] = {}
+
+
+@pytest.fixture
+def exported_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports every network once for all tests: the steps are the same, and torch.export takes most of their time."""
+    steps_of = trace.steps
+
+    def steps(model: nn.Module, x: torch.Tensor) -> list[trace.Step]:
+        key = (model, x.shape[1:])
+        if key not in _STEPS:
+            _STEPS[key] = steps_of(model, x)
+        return _STEPS[key]
+
+    monkeypatch.setattr(trace, "steps", steps)
 
 
 @pytest.fixture(params=backends.available_isas())

@@ -408,14 +408,14 @@ def test_the_bar_appears_when_asked_for_only(capsys):
         record_gates(net, x, 1, progress=progress)
         assert capsys.readouterr().err == ""
     pytest.importorskip("tqdm")
-    import gatedops.trace.record as module
+    import gatedops.trace.progress as module
 
-    delay, module._BAR_DELAY = module._BAR_DELAY, 0.0
+    delay, module._DELAY = module._DELAY, 0.0
     try:
         record_gates(net, x, 1, progress=True)
         assert "recording gates" in capsys.readouterr().err
     finally:
-        module._BAR_DELAY = delay
+        module._DELAY = delay
 
 
 def test_without_tqdm_only_a_bar_that_is_asked_for_is_an_error(monkeypatch):

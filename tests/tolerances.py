@@ -22,6 +22,10 @@ TINY = {
 }
 # Relative error of float64 sums of at most a few hundred terms against the same sums in another order.
 FLOAT64_SUMS = 1e-12
+# Error of a float32 kernel of some tens of layers relative to sqrt(K_ii K_jj): each layer rounds a few times.
+FLOAT32_KERNEL = 1e-5
+# What rotations of an image may change in a float32 kernel that they leave as it is: the order of its sums.
+FLOAT32_ROTATIONS = 1e-6
 
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 

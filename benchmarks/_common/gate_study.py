@@ -111,7 +111,11 @@ def kernel_accuracy(
     points: LabelledPoints, bits: GateBits, dtype: torch.dtype, scale: Scale, seed: int
 ) -> tuple[float, float]:
     """Test accuracy (0 to 1) of kernel regression with the NPK, and the ridge it uses."""
-    gram = gatedops.npk_gram(points.x, bits, scale=scale, dtype=dtype)
+    return gram_accuracy(gatedops.npk_gram(points.x, bits, scale=scale, dtype=dtype), points, seed)
+
+
+def gram_accuracy(gram: Tensor, points: LabelledPoints, seed: int) -> tuple[float, float]:
+    """Test accuracy (0 to 1) of kernel regression with a Gram (n, n) of the points, and the ridge it uses."""
     k = points.n_train
     ridges = tqdm(regression.RIDGES, desc="kernel regression", unit="ridge", leave=False, disable=None)
     ridge = regression.select_ridge(gram[:k, :k], points.labels[:k], ridges, seed=seed)
@@ -141,13 +145,18 @@ def sub_network_overlap(bits: GateBits, labels: Tensor, classes: int, dtype: tor
 
 
 def gram_picture(points: LabelledPoints, bits: GateBits, dtype: torch.dtype, seed: int) -> GramPicture:
-    """Draw-ready: points sorted by class, averaged down to at most 500 x 500, and 30 eigenvalues."""
+    """Draw-ready, and 30 eigenvalues."""
     gram = gatedops.npk_gram(points.x, bits, normalize=True, dtype=dtype)
-    order = points.labels.argsort(stable=True)
+    image = gram_image(gram, points.labels)
+    return GramPicture(image, leading_eigenvalues(gram, EIGENVALUES, seed) / float(gram.diagonal().sum()))
+
+
+def gram_image(gram: Tensor, labels: Tensor) -> Tensor:
+    """A Gram (n, n) with its points sorted by class, averaged down to at most 500 x 500."""
+    order = labels.argsort(stable=True)
     sorted_gram = gram[order][:, order]
     side = min(PICTURE, len(order))
-    image = torch.nn.functional.adaptive_avg_pool2d(sorted_gram[None, None], side)[0, 0]
-    return GramPicture(image, leading_eigenvalues(gram, EIGENVALUES, seed) / float(gram.diagonal().sum()))
+    return torch.nn.functional.adaptive_avg_pool2d(sorted_gram[None, None], side)[0, 0]
 
 
 def leading_eigenvalues(gram: Tensor, count: int, seed: int, rounds: int = 8) -> Tensor:

@@ -16,6 +16,7 @@ from _common.timing import readable_seconds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import FigureBase
 
 COLOURS = ("#1b6ca8", "#e08e45", "#8d99ae", "#b5b5b5")
 MAX_CLASS_LABELS = 20
@@ -41,19 +42,27 @@ def plot_npk_gram(
     top, bottom = figure.subfigures(2, 1, height_ratios=(1.15, 1), squeeze=False)[:, 0]
     figure.suptitle(title, fontsize=15)
     axes = top.subplots(1, len(pictures))
-    brightest = max(_typical_maximum(picture.image) for picture in pictures.values())
-    for axis, (name, picture) in zip(axes, pictures.items(), strict=True):
-        image = axis.imshow(picture.image.cpu().numpy(), vmin=0, vmax=brightest, cmap="magma", interpolation="nearest")
-        axis.set_title(captions[name], fontsize=13)
-        _label_classes(axis, labels, classes, len(picture.image))
-    bar = top.colorbar(image, ax=axes, shrink=0.8, extend="max")
-    bar.set_label("H(s, s') / sqrt(H(s, s) H(s', s'))", fontsize=12)
+    images = {captions[name]: picture.image for name, picture in pictures.items()}
+    draw_grams(top, axes, images, labels, classes)
     left, right = bottom.subplots(1, 2, width_ratios=(1, 1.25))
     _draw_eigenvalues(left, pictures)
     _draw_timings(right, results)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110)
     pyplot.close(figure)
+
+
+def draw_grams(
+    figure: FigureBase, axes: Sequence[Axes], images: dict[str, Tensor], labels: Tensor, classes: Sequence[str]
+) -> None:
+    """Normalised Grams sorted by class, by caption, one in each of the axes, with one bar of their colours."""
+    brightest = max(_typical_maximum(image) for image in images.values())
+    for axis, (caption, image) in zip(axes, images.items(), strict=True):
+        shown = axis.imshow(image.cpu().numpy(), vmin=0, vmax=brightest, cmap="magma", interpolation="nearest")
+        axis.set_title(caption, fontsize=13)
+        _label_classes(axis, labels, classes, len(image))
+    bar = figure.colorbar(shown, ax=axes, shrink=0.8, extend="max")
+    bar.set_label("H(s, s') / sqrt(H(s, s) H(s', s'))", fontsize=12)
 
 
 def _typical_maximum(image: Tensor) -> float:

@@ -24,6 +24,9 @@ class GateRows {
   const uint32_t* row(int64_t i) const {
     return words_ + i * stride_;
   }
+  int64_t stride() const {  // words between rows
+    return stride_;
+  }
   RowBlock block(int64_t i, int rows) const {
     return {row(i), stride_, rows};
   }

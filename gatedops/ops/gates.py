@@ -30,14 +30,19 @@ def unpack_layer(words: Tensor, layer: GateLayer) -> Tensor:
     require_supported(words, "unpack_gates", "words")
     span = words[:, layer.first_word : layer.first_word + layer.words]
     gates = torch.ops.gatedops.unpack_gates(span, layer.positions, layer.channels)
+    return from_positions(gates, layer)
+
+
+def from_positions(values: Tensor, layer: GateLayer) -> Tensor:
+    """``(n, positions, channels)`` in the layer's shape, ``(n, *shape)``: the inverse of :func:`by_position`."""
     if len(layer.shape) == 1:
-        return gates.squeeze(1)
+        return values.squeeze(1)
     if len(layer.shape) == 2:
-        return gates
+        return values
     if len(layer.shape) == 3:
-        return gates.unflatten(1, layer.shape[1:]).permute(0, 3, 1, 2)
+        return values.unflatten(1, layer.shape[1:]).permute(0, 3, 1, 2)
     masks, _, height, width = layer.shape
-    return gates.unflatten(1, (height, width, masks)).permute(0, 3, 4, 1, 2)
+    return values.unflatten(1, (height, width, masks)).permute(0, 3, 4, 1, 2)
 
 
 @torch.library.register_fake("gatedops::pack_gates")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain
 from typing import Any
 
@@ -47,3 +48,10 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in before.items():
             module.training = training
+
+
+def uncompiled() -> AbstractContextManager[Any]:
+    """Runs compiled models as they were written, because modes and torch.func do not see inside compiled code."""
+    if "torch._dynamo" not in sys.modules:  # then nothing is compiled; importing it takes a second
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import operator
 import os
-import sys
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, nullcontext
-from pathlib import Path
+from collections.abc import Iterable
+from contextlib import ExitStack
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from gatedops.gatebits import GateBits
-from gatedops.trace.checks import evaluating, require_model
+from gatedops.trace.batches import batches_of, file_at, require_count
+from gatedops.trace.checks import evaluating, require_model, uncompiled
+from gatedops.trace.progress import with_bar
 from gatedops.trace.recorder import Recorder
 from gatedops.trace.rows import Rows, RowsInFile, RowsInMemory
-
-_BAR_DELAY = 1.0  # seconds
 
 
 def record_gates(
@@ -59,72 +55,16 @@ def record_gates(
             was in any case.
     """
     require_model(model)
-    _require_count(batch_size)
+    require_count(batch_size)
     total = len(data) if isinstance(data, Tensor) and data.dim() else None
-    batches = _batches(data, batch_size)
-    rows: Rows = RowsInMemory(total) if out is None else RowsInFile(_file(out))
+    batches = batches_of(data, batch_size)
+    rows: Rows = RowsInMemory(total) if out is None else RowsInFile(file_at(out, "out"))
     count = operator.length_hint(data, 0) if total is None else -(-total // batch_size)
     recorder = Recorder(model, max_pool)
     with ExitStack() as stack:
-        for context in (rows, recorder, evaluating(model), _eager()):
+        for context in (rows, recorder, evaluating(model), uncompiled()):
             stack.enter_context(context)
-        for index, inputs in enumerate(_with_bar(batches, count, progress)):
+        for index, inputs in enumerate(with_bar(batches, "recording gates", "batch", count, progress)):
             rows.add(recorder.gates_of(inputs, index))
         recorder.finish()
         return rows.finish()
-
-
-def _batches(data: Any, batch_size: int) -> Iterator[Tensor]:
-    """The inputs of each batch; what can be checked at once is."""
-    if isinstance(data, Tensor):
-        if data.dim() == 0 or data.shape[0] == 0:
-            raise ValueError(f"data: got shape {tuple(data.shape)}, needs at least one row")
-        return iter(data.split(batch_size))
-    if isinstance(data, Dataset):
-        raise TypeError(f"data: got {type(data).__name__}, which gives single inputs; put a DataLoader around it")
-    if isinstance(data, (str, bytes, dict)) or not isinstance(data, Iterable):
-        raise TypeError(f"data: got {type(data).__name__}, needs a tensor, a DataLoader or an iterable of batches")
-    return (_inputs_of(batch, index) for index, batch in enumerate(data))
-
-
-def _inputs_of(batch: Any, index: int) -> Tensor:
-    inputs = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
-    if not isinstance(inputs, Tensor):
-        raise TypeError(f"data: batch {index} is {type(batch).__name__}, needs a tensor or a tuple that begins with it")
-    if inputs.dim() == 0 or inputs.shape[0] == 0:
-        raise ValueError(f"data: batch {index} has shape {tuple(inputs.shape)}, needs at least one row")
-    return inputs
-
-
-def _require_count(batch_size: Any) -> None:
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size: got {batch_size!r}, needs a whole number of at least 1")
-
-
-def _file(out: Any) -> Path:
-    if not isinstance(out, (str, os.PathLike)):
-        raise TypeError(f"out: got {type(out).__name__}, needs the path of a file")
-    path = Path(out)
-    if path.is_dir() or not path.parent.is_dir():
-        raise ValueError(f"out: {path} {'is a folder' if path.is_dir() else 'lies in no existing folder'}")
-    return path
-
-
-def _eager() -> AbstractContextManager[Any]:
-    """Runs compiled models as they were written, because the mode does not see inside compiled code."""
-    if "torch._dynamo" not in sys.modules:  # then nothing is compiled; importing it takes a second
-        return nullcontext()
-    return torch.compiler.set_stance("force_eager")
-
-
-def _with_bar(batches: Iterator[Tensor], count: int, progress: bool | None) -> Iterable[Tensor]:
-    if progress is False:
-        return batches
-    try:
-        from tqdm import tqdm  # type: ignore[import-untyped]
-    except ModuleNotFoundError:
-        if progress is None:
-            return batches
-        raise ModuleNotFoundError("progress: the bar needs tqdm, which is not installed: pip install tqdm") from None
-    hidden = None if progress is None else False  # None: where there is no terminal
-    return tqdm(batches, "recording gates", count or None, leave=False, unit="batch", delay=_BAR_DELAY, disable=hidden)

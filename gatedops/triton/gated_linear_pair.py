@@ -182,7 +182,8 @@ def gated_linear_pair_soft_backward(
     b_f: bool, z: Tensor | None, w_v: Tensor | None, b_v: bool, beta: float, gain: float, linear_feature: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of h, w_f, b_f, z, w_v and b_v; arguments as of the op."""
-    grad_h, grad_z, q, v = (t if t is None else t.contiguous() for t in (grad_h, grad_z, q, v))
+    q = q.contiguous()
+    grad_h, grad_z, v = (t if t is None else t.contiguous() for t in (grad_h, grad_z, v))
     if q.dtype == torch.float64:
         found = soft_gradients(grad_h, grad_z, q, v, beta, gain, linear_feature)
         dq, dv = (torch.zeros_like(q) if t is None else t for t in found)

@@ -58,7 +58,7 @@ def precision_of(dtype: torch.dtype) -> str:
 def tiles_of(name: str, dtype: torch.dtype, precision: str, capability: tuple[int, int]) -> list[Tile]:
     """The tiles on offer for a kernel: those that spill no registers. Tensor cores before Hopper read their operands
     from registers, the results of those after it are copied there; a soft pair keeps pre-activations beside sums."""
-    tiles = IEEE_TILES
+    tiles: tuple[Tile, ...] = IEEE_TILES
     if dtype != torch.float32 or precision == "tf32":
         tiles = TF32_TILES if dtype == torch.float32 else HALF_TILES
     most = 128 if capability[0] == 9 and dtype != torch.float32 else 64
@@ -94,7 +94,7 @@ def run_fastest(name: str, key: Hashable, like: Tensor, rows: int, cols: int, la
         if torch.cuda.is_current_stream_capturing():
             launch(tiles[0])
             return
-        shared = torch.cuda.get_device_properties(like.device).shared_memory_per_block_optin
+        shared = triton.runtime.driver.active.utils.get_device_properties(like.device.index)["max_shared_mem"]
         _fastest[key] = _timed(fitting(tiles, like.itemsize, shared, rows, cols), launch)
     launch(_fastest[key])
 

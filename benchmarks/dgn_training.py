@@ -1,0 +1,127 @@
+"""Deep gated networks on real data: the papers' experiments, and their published table beside ours.
+
+Trains value networks whose gates come from a frozen random network (FRNPF), from a trained one (FLNPF; FL-0 .. FL-6:
+from seven stages of its training), or from one that learns with them (DLNPF, DLGN, DLGN-SF), beside the ordinary ReLU
+network; also with an all-ones value input (PWC) and with the gates of permuted layers. Beside each fully connected
+variant with frozen gates stands kernel regression with the neural path kernel of the very same gates. Set-up of the
+papers: fully connected depth 6, width 128, or their two convolutional nets; batch 32, cross-entropy, Adam or SGD.
+Writes OUT/dgn_training_DATA.json and OUT/dgn_training_DATA.png.
+
+    python benchmarks/dgn_training.py
+    python benchmarks/dgn_training.py --data mnist --data-dir DIR --seeds 3 --epochs 30
+    python benchmarks/dgn_training.py --variants papers --optimizer sgd
+
+Stopped at any moment, the same command goes on from the checkpoints in OUT and ends with the same figures.
+All seeds of a variant train as one network; seed s of every variant sees the data in the same order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from _common.machine import machine_report
+from _common.options import DEFAULT_OUT, at_least, require_device, require_folder, require_matplotlib
+from _common.output import write_json_atomically
+from _dgn_training import papers, report
+from _dgn_training.run import Run
+from _dgn_training.setup import ARCHITECTURES, DATA, OPTIMIZERS, Setup, load_task
+from _dgn_training.store import Store
+from _dgn_training.variants import GROUPS, VARIANTS, expanded
+
+DIGITS_EPOCHS, SEEDS, NPK_POINTS = 60, 5, 4000
+QUICK_EPOCHS, QUICK_SEEDS = 20, 2
+
+
+def parser() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = options.add_argument
+    names = [*GROUPS, *VARIANTS]
+    add("--data", choices=DATA, default="digits", help="image set (default: %(default)s)")
+    add("--data-dir", type=Path, help="folder with the files of mnist or cifar10")
+    add("--arch", choices=ARCHITECTURES, default="fc", help="(default: %(default)s)")
+    add("--optimizer", choices=OPTIMIZERS, default="adam", help="(default: %(default)s)")
+    add("--epochs", type=at_least(1), help=f"of each training (default: digits {DIGITS_EPOCHS}, else the papers')")
+    add("--seeds", type=at_least(1), help=f"trainings of each variant (default: {SEEDS})")
+    add(
+        "--variants",
+        nargs="+",
+        choices=names,
+        default=["all"],
+        metavar="NAME",
+        help=f"{', '.join(names)} (default: all)",
+    )
+    add(
+        "--npk-points",
+        type=at_least(10),
+        default=NPK_POINTS,
+        help="training points of the kernel regression, at most (default: %(default)s)",
+    )
+    add("--quick", action="store_true", help=f"digits, {QUICK_EPOCHS} epochs, {QUICK_SEEDS} seeds")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="cuda is experimental (default: %(default)s)")
+    add("--threads", type=at_least(1), default=1, help="of the CPU (default: %(default)s)")
+    add("--checkpoint-every", type=at_least(0), default=10, metavar="SECONDS", help="(default: %(default)s)")
+    add("--no-plot", action="store_true", help="no PNG; matplotlib is not needed")
+    add("--out", type=Path, default=DEFAULT_OUT, help="folder for results and checkpoints (default: benchmarks/out)")
+    return options
+
+
+def setup_of(args: argparse.Namespace) -> Setup:
+    """The options with the defaults that depend on others."""
+    if args.quick and args.data != "digits":
+        raise ValueError(f"--quick is a run on digits; got --data {args.data}")
+    epochs = DIGITS_EPOCHS if args.data == "digits" else papers.EPOCHS[args.arch, args.optimizer]
+    return Setup(
+        data=args.data,
+        arch=args.arch,
+        optimizer=args.optimizer,
+        epochs=args.epochs or (QUICK_EPOCHS if args.quick else epochs),
+        seeds=args.seeds or (QUICK_SEEDS if args.quick else SEEDS),
+        npk_points=args.npk_points,
+        threads=args.threads,
+        device=args.device,
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    if not args.no_plot:
+        require_matplotlib()
+    require_device(args.device)
+    setup, name = setup_of(args), f"dgn_training_{args.data}"
+    task = load_task(setup, args.data_dir)
+    require_folder(args.out)
+    store = Store(args.out / f"{name}.checkpoints", setup)
+    torch.set_num_threads(args.threads)
+    # Adam's means of gradients that are 0 for long, as of dark pixels, decay into numbers that slow the CPU down.
+    torch.set_flush_denormal(True)
+    wanted = expanded(args.variants)
+    results = Run(setup, task, store, args.checkpoint_every).results(wanted)
+    rows = report.rows_of(setup, wanted, results)
+    machine = machine_report()
+    report.print_report(setup, task, rows, machine)
+    write_json_atomically(args.out / f"{name}.json", report.all_figures(setup, task, rows, results, machine))
+    print(f"\nwrote {args.out / f'{name}.json'}")
+    if not args.no_plot:
+        from _dgn_training.picture import draw
+
+        draw(args.out / f"{name}.png", setup, rows, results)
+        print(f"wrote {args.out / f'{name}.png'}")
+
+
+def main() -> int:
+    args = parser().parse_args()
+    try:
+        run(args)
+    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
+        print(f"dgn_training.py: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"dgn_training.py: stopped; the same command goes on from the checkpoints in {args.out}", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

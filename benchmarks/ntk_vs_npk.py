@@ -1,0 +1,103 @@
+"""The tangent kernel of the value weights against the neural path kernel, over the width of the network.
+
+Under the hard gates of a random ReLU net, value weights are drawn again and again, and the tangent kernel K^V of each
+draw is computed (gatedops.ntk). Its mean is d sigma^(2 (d - 1)) H at every width, and single draws come closer to that
+with the width (docs/math.md, sections 4 and 14). Writes OUT/ntk_vs_npk.json and OUT/ntk_vs_npk.png.
+
+    python benchmarks/ntk_vs_npk.py
+    python benchmarks/ntk_vs_npk.py --widths 32 512 --depth 6 --draws 400
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from _common.machine import machine_report
+from _common.options import DEFAULT_OUT, at_least, require_folder, require_matplotlib, require_memory
+from _common.output import print_table, write_json_atomically
+from _ntk_vs_npk.draws import HEADER, concentration, draw_kernels
+
+from gatedops import data
+
+WIDTHS = (16, 64, 256, 1024)
+QUICK_WIDTHS = (16, 64)
+DRAWS = 200
+MOST_DRAWS = 4  # times as many where the net is narrow: they scatter more and cost less
+ARRAYS = 4  # (n, parameters) arrays of float32 alive at the worst moment
+
+
+def parser() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = options.add_argument
+    add("--data", choices=data.NAMES, default="digits", help="points (default: %(default)s)")
+    add("--data-dir", type=Path, help="folder with the files of mnist or cifar10")
+    add("--n", type=at_least(2), default=12, help="points of a kernel (default: %(default)s)")
+    add("--depth", type=at_least(2), default=4, help="weight layers, gated ones + 1 (default: %(default)s)")
+    sizes = options.add_mutually_exclusive_group()
+    listed = ", ".join(map(str, WIDTHS))
+    sizes.add_argument(
+        "--widths", type=at_least(1), nargs="+", metavar="W", help=f"gates per layer (default: {listed})"
+    )
+    sizes.add_argument("--quick", action="store_true", help="narrow nets only: seconds")
+    add("--draws", type=at_least(2), default=DRAWS, help="of value weights in the widest net (default: %(default)s)")
+    add("--no-plot", action="store_true", help="no PNG; matplotlib is not needed")
+    add("--out", type=Path, default=DEFAULT_OUT, help="folder for the results (default: benchmarks/out)")
+    add("--seed", type=at_least(0), default=0, help="of everything random (default: %(default)s)")
+    return options
+
+
+def run(args: argparse.Namespace) -> None:
+    if not args.no_plot:
+        require_matplotlib()
+    require_folder(args.out)
+    widths = sorted(set(args.widths or (QUICK_WIDTHS if args.quick else WIDTHS)))
+    images = data.load(args.data, args.data_dir, n=args.n, seed=args.seed)
+    x = images.inputs(torch.cat([images.train_images, images.test_images]).flatten(1))
+    largest = widths[-1] * (x.shape[1] + (args.depth - 2) * widths[-1])
+    require_memory(ARRAYS * 4 * args.n * largest, f"the derivatives of {args.n} points at width {widths[-1]}")
+    report = machine_report()
+    print(
+        f"{args.data}: {args.n} points, {args.depth - 1} gated layers, no biases;"
+        " value weights normal with variance 2 / width"
+    )
+    drawn = []
+    for width in widths:
+        draws = args.draws * min(MOST_DRAWS, widths[-1] // width)
+        drawn.append(draw_kernels(x, width, args.depth, draws, args.seed))
+    figures = [concentration(one) for one in drawn]
+    print_table(HEADER, [one.row() for one in figures])
+    print(
+        "expected: d sigma^(2 (d - 1)) H; z: standard errors between mean and expected, of the pair where it is largest"
+    )
+    content = {
+        "machine": report,
+        "options": {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},
+        "widths": [one.to_json() for one in figures],
+    }
+    write_json_atomically(args.out / "ntk_vs_npk.json", content)
+    print(f"\nwrote {args.out / 'ntk_vs_npk.json'}")
+    if not args.no_plot:
+        from _ntk_vs_npk.picture import plot_concentration
+
+        title = (
+            f"Tangent kernel of the value weights and path kernel: {args.n} points of {args.data}, depth {args.depth}"
+        )
+        plot_concentration(args.out / "ntk_vs_npk.png", drawn, figures, title)
+        print(f"wrote {args.out / 'ntk_vs_npk.png'}")
+
+
+def main() -> int:
+    args = parser().parse_args()
+    try:
+        run(args)
+    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
+        print(f"ntk_vs_npk.py: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

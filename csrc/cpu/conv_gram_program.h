@@ -1,0 +1,64 @@
+// The program of a conv_gram op: a straight line of instructions on registers, each a kernel K(p, p') between the
+// pixels of two inputs. gatedops/ops/conv_program.py is its description; require_valid guards all memory accesses.
+#pragma once
+
+#include <vector>
+
+#include "../checks.h"
+#include "conv_gram_kernels.h"
+
+namespace gatedops::cpu {
+
+enum class ConvOp { input, box, gate, select, pool, add, constant, trace };
+
+struct Extent {
+  int y = 1, x = 1;
+  int64_t area() const {
+    return static_cast<int64_t>(y) * x;
+  }
+  bool operator==(const Extent& o) const {
+    return y == o.y && x == o.x;
+  }
+};
+
+struct Instruction {
+  ConvOp op;
+  int src, src2;
+  double scale = 1.0, scale2 = 0.0, constant = 0.0;
+  int64_t first;  // column of x, or word of the mask layer; -1: no gate
+  int64_t channels;
+  Extent in, out;
+  Extent kernel, stride, pad, dilation;
+  bool circular;
+  bool same_row, same_column;
+  std::vector<double> weights;  // of the output pixels of a pool; empty: all 1
+
+  bool masked() const {
+    return op == ConvOp::gate || op == ConvOp::select || (op == ConvOp::box && first >= 0);
+  }
+  // Sinks read a whole kernel: pixels of both sides move independently.
+  bool sink() const {
+    return op == ConvOp::pool || op == ConvOp::select || op == ConvOp::trace;
+  }
+  bool pointwise() const {
+    return kernel.area() == 1 && pad.y == 0 && pad.x == 0;
+  }
+  // Sums over all pairs of pixels.
+  bool total() const {
+    return op == ConvOp::trace ||
+           (op == ConvOp::pool && out.area() == 1 && kernel == in && pad == Extent{0, 0} && dilation == Extent{1, 1});
+  }
+  int64_t positions() const {
+    return out.area() * (op == ConvOp::select ? kernel.area() : 1);
+  }
+};
+
+constexpr int64_t kInstructionFields = 24;
+constexpr int64_t kMaxExtent = 1024;  // pixels along one axis
+constexpr int64_t kMaxInstructions = 4096;
+
+// x (n, D) and words (n, W) are what the program may read; std::invalid_argument names what is wrong.
+std::vector<Instruction> decode_program(
+    const std::vector<int64_t>& program, const std::vector<double>& scalars, int64_t columns, int64_t words);
+
+}  // namespace gatedops::cpu

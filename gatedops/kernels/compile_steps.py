@@ -1,0 +1,194 @@
+"""From the steps of a network to the program that computes its kernel (docs/math.md, section 13)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from gatedops import trace
+from gatedops.kernels.geometry import geometry_of, windows_of
+from gatedops.kernels.masks import Chosen, Flattened, Gated, Mask, Pooled, Summed
+from gatedops.kernels.moments import Moments
+from gatedops.kernels.network import Layer, layers_of, pool_of, recorded_of, shape_of
+from gatedops.kernels.per_input import PerInput
+from gatedops.kernels.program_builder import Program
+from gatedops.kernels.terms import ChannelTerm, InputTerm, Kernel, Signal, SummedTerm, Term
+from gatedops.ops.conv_program import SAME_COLUMN, SAME_ROW
+from gatedops.trace import Step
+
+
+def compile_steps(
+    steps: Sequence[Step], sigmas: Sequence[float], *, tangent: bool, biases: bool
+) -> tuple[Program, PerInput]:
+    """The program of a network's kernel, and what it reads of each input.
+
+    Args:
+        steps: of gatedops.kernels.network.
+        sigmas: one for each layer with weights.
+        tangent: the kernel is E[K^V], else E[f f'], which is the NPK where the sigmas are 1.
+        biases: biases and constants start paths.
+
+    Raises:
+        ValueError: a step for which there is no rule where it stands, by its name.
+    """
+    return _Compiler(steps, sigmas, tangent, biases).compiled()
+
+
+class _Compiler:
+    def __init__(self, steps: Sequence[Step], sigmas: Sequence[float], tangent: bool, biases: bool) -> None:
+        self._steps = steps
+        self._variances = {id(layer): sigma**2 for layer, sigma in zip(layers_of(steps), sigmas, strict=True)}
+        self._recorded = {id(step): index for index, step in enumerate(recorded_of(steps))}
+        self._biases = biases
+        self._moments = Moments(shape_of(steps[0]), tangent)
+
+    def compiled(self) -> tuple[Program, PerInput]:
+        signals: list[Signal] = []
+        for index, step in enumerate(self._steps):
+            inputs = [signals[source] for source in step.inputs]
+            signals.append(Signal(shape_of(step), self._terms(index, step, inputs)))
+        self._require_output(signals[-1])
+        # All outputs have the same kernel: that of one of them, not the sum over all.
+        kernel = self._moments.summed(replace(signals[-1], shape=(1, 1, 1)))
+        return self._moments.finish(kernel), self._moments.per_input
+
+    def _terms(self, index: int, step: Step, inputs: list[Signal]) -> tuple[Term, ...]:
+        """Of the step's output."""
+        match step:
+            case trace.Input():
+                return (InputTerm(frozenset([index])),)
+            case trace.Linear() | trace.Conv2d():
+                return (ChannelTerm(frozenset([index]), self._layer(step, inputs[0]), Mask()),)
+            case trace.Gate():
+                return tuple(self._gated(term, step) for term in inputs[0].terms)
+            case trace.MaxPool():
+                return tuple(self._max_pooled(term, step) for term in inputs[0].terms)
+            case trace.AvgPool() | trace.Mean():
+                return self._averaged(step, inputs[0])
+            case trace.Flatten():
+                return self._flattened(inputs[0])
+            case trace.Add():
+                self._require_independent(step, *inputs)
+                return self._merged(*inputs[0].terms, *inputs[1].terms)
+            case trace.AddConstant():
+                return self._merged(*inputs[0].terms, *self._constant(index, step))
+        raise ValueError(f"model: {step.name} is a {type(step).__name__}, which path kernels do not cover")
+
+    def _layer(self, layer: Layer, source: Signal) -> Kernel:
+        bias = self._biases and layer.bias is not None
+        return self._moments.layer(self._moments.summed(source), self._variances[id(layer)], geometry_of(layer), bias)
+
+    def _constant(self, index: int, step: trace.AddConstant) -> tuple[Term, ...]:
+        if not self._biases:
+            return ()
+        size = shape_of(step)[1:]
+        kernel = self._moments.constant(_pattern(step.constant, size), size)
+        return (ChannelTerm(frozenset([index]), kernel, Mask()),)
+
+    def _gated(self, term: Term, step: trace.Gate) -> Term:
+        layer = self._recorded[id(step)]
+        match term:
+            case InputTerm():
+                return replace(term, features=(*term.features, Gated(layer)))
+            case ChannelTerm():
+                return replace(term, mask=term.mask.gated(layer))
+        raise ValueError(_no_channels(step))
+
+    def _max_pooled(self, term: Term, step: trace.MaxPool) -> Term:
+        layer, before = self._recorded[id(step)], self._steps[step.inputs[0]]
+        geometry = windows_of(step.window, step)
+        match term:
+            case InputTerm():
+                return replace(term, features=(*term.features, Chosen(layer, geometry)))
+            case ChannelTerm(mask=Mask(gates=gates, pooled=None)):
+                # The choices contain the gate that stands right before the pool.
+                contained = {self._recorded[id(before)]} if isinstance(before, trace.Gate) else set()
+                return replace(term, mask=Mask(pooled=Pooled(layer, geometry, gates - contained)))
+            case ChannelTerm():
+                raise ValueError(
+                    f"model: {step.name} pools what another max-pool gave; path kernels need a Linear or Conv2d layer"
+                    " between the two"
+                )
+        raise ValueError(_no_channels(step))
+
+    def _averaged(self, step: trace.AvgPool | trace.Mean, source: Signal) -> tuple[Term, ...]:
+        window, weights = pool_of(step, *source.size)
+        geometry = windows_of(window, step)
+        made: list[Term] = []
+        masked: list[Term] = []
+        for term in source.terms:
+            match term:
+                case InputTerm():
+                    made.append(replace(term, features=(*term.features, Summed(geometry, weights))))
+                case ChannelTerm(mask=mask) if mask == Mask():
+                    made.append(replace(term, kernel=self._moments.pooled(term.kernel, geometry, weights)))
+                case _:
+                    masked.append(term)
+        if masked:
+            kernel = self._moments.summed(Signal(source.shape, tuple(masked)))
+            made.append(SummedTerm(_origins(masked), self._moments.pooled(kernel, geometry, weights)))
+        return tuple(made)
+
+    def _flattened(self, source: Signal) -> tuple[Term, ...]:
+        if source.size == (1, 1):
+            return source.terms
+        made: list[Term] = []
+        others: list[Term] = []
+        for term in source.terms:
+            if isinstance(term, InputTerm):
+                made.append(replace(term, features=(*term.features, Flattened())))
+            else:
+                others.append(term)
+        if others:
+            kernel = self._moments.summed(Signal(source.shape, tuple(others)))
+            made.append(SummedTerm(_origins(others), self._moments.flattened(kernel)))
+        return tuple(made)
+
+    def _merged(self, *terms: Term) -> tuple[Term, ...]:
+        """The same sum in fewer terms: those of one mask in one, those without channels in one."""
+        merged: dict[object, Term] = {}
+        for term in terms:
+            key = term if isinstance(term, InputTerm) else (type(term), getattr(term, "mask", None))
+            same = merged.get(key)
+            if isinstance(same, ChannelTerm | SummedTerm) and not isinstance(term, InputTerm):
+                kernel = self._moments.added(same.kernel, term.kernel)
+                merged[key] = replace(same, origins=same.origins | term.origins, kernel=kernel)
+            else:
+                merged[key] = term
+        return tuple(merged.values())
+
+    def _require_independent(self, step: Step, left: Signal, right: Signal) -> None:
+        """Raises ValueError where both sides of an addition carry values of the same layer."""
+        shared = _origins(left.terms) & _origins(right.terms)
+        if shared:
+            names = ", ".join(self._steps[index].name for index in sorted(shared))
+            raise ValueError(
+                f"model: {step.name} adds two outputs that both carry {names} with no Linear or Conv2d layer between:"
+                " paths that share all weights, for which path kernels have no rule"
+            )
+
+    def _require_output(self, signal: Signal) -> None:
+        last = self._steps[-1].name
+        if signal.size != (1, 1):
+            raise ValueError(f"model: ends with images at {last}; path kernels need outputs without pixels")
+        if not all(isinstance(term, ChannelTerm) and term.mask == Mask() for term in signal.terms):
+            raise ValueError(f"model: ends with {last}; path kernels need a Linear or Conv2d layer at the end")
+
+
+def _pattern(constant: Tensor, size: tuple[int, int]) -> int:
+    """Which coordinates two pixels must share to have the same constant."""
+    given = (1, 1) if size == (1, 1) else (1, 1, *constant.shape)[-2:]
+    return SAME_ROW * (given[0] > 1) + SAME_COLUMN * (given[1] > 1)
+
+
+def _origins(terms: Sequence[Term]) -> frozenset[int]:
+    return frozenset().union(*(term.origins for term in terms))
+
+
+def _no_channels(step: Step) -> str:
+    return (
+        f"model: {step.name} acts on sums over pixels behind gates (an average, or flattened images); path kernels need"
+        " a Linear or Conv2d layer between the two"
+    )

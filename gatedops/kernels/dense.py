@@ -1,0 +1,54 @@
+"""Kernels of fully connected networks whose biases start no paths: a multiple of Sigma * Lambda (docs/math.md, 2)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gatedops import trace
+from gatedops.gatebits import GateBits
+from gatedops.kernels.network import layers_of
+from gatedops.ops.gram import npk_gram
+from gatedops.trace import Step
+
+
+def is_dense(steps: Sequence[Step], *, biases: bool) -> bool:
+    """Whether a network is [Flatten,] (Linear, Gate) once or more, Linear, and no bias of it starts paths."""
+    rest = list(steps[2:] if len(steps) > 1 and isinstance(steps[1], trace.Flatten) else steps[1:])
+    kinds = [trace.Linear, trace.Gate] * (len(rest) // 2) + [trace.Linear]
+    if len(rest) < 3 or [type(step) for step in rest] != kinds:
+        return False
+    chained = all(step.inputs == (index,) for index, step in enumerate(steps[1:]))
+    return chained and not (biases and any(layer.bias is not None for layer in layers_of(rest)))
+
+
+class DenseKernel:
+    """E[f f'] = (prod_l sigma_l^2) H, or E[K^V] = (sum_l sigma_l^-2) times that, by npk_gram.
+
+    Args:
+        steps: those of which :func:`is_dense`.
+        sigmas: one for each Linear layer.
+        tangent: E[K^V], else E[f f'].
+    """
+
+    def __init__(self, steps: Sequence[Step], sigmas: Sequence[float], *, tangent: bool) -> None:
+        factors = [sigma**2 * math.prod(layer.shape) for sigma, layer in zip(sigmas, layers_of(steps), strict=True)]
+        factors[-1] = sigmas[-1] ** 2 * (sum(sigma**-2 for sigma in sigmas) if tangent else 1.0)
+        widths = [math.prod(layer.shape) for layer in layers_of(steps)[:-1]]
+        exponents = [math.ceil(math.log2(factor)) for factor in factors]
+        self.exponent = sum(exponents)
+        scaled = [math.ldexp(factor, -exponent) for factor, exponent in zip(factors, exponents, strict=True)]
+        self._scales = [scale / width for scale, width in zip(scaled, widths, strict=False)]
+        self._scales[-1] *= scaled[-1]
+
+    def gram(
+        self, x: Tensor, bits: GateBits | None, y: Tensor | None, y_bits: GateBits | None, dtype: torch.dtype
+    ) -> Tensor:
+        """The kernel of the inputs with these gates, times ``2 ** -exponent``."""
+        if bits is None:
+            raise RuntimeError("a fully connected network with hidden layers has gates")
+        rows, y_rows = x.flatten(1), None if y is None else y.flatten(1)
+        return npk_gram(rows, bits, y_rows, y_bits, scale=self._scales, dtype=dtype)

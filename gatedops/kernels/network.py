@@ -1,0 +1,135 @@
+"""The networks that have a path kernel: the checks of their steps, and batch norms folded into the layers before."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from gatedops import trace
+from gatedops.gatebits import GateBits
+from gatedops.trace import Step, record_gates
+from gatedops.trace.pooling import Window
+
+Layer = trace.Linear | trace.Conv2d
+
+
+def steps_of(model: nn.Module, x: Tensor) -> list[Step]:
+    """The steps of a network of vectors or images, without batch norms: each is folded into the layer before it.
+
+    Raises:
+        TypeError, ValueError: as :func:`gatedops.trace.steps`; a step the kernels do not cover, by its name.
+    """
+    steps = trace.steps(model, x)
+    for step in steps:
+        _require_covered(step, [steps[index] for index in step.inputs])
+    _require_own_weights(steps)
+    return folded(steps)
+
+
+def shape_of(step: Step) -> tuple[int, int, int]:
+    """(channels, height, width) of a step's output; one pixel where it has no images."""
+    channels, height, width = step.shape if len(step.shape) == 3 else (step.shape[0], 1, 1)
+    return channels, height, width
+
+
+def pool_of(step: trace.AvgPool | trace.Mean, height: int, width: int) -> tuple[Window, tuple[float, ...]]:
+    """The windows that a step averages, and for each output pixel what its sum is multiplied by."""
+    if isinstance(step, trace.Mean):
+        return Window((height, width), (height, width), (0, 0), (1, 1)), (1 / (height * width),)
+    window, ones = step.window, torch.ones(1, 1, height, width, dtype=torch.float64)
+    average = nn.functional.avg_pool2d
+    arguments = (ones, window.kernel, window.stride, window.padding, window.ceil_mode)
+    weights = average(*arguments, step.count_include_pad, step.divisor) / average(*arguments, True, 1)
+    return window, tuple(weights.nan_to_num(0.0).flatten().tolist())  # 0 / 0 where all of a window is padding
+
+
+def _require_covered(step: Step, inputs: list[Step]) -> None:
+    match step:
+        case trace.Conv2d(groups=groups) if groups != 1:
+            raise ValueError(f"model: {step.name} has {groups} groups; path kernels cover groups=1 alone")
+        case trace.Linear() if len(inputs[0].shape) != 1:
+            raise ValueError(f"model: {step.name} is a Linear layer on {inputs[0].shape}; flatten its input")
+        case trace.Mean(axes=axes) if axes != (1, 2) or len(inputs[0].shape) != 3:
+            raise ValueError(
+                f"model: {step.name} is a mean over axes {axes}, path kernels need one over all pixels: (1, 2)"
+            )
+
+
+def _require_own_weights(steps: list[Step]) -> None:
+    """Raises ValueError where two layers have one weight: the values of their paths would not be independent."""
+    first: dict[tuple[int, tuple[int, ...]], str] = {}
+    for step in steps:
+        tensors = (step.weight, step.bias) if isinstance(step, Layer) else ()
+        for tensor in tensors:
+            if tensor is not None:
+                key = (tensor.data_ptr(), tuple(tensor.shape))
+                if key in first:
+                    raise ValueError(
+                        f"model: {step.name} uses a weight or bias of {first[key]}; path kernels need layers with"
+                        " weights of their own"
+                    )
+                first[key] = step.name
+
+
+def folded(steps: list[Step]) -> list[Step]:
+    """The same steps without batch norms, each of which must stand behind a layer of its own."""
+    readers = Counter(index for step in steps for index in step.inputs)
+    kept: list[Step] = []
+    index_of: list[int] = []  # new index by old
+    for step in steps:
+        if isinstance(step, trace.BatchNorm):
+            index = index_of[step.inputs[0]]
+            layer = kept[index]
+            if not isinstance(layer, Layer) or readers[step.inputs[0]] != 1:
+                raise ValueError(
+                    f"model: {step.name} is a batch norm behind {layer.name}; path kernels cover it right behind a"
+                    " Linear or Conv2d layer whose output nothing else reads"
+                )
+            kept[index] = _with_batch_norm(layer, step)
+            index_of.append(index)
+        else:
+            index_of.append(len(kept))
+            kept.append(replace(step, inputs=tuple(index_of[index] for index in step.inputs)))
+    return kept
+
+
+def _with_batch_norm(layer: Layer, norm: trace.BatchNorm) -> Layer:
+    """A layer that does what it and the batch norm do, in float64."""
+    scale = (norm.var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    shift = -norm.mean if layer.bias is None else layer.bias - norm.mean
+    bias = shift * scale if norm.bias is None else shift * scale + norm.bias
+    weight = layer.weight * scale.view(-1, *[1] * (layer.weight.dim() - 1))
+    return replace(layer, weight=weight.detach(), bias=bias.detach())
+
+
+def layers_of(steps: Sequence[Step]) -> list[Layer]:
+    """The layers that have weights, in order."""
+    return [step for step in steps if isinstance(step, Layer)]
+
+
+def recorded_of(steps: Sequence[Step]) -> list[trace.Gate | trace.MaxPool]:
+    """The steps whose masks record_gates records, in order."""
+    return [step for step in steps if isinstance(step, trace.Gate | trace.MaxPool)]
+
+
+def recorded_gates(
+    model: nn.Module, steps: list[Step], inputs: Tensor | None, batch_size: int, progress: bool | None
+) -> GateBits | None:
+    """The recorded layers, one for each gate and max-pool of the steps; None where there are none."""
+    expected = [(step.name, step.shape) for step in recorded_of(steps)]
+    if inputs is None or not expected:
+        return None
+    bits = record_gates(model, inputs, batch_size, max_pool=True, progress=progress)
+    found = [(layer.name, layer.shape[-3:]) for layer in bits.layers]
+    if found != expected:
+        raise ValueError(
+            f"model: calls the ReLUs and max-pools {[name for name, _ in found]}, its output depends on"
+            f" {[name for name, _ in expected]}; path kernels need a network without unused ones"
+        )
+    return bits

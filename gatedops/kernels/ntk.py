@@ -1,0 +1,202 @@
+"""ntk: the tangent kernel of a network and its parts (docs/math.md, section 14)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from gatedops.kernels.tangents import Tangent, TangentFeatures
+from gatedops.ops.checks import require_dtype, require_tensor
+from gatedops.trace.checks import devices_of, require_device, require_model
+from gatedops.trace.progress import with_bar
+
+PARTS = ("V", "F", "CROSS")
+_DTYPES = (torch.float32, torch.float64)
+_BLOCK_BYTES = 2**28  # of the derivatives of one block of rows, where batch_size is None
+
+
+def ntk(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    parts: Collection[str] = PARTS,
+    outputs: Literal["trace", "full"] = "trace",
+    batch_size: int | None = None,
+    dtype: torch.dtype | None = None,
+    progress: bool | None = None,
+) -> dict[str, Tensor]:
+    """The empirical tangent kernel of a network, in three parts (Lakshminarayanan, Singh & Rajkumar 2021, arXiv
+    2110.03403; docs/math.md, section 14): ``K = K^V + K^F + K^CROSS``.
+
+    "V" is the kernel of the derivatives with all gates held fixed, "F" that of the derivatives through the gates
+    alone, "CROSS" their mixed products. They are told apart in
+
+    - :class:`gatedops.nn.SoftReLU` layers: their gates are functions of the same parameters, and all parts may differ
+      from zero;
+    - :class:`gatedops.GatedTwin`, :class:`gatedops.DGN`, :class:`gatedops.DLGN`: the value network's parameters give
+      "V", the feature network's give "F", and "CROSS" is zero;
+    - ReLU and max-pools, whose gates and choices are hard: no derivative passes through them, "V" is the whole kernel.
+
+    Any other activation belongs to the values, with its full derivative. Derivatives are taken with respect to the
+    parameters that require a gradient, by reverse mode (torch.func), a block of rows at a time, and multiplied
+    parameter by parameter.
+
+    Args:
+        model: called with ``(1, ...)``, gives ``(1, C)`` or ``(1,)`` (then C = 1); its rows may not depend on each
+            other.
+        x: ``(n, ...)`` inputs on the model's device.
+        y: ``(m, ...)``; None: x itself, and each unordered pair is computed once.
+        parts: which to compute.
+        outputs: "trace" sums over the outputs, ``sum_c <df_c(x), df_c(y)>``; "full" gives each pair of outputs. In
+            expectation over value weights the full kernel is K (x) I_C and its trace C times K.
+        batch_size: rows of a block. Two blocks are held at a time, of ``batch_size * P`` numbers each for P parameters
+            (twice that for soft gates in a net's own activations; C times with "full"). None: as many as fill 256 MiB.
+        dtype: float32 or float64, of parameters, inputs and kernel. None: the model's.
+        progress: a bar (tqdm) over the blocks. None: on a terminal, once it has taken a second.
+
+    Returns:
+        The parts asked for by name, each ``(n, m)``, or ``(n, m, C, C)`` with "full"; detached.
+
+    Raises:
+        TypeError, ValueError: an argument of another form; a model without parameters that require a gradient, with
+            batch norm on batch statistics or dropout in training mode, or with outputs of another shape.
+    """
+    wanted = _require_parts(parts)
+    if outputs not in ("trace", "full"):
+        raise ValueError(f"outputs: got {outputs!r}, needs 'trace' or 'full'")
+    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+        raise ValueError(f"batch_size: got {batch_size!r}, needs a whole number of at least 1, or None")
+    require_model(model)
+    _require_separate_rows(model)
+    _require_inputs(model, x, y)
+    cross = "CROSS" in wanted
+    features = TangentFeatures(
+        model, _dtype_of(model, dtype), value=cross or "V" in wanted, feature=cross or "F" in wanted
+    )
+    identity = torch.eye(_output_count(features, x), dtype=features.dtype, device=x.device)
+    cotangents = identity.split(1) if outputs == "trace" else (identity,)
+    kernels = _kernels(features, x, y, cotangents, wanted, batch_size, progress)
+    return {part: kernel if outputs == "full" else kernel[:, :, 0, 0] for part, kernel in kernels.items()}
+
+
+def _kernels(
+    features: TangentFeatures,
+    x: Tensor,
+    y: Tensor | None,
+    cotangents: Sequence[Tensor],
+    parts: Sequence[str],
+    batch_size: int | None,
+    progress: bool | None,
+) -> dict[str, Tensor]:
+    """Each part ``(n, m, k, k)``, summed over the groups of k outputs that the cotangents ``(k, C)`` choose."""
+    columns, k = x if y is None else y, len(cotangents[0])
+    kernels = {part: x.new_zeros((len(x), len(columns), k, k), dtype=features.dtype) for part in parts}
+    if features.are_zero:
+        return kernels
+    size = batch_size or max(1, _BLOCK_BYTES // (features.size * k * features.dtype.itemsize))
+    blocks = _blocks(len(x), len(columns), size, symmetric=y is None)
+    work = [(group, i, j) for group in range(len(cotangents)) for i, j in blocks]
+    row, left = (-1, -1), list[Tangent]()
+    for group, i, j in with_bar(work, "tangent kernel", "block", len(work), progress):
+        if (group, i) != row:
+            row, left = (group, i), features(x[i : i + size], cotangents[group])
+        right = left if y is None and i == j else features(columns[j : j + size], cotangents[group])
+        for part, kernel in kernels.items():
+            _add_products(kernel[i : i + size, j : j + size], left, right, part)
+    if y is None:
+        for kernel in kernels.values():
+            _mirror(kernel, blocks, size)
+    return kernels
+
+
+def _blocks(n: int, m: int, size: int, *, symmetric: bool) -> list[tuple[int, int]]:
+    """The first row and column of each block, row after row; of a symmetric matrix the upper half."""
+    return [(i, j) for i in range(0, n, size) for j in range(i if symmetric else 0, m, size)]
+
+
+def _add_products(block: Tensor, left: Sequence[Tangent], right: Sequence[Tangent], part: str) -> None:
+    """Adds the part's products of b and b' rows to the block ``(b, b', k, k)``."""
+    for a, b in zip(left, right, strict=True):
+        factors = {
+            "V": [(a.value, b.value)],
+            "F": [(a.feature, b.feature)],
+            "CROSS": [(a.value, b.feature), (a.feature, b.value)],
+        }
+        for rows, columns in factors[part]:
+            if rows is not None and columns is not None:
+                product = rows.flatten(0, 1) @ columns.flatten(0, 1).T
+                block += product.view(*rows.shape[:2], *columns.shape[:2]).transpose(1, 2)
+
+
+def _mirror(kernel: Tensor, blocks: Sequence[tuple[int, int]], size: int) -> None:
+    """Fills the lower half of ``(n, n, k, k)`` from the upper one: K(x, y)_cd = K(y, x)_dc, bit for bit."""
+    for i, j in blocks:
+        block = kernel[i : i + size, j : j + size]
+        if i == j:  # a matrix times its own transpose need not be symmetric to the last bit
+            matrix = block.transpose(1, 2).flatten(2).flatten(0, 1)
+            upper = matrix.triu() + matrix.triu(1).T
+            block.copy_(upper.view(block.transpose(1, 2).shape).transpose(1, 2))
+        else:
+            kernel[j : j + size, i : i + size] = block.permute(1, 0, 3, 2)
+
+
+# --- what is asked of the arguments -------------------------------------------------------------------------------
+
+
+def _require_parts(parts: Any) -> tuple[str, ...]:
+    if isinstance(parts, str) or not isinstance(parts, Collection):
+        raise TypeError(f"parts: got {parts!r}, needs a tuple such as ('V',)")
+    unknown = [part for part in parts if part not in PARTS]
+    if unknown or not parts:
+        raise ValueError(f"parts: got {tuple(parts)!r}, needs some of {PARTS}")
+    return tuple(dict.fromkeys(parts))
+
+
+def _require_separate_rows(model: nn.Module) -> None:
+    """Raises ValueError where a row's outputs would depend on other rows, or on chance."""
+    for path, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
+            why = "is in training mode" if module.training else "keeps no running statistics"
+            raise ValueError(f"model: {path} ({type(module).__name__}) {why}, so that rows depend on each other")
+        if isinstance(module, _DropoutNd) and module.training and module.p > 0:
+            raise ValueError(f"model: {path} ({type(module).__name__}) is in training mode; call model.eval() first")
+
+
+def _require_inputs(model: nn.Module, x: Any, y: Any) -> None:
+    for name, given in (("x", x), ("y", y)):
+        if given is None and name == "y":
+            continue
+        require_tensor(given, name)
+        if given.dim() == 0 or len(given) == 0:
+            raise ValueError(f"{name}: got shape {tuple(given.shape)}, needs at least one row")
+        require_device(devices_of(model), given, name)
+    if y is not None and y.shape[1:] != x.shape[1:]:
+        raise ValueError(f"y: got rows {tuple(y.shape[1:])}, those of x are {tuple(x.shape[1:])}")
+
+
+def _dtype_of(model: nn.Module, dtype: torch.dtype | None) -> torch.dtype:
+    """That of the kernel; raises ValueError where the model has nothing to differentiate by."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not trained:
+        raise ValueError("model: has no parameters that require a gradient, so there is nothing to differentiate by")
+    own = trained[0].dtype
+    if dtype is None and own not in _DTYPES:
+        raise TypeError(f"dtype: the model is {own}; give torch.float32 or torch.float64")
+    if dtype is not None:
+        require_dtype(dtype, "dtype", _DTYPES)
+    return own if dtype is None else dtype
+
+
+def _output_count(features: TangentFeatures, x: Tensor) -> int:
+    """C, from one row."""
+    output = features.outputs(x[:1])
+    if not isinstance(output, Tensor) or output.dim() not in (1, 2) or len(output) != 1 or output.numel() == 0:
+        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(f"model: gives {got} for one input, needs (1, C) or (1,); flatten its outputs")
+    return output.numel()

@@ -1,0 +1,83 @@
+"""path_norm: a norm of the values of all paths, in one pass (docs/math.md, section 13)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gatedops import trace
+from gatedops.kernels.example import example_of
+from gatedops.kernels.geometry import windows_of
+from gatedops.kernels.masks import at_windows
+from gatedops.kernels.network import folded, pool_of
+from gatedops.kernels.npk_args import require_inputs
+from gatedops.trace import Step
+
+
+def path_norm(model: nn.Module, p: float, x: Tensor | None = None) -> float:
+    """``(sum over all paths to all outputs of |value| ** p) ** (1 / p)`` (Neyshabur, Tomioka & Srebro 2015, arXiv
+    1503.00036).
+
+    Computed by one pass of an input of ones through the network with every weight w replaced by ``|w| ** p``, without
+    gates. Every path from a pixel to an output counts on its own, those of a convolution that share weights too; a
+    max-pool passes on the paths of all pixels of a window, an average divides the values of its paths. Biases and
+    constants start paths of their own, batch norms are folded into the layers before them. So the norm does not change
+    where the weights into a unit are multiplied by a number and those out of it divided by it.
+
+    Args:
+        model: of the operations of :func:`gatedops.trace.steps`; in evaluation mode, batch norms behind layers.
+        p: greater than 0.
+        x: an input ``(n, ...)``, which gives its shape: the number of paths depends on the size of images. None: one
+            that the model takes is looked for, and there must be no other.
+
+    Returns:
+        The norm, computed in float64.
+
+    Raises:
+        TypeError, ValueError: an argument of another form; a model that steps refuses; a norm that overflows float64.
+    """
+    if not isinstance(p, (int, float)) or not 0 < p < math.inf:
+        raise ValueError(f"p: got {p!r}, needs a finite number greater than 0")
+    x = example_of(model, unique=True) if x is None else x
+    require_inputs(x, None)
+    sums: list[Tensor] = []
+    for step in folded(trace.steps(model, x)):
+        inputs = [sums[index] for index in step.inputs]
+        sums.append(_through(step, p, *inputs) if inputs else torch.ones(1, *step.shape, device=x.device).double())
+    total = float(sums[-1].sum())
+    if not math.isfinite(total):
+        raise ValueError(f"p: the sum of |value| ** {p} over the model's paths overflows float64; take a smaller p")
+    return total ** (1 / p)
+
+
+def _through(step: Step, p: float, z: Tensor, other: Tensor | None = None) -> Tensor:
+    """Sums of |value| ** p over the paths to each unit of a step, from those to its inputs."""
+    match step:
+        case trace.Linear(weight=weight, bias=bias):
+            return F.linear(z, _power(weight, p), None if bias is None else _power(bias, p))
+        case trace.Conv2d(weight=weight, bias=bias):
+            padded = F.pad(z, step.padding, "circular" if step.padding_mode == "circular" else "constant")
+            values = (_power(weight, p), None if bias is None else _power(bias, p))
+            return F.conv2d(padded, *values, step.stride, 0, step.dilation, step.groups)
+        case trace.Gate():
+            return z
+        case trace.MaxPool(window=window):
+            return at_windows(z, windows_of(window, step)).sum(1)
+        case trace.AvgPool() | trace.Mean(axes=(1, 2)):
+            window, weights = pool_of(step, *z.shape[-2:])
+            sums = at_windows(z, windows_of(window, step)).sum(1)
+            return (sums * z.new_tensor(weights).abs().view(sums.shape[-2:]) ** p).view(1, *step.shape)
+        case trace.Flatten():
+            return z.flatten(1)
+        case trace.Add() if other is not None:
+            return z + other
+        case trace.AddConstant(constant=constant):
+            return z + _power(constant, p)
+    raise ValueError(f"model: {step.name} is a {type(step).__name__}, which path norms do not cover")
+
+
+def _power(values: Tensor, p: float) -> Tensor:
+    return values.detach().double().abs() ** p

@@ -1,0 +1,83 @@
+"""Checks of the arguments of deep gated networks."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from gatedops.gatebits import GateBits
+from gatedops.ops.checks import require_tensor
+from gatedops.ops.gated_linear_args import is_autocast
+
+
+def require_choice(name: str, given: Any, known: Sequence[str]) -> None:
+    if given not in known:
+        raise ValueError(f"{name}: got {given!r}, needs one of {known}")
+
+
+def gate_kind(mode: str, gate: str | None, beta: float, gain: float) -> str:
+    """ "hard" or "soft": as given, or the mode's own."""
+    if gate is not None:
+        require_choice("gate", gate, ("hard", "soft"))
+    if mode == "DL" and gate == "hard":
+        raise ValueError("gate: mode 'DL' trains the feature network through its gates, hard ones pass no gradient")
+    for name, number in (("beta", beta), ("gain", gain)):
+        if not 0 < number < math.inf:
+            raise ValueError(f"{name}: got {number}, needs a positive number")
+    return gate or ("soft" if mode == "DL" else "hard")
+
+
+def layer_order(order: Sequence[int] | None, layers: Sequence[nn.Module]) -> tuple[int, ...]:
+    """The permutation of the gated layers, None being none."""
+    if order is None:
+        return tuple(range(len(layers)))
+    try:
+        given = tuple(map(operator.index, order))
+    except TypeError:
+        raise TypeError(f"order: got {order!r}, needs a sequence of whole numbers") from None
+    if sorted(given) != list(range(len(layers))):
+        raise ValueError(f"order: got {given}, needs a permutation of 0 .. {len(layers) - 1}")
+    for place, source in enumerate(given):
+        shapes = _gate_shape(layers[place]), _gate_shape(layers[source])
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"order: layer {place} has gates {shapes[0]}, layer {source} has {shapes[1]}")
+    return given
+
+
+def require_input(x: Tensor, shape: Sequence[int | None], weight: Tensor) -> None:
+    """Raises TypeError or ValueError unless x is ``(n, *shape)`` and like the weight; None in the shape: any size."""
+    require_tensor(x, "x")
+    if x.dim() != len(shape) + 1 or not _fits(x.shape[1:], shape):
+        raise ValueError(f"x: got shape {tuple(x.shape)}, needs (n, {_described(shape)[1:]}")
+    if x.device != weight.device:
+        raise ValueError(f"x: is on {x.device}, the model is on {weight.device}; move one of them")
+    if x.dtype != weight.dtype and not (is_autocast(x) and x.is_floating_point()):
+        raise TypeError(f"x: got {x.dtype}, the model is {weight.dtype}; both need the same dtype")
+
+
+def require_fitting(gates: GateBits, layers: Sequence[nn.Module]) -> None:
+    """Raises ValueError unless there is one layer of gates for each of these layers, of its shape."""
+    if not isinstance(gates, GateBits):
+        raise TypeError(f"gates: got {type(gates).__name__}, needs a GateBits")
+    given = [layer.shape for layer in gates.layers]
+    needed = [_gate_shape(layer) for layer in layers]
+    if len(given) != len(needed) or not all(map(_fits, given, needed)):
+        listed = ", ".join(map(_described, given)), ", ".join(map(_described, needed))
+        raise ValueError(f"gates: has layers of {listed[0]}; this network has {listed[1]}")
+
+
+def _gate_shape(layer: nn.Module) -> tuple[int | None, ...]:
+    """Of one input's gates; None where it depends on the size of the image."""
+    return (layer.out_features,) if isinstance(layer, nn.Linear) else (layer.out_channels, None, None)  # type: ignore[return-value]
+
+
+def _fits(given: Sequence[int], needed: Sequence[int | None]) -> bool:
+    return len(given) == len(needed) and all(n in (None, g) for g, n in zip(given, needed, strict=True))
+
+
+def _described(shape: Sequence[int | None]) -> str:
+    return f"({', '.join('any' if size is None else str(size) for size in shape)})"

@@ -1,0 +1,159 @@
+"""The two networks of a deep gated network: where their weights come from in each mode (docs/math.md, section 11)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from gatedops.nn.dgn_args import layer_order, require_choice
+from gatedops.nn.dgn_chain import Chain, chain_of, cut_behind_last_gate, layers_of, without_activations
+from gatedops.nn.dgn_spec import Spec, draw_glorot
+from gatedops.ops.checks import require_device
+
+MODES = ("FR-II", "FR-DI", "FL", "DL")
+
+
+@dataclass(frozen=True)
+class Networks:
+    """value: the chain `chain` describes. feature: the same up to its last gate; shallow: one layer for each gate.
+
+    shape   of one input, None where any size will do
+    order   of the feature network's gates in the value network
+    """
+
+    value: nn.Sequential
+    feature: nn.Sequential
+    chain: Chain
+    shape: tuple[int | None, ...]
+    order: tuple[int, ...]
+
+
+def networks(
+    spec_or_net: Spec | nn.Module,
+    mode: str,
+    feature: nn.Module | Mapping[str, Tensor] | None,
+    order: Sequence[int] | None,
+    linear: bool,
+    shallow: bool,
+    generator: torch.Generator | None,
+    device: torch.device | str | None,
+    dtype: torch.dtype | None,
+) -> Networks:
+    """Both networks of :class:`gatedops.nn.DGN`, whose arguments these are.
+
+    Raises:
+        TypeError, ValueError: naming the argument; no weight has been drawn then.
+    """
+    _require_mode(mode, feature, shallow)
+    if device is not None:
+        require_device(device, "device")
+    if not isinstance(spec_or_net, (Spec, nn.Module)):
+        raise TypeError(f"spec_or_net: got {type(spec_or_net).__name__}, needs fc_spec(..), conv_spec(..) or a network")
+    network = spec_or_net.undrawn() if isinstance(spec_or_net, Spec) else spec_or_net
+    chain = chain_of(network, "spec_or_net")
+    value = cast(nn.Sequential, deepcopy(network)).requires_grad_(True).to(device=device, dtype=dtype)
+    shape = spec_or_net.shape if isinstance(spec_or_net, Spec) else _input_shape(value)
+    own = _shallow_features(value, chain, shape) if shallow else _deep_features(value, linear)
+    own_order = layer_order(order, [layer for layer, gated in zip(layers_of(value), chain.gated, strict=True) if gated])
+    if feature is not None:
+        _load(own, feature, value)
+    if mode != "FR-DI" or isinstance(spec_or_net, Spec):
+        draw_glorot(value, generator)
+    if mode == "FR-DI":
+        _load(own, value, value)
+    elif feature is None:
+        draw_glorot(own, generator)
+    return Networks(value, own.requires_grad_(mode == "DL"), chain, shape, own_order)
+
+
+def _require_mode(mode: str, feature: Any, shallow: bool) -> None:
+    require_choice("mode", mode, MODES)
+    if mode == "FL" and feature is None:
+        raise ValueError("feature: mode 'FL' needs a trained network or its state_dict")
+    if mode != "FL" and feature is not None:
+        raise ValueError(f"feature: mode {mode!r} has a feature network of its own; 'FL' takes a trained one")
+    if mode == "FR-DI" and shallow:
+        raise ValueError("mode: 'FR-DI' copies the value network, whose layers have other shapes than shallow ones")
+
+
+def _deep_features(value: nn.Sequential, linear: bool) -> nn.Sequential:
+    """A copy of the value network up to its last gate."""
+    own = deepcopy(value)
+    cut_behind_last_gate(own)
+    if linear:
+        without_activations(own)
+    return own
+
+
+def _shallow_features(value: nn.Sequential, chain: Chain, shape: tuple[int | None, ...]) -> nn.Sequential:
+    """For each gated layer one that reads the input: a convolution its image, a linear layer all its numbers."""
+    layers: list[Any] = layers_of(value)
+    _require_same_sizes(layers)
+    own: list[nn.Module] = []
+    for layer, gated in zip(layers, chain.gated, strict=True):
+        if gated:
+            bias, device, dtype = layer.bias is not None, layer.weight.device, layer.weight.dtype
+            like: dict[str, Any] = {"bias": bias, "device": device, "dtype": dtype}
+            if isinstance(layer, nn.Conv2d):
+                sizes: Any = (shape[0], layer.out_channels, layer.kernel_size, 1, "same", layer.dilation)
+                own.append(nn.utils.skip_init(nn.Conv2d, *sizes, padding_mode=layer.padding_mode, **like))
+            else:
+                own.append(nn.utils.skip_init(nn.Linear, _numbers(shape), layer.out_features, **like))
+    return nn.Sequential(*own)
+
+
+def _numbers(shape: tuple[int | None, ...]) -> int:
+    """In one input."""
+    sizes = [size for size in shape if size is not None]
+    if len(sizes) < len(shape):
+        raise ValueError("shallow: gates of linear layers read whole images; needs their size: use conv_spec")
+    return math.prod(sizes)
+
+
+def _require_same_sizes(layers: list[Any]) -> None:
+    """Raises ValueError unless each convolution gives an image of the input's size."""
+    pooled = False
+    for layer in layers:
+        pooled = pooled or isinstance(layer, (nn.AvgPool2d, nn.AdaptiveAvgPool2d))
+        if isinstance(layer, nn.Conv2d):
+            reach = tuple(d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True))
+            same = layer.padding == "same" or tuple(2 * p for p in layer.padding) == reach
+            if pooled or not same or layer.stride != (1, 1):
+                raise ValueError(f"shallow: needs convolutions that give images of the input's size, got {layer}")
+
+
+def _load(own: nn.Sequential, feature: Any, value: nn.Sequential) -> None:
+    """Copies weights into the feature network; those of layers behind its last gate may be there and are left out."""
+    if not isinstance(feature, (nn.Module, Mapping)):
+        raise TypeError(f"feature: got {type(feature).__name__}, needs a network or its state_dict")
+    state = feature.state_dict() if isinstance(feature, nn.Module) else feature
+    expected = own.state_dict()
+    behind = value.state_dict().keys() - expected.keys()
+    missing = sorted(expected.keys() - state.keys())
+    unknown = sorted(state.keys() - expected.keys() - behind)
+    other = [
+        f"{key}: {_shape_of(state[key])} for {_shape_of(expected[key])}"
+        for key in sorted(expected.keys() & state.keys())
+        if _shape_of(state[key]) != _shape_of(expected[key])
+    ]
+    if missing or unknown or other:
+        raise ValueError(
+            f"feature: is of another architecture; missing keys {missing}, unknown keys {unknown}, other shapes {other}"
+        )
+    own.load_state_dict({key: state[key] for key in expected})
+
+
+def _shape_of(value: Any) -> tuple[int, ...] | None:
+    return tuple(value.shape) if isinstance(value, Tensor) else None
+
+
+def _input_shape(value: nn.Sequential) -> tuple[int | None, ...]:
+    """Of one input, as far as the first layer tells."""
+    first = next(layer for layer in layers_of(value) if isinstance(layer, (nn.Linear, nn.Conv2d)))
+    return (first.in_features,) if isinstance(first, nn.Linear) else (first.in_channels, None, None)

@@ -1,0 +1,201 @@
+"""What a ReLU network looks like: the fully connected and convolutional nets of the papers, as specs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from gatedops.nn.dgn_args import require_choice
+from gatedops.ops.checks import require_device
+
+HEADS = ("flatten", "gap")
+PADDING_MODES = ("zeros", "circular")
+
+
+class Spec:
+    """What a ReLU network looks like; made by :func:`fc_spec` or :func:`conv_spec`."""
+
+    shape: tuple[int, ...]  # of one input
+
+    def relu_net(
+        self,
+        seed: int | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> nn.Sequential:
+        """The ordinary ReLU network: Glorot-uniform weights, zero biases.
+
+        Args:
+            seed: of a generator of its own; or
+            generator: which the weights are drawn from; None: torch's default one.
+            device, dtype: of the parameters. The same seed gives the same weights on every device.
+        """
+        if seed is not None and generator is not None:
+            raise ValueError("seed: got a generator as well; needs one of the two")
+        if device is not None:
+            require_device(device, "device")
+        network = self.undrawn().to(device=device, dtype=dtype)
+        draw_glorot(network, generator if seed is None else torch.Generator().manual_seed(seed))
+        return network
+
+    def undrawn(self) -> nn.Sequential:
+        """The network with no values yet in its parameters."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class FCSpec(Spec):
+    """A fully connected net; made by :func:`fc_spec`."""
+
+    inputs: int
+    widths: tuple[int, ...]
+    outputs: int
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        _require_counts("inputs", [self.inputs])
+        _require_counts("widths", self.widths)
+        _require_counts("outputs", [self.outputs])
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        return (self.inputs,)
+
+    def undrawn(self) -> nn.Sequential:
+        return nn.Sequential(*_dense(self.inputs, self.widths, self.outputs, self.bias))
+
+
+@dataclass(frozen=True)
+class ConvSpec(Spec):
+    """A convolutional net; made by :func:`conv_spec`."""
+
+    shape: tuple[int, int, int]
+    channels: tuple[int, ...]
+    dense: tuple[int, ...]
+    outputs: int
+    head: str = "flatten"
+    kernel_size: int = 3
+    padding_mode: str = "zeros"
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        if len(self.shape) != 3:
+            raise ValueError(f"shape: got {self.shape}, needs (channels, height, width) of an input")
+        for name, counts in (("shape", self.shape), ("channels", self.channels), ("dense", self.dense)):
+            _require_counts(name, counts)
+        _require_counts("outputs", [self.outputs])
+        _require_counts("kernel_size", [self.kernel_size])
+        if not self.channels:
+            raise ValueError("channels: got none, needs at least one convolution; without any it is fc_spec")
+        for name, given, known in (("head", self.head, HEADS), ("padding_mode", self.padding_mode, PADDING_MODES)):
+            require_choice(name, given, known)
+
+    def undrawn(self) -> nn.Sequential:
+        layers: list[nn.Module] = []
+        inside = self.shape[0]
+        for channels in self.channels:
+            # Conv2d pads 'same' with an uneven side to the right and the bottom where the kernel is even.
+            options: dict[str, Any] = {"padding": "same", "padding_mode": self.padding_mode, "bias": self.bias}
+            layers += [nn.utils.skip_init(nn.Conv2d, inside, channels, self.kernel_size, **options), nn.ReLU()]
+            inside = channels
+        if self.head == "gap":
+            layers.append(nn.AdaptiveAvgPool2d(1))
+        layers.append(nn.Flatten())
+        flat = inside if self.head == "gap" else inside * self.shape[1] * self.shape[2]
+        return nn.Sequential(*layers, *_dense(flat, self.dense, self.outputs, self.bias))
+
+
+def fc_spec(inputs: int = 784, widths: Sequence[int] = (128,) * 5, outputs: int = 10, *, bias: bool = True) -> FCSpec:
+    """A fully connected net: gated layers of these widths, then a plain output layer.
+
+    Args:
+        inputs: numbers in one input.
+        widths: of the gated layers, at least one; the default is that of the papers (arXiv 2006.10529).
+        outputs: of the last layer.
+        bias: whether the layers have biases.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+    """
+    spec = FCSpec(inputs, _tuple("widths", widths), outputs, bias)
+    if not spec.widths:
+        raise ValueError("widths: got none, needs at least one gated layer")
+    return spec
+
+
+def conv_spec(
+    shape: Sequence[int] = (3, 32, 32),
+    channels: Sequence[int] = (64, 64, 128, 128),
+    dense: Sequence[int] = (256, 256),
+    outputs: int = 10,
+    head: Literal["flatten", "gap"] = "flatten",
+    kernel_size: int = 3,
+    padding_mode: Literal["zeros", "circular"] = "zeros",
+    *,
+    bias: bool = True,
+) -> ConvSpec:
+    """A convolutional net: gated 'same' convolutions, a head, gated dense layers, a plain output layer. The defaults
+    are VCONV of the papers (arXiv 2006.10529), with head="gap" GCONV.
+
+    Args:
+        shape: (channels, height, width) of one input.
+        channels: of the convolutions, at least one.
+        dense: widths of the gated layers behind the head; may be none.
+        outputs: of the last layer.
+        head: "flatten", or "gap": global average pooling.
+        kernel_size: of each convolution, in both directions.
+        padding_mode: "zeros" or "circular".
+        bias: whether the layers have biases.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+    """
+    sizes: Any = _tuple("shape", shape)
+    return ConvSpec(
+        sizes, _tuple("channels", channels), _tuple("dense", dense), outputs, head, kernel_size, padding_mode, bias
+    )
+
+
+def draw_glorot(network: nn.Module, generator: torch.Generator | None = None) -> None:
+    """Glorot-uniform weights and zero biases for each Linear and Conv2d, in order.
+
+    Drawn on the generator's device (None: the CPU), so that a seed gives the same weights wherever the network is.
+    """
+    if not isinstance(generator, torch.Generator | None):
+        raise TypeError(f"generator: got {type(generator).__name__}, needs a torch.Generator")
+    device = torch.device("cpu") if generator is None else generator.device
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, (nn.Linear, nn.Conv2d)):
+                drawn = torch.empty(module.weight.shape, dtype=module.weight.dtype, device=device)
+                module.weight.copy_(nn.init.xavier_uniform_(drawn, generator=generator))
+                if module.bias is not None:
+                    module.bias.zero_()
+
+
+def _dense(inputs: int, widths: tuple[int, ...], outputs: int, bias: bool) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    for width in widths:
+        layers += [nn.utils.skip_init(nn.Linear, inputs, width, bias=bias), nn.ReLU()]
+        inputs = width
+    return [*layers, nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias)]
+
+
+def _tuple(name: str, counts: Sequence[int]) -> tuple[int, ...]:
+    if isinstance(counts, (str, bytes)) or not isinstance(counts, Sequence):
+        raise TypeError(f"{name}: got {counts!r}, needs a sequence of whole numbers")
+    return tuple(counts)
+
+
+def _require_counts(name: str, counts: Sequence[int]) -> None:
+    for count in counts:
+        if not isinstance(count, int) or isinstance(count, bool):
+            raise TypeError(f"{name}: got {count!r}, needs whole numbers")
+        if count < 1:
+            raise ValueError(f"{name}: got {count}, needs whole numbers of at least 1")

@@ -1,0 +1,117 @@
+"""GateCache: the frozen gates of a data set, computed once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from torch import Tensor
+
+from gatedops.gatebits import GateBits
+from gatedops.nn.dgn import DGN
+from gatedops.trace.batches import batches_of, file_at, require_count
+from gatedops.trace.progress import with_bar
+from gatedops.trace.rows import Rows, RowsInFile, RowsInMemory
+
+
+class GateCache:
+    """The hard gates of a data set, one bit each, for training without running the frozen feature network:
+
+        cache = GateCache.build(model, inputs)
+        loss = cross_entropy(model(inputs[rows], gates=cache[rows]), labels[rows])
+
+    It knows its layers, not the feature network they are from: gates of another network of the same architecture fit
+    a model, and are not its own.
+
+    Args:
+        bits: the gates of every row, as ``model.gates`` gives them.
+
+    Raises:
+        TypeError: bits is no GateBits.
+    """
+
+    def __init__(self, bits: GateBits) -> None:
+        if not isinstance(bits, GateBits):
+            raise TypeError(f"bits: got {type(bits).__name__}, needs a GateBits")
+        self.bits = bits
+
+    @staticmethod
+    def build(
+        model: DGN,
+        data: Tensor | Iterable[Any],
+        batch_size: int = 32,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        progress: bool | None = None,
+    ) -> GateCache:
+        """Runs the feature network once.
+
+        torch rounds a matrix product differently for other numbers of rows, and a gate whose pre-activation is within
+        that of 0 may turn out otherwise. So every batch of a tensor has the same number of rows, and trained with
+        batches of `batch_size` rows the losses are those without a cache, bit for bit.
+
+        Args:
+            model: a DGN or DLGN with hard gates.
+            data: inputs ``(n, ...)``, cut into batches; or an iterable of batches in the order of the rows, each the
+                inputs or a tuple that starts with them.
+            batch_size: rows at a time, where data is a tensor.
+            path: a file to write to, batch by batch, in the format of :meth:`GateBits.save`. It appears when all is
+                written. The gates are memory-mapped from it.
+            progress: a bar (tqdm) over the batches. None: on a terminal, once it has taken a second.
+
+        Raises:
+            TypeError, ValueError: naming the argument; a model whose gates are soft, data without rows.
+        """
+        if not isinstance(model, DGN):
+            raise TypeError(f"model: got {type(model).__name__}, needs a DGN or DLGN")
+        if model.gate != "hard":
+            raise ValueError("model: its gates are soft, which are no bits; only hard gates are cached")
+        require_count(batch_size)
+        total = len(data) if isinstance(data, Tensor) and data.dim() else None
+        batches = _batches(data, batch_size)
+        count = 0 if total is None else -(-total // batch_size)
+        rows: Rows = RowsInMemory(total) if path is None else RowsInFile(file_at(path, "path"))
+        filled = False
+        with rows:
+            for inputs, new in with_bar(batches, "caching gates", "batch", count, progress):
+                rows.add(model.gates(inputs)[-new:])
+                filled = True
+            if not filled:
+                raise ValueError("data: has no batches, needs at least one row")
+            return GateCache(rows.finish())
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> GateCache:
+        """Of a file that :meth:`build` or :meth:`GateBits.save` wrote, memory-mapped.
+
+        Raises:
+            FileNotFoundError: no such file. ValueError: the file is damaged or holds something else.
+        """
+        return GateCache(GateBits.load(path, mmap=True))
+
+    def require_fits(self, model: DGN) -> None:
+        """Raises ValueError unless the layers of these gates are those of the model."""
+        model.require_layers(self.bits)
+
+    def __getitem__(self, rows: Any) -> GateBits:
+        """The gates of these rows: an int (kept as one row), slice, index tensor or bool mask."""
+        return self.bits[rows]
+
+    def __len__(self) -> int:
+        """Rows."""
+        return self.bits.n
+
+    def __repr__(self) -> str:
+        return f"GateCache({self.bits!r})"
+
+
+def _batches(data: Any, batch_size: int) -> Iterator[tuple[Tensor, int]]:
+    """Batches, and how many rows at the end of each are new: a tensor's last batch goes back to be a full one."""
+    batches = batches_of(data, batch_size)
+    if not isinstance(data, Tensor):
+        return ((inputs, len(inputs)) for inputs in batches)
+    return (
+        (data[max(0, min(start, len(data) - batch_size)) : start + batch_size], min(batch_size, len(data) - start))
+        for start in range(0, len(data), batch_size)
+    )

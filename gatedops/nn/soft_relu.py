@@ -1,0 +1,38 @@
+"""SoftReLU: the ReLU with a soft gate."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class SoftReLU(nn.Module):
+    """A ReLU whose gate is a number, ``q * gain * sigmoid(beta q)`` (Lakshminarayanan, Singh & Rajkumar 2021, arXiv
+    2110.03403): smooth, and gradients flow through the gate too. :func:`gatedops.ntk` tells those from the others.
+
+    Args:
+        beta: steepness of the gate, positive; the larger, the closer to ReLU.
+        gain: of the gate, positive.
+
+    Raises:
+        ValueError: beta or gain not positive.
+    """
+
+    def __init__(self, beta: float = 4.0, gain: float = 1.0) -> None:
+        super().__init__()
+        for name, number in (("beta", beta), ("gain", gain)):
+            if not 0 < number < float("inf"):
+                raise ValueError(f"{name}: got {number}, needs a positive number")
+        self.beta = beta
+        self.gain = gain
+
+    def gate(self, q: Tensor) -> Tensor:
+        """The soft gate of each pre-activation, in q's shape."""
+        return self.gain * torch.sigmoid(self.beta * q)
+
+    def forward(self, q: Tensor) -> Tensor:
+        """The activation, in q's shape."""
+        return q * self.gate(q)
+
+    def extra_repr(self) -> str:
+        return f"beta={self.beta}, gain={self.gain}"

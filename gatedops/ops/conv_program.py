@@ -1,0 +1,75 @@
+"""Programs of the conv_gram family: a kernel between the pixels of two inputs, instruction after instruction.
+
+A program works on registers. A register holds, for one pair of inputs, a kernel R(p, p') between their pixels; each
+instruction writes one. docs/math.md, section 13, gives the meaning of every instruction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from enum import IntEnum
+from itertools import chain
+from typing import NamedTuple
+
+
+class Op(IntEnum):
+    """What an instruction does."""
+
+    INPUT = 0  # s <x(p), x'(p')>
+    BOX = 1  # (s sum_u R(f(p, u), f(p', u)) + constant) <g(p), g'(p')>: the same offset u on both sides
+    GATE = 2  # s R(p, p') <g(p), g'(p')>
+    SELECT = 3  # s sum_{u, v} R(f(p, u), f(p', v)) <m_u(p), m'_v(p')>
+    POOL = 4  # s w(p) w(p') sum_{u, v} R(f(p, u), f(p', v))
+    ADD = 5  # s R(p, p') + s2 R2(p, p') + constant
+    CONSTANT = 6  # s where the rows and columns that must agree do, else 0
+    TRACE = 7  # s sum_p R(p, p)
+
+
+SAME_ROW, SAME_COLUMN = 1, 2  # bits of Instruction.pattern
+
+
+class Instruction(NamedTuple):
+    """One instruction; -1 in src, src2, scale2, constant and a BOX's first means none.
+
+    f(p, u), the input pixel of the offset u = (i, j) in the window of the output pixel p = (r, q), is
+    ``(r * stride_h + i * dilation_h - pad_top, q * stride_w + j * dilation_w - pad_left)``; outside the image nothing
+    is added, with `circular` it wraps.
+    """
+
+    op: int
+    dst: int  # register written; registers are numbered in the order they are written
+    src: int = -1
+    src2: int = -1
+    scale: int = 0  # index of s in the scalars of the program
+    scale2: int = -1  # ADD: index of s2; POOL: of the first of the weights w(p), one for each output pixel
+    constant: int = -1  # index of a number added to every entry
+    first: int = -1  # INPUT: first column of x; else the first word of the masks
+    channels: int = 0  # of the input or the masks
+    height: int = 1  # of src
+    width: int = 1
+    out_height: int = 1  # of dst
+    out_width: int = 1
+    kernel_h: int = 1
+    kernel_w: int = 1
+    stride_h: int = 1
+    stride_w: int = 1
+    pad_top: int = 0
+    pad_left: int = 0
+    dilation_h: int = 1
+    dilation_w: int = 1
+    circular: int = 0
+    pattern: int = 0  # CONSTANT: SAME_ROW and SAME_COLUMN
+    unused: int = 0
+
+
+FIELDS = len(Instruction._fields)
+
+
+def encode(instructions: Iterable[Instruction]) -> list[int]:
+    """The program as the op takes it: FIELDS numbers an instruction."""
+    return list(chain.from_iterable(instructions))
+
+
+def decode(program: Sequence[int]) -> list[Instruction]:
+    """The inverse of :func:`encode`."""
+    return [Instruction(*program[i : i + FIELDS]) for i in range(0, len(program), FIELDS)]

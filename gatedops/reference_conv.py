@@ -1,0 +1,176 @@
+"""The conv_gram family in plain torch: the specification that tests hold its kernels to (docs/math.md, section 13).
+
+Registers of a tile of a x b pairs of inputs are tensors (a, b, H, W, H', W'); arguments are taken as valid.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import reduce
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from gatedops.layout import words_used
+from gatedops.ops.conv_program import SAME_COLUMN, SAME_ROW, Instruction, Op, decode
+from gatedops.reference import gates_of_layer
+
+_TILE = 1 << 21  # numbers in the largest register of a tile
+
+
+def conv_gram(
+    x: Tensor,
+    words: Tensor,
+    y: Tensor | None,
+    y_words: Tensor | None,
+    program: Sequence[int],
+    scalars: Sequence[float],
+    dtype: torch.dtype,
+) -> Tensor:
+    """What a program computes for all pairs, (n, m); without y for each unordered pair once, bitwise symmetric.
+
+    x (n, D) and y (m, D) of dtype, words (n, W) and y_words (m, W) in the layout of GateBits.
+    """
+    instructions = decode(program)
+    symmetric = y is None or y_words is None
+    right, right_words = (x, words) if y is None or y_words is None else (y, y_words)
+    gram = x.new_empty((len(x), len(right)), dtype=dtype)
+    side = max(1, math.isqrt(_TILE // max(_numbers(instruction) for instruction in instructions)))
+    for i in range(0, len(x), side):
+        a = (x[i : i + side], words[i : i + side])
+        for j in range(i if symmetric else 0, len(right), side):
+            b = (right[j : j + side], right_words[j : j + side])
+            tile = _Tile(*a, *b, scalars, dtype).run(instructions)
+            if symmetric and i == j:
+                tile = tile.triu() + tile.triu(1).T
+            gram[i : i + side, j : j + side] = tile
+            if symmetric and i != j:
+                gram[j : j + side, i : i + side] = tile.T
+    return gram
+
+
+def _numbers(i: Instruction) -> int:
+    """Of the largest kernel between pixels that an instruction makes."""
+    windows = i.kernel_h * i.kernel_w if i.op == Op.SELECT else 1
+    return max((i.height + 1) * (i.width + 1), windows * i.out_height * i.out_width) ** 2
+
+
+class _Tile:
+    """The registers of the pairs of a rows of one side and b rows of the other."""
+
+    def __init__(
+        self, x: Tensor, words: Tensor, y: Tensor, y_words: Tensor, scalars: Sequence[float], dtype: torch.dtype
+    ) -> None:
+        self._inputs, self._words = (x, y), (words, y_words)
+        self._scalars, self._dtype = scalars, dtype
+        self._registers: dict[int, Tensor] = {}
+
+    def run(self, program: list[Instruction]) -> Tensor:
+        """(a, b): the last register, of one pixel."""
+        last = {register: index for index, i in enumerate(program) for register in (i.src, i.src2)}
+        for index, i in enumerate(program):
+            self._registers[i.dst] = self._result(i)
+            for register in {i.src, i.src2} - {-1}:
+                if last[register] == index:
+                    del self._registers[register]
+        return self._registers[program[-1].dst].flatten(1)
+
+    def _result(self, i: Instruction) -> Tensor:
+        s = self._scalars[i.scale]
+        match i.op:
+            case Op.INPUT:
+                return s * self._input(i)
+            case Op.CONSTANT:
+                return s * self._pattern(i)
+        source = self._registers[i.src]
+        match i.op:
+            case Op.BOX:
+                boxed = s * box(source, i) + self._constant(i)
+                return boxed if i.first < 0 else boxed * self._counts(i)
+            case Op.GATE:
+                return s * source * self._counts(i)
+            case Op.SELECT:
+                return s * (at_windows(source, i) * self._counts(i)).sum((4, 5, 8, 9))
+            case Op.POOL:
+                weights = self._weights(i)
+                return s * weights[:, :, None, None] * weights * at_windows(source, i).sum((4, 5, 8, 9))
+            case Op.ADD:
+                total = s * source + self._constant(i)
+                return total if i.src2 < 0 else total + self._scalars[i.scale2] * self._registers[i.src2]
+            case Op.TRACE:
+                return s * torch.einsum("abpqpq->ab", source)[..., None, None, None, None]
+        raise ValueError(f"program: op {i.op} is none of {[op.name for op in Op]}")
+
+    def _input(self, i: Instruction) -> Tensor:
+        columns = slice(i.first, i.first + i.channels * i.height * i.width)
+        left, right = (x[:, columns].unflatten(1, (i.channels, i.height, i.width)) for x in self._inputs)
+        return torch.einsum("acpq,bcrs->abpqrs", left, right)
+
+    def _counts(self, i: Instruction) -> Tensor:
+        """<g(p), g'(p')>, with the axes of at_windows where the masks are those of windows."""
+        window = (i.kernel_h, i.kernel_w) if i.op == Op.SELECT else ()
+        shape = (i.out_height, i.out_width, *window)
+        left, right = (self._masks(words, math.prod(shape), i) for words in self._words)
+        counts = torch.einsum("apc,bqc->abpq", left, right)
+        return counts.unflatten(3, shape).unflatten(2, shape)
+
+    def _masks(self, words: Tensor, positions: int, i: Instruction) -> Tensor:
+        span = words[:, i.first : i.first + words_used(positions, i.channels)]
+        return gates_of_layer(span, positions, i.channels).to(self._dtype)
+
+    def _constant(self, i: Instruction) -> float:
+        return 0.0 if i.constant < 0 else self._scalars[i.constant]
+
+    def _weights(self, i: Instruction) -> Tensor:
+        shape, size = (i.out_height, i.out_width), i.out_height * i.out_width
+        listed = self._scalars[i.scale2 : i.scale2 + size] if i.scale2 >= 0 else [1.0] * size
+        return torch.tensor(listed, dtype=self._dtype, device=self._inputs[0].device).view(shape)
+
+    def _pattern(self, i: Instruction) -> Tensor:
+        device = self._inputs[0].device
+        rows, columns = (
+            torch.eye(size, dtype=self._dtype, device=device) if i.pattern & bit else torch.ones(size, size).to(device)
+            for size, bit in ((i.height, SAME_ROW), (i.width, SAME_COLUMN))
+        )
+        pattern = torch.einsum("pr,qs->pqrs", rows.to(self._dtype), columns.to(self._dtype))
+        return pattern.expand(len(self._inputs[0]), len(self._inputs[1]), *pattern.shape)
+
+
+def box(kernel: Tensor, i: Instruction) -> Tensor:
+    """sum over the offsets u of K(f(p, u), f(p', u)): down the rows, then along the columns."""
+    rows, columns = source_rows(i), source_columns(i)
+    kernel = with_zeros(kernel)
+    kernel = reduce(torch.add, (kernel.index_select(2, r).index_select(4, r) for r in rows.unbind(1)))
+    return reduce(torch.add, (kernel.index_select(3, c).index_select(5, c) for c in columns.unbind(1)))
+
+
+def at_windows(kernel: Tensor, i: Instruction) -> Tensor:
+    """K(f(p, u), f(p', v)) as (a, b, rows, columns, kernel_h, kernel_w of p, and the same four of p')."""
+    rows, columns = source_rows(i), source_columns(i)
+    windows = with_zeros(kernel)
+    for axis, index in ((5, columns), (4, rows), (3, columns), (2, rows)):
+        windows = windows.index_select(axis, index.flatten()).unflatten(axis, index.shape)
+    # Now each of the four axes is (pixel, offset): (a, b, r, i, q, j, r', i', q', j').
+    return windows.permute(0, 1, 2, 4, 3, 5, 6, 8, 7, 9)
+
+
+def with_zeros(kernel: Tensor) -> Tensor:
+    """A row and a column of zeros behind each image: what lies outside it."""
+    return pad(kernel, (0, 1, 0, 1, 0, 1, 0, 1))
+
+
+def source_rows(i: Instruction) -> Tensor:
+    """int64 (out_height, kernel_h): the row of f(p, u), i.height where it lies outside."""
+    return _source(i.out_height, i.kernel_h, i.stride_h, i.dilation_h, i.pad_top, i.height, bool(i.circular))
+
+
+def source_columns(i: Instruction) -> Tensor:
+    """int64 (out_width, kernel_w): the column of f(p, u), i.width where it lies outside."""
+    return _source(i.out_width, i.kernel_w, i.stride_w, i.dilation_w, i.pad_left, i.width, bool(i.circular))
+
+
+def _source(out: int, kernel: int, stride: int, dilation: int, before: int, size: int, circular: bool) -> Tensor:
+    index = torch.arange(out)[:, None] * stride + torch.arange(kernel) * dilation - before
+    return index % size if circular else torch.where((index >= 0) & (index < size), index, size)

@@ -1,0 +1,104 @@
+"""How often gates are on: share, dead and always-on gates, entropy (docs/math.md, section 12)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gatedops.gatebits import GateBits
+from gatedops.ops.gate_counts import gate_counts, on_per_input
+from gatedops.stats.checks import require_gates
+
+
+@dataclass(frozen=True, eq=False)
+class LayerStats:
+    """How often the gates of one layer, or of the whole net, are on.
+
+    Args:
+        name: of the layer; "net" for all gates together.
+        on_per_gate: for how many inputs each gate is on, int64 ``(*shape)``; of the net ``(w,)``, layer after layer.
+        on_per_input: how many gates are on for each input, int32 ``(n,)``; of the net int64.
+    """
+
+    name: str
+    on_per_gate: Tensor
+    on_per_input: Tensor
+
+    @property
+    def inputs(self) -> int:
+        """Number of inputs, n."""
+        return len(self.on_per_input)
+
+    @property
+    def width(self) -> int:
+        """Number of gates."""
+        return self.on_per_gate.numel()
+
+    @property
+    def share_on(self) -> float:
+        """Share of all gates, over all inputs, that are on."""
+        return int(self.on_per_gate.sum()) / (self.inputs * self.width)
+
+    @property
+    def share_per_gate(self) -> Tensor:
+        """Share of the inputs for which each gate is on, float64 ``(*shape)``."""
+        return self.on_per_gate.double() / self.inputs
+
+    @property
+    def share_per_input(self) -> Tensor:
+        """Share of the gates that are on for each input, float64 ``(n,)``."""
+        return self.on_per_input.double() / self.width
+
+    @property
+    def dead(self) -> int:
+        """Gates that are on for no input."""
+        return int((self.on_per_gate == 0).sum())
+
+    @property
+    def always_on(self) -> int:
+        """Gates that are on for every input."""
+        return int((self.on_per_gate == self.inputs).sum())
+
+    @property
+    def entropy(self) -> float:
+        """Mean binary entropy of a gate over the inputs, in bits: 0 (never changes) to 1 (on for half of them)."""
+        share = self.share_per_gate
+        return float((torch.special.entr(share) + torch.special.entr(1 - share)).mean()) / math.log(2)
+
+    def summary(self) -> dict[str, float]:
+        """The numbers without the tensors."""
+        return {
+            "share_on": self.share_on,
+            "dead": self.dead,
+            "always_on": self.always_on,
+            "entropy": self.entropy,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class GateStats:
+    """How often gates are on: in each layer, and in the whole net."""
+
+    layers: tuple[LayerStats, ...]
+    net: LayerStats
+
+
+def gate_stats(bits: GateBits) -> GateStats:
+    """How often the gates of each layer and of the whole net are on (docs/math.md, section 12).
+
+    Counts are exact. The words are read in place, a memory-mapped file included, and nothing is unpacked.
+
+    Args:
+        bits: gates of at least one input.
+
+    Raises:
+        TypeError, ValueError: bits is no GateBits or has no inputs.
+    """
+    require_gates(bits, "gate_stats")
+    per_gate, per_input = gate_counts(bits), on_per_input(bits)
+    layers = zip(bits.layers, per_gate, per_input, strict=True)
+    net = LayerStats("net", torch.cat([counts.flatten() for counts in per_gate]), per_input.sum(0))
+    return GateStats(tuple(LayerStats(layer.name, gates, inputs) for layer, gates, inputs in layers), net)

@@ -1,0 +1,93 @@
+"""How alike the neural path kernels of two checkpoints are: centred alignment (docs/math.md, section 12)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gatedops.gatebits import GateBits
+from gatedops.ops.gram import npk_gram, npk_matvec
+from gatedops.ops.gram_args import require_inputs
+from gatedops.stats.checks import require_gates, require_same_inputs
+from gatedops.trace.progress import with_bar
+
+# A kernel is taken as constant where what centring leaves is below this share of it: rounding of float64 sums.
+_CONSTANT = 2.0**-40
+
+
+def npk_alignment(
+    a: GateBits, b: GateBits, x: Tensor | None = None, *, block: int = 512, progress: bool | None = None
+) -> float:
+    """Centred kernel alignment (CKA) of the neural path kernels of two checkpoints: 1 where they are equal up to a
+    factor and a constant (Cortes et al. 2012, arXiv 1203.0550; Kornblith et al. 2019, arXiv 1905.00414; docs/math.md,
+    section 12).
+
+    Both kernels are computed block by block in float64, each unordered pair of inputs once, and none is stored: the
+    memory is that of two ``(block, block)`` blocks.
+
+    Args:
+        a, b: gates of the same n inputs, in the same order, with the same layers (names may differ).
+        x: the inputs ``(n, d)`` of both kernels ``Sigma * Lambda``; None: Lambda alone.
+        block: rows and columns computed at a time.
+        progress: a bar (tqdm) over the blocks. None: on a terminal, once it has taken a second.
+
+    Returns:
+        0 to 1; NaN where one of the kernels is the same for every pair.
+
+    Raises:
+        TypeError, ValueError: a or b is no GateBits, has no inputs, other inputs or other layers; x does not fit them.
+    """
+    require_gates(a, "npk_alignment", "a")
+    require_gates(b, "npk_alignment", "b")
+    require_same_inputs(b, a, "b", "a")
+    return float(_alignments([a, b], x, block, progress)[0, 1])
+
+
+def npk_alignments(
+    checkpoints: Sequence[GateBits], x: Tensor | None = None, *, block: int = 512, progress: bool | None = None
+) -> Tensor:
+    """:func:`npk_alignment` of all pairs of T checkpoints, float64 ``(T, T)``; the kernel of each is computed once."""
+    if isinstance(checkpoints, GateBits):
+        raise TypeError("checkpoints: got a GateBits, needs a list of them")
+    checkpoints = list(checkpoints)
+    if not checkpoints:
+        raise ValueError("checkpoints: got none, needs at least one GateBits")
+    for index, bits in enumerate(checkpoints):
+        require_gates(bits, "npk_alignments", f"checkpoints[{index}]")
+        require_same_inputs(bits, checkpoints[0], f"checkpoints[{index}]", "checkpoints[0]")
+    return _alignments(checkpoints, x, block, progress)
+
+
+def _alignments(checkpoints: Sequence[GateBits], x: Tensor | None, block: int, progress: bool | None) -> Tensor:
+    if isinstance(block, bool) or not isinstance(block, int) or block < 1:
+        raise ValueError(f"block: got {block!r}, needs a whole number of at least 1")
+    require_inputs(x, checkpoints[0], None, None)
+    x = None if x is None else x.detach()
+    n = checkpoints[0].n
+    ones = torch.ones(n, dtype=torch.float64, device=checkpoints[0].device)
+    means = [npk_matvec(x, bits, ones, dtype=torch.float64) / n for bits in checkpoints]
+    starts = list(itertools.combinations_with_replacement(range(0, n, block), 2))
+    products = torch.zeros(len(checkpoints), len(checkpoints), dtype=torch.float64)
+    for i, j in with_bar(starts, "comparing kernels", "block", len(starts), progress):
+        rows, columns = slice(i, i + block), slice(j, j + block)
+        centred = torch.stack(
+            [_centred(bits, x, mean, rows, columns).flatten() for bits, mean in zip(checkpoints, means, strict=True)]
+        )
+        products += (centred @ centred.T).cpu() * (1 if i == j else 2)
+    norms = products.diagonal().sqrt()
+    sizes = torch.tensor([n * float(mean.mean()) for mean in means])
+    norms = torch.where(norms > _CONSTANT * sizes, norms, torch.nan)
+    return products / norms.outer(norms)
+
+
+def _centred(bits: GateBits, x: Tensor | None, means: Tensor, rows: slice, columns: slice) -> Tensor:
+    """A block of ``H K H``, H = I - 1/n: what is left of the kernel less the means of its rows and columns."""
+    here = None if x is None else x[rows]
+    if rows == columns:
+        kernel = npk_gram(here, bits[rows], dtype=torch.float64)
+    else:
+        kernel = npk_gram(here, bits[rows], None if x is None else x[columns], bits[columns], dtype=torch.float64)
+    return kernel.sub_(means[rows].unsqueeze(1)).sub_(means[columns]).add_(means.mean())

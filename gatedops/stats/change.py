@@ -1,0 +1,73 @@
+"""How many gates change between two checkpoints of a net (docs/math.md, section 12)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gatedops.gatebits import GateBits
+from gatedops.ops.gate_counts import gate_counts
+from gatedops.stats.checks import require_gates, require_same_inputs
+
+_BLOCK_BYTES = 1 << 24  # of words compared at a time
+
+
+@dataclass(frozen=True, eq=False)
+class LayerChange:
+    """The gates of one layer, or of the whole net, that differ between two checkpoints.
+
+    Args:
+        name: of the layer; "net" for all gates together.
+        inputs: number of inputs, n.
+        changed_per_gate: for how many inputs each gate differs, int64 ``(*shape)``; of the net ``(w,)``, layer after
+            layer.
+    """
+
+    name: str
+    inputs: int
+    changed_per_gate: Tensor
+
+    @property
+    def distance(self) -> int:
+        """Hamming distance: gates that differ, summed over the inputs."""
+        return int(self.changed_per_gate.sum())
+
+    @property
+    def share(self) -> float:
+        """Share of all gates, over all inputs, that differ."""
+        return self.distance / (self.inputs * self.changed_per_gate.numel())
+
+
+@dataclass(frozen=True, eq=False)
+class GateChange:
+    """The gates that differ between two checkpoints: in each layer, and in the whole net."""
+
+    layers: tuple[LayerChange, ...]
+    net: LayerChange
+
+
+def gate_change(a: GateBits, b: GateBits) -> GateChange:
+    """Hamming distance between two checkpoints' gates of the same inputs, row i of a and row i of b.
+
+    Counts are exact; a few megabytes of words are compared at a time, nothing is unpacked.
+
+    Args:
+        a, b: gates of the same inputs, in the same order, with the same layers (names may differ).
+
+    Raises:
+        TypeError, ValueError: a or b is no GateBits, has no inputs, other inputs or other layers.
+    """
+    require_gates(a, "gate_change", "a")
+    require_gates(b, "gate_change", "b")
+    require_same_inputs(b, a, "b", "a")
+    rows = max(1, _BLOCK_BYTES // (4 * a.words.shape[1]))
+    changed = [torch.zeros(layer.shape, dtype=torch.int64, device=a.device) for layer in a.layers]
+    for start in range(0, a.n, rows):
+        here, there = (bits[start : start + rows].compact() for bits in (a, b))
+        differ = GateBits(here.words ^ there.words, here.layers)
+        for total, counts in zip(changed, gate_counts(differ), strict=True):
+            total += counts
+    layers = tuple(LayerChange(layer.name, a.n, total) for layer, total in zip(a.layers, changed, strict=True))
+    return GateChange(layers, LayerChange("net", a.n, torch.cat([total.flatten() for total in changed])))

@@ -1,0 +1,46 @@
+"""What the statistics ask of their arguments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gatedops.gatebits import GateBits, require_same_layers
+from gatedops.ops.checks import require_supported
+
+_LABELS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def require_gates(bits: Any, op: str, name: str = "bits") -> None:
+    """Raises unless bits is GateBits of at least one input, on a device that the statistics run on."""
+    if not isinstance(bits, GateBits):
+        raise TypeError(f"{name}: got {type(bits).__name__}, needs a GateBits")
+    if bits.n == 0:
+        raise ValueError(f"{name}: has no inputs, needs the gates of at least one")
+    require_supported(bits.words, op, name)
+
+
+def require_same_inputs(a: GateBits, b: GateBits, a_name: str, b_name: str) -> None:
+    """Raises ValueError unless a and b can be two checkpoints' gates of the same inputs."""
+    require_same_layers(a, b, a_name, b_name)
+    if a.n != b.n:
+        raise ValueError(f"{a_name}: has {a.n} inputs, {b_name} has {b.n}; both need the same ones, in the same order")
+
+
+def labels_of(labels: Any, n: int | None) -> Tensor:
+    """Labels of n inputs (None: of any number) as an int64 tensor on the CPU, of two classes at least."""
+    try:
+        given = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"labels: got {type(labels).__name__}, needs integers, one for each input") from None
+    if given.dtype not in _LABELS:
+        raise TypeError(f"labels: got {given.dtype}, needs integers")
+    if given.dim() != 1 or n not in (None, len(given)):
+        wanted = "n" if n is None else n
+        raise ValueError(f"labels: got shape {tuple(given.shape)}, needs ({wanted},), one for each input")
+    members = torch.unique(given, return_counts=True)[1]
+    if len(members) < 2 or int(members.max()) < 2:
+        raise ValueError(f"labels: got classes of {members.tolist()} inputs, needs two classes and two inputs in one")
+    return given.to("cpu", torch.int64)

@@ -1,0 +1,86 @@
+"""How much of their active sub-network inputs share, within classes and across (docs/math.md, section 12)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from gatedops.gatebits import GateBits
+from gatedops.ops.gate_counts import on_per_input
+from gatedops.ops.gram import npk_matvec
+from gatedops.stats.checks import labels_of, require_gates
+
+
+@dataclass(frozen=True, eq=False)
+class LayerOverlap:
+    """Mean normalised overlap of the pairs of inputs, in one layer or in the whole net; 0 to 1.
+
+    Args:
+        name: of the layer; "net" for the product over layers.
+        per_class: float64 ``(C, C)``, of the pairs with one input in class a and the other in b, an input not being
+            paired with itself; NaN on the diagonal for a class of one input.
+        within: of all pairs of one class.
+        across: of all pairs of two classes.
+    """
+
+    name: str
+    per_class: Tensor
+    within: float
+    across: float
+
+
+@dataclass(frozen=True, eq=False)
+class ClassOverlap:
+    """Mean normalised overlaps between classes: in each layer, and in the whole net. classes: their labels, sorted."""
+
+    classes: tuple[int, ...]
+    layers: tuple[LayerOverlap, ...]
+    net: LayerOverlap
+
+
+def class_overlap(bits: GateBits, labels: Tensor | Sequence[int]) -> ClassOverlap:
+    """Mean normalised overlap within and across classes (docs/math.md, section 12).
+
+    In a layer the overlap of two inputs is the cosine of their gates, ``c_l(s, s') / sqrt(c_l(s, s) c_l(s', s'))``. In
+    the whole net it is the product over layers, ``npk_gram(None, bits, normalize=True)``. An input with no gate on in a
+    layer has overlap 0 with all. One pass of :func:`gatedops.npk_matvec` over the pairs for each layer and one for the
+    net; the memory is that of ``(n, C)`` float64 numbers.
+
+    Args:
+        bits: gates of n inputs.
+        labels: n integers.
+
+    Raises:
+        TypeError, ValueError: bits is no GateBits, or has no inputs; labels are not n integers, or have fewer than two
+            classes, or no class with two inputs.
+    """
+    require_gates(bits, "class_overlap")
+    classes, index = torch.unique(labels_of(labels, bits.n), return_inverse=True)
+    members = one_hot(index).to(bits.device, torch.float64)
+    on = on_per_input(bits).double() / torch.tensor(bits.widths, device=bits.device).unsqueeze(1)
+    # (L, n): what makes a row's overlap with itself 1, and 0 where no gate is on.
+    roots = torch.where(on > 0, on, 1.0).rsqrt() * (on > 0)
+    layers = (
+        _overlap(layer.name, bits.layers_of([place]), roots[place], members) for place, layer in enumerate(bits.layers)
+    )
+    net = _overlap("net", bits, roots.prod(0), members)
+    return ClassOverlap(tuple(classes.tolist()), tuple(layers), net)
+
+
+def _overlap(name: str, bits: GateBits, roots: Tensor, members: Tensor) -> LayerOverlap:
+    """The means over pairs of K_ij roots_i roots_j, K of all layers of bits; members ``(n, C)`` are 0 or 1."""
+    weighted = members * roots.unsqueeze(1)
+    sums = weighted.T @ npk_matvec(None, bits, weighted, dtype=torch.float64)
+    sums = (sums + sums.T) / 2
+    with_itself = members.T @ (roots > 0).double()
+    sizes = members.sum(0)
+    sums -= with_itself.diag()
+    pairs = sizes.outer(sizes) - sizes.diag()
+    own, own_pairs = sums.trace(), pairs.trace()
+    across = (sums.sum() - own) / (pairs.sum() - own_pairs)
+    means = torch.where(pairs > 0, sums / pairs, torch.nan)
+    return LayerOverlap(name, means, float(own / own_pairs), float(across))

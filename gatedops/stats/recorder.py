@@ -1,0 +1,210 @@
+"""GateRecorder: the gate statistics of a fixed set of inputs, recorded while a net trains."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gatedops.gatebits import GateBits
+from gatedops.ops.checks import require_tensor
+from gatedops.stats.activity import gate_stats
+from gatedops.stats.alignment import npk_alignments
+from gatedops.stats.change import gate_change
+from gatedops.stats.checks import labels_of, require_same_inputs
+from gatedops.stats.classes import class_overlap
+from gatedops.stats.regions import count_regions
+from gatedops.trace import record_gates
+
+FORMAT = "gatedops.GateRecorder/1"
+_HISTORY = "history.json"
+
+
+class GateRecorder:
+    """Records gate statistics of a fixed probe set in anyone's training loop: ``recorder(model, x, step)`` whenever you
+    like, or ``recorder.record(step)`` if model and x were given at the start.
+
+    Every record has, for each layer and for the whole net, ``share_on``, ``dead``, ``always_on``, ``entropy``
+    (:func:`gatedops.gate_stats`), ``regions`` (:func:`gatedops.count_regions`), ``change_from_first`` and
+    ``change_from_previous`` (share of gates, :func:`gate_change`), ``alignment_to_first`` and ``alignment_to_previous``
+    (CKA of the kernels, :func:`npk_alignment`), and with labels ``overlap_within`` and ``overlap_across``
+    (:func:`class_overlap`). What is not defined (a first record's previous one, the alignment of a constant kernel) is
+    None. The cost grows with the square of the number of inputs: some hundreds to a few thousand are a good probe.
+
+    ``history`` holds the records as plain dicts, lists and numbers, ready for json; only the gates of the first and the
+    last record are kept.
+
+    Args:
+        model, x: what :meth:`record` records; both or neither.
+        labels: one integer for each input of the probe set; without them no overlaps are recorded.
+        batch_size: rows of x that go through the model at a time.
+
+    Raises:
+        TypeError, ValueError: labels that are not integers, or have no two classes; a model without x.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        x: Tensor | None = None,
+        labels: Tensor | Sequence[int] | None = None,
+        *,
+        batch_size: int = 256,
+    ) -> None:
+        if (model is None) != (x is None):
+            raise ValueError(f"{'model' if model is None else 'x'}: is missing; record(step) needs both model and x")
+        if x is not None:
+            require_tensor(x, "x")
+        if labels is not None:
+            labels = labels_of(labels, None if x is None else len(x))
+        self._model, self._x, self._labels, self._batch_size = model, x, labels, batch_size
+        self._first: GateBits | None = None
+        self._last: GateBits | None = None
+        self.history: dict[str, Any] = {"format": FORMAT, "inputs": None, "digest": None, "records": []}
+
+    def record(self, step: int) -> dict[str, Any]:
+        """Records the model on the inputs given at the start; see :meth:`__call__`."""
+        if self._model is None or self._x is None:
+            raise ValueError("record: needs a model and x, given to GateRecorder; or call recorder(model, x, step)")
+        return self(self._model, self._x, step)
+
+    def __call__(self, model: nn.Module, x: Tensor, step: int) -> dict[str, Any]:
+        """Records the gates of a model, which is left as it was.
+
+        Args:
+            model: as :func:`gatedops.record_gates` takes it.
+            x: the probe set ``(n, ...)``, the same in every call.
+            step: a number that grows from call to call.
+
+        Returns:
+            The new record, the last of ``history["records"]``.
+
+        Raises:
+            TypeError, ValueError: other inputs, layers or labels than before; a step that does not grow. Nothing is
+                recorded then.
+        """
+        require_tensor(x, "x")
+        self._require_step(step)
+        digest = _digest(x)
+        if self.history["digest"] not in (None, digest):
+            raise ValueError("x: holds other inputs than the first record, needs the same ones in every call")
+        bits = record_gates(model, x, self._batch_size, progress=False)
+        if self._first is not None:
+            require_same_inputs(bits, self._first, "model", "the first record")
+        record = {"step": step, **self._statistics(bits)}
+        self.history.update(inputs=bits.n, digest=digest)
+        self.history["records"].append(record)
+        self._first = bits if self._first is None else self._first
+        self._last = bits
+        return record
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Writes the history (``history.json``) and the gates that the next record is compared with into a folder.
+
+        The folder always holds a state to go on from: new gates come first, then the history, then the old gates go.
+        """
+        if self._first is None or self._last is None:
+            raise ValueError("save: nothing is recorded yet")
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        files = {path / name: bits for name, bits in zip(self._files(), (self._first, self._last), strict=True)}
+        for file, bits in files.items():
+            bits.save(file)
+        labels = None if self._labels is None else self._labels.tolist()
+        part = path / f"{_HISTORY}.part"
+        part.write_text(json.dumps({**self.history, "labels": labels}, allow_nan=False), encoding="utf-8")
+        part.replace(path / _HISTORY)
+        for old in set(path.glob("gates-*.safetensors")) - set(files):
+            old.unlink()
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | os.PathLike[str],
+        model: nn.Module | None = None,
+        x: Tensor | None = None,
+        *,
+        batch_size: int = 256,
+    ) -> GateRecorder:
+        """Reads what :meth:`save` wrote, to look at it or to go on; model, x and batch_size as in the constructor.
+
+        Raises:
+            FileNotFoundError: no such folder, or a file of it is missing. ValueError: a file is damaged, x has another
+                number of inputs than there are labels.
+        """
+        history, labels = _read_history(Path(folder) / _HISTORY)
+        recorder = cls(model, x, labels, batch_size=batch_size)
+        recorder.history = history
+        recorder._first, recorder._last = (GateBits.load(Path(folder) / name) for name in recorder._files())
+        return recorder
+
+    def _files(self) -> tuple[str, str]:
+        """The files of the gates of the first and the last record."""
+        records = self.history["records"]
+        first, last = (f"gates-{record['step']}.safetensors" for record in (records[0], records[-1]))
+        return first, last
+
+    def _require_step(self, step: int) -> None:
+        if isinstance(step, bool) or not isinstance(step, int):
+            raise TypeError(f"step: got {type(step).__name__}, needs an int")
+        records = self.history["records"]
+        if records and step <= records[-1]["step"]:
+            raise ValueError(f"step: got {step} after {records[-1]['step']}, needs to grow from record to record")
+
+    def _statistics(self, bits: GateBits) -> dict[str, Any]:
+        """The statistics of the net and of each layer."""
+        stats, regions = gate_stats(bits), count_regions(bits)
+        found: list[dict[str, Any]] = [
+            {"name": one.name, **one.summary(), "regions": count}
+            for one, count in zip((stats.net, *stats.layers), (regions.net, *regions.layers), strict=True)
+        ]
+        others = {"first": bits if self._first is None else self._first, "previous": self._last}
+        for name, other in others.items():
+            for one, values in zip(found, _compared(bits, other, len(found)), strict=True):
+                one[f"change_from_{name}"], one[f"alignment_to_{name}"] = values
+        if self._labels is not None:
+            overlap = class_overlap(bits, self._labels)
+            for one, layer in zip(found, (overlap.net, *overlap.layers), strict=True):
+                one["overlap_within"], one["overlap_across"] = layer.within, layer.across
+        return {"net": found[0], "layers": found[1:]}
+
+
+def _read_history(path: Path) -> tuple[dict[str, Any], list[int] | None]:
+    """The history of a file, and the labels of the inputs."""
+    try:
+        history = json.loads(path.read_text(encoding="utf-8"))
+        labels = history.pop("labels")
+        if history["format"] != FORMAT or not isinstance(history["records"][-1]["step"], int):
+            raise ValueError(f"format {history['format']!r}")
+        return {key: history[key] for key in ("format", "inputs", "digest", "records")}, labels
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: holds no recording of gates or is damaged ({error})") from None
+
+
+def _compared(bits: GateBits, other: GateBits | None, count: int) -> list[tuple[float | None, float | None]]:
+    """Share of gates that changed and alignment: of the net, then of each layer."""
+    if other is None:
+        return [(None, None)] * count
+    change = gate_change(other, bits)
+    parts = [None, *range(len(bits.layers))]
+    alignments = [_alignment(other, bits, part) for part in parts]
+    return [(one.share, value) for one, value in zip((change.net, *change.layers), alignments, strict=True)]
+
+
+def _alignment(a: GateBits, b: GateBits, layer: int | None) -> float | None:
+    pair = [a, b] if layer is None else [a.layers_of([layer]), b.layers_of([layer])]
+    value = float(npk_alignments(pair, progress=False)[0, 1])
+    return None if math.isnan(value) else value
+
+
+def _digest(x: Tensor) -> str:
+    """Tells other inputs from the same ones."""
+    values = x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+    return hashlib.blake2b(values.tobytes() + str((x.dtype, tuple(x.shape))).encode(), digest_size=16).hexdigest()

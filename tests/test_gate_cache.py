@@ -1,0 +1,202 @@
+"""GateCache: the gates of a data set, and training from them that is the same bit for bit."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from dgns import ARCHITECTURES, HARD, IMPOSSIBLE, inputs_of, model_of, seeded
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import dense, examples, random_bits
+from tolerances import assert_same_bits
+from torch.utils.data import DataLoader, TensorDataset
+
+from gatedops import DGN, GateBits, GateCache
+from gatedops.nn import fc_spec
+
+CASES = [(a, v) for a in ARCHITECTURES for v in HARD if (a, v) not in IMPOSSIBLE]
+
+
+def losses(model, x, labels, batches, cache=None, optimizer=torch.optim.Adam):
+    """Of each step of training, and the model's parameters after it."""
+    model = copy.deepcopy(model)
+    steps = optimizer(model.value_parameters(), 1e-2)
+    seen = []
+    for rows in batches:
+        output = model(x[rows]) if cache is None else model(x[rows], gates=cache[rows])
+        loss = F.cross_entropy(output, labels[rows])
+        steps.zero_grad()
+        loss.backward()
+        steps.step()
+        seen.append(loss.detach())
+    return torch.stack(seen), list(model.parameters())
+
+
+def assert_same_training(model, x, cache, batch_size, optimizer=torch.optim.Adam):
+    labels = torch.randint(3, (len(x),), generator=seeded(1))
+    generator = seeded(2)
+    batches = [torch.randperm(len(x), generator=generator)[:batch_size] for _ in range(6)]
+    found, parameters = losses(model, x, labels, batches, cache, optimizer)
+    expected, others = losses(model, x, labels, batches, None, optimizer)
+    assert_same_bits(found, expected)
+    assert len(found.unique()) > 1
+    for ours, theirs in zip(parameters, others, strict=True):
+        assert_same_bits(ours.detach(), theirs.detach())
+
+
+# --- training ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("architecture", "variant"), CASES)
+def test_losses_are_the_same_bit_for_bit(architecture, variant, tmp_path):
+    model, x = model_of(architecture, variant, dtype=torch.float32), inputs_of(architecture, 50, dtype=torch.float32)
+    cache = GateCache.build(model, x, 16)
+    assert_same_training(model, x, cache, 16)
+    assert_same_training(model, x, GateCache.build(model, x, 16, tmp_path / "gates"), 16, torch.optim.SGD)
+
+
+@pytest.mark.parametrize("batch_size", [1, 32, 100])
+def test_of_the_papers_network(batch_size):
+    spec = fc_spec(784, outputs=3)
+    model = DGN(spec, "FL", feature=spec.relu_net(1), generator=seeded())
+    x = torch.rand(330, 784, generator=seeded())
+    cache = GateCache.build(model, x, batch_size)
+    assert cache.bits.nbytes == 330 * 160  # MNIST: 9.6 MB
+    assert_same_training(model, x, cache, batch_size)
+
+
+def test_the_feature_network_never_runs():
+    model, x = model_of("vconv", "FL", dtype=torch.float32), inputs_of("vconv", 20, dtype=torch.float32)
+    labels, batches = torch.zeros(20, dtype=torch.long), [torch.arange(16)] * 3
+    cache = GateCache.build(model, x)
+    expected, _ = losses(model, x, labels, batches, cache)
+    for module in model.feature:
+        module.register_forward_pre_hook(lambda *_: pytest.fail("the feature network runs"))
+    with torch.no_grad():
+        for parameter in model.feature_parameters():
+            parameter.fill_(torch.nan)
+    found, _ = losses(model, x, labels, batches, cache)
+    assert_same_bits(found, expected)
+
+
+# --- building ---------------------------------------------------------------------------------------------------
+
+
+@examples(25)
+@given(
+    variant=st.sampled_from(HARD),
+    architecture=st.sampled_from(["fc", "gconv"]),
+    rows=st.sampled_from([1, 2, 15, 16, 17, 33]),
+    batch_size=st.sampled_from([1, 2, 16, 40]),
+)
+def test_it_holds_the_gates_of_every_row(tmp_path, variant, architecture, rows, batch_size):
+    model, x = model_of(architecture, variant), inputs_of(architecture, rows)
+    expected = model.gates(x)  # float64: no pre-activation is within rounding of 0
+    cache = GateCache.build(model, x, batch_size)
+    assert cache.bits == expected
+    assert len(cache) == rows
+    path = tmp_path / "gates"
+    assert GateCache.build(model, x, batch_size, path).bits == expected
+    assert GateCache.load(path).bits == GateBits.load(path) == expected
+    assert [file.name for file in tmp_path.iterdir()] == ["gates"]
+    index = torch.randint(rows, (5,), generator=seeded())
+    assert GateCache.load(path)[index] == model.gates(x[index])
+    assert cache[rows - 1] == expected[rows - 1 :]
+
+
+def test_batches_of_any_kind():
+    model, x = model_of("fc", "FR-II"), inputs_of("fc", 13)
+    expected = model.gates(x)
+    assert GateCache.build(model, DataLoader(TensorDataset(x, torch.zeros(13)), 4)).bits == expected
+    assert GateCache.build(model, [x[:4], x[4:13]]).bits == expected
+    assert GateCache.build(model, ((part,) for part in x.split(3))).bits == expected
+
+
+def test_batches_have_the_same_number_of_rows():
+    model, x = model_of("fc", "FR-II"), inputs_of("fc", 13)
+    seen = []
+    model.gates = lambda inputs: seen.append(len(inputs)) or DGN.gates(model, inputs)
+    GateCache.build(model, x, 5)
+    assert seen == [5, 5, 5]
+
+
+def test_given_bits_and_what_it_fits():
+    model, x = model_of("fc", "FR-II"), inputs_of("fc", 13)
+    cache = GateCache(model.gates(x))
+    cache.require_fits(model)
+    assert "GateCache(GateBits(n=13, 1: 33" in repr(cache)
+    with pytest.raises(ValueError, match=r"layers of \(33\), \(33\), \(33\); this network has \(4, any, any\)"):
+        cache.require_fits(model_of("vconv", "FR-II"))
+
+
+def test_a_bar_when_asked_for(capsys, monkeypatch):
+    pytest.importorskip("tqdm")
+    monkeypatch.setattr("gatedops.trace.progress._DELAY", 0.0)
+    GateCache.build(model_of("fc", "FR-II"), inputs_of("fc", 3), 1, progress=True)
+    assert "caching gates" in capsys.readouterr().err
+    GateCache.build(model_of("fc", "FR-II"), inputs_of("fc", 3), 1)
+    assert not capsys.readouterr().err
+
+
+# --- errors -----------------------------------------------------------------------------------------------------
+
+MODEL, X = model_of("fc", "FR-II"), inputs_of("fc", 5)
+
+# What is wrong -> (what the message says, the call for a folder).
+WRONG = {
+    "a model without gates of its own": ("model: got Linear", lambda _: GateCache.build(torch.nn.Linear(7, 3), X)),
+    "soft gates": ("model: its gates are soft", lambda _: GateCache.build(model_of("fc", "DL"), X)),
+    "no rows": ("data: got shape", lambda _: GateCache.build(MODEL, X[:0])),
+    "no batches": ("data: has no batches", lambda _: GateCache.build(MODEL, [])),
+    "an empty batch": ("data: batch 1 has shape", lambda _: GateCache.build(MODEL, [X, X[:0]])),
+    "batches of labels": ("data: batch 0 is int", lambda _: GateCache.build(MODEL, [3])),
+    "a dataset": ("data: got TensorDataset", lambda _: GateCache.build(MODEL, TensorDataset(X))),
+    "inputs of another shape": ("x: got shape", lambda _: GateCache.build(MODEL, X[:, 1:])),
+    "no batch size": ("batch_size: got 0", lambda _: GateCache.build(MODEL, X, 0)),
+    "half a batch": ("batch_size: got 2.5", lambda _: GateCache.build(MODEL, X, 2.5)),
+    "a folder": ("path: .* is a folder", lambda at: GateCache.build(MODEL, X, path=at)),
+    "no folder": ("path: .* lies in no existing folder", lambda at: GateCache.build(MODEL, X, path=at / "a" / "b")),
+    "an open file": ("path: got int", lambda _: GateCache.build(MODEL, X, path=3)),
+    "a tensor as bits": ("bits: got Tensor", lambda _: GateCache(X)),
+    "gates of other layers": ("gates: has layers", lambda _: MODEL(X, GateCache(random_bits(5, dense(33, 33)))[:])),
+    "gates of other rows": ("gates: has 2 rows, x has 5", lambda _: MODEL(X, GateCache(MODEL.gates(X))[:2])),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_bad_argument_is_named_and_nothing_is_written(what, tmp_path):
+    message, call = WRONG[what]
+    with pytest.raises((ValueError, TypeError), match=message):
+        call(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_build_that_fails_leaves_the_file_as_it_was(tmp_path):
+    path = tmp_path / "gates"
+    before = GateCache.build(MODEL, X, path=path).bits
+    for failing in ([X, X[:, 1:]], broken()):
+        with pytest.raises((ValueError, KeyboardInterrupt)):
+            GateCache.build(MODEL, failing, path=path)
+        assert [file.name for file in tmp_path.iterdir()] == ["gates"]
+        assert GateCache.load(path).bits == before
+
+
+def broken():
+    yield X
+    raise KeyboardInterrupt
+
+
+def test_files_that_hold_no_gates(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        GateCache.load(tmp_path / "none")
+    path = tmp_path / "gates"
+    GateCache.build(MODEL, X, path=path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="the file is cut off"):
+        GateCache.load(path)
+    path.write_bytes(b"gates")
+    with pytest.raises(ValueError, match="is no safetensors file"):
+        GateCache.load(path)

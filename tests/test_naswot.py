@@ -1,0 +1,128 @@
+"""naswot_score: the log-determinant of Mellor et al. (2021), and what a singular kernel gives."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import dense, examples, generator, nets, random_bits, seeds
+from tolerances import FLOAT64_SUMS
+
+from gatedops import GateBits, gate_agreement, naswot_score, record_gates
+
+BITS = random_bits(6, dense(40, 33))
+
+
+def kernel_of(bits: GateBits) -> np.ndarray:
+    """K_H = N - d_H of the whole patterns, as in the paper."""
+    rows = torch.cat([gates.flatten(1) for gates in bits.unpack()], dim=1).numpy()
+    return rows.shape[1] - (rows[:, None] != rows[None]).sum(-1).astype(np.float64)
+
+
+def log_determinant(kernel: np.ndarray) -> float:
+    return float(np.linalg.slogdet(kernel)[1])
+
+
+def distinct_rows(n: int, specs: list, seed: int) -> GateBits:
+    """Random gates with a layer of 200 in front: no two rows are equal, and the kernel is far from singular."""
+    return random_bits(n, [((200,), "gate"), *specs], seed)
+
+
+@examples(15)
+@given(st.sampled_from([1, 2, 5, 33, 64]), nets, seeds)
+def test_the_score_is_the_log_determinant_of_gates_less_distances(n, specs, seed):
+    bits = distinct_rows(n, specs, seed)
+    assert math.isclose(naswot_score(bits), log_determinant(kernel_of(bits)), rel_tol=FLOAT64_SUMS)
+
+
+def test_the_score_of_the_released_code():
+    """score_networks.py of BayesWatch/nas-without-training: K + K2 of every ReLU module, then slogdet."""
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(288, 50), torch.nn.ReLU()
+    )
+    kernel = np.zeros((20, 20))
+
+    def count(module, inputs, output):
+        nonlocal kernel
+        on = (inputs[0].reshape(20, -1) > 0).float()
+        kernel = kernel + (on @ on.T).numpy() + ((1 - on) @ (1 - on).T).numpy()
+
+    hooks = [module.register_forward_hook(count) for module in net if isinstance(module, torch.nn.ReLU)]
+    x = torch.randn(20, 1, 8, 8, generator=generator(0))
+    with torch.no_grad():
+        net(x)
+    for hook in hooks:
+        hook.remove()
+    assert math.isclose(naswot_score(record_gates(net, x)), log_determinant(kernel), rel_tol=FLOAT64_SUMS)
+
+
+def test_the_score_of_two_inputs():
+    # N = 5, d = 2: K = [[5, 3], [3, 5]].
+    bits = GateBits.pack([torch.tensor([[1, 1, 0, 0, 1], [1, 0, 1, 0, 1]], dtype=torch.bool)])
+    assert naswot_score(bits) == pytest.approx(math.log(16), rel=FLOAT64_SUMS)
+
+
+def test_scores_of_layers_are_those_of_each_by_itself():
+    bits = random_bits(9, dense(100, 200, 130))
+    found = naswot_score(bits, per_layer=True)
+    assert found == tuple(naswot_score(bits.layers_of([index])) for index in range(3))
+    for index, score in enumerate(found):
+        agreement = gate_agreement(bits)[index].double().numpy()
+        assert math.isclose(score, log_determinant(agreement), rel_tol=FLOAT64_SUMS)
+
+
+def test_equal_patterns_give_minus_infinity():
+    bits = random_bits(30, dense(100, 90))
+    doubled = bits[torch.tensor([*range(30), 4])]
+    assert naswot_score(doubled) == -math.inf
+    assert naswot_score(doubled, per_layer=True) == (-math.inf, -math.inf)
+
+
+def test_layers_that_merge_inputs_do_not_make_the_net_singular():
+    gates = torch.eye(6, dtype=torch.bool)
+    bits = GateBits.pack([gates, torch.zeros(6, 4, dtype=torch.bool)])
+    assert naswot_score(bits, per_layer=True)[1] == -math.inf
+    assert naswot_score(bits) > 0
+
+
+def test_more_inputs_than_gates_and_one_give_minus_infinity():
+    for n, expected in [(4, True), (5, False)]:  # four gates; all patterns differ
+        patterns = torch.tensor([[0, 0, 0, 0], [1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1], [0, 1, 0, 1]])
+        bits = GateBits.pack([patterns[: n + 1].bool()])
+        assert (naswot_score(bits) > -math.inf) == expected
+
+
+def test_dependent_patterns_that_differ_give_minus_infinity():
+    """Two patterns and their complements: K_H a = 0 for a = (1, 1, -1, -1), though all four differ."""
+    gates = torch.rand(2, 100, generator=generator(0)) < 0.5
+    bits = GateBits.pack([torch.cat([gates[:1], ~gates[:1], gates[1:], ~gates[1:]])])
+    assert abs(np.linalg.det(kernel_of(bits) / 100)) < FLOAT64_SUMS
+    assert naswot_score(bits) == -math.inf
+
+
+def test_the_determinant_of_integers_is_at_least_one():
+    for seed in range(20):
+        score = naswot_score(random_bits(4, dense(5), seed))
+        assert score == -math.inf or score > -FLOAT64_SUMS
+
+
+ERRORS = {
+    "a tensor": (TypeError, "bits: got Tensor", lambda: naswot_score(BITS.words)),
+    "no inputs": (ValueError, "bits: has no inputs", lambda: naswot_score(BITS[:0])),
+    "a data set": (
+        ValueError,
+        "bits: has 30001 inputs, too many",
+        lambda: naswot_score(BITS[torch.zeros(30_001, dtype=torch.int64)]),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", ERRORS)
+def test_a_bad_argument_is_named(what):
+    kind, message, call = ERRORS[what]
+    with pytest.raises(kind, match=message):
+        call()

@@ -1,0 +1,160 @@
+"""path_norm against a listing of every path, and its invariance to rescaling."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from architectures import NETWORKS, network
+from conv_paths import Array, Units, grid, pooled, window
+from nets import made, vgg
+from recipes import follow, weights_of
+from tolerances import FLOAT64_SUMS, assert_close_in_float64
+from torch import nn
+
+from gatedops import path_norm
+
+CLOSE = {"rel": FLOAT64_SUMS}
+
+
+class Values:
+    """The value of every single path, of each pixel on its own: a unit is the array of the values of its paths."""
+
+    def __init__(self, weights: dict[str, Array]) -> None:
+        self.weights = weights
+
+    def input(self, x: Array) -> Units:
+        return grid(x.shape[1:], lambda *index: np.ones(1))
+
+    def conv(self, units: Units, name: str, stride: int, padding: int, dilation: int, circular: bool) -> Units:
+        weight, (_, height, width) = self.weights[name], units.shape
+        sizes = zip((height, width), weight.shape[2:], strict=True)
+        out = [(size + 2 * padding - dilation * (k - 1) - 1) // stride + 1 for size, k in sizes]
+
+        def unit(o: int, p: int, q: int) -> Array:
+            found = [self.weights.get(f"{name}.bias", np.zeros(0))[o : o + 1]]
+            for c, i, j in np.ndindex(weight.shape[1:]):
+                row, column = p * stride + i * dilation - padding, q * stride + j * dilation - padding
+                inside = 0 <= row < height and 0 <= column < width
+                if inside or circular:
+                    found.append(units[c, row % height, column % width] * weight[o, c, i, j])
+            return np.concatenate(found)
+
+        return grid((len(weight), *out), unit)
+
+    def linear(self, units: Units, name: str) -> Units:
+        weight, bias = self.weights[name], self.weights.get(f"{name}.bias", np.zeros(0))
+
+        def unit(o: int, p: int, q: int) -> Array:
+            return np.concatenate([bias[o : o + 1], *(units[c, 0, 0] * w for c, w in enumerate(weight[o]))])
+
+        return grid((len(weight), 1, 1), unit)
+
+    def relu(self, units: Units) -> Units:
+        return units
+
+    def max_pool(self, units: Units, *moved: int) -> Units:
+        def unit(*index: int) -> Array:
+            return np.concatenate([units[source] for source in window(units.shape, *index, *moved)])
+
+        return grid(pooled(units.shape, *moved), unit)
+
+    def avg_pool(self, units: Units, kernel: int, stride: int, padding: int, include: bool) -> Units:
+        def unit(*index: int) -> Array:
+            sources = list(window(units.shape, *index, kernel, stride, padding))
+            return np.concatenate([units[s] / (kernel**2 if include else len(sources)) for s in sources])
+
+        return grid(pooled(units.shape, kernel, stride, padding), unit)
+
+    def mean(self, units: Units) -> Units:
+        return grid((len(units), 1, 1), lambda c, p, q: np.concatenate(list(units[c].ravel())) / units[c].size)
+
+    def flatten(self, units: Units) -> Units:
+        return units.reshape(-1, 1, 1)
+
+    def add(self, units: Units, others: Units) -> Units:
+        return grid(units.shape, lambda *index: np.concatenate([units[index], others[index]]))
+
+    def constant(self, units: Units, name: str) -> Units:
+        constant = np.broadcast_to(self.weights[name], units.shape)
+        return grid(units.shape, lambda *index: np.append(units[index], constant[index]))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_it_is_the_norm_of_the_listed_values(name, exported_once):
+    net = network(name)
+    x = net.inputs(1)
+    values = np.concatenate(list(follow(net, Values(weights_of(net)), x).ravel()))
+    for p in (1, 2, 0.5):
+        assert path_norm(net, p, x) == pytest.approx((np.abs(values) ** p).sum() ** (1 / p), **CLOSE)
+
+
+@torch.no_grad()
+def rescaled(net: nn.Sequential, layer: int, after: int) -> nn.Sequential:
+    """The same function: the weights into the units of a layer times numbers, those out of them divided by them."""
+    net = copy.deepcopy(net)
+    factors = torch.rand(net[layer].weight.shape[0], dtype=torch.float64) * 3 + 0.1
+    net[layer].weight.mul_(factors.view(-1, *[1] * (net[layer].weight.dim() - 1)))
+    net[layer].bias.mul_(factors)
+    out = net[after].weight
+    repeated = factors.repeat_interleave(out.shape[1] // len(factors))
+    out.div_(repeated.view(1, -1, *[1] * (out.dim() - 2)))
+    return net
+
+
+@pytest.mark.parametrize("p", [1, 2])
+def test_it_does_not_change_where_units_are_rescaled(p):
+    net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 3, 2), nn.ReLU(), nn.Flatten())
+    net = nn.Sequential(*net, nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 2)).double()
+    x = torch.randn(2, 2, 8, 8, dtype=torch.float64)
+    expected = path_norm(net, p, x)
+    for pair in ((0, 3), (3, 6), (6, 8)):
+        other = rescaled(net, *pair)
+        assert_close_in_float64(other(x).detach(), net(x).detach())
+        assert path_norm(other, p, x) == pytest.approx(expected, **CLOSE)
+
+
+def test_batch_norms_are_folded():
+    net, x = made("vgg", 1)
+    net = net.double()
+    x = x.double()
+    plain = copy.deepcopy(net)
+    for index in (0, 4):
+        conv, norm = plain[0][index], plain[0][index + 1]
+        plain[0][index] = torch.nn.utils.fusion.fuse_conv_bn_eval(conv, norm)
+        plain[0][index + 1] = nn.Identity()
+    assert path_norm(plain, 2, x) == pytest.approx(path_norm(net, 2, x), **CLOSE)
+
+
+def test_groups_tokens_and_inputs_that_are_looked_for():
+    net = nn.Conv2d(4, 6, 1, groups=2, bias=False).double()
+    x = torch.zeros(1, 4, 1, 1).double()
+    assert path_norm(net, 1, x) == pytest.approx(net.weight.abs().sum().item(), **CLOSE)
+    mlp = nn.Sequential(nn.Flatten(), nn.Linear(6, 3), nn.ReLU(), nn.Linear(3, 2))
+    assert path_norm(mlp, 2) == path_norm(mlp, 2, torch.zeros(1, 2, 3, 1))
+    image = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(18, 2))
+    assert path_norm(image, 2) == path_norm(image, 2, torch.zeros(1, 1, 5, 5))
+
+
+@pytest.mark.parametrize("p", [0, -1, math.inf, math.nan, "2"])
+def test_other_exponents(p):
+    with pytest.raises(ValueError, match=r"p: got .*, needs a finite number greater than 0"):
+        path_norm(nn.Linear(2, 2), p)
+
+
+def test_errors():
+    with pytest.raises(ValueError, match=r"x: is missing, and the model takes inputs of \(1, 3, 3\) and \(1, 4, 4\)"):
+        path_norm(nn.Sequential(nn.Conv2d(1, 1, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1)), 2)
+    with pytest.raises(ValueError, match="x: is missing, and no vector or square image was found"):
+        path_norm(nn.ReLU(), 2)
+    with pytest.raises(ValueError, match="2 is a batch norm behind 1; path kernels cover it right behind"):
+        path_norm(nn.Sequential(nn.Conv2d(1, 1, 3), nn.ReLU(), nn.BatchNorm2d(1)).eval(), 2, torch.zeros(1, 1, 3, 3))
+    with pytest.raises(ValueError, match="is in training mode"):
+        path_norm(vgg(), 2, torch.zeros(1, 3, 8, 8))
+    huge = nn.Linear(2, 2)
+    nn.init.constant_(huge.weight, 1e30)
+    with pytest.raises(ValueError, match="overflows float64; take a smaller p"):
+        path_norm(huge, 20)
