@@ -20,7 +20,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 import setup_cuda  # noqa: E402
 
-pytestmark = pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc: install the CUDA toolkit")
+pytestmark = [
+    pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc: install the CUDA toolkit"),
+    pytest.mark.timeout(900),  # compiles for half a minute on two quiet cores
+]
 
 TORCH_TARGET = "0x020A000000000000"
 REGISTERS = {"gram_sm80": 255, "gram_sm90": 168}  # of a thread, at launch
@@ -70,7 +73,7 @@ def disassembled(target):
             architecture = heading[1]
         elif function := re.search(r"Function : (\S+)", line):
             opcodes = found.setdefault((function[1], architecture), [])
-        elif instruction := re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9.]*)", line):
+        elif instruction := re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", line):
             opcodes.append(instruction[1])
     return found
 

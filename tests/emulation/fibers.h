@@ -1,5 +1,6 @@
 // The threads of one CUDA block as fibers of one CPU thread. They run in a random order, drawn anew in every
-// sweep, from one wait to the next: an order that happens to be right on one run is wrong on another.
+// sweep, from one wait to the next, and now and then a warp sleeps: an order that happens to be right on one run is
+// wrong on another.
 #pragma once
 
 #include <ucontext.h>
@@ -17,7 +18,7 @@ namespace emulation {
 
 class Fibers {
  public:
-  Fibers(int count, unsigned seed) : random_(seed), order_(count), fibers_(count) {
+  Fibers(int count, unsigned seed) : random_(seed), order_(count), asleep_((count + 31) / 32), fibers_(count) {
     std::iota(order_.begin(), order_.end(), 0);
   }
 
@@ -33,12 +34,13 @@ class Fibers {
         idle = 0;
       }
       progress_ = false;
-      if (idle > 100) {
+      if (idle > 5000) {
         throw std::runtime_error("deadlock: every thread waits");
       }
       std::shuffle(order_.begin(), order_.end(), random_);
+      put_a_warp_to_sleep();
       for (int i : order_) {
-        if (!fibers_[i]->done) {
+        if (!fibers_[i]->done && asleep_[i / 32] == 0) {
           current_ = i;
           swapcontext(&scheduler_, &fibers_[i]->context);
         }
@@ -78,6 +80,16 @@ class Fibers {
     bool done = false;
   };
 
+  // Some warps fall far behind the others, as on a GPU.
+  void put_a_warp_to_sleep() {
+    for (int& sweeps : asleep_) {
+      sweeps -= sweeps > 0;
+    }
+    if (random_() % 4 == 0) {
+      asleep_[random_() % asleep_.size()] = static_cast<int>(random_() % 50);
+    }
+  }
+
   void start(int i) {
     fibers_[i] = std::make_unique<Fiber>();
     ucontext_t& context = fibers_[i]->context;
@@ -105,6 +117,7 @@ class Fibers {
   static inline Fibers* active_ = nullptr;
   std::mt19937 random_;
   std::vector<int> order_;
+  std::vector<int> asleep_;  // sweeps that each warp still sleeps
   std::vector<std::unique_ptr<Fiber>> fibers_;
   const std::function<void(int)>* body_ = nullptr;
   ucontext_t scheduler_;
