@@ -425,7 +425,7 @@ def test_the_table_says_how_far_ours_is_from_theirs(capsys: pytest.CaptureFixtur
     assert far.best.mean == far.last.mean == pytest.approx(91.0)
     assert far.best.std == pytest.approx(0.1 * 2**0.5)
     assert far.deviation == pytest.approx((91.0 - 96.02) / (0.13**2 + 0.1**2 * 2) ** 0.5)
-    assert far.still == pytest.approx(0.2)
+    assert far.second_half == pytest.approx(0.5)
     assert str(far.npk) == "97.50 +- 0.71"
     assert rows["relu"].deviation == pytest.approx(0, abs=1e-9)
     assert rows["dlgn"].published is None
@@ -434,7 +434,7 @@ def test_the_table_says_how_far_ours_is_from_theirs(capsys: pytest.CaptureFixtur
     assert notes[0].startswith(
         "FRNPF (II): -5.02 points from the published figure, 26.1 standard deviations; 10 epochs"
     )
-    assert "100 there, and the mean of the last 2 epochs is +0.20 points from that of the 2 before" in notes[0]
+    assert "100 there, and the second half of ours added 0.50 points" in notes[0]
     report.print_report(
         setup, small_task((6,)), list(rows.values()), {"cpu": "", "threads": 1, "instruction_set": "", "torch": ""}
     )

@@ -118,6 +118,7 @@ def _draw_variants(canvas: Canvas, rows: Sequence[Row]) -> None:
     axis.set_yticks(range(len(order)), [row.title for row in order])
     axis.invert_yaxis()
     _finish(axis, "all variants, mean and standard deviation over the seeds", "test accuracy, %", "")
+    axis.legend(fontsize=11, loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=2, frameon=False)
 
 
 def _finish(axis: Axes, title: str, below: str, left: str) -> None:
