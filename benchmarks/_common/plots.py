@@ -53,15 +53,20 @@ def plot_npk_gram(
 
 
 def draw_grams(
-    figure: FigureBase, axes: Sequence[Axes], images: dict[str, Tensor], labels: Tensor, classes: Sequence[str]
+    figure: FigureBase,
+    axes: Sequence[Axes],
+    images: dict[str, Tensor],
+    labels: Tensor,
+    classes: Sequence[str],
+    darkest: float = 0.0,
 ) -> None:
     """Normalised Grams sorted by class, by caption, one in each of the axes, with one bar of their colours."""
     brightest = max(_typical_maximum(image) for image in images.values())
     for axis, (caption, image) in zip(axes, images.items(), strict=True):
-        shown = axis.imshow(image.cpu().numpy(), vmin=0, vmax=brightest, cmap="magma", interpolation="nearest")
+        shown = axis.imshow(image.cpu().numpy(), vmin=darkest, vmax=brightest, cmap="magma", interpolation="nearest")
         axis.set_title(caption, fontsize=13)
         _label_classes(axis, labels, classes, len(image))
-    bar = figure.colorbar(shown, ax=axes, shrink=0.8, extend="max")
+    bar = figure.colorbar(shown, ax=axes, shrink=0.8, extend="both" if darkest else "max")
     bar.set_label("H(s, s') / sqrt(H(s, s) H(s', s'))", fontsize=12)
 
 

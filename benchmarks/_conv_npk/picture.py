@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from _common.output import replacing
 from _common.plots import COLOURS, draw_grams
+from _common.timing import readable_seconds
 from torch import Tensor
 
 from _conv_npk.shifts import Shifts
@@ -41,7 +43,9 @@ def plot_conv_npk(
     captions = {
         f"NPK, {name}: test accuracy {study.figures[name].accuracy:.1%}": image for name, image in study.images.items()
     }
-    draw_grams(top, top.subplots(1, len(captions)), captions, labels, classes)
+    # Averages over pixels make all images alike: from 0 on, the colours would hardly differ.
+    darkest = min(float(torch.quantile(image.flatten().double(), 0.01)) for image in captions.values())
+    draw_grams(top, top.subplots(1, len(captions)), captions, labels, classes, darkest)
     left, right = bottom.subfigures(1, 2, width_ratios=(1, 1.25), squeeze=False)[0]
     _draw_shifts(left, shifts)
     _draw_times(right.subplots(), entries)
@@ -72,7 +76,7 @@ def _draw_times(axis: Axes, entries: Sequence[Entry]) -> None:
         for entry in group:
             axis.barh(position, entry.us_per_pair, height=0.85, color=COLOURS[contestants.index(entry.by)])
             ratio = "" if entry.by == "gatedops" else f"  ({entry.ratio:,.0f}x)"
-            label = f"{entry.us_per_pair:,.4g} us{ratio}"
+            label = readable_seconds(entry.us_per_pair / 1e6) + ratio
             axis.text(entry.us_per_pair * 1.1, position, label, va="center", fontsize=10)
             position += 1
         position += 0.8
@@ -80,7 +84,7 @@ def _draw_times(axis: Axes, entries: Sequence[Entry]) -> None:
     axis.invert_yaxis()
     axis.set_xscale("log")
     times = [entry.us_per_pair for entry in entries]
-    axis.set_xlim(min(times) / 3, max(times) * 30)
+    axis.set_xlim(min(times) / 3, max(times) * 200)
     axis.set_xlabel("microseconds per computed pair (logarithmic)", fontsize=12)
     axis.set_title("4 convolutions of 64 channels, global average pooling", fontsize=13)
     axis.tick_params(axis="x", labelsize=11)
