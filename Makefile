@@ -8,7 +8,7 @@ python := $(venv)/bin/python
 installed := $(venv)/.installed
 requirements := $(venv)/.requirements
 saved := benchmarks/.saved
-cxx_files = $(shell find csrc -name '*.cpp' -o -name '*.h')
+cxx_files = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu')
 
 .PHONY: help setup build demo test test-slow bench lint format clean
 
@@ -48,7 +48,7 @@ format: $(requirements)
 	$(venv)/bin/clang-format -i $(cxx_files)
 
 clean:
-	rm -rf $(venv) build *.egg-info gatedops/_C.*.so
+	rm -rf $(venv) build *.egg-info gatedops/_C*.so
 
 # The build comes before the install, which then finds its objects: an error of setup.py is the last line, and
 # not buried in pip's report of it.
