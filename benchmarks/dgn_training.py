@@ -31,7 +31,7 @@ from _dgn_training.setup import ARCHITECTURES, DATA, OPTIMIZERS, Setup, load_tas
 from _dgn_training.store import Store
 from _dgn_training.variants import GROUPS, VARIANTS, expanded
 
-DIGITS_EPOCHS, SEEDS, NPK_POINTS = 30, 5, 4000
+DIGITS_EPOCHS, SEEDS, NPK_POINTS = 25, 5, 4000
 QUICK_EPOCHS, QUICK_SEEDS = 20, 2
 
 
