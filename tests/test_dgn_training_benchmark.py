@@ -110,10 +110,10 @@ def test_a_whole_run_writes_table_json_and_png(tmp_path: Path) -> None:
 
 
 def test_stopped_and_killed_runs_go_on_to_the_same_figures(tmp_path: Path) -> None:
-    options = ("--epochs", "4", "--npk-points", "60", "--variants", "papers", "--no-plot", "--checkpoint-every", "0")
+    options = ("--epochs", "6", "--npk-points", "60", "--variants", "papers", "--no-plot", "--checkpoint-every", "0")
     whole, parts_of = tmp_path / "whole", tmp_path / "parts"
     undisturbed = start(*options, out=whole)
-    for checkpoint, stop in (("relu.pt", signal.SIGINT), ("dl.pt", signal.SIGKILL)):
+    for checkpoint, stop in (("relu.pt", signal.SIGINT), ("fr-ii.pt", signal.SIGKILL)):
         process = start(*options, out=parts_of)
         wait_for(parts_of / f"{NAME}.checkpoints" / checkpoint)
         process.send_signal(stop)

@@ -28,9 +28,11 @@ class Tile:
         """Registers of a thread that hold its share of the result."""
         return self.m * self.n // (32 * self.warps)
 
-    def shared_bytes(self, itemsize: int) -> int:
-        """Of the operands under way, which is nearly all shared memory that a kernel takes."""
-        return (self.m + self.n) * self.k * itemsize * self.stages
+    def shared_bytes(self, itemsize: int, capability: tuple[int, int]) -> int:
+        """Of the operands under way, which is nearly all shared memory that a kernel takes. Since Blackwell a tf32
+        operand that is to be transposed lies there a second time."""
+        copies = self.stages + (capability[0] >= 10 and itemsize == 4)
+        return (self.m + self.n) * self.k * itemsize * copies
 
     def options(self) -> dict[str, int]:
         """As a launch takes them."""
@@ -65,12 +67,16 @@ def tiles_of(name: str, dtype: torch.dtype, precision: str, capability: tuple[in
     return [tile for tile in tiles if tile.accumulators <= (most // 2 if name == "soft pair" else most)]
 
 
-def fitting(tiles: list[Tile], itemsize: int, shared: int, rows: int, cols: int) -> list[Tile]:
+def fitting(
+    tiles: list[Tile], itemsize: int, capability: tuple[int, int], shared: int, rows: int, cols: int
+) -> list[Tile]:
     """Those that fit `shared` bytes and are not twice as large as a result of (rows, cols); at least the first."""
     return tiles[:1] + [
         tile
         for tile in tiles[1:]
-        if tile.shared_bytes(itemsize) + SHARED_SLACK <= shared and tile.m < 2 * max(rows, 64) and tile.n < 2 * cols
+        if tile.shared_bytes(itemsize, capability) + SHARED_SLACK <= shared
+        and tile.m < 2 * max(rows, 64)
+        and tile.n < 2 * cols
     ]
 
 
@@ -95,7 +101,7 @@ def run_fastest(name: str, key: Hashable, like: Tensor, rows: int, cols: int, la
             launch(tiles[0])
             return
         shared = triton.runtime.driver.active.utils.get_device_properties(like.device.index)["max_shared_mem"]
-        _fastest[key] = _timed(fitting(tiles, like.itemsize, shared, rows, cols), launch)
+        _fastest[key] = _timed(fitting(tiles, like.itemsize, capability(like.device), shared, rows, cols), launch)
     launch(_fastest[key])
 
 
