@@ -109,6 +109,7 @@ def test_a_whole_run_writes_table_json_and_png(tmp_path: Path) -> None:
         assert words in stdout
 
 
+@pytest.mark.slow
 def test_stopped_and_killed_runs_go_on_to_the_same_figures(tmp_path: Path) -> None:
     options = ("--epochs", "6", "--npk-points", "60", "--variants", "papers", "--no-plot", "--checkpoint-every", "0")
     whole, parts_of = tmp_path / "whole", tmp_path / "parts"
