@@ -202,6 +202,7 @@ def alignment_of(a: Array, b: Array) -> float:
     return float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()))
 
 
+@pytest.mark.slow
 @examples(15)
 @given(st.sampled_from([3, 17, 64, 65, 130]), nets, seeds, st.booleans(), st.sampled_from([1, 2, 3]))
 def test_alignment_is_the_cosine_of_the_centred_kernels(n, specs, seed, with_inputs, parts):
