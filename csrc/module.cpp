@@ -44,6 +44,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("cpu_features", &cpu::cpu_features, "CPU flags found among those that decide the instruction set.");
   m.def("available_isas", &available_isas, "Instruction sets this machine runs, slowest first.");
   m.def("active_isa", [] { return cpu::name(cpu::active_isa()); }, "The instruction set kernels use.");
-  m.def("force_isa", &cpu::force_isa, py::arg("name"), "Makes kernels use this instruction set.");
+  m.def("forced_isa", &cpu::forced_isa, "The instruction set that force_isa set; empty where it set none.");
+  m.def("force_isa", &cpu::force_isa, py::arg("name"), "Makes kernels use this instruction set; empty: the fastest.");
   m.def("build_report", &build_report, "Compiler, C++ standard and torch version this module is built for.");
 }

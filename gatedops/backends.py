@@ -1,6 +1,6 @@
 """What the ops can run on here, what is chosen, and why. `python -m gatedops` prints it.
 
-GATEDOPS_CPU (serial, avx2 or avx512) forces the instruction set of the CPU kernels. GATEDOPS_BACKEND=triton adds the
+GATEDOPS_CPU (serial, avx2, avx512 or amx) forces the instruction set of the CPU kernels. GATEDOPS_BACKEND=triton adds the
 kernels for NVIDIA GPUs, GATEDOPS_BACKEND=cuda takes those of the gram family from gatedops._C_cuda instead;
 tensors on the CPU run there all the same. Both are read once, when gatedops is imported; a value that cannot be had is
 a ValueError there.
@@ -26,11 +26,13 @@ except ImportError as error:
         f"gatedops._C cannot be loaded ({error}): build it with `make setup` or `pip install --no-build-isolation .`"
     ) from error
 
+_AVX512 = ("popcnt", "avx2", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vpopcntdq", "avx512vnni")
 # The instruction sets that kernels exist for, slowest first, with the CPU flags each one needs.
 INSTRUCTION_SETS = {
     "serial": (),
     "avx2": ("popcnt", "avx2"),
-    "avx512": ("popcnt", "avx2", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vpopcntdq", "avx512vnni"),
+    "avx512": _AVX512,
+    "amx": (*_AVX512, "amx-tile", "amx-int8"),
 }
 
 
@@ -60,7 +62,7 @@ def available_isas() -> list[str]:
 
 
 def active_isa() -> str:
-    """The instruction set that the CPU kernels use now: "serial", "avx2" or "avx512"."""
+    """The instruction set that the CPU kernels use now: "serial", "avx2", "avx512" or "amx"."""
     return _C.active_isa()
 
 
@@ -85,7 +87,7 @@ def force_cpu(name: str) -> Iterator[None]:
 
     Raises ValueError where name is not one of available_isas().
     """
-    before = _C.active_isa()
+    before = _C.forced_isa()
     _C.force_isa(name)
     try:
         yield

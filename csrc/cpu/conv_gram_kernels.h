@@ -143,6 +143,7 @@ template <class T>
 const ConvGramKernels<T>& conv_gram_kernels() {
 #if defined(__x86_64__)
   switch (active_isa()) {
+    case Isa::amx:
     case Isa::avx512:
       return pick<T>(kConvGramAvx512F32, kConvGramAvx512F64);
     case Isa::avx2:

@@ -26,6 +26,7 @@ CountKernel count_avx512();
 inline CountKernel count_kernel() {
 #if defined(__x86_64__)
   switch (active_isa()) {
+    case Isa::amx:
     case Isa::avx512:
       return count_avx512();
     case Isa::avx2:

@@ -53,6 +53,7 @@ GateRows gate_rows_avx512(ScalarType dtype);
 inline GateRows gate_rows(ScalarType dtype) {
 #if defined(__x86_64__)
   switch (active_isa()) {
+    case Isa::amx:
     case Isa::avx512:
       return gate_rows_avx512(dtype);
     case Isa::avx2:

@@ -32,6 +32,7 @@ PackKernels pack_avx512(GateSource source);
 inline PackKernels pack_kernels(GateSource source) {
 #if defined(__x86_64__)
   switch (active_isa()) {
+    case Isa::amx:
     case Isa::avx512:
       return pack_avx512(source);
     case Isa::avx2:

@@ -78,7 +78,7 @@ void gram_into(const GramArgs& args, Tensor& out) {
   T* data = static_cast<T*>(out.mutable_data_ptr());
   const int64_t stride = out.stride(0);
   const bool stream = out.size(0) * out.size(1) * static_cast<int64_t>(sizeof(T)) > kStreamBytes;
-  const TileKernels& k = tile_kernels();
+  const TileKernels& k = problem.kernels;
 
   run_tasks(problem.tiles(), [&](int64_t worker, int64_t t) {
     each_block(problem, problem.tile(t), sigma.get(), scale, buffers[worker], [&](const TileRect& block, T* values) {

@@ -1,6 +1,7 @@
-// Tile kernels for AVX2: no vector popcount, so nibbles are looked up with a byte shuffle and summed
-// in byte counters. Eight operations for 256 bit-pairs (AND, two masks, shift, two shuffles, two
-// adds), on three or four ports: the shuffles and the port count bound it near 128 bit-pairs a cycle.
+// Tile kernels for AVX2: no vector popcount, so nibbles are looked up with a byte shuffle and summed in byte counters.
+// A panel keeps the low and the high nibbles of its words apart, so that one AND each yields what the shuffle takes:
+// 6.5 operations for 256 bit-pairs (two ANDs, two shuffles, two adds, half a shift of the row's word), against 8 with
+// the nibbles split after the AND. They bound it at 118 bit-pairs a cycle on Intel's three ports, 158 on AMD's four.
 #if defined(__x86_64__)
 
 #include <immintrin.h>
@@ -17,8 +18,8 @@ namespace {
 
 struct Avx2Isa {
   static constexpr int kLanes = 8;
-  static constexpr int kRows = 4;
-  static constexpr int kVecs = 1;
+  static constexpr int kRows = 2;
+  static constexpr int kVecs = 2;
   static constexpr int kMaxSteps = 31;  // byte counters: 31 * 8 <= 255
   using Vec = __m256i;
 
@@ -34,20 +35,41 @@ struct Avx2Isa {
   static void stream(void* p, Vec v) {
     _mm256_stream_si256(static_cast<__m256i*>(p), v);
   }
-  static Vec broadcast(const uint32_t* p) {
-    return _mm256_set1_epi32(static_cast<int>(*p));
+
+  struct Row {
+    Vec word, shifted;  // by four bits
+  };
+  struct Column {
+    Vec low, high;  // nibbles, each in the low half of its byte
+  };
+  static constexpr int kPlanes = 2;
+  static Row row_of(Vec v) {
+    return {v, _mm256_srli_epi32(v, 4)};
+  }
+  static Row broadcast(const uint32_t* p) {
+    return row_of(_mm256_set1_epi32(static_cast<int>(*p)));
+  }
+  static Column column_of(Vec v) {
+    const Vec nibble = _mm256_set1_epi8(0x0f);
+    return {_mm256_and_si256(v, nibble), _mm256_and_si256(_mm256_srli_epi32(v, 4), nibble)};
+  }
+  static Column load_column(const uint32_t* p) {
+    return {load(p), load(p + kLanes)};
+  }
+  static void store_column(uint32_t* p, Vec v) {
+    const Column column = column_of(v);
+    store(p, column.low);
+    store(p + kLanes, column.high);
   }
   static Vec add(Vec a, Vec b) {
     return _mm256_add_epi32(a, b);
   }
 
-  static Vec step(Vec acc, Vec a, Vec b) {
+  static Vec step(Vec acc, const Row& a, const Column& b) {
     const Vec bits_of_nibble = _mm256_setr_epi8(
         0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
-    const Vec nibble = _mm256_set1_epi8(0x0f);
-    const Vec both = _mm256_and_si256(a, b);
-    const Vec low = _mm256_shuffle_epi8(bits_of_nibble, _mm256_and_si256(both, nibble));
-    const Vec high = _mm256_shuffle_epi8(bits_of_nibble, _mm256_and_si256(_mm256_srli_epi32(both, 4), nibble));
+    const Vec low = _mm256_shuffle_epi8(bits_of_nibble, _mm256_and_si256(a.word, b.low));
+    const Vec high = _mm256_shuffle_epi8(bits_of_nibble, _mm256_and_si256(a.shifted, b.high));
     return _mm256_add_epi8(acc, _mm256_add_epi8(low, high));
   }
   static Vec fold(Vec acc) {

@@ -14,9 +14,11 @@ namespace {
 struct CountBuffers {
   explicit CountBuffers(const GramProblem& p)
       : counts(static_cast<size_t>(p.edge) * kTileStride),
-        panel(static_cast<size_t>(p.edge) * static_cast<size_t>(p.panel_words)) {}
+        panel(static_cast<size_t>(p.edge) * p.panel_stride()),
+        work(p.kernels.workspace) {}
   std::vector<int32_t> counts;
   std::vector<uint32_t> panel;
+  Workspace work;
 };
 
 struct CountOutput {
@@ -64,12 +66,14 @@ void count_agreement(
 void count_tile(
     const GramProblem& p, const Selection& s, const std::vector<int64_t>& agree_widths, const TileRect& tile,
     CountBuffers& b, const CountOutput& out) {
-  const TileKernels& k = tile_kernels();
+  const TileKernels& k = p.kernels;
   for (const PieceRange& panel : p.panels) {
     for (const LayerPiece* piece = panel.begin; piece != panel.end; ++piece) {
       const PieceRange one{piece, piece + 1};
       k.pack_panel(p.y.block(tile.j, tile.cols), one, b.panel.data());
-      k.count(p.x.block(tile.i, tile.rows), b.panel.data(), tile.cols, one, tile.diagonal, b.counts.data());
+      k.count(
+          p.x.block(tile.i, tile.rows), b.panel.data(), tile.cols, one, tile.diagonal, b.counts.data(),
+          b.work.aligned());
       if (piece->closes && !agree_widths.empty()) {
         count_agreement(p, s, tile, piece->layer, agree_widths[piece->layer], b.counts.data());
       }
@@ -91,7 +95,10 @@ Tensor gate_overlap(
   Tensor out = torch::stable::new_empty(words, {layers, args.n(), args.m()}, ScalarType::Int);
   const CountOutput output{static_cast<int32_t*>(out.mutable_data_ptr()), args.n(), args.m()};
   const GramProblem problem(words, y_words, args.layers);
-  std::vector<CountBuffers> buffers(static_cast<size_t>(workers()), CountBuffers(problem));
+  std::vector<CountBuffers> buffers;
+  for (int64_t w = 0; w < workers(); ++w) {
+    buffers.emplace_back(problem);
+  }
   run_tasks(problem.tiles(), [&](int64_t worker, int64_t t) {
     count_tile(problem, args.layers, agree_widths, problem.tile(t), buffers[worker], output);
   });

@@ -3,6 +3,9 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
+#include <memory>
+#include <numeric>
 #include <optional>
 #include <vector>
 
@@ -40,7 +43,10 @@ class GramProblem {
  public:
   // y_words absent: symmetric.
   GramProblem(const Tensor& words, const std::optional<Tensor>& y_words, const Selection& layers)
-      : x(words), y(y_words ? *y_words : words), symmetric(!y_words) {
+      : kernels(count_kernels(total_words(layers), static_cast<int64_t>(layers.count.size()))),
+        x(words),
+        y(y_words ? *y_words : words),
+        symmetric(!y_words) {
     cut_layers(layers);
     const int64_t largest = std::max(x.rows(), y.rows());
     edge = largest >= 8 * kTile ? kTile : largest > kTile / 4 ? kTile / 2 : kTile / 4;
@@ -79,6 +85,12 @@ class GramProblem {
         symmetric && row_tile == col_tile};
   }
 
+  // Words of a packed panel for each column.
+  size_t panel_stride() const {
+    return static_cast<size_t>(panel_words) * static_cast<size_t>(kernels.planes);
+  }
+
+  const TileKernels& kernels;
   GateRows x, y;
   bool symmetric;
   int64_t edge;                    // of a tile; depends on the shape only, never on the threads
@@ -88,11 +100,15 @@ class GramProblem {
   size_t layers = 0;
 
  private:
+  static int64_t total_words(const Selection& s) {
+    return std::accumulate(s.count.begin(), s.count.end(), int64_t{0});
+  }
+
   void cut_layers(const Selection& s) {
     layers = s.count.size();
     for (size_t l = 0; l < layers; ++l) {
-      for (int64_t k = 0; k < s.count[l]; k += kPanelWords) {
-        const auto words = static_cast<int>(std::min<int64_t>(kPanelWords, s.count[l] - k));
+      for (int64_t k = 0; k < s.count[l]; k += kernels.piece_words) {
+        const auto words = static_cast<int>(std::min<int64_t>(kernels.piece_words, s.count[l] - k));
         pieces.push_back(
             {static_cast<int>(l), s.first[l] + k, s.y_first[l] + k, words, k == 0, k + words == s.count[l]});
       }
@@ -101,7 +117,7 @@ class GramProblem {
     for (const LayerPiece* p = pieces.data(); p != end;) {
       PieceRange panel{p, p};
       int words = 0;
-      while (panel.end != end && words + panel.end->words <= kPanelWords) {
+      while (panel.end != end && words + panel.end->words <= kernels.panel_words) {
         words += (panel.end++)->words;
       }
       panels.push_back(panel);
@@ -111,6 +127,23 @@ class GramProblem {
   }
 };
 
+// The workspace of the kernels: what lies behind its first 64 bytes is not touched before they touch it.
+class Workspace {
+ public:
+  explicit Workspace(size_t bytes) : bytes_(bytes == 0 ? nullptr : new std::byte[bytes + 2 * kAlign]) {
+    if (bytes_) {
+      std::memset(aligned(), 0, kAlign);
+    }
+  }
+  void* aligned() const {
+    return reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(bytes_.get()) + kAlign - 1) / kAlign * kAlign);
+  }
+
+ private:
+  static constexpr size_t kAlign = 64;
+  std::unique_ptr<std::byte[]> bytes_;
+};
+
 // Buffers of one worker: at most about 1.5 MiB in float32, 2 MiB in float64; counts only where a layer
 // comes in several pieces.
 template <class T>
@@ -118,11 +151,13 @@ struct TileBuffers {
   TileBuffers(const GramProblem& p, bool needs_counts)
       : product(static_cast<size_t>(p.edge) * kTileStride),
         counts(needs_counts ? static_cast<size_t>(p.edge) * kTileStride : 0),
-        panel(static_cast<size_t>(p.edge) * static_cast<size_t>(p.panel_words)) {}
+        panel(static_cast<size_t>(p.edge) * p.panel_stride()),
+        work(p.kernels.workspace) {}
 
   std::vector<T> product;
   std::vector<int32_t> counts;
   std::vector<uint32_t> panel;
+  Workspace work;
   std::vector<T> sigma;
   std::vector<T> whole;  // a tile put together again, for matrix products
   SigmaScratch<T> scratch;
@@ -145,11 +180,11 @@ std::vector<TileBuffers<T>> worker_buffers(const GramProblem& p, const SigmaSour
 template <class T>
 void run_product(
     const TileKernels& k, const RowBlock& x, const uint32_t* panel, int cols, PieceRange pieces, bool lower,
-    const T* scale, int32_t* counts, T* product) {
+    const T* scale, TileBuffers<T>& b) {
   if constexpr (sizeof(T) == sizeof(float)) {
-    k.product_f32(x, panel, cols, pieces, lower, scale, counts, product);
+    k.product_f32(x, panel, cols, pieces, lower, scale, b.counts.data(), b.product.data(), b.work.aligned());
   } else {
-    k.product_f64(x, panel, cols, pieces, lower, scale, counts, product);
+    k.product_f64(x, panel, cols, pieces, lower, scale, b.counts.data(), b.product.data(), b.work.aligned());
   }
 }
 
@@ -172,19 +207,18 @@ void multiply(const TileRect& block, const T* sigma, T* values) {
   }
 }
 
-// Lambda of one tile, a block at a time. Where all layers fit one panel a block is made when it is
-// asked for, in the same few rows of the product buffer, and is used while it lies in the L1 cache.
+// Lambda of one tile, a block at a time. Where all layers fit one panel, and the kernels work by block, a block is
+// made when it is asked for, in the same few rows of the product buffer, and is used while it lies in the L1 cache.
 template <class T>
 class TileLambda {
  public:
   TileLambda(const GramProblem& p, const TileRect& tile, const std::vector<T>& scale, TileBuffers<T>& b)
-      : p_(p), tile_(tile), scale_(scale), b_(b), at_once_(p.panels.size() == 1) {
+      : p_(p), tile_(tile), scale_(scale), b_(b), at_once_(p.panels.size() == 1 && p.kernels.by_block) {
     for (const PieceRange& panel : p.panels) {
-      k_.pack_panel(p.y.block(tile.j, tile.cols), panel, b.panel.data());
+      p.kernels.pack_panel(p.y.block(tile.j, tile.cols), panel, b.panel.data());
       if (!at_once_) {
         run_product(
-            k_, p.x.block(tile.i, tile.rows), b.panel.data(), tile.cols, panel, tile.diagonal, scale.data(),
-            b.counts.data(), b.product.data());
+            p.kernels, p.x.block(tile.i, tile.rows), b.panel.data(), tile.cols, panel, tile.diagonal, scale.data(), b);
       }
     }
   }
@@ -194,15 +228,13 @@ class TileLambda {
     if (!at_once_) {
       return b_.product.data() + i * kTileStride + j;
     }
-    const uint32_t* strip = b_.panel.data() + static_cast<int64_t>(j) * p_.panels[0].words();
+    const uint32_t* strip = b_.panel.data() + static_cast<int64_t>(j) * p_.panel_stride();
     run_product(
-        k_, p_.x.block(rect.i, rect.rows), strip, rect.cols, p_.panels[0], rect.diagonal, scale_.data(),
-        b_.counts.data(), b_.product.data());
+        p_.kernels, p_.x.block(rect.i, rect.rows), strip, rect.cols, p_.panels[0], rect.diagonal, scale_.data(), b_);
     return b_.product.data();
   }
 
  private:
-  const TileKernels& k_ = tile_kernels();
   const GramProblem& p_;
   const TileRect& tile_;
   const std::vector<T>& scale_;

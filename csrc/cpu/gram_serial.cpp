@@ -32,6 +32,22 @@ struct SerialIsa {
   static Vec broadcast(const uint32_t* p) {
     return Vec{} + *p;
   }
+  // A panel keeps words as they are.
+  using Row = Vec;
+  using Column = Vec;
+  static constexpr int kPlanes = 1;
+  static Row row_of(Vec v) {
+    return v;
+  }
+  static Column column_of(Vec v) {
+    return v;
+  }
+  static Column load_column(const uint32_t* p) {
+    return load(p);
+  }
+  static void store_column(uint32_t* p, Vec v) {
+    store(p, v);
+  }
   static Vec add(Vec a, Vec b) {
     return a + b;
   }

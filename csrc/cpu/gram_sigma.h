@@ -2,7 +2,10 @@
 // and y, an exact integer product of uint8 rows, or a given matrix (the cotangent of the Gram).
 #pragma once
 
+#include <cstddef>
 #include <cstring>
+#include <memory>
+#include <optional>
 #include <vector>
 
 #include "gram_tile.h"
@@ -21,7 +24,7 @@ template <class T>
 struct SigmaScratch {
   std::vector<T> x, y, part;
   std::vector<float> x_float, y_float, part_float;
-  std::vector<uint32_t> x_bytes, y_bytes, panel;
+  std::vector<uint32_t> panel;
   std::vector<int32_t> part32;
   std::vector<int64_t> exact;
 };
@@ -96,21 +99,81 @@ class MatmulSigma final : public SigmaSource<T> {
   Matrix x_, y_;
 };
 
+// Rows of bytes, each padded with zeros to a multiple of kByteWords words, the rows to a multiple of kByteRows.
+class ByteRows {
+ public:
+  explicit ByteRows(const Matrix& m) : words_((m.cols + kRowBytes - 1) / kRowBytes * kByteWords) {
+    const int64_t rows = (m.rows + kByteRows - 1) / kByteRows * kByteRows;
+    bytes_.reset(new std::byte[static_cast<size_t>(rows * row_bytes() + kRowBytes)]);
+    auto* to = reinterpret_cast<uint8_t*>(aligned());
+    torch::stable::parallel_for(0, rows, 64, [=, &m](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t cols = i < m.rows ? m.cols : 0;
+        copy(reinterpret_cast<const uint8_t*>(m.data) + i * m.row_stride, m.col_stride, cols, to + i * row_bytes());
+        std::memset(to + i * row_bytes() + cols, 0, static_cast<size_t>(row_bytes() - cols));
+      }
+    });
+  }
+
+  // `words` words of some rows, from a word on that is a multiple of kByteWords.
+  RowBlock block(int64_t i, int rows, int64_t word) const {
+    return {aligned() + i * words_ + word, words_, rows};
+  }
+  int64_t words() const {
+    return words_;
+  }
+
+ private:
+  static constexpr int64_t kRowBytes = kByteWords * int64_t{sizeof(uint32_t)};
+
+  int64_t row_bytes() const {
+    return words_ * int64_t{sizeof(uint32_t)};
+  }
+  uint32_t* aligned() const {
+    const auto address = reinterpret_cast<uintptr_t>(bytes_.get());
+    return reinterpret_cast<uint32_t*>((address + kRowBytes - 1) / kRowBytes * kRowBytes);
+  }
+  static void copy(const uint8_t* from, int64_t stride, int64_t cols, uint8_t* to) {
+    if (stride == 1) {
+      std::memcpy(to, from, static_cast<size_t>(cols));
+      return;
+    }
+    for (int64_t k = 0; k < cols; ++k) {
+      to[k] = from[k * stride];
+    }
+  }
+
+  int64_t words_;
+  std::unique_ptr<std::byte[]> bytes_;
+};
+
 // Exact Sigma of uint8 rows, rounded once: <x, y> = <x, y - 128> + 128 sum x. The product of some
 // columns is exact in int32, by the instruction set's own product of bytes, or in float32: its partial
 // sums are integers below 2^24. (aten::_int_mm saturates on CPUs without VNNI.)
 template <class T>
 class IntegerSigma final : public SigmaSource<T> {
  public:
-  IntegerSigma(const Tensor& x, const Tensor& y) : x_(x), y_(y) {}
+  IntegerSigma(const Tensor& x, const Tensor& y) : x_(x), y_(y), row_sums_(static_cast<size_t>(x_.rows)) {
+    torch::stable::parallel_for(0, x_.rows, 64, [this](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        row_sums_[i] = sum(row_of(x_, i), x_.cols, x_.col_stride);
+      }
+    });
+    if (kernels_.dot_bytes != nullptr) {
+      x_bytes_.emplace(x_);
+      if (&x != &y) {  // one object where the problem is symmetric
+        y_bytes_.emplace(y_);
+      }
+    }
+  }
 
   void reserve(SigmaScratch<T>& s) const override {
-    const auto depth = static_cast<size_t>(std::min(kExactDepth, x_.cols));
-    s.exact.resize(kTile * kTileStride);
-    if (tile_kernels().dot_bytes != nullptr) {
-      s.x_bytes.resize(kTile * (depth + 3) / 4);
-      s.y_bytes.resize(s.x_bytes.size());
-      s.panel.resize(s.x_bytes.size());
+    const auto depth = static_cast<size_t>(std::min(max_depth(), x_.cols));
+    if (max_depth() < x_.cols) {
+      s.exact.resize(kTile * kTileStride);
+    }
+    if (x_bytes_) {
+      s.panel.resize(kTile * static_cast<size_t>(std::min(kMaxByteWords, x_bytes_->words())) + kByteWords);
       s.part32.resize(kTile * kTileStride);
     } else {
       s.x_float.resize(kTile * depth);
@@ -120,15 +183,13 @@ class IntegerSigma final : public SigmaSource<T> {
   }
 
   void fill(const TileRect& tile, SigmaScratch<T>& s, T* sigma) const override {
+    if (x_.cols <= max_depth()) {  // all of Sigma fits int32
+      add_products<int32_t>(tile, 0, s, [=](int e, int32_t product) { sigma[e] = static_cast<T>(product); });
+      return;
+    }
     std::fill(s.exact.begin(), s.exact.end(), 0);
-    for (int64_t k = 0; k < x_.cols; k += kExactDepth) {
-      const int64_t depth = std::min(kExactDepth, x_.cols - k);
-      const Matrix x = x_.block(tile.i, tile.rows, k, depth), y = y_.block(tile.j, tile.cols, k, depth);
-      if (tile_kernels().dot_bytes != nullptr) {
-        add(tile, x, dot_bytes(x, y, s), s.exact.data());
-      } else {
-        add(tile, x, dot_floats(x, y, s), s.exact.data());
-      }
+    for (int64_t k = 0; k < x_.cols; k += max_depth()) {
+      add_products<int64_t>(tile, k, s, [&s](int e, int64_t product) { s.exact[e] += product; });
     }
     for (int i = 0; i < tile.rows; ++i) {
       for (int j = 0; j < tile.cols; ++j) {
@@ -138,40 +199,64 @@ class IntegerSigma final : public SigmaSource<T> {
   }
 
  private:
-  static constexpr int64_t kExactDepth = 512;  // 512 * 255 * 128 < 2^24
+  static constexpr int64_t kMaxByteWords = 1024;  // 4096 * 255 * 255 < 2^31
+  static constexpr int64_t kMaxFloats = 512;      // 512 * 255 * 128 < 2^24
+
+  // Columns multiplied at a time.
+  int64_t max_depth() const {
+    return x_bytes_ ? kMaxByteWords * int64_t{sizeof(uint32_t)} : kMaxFloats;
+  }
 
   static const uint8_t* row_of(const Matrix& m, int64_t i) {
     return reinterpret_cast<const uint8_t*>(m.data) + i * m.row_stride;
   }
 
-  static const int32_t* dot_bytes(const Matrix& x, const Matrix& y, SigmaScratch<T>& s) {
-    const int64_t words = (x.cols + 3) / 4;
-    copy_bytes(x, 0, words, s.x_bytes.data());
-    copy_bytes(y, 0x80, words, s.y_bytes.data());  // y ^ 0x80 read as signed is y - 128
-    tile_kernels().dot_bytes(
-        {s.x_bytes.data(), words, static_cast<int>(x.rows)}, {s.y_bytes.data(), words, static_cast<int>(y.rows)},
+  static int64_t sum(const uint8_t* row, int64_t cols, int64_t stride) {
+    int64_t total = 0;
+    for (int64_t k = 0; k < cols; ++k) {
+      total += row[k * stride];
+    }
+    return total;
+  }
+
+  // add(element, product of max_depth() columns from the k-th on) for the elements of a tile; the first columns bring
+  // the correction of the whole row.
+  template <class Exact, class Add>
+  void add_products(const TileRect& tile, int64_t k, SigmaScratch<T>& s, const Add& add) const {
+    if (x_bytes_) {
+      add_parts<Exact>(tile, k, dot_bytes(tile, k, s), add);
+    } else {
+      add_parts<Exact>(tile, k, dot_floats(tile, k, s), add);
+    }
+  }
+
+  template <class Exact, class Part, class Add>
+  void add_parts(const TileRect& tile, int64_t k, const Part* part, const Add& add) const {
+    for (int i = 0; i < tile.rows; ++i) {
+      const auto correction = static_cast<Exact>(k == 0 ? 128 * row_sums_[tile.i + i] : 0);
+      for (int j = 0; j < tile.cols; ++j) {
+        const int e = i * kTileStride + j;
+        add(e, static_cast<Exact>(static_cast<int32_t>(part[e])) + correction);
+      }
+    }
+  }
+
+  const int32_t* dot_bytes(const TileRect& tile, int64_t k, SigmaScratch<T>& s) const {
+    const ByteRows& y = y_bytes_ ? *y_bytes_ : *x_bytes_;
+    const int64_t word = k / int64_t{sizeof(uint32_t)}, words = std::min(kMaxByteWords, y.words() - word);
+    kernels_.dot_bytes(
+        x_bytes_->block(tile.i, tile.rows, word), y.block(tile.j, tile.cols, word), static_cast<int>(words),
         s.panel.data(), s.part32.data());
     return s.part32.data();
   }
 
-  // Rows of bytes, each XOR flip, padded with zeros to whole words.
-  static void copy_bytes(const Matrix& m, uint8_t flip, int64_t words, uint32_t* to) {
-    auto* bytes = reinterpret_cast<uint8_t*>(to);
-    for (int64_t i = 0; i < m.rows; ++i, bytes += 4 * words) {
-      const uint8_t* row = row_of(m, i);
-      for (int64_t k = 0; k < m.cols; ++k) {
-        bytes[k] = static_cast<uint8_t>(row[k * m.col_stride] ^ flip);
-      }
-      std::fill(bytes + m.cols, bytes + 4 * words, uint8_t{0});
-    }
-  }
-
-  static const float* dot_floats(const Matrix& x, const Matrix& y, SigmaScratch<T>& s) {
-    copy_floats(x, 0, s.x_float.data());
-    copy_floats(y, 128, s.y_float.data());
-    mm(Matrix::of(s.x_float.data(), x.rows, x.cols, x.cols),
-       Matrix::of(s.y_float.data(), y.rows, y.cols, y.cols).transposed(),
-       Matrix::of(s.part_float.data(), x.rows, y.rows, kTileStride));
+  const float* dot_floats(const TileRect& tile, int64_t k, SigmaScratch<T>& s) const {
+    const int64_t depth = std::min(kMaxFloats, x_.cols - k);
+    copy_floats(x_.block(tile.i, tile.rows, k, depth), 0, s.x_float.data());
+    copy_floats(y_.block(tile.j, tile.cols, k, depth), 128, s.y_float.data());
+    mm(Matrix::of(s.x_float.data(), tile.rows, depth, depth),
+       Matrix::of(s.y_float.data(), tile.cols, depth, depth).transposed(),
+       Matrix::of(s.part_float.data(), tile.rows, tile.cols, kTileStride));
     return s.part_float.data();
   }
 
@@ -184,23 +269,10 @@ class IntegerSigma final : public SigmaSource<T> {
     }
   }
 
-  // exact += part + 128 sum x.
-  template <class Part>
-  static void add(const TileRect& tile, const Matrix& x, const Part* part, int64_t* exact) {
-    for (int i = 0; i < tile.rows; ++i) {
-      const uint8_t* row = row_of(x, i);
-      int64_t sum = 0;
-      for (int64_t k = 0; k < x.cols; ++k) {
-        sum += row[k * x.col_stride];
-      }
-      for (int j = 0; j < tile.cols; ++j) {
-        const int e = i * kTileStride + j;
-        exact[e] += static_cast<int64_t>(part[e]) + 128 * sum;
-      }
-    }
-  }
-
+  const TileKernels& kernels_ = tile_kernels();
   Matrix x_, y_;
+  std::vector<int64_t> row_sums_;
+  std::optional<ByteRows> x_bytes_, y_bytes_;  // y_bytes_ absent: those of x
 };
 
 // The tile of a given matrix; of G + G^T where the problem is symmetric.

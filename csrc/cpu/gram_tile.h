@@ -15,9 +15,12 @@ constexpr int kTile = 256;               // rows and columns of a tile
 constexpr int kBlock = 64;               // edge of the blocks a tile is finished in: 16 KiB of float32, in L1
 constexpr int kTileStride = kTile + 16;  // elements; a power of two would alias in the L1 cache
 constexpr int kPanelWords = 512;         // words of each column packed at a time: 512 KiB at most
+constexpr int kByteWords = 16;           // rows of bytes are padded to a multiple of as many words,
+constexpr int kByteRows = 32;            // and to as many rows
+constexpr int kAmxWords = 16;            // words of a layer, on average, from which on AMX beats VPOPCNTD
 
-// What fits the panel of one layer. A layer of more than kPanelWords words comes in several pieces,
-// whose counts are summed through the tile's count buffer.
+// What is counted of one layer at a time. A layer of more words than the kernels' piece_words comes in several
+// pieces, whose counts are summed through the tile's count buffer.
 struct LayerPiece {
   int layer;
   int64_t first;    // word index in a row of x
@@ -49,21 +52,28 @@ struct PieceRange {
 // All tiles are row-major with kTileStride. `lower` skips what lies strictly above the diagonal of a
 // diagonal tile (it is mirrored afterwards).
 struct TileKernels {
-  int strip;  // columns that a panel interleaves; panels are padded with zero columns to a multiple
+  int strip;   // columns that a panel interleaves; panels are padded with zero columns to a multiple
+  int planes;  // words that a panel keeps of one
 
-  // Transposes the pieces' words of up to kTile rows into a panel: [strip][word][column in strip].
+  int piece_words;   // of a piece, at most
+  int panel_words;   // of the pieces that share a panel, at most
+  bool by_block;     // product is as fast block by block, each used while it lies in the L1 cache, as for a whole tile
+  size_t workspace;  // bytes that count and product are given: aligned to 64, the first 64 of them zero at first
+
+  // Transposes the pieces' words of up to kTile rows into a panel: [strip][word][planes of each column in strip].
   void (*pack_panel)(const RowBlock& y, PieceRange pieces, uint32_t* panel);
 
   // counts = (or += where a piece continues a layer) popcount(x AND y) over one piece.
-  void (*count)(const RowBlock& x, const uint32_t* panel, int cols, PieceRange piece, bool lower, int32_t* counts);
+  void (*count)(
+      const RowBlock& x, const uint32_t* panel, int cols, PieceRange piece, bool lower, int32_t* counts, void* work);
 
   // product *= count * scale for each layer closed here (= for layer 0); counts holds open layers.
   void (*product_f32)(
       const RowBlock& x, const uint32_t* panel, int cols, PieceRange pieces, bool lower, const float* scale,
-      int32_t* counts, float* product);
+      int32_t* counts, float* product, void* work);
   void (*product_f64)(
       const RowBlock& x, const uint32_t* panel, int cols, PieceRange pieces, bool lower, const double* scale,
-      int32_t* counts, double* product);
+      int32_t* counts, double* product, void* work);
 
   // out (rows, cols) = tile; out (cols, rows) = tile transposed. `stream` writes past the caches.
   void (*store_f32)(const float* tile, int rows, int cols, float* out, int64_t stride, bool stream);
@@ -71,9 +81,10 @@ struct TileKernels {
   void (*store_transposed_f32)(const float* tile, int rows, int cols, float* out, int64_t stride, bool stream);
   void (*store_transposed_f64)(const double* tile, int rows, int cols, double* out, int64_t stride, bool stream);
 
-  // out = x y^T for rows of unsigned bytes x and signed bytes y, four to a word; exact. Null where the
-  // instruction set has no such product.
-  void (*dot_bytes)(const RowBlock& x, const RowBlock& y, uint32_t* panel, int32_t* out);
+  // out = x (y - 128)^T for rows of unsigned bytes, `words` words of four each, exact; words is a multiple of
+  // kByteWords, and there are rows up to a multiple of kByteRows. The panel has kByteWords words more than it needs.
+  // Null where the instruction set has no such product.
+  void (*dot_bytes)(const RowBlock& x, const RowBlock& y, int words, uint32_t* panel, int32_t* out);
 
   // Number of gates on in each layer of one row.
   void (*row_counts)(const uint32_t* row, const int64_t* first, const int64_t* count, int layers, int32_t* out);
@@ -84,10 +95,17 @@ extern const TileKernels kTileSerial;
 extern const TileKernels kTileAvx2;
 extern const TileKernels kTileAvx512;
 #endif
+#if defined(GATEDOPS_AMX)
+extern const TileKernels kTileAmx;
+#endif
 
 inline const TileKernels& tile_kernels() {
 #if defined(__x86_64__)
   switch (active_isa()) {
+    case Isa::amx:
+#if defined(GATEDOPS_AMX)
+      return kTileAmx;
+#endif
     case Isa::avx512:
       return kTileAvx512;
     case Isa::avx2:
@@ -97,6 +115,16 @@ inline const TileKernels& tile_kernels() {
   }
 #endif
   return kTileSerial;
+}
+
+// Those that are fastest on `layers` layers of `words` words in all, unless an instruction set is forced.
+inline const TileKernels& count_kernels(int64_t words, int64_t layers) {
+#if defined(GATEDOPS_AMX)
+  if (active_isa() == Isa::amx && words < kAmxWords * layers && forced_isa().empty()) {
+    return kTileAvx512;
+  }
+#endif
+  return tile_kernels();
 }
 
 }  // namespace gatedops::cpu

@@ -3,9 +3,9 @@
 // in an anonymous namespace, never merged with another file's copy.
 //
 // I::Vec holds I::kLanes 32-bit lanes, one column of the tile per lane. A register tile is I::kRows
-// rows by I::kVecs vectors. I::step adds popcount(a AND b) to an accumulator that stays valid for
-// I::kMaxSteps steps; I::fold turns it into int32 counts. I::factor writes counts * scale, I::multiply
-// multiplies it in.
+// rows by I::kVecs vectors. A panel keeps words as I::Column, of I::kPlanes vectors, a row's word is broadcast as
+// I::Row. I::step adds popcount(a AND b) to an accumulator that stays valid for I::kMaxSteps steps; I::fold turns it
+// into int32 counts. I::factor writes counts * scale, I::multiply multiplies it in.
 
 namespace gatedops::cpu {
 namespace {
@@ -13,25 +13,41 @@ namespace {
 template <class I>
 struct Tile {
   using Vec = typename I::Vec;
+  using Row = typename I::Row;
+  using Column = typename I::Column;
   static constexpr int kLanes = I::kLanes;
   static constexpr int kRows = I::kRows;
   static constexpr int kVecs = I::kVecs;
   static constexpr int kStrip = kVecs * kLanes;
+  static constexpr int kStep = kStrip * I::kPlanes;  // words between a strip's words in a panel
 
   static void pack_panel(const RowBlock& y, PieceRange pieces, uint32_t* panel) {
     const int total = pieces.words();
-    for (int j = 0; j < y.rows; j += kStrip, panel += total * kStrip) {
+    for (int j = 0; j < y.rows; j += kStrip, panel += total * kStep) {
       for (int c = 0; c < kStrip; c += kLanes) {
-        uint32_t* to = panel + c;
+        prefetch_columns(y, j + c + kLanes, pieces);
+        uint32_t* to = panel + c * I::kPlanes;
         for (const LayerPiece* p = pieces.begin; p != pieces.end; ++p) {
           pack_columns(y, j + c, p->y_first, p->words, to);
-          to += p->words * kStrip;
+          to += p->words * kStep;
         }
       }
     }
   }
 
-  // Words of kLanes columns (zeros past the last) into to[word * kStrip + lane].
+  // Reading kLanes rows side by side is too much for the hardware's own prefetcher.
+  static void prefetch_columns(const RowBlock& y, int column, PieceRange pieces) {
+    constexpr int kLine = 64 / sizeof(uint32_t);
+    for (int lane = 0; lane < kLanes && column + lane < y.rows; ++lane) {
+      for (const LayerPiece* p = pieces.begin; p != pieces.end; ++p) {
+        for (int k = 0; k < p->words; k += kLine) {
+          __builtin_prefetch(y.words + (column + lane) * y.stride + p->y_first + k);
+        }
+      }
+    }
+  }
+
+  // Words of kLanes columns (zeros past the last), kStep apart.
   static void pack_columns(const RowBlock& y, int column, int64_t first, int words, uint32_t* to) {
     const uint32_t* from = y.words + column * y.stride + first;
     int k = 0;
@@ -43,14 +59,16 @@ struct Tile {
         }
         I::transpose(block);
         for (int w = 0; w < kLanes; ++w) {
-          I::store(to + (k + w) * kStrip, block[w]);
+          I::store_column(to + (k + w) * kStep, block[w]);
         }
       }
     }
     for (; k < words; ++k) {
+      alignas(64) uint32_t word[kLanes];
       for (int lane = 0; lane < kLanes; ++lane) {
-        to[k * kStrip + lane] = column + lane < y.rows ? from[lane * y.stride + k] : 0;
+        word[lane] = column + lane < y.rows ? from[lane * y.stride + k] : 0;
       }
+      I::store_column(to + k * kStep, I::load(word));
     }
   }
 
@@ -70,12 +88,12 @@ struct Tile {
   GATEDOPS_INLINE static void accumulate(
       const uint32_t* const (&rows)[kRows], const uint32_t* panel, int begin, int end, Counts& acc) {
     for (int k = begin; k < end; ++k) {
-      Vec b[kVecs];
+      Column b[kVecs];
       for (int c = 0; c < kVecs; ++c) {
-        b[c] = I::load(panel + k * kStrip + c * kLanes);
+        b[c] = I::load_column(panel + k * kStep + c * kLanes * I::kPlanes);
       }
       for (int r = 0; r < kRows; ++r) {
-        const Vec a = I::broadcast(rows[r] + k);
+        const Row a = I::broadcast(rows[r] + k);
         for (int c = 0; c < kVecs; ++c) {
           acc[r][c] = I::step(acc[r][c], a, b[c]);
         }
@@ -105,7 +123,7 @@ struct Tile {
       const RowBlock& x, const uint32_t* panel, int cols, PieceRange pieces, bool lower, int32_t* counts,
       const Done& done) {
     const int panel_words = pieces.words();
-    for (int j = 0; j < cols; j += kStrip, panel += panel_words * kStrip) {
+    for (int j = 0; j < cols; j += kStrip, panel += panel_words * kStep) {
       for (int i = lower ? j / kRows * kRows : 0; i < x.rows; i += kRows) {
         const uint32_t* p = panel;
         for (const LayerPiece* piece = pieces.begin; piece != pieces.end; ++piece) {
@@ -114,7 +132,7 @@ struct Tile {
             rows[r] = x.words + (i + r < x.rows ? i + r : x.rows - 1) * x.stride + piece->first;
           }
           run_piece(rows, p, *piece, i * kTileStride + j, counts, done);
-          p += piece->words * kStrip;
+          p += piece->words * kStep;
         }
       }
     }
@@ -138,25 +156,35 @@ struct Tile {
     }
   }
 
-  static void count(const RowBlock& x, const uint32_t* panel, int cols, PieceRange piece, bool lower, int32_t* counts) {
+  static void count(
+      const RowBlock& x, const uint32_t* panel, int cols, PieceRange piece, bool lower, int32_t* counts, void*) {
     sweep(x, panel, cols, piece, lower, counts, [counts](const LayerPiece&, int offset, const Counts& total) {
       each([&](int r, int c, int at) { I::store(counts + offset + at, total[r][c]); });
     });
   }
 
+  // The panel of rows of bytes, each byte less 128 in two's complement; aligned to 64 bytes.
+  static uint32_t* pack_bytes(const RowBlock& y, const LayerPiece& piece, uint32_t* panel) {
+    constexpr uintptr_t kLine = 64;
+    auto* aligned = reinterpret_cast<uint32_t*>((reinterpret_cast<uintptr_t>(panel) + kLine - 1) / kLine * kLine);
+    pack_panel(y, {&piece, &piece + 1}, aligned);
+    const int strips = (y.rows + kStrip - 1) / kStrip;
+    for (int k = 0; k < strips * kStrip * piece.words; ++k) {
+      aligned[k] ^= 0x80808080u;
+    }
+    return aligned;
+  }
+
   // The same loop with I::step multiplying bytes instead of counting bits.
-  static void dot_bytes(const RowBlock& x, const RowBlock& y, uint32_t* panel, int32_t* out) {
-    const int words = static_cast<int>(x.stride);
+  static void dot_bytes(const RowBlock& x, const RowBlock& y, int words, uint32_t* panel, int32_t* out) {
     const LayerPiece piece{0, 0, 0, words, true, true};
-    const PieceRange whole{&piece, &piece + 1};
-    pack_panel(y, whole, panel);
-    count(x, panel, y.rows, whole, false, out);
+    count(x, pack_bytes(y, piece, panel), y.rows, {&piece, &piece + 1}, false, out, nullptr);
   }
 
   template <class T>
   static void product(
       const RowBlock& x, const uint32_t* panel, int cols, PieceRange pieces, bool lower, const T* scale,
-      int32_t* counts, T* product) {
+      int32_t* counts, T* product, void*) {
     sweep(x, panel, cols, pieces, lower, counts, [=](const LayerPiece& piece, int offset, const Counts& total) {
       const T s = scale[piece.layer];
       if (piece.layer == 0) {
@@ -249,7 +277,7 @@ struct Tile {
         const int64_t here = count[l] - k < kLanes ? count[l] - k : kLanes;
         std::memcpy(lane, words + k, here * sizeof(uint32_t));
         const Vec v = I::load(lane);
-        I::store(lane, I::fold(I::step(I::zero(), v, v)));
+        I::store(lane, I::fold(I::step(I::zero(), I::row_of(v), I::column_of(v))));
         for (int c = 0; c < kLanes; ++c) {
           total += static_cast<int32_t>(lane[c]);
         }
@@ -261,6 +289,11 @@ struct Tile {
   static constexpr TileKernels kernels(decltype(TileKernels::dot_bytes) dot_bytes) {
     return {
         kStrip,
+        I::kPlanes,
+        kPanelWords,
+        kPanelWords,
+        true,
+        0,
         pack_panel,
         count,
         product<float>,

@@ -4,10 +4,33 @@
 #include <stdexcept>
 #include <utility>
 
+#if defined(GATEDOPS_AMX)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace gatedops::cpu {
 namespace {
 
 using Flags = std::vector<std::pair<const char*, bool>>;
+
+// Whether this CPU has the feature of CPUID leaf 7 in this bit of EDX, and the operating system, which has to be asked
+// once for the whole process, lets its tile registers be used.
+bool has_amx(unsigned bit) {
+#if defined(GATEDOPS_AMX)
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // arch_prctl, XSAVE state component
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || (edx >> bit & 1u) == 0) {
+    return false;
+  }
+  static const bool permitted = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  return permitted;
+#else
+  (void)bit;
+  return false;
+#endif
+}
 
 // __builtin_cpu_supports asks CPUID and, for vector registers, XGETBV whether the system saves them.
 Flags probe() {
@@ -22,6 +45,8 @@ Flags probe() {
       {"avx512vl", __builtin_cpu_supports("avx512vl")},
       {"avx512vpopcntdq", __builtin_cpu_supports("avx512vpopcntdq")},
       {"avx512vnni", __builtin_cpu_supports("avx512vnni")},
+      {"amx-tile", has_amx(24)},
+      {"amx-int8", has_amx(25)},
   };
 #else
   return {};
@@ -41,15 +66,15 @@ bool all_found(const Flags& flags, const std::string& prefix) {
   return any;
 }
 
-std::atomic<Isa>& active() {
-  static std::atomic<Isa> isa{available_isas().back()};
-  return isa;
-}
+constexpr int kAutomatic = -1;
+std::atomic<int> forced{kAutomatic};
 
 }  // namespace
 
 const char* name(Isa isa) {
   switch (isa) {
+    case Isa::amx:
+      return "amx";
     case Isa::avx512:
       return "avx512";
     case Isa::avx2:
@@ -67,20 +92,34 @@ std::vector<Isa> available_isas() {
     isas.push_back(Isa::avx2);
     if (all_found(flags, "avx512")) {
       isas.push_back(Isa::avx512);
+      if (all_found(flags, "amx")) {
+        isas.push_back(Isa::amx);
+      }
     }
   }
   return isas;
 }
 
 Isa active_isa() {
-  return active().load(std::memory_order_relaxed);
+  static const Isa fastest = available_isas().back();
+  const int wanted = forced.load(std::memory_order_relaxed);
+  return wanted == kAutomatic ? fastest : static_cast<Isa>(wanted);
+}
+
+std::string forced_isa() {
+  const int wanted = forced.load(std::memory_order_relaxed);
+  return wanted == kAutomatic ? "" : name(static_cast<Isa>(wanted));
 }
 
 void force_isa(const std::string& wanted) {
+  if (wanted.empty()) {
+    forced.store(kAutomatic, std::memory_order_relaxed);
+    return;
+  }
   std::string names;
   for (Isa isa : available_isas()) {
     if (wanted == name(isa)) {
-      active().store(isa, std::memory_order_relaxed);
+      forced.store(static_cast<int>(isa), std::memory_order_relaxed);
       return;
     }
     names += names.empty() ? name(isa) : std::string(", ") + name(isa);

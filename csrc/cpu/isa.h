@@ -8,18 +8,28 @@
 
 namespace gatedops::cpu {
 
-// From slowest to fastest. avx512 stands for avx512f, bw, dq, vl, vpopcntdq and vnni together.
-enum class Isa { serial, avx2, avx512 };
+// AMX: where the assembler knows its instructions and the operating system can be asked for its registers.
+#if defined(__x86_64__) && defined(__linux__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
+#define GATEDOPS_AMX
+#endif
+
+// From slowest to fastest. avx512 stands for avx512f, bw, dq, vl, vpopcntdq and vnni together, amx for these and
+// amx-tile and amx-int8; kernels that have no use for its tiles are those of avx512 there.
+enum class Isa { serial, avx2, avx512, amx };
 
 const char* name(Isa isa);
 
 // Those that this CPU and its operating system run, slowest first; always holds serial.
 std::vector<Isa> available_isas();
 
-// The one kernels use now: the fastest available until force_isa says otherwise.
+// The one kernels use now: the forced one, else the fastest available.
 Isa active_isa();
 
-// Makes kernels use the instruction set of this name; std::invalid_argument where it is not available.
+// The name of the forced one; empty where none is, and kernels are free to use a slower one where it is the faster.
+std::string forced_isa();
+
+// Makes kernels use the instruction set of this name, none in particular where it is empty; std::invalid_argument where
+// it is not available.
 void force_isa(const std::string& wanted);
 
 // Names of the CPU flags found among those that decide which instruction sets are available.
