@@ -44,11 +44,14 @@ class Contraction {
  private:
   void add(int64_t worker, const TileRect& tile, bool both) {
     TileBuffers<T>& b = buffers_[worker];
-    b.whole.resize(b.product.size());
+    if (p_.by_block()) {
+      b.whole.resize(b.product.size());
+    }
+    T* whole = p_.by_block() ? b.whole.data() : b.product.data();
     each_block(p_, tile, sigma_, scale_, b, [&](const TileRect& block, const T* values) {
-      place(block, tile, values, b.whole.data());
+      place(block, tile, values, whole);
     });
-    const Matrix values = Matrix::of(b.whole.data(), tile.rows, tile.cols, kTileStride);
+    const Matrix values = Matrix::of(whole, tile.rows, tile.cols, kTileStride);
     accumulate(values, rows_of(v_, tile.j, tile.cols), rows_of(out_, tile.i, tile.rows), products_[worker]);
     if (both) {
       accumulate(
@@ -56,10 +59,10 @@ class Contraction {
     }
   }
 
-  // Copies a block to its place in the tile; of a diagonal tile, to both.
+  // Copies a block to its place in the tile, unless it is there; of a diagonal tile, to both.
   static void place(const TileRect& block, const TileRect& tile, const T* values, T* whole) {
     const int64_t i = block.i - tile.i, j = block.j - tile.j;
-    for (int r = 0; r < block.rows; ++r) {
+    for (int r = 0; values != whole + i * kTileStride + j && r < block.rows; ++r) {
       std::copy_n(values + r * kTileStride, block.cols, whole + (i + r) * kTileStride + j);
     }
     for (int c = 0; tile.diagonal && c < block.cols; ++c) {

@@ -85,6 +85,11 @@ class GramProblem {
         symmetric && row_tile == col_tile};
   }
 
+  // Whether a block of a tile is made when it is asked for; else the whole tile is, in its place in the buffer.
+  bool by_block() const {
+    return panels.size() == 1 && kernels.by_block;
+  }
+
   // Words of a packed panel for each column.
   size_t panel_stride() const {
     return static_cast<size_t>(panel_words) * static_cast<size_t>(kernels.planes);
@@ -213,10 +218,10 @@ template <class T>
 class TileLambda {
  public:
   TileLambda(const GramProblem& p, const TileRect& tile, const std::vector<T>& scale, TileBuffers<T>& b)
-      : p_(p), tile_(tile), scale_(scale), b_(b), at_once_(p.panels.size() == 1 && p.kernels.by_block) {
+      : p_(p), tile_(tile), scale_(scale), b_(b) {
     for (const PieceRange& panel : p.panels) {
       p.kernels.pack_panel(p.y.block(tile.j, tile.cols), panel, b.panel.data());
-      if (!at_once_) {
+      if (!p_.by_block()) {
         run_product(
             p.kernels, p.x.block(tile.i, tile.rows), b.panel.data(), tile.cols, panel, tile.diagonal, scale.data(), b);
       }
@@ -225,7 +230,7 @@ class TileLambda {
 
   // The block of `rect`, row i and column j of the tile its first.
   T* block(const TileRect& rect, int i, int j) const {
-    if (!at_once_) {
+    if (!p_.by_block()) {
       return b_.product.data() + i * kTileStride + j;
     }
     const uint32_t* strip = b_.panel.data() + static_cast<int64_t>(j) * p_.panel_stride();
@@ -239,7 +244,6 @@ class TileLambda {
   const TileRect& tile_;
   const std::vector<T>& scale_;
   TileBuffers<T>& b_;
-  bool at_once_;
 };
 
 // Calls use(rect, values) for the blocks of a tile; values, Sigma * Lambda (Lambda where sigma is
