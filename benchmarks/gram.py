@@ -99,7 +99,7 @@ class Run:
         entries = headline.one_core(cell, self.report, self.sizes.budget, self.seed)
         print(f"{cell} on one thread")
         print_table(headline.HEADER, headline.headline_rows(entries))
-        self.targets += targets.one_core_targets(entries)
+        self.targets += targets.one_core_targets(entries, headline.popcount_seconds(cell, self.report))
         self.found["one-core"] = entries_json(entries)
 
     def one_layer(self) -> None:
@@ -108,7 +108,7 @@ class Run:
         print(f"{self.sizes.one_layer}; numkong {version or 'is not installed: pip install numkong'}")
         print_table(numkong.HEADER, numkong.layer_rows(entries))
         self.targets += targets.numkong_targets(entries)
-        self.others += [entry for entry in entries if entry.by == numkong.NAME and entry.threads > 1]
+        self.others += [entry for entry in entries if entry.what == numkong.UPPER and entry.threads > 1]
         self.found["one-layer"] = {"numkong": version, "entries": entries_json(entries)}
 
     def packing(self) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import cache
 
 import pytest
+import torch
 from test_backends import last_line, run_python
 
-from gatedops import backends
+from gatedops import _C, GateBits, backends, gate_overlap, npk_gram
 
 # Digests of what must not depend on the instruction set, then of what must not depend on the threads alone.
 # Rows and layers lie off every tile, word and vector; a layer in two pieces; ties among the neighbours.
@@ -124,6 +125,26 @@ def test_an_unknown_instruction_set_is_one_sentence_that_lists_the_known(isa):
     line = last_line(run_python("-c", "import gatedops", GATEDOPS_CPU=isa))
     available = ", ".join(backends.available_isas())
     assert line == f"ValueError: GATEDOPS_CPU: got '{isa}', but this machine runs only: {available}"
+
+
+def test_a_forced_instruction_set_ends_with_its_block():
+    before = _C.forced_isa()
+    with backends.force_cpu("serial"):
+        with backends.force_cpu(backends.available_isas()[-1]):
+            assert _C.forced_isa() == backends.active_isa() == backends.available_isas()[-1]
+        assert _C.forced_isa() == backends.active_isa() == "serial"
+    assert _C.forced_isa() == before
+
+
+@pytest.mark.parametrize("width", [1, 63, 500, 513, 1024, 1025, 3000])
+def test_what_is_chosen_for_a_width_is_what_the_slowest_gives(width):
+    """Where nothing is forced, narrow layers may be counted by another instruction set than wide ones."""
+    gates = torch.rand(3, 97, width, generator=torch.Generator().manual_seed(width)) < 0.5
+    bits = GateBits.pack(list(gates))
+    with backends.force_cpu("serial"):
+        expected = npk_gram(None, bits), gate_overlap(bits)
+    assert npk_gram(None, bits).equal(expected[0])
+    assert gate_overlap(bits).equal(expected[1])
 
 
 def test_an_empty_choice_is_none():

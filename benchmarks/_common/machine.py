@@ -19,10 +19,11 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 # Instruction set -> (pairs of bits a core looks at in a cycle, why).
 # avx512: three operations on two 512-bit ports (Intel; AMD Zen 4 has four ports of 256 bits, which is the same).
-# avx2: eight operations, without a vector popcount, on four ports (AMD; on three ports of Intel it is 96).
+# avx2: 6.5 operations, without a vector popcount, on four ports (AMD; on three ports of Intel it is 118).
 BIT_PAIRS_PER_CYCLE = {
+    "amx": (1024, "16 x 16 x 64 bits as bytes per 16 cycles (TDPBUUD)"),
     "avx512": (512 / 1.5, "512 bits per 1.5 cycles (AND, VPOPCNTQ, ADD on two ports)"),
-    "avx2": (256 / 2, "256 bits per 2 cycles (AND, two masks, shift, two shuffles, two adds on four ports)"),
+    "avx2": (256 * 4 / 6.5, "256 bits per 1.6 cycles (two ANDs, shuffles and adds, half a shift, on four ports)"),
 }
 
 MULTIPLY_CYCLES = 3  # latency of a 64-bit integer multiply: Intel since Nehalem (2008), AMD since Zen (2017)
@@ -56,7 +57,7 @@ def machine_report() -> dict[str, object]:
 
 
 def instruction_set() -> str:
-    """The instruction set that the CPU kernels run with: "serial", "avx2" or "avx512"."""
+    """The instruction set that the CPU kernels run with: "serial", "avx2", "avx512" or "amx"."""
     return backends.active_isa()
 
 

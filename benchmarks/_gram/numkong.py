@@ -31,6 +31,9 @@ def numkong_version() -> str | None:
         return None
 
 
+UPPER, SQUARE = "counts, upper triangle", "counts, whole square"
+
+
 class DotsSymmetric:
     """uint32 counts of one layer, upper triangle only, into a reused buffer; its own threads."""
 
@@ -46,6 +49,19 @@ class DotsSymmetric:
         return torch.from_numpy(np.asarray(self.out).view(np.int32))
 
 
+class DotsSquare:
+    """The same and the lower triangle, as everyone who uses the Gram has to add it: torch's sum with the transpose."""
+
+    def __init__(self, upper: DotsSymmetric):
+        self.upper = upper
+        self.out = torch.empty_like(upper())
+
+    def __call__(self) -> Tensor:
+        upper = self.upper()
+        torch.add(upper, upper.T, out=self.out).diagonal().copy_(upper.diagonal())
+        return self.out
+
+
 def one_layer(cell: Cell, report: dict[str, object], budget: Budget, seed: int) -> list[Entry]:
     """One layer on all threads and on one: our Lambda (full square, reused), our counts, NumKong's counts."""
     bits = random_problem(cell.n, 1, cell.width, None, seed).bits
@@ -58,10 +74,12 @@ def one_layer(cell: Cell, report: dict[str, object], budget: Budget, seed: int) 
                 "counts, a new (1, n, n)": lambda: gatedops.gate_overlap(bits),
             }
             if numkong_version() is not None:
-                functions["counts, upper triangle"] = _checked(DotsSymmetric(bits, count), bits)
+                upper = DotsSymmetric(bits, count)
+                functions[UPPER] = _checked(upper, bits, upper_only=True)
+                functions[SQUARE] = _checked(DotsSquare(upper), bits, upper_only=False)
             times = interleaved_medians(functions, budget.repeats, seconds=budget.seconds, label=f"{cell}")
         for what, timing in times.items():
-            theirs = what == "counts, upper triangle"
+            theirs = what in (UPPER, SQUARE)
             limit = gram_limit(cell, report, isa, count) if what == "Lambda" else None
             by = NAME if theirs else "gatedops"
             entries.append(entry_of(what, by, cell, count, None if theirs else isa, timing, limit))
@@ -79,11 +97,11 @@ def layer_rows(entries: list[Entry]) -> list[tuple[str, ...]]:
     return rows
 
 
-def _checked(peer: DotsSymmetric, bits: GateBits) -> DotsSymmetric:
+def _checked(peer: Callable[[], Tensor], bits: GateBits, *, upper_only: bool) -> Callable[[], Tensor]:
     """RuntimeError unless it counts what we count: another task would be no peer."""
     rows = torch.linspace(0, bits.n - 1, min(bits.n, CHECKED_ROWS)).long()
-    upper = torch.arange(bits.n) >= rows[:, None]
+    compared = torch.arange(bits.n) >= (rows[:, None] if upper_only else 0)
     ours = gatedops.gate_overlap(bits[rows], bits)[0]
-    if not peer()[rows][upper].equal(ours[upper]):
+    if not peer()[rows].where(compared, 0).equal(ours.where(compared, 0)):
         raise RuntimeError(f"numkong {numkong_version()} and gatedops count differently")
     return peer
