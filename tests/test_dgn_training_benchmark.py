@@ -205,8 +205,12 @@ def trained_together(variant: Any, task: Any, setup: Any, models: list[nn.Module
 
 def trained_alone(model: nn.Module, task: Any, setup: Any, seed: int) -> list[float]:
     """One seed, the plain way: the loss of each epoch."""
-    kind = torch.optim.Adam if setup.optimizer == "adam" else torch.optim.SGD
-    optimizer = kind([p for p in model.parameters() if p.requires_grad], setup.learning_rate)
+    learned = [p for p in model.parameters() if p.requires_grad]
+    optimizer = (
+        torch.optim.Adam(learned, setup.learning_rate, eps=1e-7)  # Keras' default
+        if setup.optimizer == "adam"
+        else torch.optim.SGD(learned, setup.learning_rate)
+    )
     losses = []
     for epoch in range(setup.epochs):
         total = 0.0
