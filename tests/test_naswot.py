@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from memory import needs_proc, peak_mib
 from strategies import dense, examples, generator, nets, random_bits, seeds
 from tolerances import FLOAT64_SUMS
 
@@ -75,6 +76,29 @@ def test_scores_of_layers_are_those_of_each_by_itself():
         assert math.isclose(score, log_determinant(agreement), rel_tol=FLOAT64_SUMS)
 
 
+@pytest.mark.parametrize("per_layer", [False, True])
+def test_the_score_of_batches_is_their_mean(per_layer):
+    bits = random_bits(50, dense(100, 200))
+    batches = [np.array(naswot_score(bits[first : first + 16], per_layer=per_layer)) for first in (0, 16, 32)]
+    found = naswot_score(bits, per_layer=per_layer, batch_size=16)  # the last two inputs fill no batch
+    np.testing.assert_allclose(np.array(found), np.mean(batches, axis=0), rtol=FLOAT64_SUMS)
+    assert naswot_score(bits, per_layer=per_layer, batch_size=50) == naswot_score(bits, per_layer=per_layer)
+
+
+def test_one_singular_batch_makes_the_mean_minus_infinity():
+    bits = random_bits(30, dense(100, 90))
+    doubled = bits[torch.tensor([*range(30), 4, 4])]
+    assert naswot_score(doubled, batch_size=16) == -math.inf
+    assert naswot_score(doubled, batch_size=15) > -math.inf  # 4 and 4 are left over
+
+
+@needs_proc
+def test_a_data_set_needs_the_memory_of_one_batch():
+    # The kernel of all 6,000 inputs would be 275 MiB.
+    setup = "from gatedops import naswot_score\nbits = random_bits(6_000, dense(256))"
+    assert peak_mib(setup, "naswot_score(bits[:n], batch_size=100)", sizes=(300, 6_000)) < 4
+
+
 def test_equal_patterns_give_minus_infinity():
     bits = random_bits(30, dense(100, 90))
     doubled = bits[torch.tensor([*range(30), 4])]
@@ -115,9 +139,13 @@ ERRORS = {
     "no inputs": (ValueError, "bits: has no inputs", lambda: naswot_score(BITS[:0])),
     "a data set": (
         ValueError,
-        "bits: has 30001 inputs, too many",
+        "bits: has 30001 inputs, too many .* batch_size=128",
         lambda: naswot_score(BITS[torch.zeros(30_001, dtype=torch.int64)]),
     ),
+    "a batch of none": (ValueError, r"batch_size: got 0, needs 1 \.\. 6", lambda: naswot_score(BITS, batch_size=0)),
+    "a batch of more than all": (ValueError, "batch_size: got 7", lambda: naswot_score(BITS, batch_size=7)),
+    "half an input": (TypeError, "batch_size: got 2.5", lambda: naswot_score(BITS, batch_size=2.5)),
+    "a flag": (TypeError, "batch_size: got True", lambda: naswot_score(BITS, batch_size=True)),
 }
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 BATCH = 32
 FC_WIDTHS = (128,) * 5  # depth 6
 SOFT_BETA, SOFT_GAIN = 4.0, 1.1  # released code: 1.1 * sigmoid(4 q)
+ADAM_EPSILON = 1e-7  # released code: the default of Keras; that of torch is 1e-8
 LEARNING_RATE = {
     ("fc", "sgd"): 1e-2,
     ("fc", "adam"): 1e-4,
@@ -27,7 +28,9 @@ EPOCHS = {
 
 @dataclass(frozen=True)
 class Published:
-    """Test accuracy in %, over 5 runs, of each run's maximum over epochs; std None where none was printed."""
+    """Test accuracy in %, over 5 runs, of each run's maximum over epochs; std (over n, not n - 1, in the released code)
+    None where none was printed.
+    """
 
     mean: float
     std: float | None = None

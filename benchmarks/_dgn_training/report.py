@@ -142,7 +142,8 @@ def all_figures(
     """The content of the JSON; all but `machine` and `seconds` is the same for every run with these options."""
     return {
         "machine": dict(machine),
-        "options": asdict(setup) | {"learning_rate": setup.learning_rate, "batch": papers.BATCH},
+        "options": asdict(setup)
+        | {"learning_rate": setup.learning_rate, "batch": papers.BATCH, "adam_epsilon": papers.ADAM_EPSILON},
         "points": {"train": len(task.x), "test": len(task.test_x), "npk": min(setup.npk_points, len(task.x))},
         "stages": list(setup.stages),
         "unit": "test accuracy in %",

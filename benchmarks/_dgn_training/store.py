@@ -12,7 +12,7 @@ from _common.output import replacing, write_json_atomically
 
 from _dgn_training.setup import Setup
 
-FORMAT = 1  # raise it when what is stored changes its meaning
+FORMAT = 2  # raise it when what is stored changes its meaning
 
 
 class Store:

@@ -157,7 +157,13 @@ def optimizer_of(setup: Setup, net: nn.Module) -> torch.optim.Optimizer:
     """The papers' Adam or SGD, without momentum or decay."""
     if setup.optimizer == "sgd":
         return torch.optim.SGD(net.parameters(), setup.learning_rate, fused=True)
-    return torch.optim.Adam(net.parameters(), setup.learning_rate, fused=True, capturable=setup.device == "cuda")
+    return torch.optim.Adam(
+        net.parameters(),
+        setup.learning_rate,
+        eps=papers.ADAM_EPSILON,
+        fused=True,
+        capturable=setup.device == "cuda",
+    )
 
 
 def data_order(n: int, seeds: int, epoch: int) -> Tensor:

@@ -12,19 +12,26 @@ from gatedops.gatebits import GateBits
 from gatedops.ops.overlap import gate_agreement
 from gatedops.stats.checks import require_gates
 from gatedops.stats.regions import count_regions
+from gatedops.trace.progress import with_bar
 
 _MOST_INPUTS = 30_000  # the kernel is a matrix: 16 bytes for each pair of inputs, 14.4 GB
 
 
 @overload
-def naswot_score(bits: GateBits, *, per_layer: Literal[False] = False) -> float: ...
+def naswot_score(
+    bits: GateBits, *, per_layer: Literal[False] = False, batch_size: int | None = None, progress: bool | None = None
+) -> float: ...
 
 
 @overload
-def naswot_score(bits: GateBits, *, per_layer: Literal[True]) -> tuple[float, ...]: ...
+def naswot_score(
+    bits: GateBits, *, per_layer: Literal[True], batch_size: int | None = None, progress: bool | None = None
+) -> tuple[float, ...]: ...
 
 
-def naswot_score(bits: GateBits, *, per_layer: bool = False) -> float | tuple[float, ...]:
+def naswot_score(
+    bits: GateBits, *, per_layer: bool = False, batch_size: int | None = None, progress: bool | None = None
+) -> float | tuple[float, ...]:
     """``log |det K_H|``, ``K_H[s, s'] = N - d_H(s, s')`` with N gates and d_H the Hamming distance of the activation
     patterns (docs/math.md, section 12): the larger, the better an untrained net tells the inputs of a batch apart.
 
@@ -38,20 +45,49 @@ def naswot_score(bits: GateBits, *, per_layer: bool = False) -> float | tuple[fl
     returns what rounding leaves of such a determinant.
 
     Args:
-        bits: gates of n inputs. Needs 16 bytes for each of the n^2 pairs, and n^3 operations: batches, not data sets.
+        bits: gates of n inputs. All n at once need 16 bytes for each of the n^2 pairs, and n^3 operations.
         per_layer: the score of every layer by itself instead, one for each.
+        batch_size: the mean score of successive batches of that many inputs, for a data set of any size; what is left
+            at the end and fills no batch is not scored.
+        progress: a bar (tqdm) over the batches. None: on a terminal, once it has taken a second.
 
     Raises:
-        TypeError, ValueError: bits is no GateBits, has no inputs, or more than 30,000.
+        TypeError, ValueError: bits is no GateBits, or has no inputs; batch_size, or n without it, is above 30,000.
     """
     require_gates(bits, "naswot_score")
-    if bits.n > _MOST_INPUTS:
-        raise ValueError(f"bits: has {bits.n} inputs, too many for a matrix; needs at most {_MOST_INPUTS}")
+    size = _batch(bits.n, batch_size)
+    starts = range(0, bits.n - size + 1, size)
+    total = [0.0] * (len(bits.layers) if per_layer else 1)
+    for start in with_bar(starts, "scoring", "batch", len(starts), progress):
+        found = _scores(bits[start : start + size], per_layer)
+        total = [one + other for one, other in zip(total, found, strict=True)]
+    means = tuple(one / len(starts) for one in total)
+    return means if per_layer else means[0]
+
+
+def _batch(n: int, batch_size: int | None) -> int:
+    """Inputs scored at a time."""
+    if batch_size is None:
+        if n > _MOST_INPUTS:
+            raise ValueError(
+                f"bits: has {n} inputs, too many for a matrix; needs at most {_MOST_INPUTS}, or batch_size=128"
+            )
+        return n
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int):
+        raise TypeError(f"batch_size: got {batch_size!r}, needs a whole number")
+    most = min(n, _MOST_INPUTS)
+    if not 1 <= batch_size <= most:
+        raise ValueError(f"batch_size: got {batch_size}, needs 1 .. {most} for {n} inputs")
+    return batch_size
+
+
+def _scores(bits: GateBits, per_layer: bool) -> list[float]:
+    """Of one batch: of each layer by itself, or of all together."""
     layers = [bits.layers_of([index]) for index in range(len(bits.layers))]
     regions = count_regions(bits)
     if per_layer:
-        return tuple(_score([layer], distinct) for layer, distinct in zip(layers, regions.layers, strict=True))
-    return _score(layers, regions.net)
+        return [_score([layer], distinct) for layer, distinct in zip(layers, regions.layers, strict=True)]
+    return [_score(layers, regions.net)]
 
 
 def _score(layers: list[GateBits], distinct: int) -> float:

@@ -1,0 +1,59 @@
+"""Runs benchmarks/dgn_training.py, which sends itself a signal at one exact point:
+
+    python stopping.py SIGINT|SIGKILL step|save NUMBER OPTIONS...
+
+step: in the middle of that training step, the first being 1; save: with that checkpoint half written. From outside a
+signal can come too late: a run is over in seconds, and on a loaded machine the sender can wait longer than that.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "dgn_training.py"
+
+
+def stopping(function: Callable[..., Any], number: int, stop: Callable[..., None]) -> Callable[..., Any]:
+    """The function; its call of that number calls `stop` with the same arguments first."""
+    calls = 0
+
+    def counted(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == number:
+            stop(*args)
+        return function(*args)
+
+    return counted
+
+
+def main() -> None:
+    name, place, number, *options = sys.argv[1:]
+    sys.path.insert(0, str(SCRIPT.parent))
+
+    def stop(*_: Any) -> None:
+        os.kill(os.getpid(), signal.Signals[name])
+
+    def stop_writing(_: object, path: Path) -> None:
+        path.write_bytes(b"PK\x03\x04")
+        stop()
+
+    if place == "save":
+        torch.save = stopping(torch.save, int(number), stop_writing)
+    else:
+        optimizer = torch.optim.Adam
+        optimizer.step = stopping(optimizer.step, int(number), stop)  # type: ignore[method-assign]
+    sys.argv = [str(SCRIPT), *options]
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()
