@@ -9,10 +9,10 @@ namespace {
 constexpr int64_t kMaxBlocks = int64_t{1} << 30;
 
 // float: two blocks of 8 warps on a multiprocessor, 128 registers a thread.
-template <class T, int kRows>
+template <class T, int kRows, bool kSquare>
 __global__ void __launch_bounds__(kWarp* kMaxWarps, sizeof(T) == 4 ? 2 : 1)
     stretch_kernel(const __grid_constant__ ConvBatch<T> batch, const __grid_constant__ Stretch stretch) {
-  run_stretch<T, kRows>(batch, stretch);
+  run_stretch<T, kRows, kSquare>(batch, stretch);
 }
 
 template <class T>
@@ -39,16 +39,16 @@ __global__ void __launch_bounds__(kEntryThreads)
   run_write(batch, place);
 }
 
-template <class T, int kRows>
+template <class T, int kRows, bool kSquare>
 int launch_rows(const ConvBatch<T>& batch, const Stretch& stretch, cudaStream_t stream) {
   const auto shared = static_cast<int>(stretch.shared_bytes(sizeof(T)));
   const cudaError_t error =
-      cudaFuncSetAttribute(stretch_kernel<T, kRows>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
+      cudaFuncSetAttribute(stretch_kernel<T, kRows, kSquare>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
   if (error != cudaSuccess) {
     return error;
   }
   const auto blocks = static_cast<unsigned>(batch.pairs.count * stretch.parts());
-  stretch_kernel<T, kRows><<<blocks, stretch.warps * kWarp, shared, stream>>>(batch, stretch);
+  stretch_kernel<T, kRows, kSquare><<<blocks, stretch.warps * kWarp, shared, stream>>>(batch, stretch);
   return cudaGetLastError();
 }
 
@@ -62,13 +62,16 @@ unsigned blocks_for_threads(int64_t threads) {
 template <class T>
 int launch_stretch(const ConvBatch<T>& batch, const Stretch& stretch, void* stream) {
   const auto queue = static_cast<cudaStream_t>(stream);
+  if (!stretch.square()) {
+    return launch_rows<T, kMapEdge, false>(batch, stretch, queue);
+  }
   switch (stretch.rows()) {
     case 8:
-      return launch_rows<T, 8>(batch, stretch, queue);
+      return launch_rows<T, 8, true>(batch, stretch, queue);
     case 16:
-      return launch_rows<T, 16>(batch, stretch, queue);
+      return launch_rows<T, 16, true>(batch, stretch, queue);
     default:
-      return launch_rows<T, 32>(batch, stretch, queue);
+      return launch_rows<T, 32, true>(batch, stretch, queue);
   }
 }
 

@@ -52,6 +52,13 @@ __device__ __forceinline__ WordPair word_pair(const uint32_t* words) {
   return {pair.x, pair.y};
 }
 
+// The same pointer, in registers: else the compiler computes it from its parts at every use.
+template <class Number>
+__device__ __forceinline__ Number* kept(Number* pointer) {
+  asm volatile("" : "+l"(pointer));
+  return pointer;
+}
+
 __device__ __forceinline__ unsigned char* conv_shared_memory() {
   extern __shared__ __align__(16) unsigned char gatedops_conv_shared_memory[];
   return gatedops_conv_shared_memory;

@@ -214,9 +214,9 @@ __device__ __forceinline__ void run_write(const ConvBatch<T>& batch, int64_t pla
   for (int64_t pair = int64_t{blockIdx.x} * kEntryThreads + threadIdx.x; pair < batch.pairs.count; pair += stride) {
     const RowPair at = pair_at(batch.pairs, pair);
     const T value = batch.store[pair * batch.numbers + place];
-    batch.out[at.i * batch.pairs.m + at.j] = value;
+    batch.out[int64_t{at.i} * batch.pairs.m + at.j] = value;
     if (batch.pairs.symmetric) {
-      batch.out[at.j * batch.pairs.m + at.i] = value;
+      batch.out[int64_t{at.j} * batch.pairs.m + at.i] = value;
     }
   }
 }

@@ -16,44 +16,59 @@
 // Tensor cores would make the counts sooner, but as tiles of (p, p'), whose diagonals the boxes need.
 #pragma once
 
+#include <type_traits>
+
 #include "conv_gram_device.h"
 #include "conv_gram_steps.h"
 
 namespace gatedops::cuda {
 
-constexpr int kCounted = 8;  // rows whose overlaps are counted together
+// A number that the compiler knows.
+template <int kValue>
+struct Constant {
+  GATEDOPS_HOST_DEVICE constexpr operator int() const {
+    return kValue;
+  }
+};
 
 // Seed of counts, see count_as.
 template <class T>
 constexpr int32_t kMapCountSeed = sizeof(T) == 4 ? 0x4B000000 : 0;
 
-template <class T, int kRows>
+// Sums of the lanes of a warp, in shared memory: [sum][lane]. Those of all warps lie before the slots.
+__device__ __forceinline__ double* lane_sums(int warp) {
+  return reinterpret_cast<double*>(conv_shared_memory()) + warp * kMaxSums * kWarp;
+}
+
+// kSquare: images of kRows x kRows, so that offsets are constants; else any of at most kRows rows.
+template <class T, int kRows, bool kSquare>
 class MapWarp {
  public:
-  __device__ __forceinline__ MapWarp(const ConvBatch<T>& batch, const Stretch& stretch, int64_t pair, int shift_y, int lane)
+  __device__ __forceinline__ MapWarp(const ConvBatch<T>& batch, const Stretch& stretch, int64_t pair, int shift_y, int warp, int lane)
       : batch_(batch),
         height_(stretch.height),
         width_(stretch.width),
         shift_y_(shift_y),
-        lane_(lane),
-        pair_(pair) {
-    const RowPair rows = pair_at(batch.pairs, pair);
-    x_ = batch.left.x + rows.i * batch.left.columns;
-    y_ = batch.right.x + rows.j * batch.right.columns;
-    x_words_ = batch.left.words + rows.i * batch.left.words_stride;
-    y_words_ = batch.right.words + rows.j * batch.right.words_stride;
-    const int group = lane / width_;
+        parts_(stretch.parts()),
+        warp_(warp),
+        lane_(lane) {
+    rows_ = pair_at(batch.pairs, pair);
+    const int group = lane / width();
     group_ = group < stretch.maps_per_warp() ? group : 0;  // lanes left over repeat the first map and are not read
-    column_ = group_ == group ? lane % width_ : 0;
+    column_ = group_ == group ? lane % width() : 0;
     spare_ = group_ != group;
-    slots_ = reinterpret_cast<T*>(conv_shared_memory() + kMaxWarps * kMaxSums * 8) +
-             int64_t{stretch.slots} * kRows * kWarp * (threadIdx.x / kWarp);
+    slots_ = stretch.warps * kMaxSums * kWarp * static_cast<int>(sizeof(double) / sizeof(T)) +
+             warp * stretch.slots * kRows * kWarp + lane;
+    for (int k = 0; k < kMaxSums; ++k) {
+      lane_sums(warp)[k * kWarp + lane] = 0.0;
+    }
   }
 
   // All steps at the displacements of columns first, first + 1, ... of the maps side by side; last: one past the last.
-  __device__ __forceinline__ void run(const Stretch& stretch, int first, int last, double (&sums)[kMaxSums]) {
+  __device__ __forceinline__ void run(const Stretch& stretch, int first, int last) {
     live_ = !spare_ && first + group_ < last;
     shift_x_ = live_ ? first + group_ : 0;
+#pragma unroll 1
     for (int k = 0; k < stretch.steps; ++k) {
       const MapStep& step = stretch.step[k];
       switch (step.op) {
@@ -79,45 +94,65 @@ class MapWarp {
           store(step);
           break;
         case MapOp::sum:
-          sum(step, sums);
+          sum(step);
           break;
       }
     }
   }
 
  private:
-  // Calls use(row, of x, of y) for rows of a map: offsets of their pixels, `step` a pixel. Offsets grow from row to row,
-  // for multiples that stay the same from step to step the compiler would keep, in more registers than there are.
-  template <int kFirst, int kCount, class Use>
-  __device__ __forceinline__ void each_row(int step, const Use& use) const {
-    const int pitch = width_ * step, x = column_ + shift_x_, y = kFirst + shift_y_;
-    int here = kFirst * pitch + column_ * step;
-    int there = (y < height_ ? y : y - height_) * pitch + (x < width_ ? x : x - width_) * step;
+  __device__ __forceinline__ int height() const {
+    return kSquare ? kRows : height_;
+  }
+  __device__ __forceinline__ int width() const {
+    return kSquare ? kRows : width_;
+  }
+  __device__ __forceinline__ bool has_row(int row) const {
+    return kSquare || row < height_;
+  }
+
+  // Calls use(row, at, y_at) for rows of a map: the places of its pixels p and p', `step` numbers apart from column to
+  // column.
+  template <int kFirst, int kCount, class Number, class Step, class Use>
+  __device__ __forceinline__ void each_row(const Number* x, const Number* y, Step step, const Use& use) const {
+    const int column = column_ + shift_x_, pitch = width() * step;
+    x = kept(x + column_ * step);
+    y = kept(y + (column < width() ? column : column - width()) * step + shift_y_ * pitch);
+    const Number* wrapped = kept(y - height() * pitch);
+    if constexpr (kSquare) {
 #pragma unroll
-    for (int r = kFirst; r < kFirst + kCount; ++r) {
-      if (r < height_) {
-        use(r, here, there);
-        here += pitch;
-        there += r + 1 + shift_y_ == height_ ? pitch - height_ * pitch : pitch;
+      for (int r = kFirst; r < kFirst + kCount; ++r) {
+        use(r, x + r * pitch, (r + shift_y_ < kRows ? y : wrapped) + r * pitch);
+      }
+    } else {  // a multiple of the pitch for each row would take more registers than there are
+      int offset = kFirst * pitch;
+#pragma unroll
+      for (int r = kFirst; r < kFirst + kCount; ++r, offset += pitch) {
+        if (r < height_) {
+          use(r, x + offset, (r + shift_y_ < height_ ? y : wrapped) + offset);
+        }
       }
     }
   }
   // Where the map lies in the store.
   __device__ __forceinline__ T* stored(int64_t place) const {
-    const int64_t area = height_ * width_;
-    return batch_.store + pair_ * batch_.numbers + place + (shift_y_ * width_ + shift_x_) * area;
+    const int64_t area = height() * width();
+    const int64_t pair = blockIdx.x / parts_;
+    return batch_.store + pair * batch_.numbers + place + (shift_y_ * width() + shift_x_) * area;
   }
   __device__ __forceinline__ T& slot(int index, int row) const {
-    return slots_[(index * kRows + row) * kWarp + lane_];
+    return reinterpret_cast<T*>(conv_shared_memory())[slots_ + (index * kRows + row) * kWarp];
   }
   __device__ __forceinline__ void input(const MapStep& step) {
-    const T *x = x_ + step.first, *y = y_ + step.first;
     const auto scale = static_cast<T>(step.scale);
-    const int area = height_ * width_;
-    each_row<0, kRows>(1, [&](int r, int here, int there) {
-      T total = times(x[here], y[there]);
+    const int area = height() * width();
+    const T* x = batch_.left.x + rows_.i * batch_.left.columns + step.first;
+    const T* y = batch_.right.x + rows_.j * batch_.right.columns + step.first;
+    each_row<0, kRows>(x, y, kOne, [&](int r, const T* at, const T* y_at) {
+      T total = times(*at, *y_at);
+#pragma unroll 1
       for (int c = 1; c < step.channels; ++c) {
-        total = plus(total, times(x[here + c * area], y[there + c * area]));
+        total = plus(total, times(at[c * area], y_at[c * area]));
       }
       map_[r] = times(total, scale);
     });
@@ -142,7 +177,7 @@ class MapWarp {
       }
     } else {
       const T* from = stored(step.place);
-      each_row<0, kRows>(1, [&](int r, int here, int) { use(r, from[here]); });
+      each_row<0, kRows>(from, from, kOne, [&](int r, const T* at, const T*) { use(r, *at); });
     }
   }
 
@@ -160,7 +195,7 @@ class MapWarp {
   __device__ __forceinline__ void store(const MapStep& step) {
     T* to = stored(step.place);
     if (live_) {
-      each_row<0, kRows>(1, [&](int r, int here, int) { to[here] = map_[r]; });
+      each_row<0, kRows>(to, to, kOne, [&](int r, const T* at, const T*) { to[at - to] = map_[r]; });
     }
   }
 
@@ -188,25 +223,23 @@ class MapWarp {
     }
   }
 
-  __device__ __forceinline__ void sum(const MapStep& step, double (&sums)[kMaxSums]) {
+  __device__ __forceinline__ void sum(const MapStep& step) {
     T chain[4] = {T(0), T(0), T(0), T(0)};  // sums that do not wait for each other
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      if (r < height_) {
+      if (has_row(r)) {
         chain[r % 4] = plus(chain[r % 4], map_[r]);
       }
     }
     const T total = plus(plus(chain[0], chain[1]), plus(chain[2], chain[3]));
-    const bool counts = live_ && !(step.has(kAtZero) && (shift_y_ != 0 || shift_x_ != 0));
-#pragma unroll
-    for (int k = 0; k < kMaxSums; ++k) {  // no index that is not known to the compiler: registers have none
-      sums[k] += k == step.slot && counts ? static_cast<double>(total) : 0.0;
+    if (live_ && !(step.has(kAtZero) && (shift_y_ != 0 || shift_x_ != 0))) {
+      lane_sums(warp_)[step.slot * kWarp + lane_] += static_cast<double>(total);
     }
   }
 
   __device__ __forceinline__ void box(const MapStep& step) {
     if (step.is_3x3()) {
-      box_3x3(step.has(kCircular));
+      step.has(kCircular) ? box_3x3<true>() : box_3x3<false>();
     } else if (!step.is_pointwise()) {
       box_of_any_window(step);
     }
@@ -216,24 +249,24 @@ class MapWarp {
     }
   }
 
-  __device__ __forceinline__ void box_3x3(bool circular) {
-    const int split_y = height_ - shift_y_, split_x = width_ - shift_x_;  // what lies behind has wrapped round
-    const int base = group_ * width_;
-    const int left_lane = base + (column_ > 0 ? column_ - 1 : width_ - 1);
-    const int right_lane = base + (column_ + 1 < width_ ? column_ + 1 : 0);
-    const bool left_counts = circular || (column_ > 0 && column_ != split_x);
-    const bool right_counts = circular || (column_ + 1 < width_ && column_ + 1 != split_x);
+  template <bool kWraps>
+  __device__ __forceinline__ void box_3x3() {
+    const int split_y = height() - shift_y_, split_x = width() - shift_x_;  // what lies behind has wrapped round
+    const int base = group_ * width(), last = width() - 1;
+    const int left_lane = base + (column_ > 0 ? column_ - 1 : last);
+    const int right_lane = base + (column_ < last ? column_ + 1 : 0);
+    const bool left_counts = kWraps || (column_ > 0 && column_ != split_x);
+    const bool right_counts = kWraps || (column_ < last && column_ + 1 != split_x);
     const T top = map_[0];
-    T above = last_row();
+    T above = kWraps ? last_row() : T(0);  // what counts of it
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      if (r < height_) {
-        const bool ends = r + 1 == height_;
-        const bool above_counts = circular || (r > 0 && r != split_y);
-        const bool below_counts = circular || (!ends && r + 1 != split_y);
-        const T here = map_[r], below = ends ? top : map_[r + 1 < kRows ? r + 1 : 0];
-        const T column = plus(plus(above_counts ? above : T(0), here), below_counts ? below : T(0));
-        above = here;
+      if (has_row(r)) {
+        const T here = map_[r], next = map_[r + 1 < kRows ? r + 1 : 0];
+        const bool joined = kWraps || r + 1 != split_y;  // with the row below
+        const T below = r + 1 == height() ? (kWraps ? top : T(0)) : joined ? next : T(0);
+        const T column = plus(plus(above, here), below);
+        above = joined ? here : T(0);
         const T left = shuffled(column, left_lane), right = shuffled(column, right_lane);
         map_[r] = plus(plus(left_counts ? left : T(0), column), right_counts ? right : T(0));
       }
@@ -244,7 +277,7 @@ class MapWarp {
     T last = map_[0];
 #pragma unroll
     for (int r = 1; r < kRows; ++r) {
-      last = r < height_ ? map_[r] : last;
+      last = has_row(r) ? map_[r] : last;
     }
     return last;
   }
@@ -261,66 +294,57 @@ class MapWarp {
 
   // By way of two slots, since registers have no index. Lanes read their own column of them, so nothing has to wait.
   __device__ __forceinline__ void box_of_any_window(const MapStep& step) {
+    const bool wraps = step.has(kCircular);
     save(step.slot);
-    for (int r = 0; r < height_; ++r) {
+#pragma unroll 1
+    for (int r = 0; r < height(); ++r) {
       T column = T(0);
+#pragma unroll 1
       for (int i = 0; i < step.kernel_y; ++i) {
-        const int offset = i * step.dilation_y - step.pad_y;
-        const int row = tap(r, offset, height_, height_ - shift_y_, step.has(kCircular));
+        const int row = tap(r, i * step.dilation_y - step.pad_y, height(), height() - shift_y_, wraps);
         column = plus(column, row >= 0 ? slot(step.slot, row) : T(0));
       }
       T total = T(0);
+#pragma unroll 1
       for (int j = 0; j < step.kernel_x; ++j) {
-        const int offset = j * step.dilation_x - step.pad_x;
-        const int at = tap(column_, offset, width_, width_ - shift_x_, step.has(kCircular));
-        const T found = shuffled(column, group_ * width_ + (at >= 0 ? at : column_));
+        const int at = tap(column_, j * step.dilation_x - step.pad_x, width(), width() - shift_x_, wraps);
+        const T found = shuffled(column, group_ * width() + (at >= 0 ? at : column_));
         total = plus(total, at >= 0 ? found : T(0));
       }
       slot(step.slot + 1, r) = total;
     }
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      if (r < height_) {
-        map_[r] = slot(step.slot + 1, r);
-      }
+      map_[r] = slot(step.slot + 1, r);
     }
   }
 
   __device__ __forceinline__ void multiply_overlaps(const MapStep& step) {
-#pragma unroll
-    for (int first = 0; first < kRows; first += kCounted) {
-      switch (first) {  // the rows are constants to the compiler
-        case 0:
-          multiply_rows<0>(step);
-          break;
-        case kCounted:
-          multiply_rows<kCounted % kRows>(step);
-          break;
-        case 2 * kCounted:
-          multiply_rows<2 * kCounted % kRows>(step);
-          break;
-        default:
-          multiply_rows<3 * kCounted % kRows>(step);
-      }
+    if (step.used == 2 && step.stride == 2) {  // 33 to 64 channels
+      multiply_rows<0, 8>(step, Constant<2>{});
+    } else {
+      multiply_rows<0, 4>(step, step.stride);
     }
   }
 
-  // Masks of images have an even number of words at each pixel; of an odd number in use the last is left out.
-  template <int kFirst>
-  __device__ __forceinline__ void multiply_rows(const MapStep& step) {
-    if (kFirst >= height_) {
-      return;
-    }
+  // Rows kFirst and up, kCounted at a time. Masks of images have an even number of words at each pixel; of an odd number
+  // in use the last is left out.
+  template <int kFirst, int kCounted, class Stride>
+  __device__ __forceinline__ void multiply_rows(const MapStep& step, Stride stride) {
     int32_t counts[kCounted];
 #pragma unroll
     for (int r = 0; r < kCounted; ++r) {
       counts[r] = kMapCountSeed<T>;
     }
-    const uint32_t *x = x_words_ + step.first, *y = y_words_ + step.first;
-    for (int word = 0; word < step.used; word += 2) {
-      const uint32_t high = word + 1 < step.used ? 0xffffffffu : 0u;
-      each_row<kFirst, kCounted>(step.stride, [&](int r, int here, int there) {
-        const WordPair a = word_pair(x + here + word), b = word_pair(y + there + word);
+    constexpr bool kOnePair = !std::is_same_v<Stride, int>;
+    const int used = kOnePair ? 2 : step.used;
+#pragma unroll 1
+    for (int word = 0; word < used; word += 2) {
+      const uint32_t* x = batch_.left.words + rows_.i * batch_.left.words_stride + step.first + word;
+      const uint32_t* y = batch_.right.words + rows_.j * batch_.right.words_stride + step.first + word;
+      const uint32_t high = word + 1 < used ? 0xffffffffu : 0u;
+      each_row<kFirst, kCounted>(x, y, stride, [&](int r, const uint32_t* at, const uint32_t* y_at) {
+        const WordPair a = word_pair(at), b = word_pair(y_at);
         counts[r - kFirst] += population(a.low & b.low) + population(a.high & b.high & high);
       });
     }
@@ -328,40 +352,46 @@ class MapWarp {
     for (int r = 0; r < kCounted; ++r) {
       map_[kFirst + r] = times(map_[kFirst + r], count_as(counts[r], T()));
     }
+    if constexpr (kFirst + kCounted < kRows) {
+      if (has_row(kFirst + kCounted)) {
+        multiply_rows<kFirst + kCounted, kCounted>(step, stride);
+      }
+    }
   }
 
+  static constexpr Constant<1> kOne{};
   const ConvBatch<T>& batch_;
-  const T *x_, *y_;
-  const uint32_t *x_words_, *y_words_;
-  T* slots_;
+  RowPair rows_;
   int height_, width_, shift_y_, shift_x_ = 0;
-  int lane_, group_, column_;
-  int64_t pair_;
+  unsigned parts_;
+  int warp_, lane_, group_, column_;
+  int slots_;  // first number of this lane in shared memory
   bool live_ = false, spare_;
   T map_[kRows] = {};  // only rows below the height are looked at
 };
 
 // Blocks: parts() for each pair. Warps share the displacements of the columns.
-template <class T, int kRows>
+template <class T, int kRows, bool kSquare>
 __device__ __forceinline__ void run_stretch(const ConvBatch<T>& batch, const Stretch& stretch) {
   const int parts = stretch.parts(), warp = static_cast<int>(threadIdx.x) / kWarp;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int64_t pair = blockIdx.x / parts;
   const int part = static_cast<int>(blockIdx.x % parts);
-  double sums[kMaxSums] = {};
-  MapWarp<T, kRows> maps(batch, stretch, pair, part, lane);
-  const int shifts = stretch.at_zero_only ? 1 : stretch.width, step = stretch.maps_per_warp();
-  for (int first = warp * step; first < shifts; first += stretch.warps * step) {
-    maps.run(stretch, first, shifts, sums);
+  MapWarp<T, kRows, kSquare> maps(batch, stretch, pair, part, warp, lane);
+  const int shifts = stretch.at_zero_only ? 1 : stretch.width, side_by_side = stretch.maps_per_warp();
+  // As many turns for all warps, or the compiler takes the lanes of a warp for apart.
+#pragma unroll 1
+  for (int turn = 0; turn < shifts; turn += stretch.warps * side_by_side) {
+    maps.run(stretch, turn + warp * side_by_side, shifts);
   }
-  auto* of_warps = reinterpret_cast<double*>(conv_shared_memory());
-#pragma unroll
-  for (int k = 0; k < kMaxSums; ++k) {
+  for (int k = 0; k < stretch.sums; ++k) {
+    double* of_lanes = lane_sums(warp) + k * kWarp;
+    double total = of_lanes[lane];
     for (int distance = kWarp / 2; distance > 0; distance /= 2) {
-      sums[k] += shuffled(sums[k], lane ^ distance);
+      total += shuffled(total, lane ^ distance);
     }
     if (lane == 0) {
-      of_warps[warp * kMaxSums + k] = sums[k];
+      of_lanes[0] = total;
     }
   }
   __syncthreads();
@@ -369,7 +399,7 @@ __device__ __forceinline__ void run_stretch(const ConvBatch<T>& batch, const Str
   if (k < stretch.sums) {
     double total = 0.0;
     for (int w = 0; w < stretch.warps; ++w) {
-      total += of_warps[w * kMaxSums + k];
+      total += lane_sums(w)[k * kWarp];
     }
     batch.parts[(pair * stretch.sums + k) * parts + part] = total;
   }

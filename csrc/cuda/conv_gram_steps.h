@@ -37,18 +37,18 @@ struct PairRange {
 };
 
 struct RowPair {
-  int64_t i, j;
+  int32_t i, j;
 };
 
 GATEDOPS_HOST_DEVICE RowPair pair_at(const PairRange& pairs, int64_t index) {
   const int64_t t = pairs.first + index;
   if (!pairs.symmetric) {
-    return {t / pairs.m, t % pairs.m};
+    return {static_cast<int32_t>(t / pairs.m), static_cast<int32_t>(t % pairs.m)};
   }
   auto i = static_cast<int64_t>((std::sqrt(8.0 * static_cast<double>(t) + 1.0) - 1.0) / 2);
   i += (i + 1) * (i + 2) / 2 <= t;  // the root is rounded
   i -= i * (i + 1) / 2 > t;
-  return {i, t - i * (i + 1) / 2};
+  return {static_cast<int32_t>(i), static_cast<int32_t>(t - i * (i + 1) / 2)};
 }
 
 // What all kernels of a call share: a batch of pairs and where their registers are.
@@ -112,12 +112,16 @@ struct Stretch {
   GATEDOPS_HOST_DEVICE int maps_per_warp() const {
     return kWarp / width;
   }
-  GATEDOPS_HOST_DEVICE int rows() const {  // of the kernel that holds them
-    return height <= 8 ? 8 : height <= 16 ? 16 : 32;
+  // Of the kernel: one for squares of 8, 16 and 32 pixels, and one for all the rest.
+  GATEDOPS_HOST_DEVICE bool square() const {
+    return height == width && (height == 8 || height == 16 || height == 32);
   }
-  // Sums of the warps, then the slots.
+  GATEDOPS_HOST_DEVICE int rows() const {
+    return square() ? height : kMapEdge;
+  }
+  // Of each warp: sums of its lanes, and slots.
   GATEDOPS_HOST_DEVICE int64_t shared_bytes(int64_t item) const {
-    return kMaxWarps * kMaxSums * 8 + int64_t{warps} * slots * rows() * kWarp * item;
+    return int64_t{warps} * kWarp * (kMaxSums * 8 + slots * rows() * item);
   }
 };
 

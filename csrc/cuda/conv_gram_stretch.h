@@ -82,17 +82,21 @@ class StretchMaker {
   }
 
  private:
+  static constexpr int64_t kSharedBytes = 96 << 10;
+
   Extent map_size() const {
     const Instruction& first = program_[begin_];
     return first.total() ? first.in : first.out;
   }
 
-  // As many as have work, fewer where slots would take more than 96 KiB of a block, which every GPU has.
+  // As many as have work, fewer where they would take more shared memory of a block than every GPU has.
   int warps() const {
-    const int shifts = stretch_.at_zero_only ? 1 : stretch_.width;
-    const int side_by_side = stretch_.maps_per_warp(), needed = (shifts + side_by_side - 1) / side_by_side;
-    const int slot_bytes = std::max(1, stretch_.slots) * stretch_.rows() * kWarp * item_;
-    return std::max(1, std::min({needed, kMaxWarps, (95 << 10) / slot_bytes}));
+    const int shifts = stretch_.at_zero_only ? 1 : stretch_.width, side_by_side = stretch_.maps_per_warp();
+    Stretch one = stretch_;
+    one.warps = 1;
+    const int needed = (shifts + side_by_side - 1) / side_by_side;
+    const int fit = static_cast<int>(kSharedBytes / one.shared_bytes(item_));
+    return std::max(1, std::min({needed, kMaxWarps, fit}));
   }
 
   void emit(MapStep step) {

@@ -47,13 +47,16 @@ struct EmulatedDevice {
 
   void stretch(const ConvBatch<T>& batch, const Stretch& s) const {
     launch(batch.pairs.count * s.parts(), s.warps * kWarp, s.shared_bytes(sizeof(T)), [&] {
+      if (!s.square()) {
+        return run_stretch<T, kMapEdge, false>(batch, s);
+      }
       switch (s.rows()) {
         case 8:
-          return run_stretch<T, 8>(batch, s);
+          return run_stretch<T, 8, true>(batch, s);
         case 16:
-          return run_stretch<T, 16>(batch, s);
+          return run_stretch<T, 16, true>(batch, s);
         default:
-          return run_stretch<T, 32>(batch, s);
+          return run_stretch<T, 32, true>(batch, s);
       }
     });
   }

@@ -58,6 +58,11 @@ inline WordPair word_pair(const uint32_t* words) {
   return {words[0], words[1]};
 }
 
+template <class Number>
+Number* kept(Number* pointer) {
+  return pointer;
+}
+
 inline unsigned char* conv_shared_memory() {
   return emulation::Gpu::active->shared.data();
 }
