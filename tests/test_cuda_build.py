@@ -128,6 +128,49 @@ def test_registers_stay_under_the_limit(kernels):
         assert int(used[1]) <= REGISTERS[kernel.name]
 
 
+@pytest.fixture(scope="module")
+def stretches(objects):
+    """The kernels of conv_gram that hold maps in registers."""
+    if util.find_spec("triton") is None:
+        pytest.skip("needs triton, whose wheel holds the disassembler: pip install triton")
+    target, text = objects["conv_gram.cu"]
+    told = reports(text)
+    return [
+        Kernel(name, architecture, told[name, architecture], opcodes)
+        for (name, architecture), opcodes in disassembled(target).items()
+        if "stretch_kernel" in name
+    ]
+
+
+def test_maps_of_pixels_stay_in_registers(stretches):
+    """float32 and float64, squares of 8, 16, 32 and all the rest, on both architectures. A kernel of 32 rows may
+    put a counter or two into local memory outside of the steps, but no instructions that count or shuffle go there."""
+    assert len(stretches) == 16
+    for kernel in stretches:
+        assert int(re.search(r"(\d+) bytes stack frame", kernel.report)[1]) <= 32, kernel
+        assert int(re.search(r"Used (\d+) registers", kernel.report)[1]) <= (128 if "If" in kernel.name else 255)
+        for block in blocks_of(kernel.instructions):
+            if block.count("SHFL") + block.count("POPC") >= 8:
+                assert not {"LDL", "STL"} & set(block)
+
+
+def test_sums_of_maps_are_never_contracted(stretches):
+    """The bits of a map are the CPU's, where nothing is."""
+    for kernel in stretches:
+        if "If" in kernel.name:
+            assert "FFMA" not in {opcode.split(".")[0] for opcode in kernel.instructions}
+
+
+def blocks_of(opcodes):
+    """Opcodes without their modifiers, cut at branches."""
+    blocks = [[]]
+    for opcode in opcodes:
+        blocks[-1].append(opcode.split(".")[0])
+        if blocks[-1][-1] in ("BRA", "BRX", "EXIT", "RET", "CALL"):
+            blocks.append([])
+    return blocks
+
+
 def test_registers_move_to_the_consumers(kernels):
     """ptxas ignores setmaxnreg, with a warning only, where it cannot tell the roles of warps apart."""
     for kernel in kernels:

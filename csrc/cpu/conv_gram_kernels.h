@@ -18,7 +18,7 @@
 
 namespace gatedops::cpu {
 
-constexpr int kPairs = 16;      // pairs side by side: one x against kPairs y
+constexpr int kPairs = 16;  // pairs side by side: one x against kPairs y
 
 // One axis of a map: the pixels begin .. end - 1 of x; from `split` on the pixel of y has wrapped round.
 struct Axis {

@@ -52,8 +52,7 @@ class EntryThread {
       case EntryOp::add: {
         const T first = times(store_[step_.src + number], scale);
         const bool second = step_.src2 >= 0;
-        const T both =
-            second ? plus(first, times(store_[step_.src2 + number], static_cast<T>(step_.scale2))) : first;
+        const T both = second ? plus(first, times(store_[step_.src2 + number], static_cast<T>(step_.scale2))) : first;
         return plus(both, offset);
       }
       case EntryOp::pool:

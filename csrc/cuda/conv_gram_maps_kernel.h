@@ -1,19 +1,20 @@
 // A stretch of the convolutional recursion in registers.
 //
-// A convolution of stride 1 moves both pixels by the same offset, so the map R(p, p + d) of one displacement d, an image
-// of p, goes through all layers by itself. Displacements are counted modulo the size: the map of d holds the pixels whose
-// partner lies d further on and, behind a split, those whose partner lies d - size further on. So all P maps have P
-// pixels and no lane idles; taps that would cross the split, or the edge, are zero (with circular padding nothing is).
+// A convolution of stride 1 moves both pixels by the same offset, so the map R(p, p + d) of one displacement d, an
+// image of p, goes through all layers by itself. Displacements are counted modulo the size: the map of d holds the
+// pixels whose partner lies d further on and, behind a split, those whose partner lies d - size further on. So all P
+// maps have P pixels and no lane idles; taps that would cross the split, or the edge, are zero (with circular padding
+// nothing is).
 //
-// One warp holds a map: lane = column, rows in registers; of narrow images several maps side by side. A box sums rows in
-// registers, then columns by shuffles. The overlap of the masks is made by population counts from gates that the
+// One warp holds a map: lane = column, rows in registers; of narrow images several maps side by side. A box sums rows
+// in registers, then columns by shuffles. The overlap of the masks is made by population counts from gates that the
 // first-level cache holds: the blocks of a pair, one for each displacement of the rows, read the same ones. Only gates
 // and the few numbers of x are read; a pair leaves one sum for each block.
 //
-// The cost of one number of one layer, for 3 x 3 and 64 channels, in cycles of one multiprocessor of sm_90: 2 population
-// counts 1/8, 16 bytes of gates 1/8, 2 shuffles 1/16, and some 20 instructions 1/6. Loads and shuffles share a queue: 3/16.
-// The bound is about 5 numbers a cycle; 10 us for a pair of 32 x 32 images and 4 layers are 1.8 on 132 multiprocessors.
-// Tensor cores would make the counts sooner, but as tiles of (p, p'), whose diagonals the boxes need.
+// The cost of one number of one layer, for 3 x 3 and 64 channels, in cycles of one multiprocessor of sm_90: 2
+// population counts 1/8, 16 bytes of gates 1/8, 2 shuffles 1/16, and some 20 instructions 1/6. Loads and shuffles share
+// a queue: 3/16. The bound is about 5 numbers a cycle; 10 us for a pair of 32 x 32 images and 4 layers are 1.8 on 132
+// multiprocessors. Tensor cores would make the counts sooner, but as tiles of (p, p'), whose diagonals the boxes need.
 #pragma once
 
 #include <type_traits>
@@ -44,7 +45,8 @@ __device__ __forceinline__ double* lane_sums(int warp) {
 template <class T, int kRows, bool kSquare>
 class MapWarp {
  public:
-  __device__ __forceinline__ MapWarp(const ConvBatch<T>& batch, const Stretch& stretch, int64_t pair, int shift_y, int warp, int lane)
+  __device__ __forceinline__
+  MapWarp(const ConvBatch<T>& batch, const Stretch& stretch, int64_t pair, int shift_y, int warp, int lane)
       : batch_(batch),
         height_(stretch.height),
         width_(stretch.width),
@@ -327,8 +329,8 @@ class MapWarp {
     }
   }
 
-  // Rows kFirst and up, kCounted at a time. Masks of images have an even number of words at each pixel; of an odd number
-  // in use the last is left out.
+  // Rows kFirst and up, kCounted at a time. Masks of images have an even number of words at each pixel; of an odd
+  // number in use the last is left out.
   template <int kFirst, int kCounted, class Stride>
   __device__ __forceinline__ void multiply_rows(const MapStep& step, Stride stride) {
     int32_t counts[kCounted];

@@ -13,18 +13,18 @@
 namespace gatedops::cuda {
 
 constexpr int kWarp = 32;
-constexpr int kMapEdge = 32;    // largest height and width of maps that stay in registers
-constexpr int kMaxSteps = 32;   // of a stretch: with the batch they fit the 4 KiB of a kernel's parameters
-constexpr int kMaxSlots = 8;    // maps of a warp in shared memory
-constexpr int kMaxSums = 4;     // totals of a stretch
-constexpr int kMaxWarps = 8;    // of a block
+constexpr int kMapEdge = 32;   // largest height and width of maps that stay in registers
+constexpr int kMaxSteps = 32;  // of a stretch: with the batch they fit the 4 KiB of a kernel's parameters
+constexpr int kMaxSlots = 8;   // maps of a warp in shared memory
+constexpr int kMaxSums = 4;    // totals of a stretch
+constexpr int kMaxWarps = 8;   // of a block
 constexpr int kEntryThreads = 256;
 constexpr int64_t kMaxChannels = 1 << 22;  // counts stay below 2^23, exact in a float's mantissa
 
 // Rows of one side.
 template <class T>
 struct ConvSide {
-  const T* x;             // columns apart
+  const T* x;  // columns apart
   int64_t columns;
   const uint32_t* words;  // words_stride apart
   int64_t words_stride;
@@ -79,11 +79,11 @@ enum MapFlag : int32_t { kCircular = 1, kSameRow = 2, kSameColumn = 4, kAtZero =
 
 struct MapStep {
   MapOp op;
-  int32_t slot;            // of the operand; -1: at `place` of the store. A box that is not 3 x 3: the first of two to use
+  int32_t slot;  // of the operand; -1: at `place` of the store. A box that is not 3 x 3: the first of two to use
   int64_t place;
-  int64_t first;           // column of x, or word of the masks
-  int32_t channels;        // of an input
-  int32_t used, stride;    // words of a mask that hold gates (0: no mask), and from one position to the next
+  int64_t first;         // column of x, or word of the masks
+  int32_t channels;      // of an input
+  int32_t used, stride;  // words of a mask that hold gates (0: no mask), and from one position to the next
   int32_t flags;
   int32_t kernel_y, kernel_x, pad_y, pad_x, dilation_y, dilation_x;
   double scale, scale2, constant;
@@ -132,13 +132,13 @@ enum class EntryOp : int32_t { input, constant, box, add, pool, select };  // a 
 
 struct EntryStep {
   EntryOp op;
-  int32_t flags;                // MapFlag
-  int64_t out, src, src2;       // places in the store
+  int32_t flags;           // MapFlag
+  int64_t out, src, src2;  // places in the store
   int64_t first, channels;
-  int32_t used, stride;         // as of MapStep
+  int32_t used, stride;  // as of MapStep
   int32_t in_y, in_x, out_y, out_x;
   int32_t kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x, dilation_y, dilation_x;
-  int64_t weights;              // of a pool; -1: all 1
+  int64_t weights;  // of a pool; -1: all 1
   double scale, scale2, constant;
 
   GATEDOPS_HOST_DEVICE bool has(MapFlag flag) const {

@@ -84,8 +84,7 @@ void run(ConvCall& call) {
     call.stretches += stage.kind == ConvStage::Kind::stretch;
   }
   const int64_t pairs = call.symmetric != 0 ? call.n * (call.n + 1) / 2 : call.n * call.m;
-  std::vector<T> store(
-      static_cast<size_t>(call.pairs_per_batch * plan.numbers), std::numeric_limits<T>::quiet_NaN());
+  std::vector<T> store(static_cast<size_t>(call.pairs_per_batch * plan.numbers), std::numeric_limits<T>::quiet_NaN());
   std::vector<double> parts(static_cast<size_t>(call.pairs_per_batch * plan.parts), std::nan(""));
   const ConvBatch<T> batch{
       {static_cast<const T*>(call.x), call.columns, call.words, call.words_stride},
