@@ -91,9 +91,9 @@ def test_the_same_bits_on_every_run_and_in_every_batch():
 
 def test_npk_of_a_model_on_the_gpu():
     spec = conv_spec((3, 32, 32), [16, 16], [20], 10, "gap")
-    net, x = spec.relu_net(0).eval(), torch.rand(6, 3, 32, 32)
+    net, x = spec.relu_net(0).eval().double(), torch.rand(6, 3, 32, 32, dtype=torch.float64)
     expected = gatedops.npk(net, x, dtype=torch.float64)
-    found = gatedops.npk(net.double().cuda(), x.double().cuda(), dtype=torch.float64)
+    found = gatedops.npk(net.cuda(), x.cuda(), dtype=torch.float64)
     assert_close_in_float64(found.cpu(), expected)
 
 
