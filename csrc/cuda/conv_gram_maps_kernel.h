@@ -12,10 +12,10 @@
 // and the few numbers of x are read; a pair leaves one sum for each block.
 //
 // The cost of one number of one layer, for 3 x 3 and 64 channels, in cycles of one multiprocessor of sm_90: 28
-// instructions for 32 of them in the machine code 7/32, 2 population counts 1/8, 16 bytes of gates 1/8, 2 shuffles 1/16;
-// loads and shuffles share a queue, 3/16. So at most 4.6 numbers a cycle, where 10 us for a pair of 32 x 32 images and 4
-// layers on 132 multiprocessors of 1.75 GHz need 1.8. Tensor cores would make the counts sooner, but as tiles of
-// (p, p'), whose diagonals the boxes need.
+// instructions for 32 of them in the machine code 7/32, 2 population counts 1/8, 16 bytes of gates 1/8, 2 shuffles
+// 1/16; loads and shuffles share a queue, 3/16. So at most 4.6 numbers a cycle, where 10 us for a pair of 32 x 32
+// images and 4 layers on 132 multiprocessors of 1.75 GHz need 1.8. Tensor cores would make the counts sooner, but as
+// tiles of (p, p'), whose diagonals the boxes need.
 #pragma once
 
 #include <type_traits>
