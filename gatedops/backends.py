@@ -1,7 +1,7 @@
 """What the ops can run on here, what is chosen, and why. `python -m gatedops` prints it.
 
 GATEDOPS_CPU (serial, avx2 or avx512) forces the instruction set of the CPU kernels. GATEDOPS_BACKEND=triton adds the
-kernels for NVIDIA GPUs, GATEDOPS_BACKEND=cuda takes those of the gram family and conv_gram from gatedops._C_cuda;
+kernels for NVIDIA GPUs, GATEDOPS_BACKEND=cuda takes those of the gram family from gatedops._C_cuda instead;
 tensors on the CPU run there all the same. Both are read once, when gatedops is imported; a value that cannot be had is
 a ValueError there.
 """
