@@ -13,7 +13,11 @@ import torch
 from torch.utils.cpp_extension import include_paths
 
 ROOT = Path(__file__).resolve().parent
-SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cpp")) + sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+SOURCES = [
+    *sorted((ROOT / "csrc" / "cuda").glob("*.cpp")),
+    *sorted((ROOT / "csrc" / "cuda").glob("*.cu")),
+    ROOT / "csrc" / "conv_program.cpp",  # what both modules read programs with
+]
 # sm_80 code runs on 8.x and, through mma.sync, is what a 9.0 GPU falls back to; wgmma exists for sm_90a alone.
 ARCHITECTURES = ("80", "90a")
 

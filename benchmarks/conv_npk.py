@@ -8,9 +8,12 @@ optional and needs JAX), its convolutional NTK of the same architecture. Writes 
 
     python benchmarks/conv_npk.py
     python benchmarks/conv_npk.py --data cifar10 --data-dir DIR --n 1000 --channels 64 64 128 128 --dense 256 256
+    GATEDOPS_BACKEND=cuda python benchmarks/conv_npk.py --device cuda
 
 The ridge of the regression is chosen on a held-out fifth of the training points. The net, and so its trained gates, has
 seen all training points; no test point is used before the test accuracies.
+
+With --device cuda the time of a pair alone is measured, on a GPU; writes OUT/conv_npk_cuda.json.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ from _common.options import (
     require_memory,
 )
 from _common.output import print_table, write_json_atomically
-from _conv_npk import shifts, speed, study
+from _conv_npk import gpu, shifts, speed, study
 from _gram.targets import HEADER as TARGET_HEADER
 from _gram.targets import Target
 
@@ -44,7 +47,7 @@ from gatedops.nn import conv_spec
 DEFAULT_POINTS = {"digits": 1797, "mnist": 600, "cifar10": 400, "random": 200}
 QUICK_POINTS = 200
 CHANNELS = (64, 64, 64, 64)
-REPEATS, QUICK_REPEATS = 7, 3
+REPEATS, QUICK_REPEATS, GPU_REPEATS = 7, 3, 21
 ARRAYS = 8  # (n, n) arrays alive at the worst moment
 
 
@@ -52,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = options.add_argument
     defaults = ", ".join(f"{name} {n}" for name, n in DEFAULT_POINTS.items())
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: timings alone (default: %(default)s)")
     add("--data", choices=data.NAMES, default="digits", help="image set (default: %(default)s)")
     add("--data-dir", type=Path, help="folder with the files of mnist or cifar10")
     add("--n", type=at_least(10), help=f"points in the Gram, a fifth of them test points (default: {defaults})")
@@ -84,6 +88,31 @@ def time_pairs(args: argparse.Namespace) -> list[speed.Entry]:
     repeats = QUICK_REPEATS if args.quick else REPEATS
     timed = [speed.time_problem(one, args.seed, repeats, peers=not args.no_peers) for one in problems]
     return [entry for entries in timed for entry in entries]
+
+
+def as_json(args: argparse.Namespace) -> dict[str, object]:
+    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+
+
+def run_on_gpu(args: argparse.Namespace) -> None:
+    gpu.require_kernels()
+    require_folder(args.out)
+    report = machine_report() | {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
+    print(f"{report['gpu']}, torch {report['torch']}, CUDA {report['cuda']}; all of npk on a symmetric Gram, float32")
+    problems = gpu.QUICK_PROBLEMS if args.quick else gpu.PROBLEMS
+    repeats = QUICK_REPEATS if args.quick else GPU_REPEATS
+    entries = [entry for one in problems for entry in gpu.time_problem(one, args.seed, repeats)]
+    print_table(speed.HEADER, [entry.row() for entry in entries])
+    held = list(gpu.targets(entries))
+    print_table(TARGET_HEADER, [target.row() for target in held])
+    content = {
+        "machine": report,
+        "options": as_json(args),
+        "speed": [entry.to_json() for entry in entries],
+        "targets": [asdict(target) | {"met": target.met} for target in held],
+    }
+    write_json_atomically(args.out / "conv_npk_cuda.json", content)
+    print(f"\nwrote {args.out / 'conv_npk_cuda.json'}")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -128,7 +157,7 @@ def run(args: argparse.Namespace) -> None:
     content = {
         "machine": report,
         "cores_busy_elsewhere": busy,
-        "options": {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},
+        "options": as_json(args),
         "points": {"n": n, "train": points.n_train, "test": n - points.n_train},
         "net": {"layers": layers, "test_accuracy": found.net_accuracy, "loss_by_epoch": found.losses},
         "kernels": {name: figures.to_json() for name, figures in found.figures.items()},
@@ -149,7 +178,7 @@ def run(args: argparse.Namespace) -> None:
 def main() -> int:
     args = parser().parse_args()
     try:
-        run(args)
+        run_on_gpu(args) if args.device == "cuda" else run(args)
     except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
         print(f"conv_npk.py: error: {error}", file=sys.stderr)
         return 2

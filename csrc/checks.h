@@ -1,26 +1,20 @@
 // Argument checks shared by all kernels. They guard the raw ops against anything that would read or
 // write outside a tensor; the Python wrappers say the same things earlier and in the user's terms.
-// std::invalid_argument reaches Python as ValueError.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
 
 #include <cstdint>
 #include <optional>
-#include <stdexcept>
 #include <string>
 #include <vector>
+
+#include "require.h"
 
 namespace gatedops {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-inline void require(bool condition, const std::string& message) {
-  if (!condition) {
-    throw std::invalid_argument(message);
-  }
-}
 
 inline std::string shape_of(const Tensor& t) {
   std::string s = "(";

@@ -9,6 +9,7 @@ import torch
 
 # Functions with kernels in csrc/cuda/; gate_agreement is gate_overlap with widths.
 OPS = (
+    "conv_gram",
     "gate_agreement",
     "gate_neighbors",
     "gate_overlap",

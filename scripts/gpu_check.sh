@@ -70,9 +70,13 @@ if compgen -G "gatedops/_C_cuda*.so" >/dev/null; then
   step grams_cuda 60 env GATEDOPS_BACKEND=cuda "${tests[@]}" -x --timeout 55 tests/test_gpu_gram_cuda.py
   step grams_sm80 60 env GATEDOPS_BACKEND=cuda GATEDOPS_CUDA=sm80 "${tests[@]}" -x --timeout 55 \
     tests/test_gpu_gram_cuda.py
+  step conv_gram 90 env GATEDOPS_BACKEND=cuda "${tests[@]}" --timeout 85 tests/test_gpu_conv_gram.py
 fi
 step timings 150 "$python" benchmarks/gated_linear.py --device cuda --quick --only layer pair --no-compile --no-plot \
   --out "$out"
+if compgen -G "gatedops/_C_cuda*.so" >/dev/null; then
+  step conv_times 60 env GATEDOPS_BACKEND=cuda "$python" benchmarks/conv_npk.py --device cuda --quick --out "$out"
+fi
 if "$python" benchmarks/gram.py --help | grep -q -- --device; then
   step gram_times 60 "$python" benchmarks/gram.py --device cuda --quick --no-plot --out "$out"
 fi

@@ -114,6 +114,11 @@ def test_an_error_is_one_sentence_and_exit_code_2(tmp_path: Path) -> None:
         (["--epochs", "-1"], "argument --epochs: must be at least 0, got -1"),
         (["--dtype", "float16"], "argument --dtype: invalid choice"),
         (["--data", "cifar10"], "data_dir is needed for cifar10"),
+        pytest.param(
+            ["--device", "cuda"],
+            "--device cuda needs an NVIDIA GPU and a torch built for CUDA; torch sees none: use --device cpu",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
     ],
 )
 def test_bad_options(
@@ -160,6 +165,28 @@ def test_a_peer_that_is_installed_takes_its_turns(script: ModuleType, monkeypatc
     assert script.speed.neural_tangents_versions() == {"neural_tangents": "2", "jax": "1"}
     monkeypatch.setitem(sys.modules, "neural_tangents", None)
     assert script.speed.neural_tangents_versions() is None
+
+
+def test_timings_on_a_gpu_go_to_a_file_of_their_own(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the CPU as stand-in for the GPU: what is compared, written and held against the target."""
+    taken = SimpleNamespace(samples=(0.002, 0.001, 0.003))
+    monkeypatch.setattr(script.gpu, "require_kernels", lambda: None)
+    monkeypatch.setattr(script.gpu, "QUICK_PROBLEMS", (script.speed.Problem(1, 32, 3, 2, 0),))
+    monkeypatch.setattr(script.gpu, "interleaved_gpu_medians", lambda made, *_, **__: dict.fromkeys(made, taken))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    for kind in (torch.Tensor, torch.nn.Module):
+        monkeypatch.setattr(kind, "cuda", lambda self: self)
+    assert main_with(script, monkeypatch, "--device", "cuda", "--out", str(tmp_path)) == 0
+    found = json.loads((tmp_path / "conv_npk_cuda.json").read_text())
+    assert found["machine"]["gpu"] == "a GPU"
+    ours, plain = found["speed"]
+    assert (ours["by"], ours["pairs"], plain["pairs"]) == ("gatedops", 6, 3)
+    assert ours["us_per_pair"] == pytest.approx(2000 / 6)
+    assert found["targets"] == [
+        {"name": "32x32, us a pair", "wanted": 10, "found": ours["us_per_pair"], "at_least": False, "met": False}
+    ]
 
 
 def test_grams_are_normalised(script: ModuleType) -> None:

@@ -9,6 +9,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import util
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,68 @@ def test_registers_stay_under_the_limit(kernels):
         used = re.search(r"Used (\d+) registers", kernel.report)
         assert used, kernel.report
         assert int(used[1]) <= REGISTERS[kernel.name]
+
+
+@pytest.fixture(scope="module")
+def stretches(objects):
+    """The kernels of conv_gram that hold maps in registers."""
+    if util.find_spec("triton") is None:
+        pytest.skip("needs triton, whose wheel holds the disassembler: pip install triton")
+    target, text = objects["conv_gram.cu"]
+    told = reports(text)
+    return [
+        Kernel(name, architecture, told[name, architecture], opcodes)
+        for (name, architecture), opcodes in disassembled(target).items()
+        if "stretch_kernel" in name
+    ]
+
+
+def assert_maps_fit(name, report):
+    """128 registers let two blocks run on a multiprocessor. Of 32 rows of float32 a counter or two goes to memory."""
+    stack, used = (int(re.search(pattern, report)[1]) for pattern in (r"(\d+) bytes stack", r"Used (\d+) registers"))
+    assert used <= (128 if "IfLi" in name else 255)
+    assert stack <= (32 if "IfLi32" in name else 0)
+
+
+def test_maps_of_pixels_stay_in_registers(stretches):
+    """float32 and float64, squares of 8, 16, 32 and all the rest, on both architectures. Nothing goes to local memory
+    among the instructions that count overlaps or shuffle rows; the sums at the end, float64, do not matter."""
+    assert len(stretches) == 16
+    for kernel in stretches:
+        assert_maps_fit(kernel.name, kernel.report)
+        inner = [block for block in blocks_of(kernel.instructions) if {"POPC", "SHFL"} & set(block)]
+        inner = {*chain.from_iterable(block for block in inner if "IdLi" in kernel.name or "DADD" not in block)}
+        assert {"POPC", "SHFL", "LDG"} <= inner
+        assert not {"LDL", "STL"} & inner
+
+
+@pytest.mark.slow
+def test_maps_of_pixels_stay_in_registers_on_blackwell(tmp_path):
+    source = ROOT / "csrc" / "cuda" / "conv_gram.cu"
+    command = setup_cuda.compile_command(source, tmp_path / "made.o", TORCH_TARGET, ["100"])
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = {name: report for (name, _), report in reports(done.stdout + done.stderr).items() if "stretch" in name}
+    assert len(found) == 8
+    for name, report in found.items():
+        assert_maps_fit(name, report)
+
+
+def test_sums_of_maps_are_never_contracted(stretches):
+    """The bits of a map are the CPU's, where nothing is."""
+    for kernel in stretches:
+        if "If" in kernel.name:
+            assert "FFMA" not in {opcode.split(".")[0] for opcode in kernel.instructions}
+
+
+def blocks_of(opcodes):
+    """Opcodes without their modifiers, cut at branches."""
+    blocks = [[]]
+    for opcode in opcodes:
+        blocks[-1].append(opcode.split(".")[0])
+        if blocks[-1][-1] in ("BRA", "BRX", "EXIT", "RET", "CALL"):
+            blocks.append([])
+    return blocks
 
 
 def test_registers_move_to_the_consumers(kernels):

@@ -96,7 +96,11 @@ def time_problem(problem: Problem, seed: int, repeats: int, *, peers: bool) -> l
         contestants[PEER] = lambda: kernel(images)
     times = interleaved_medians(contestants, repeats, least=3, seconds=6, label=problem.name)
     samples = {by: taken.samples for by, taken in times.items()} | ({PLAIN: (plain_s,)} if peers else {})
-    # neural-tangents computes every entry, the others each unordered pair once.
+    return entries_of(problem, samples)
+
+
+def entries_of(problem: Problem, samples: dict[str, tuple[float, ...]]) -> list[Entry]:
+    """From seconds by contestant. neural-tangents computes every entry, the others each unordered pair once."""
     pairs = {"gatedops": _unordered(problem.n), PEER: problem.n_peer**2, PLAIN: _unordered(problem.n_plain)}
     ours = statistics.median(samples["gatedops"]) / pairs["gatedops"]
     return [
@@ -133,15 +137,20 @@ def neural_tangents_versions() -> dict[str, str] | None:
     return {name: importlib.import_module(name).__version__ for name in ("neural_tangents", "jax")}
 
 
+def require_agreement(net: nn.Sequential, x: Tensor, expected: Tensor) -> None:
+    """RuntimeError unless gatedops.npk gives what its plain form does."""
+    error = float((gatedops.npk(net, x, progress=False) - expected).abs().max() / expected.abs().max())
+    if not error < LARGEST_ERROR:
+        raise RuntimeError(f"gatedops.npk is wrong: it differs from its plain form by {error:.1e}")
+
+
 def _seconds_of_plain_form(net: nn.Sequential, x: Tensor) -> float:
     """Of one run in float32, whose result gatedops has to agree with."""
     plain = plain_form(net, x, torch.float32)
     start = time.perf_counter()
     expected = plain()
     seconds = time.perf_counter() - start
-    error = float((gatedops.npk(net, x, progress=False) - expected).abs().max() / expected.abs().max())
-    if not error < LARGEST_ERROR:
-        raise RuntimeError(f"gatedops.npk is wrong: it differs from its plain form by {error:.1e}")
+    require_agreement(net, x, expected)
     return seconds
 
 

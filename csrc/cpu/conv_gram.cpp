@@ -4,6 +4,7 @@
 // the kernels that pools make, never n x m x P x P.
 #include <torch/csrc/stable/library.h>
 
+#include "../conv_gram_args.h"
 #include "../kernel.h"
 #include "conv_gram_tile.h"
 
@@ -12,42 +13,6 @@ namespace {
 
 constexpr int kRows = 8;                    // rows of x that share the planning of a displacement
 constexpr int64_t kSharedStore = 64 << 10;  // bytes that stored registers take per x, at most, for it
-
-struct ConvGramArgs {
-  Tensor x, words;
-  std::optional<Tensor> y, y_words;
-
-  const Tensor& right() const {
-    return y ? *y : x;
-  }
-  const Tensor& right_words() const {
-    return y_words ? *y_words : words;
-  }
-  bool symmetric() const {
-    return !y_words;
-  }
-
-  void require_valid(ScalarType dtype) const {
-    require_float(dtype, "dtype");
-    require(y.has_value() == y_words.has_value(), "y: needs y_words, and y_words needs y");
-    require_side(x, words, dtype, "x", "words");
-    if (y) {
-      require_side(*y, *y_words, dtype, "y", "y_words");
-      require(y->size(1) == x.size(1), "y: needs as many columns as x");
-      require(y_words->size(1) == words.size(1), "y_words: needs as many words in a row as words");
-    }
-  }
-
- private:
-  static void require_side(
-      const Tensor& x, const Tensor& words, ScalarType dtype, const char* name, const char* words_name) {
-    require_words(words, words_name);
-    require(
-        x.dim() == 2 && x.size(0) == words.size(0),
-        std::string(name) + ": got shape " + shape_of(x) + ", needs (" + std::to_string(words.size(0)) + ", D)");
-    require(x.scalar_type() == dtype, std::string(name) + ": needs the given dtype");
-  }
-};
 
 // Rows of x of one task: few where there is little work for each thread or much to store for each row.
 template <class T>

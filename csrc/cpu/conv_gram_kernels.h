@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "../conv_program.h"
 #include "isa.h"
 
 // Function attributes that inline what must share registers.
@@ -17,8 +18,7 @@
 
 namespace gatedops::cpu {
 
-constexpr int kPairs = 16;      // pairs side by side: one x against kPairs y
-constexpr int kMaxWindow = 64;  // rows that a box sums
+constexpr int kPairs = 16;  // pairs side by side: one x against kPairs y
 
 // One axis of a map: the pixels begin .. end - 1 of x; from `split` on the pixel of y has wrapped round.
 struct Axis {

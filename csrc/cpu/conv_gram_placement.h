@@ -5,6 +5,7 @@
 #include <map>
 #include <tuple>
 
+#include "../require.h"
 #include "conv_gram_plan.h"
 
 namespace gatedops::cpu {

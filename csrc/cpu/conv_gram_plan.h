@@ -3,7 +3,6 @@
 #pragma once
 
 #include "conv_gram_kernels.h"
-#include "conv_gram_program.h"
 
 namespace gatedops::cpu {
 

@@ -4,16 +4,13 @@
 
 #include <cstdint>
 
+#include "../gate_layout.h"
 #include "isa.h"
 
 namespace gatedops::cpu {
 
 // How an element's bits say "greater than zero". NaN is off.
 enum class GateSource { f32, f64, bf16, f16, boolean };
-
-constexpr int64_t words_per_position(int64_t positions, int64_t channels) {
-  return positions == 1 ? (channels + 31) / 32 : 2 * ((channels + 63) / 64);
-}
 
 struct PackKernels {
   // One position: channels contiguous elements -> ceil(channels / 32) words.

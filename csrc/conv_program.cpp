@@ -1,8 +1,11 @@
-#include "conv_gram_program.h"
+#include "conv_program.h"
 
-#include "gates.h"
+#include <string>
 
-namespace gatedops::cpu {
+#include "gate_layout.h"
+#include "require.h"
+
+namespace gatedops {
 namespace {
 
 // One instruction's fields; every error names it.
@@ -135,4 +138,4 @@ std::vector<Instruction> decode_program(
   return instructions;
 }
 
-}  // namespace gatedops::cpu
+}  // namespace gatedops

@@ -1,13 +1,14 @@
 // The program of a conv_gram op: a straight line of instructions on registers, each a kernel K(p, p') between the
-// pixels of two inputs. gatedops/ops/conv_program.py is its description; require_valid guards all memory accesses.
+// pixels of two inputs, for every device. gatedops/ops/conv_program.py is its description; decode_program guards all
+// memory accesses.
 #pragma once
 
+#include <cstdint>
 #include <vector>
 
-#include "../checks.h"
-#include "conv_gram_kernels.h"
+namespace gatedops {
 
-namespace gatedops::cpu {
+constexpr int kMaxWindow = 64;  // rows or columns of a box's window
 
 enum class ConvOp { input, box, gate, select, pool, add, constant, trace };
 
@@ -61,4 +62,4 @@ constexpr int64_t kMaxInstructions = 4096;
 std::vector<Instruction> decode_program(
     const std::vector<int64_t>& program, const std::vector<double>& scalars, int64_t columns, int64_t words);
 
-}  // namespace gatedops::cpu
+}  // namespace gatedops

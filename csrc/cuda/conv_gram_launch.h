@@ -1,0 +1,20 @@
+// What csrc/cuda/conv_gram.cpp calls: launchers of the kernels in conv_gram.cu, float and double. A launch is queued on
+// `stream` (a cudaStream_t) of the current device; each returns a cudaError_t.
+#pragma once
+
+#include "conv_gram_steps.h"
+
+namespace gatedops::cuda {
+
+template <class T>
+int launch_stretch(const ConvBatch<T>& batch, const Stretch& stretch, void* stream);
+template <class T>
+int launch_total(const ConvBatch<T>& batch, const TotalStep& step, void* stream);
+template <class T>
+int launch_entries(const ConvBatch<T>& batch, const EntryStep& step, void* stream);
+template <class T>
+int launch_close(const ConvBatch<T>& batch, const CloseStep& step, void* stream);
+template <class T>
+int launch_write(const ConvBatch<T>& batch, int64_t place, void* stream);
+
+}  // namespace gatedops::cuda
