@@ -9,6 +9,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 namespace gatedops {
@@ -22,6 +23,14 @@ inline void require(bool condition, const std::string& message) {
   }
 }
 
+// The same for checks of every call: message() is put together only where the condition fails.
+template <class Message, class = std::enable_if_t<std::is_invocable_r_v<std::string, const Message&>>>
+inline void require(bool condition, const Message& message) {
+  if (!condition) {
+    throw std::invalid_argument(message());
+  }
+}
+
 inline std::string shape_of(const Tensor& t) {
   std::string s = "(";
   for (int64_t d = 0; d < t.dim(); ++d) {
@@ -31,9 +40,11 @@ inline std::string shape_of(const Tensor& t) {
 }
 
 inline void require_words(const Tensor& words, const char* name) {
-  require(words.dim() == 2, std::string(name) + ": got shape " + shape_of(words) + ", needs (n, W)");
-  require(words.scalar_type() == ScalarType::Int, std::string(name) + ": needs dtype int32");
-  require(words.size(1) <= 1 || words.stride(1) == 1, std::string(name) + ": the words of a row must be contiguous");
+  require(words.dim() == 2, [&] { return std::string(name) + ": got shape " + shape_of(words) + ", needs (n, W)"; });
+  require(words.scalar_type() == ScalarType::Int, [&] { return std::string(name) + ": needs dtype int32"; });
+  require(words.size(1) <= 1 || words.stride(1) == 1, [&] {
+    return std::string(name) + ": the words of a row must be contiguous";
+  });
 }
 
 inline void require_float(ScalarType dtype, const char* name) {
