@@ -24,15 +24,18 @@ void require_pair(
   require(same, [&] { return "z: got shape " + shape_of(z) + ", needs the leading dimensions of h, " + shape_of(h); });
 }
 
-// z = v * gate(q) and h = relu(q); h nullptr: only z. h may be q, z may be v.
-void gate_softly(const Tensor& q, const Tensor& v, const Tensor* h, const Tensor& z, double beta, double gain) {
+// words = gates of q, z = v * gate(q) and h = relu(q); h nullptr: not h. h may be q, z may be v.
+void gate_softly(
+    const Tensor& q, const Tensor& v, const Tensor& words, const Tensor* h, const Tensor& z, double beta, double gain) {
   const RowView from(q), values(v), to(z);
+  const LayerPacker packer(q, words);
   const SoftRow row{beta, gain, from.width};
   char* activations = h == nullptr ? nullptr : RowView(*h).data;
   const GateRows kernels = gate_rows(q.scalar_type());
   torch::stable::parallel_for(0, from.rows, grain_of(from.row_bytes), [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       char* activation = activations == nullptr ? nullptr : activations + r * from.row_bytes;
+      packer.pack(r, from[r]);
       kernels.soft_pair(row, from[r], values[r], activation, to[r]);
     }
   });
@@ -56,13 +59,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> gated_linear_pair_soft(
   require_pair(h, w_f, b_f, z, w_v, b_v);
   const Tensor q = linear(h, w_f, b_f), v = linear(z, w_v, b_v);
   Tensor words = new_layer(q), z_next = new_rows(v);
-  gate_by_itself(q, words, false);
   if (linear_feature) {
-    gate_softly(q, v, nullptr, z_next, beta, gain);
+    gate_softly(q, v, words, nullptr, z_next, beta, gain);
     return {q, z_next, words, nothing(q), v};
   }
   Tensor h_next = new_rows(q);
-  gate_softly(q, v, &h_next, z_next, beta, gain);
+  gate_softly(q, v, words, &h_next, z_next, beta, gain);
   return {h_next, z_next, words, q, v};
 }
 
@@ -86,10 +88,10 @@ void gated_linear_pair_out(
   });
   linear_out(h, w_f, b_f, h_next);
   linear_out(z, w_v, b_v, z_next);
-  gate_by_itself(h_next, gates_out, !soft && !linear_feature);
   if (soft) {
-    gate_softly(h_next, z_next, linear_feature ? nullptr : &h_next, z_next, beta, gain);
+    gate_softly(h_next, z_next, gates_out, linear_feature ? nullptr : &h_next, z_next, beta, gain);
   } else {
+    gate_by_itself(h_next, gates_out, !linear_feature);
     select_rows(z_next, GateView(gates_out, 0), z_next);
   }
 }
