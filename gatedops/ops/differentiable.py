@@ -88,7 +88,9 @@ class Differentiable:
         )
         # For reverse mode alone a Function without setup_context, whose apply leaves out what it does for torch.func,
         # takes half the time: binding arguments alone is 13 us a call.
-        recorded = type(f"gatedops_{name}", (torch.autograd.Function,), methods | {"forward": staticmethod(forward_and_save)})
+        recorded = type(
+            f"gatedops_{name}", (torch.autograd.Function,), methods | {"forward": staticmethod(forward_and_save)}
+        )
         self._recorded: Any = super(torch.autograd.Function, recorded).apply  # type: ignore[misc]
 
     def __call__(self, *inputs: Any) -> Any:

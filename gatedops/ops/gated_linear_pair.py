@@ -261,9 +261,7 @@ def _pair_soft_backward(
         if not linear_feature:  # there q is no result of its own
             dq = plus(dq, grad_q)
         return *_layer_gradients(dq, h, w_f, needs), *_layer_gradients(plus(dv, grad_v), z, w_v, needs[3:]), *rest
-    gradients = pair_soft_backward(
-        grad_h, grad_z, q, v, h, w_f, needs[2], z, w_v, needs[5], beta, gain, linear_feature
-    )
+    gradients = pair_soft_backward(grad_h, grad_z, q, v, h, w_f, needs[2], z, w_v, needs[5], beta, gain, linear_feature)
     return *asked(gradients, needs[:6]), *rest
 
 
