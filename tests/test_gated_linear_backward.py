@@ -1,4 +1,4 @@
-"""The backward ops of gated layers: both networks of a pair at once, products side by side, memory kept between calls."""
+"""The backward ops of gated layers: two networks at once, products side by side, memory kept between calls."""
 
 from __future__ import annotations
 
