@@ -25,9 +25,11 @@ inline std::string shape_of(const Tensor& t) {
 }
 
 inline void require_words(const Tensor& words, const char* name) {
-  require(words.dim() == 2, std::string(name) + ": got shape " + shape_of(words) + ", needs (n, W)");
-  require(words.scalar_type() == ScalarType::Int, std::string(name) + ": needs dtype int32");
-  require(words.size(1) <= 1 || words.stride(1) == 1, std::string(name) + ": the words of a row must be contiguous");
+  require(words.dim() == 2, [&] { return std::string(name) + ": got shape " + shape_of(words) + ", needs (n, W)"; });
+  require(words.scalar_type() == ScalarType::Int, [&] { return std::string(name) + ": needs dtype int32"; });
+  require(words.size(1) <= 1 || words.stride(1) == 1, [&] {
+    return std::string(name) + ": the words of a row must be contiguous";
+  });
 }
 
 inline void require_float(ScalarType dtype, const char* name) {

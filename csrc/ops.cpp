@@ -61,6 +61,10 @@ STABLE_TORCH_LIBRARY(gatedops, m) {
       "gated_linear_pair(Tensor h, Tensor w_f, Tensor? b_f, Tensor z, Tensor w_v, Tensor? b_v, "
       "bool linear_feature) -> (Tensor, Tensor, Tensor)");
   m.def(
+      "gated_linear_pair_backward(Tensor grad_h, Tensor grad_z, Tensor? h, Tensor? w_f, bool b_f, Tensor? z, "
+      "Tensor? w_v, bool b_v, Tensor words, bool linear_feature) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def(
       "gated_linear_pair_soft(Tensor h, Tensor w_f, Tensor? b_f, Tensor z, Tensor w_v, Tensor? b_v, float beta, "
       "float gain, bool linear_feature) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def(

@@ -177,6 +177,12 @@ RAW = {
     "gated_linear_soft": lambda: OPS.gated_linear_soft(X, W, B, SOFT[1:]),
     "gated_linear_soft_backward": lambda: OPS.gated_linear_soft_backward(SOFT, X, W, SOFT[1:], None, True),
     "gated_linear_pair": lambda: OPS.gated_linear_pair(X, W, B, Z[1:], V, C, False),
+    "gated_linear_pair_backward": lambda: OPS.gated_linear_pair_backward(
+        SOFT, SOFT, X, W, True, Z[1:], V, True, BITS.words, False
+    ),
+    "gated_linear_pair_backward past the row": lambda: OPS.gated_linear_pair_backward(
+        SOFT, SOFT, X, W, True, Z, V, True, BITS.words[:, :1], True
+    ),
     "gated_linear_pair_soft": lambda: OPS.gated_linear_pair_soft(X, W, B, Z, V[1:], C[1:], 4.0, 1.0, False),
     "gated_linear_pair_soft_backward": lambda: OPS.gated_linear_pair_soft_backward(
         SOFT, SOFT[1:], SOFT, SOFT, X, W, True, Z, V, True, 4.0, 1.0, False

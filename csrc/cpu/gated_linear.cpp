@@ -3,9 +3,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include "../kernel.h"
-#include "gated_linear_gating.h"
-#include "gated_linear_products.h"
-#include "gated_linear_sums.h"
+#include "gated_linear_backward.h"
 
 namespace gatedops::cpu {
 namespace {
@@ -28,33 +26,23 @@ std::tuple<Tensor, Tensor> gated_linear_relu(const Tensor& x, const Tensor& weig
 }
 
 std::tuple<Tensor, Tensor, Tensor> gated_linear_backward(
-    const Tensor& grad_, const std::optional<Tensor>& x, const std::optional<Tensor>& weight,
+    const Tensor& grad, const std::optional<Tensor>& x, const std::optional<Tensor>& weight,
     const std::optional<Tensor>& words, int64_t first, bool bias) {
-  require_backward(grad_, x, weight, "grad", "x", "weight");
-  const Tensor grad = contiguous_rows(grad_);
-  const RowView from(grad);
-  const GateRows kernels = gate_rows(grad.scalar_type());
-  BiasSums sums(kernels, grad.scalar_type(), from.rows, from.width, bias);
-  Tensor dv = grad;
+  require_backward(grad, x, weight, "grad", "x", "weight");
   if (words) {
-    require_row_gates(*words, first, from.rows, from.width);
-    dv = new_rows(grad);
-    const RowView to(dv);
-    const GateView gates(*words, first);
-    for_row_blocks(from.rows, from.row_bytes, [&](int64_t row) {
-      kernels.select(from[row], to[row], gates[row], from.width);
-      sums.add(row, to[row]);
-    });
-  } else if (bias) {
-    for_row_blocks(from.rows, from.row_bytes, [&](int64_t row) { sums.add(row, from[row]); });
+    require_row_gates(*words, first, rows_of(grad), grad.size(grad.dim() - 1));
   }
-  return {input_gradient(dv, weight), weight_gradient(dv, x), sums.result(grad)};
+  LayerBackward layer(grad, x, weight, words, first, bias);
+  const Scratch scratch(layer.dv_bytes());
+  layer.put_dv(scratch.data());
+  run_backward(layer);
+  return {layer.products().dx, layer.products().dw, layer.bias_gradient()};
 }
 
 void require_soft_gate(const Tensor& gate, const Tensor& y) {
-  require(
-      gate.scalar_type() == y.scalar_type() && gate.numel() == y.numel() && gate.dim() == y.dim(),
-      "gate: got shape " + shape_of(gate) + ", needs " + shape_of(y) + " of the dtype of x");
+  require(gate.scalar_type() == y.scalar_type() && gate.numel() == y.numel() && gate.dim() == y.dim(), [&] {
+    return "gate: got shape " + shape_of(gate) + ", needs " + shape_of(y) + " of the dtype of x";
+  });
 }
 
 std::tuple<Tensor, Tensor> gated_linear_soft(
@@ -80,20 +68,24 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> gated_linear_soft_backward(
   require_soft_gate(gate, grad);
   const Tensor product = product_ ? contiguous_rows(*product_) : grad;
   require_soft_gate(product, grad);
-  Tensor dv = new_rows(grad);
   Tensor dgate = product_ ? new_rows(grad) : nothing(grad);
-  const RowView from(grad), g(gate), v(product), to(dv);
+  const RowView from(grad), g(gate), v(product);
+  const Scratch dv(static_cast<size_t>(from.rows * from.row_bytes));
   char* to_gate = static_cast<char*>(dgate.mutable_data_ptr());
   const GateRows kernels = gate_rows(grad.scalar_type());
   BiasSums sums(kernels, grad.scalar_type(), from.rows, from.width, bias);
   for_row_blocks(from.rows, from.row_bytes, [&](int64_t row) {
-    kernels.multiply(from[row], g[row], to[row], from.width);
-    sums.add(row, to[row]);
+    char* to = dv.data() + row * from.row_bytes;
+    kernels.multiply(from[row], g[row], to, from.width);
+    sums.add(row, to);
     if (product_) {
       kernels.multiply(from[row], v[row], to_gate + row * from.row_bytes, from.width);
     }
   });
-  return {input_gradient(dv, weight), weight_gradient(dv, x), sums.result(grad), dgate};
+  LayerProducts products(grad, x, weight);
+  products.put_dv(dv.data());
+  products.multiply();
+  return {products.dx, products.dw, sums.result(grad), dgate};
 }
 
 }  // namespace

@@ -53,9 +53,10 @@ struct RowView {
 
 // The words of one layer, (n, W) with `first` its first word.
 struct GateView {
-  uint32_t* words;
-  int64_t stride;
+  uint32_t* words = nullptr;
+  int64_t stride = 0;
 
+  GateView() = default;
   GateView(const Tensor& t, int64_t first)
       : words(static_cast<uint32_t*>(const_cast<void*>(t.const_data_ptr())) + first), stride(t.stride(0)) {}
 
@@ -66,12 +67,6 @@ struct GateView {
 
 inline Tensor contiguous_rows(const Tensor& t) {
   return t.is_contiguous() ? t : torch::stable::contiguous(t);
-}
-
-// (..., d) as a matrix (rows, d) over memory that `owner` keeps.
-inline Matrix as_matrix(const Tensor& t, Tensor& owner) {
-  owner = t.dim() == 2 ? t : torch::stable::reshape(t, {rows_of(t), t.size(t.dim() - 1)});
-  return Matrix(owner);
 }
 
 // A new contiguous tensor. torch::stable::new_empty goes through the dispatcher, which takes 1 us longer.
@@ -109,51 +104,35 @@ inline void require_layer_dtype(const Tensor& x, const char* name) {
   const ScalarType t = x.scalar_type();
   const bool known =
       t == ScalarType::Float || t == ScalarType::Double || t == ScalarType::BFloat16 || t == ScalarType::Half;
-  require(known, std::string(name) + ": needs dtype float32, float64, bfloat16 or float16");
+  require(known, [&] { return std::string(name) + ": needs dtype float32, float64, bfloat16 or float16"; });
 }
 
 inline void require_linear(
     const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, const char* x_name = "x",
     const char* weight_name = "weight", const char* bias_name = "bias") {
   require_layer_dtype(x, x_name);
-  require(x.dim() >= 1, std::string(x_name) + ": got shape (), needs (..., in_features)");
-  require(
-      weight.dim() == 2 && weight.size(1) == x.size(x.dim() - 1) && weight.size(0) >= 1,
-      std::string(weight_name) + ": got shape " + shape_of(weight) + ", needs (out_features, " +
-          std::to_string(x.size(x.dim() - 1)) + ")");
-  require(weight.scalar_type() == x.scalar_type(), std::string(weight_name) + ": needs the dtype of " + x_name);
+  require(x.dim() >= 1, [&] { return std::string(x_name) + ": got shape (), needs (..., in_features)"; });
+  require(weight.dim() == 2 && weight.size(1) == x.size(x.dim() - 1) && weight.size(0) >= 1, [&] {
+    return std::string(weight_name) + ": got shape " + shape_of(weight) + ", needs (out_features, " +
+           std::to_string(x.size(x.dim() - 1)) + ")";
+  });
+  require(weight.scalar_type() == x.scalar_type(), [&] {
+    return std::string(weight_name) + ": needs the dtype of " + x_name;
+  });
   if (bias) {
-    require(
-        bias->dim() == 1 && bias->size(0) == weight.size(0) && bias->scalar_type() == x.scalar_type(),
-        std::string(bias_name) + ": got shape " + shape_of(*bias) + ", needs (" + std::to_string(weight.size(0)) +
-            ",) of the dtype of " + x_name);
+    require(bias->dim() == 1 && bias->size(0) == weight.size(0) && bias->scalar_type() == x.scalar_type(), [&] {
+      return std::string(bias_name) + ": got shape " + shape_of(*bias) + ", needs (" + std::to_string(weight.size(0)) +
+             ",) of the dtype of " + x_name;
+    });
   }
 }
 
 inline void require_row_gates(const Tensor& words, int64_t first, int64_t rows, int64_t width) {
   require_words(words, "words");
-  require(
-      words.size(0) == rows && first >= 0 && first + (width + 31) / 32 <= words.size(1),
-      "words: got shape " + shape_of(words) + ", needs " + std::to_string(rows) + " rows that hold " +
-          std::to_string(width) + " gates from word " + std::to_string(first) + " on");
-}
-
-// x weight^T + bias (..., out_features), contiguous: torch's linear, and so torch's bits.
-inline Tensor linear(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
-  std::array<StableIValue, 3> stack{
-      torch::stable::detail::from(x), torch::stable::detail::from(weight), torch::stable::detail::from(bias)};
-  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::linear", "", stack.data(), TORCH_ABI_VERSION));
-  const Tensor y = torch::stable::detail::to<Tensor>(stack[0]);
-  // Where the op is called under autocast, past the wrapper, linear has another dtype.
-  return contiguous_rows(y.scalar_type() == x.scalar_type() ? y : torch::stable::to(y, x.scalar_type()));
-}
-
-inline void linear_out(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, const Tensor& out) {
-  std::array<StableIValue, 4> stack{
-      torch::stable::detail::from(x), torch::stable::detail::from(weight), torch::stable::detail::from(bias),
-      torch::stable::detail::from(out)};
-  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::linear", "out", stack.data(), TORCH_ABI_VERSION));
-  torch::stable::detail::to<Tensor>(stack[0]);  // takes over the returned reference
+  require(words.size(0) == rows && first >= 0 && first + (width + 31) / 32 <= words.size(1), [&] {
+    return "words: got shape " + shape_of(words) + ", needs " + std::to_string(rows) + " rows that hold " +
+           std::to_string(width) + " gates from word " + std::to_string(first) + " on";
+  });
 }
 
 // Rows that one thread should have at least, by the bytes it reads.

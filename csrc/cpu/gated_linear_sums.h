@@ -79,16 +79,21 @@ class BiasSums {
   std::vector<char> partial_;
 };
 
+// f(row) for every row of the blocks [begin, end) of BiasSums.
+template <class F>
+void for_rows_of_blocks(int64_t begin, int64_t end, int64_t rows, const F& f) {
+  for (int64_t row = begin * BiasSums::kRows; row < std::min(rows, end * BiasSums::kRows); ++row) {
+    f(row);
+  }
+}
+
 // f(row) for every row, the rows of one block of BiasSums by one thread.
 template <class F>
 void for_row_blocks(int64_t rows, int64_t row_bytes, const F& f) {
   const int64_t blocks = (rows + BiasSums::kRows - 1) / BiasSums::kRows;
   const int64_t grain = std::max<int64_t>(1, grain_of(row_bytes) / BiasSums::kRows);
-  torch::stable::parallel_for(0, blocks, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin * BiasSums::kRows; row < std::min(rows, end * BiasSums::kRows); ++row) {
-      f(row);
-    }
-  });
+  torch::stable::parallel_for(
+      0, blocks, grain, [&](int64_t begin, int64_t end) { for_rows_of_blocks(begin, end, rows, f); });
 }
 
 }  // namespace gatedops::cpu

@@ -53,38 +53,62 @@ class Differentiable:
     ) -> None:
         op = getattr(torch.ops.gatedops, name).default
 
-        def forward(*inputs: Any) -> Any:
+        def below_autograd(*inputs: Any) -> Any:
             # The derivative is the Function's; the one that is registered would only cost time.
             with torch._C._AutoDispatchBelowAutograd():
-                return op(*_show(inputs))
+                return op(*inputs)
+
+        def forward(*inputs: Any) -> Any:
+            return below_autograd(*_show(inputs))
 
         def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
             save(ctx, _show(inputs), *([output] if saves_output else []))
 
+        def forward_and_save(ctx: Any, *inputs: Any) -> Any:
+            output = below_autograd(*inputs)
+            if saves_output:
+                save(ctx, inputs, output)
+            else:
+                save(ctx, inputs)
+            return output
+
         torch.library.register_autograd(f"gatedops::{name}", backward, setup_context=setup_context)
+        methods = {"backward": staticmethod(backward), "jvp": staticmethod(jvp)}
         self._op = op
-        self._forward = forward
+        self._below_autograd = below_autograd
         self._function: Any = type(
             f"gatedops_{name}",
             (torch.autograd.Function,),
-            {
+            methods
+            | {
                 "forward": staticmethod(forward),
                 "setup_context": staticmethod(setup_context),
-                "backward": staticmethod(backward),
-                "jvp": staticmethod(jvp),
                 "generate_vmap_rule": True,
             },
         )
+        # For reverse mode alone a Function without setup_context, whose apply leaves out what it does for torch.func,
+        # takes half the time: binding arguments alone is 13 us a call.
+        recorded = type(
+            f"gatedops_{name}", (torch.autograd.Function,), methods | {"forward": staticmethod(forward_and_save)}
+        )
+        self._recorded: Any = super(torch.autograd.Function, recorded).apply  # type: ignore[misc]
 
     def __call__(self, *inputs: Any) -> Any:
         if torch.compiler.is_compiling():
             return self._op(*inputs)
         if torch._C._are_functorch_transforms_active():
             return self._function.apply(*_hide(inputs))
-        if is_recorded(*inputs):
-            # Function.apply less what it does for torch.func: binding arguments takes 13 us a call.
-            return super(torch.autograd.Function, self._function).apply(*inputs)  # type: ignore[misc]
-        return self._forward(*inputs)
+        if forward_ad._current_level >= 0 or _needs_gradient(inputs):
+            return self._recorded(*inputs)
+        return self._below_autograd(*inputs)
+
+
+def _needs_gradient(inputs: tuple) -> bool:
+    if torch.is_grad_enabled():
+        for value in inputs:
+            if isinstance(value, Tensor) and value.requires_grad:
+                return True
+    return False
 
 
 def is_recorded(*inputs: Any) -> bool:
@@ -93,8 +117,4 @@ def is_recorded(*inputs: Any) -> bool:
         torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
     ):
         return True
-    if torch.is_grad_enabled():
-        for value in inputs:
-            if isinstance(value, Tensor) and value.requires_grad:
-                return True
-    return False
+    return _needs_gradient(inputs)

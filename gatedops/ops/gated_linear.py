@@ -165,7 +165,7 @@ def keep_inputs(ctx: Any, needs: tuple[bool, ...], x: Tensor, weight: Tensor) ->
 
 def asked(gradients: tuple, needs: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
     """The gradients that are asked for; the others are empty tensors."""
-    return tuple(gradient if need else None for gradient, need in zip(gradients, needs, strict=False))
+    return tuple([gradient if need else None for gradient, need in zip(gradients, needs, strict=False)])
 
 
 # --- hard gates: y = G o (x W^T + b) ----------------------------------------------------------------------------
@@ -281,7 +281,7 @@ def _gated_soft_backward(ctx: Any, grad: Tensor | None, grad_product: Tensor | N
     x, weight, gate, product = ctx.saved_tensors
     needs = ctx.needs_input_grad
     if grad is not None and grad_product is None and not is_recorded(grad, gate, product, x, weight):
-        return asked(torch.ops.gatedops.gated_linear_soft_backward(grad, x, weight, gate, product, needs[2]), needs)
+        return asked(gated_soft_backward(grad, x, weight, gate, product, needs[2]), needs)
     dv = plus(None if grad is None else grad * gate, grad_product)
     if dv is None:
         return None, None, None, None
@@ -304,8 +304,8 @@ def save_nothing(ctx: Any, inputs: tuple) -> None:
 
 
 def no_derivative(ctx: Any, *grads: Any) -> Any:
-    """Of the fused backward of soft gates: where a derivative of it is wanted, its formula is computed by other ops."""
-    raise RuntimeError("a fused backward of soft gates has no derivative of its own: call the layer, not its ops")
+    """Of a fused backward: where a derivative of it is wanted, its formula is computed by other ops."""
+    raise RuntimeError("a fused backward has no derivative of its own: call the layer, not its ops")
 
 
 gated = Differentiable("gated_linear", _save_gated, _gated_backward, _gated_jvp)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -25,31 +26,29 @@ def layer_arguments(
     require_supported(x, op, names[0])
     if x.dtype not in DTYPES:
         raise TypeError(f"{names[0]}: got {x.dtype}, needs float32, float64, bfloat16 or float16")
-    if x.dim() == 0:
+    size, shape = x.shape, weight.shape
+    if len(size) == 0:
         raise ValueError(f"{names[0]}: got shape (), needs (..., in_features)")
-    shape = weight.shape
-    if len(shape) != 2 or shape[1] != x.shape[-1] or shape[0] == 0:
+    if len(shape) != 2 or shape[1] != size[-1] or shape[0] == 0:
         raise ValueError(
-            f"{names[1]}: got shape {tuple(shape)}, needs (out_features, {x.shape[-1]}) with at least one"
-            f" out_feature, for {names[0]} of shape {tuple(x.shape)}"
+            f"{names[1]}: got shape {tuple(shape)}, needs (out_features, {size[-1]}) with at least one"
+            f" out_feature, for {names[0]} of shape {tuple(size)}"
         )
     if bias is not None:
         require_tensor(bias, names[2])
-        if bias.shape != shape[:1]:
+        if bias.dim() != 1 or bias.shape[0] != shape[0]:
             raise ValueError(f"{names[2]}: got shape {tuple(bias.shape)}, needs ({shape[0]},)")
     if is_autocast(x):
         x, weight, bias = autocast(x), autocast(weight), None if bias is None else autocast(bias)
-    _require_like(weight, names[1], x, names[0])
-    if bias is not None:
-        _require_like(bias, names[2], x, names[0])
+    device, dtype = x.device, x.dtype
+    for tensor, name in ((weight, names[1]), (bias, names[2])):
+        if tensor is None:
+            continue
+        if tensor.device != device:
+            raise ValueError(f"{name}: is on {tensor.device}, {names[0]} is on {device}")
+        if tensor.dtype != dtype:
+            raise TypeError(f"{name}: got {tensor.dtype}, {names[0]} is {dtype}; both need the same dtype")
     return x, weight, bias
-
-
-def _require_like(tensor: Tensor, name: str, x: Tensor, x_name: str) -> None:
-    if tensor.device != x.device:
-        raise ValueError(f"{name}: is on {tensor.device}, {x_name} is on {x.device}")
-    if tensor.dtype != x.dtype:
-        raise TypeError(f"{name}: got {tensor.dtype}, {x_name} is {x.dtype}; both need the same dtype")
 
 
 def is_autocast(x: Tensor) -> bool:
@@ -103,7 +102,13 @@ def soft_gate(gate: Tensor, shape: Sequence[int], x: Tensor) -> Tensor:
 
 def layer_bits(words: Tensor, width: int) -> GateBits:
     """The gates of one fully connected layer."""
-    return GateBits(words, (GateLayer("0", (width,)),))
+    return GateBits(words, _layers(width) if not torch.compiler.is_compiling() else (GateLayer("0", (width,)),))
+
+
+@functools.lru_cache(maxsize=256)
+def _layers(width: int) -> tuple[GateLayer]:
+    """Making and checking a record takes longer than the rest of a small layer's GateBits."""
+    return (GateLayer("0", (width,)),)
 
 
 def _require_same_device(gate: torch.device, x: torch.device) -> None:

@@ -158,6 +158,11 @@ def _(h, w_f, b_f, z, w_v, b_v, linear_feature):  # type: ignore[no-untyped-def]
     return _fake_pair(h, w_f)
 
 
+@torch.library.register_fake("gatedops::gated_linear_pair_backward")
+def _(grad_h, grad_z, h, w_f, b_f, z, w_v, b_v, words, linear_feature):  # type: ignore[no-untyped-def]
+    return *fake_gradients(grad_h, h, w_f, b_f), *fake_gradients(grad_z, z, w_v, b_v)
+
+
 @torch.library.register_fake("gatedops::gated_linear_pair_soft")
 def _(h, w_f, b_f, z, w_v, b_v, beta, gain, linear_feature):  # type: ignore[no-untyped-def]
     h_next, z_next, words = _fake_pair(h, w_f)
@@ -188,13 +193,17 @@ def _save_pair(ctx: Any, inputs: tuple, output: tuple) -> None:
 
 def _pair_backward(ctx: Any, grad_h: Tensor | None, grad_z: Tensor | None, _words: None) -> tuple:
     h, w_f, z, w_v, words = ctx.saved_tensors
-    needs = ctx.needs_input_grad
+    needs, linear_feature = ctx.needs_input_grad, ctx.linear_feature
+    trains_h, trains_z = grad_h is not None and any(needs[:3]), grad_z is not None and any(needs[3:6])
+    if trains_h and trains_z and not is_recorded(grad_h, grad_z, h, w_f, z, w_v):
+        gradients = pair_backward(grad_h, grad_z, h, w_f, needs[2], z, w_v, needs[5], words, linear_feature)
+        return *asked(gradients, needs[:6]), None
     feature: tuple[Tensor | None, ...] = (None, None, None)
     value = feature
-    if grad_h is not None and any(needs[:3]):
-        mask = None if ctx.linear_feature else words
+    if trains_h:
+        mask = None if linear_feature else words
         feature = asked(gated_backward(grad_h, h, w_f, mask, 0, needs[2]), needs[:3])
-    if grad_z is not None and any(needs[3:6]):
+    if trains_z:
         value = asked(gated_backward(grad_z, z, w_v, words, 0, needs[5]), needs[3:6])
     return *feature, *value, None
 
@@ -252,9 +261,7 @@ def _pair_soft_backward(
         if not linear_feature:  # there q is no result of its own
             dq = plus(dq, grad_q)
         return *_layer_gradients(dq, h, w_f, needs), *_layer_gradients(plus(dv, grad_v), z, w_v, needs[3:]), *rest
-    gradients = torch.ops.gatedops.gated_linear_pair_soft_backward(
-        grad_h, grad_z, q, v, h, w_f, needs[2], z, w_v, needs[5], beta, gain, linear_feature
-    )
+    gradients = pair_soft_backward(grad_h, grad_z, q, v, h, w_f, needs[2], z, w_v, needs[5], beta, gain, linear_feature)
     return *asked(gradients, needs[:6]), *rest
 
 
@@ -299,6 +306,7 @@ def _pair_soft_jvp(
 
 
 pair = Differentiable("gated_linear_pair", _save_pair, _pair_backward, _pair_jvp, saves_output=True)
+pair_backward = Differentiable("gated_linear_pair_backward", save_nothing, no_derivative, no_derivative)
 pair_soft = Differentiable(
     "gated_linear_pair_soft", _save_pair_soft, _pair_soft_backward, _pair_soft_jvp, saves_output=True
 )

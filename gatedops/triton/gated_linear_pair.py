@@ -15,7 +15,7 @@ from torch.nn.functional import linear
 
 from gatedops.ops.gated_linear_pair import soft_gradients
 from gatedops.triton.gated_linear import new_words
-from gatedops.triton.gated_linear_backward import BLOCK, nothing, plain_gradients
+from gatedops.triton.gated_linear_backward import BLOCK, gated_linear_backward, nothing, plain_gradients
 from gatedops.triton.gated_linear_gate import as_positions, relu_rows, select_rows
 from gatedops.triton.gated_linear_tiles import (
     pack_tile,
@@ -175,6 +175,15 @@ def _pair_double(
         q_out.copy_(q)
     if v_out is not None:
         v_out.copy_(v)
+
+
+def gated_linear_pair_backward(
+    grad_h: Tensor, grad_z: Tensor, h: Tensor | None, w_f: Tensor | None, b_f: bool, z: Tensor | None,
+    w_v: Tensor | None, b_v: bool, words: Tensor, linear_feature: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of h, w_f, b_f, z, w_v and b_v; arguments as of the op."""
+    feature = gated_linear_backward(grad_h, h, w_f, None if linear_feature else words, 0, b_f)
+    return *feature, *gated_linear_backward(grad_z, z, w_v, words, 0, b_v)
 
 
 def gated_linear_pair_soft_backward(

@@ -40,6 +40,7 @@ LAUNCHERS = {
         gated_linear_gate.gate_relu,
         gated_linear_gate.gate_select,
         gated_linear_pair.gated_linear_pair,
+        gated_linear_pair.gated_linear_pair_backward,
         gated_linear_pair.gated_linear_pair_out,
         gated_linear_pair.gated_linear_pair_soft,
         gated_linear_pair.gated_linear_pair_soft_backward,
