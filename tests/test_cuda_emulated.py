@@ -138,6 +138,19 @@ def test_layers_may_lie_anywhere_and_be_cut_off(kernels, name):
 
 
 @pytest.mark.parametrize("name", KERNELS)
+def test_offsets_beyond_32_bits(kernels, name, tmp_path):
+    """Rows of gates and of the output so far apart that the third begins behind 2^32 elements: files with holes."""
+    stride = 2**31 + 16
+    bits = random_bits(3, [300], 26)
+    apart = torch.from_file(str(tmp_path / "words"), shared=True, size=2 * stride + 64, dtype=torch.int32)
+    words = apart.as_strided(bits.words.shape, (stride, 1)).copy_(bits.words)
+    out = torch.from_file(str(tmp_path / "out"), shared=True, size=2 * stride + 64).as_strided((3, 3), (stride, 1))
+    first, count = layout(bits)
+    emulated.run_gram(kernels[name], words, None, first, first, count, [1 / 300], out)
+    assert_same_bits(out.clone(memory_format=torch.contiguous_format), npk_gram(None, bits))
+
+
+@pytest.mark.parametrize("name", KERNELS)
 def test_any_number_of_blocks_and_any_order_of_threads(kernels, name):
     bits = random_bits(257, [65], 12)
     expected = npk_gram(None, bits)
