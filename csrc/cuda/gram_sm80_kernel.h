@@ -5,6 +5,7 @@
 #include "fragments.h"
 #include "gram_sm80_traits.h"
 #include "layer_product.h"
+#include "staged_layout.h"
 #include "tile_output.h"
 
 namespace gatedops::cuda {
@@ -107,7 +108,7 @@ struct WarpTile {
       const Place place = accumulator_place(lane, i % 4);
       const int r = row + fragment / Traits::kColFragments * 16 + place.row;
       const int c = col + fragment % Traits::kColFragments * 8 + place.col;
-      tile[r * Traits::kStagedStride + c] = values[i];
+      tile[staged_offset<Traits::kTile>(r, c)] = values[i];
     }
   }
 };
@@ -202,7 +203,7 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocksPerMultiproce
   each_unit<Traits, Finish::kByRows>(p, [&](const TileRect& tile, int begin, int end) {
     compute_tile<Traits>(p, tile, begin, end, shared);
     wait();
-    Finish::template run<Traits::kThreads, Traits::kTile, Traits::kStagedStride>(
+    Finish::template run<Traits::kThreads, Traits::kTile>(
         p, tile, Traits::kHasProduct ? 0 : begin, values, scratch, static_cast<int>(threadIdx.x), wait);
     wait();  // before the next tile's copies
   });

@@ -34,10 +34,8 @@ struct Sm80Traits {
   static constexpr int kOperandBytes = kTile * kRowBytes;
   static constexpr int kStageBytes = 2 * kOperandBytes;
 
-  // Finished tiles pass through the same memory to be written in rows and, mirrored, in columns; an odd stride
-  // puts a column's elements into different banks.
-  static constexpr int kStagedStride = kTile + 1;
-  static constexpr int kStagedBytes = kTile * kStagedStride * static_cast<int>(sizeof(Product));
+  // Finished tiles pass through the same memory to be written in rows and, mirrored, in columns.
+  static constexpr int kStagedBytes = kTile * kTile * static_cast<int>(sizeof(Product));
   static constexpr int kScratchOffset = (kStagedBytes + 15) / 16 * 16;
   static constexpr int kScratchBytes =
       kHasProduct ? ContractTile::scratch(kTile) * static_cast<int>(sizeof(Product)) : 0;

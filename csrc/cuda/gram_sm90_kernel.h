@@ -6,6 +6,7 @@
 #include "fragments.h"
 #include "gram_sm90_barriers.h"
 #include "layer_product.h"
+#include "staged_layout.h"
 #include "tile_output.h"
 
 namespace gatedops::cuda {
@@ -126,7 +127,7 @@ struct WarpgroupTile {
     for (int i = 0; i < kValues; ++i) {
       const Place place = wide_accumulator_place(lane, i);
       const int row = group * Traits::kConsumerRows + warp * 16 + place.row;
-      tile[row * Traits::kStagedStride + place.col] = values[i];
+      tile[staged_offset<Traits::kTile>(row, place.col)] = values[i];
     }
   }
 };
@@ -196,7 +197,7 @@ __device__ __forceinline__ void finish(const GramProblem& p) {
   FinishedTile<Traits> tile;
   each_unit<Traits, Finish::kByRows>(p, [&](const TileRect& rect, const TileIndex&, int begin, int) {
     wait_for_phase(tile.full, tile.parity);
-    Finish::template run<Traits::kFinisherThreads, Traits::kTile, Traits::kStagedStride>(
+    Finish::template run<Traits::kFinisherThreads, Traits::kTile>(
         p, rect, Traits::kHasProduct ? 0 : begin, values, scratch, static_cast<int>(threadIdx.x % 128), wait);
     arrive(tile.empty);
     tile.advance();

@@ -49,8 +49,7 @@ struct Sm90Traits {
   static_assert(kSharedRows * kRowBytes % 1024 == 0, "the 128-byte swizzle repeats every 1024 bytes");
 
   // The finished tile has memory of its own, so that the next tile's copies go on while it is written.
-  static constexpr int kStagedStride = kTile + 1;
-  static constexpr int kStagedBytes = kTile * kStagedStride * static_cast<int>(sizeof(Product));
+  static constexpr int kStagedBytes = kTile * kTile * static_cast<int>(sizeof(Product));
   static constexpr int kStagedOffset = kStages * kStageBytes;
   static constexpr int kScratchOffset = (kStagedOffset + kStagedBytes + 15) / 16 * 16;
   static constexpr int kScratchBytes =

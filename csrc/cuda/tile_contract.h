@@ -5,6 +5,7 @@
 
 #include "instructions.h"
 #include "layer_product.h"
+#include "staged_layout.h"
 #include "tile_rect.h"
 
 namespace gatedops::cuda {
@@ -18,9 +19,9 @@ struct ContractTile {
     return 2 * tile * kColumns;
   }
 
-  // Threads 0 .. kThreads - 1 call this together; values is the tile, kStride elements a row, complete on entry.
+  // Threads 0 .. kThreads - 1 call this together; values is the staged tile, complete on entry.
   // scratch holds scratch(kTile) elements, on a 16-byte boundary. `wait` is their barrier.
-  template <int kThreads, int kTile, int kStride, class Value, class Wait>
+  template <int kThreads, int kTile, class Value, class Wait>
   static __device__ __forceinline__ void run(
       const GramProblem& p, const TileRect& tile, int, const Value* values, Value* scratch, int thread,
       const Wait& wait) {
@@ -37,7 +38,7 @@ struct ContractTile {
       for (int task = warp; task < kTile / 32 * (mirrored ? 2 : 1); task += kThreads / 32) {
         const bool across = task < kTile / 32;
         const Side<Value> side{
-            across ? tile.rows : tile.cols, across ? tile.cols : tile.rows, across ? kStride : 1, across ? 1 : kStride,
+            across, across ? tile.rows : tile.cols, across ? tile.cols : tile.rows,
             across ? scratch : scratch + kTile * kColumns};
         Value* part = static_cast<Value*>(across ? p.contraction.rows : p.contraction.cols) +
                       part_of<kTile>(p.contraction, tile) + first * kTile;
@@ -56,7 +57,8 @@ struct ContractTile {
   // A tile seen from its rows or from its columns: `lines` sums of `terms` each.
   template <class Value>
   struct Side {
-    int lines, terms, line_stride, term_stride;
+    bool across;
+    int lines, terms;
     const Value* v;
   };
 
@@ -76,7 +78,7 @@ struct ContractTile {
     }
   }
 
-  // Lanes have neighbouring lines: 32 different banks either way, as kStride is odd. All read one row of v.
+  // Lanes have neighbouring lines, and all read one row of v.
   template <int kUsed, int kTile, class Value>
   static __device__ __forceinline__ void sum_line(
       const Side<Value>& side, const Value* values, int line, int columns, Value* part) {
@@ -86,7 +88,7 @@ struct ContractTile {
     Value sums[kUsed] = {};
 #pragma unroll 4
     for (int t = 0; t < side.terms; ++t) {
-      const Value value = values[line * side.line_stride + t * side.term_stride];
+      const Value value = values[side.across ? staged_offset<kTile>(line, t) : staged_offset<kTile>(t, line)];
       const RowOfV row = *reinterpret_cast<const RowOfV*>(side.v + t * kColumns);
 #pragma unroll
       for (int c = 0; c < kUsed; ++c) {

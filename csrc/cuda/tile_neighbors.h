@@ -7,7 +7,7 @@
 #include <cmath>
 
 #include "instructions.h"
-#include "layer_product.h"
+#include "staged_layout.h"
 #include "tile_rect.h"
 
 namespace gatedops::cuda {
@@ -19,8 +19,8 @@ struct SelectNeighbors {
     return 0;
   }
 
-  // Threads 0 .. kThreads - 1 call this together; values is the tile, kStride elements a row, complete on entry.
-  template <int kThreads, int kTile, int kStride, class Value, class Wait>
+  // Threads 0 .. kThreads - 1 call this together; values is the staged tile, complete on entry.
+  template <int kThreads, int kTile, class Value, class Wait>
   static __device__ __forceinline__ void run(
       const GramProblem& p, const TileRect& tile, int, const Value* values, Value*, int thread, const Wait&) {
     constexpr int kLines = kTile / (kThreads / 32);  // of a warp
@@ -33,18 +33,16 @@ struct SelectNeighbors {
       threshold = static_cast<const Value*>(p.neighbors.values)[(tile.i + first + lane) * k + k - 1];
     }
     for (int line = 0; line < lines; ++line) {
-      const Row<Value> row{tile.i + first + line, tile.j, tile.cols, values + (first + line) * kStride};
-      select<kTile>(p.neighbors, row, from_lane(threshold, line), none_yet, lane);
+      const Row row{tile.i + first + line, tile.j, tile.cols, first + line};
+      select<kTile>(p.neighbors, row, values, from_lane(threshold, line), none_yet, lane);
     }
     wait_in_warp();  // what one lane wrote another reads at the next tile
   }
 
  private:
-  template <class Value>
   struct Row {
     int64_t i, first_col;
-    int cols;
-    const Value* values;
+    int cols, line;  // of the tile
   };
 
   template <class Value>
@@ -69,7 +67,7 @@ struct SelectNeighbors {
   // Puts into a row's list those of the tile's values that are above the list's smallest.
   template <int kTile, class Value>
   static __device__ __forceinline__ void select(
-      const Neighbors& n, const Row<Value>& row, Value threshold, bool none_yet, int lane) {
+      const Neighbors& n, const Row& row, const Value* values, Value threshold, bool none_yet, int lane) {
     bool changed = none_yet;
     Value* kept = static_cast<Value*>(n.values) + row.i * n.k;
     int64_t* indices = n.indices + row.i * n.k;
@@ -79,7 +77,7 @@ struct SelectNeighbors {
     for (int c = 0; c < kTile; c += 32) {
       const int64_t col = row.first_col + c + lane;
       const bool candidate = c + lane < row.cols && !(n.not_itself && col == row.i);
-      const Value value = candidate ? row.values[c + lane] : kBelowAll<Value>;
+      const Value value = candidate ? values[staged_offset<kTile>(row.line, c + lane)] : kBelowAll<Value>;
       uint32_t above = vote(value > threshold);
       if (above != 0 && !loaded) {
         if (lane < n.k) {

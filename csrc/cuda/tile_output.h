@@ -7,6 +7,7 @@
 
 #include "instructions.h"
 #include "layer_product.h"
+#include "staged_layout.h"
 #include "tile_rect.h"
 
 namespace gatedops::cuda {
@@ -54,9 +55,9 @@ struct WriteTile {
   // Elements that a lane reads of the output before it uses the first: what hides the latency of device memory.
   static constexpr int kRows = 4, kColumns = 4;
 
-  // Threads 0 .. kThreads - 1 call this together; values is the tile, kStride elements a row, complete on entry, of
-  // no use afterwards. `wait` is their barrier.
-  template <int kThreads, int kTile, int kStride, class Value, class Wait>
+  // Threads 0 .. kThreads - 1 call this together; values is the staged tile, complete on entry, of no use afterwards.
+  // `wait` is their barrier.
+  template <int kThreads, int kTile, class Value, class Wait>
   static __device__ __forceinline__ void run(
       const GramProblem& p, const TileRect& tile, int layer, Value* values, Value*, int thread, const Wait& wait) {
     constexpr int kWarps = kThreads / 32;
@@ -64,7 +65,7 @@ struct WriteTile {
     Out* out = static_cast<Out*>(p.out.data) + layer * p.out.plane_stride;
     for (int r = warp * kRows; r < tile.rows; r += kWarps * kRows) {
       for (int c = lane; c < tile.cols; c += 32 * kColumns) {
-        write_patch<kStride>(p, tile, layer, values, out, r, c);
+        write_patch<kTile>(p, tile, layer, values, out, r, c);
       }
     }
     if (!p.schedule.symmetric) {
@@ -76,7 +77,7 @@ struct WriteTile {
 #pragma unroll 4
       for (int r = lane + (tile.diagonal ? c / 32 * 32 : 0); r < tile.rows; r += 32) {
         if (!tile.diagonal || r > c) {
-          row[r] = output_cast(values[r * kStride + c], Out());
+          row[r] = output_cast(values[staged_offset<kTile>(r, c)], Out());
         }
       }
     }
@@ -84,7 +85,7 @@ struct WriteTile {
 
  private:
   // kRows rows from r on, and of each the columns c, c + 32, ...
-  template <int kStride, class Value>
+  template <int kTile, class Value>
   static __device__ __forceinline__ void write_patch(
       const GramProblem& p, const TileRect& tile, int layer, Value* values, Out* out, int r, int c) {
     Out before[kRows][kColumns];
@@ -92,7 +93,7 @@ struct WriteTile {
       before[a][b] = p.out.times ? out[(tile.i + row) * p.out.row_stride + tile.j + col] : Out();
     });
     each(tile, r, c, [&](int a, int b, int row, int col) {
-      Value& value = values[row * kStride + col];
+      Value& value = values[staged_offset<kTile>(row, col)];
       if constexpr (std::is_same_v<Out, int32_t>) {
         value = agreeing(p, layer, value, tile.i + row, tile.j + col);
       } else {
