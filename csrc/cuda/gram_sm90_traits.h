@@ -35,7 +35,7 @@ struct Sm90Traits {
 
   // At launch 128 registers a thread; setmaxnreg moves them to where counts and product are.
   static constexpr int kLaunchRegisters = 128;
-  static constexpr int kConsumerRegisters = 200, kProducerRegisters = 40, kFinisherRegisters = 72;
+  static constexpr int kConsumerRegisters = 200, kProducerRegisters = 32, kFinisherRegisters = 80;
   static_assert(kLaunchRegisters * kThreads <= 65536);
   static_assert(
       kConsumerThreads * kConsumerRegisters + 128 * kProducerRegisters + kFinisherThreads * kFinisherRegisters <=

@@ -53,7 +53,7 @@ template <class Out>
 struct WriteTile {
   static constexpr bool kByRows = false;
   // Elements that a lane reads of the output before it uses the first: what hides the latency of device memory.
-  static constexpr int kRows = 4, kColumns = 4;
+  static constexpr int kRows = 3, kColumns = 4;
 
   // Threads 0 .. kThreads - 1 call this together; values is the staged tile, complete on entry, of no use afterwards.
   // `wait` is their barrier.
@@ -63,9 +63,22 @@ struct WriteTile {
     constexpr int kWarps = kThreads / 32;
     const int warp = thread / 32, lane = thread % 32;
     Out* out = static_cast<Out*>(p.out.data) + layer * p.out.plane_stride;
-    for (int r = warp * kRows; r < tile.rows; r += kWarps * kRows) {
-      for (int c = lane; c < tile.cols; c += 32 * kColumns) {
-        write_patch<kTile>(p, tile, layer, values, out, r, c);
+    if (is_plain(p)) {
+      for (int r = warp; r < tile.rows; r += kWarps) {
+        Out* row = out + (tile.i + r) * p.out.row_stride + tile.j;
+        const int end = tile.diagonal ? r + 1 : tile.cols;
+#pragma unroll
+        for (int c = 0; c < kTile; c += 32) {
+          if (c + lane < end) {
+            row[c + lane] = output_cast(values[staged_offset<kTile>(r, c + lane)], Out());
+          }
+        }
+      }
+    } else {
+      for (int r = warp * kRows; r < tile.rows; r += kWarps * kRows) {
+        for (int c = lane; c < tile.cols; c += 32 * kColumns) {
+          write_patch<kTile>(p, tile, layer, values, out, r, c);
+        }
       }
     }
     if (!p.schedule.symmetric) {
@@ -74,16 +87,21 @@ struct WriteTile {
     wait();
     for (int c = warp; c < tile.cols; c += kWarps) {
       Out* row = out + (tile.j + c) * p.out.row_stride + tile.i;
-#pragma unroll 4
-      for (int r = lane + (tile.diagonal ? c / 32 * 32 : 0); r < tile.rows; r += 32) {
-        if (!tile.diagonal || r > c) {
-          row[r] = output_cast(values[staged_offset<kTile>(r, c)], Out());
+#pragma unroll
+      for (int r = 0; r < kTile; r += 32) {
+        if (r + lane < tile.rows && (!tile.diagonal || r + lane > c)) {
+          row[r + lane] = output_cast(values[staged_offset<kTile>(r + lane, c)], Out());
         }
       }
     }
   }
 
  private:
+  // Whether values go out as they are.
+  static __device__ __forceinline__ bool is_plain(const GramProblem& p) {
+    return !p.out.times && p.out.factor == nullptr && (!std::is_same_v<Out, int32_t> || p.out.x_on == nullptr);
+  }
+
   // kRows rows from r on, and of each the columns c, c + 32, ...
   template <int kTile, class Value>
   static __device__ __forceinline__ void write_patch(
