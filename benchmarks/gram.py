@@ -1,4 +1,4 @@
-"""How fast the CPU Gram is, beside what the machine allows and what others reach.
+"""How fast the Gram is, beside what the machine allows and what others reach.
 
 Sections, each chosen with --only:
 
@@ -16,6 +16,12 @@ random, half of them on. Writes OUT/gram.json and OUT/gram.png.
 
     python benchmarks/gram.py
     python benchmarks/gram.py --only sweep --n 2048 8192 --layers 1 16 --width 512
+    GATEDOPS_BACKEND=cuda python benchmarks/gram.py --device cuda
+
+On a GPU (OUT/gram_cuda.json and .png) the sections are sweep, headline (n=60,000, L=10, w=1024), one-layer (counts,
+n=w=32,768) and packing; every kernel there is stands beside torch's products of int8 and float16 gates. The limit is
+the largest of the times of the tensor cores, of the product over layers, of Sigma and of writing the output, at
+published rates (_gram/gpu_limits.py).
 """
 
 from __future__ import annotations
@@ -30,7 +36,7 @@ from _common.contention import Contention, sentence
 from _common.machine import bit_pair_bound, machine_report
 from _common.options import DEFAULT_OUT, at_least, require_folder, require_matplotlib, require_memory
 from _common.output import print_table, write_json_atomically
-from _gram import headline, numkong, packing, scaling, soft, sweep, targets
+from _gram import gpu, headline, numkong, packing, scaling, soft, sweep, targets
 from _gram.entry import Entry
 from _gram.sizes import Sizes, default_sizes, full_sizes, given_sizes, quick_sizes
 
@@ -41,13 +47,14 @@ BUFFERS = 5  # n x n arrays of float32 alive at the worst moment
 def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = options.add_argument
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="(default: %(default)s)")
     size = options.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="small sizes, few runs: a minute, rough figures")
     size.add_argument("--full", action="store_true", help="every n, L and w in the sweep: about an hour")
     add("--n", type=at_least(16), nargs="+", metavar="N", help="points; all combinations with L and w are run")
     add("--layers", type=at_least(1), nargs="+", metavar="L", help="gated layers")
     add("--width", type=at_least(1), nargs="+", metavar="W", help="gates per layer")
-    add("--only", choices=SECTIONS, nargs="+", default=SECTIONS, metavar="SECTION", help=", ".join(SECTIONS))
+    add("--only", choices=SECTIONS, nargs="+", metavar="SECTION", help="(default: all) " + ", ".join(SECTIONS))
     add("--no-peers", action="store_true", help="time gatedops alone in sweep and headline")
     add("--no-plot", action="store_true", help="no PNG; matplotlib is not needed")
     add("--out", type=Path, default=DEFAULT_OUT, help="folder for the results (default: benchmarks/out)")
@@ -136,6 +143,13 @@ def run(args: argparse.Namespace) -> None:
     if not args.no_plot:
         require_matplotlib()
     require_folder(args.out)
+    if args.device == "cuda":
+        gpu.run(args)
+    else:
+        run_on_cpu(args)
+
+
+def run_on_cpu(args: argparse.Namespace) -> None:
     largest = max(cell.n for cell in (*chosen_sizes(args).sweep, chosen_sizes(args).headline))
     require_memory(BUFFERS * 4 * largest**2, f"n={largest}")
     report = machine_report()
@@ -145,7 +159,7 @@ def run(args: argparse.Namespace) -> None:
     done = Run(args, report)
     busy_elsewhere: dict[str, float | None] = {}
     for section in SECTIONS:
-        if section in args.only:
+        if args.only is None or section in args.only:
             print(f"\n== {section}")
             contention = Contention()
             getattr(done, section.replace("-", "_"))()

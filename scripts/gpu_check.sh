@@ -59,6 +59,7 @@ parallel=()
 
 # What memcheck watches: small shapes, one kernel of each kind.
 small_shapes="test_whole_numbers_give_the_cpus_bits and float32 and highest and 70"
+small_grams="single_tile_random or (as_good_as_torch and 300-170 and uint8 and 13) or (test_neighbors and 11-True)"
 
 step build 240 env -u GATEDOPS_BACKEND "$python" setup.py --quiet build_ext --inplace
 export -f quick_check
@@ -66,9 +67,13 @@ export python
 step first 60 bash -c quick_check
 step layers 200 "${tests[@]}" "${parallel[@]}" --timeout 190 tests/test_gpu_gated_linear.py
 step grams 90 "${tests[@]}" "${parallel[@]}" --timeout 80 tests/test_gpu_gram.py
+# Descriptors, swizzle and fragments of one tile before anything else of the CUDA kernels.
+gram_backend=triton
 if compgen -G "gatedops/_C_cuda*.so" >/dev/null; then
-  step grams_cuda 60 env GATEDOPS_BACKEND=cuda "${tests[@]}" -x --timeout 55 tests/test_gpu_gram_cuda.py
-  step grams_sm80 60 env GATEDOPS_BACKEND=cuda GATEDOPS_CUDA=sm80 "${tests[@]}" -x --timeout 55 \
+  step tile_cuda 40 env GATEDOPS_BACKEND=cuda "${tests[@]}" -x --timeout 35 tests/test_gpu_gram_cuda.py -k single_tile &&
+    gram_backend=cuda
+  step grams_cuda 60 env GATEDOPS_BACKEND=cuda "${tests[@]}" --timeout 55 tests/test_gpu_gram_cuda.py
+  step grams_sm80 60 env GATEDOPS_BACKEND=cuda GATEDOPS_CUDA=sm80 "${tests[@]}" --timeout 55 \
     tests/test_gpu_gram_cuda.py
   step conv_gram 90 env GATEDOPS_BACKEND=cuda "${tests[@]}" --timeout 85 tests/test_gpu_conv_gram.py
 fi
@@ -78,11 +83,20 @@ if compgen -G "gatedops/_C_cuda*.so" >/dev/null; then
   step conv_times 60 env GATEDOPS_BACKEND=cuda "$python" benchmarks/conv_npk.py --device cuda --quick --out "$out"
 fi
 if "$python" benchmarks/gram.py --help | grep -q -- --device; then
-  step gram_times 60 "$python" benchmarks/gram.py --device cuda --quick --no-plot --out "$out"
+  step gram_times 60 env GATEDOPS_BACKEND="$gram_backend" "$python" benchmarks/gram.py --device cuda --quick --no-plot \
+    --out "$out"
 fi
 if command -v compute-sanitizer >/dev/null; then
-  step memcheck 90 compute-sanitizer --tool memcheck --error-exitcode 9 "${tests[@]}" --timeout 85 \
+  step memcheck 60 compute-sanitizer --tool memcheck --error-exitcode 9 "${tests[@]}" --timeout 55 \
     tests/test_gpu_gated_linear.py -k "$small_shapes"
+  if [[ $gram_backend == cuda ]]; then
+    for kernel in sm90 sm80; do
+      for tool in memcheck racecheck; do
+        step "${tool}_$kernel" 40 env GATEDOPS_BACKEND=cuda GATEDOPS_CUDA=$kernel compute-sanitizer --tool $tool \
+          --error-exitcode 9 "${tests[@]}" --timeout 35 tests/test_gpu_gram_cuda.py -k "$small_grams"
+      done
+    done
+  fi
 else
   rows+=("$(printf '%-12s %-10s %4s  %s' memcheck absent - "compute-sanitizer is not installed")")
 fi

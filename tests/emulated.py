@@ -50,18 +50,24 @@ class _GramOutput(c.Structure):
 
 
 class _LayerTable(c.Structure):
-    _fields_ = (("count", c.c_int32), ("layer", _Layer * MAX_LAYERS))
+    _fields_ = (("count", c.c_int32), ("with_sigma", c.c_bool), ("layer", _Layer * (MAX_LAYERS + 1)))
 
 
 class _GramCall(c.Structure):
     _fields_ = (
-        ("x", _GateRows),
-        ("y", _GateRows),
+        *((name, _GateRows) for name in ("x", "y", "sigma_x", "sigma_y")),
         ("symmetric", c.c_int32),
         ("type", c.c_int32),
         ("blocks", c.c_int32),
         ("seed", c.c_uint32),
         ("out", _GramOutput),
+        ("v", c.c_void_p),
+        ("columns", c.c_int64),
+        ("bytes", c.c_int64),
+        ("values", c.c_void_p),
+        ("indices", c.c_void_p),
+        ("k", c.c_int32),
+        ("not_itself", c.c_bool),
         ("layers", _LayerTable),
     )
 
@@ -70,26 +76,47 @@ def _address(t: Tensor | None) -> int | None:
     return None if t is None else t.data_ptr()
 
 
+def _rows(words: Tensor) -> _GateRows:
+    return _GateRows(words.data_ptr(), words.shape[0], words.stride(0))
+
+
+def padded_bytes(x: Tensor) -> Tensor:
+    """uint8 (n, d) as words (n, W): zeros behind the last up to 16 bytes."""
+    padded = torch.nn.functional.pad(x, (0, -x.shape[1] % 16))
+    return padded.contiguous().view(torch.int32)
+
+
 def run_gram(
     kernel, words: Tensor, y_words: Tensor | None, first: list[int], y_first: list[int], count: list[int],
     scale: list[float], out: Tensor, *, times: bool = False, factor: Tensor | None = None,
     y_factor: Tensor | None = None, gates: list[int] | None = None, on: tuple[Tensor, Tensor] | None = None,
+    sigma: tuple[Tensor, Tensor | None] | None = None, v: Tensor | None = None, workspace: int = 1 << 27,
+    indices: Tensor | None = None,
     blocks: int = 3, seed: int = 0,
 ) -> None:  # fmt: skip
-    """Runs one of the emulated Gram kernels; arguments as of the ops. gates and on: for counts that agree."""
+    """Runs one of the emulated Gram kernels; arguments as of the ops. gates and on: for counts that agree. sigma: x and
+    y of bytes. v: out is the Gram times v, with partial products in `workspace` bytes. indices: of the largest values
+    of each row, which go to out."""
     right = words if y_words is None else y_words
     call = _GramCall(
-        x=_GateRows(words.data_ptr(), words.shape[0], words.stride(0)),
-        y=_GateRows(right.data_ptr(), right.shape[0], right.stride(0)),
+        x=_rows(words), y=_rows(right),
         symmetric=y_words is None, type=TYPES[out.dtype], blocks=blocks, seed=seed,
         out=_GramOutput(
             out.data_ptr(), out.stride(-2), out[0].numel() if out.dim() == 3 else 0, times, _address(factor),
             _address(factor if y_factor is None else y_factor), *map(_address, on or (None, None)),
         ),
+        v=_address(v), columns=0 if v is None else v.shape[1], bytes=workspace,
+        values=None if indices is None else out.data_ptr(), indices=_address(indices),
+        k=0 if indices is None else out.shape[1], not_itself=y_words is None,
     )  # fmt: skip
     call.layers.count = len(count)
     for i, layer in enumerate(zip(first, y_first, count, gates or [0] * len(count), scale, strict=True)):
         call.layers.layer[i] = _Layer(*layer)
+    if sigma is not None:
+        x, y = (None if side is None else padded_bytes(side) for side in sigma)
+        call.sigma_x, call.sigma_y = _rows(x), _rows(x if y is None else y)
+        call.layers.with_sigma = True
+        call.layers.layer[len(count)] = _Layer(0, 0, x.shape[1], 0, 1.0)
     kernel.restype = c.c_char_p
     error = kernel(c.byref(call))
     assert error is None, error.decode()

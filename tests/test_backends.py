@@ -155,6 +155,20 @@ def test_the_report_says_what_is_missing_and_what_to_do(monkeypatch, capsys):
     assert "(experimental): not chosen; it needs the triton package, which is not installed" in printed
 
 
+def test_the_report_says_where_the_cuda_kernels_do_not_fit_the_gpu(monkeypatch, capsys, tmp_path):
+    from gatedops import __main__ as report
+
+    path = tmp_path / "_C_cuda.so"
+    path.write_bytes(b"gatedops._C_cuda for 90a\0")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(cuda_library, "library", lambda: path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 6))
+    monkeypatch.setattr(backends, "chosen_backend", lambda: ("cpu", "nobody asks for another"))
+    report.main()
+    assert "not chosen; it is built for sm_90a, this GPU is sm_86: build again" in capsys.readouterr().out
+
+
 def test_a_tensor_elsewhere_is_refused_with_what_to_do():
     words = pack_gates(torch.ones(2, 3))
     assert backends.unsupported_device(torch.device("xpu:0"), "npk_gram") == (

@@ -6,15 +6,16 @@ this cannot show is whether the GPU's instructions do what the emulation says: t
 
 from __future__ import annotations
 
+import ctypes
 import shutil
 
 import emulated
 import pytest
 import torch
 from strategies import generator
-from tolerances import assert_same_bits
+from tolerances import assert_as_good_as_torch, assert_close_in_float64, assert_same_bits
 
-from gatedops import GateBits, gate_agreement, gate_overlap, npk_gram
+from gatedops import GateBits, gate_agreement, gate_neighbors, gate_overlap, npk_gram
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++: apt install g++")
 
@@ -23,9 +24,14 @@ NETS = [(1, 1, [1]), (3, 130, [33]), (130, 65, [64, 1, 2100]), (129, 257, [1024,
 
 
 @pytest.fixture(scope="module")
-def kernels(tmp_path_factory):
+def libraries(tmp_path_factory):
     folder = tmp_path_factory.mktemp("emulated")
-    return {name: getattr(emulated.compiled(f"gram_{name}.cpp", folder), f"emulate_gram_{name}") for name in KERNELS}
+    return {name: emulated.compiled(f"gram_{name}.cpp", folder) for name in KERNELS}
+
+
+@pytest.fixture(scope="module")
+def kernels(libraries):
+    return {name: getattr(library, f"emulate_gram_{name}") for name, library in libraries.items()}
 
 
 def random_bits(n, widths, seed):
@@ -98,6 +104,18 @@ def test_factors_scale_rows_and_columns(kernels, name):
 
 
 @pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("scale", [1.0, 1 / 3, -0.1, 0.0, -0.0, 2.0**120, 2.0**-120, 2.0**-140])
+def test_any_scale_has_the_bits_of_the_cpu(kernels, name, scale):
+    """Counts of 0 among them, whose sign a negative scale turns."""
+    bits = random_bits(20, [9, 300], 23)
+    out = unwritten(20, 20, dtype=torch.float32)
+    run(kernels[name], bits, None, out, scale=[0.5, scale])
+    expected = npk_gram(None, bits, scale=[0.5, scale])
+    assert (expected == 0).any()
+    assert_same_bits(out, expected)
+
+
+@pytest.mark.parametrize("name", KERNELS)
 def test_bfloat16_is_the_rounded_float32(kernels, name):
     bits = random_bits(70, [40, 300], 10)
     out = unwritten(70, 70, dtype=torch.bfloat16)
@@ -120,6 +138,19 @@ def test_layers_may_lie_anywhere_and_be_cut_off(kernels, name):
 
 
 @pytest.mark.parametrize("name", KERNELS)
+def test_offsets_beyond_32_bits(kernels, name, tmp_path):
+    """Rows of gates and of the output so far apart that the third begins behind 2^32 elements: files with holes."""
+    stride = 2**31 + 16
+    bits = random_bits(3, [300], 26)
+    apart = torch.from_file(str(tmp_path / "words"), shared=True, size=2 * stride + 64, dtype=torch.int32)
+    words = apart.as_strided(bits.words.shape, (stride, 1)).copy_(bits.words)
+    out = torch.from_file(str(tmp_path / "out"), shared=True, size=2 * stride + 64).as_strided((3, 3), (stride, 1))
+    first, count = layout(bits)
+    emulated.run_gram(kernels[name], words, None, first, first, count, [1 / 300], out)
+    assert_same_bits(out.clone(memory_format=torch.contiguous_format), npk_gram(None, bits))
+
+
+@pytest.mark.parametrize("name", KERNELS)
 def test_any_number_of_blocks_and_any_order_of_threads(kernels, name):
     bits = random_bits(257, [65], 12)
     expected = npk_gram(None, bits)
@@ -127,3 +158,87 @@ def test_any_number_of_blocks_and_any_order_of_threads(kernels, name):
         out = unwritten(257, 257, dtype=torch.float32)
         run(kernels[name], bits, None, out, blocks=blocks, seed=blocks)
         assert_same_bits(out, expected)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("columns", [1, 16, 129, 784])
+def test_sigma_of_bytes_is_exact_and_rounded_once(kernels, name, dtype, columns):
+    if name == "sm90" and dtype == torch.float64:
+        pytest.skip("float64 is the mma.sync kernel's")
+    n, m, widths = 131, 70, [40, 300]
+    bits, y_bits = random_bits(n, widths, 13), random_bits(m, widths, 14)
+    x, y = (random_bytes(rows, columns, 15) for rows in (n, m))
+    product = torch.float64 if dtype == torch.float64 else torch.float32
+    out = unwritten(n, n, dtype=dtype)
+    run(kernels[name], bits, None, out, sigma=(x, None))
+    assert_same_bits(out, npk_gram(x, bits, dtype=product).to(dtype))
+    out = unwritten(n, m, dtype=dtype)
+    run(kernels[name], bits, y_bits, out, sigma=(x, y))
+    assert_same_bits(out, npk_gram(x, bits, y, y_bits, dtype=product).to(dtype))
+
+
+def test_sigma_is_exact_up_to_its_last_column(libraries):
+    """Sums of more than 2^31, and the largest that 32 bits hold."""
+    largest = libraries["sm80"].max_sigma_columns()
+    assert largest * 255**2 < 2**32 <= (largest + 1) * 255**2
+    libraries["sm80"].sigma_of_largest_bytes.restype = ctypes.c_float
+    for columns in (1, 784, 2**31 // 255**2 + 1, largest):
+        found = libraries["sm80"].sigma_of_largest_bytes(columns)
+        assert found == float(torch.tensor(columns * 255**2).float())
+
+
+def random_bytes(rows, columns, seed):
+    return torch.randint(0, 256, (rows, columns), generator=generator(seed + rows), dtype=torch.uint8)
+
+
+# n, m, columns of v, of x (none: Lambda alone), bytes of partial products: one band, several, one a row of tiles.
+MATVECS = [(1, 1, 1, 0, 1 << 27), (130, 300, 13, 0, 1), (300, 35, 2, 40, 1 << 17), (260, 129, 5, 0, 1 << 15)]
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("n", "m", "columns", "inputs", "workspace"), MATVECS)
+def test_a_matvec_is_as_good_as_torch(kernels, name, dtype, n, m, columns, inputs, workspace):
+    if name == "sm90" and dtype == torch.float64:
+        pytest.skip("float64 is the mma.sync kernel's")
+    bits, y_bits = random_bits(n, [40, 300], 17), random_bits(m, [40, 300], 18)
+    x, y = (random_bytes(rows, inputs, 19) if inputs else None for rows in (n, m))
+    for right, y_right, rows in ((None, None, n), (y_bits, y, m)):
+        v = torch.randn(rows, columns, generator=generator(20), dtype=dtype)
+        out = unwritten(n, columns, dtype=dtype)
+        run(kernels[name], bits, right, out, v=v, sigma=(x, y_right) if inputs else None, workspace=workspace)
+        exact = npk_gram(x, bits, y_right, right, dtype=torch.float64) @ v.double()
+        if dtype == torch.float64:
+            assert_close_in_float64(out, exact)
+        else:
+            assert_as_good_as_torch(out, npk_gram(x, bits, y_right, right) @ v, exact)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_a_matvec_has_the_same_bits_for_any_blocks_and_any_order_of_threads(kernels, name):
+    bits = random_bits(270, [65], 21)
+    v = torch.randn(270, 2, generator=generator(22))
+    found = []
+    for blocks, seed in ((1, 0), (3, 1), (8, 2)):
+        out = unwritten(270, 2, dtype=torch.float32)
+        run(kernels[name], bits, None, out, v=v, workspace=1 << 15, blocks=blocks, seed=seed)
+        found.append(out)
+    assert_same_bits(found[1], found[0])
+    assert_same_bits(found[2], found[0])
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("n", "m", "k"), [(2, 1, 1), (130, 20, 3), (34, 270, 32)])
+def test_neighbors(kernels, name, dtype, n, m, k):
+    """Few gates, so many ties: of equal values the first columns."""
+    if name == "sm90" and dtype == torch.float64:
+        pytest.skip("float64 is the mma.sync kernel's")
+    bits, y_bits = random_bits(n, [5, 4], 24), random_bits(m, [5, 4], 25)
+    for right in (None, y_bits) if k < n else (y_bits,):
+        values, indices = unwritten(n, k, dtype=dtype), torch.full((n, k), -1)
+        run(kernels[name], bits, right, values, indices=indices)
+        expected, columns = gate_neighbors(bits, k, right, dtype=dtype)
+        assert_same_bits(values, expected)
+        assert torch.equal(indices, columns)

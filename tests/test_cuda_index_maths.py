@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++: 
 @pytest.fixture(scope="module")
 def maths(tmp_path_factory):
     library = emulated.compiled("index_maths.cpp", tmp_path_factory.mktemp("emulated"))
-    library.tiles.restype = library.pieces.restype = library.offset.restype = c.c_int64
+    library.tiles.restype = library.pieces.restype = library.offset.restype = library.staged.restype = c.c_int64
     return library
 
 
@@ -79,6 +79,31 @@ def test_a_stage_is_swizzled_as_tma_does(maths):
         for chunk in range(8):
             plain = row * 128 + chunk * 16
             assert maths.offset(row, chunk) == plain ^ ((plain >> 7 & 7) << 4)
+
+
+@pytest.mark.parametrize("tile", [64, 128])
+def test_a_finished_tile_is_a_bijection(maths, tile):
+    found = [maths.staged(tile, row, col) for row in range(tile) for col in range(tile)]
+    assert sorted(found) == list(range(tile * tile))
+
+
+def test_a_finished_tile_has_no_bank_conflicts(maths):
+    """float32: lanes that store their accumulators, read 32 columns of a row, or 32 rows of a column."""
+    patterns = []
+    for register in range(64):
+        for first_row in range(0, 128, 16):
+            pattern = []
+            for lane in range(32):
+                at = (c.c_int64 * 2)()
+                maths.place(3, lane, register, at)
+                pattern.append((first_row + at[0], at[1]))
+            patterns.append(pattern)
+    for line in range(128):
+        for first in range(0, 128, 32):
+            patterns.append([(line, first + lane) for lane in range(32)])
+            patterns.append([(first + lane, line) for lane in range(32)])
+    for pattern in patterns:
+        assert len({maths.staged(128, row, col) % 32 for row, col in pattern}) == 32
 
 
 @pytest.mark.parametrize(

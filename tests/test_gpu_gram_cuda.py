@@ -105,10 +105,54 @@ def test_sigma_and_factors(dtype, normalize):
     assert_same_bits(found, found.T.contiguous())
 
 
-def test_sigma_of_bytes_is_exact():
-    bits = random_bits(300, [200, 500], 10)
-    x = torch.randint(0, 256, (300, 784), generator=generator(11), dtype=torch.uint8)
-    assert_same_bits(npk_gram(x.cuda(), bits.to("cuda")).cpu(), npk_gram(x, bits))
+def test_single_tile_of_bytes():
+    """One byte in each row of x, the columns of y counted: a wrong place shows as a wrong pattern."""
+    x, y = torch.zeros(128, 128, dtype=torch.uint8), torch.arange(128, dtype=torch.uint8).repeat(128, 1)
+    x[torch.arange(128), torch.arange(128)] = 200
+    bits = GateBits.pack([torch.ones(128, 1, dtype=torch.bool)])
+    assert_same_bits(npk_gram(x.cuda(), bits.to("cuda"), y.cuda(), bits.to("cuda")).cpu(), npk_gram(x, bits, y, bits))
+
+
+# Columns that fill no step, no stage, several stages; more than the kernels multiply.
+@pytest.mark.parametrize("columns", [1, 17, 128, 784, 66052])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sigma_of_bytes_is_exact(columns, dtype):
+    bits, y_bits = random_bits(300, [200, 500], 10), random_bits(75, [200, 500], 11)
+    x, y = (torch.randint(0, 256, (n, columns), generator=generator(n), dtype=torch.uint8) for n in (300, 75))
+    assert_same_bits(npk_gram(x.cuda(), bits.to("cuda"), dtype=dtype).cpu(), npk_gram(x, bits, dtype=dtype))
+    found = npk_gram(x.cuda(), bits.to("cuda"), y.cuda(), y_bits.to("cuda"), dtype=dtype).cpu()
+    assert_same_bits(found, npk_gram(x, bits, y, y_bits, dtype=dtype))
+
+
+@pytest.mark.parametrize("scale", [-0.1, 0.0, 2.0**120, 2.0**-140])
+def test_any_scale_has_the_bits_of_the_cpu(scale):
+    bits = random_bits(150, [9, 300], 21)
+    assert_same_bits(
+        npk_gram(None, bits.to("cuda"), scale=[0.5, scale]).cpu(), npk_gram(None, bits, scale=[0.5, scale])
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("columns", [1, 13])
+@pytest.mark.parametrize("inputs", [None, torch.uint8, torch.float32], ids=str)
+@pytest.mark.parametrize(("n", "m"), [(1, 5), (300, 170), (3000, None)])
+def test_matvec_is_as_good_as_torch(n, m, inputs, columns, dtype):
+    bits, y_bits = random_bits(n, [200, 500], 22), None if m is None else random_bits(m, [200, 500], 23)
+    x, y = (
+        None if inputs is None or rows is None else torch.rand(rows, 40, generator=generator(rows)).mul(255).to(inputs)
+        for rows in (n, m)
+    )
+    v = torch.randn(n if m is None else m, columns, generator=generator(24), dtype=dtype)
+    sides = [None if t is None else t.to("cuda") for t in (y, y_bits)]
+    on_gpu = (None if x is None else x.cuda(), bits.to("cuda"), v.cuda(), *sides)
+    found = npk_matvec(*on_gpu, dtype=dtype)
+    truth = npk_gram(x, bits, y, y_bits, dtype=torch.float64) @ v.double()
+    if dtype == torch.float64:
+        assert_close_in_float64(found.cpu(), truth)
+    else:
+        assert_as_good_as_torch(found.cpu(), npk_gram(x, bits, y, y_bits) @ v, truth)
+    for _ in range(3):
+        assert_same_bits(npk_matvec(*on_gpu, dtype=dtype), found)
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
@@ -132,11 +176,13 @@ def test_matvec_and_gradient(symmetric):
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
-def test_neighbors(symmetric):
+@pytest.mark.parametrize("k", [1, 11, 32, 33])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_neighbors(symmetric, k, dtype):
     bits = random_bits(400, [7], 17)  # few gates: many ties
     y_bits = None if symmetric else random_bits(90, [7], 18)
-    values, indices = gate_neighbors(bits.to("cuda"), 11, None if symmetric else y_bits.to("cuda"))
-    expected_values, expected_indices = gate_neighbors(bits, 11, y_bits)
+    values, indices = gate_neighbors(bits.to("cuda"), k, None if symmetric else y_bits.to("cuda"), dtype=dtype)
+    expected_values, expected_indices = gate_neighbors(bits, k, y_bits, dtype=dtype)
     assert_same_bits(values.cpu(), expected_values)
     assert torch.equal(indices.cpu(), expected_indices)
 

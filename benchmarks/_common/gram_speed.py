@@ -75,10 +75,12 @@ def random_problem(n: int, layers: int, width: int, inputs: int | None, seed: in
 
 
 def random_gates(n: int, layers: int, width: int, generator: torch.Generator) -> GateBits:
-    """Gates on with probability 1/2, made as words: no mask of n x layers x width bytes is ever there."""
+    """Gates on with probability 1/2, on the generator's device, made as words: no mask of n x layers x width bytes is
+    ever there."""
     all_on = GateBits.pack([torch.ones(1, width, dtype=torch.bool)] * layers)
-    words = torch.randint(-(2**31), 2**31, (n, all_on.words.shape[1]), generator=generator, dtype=torch.int32)
-    return GateBits(words & all_on.words, all_on.layers)
+    shape, device = (n, all_on.words.shape[1]), generator.device
+    words = torch.randint(-(2**31), 2**31, shape, generator=generator, dtype=torch.int32, device=device)
+    return GateBits(words & all_on.words.to(device), all_on.layers)
 
 
 def problem_name(data: str, widths: Sequence[int], n: int, x: Tensor | None) -> str:

@@ -39,28 +39,40 @@ class Cell:
 
 @dataclass(frozen=True)
 class Limit:
-    """The least seconds for a Gram: looking at every bit-pair, or writing the output, whichever takes longer."""
+    """The least seconds for a Gram: looking at every bit-pair, or writing the output, whichever takes longer; on a GPU,
+    where each has units of its own, also the product over layers (epilogue) and that of the inputs (Sigma)."""
 
     counts_s: float
     writes_s: float
+    epilogue_s: float = 0.0
+    sigma_s: float = 0.0
 
     @property
     def seconds(self) -> float:
-        return max(self.counts_s, self.writes_s)
+        return max(self._parts().values())
 
     @property
     def by(self) -> str:
-        return "counts" if self.counts_s >= self.writes_s else "writes"
+        parts = self._parts()
+        return max(parts, key=lambda name: parts[name])
+
+    def _parts(self) -> dict[str, float]:
+        return {
+            "counts": self.counts_s,
+            "writes": self.writes_s,
+            "epilogue": self.epilogue_s,
+            "Sigma": self.sigma_s,
+        }
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One function on one cell; limit is None where none is known or where inputs take part."""
+    """One function on one cell; limit is None where none is known, threads and instruction_set on a GPU."""
 
     what: str
     by: str
     cell: Cell
-    threads: int
+    threads: int | None
     instruction_set: str | None
     median_s: float
     best_s: float
@@ -83,7 +95,7 @@ class Entry:
 
 
 def entry_of(
-    what: str, by: str, cell: Cell, threads: int, isa: str | None, timing: Timing, limit: Limit | None = None
+    what: str, by: str, cell: Cell, threads: int | None, isa: str | None, timing: Timing, limit: Limit | None = None
 ) -> Entry:
     return Entry(what, by, cell, threads, isa, timing.median, timing.best, len(timing.samples), limit)
 
@@ -97,10 +109,28 @@ def gram_limit(cell: Cell, report: dict[str, object], isa: str, threads: int) ->
     return Limit(cell.bit_pairs / rate, size / write_bandwidth(size, threads))
 
 
-def require_right(gram: Callable[[], Tensor], bits: GateBits, what: str) -> None:
-    """RuntimeError unless a sample of Lambda is bit for bit that of the reference: a wrong result has no speed."""
+def require_right(gram: Callable[[], Tensor], bits: GateBits, what: str, x: Tensor | None = None) -> None:
+    """RuntimeError unless a sample is bit for bit that of the reference: a wrong result has no speed. x: None or uint8,
+    (n, d)."""
+    found, expected = _sample(gram(), bits, x)
+    if not found.equal(expected):
+        raise RuntimeError(f"gatedops is wrong on {what}")
+
+
+def require_close(gram: Callable[[], Tensor], bits: GateBits, x: Tensor, what: str) -> None:
+    """The same for float32 inputs, to float32's accuracy of a sum of x.shape[1] products of equal sign."""
+    found, expected = _sample(gram(), bits, x.double())
+    if not bool(((found - expected).abs() <= 1e-5 * expected.abs()).all()):
+        raise RuntimeError(f"gatedops is wrong on {what}")
+
+
+def _sample(gram: Tensor, bits: GateBits, x: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Some rows and columns of a Gram, and the reference's, on the CPU; in float64 where x is."""
     rows = torch.linspace(0, bits.n - 1, min(bits.n, CHECKED_ROWS)).long()
     columns = torch.linspace(bits.n - 1, 0, min(bits.n, CHECKED_COLUMNS)).long()
-    expected = reference.npk_gram(None, bits[rows], None, bits[columns])
-    if not gram()[rows][:, columns].equal(expected):
-        raise RuntimeError(f"gatedops is wrong on {what}")
+    sides = [
+        (None if x is None else x[at.to(x.device)].cpu(), bits[at.to(bits.device)].to("cpu")) for at in (rows, columns)
+    ]
+    dtype = torch.float64 if x is not None and x.dtype == torch.float64 else torch.float32
+    expected = reference.npk_gram(*sides[0], *sides[1], dtype=dtype)
+    return gram[rows.to(gram.device)][:, columns.to(gram.device)].cpu(), expected

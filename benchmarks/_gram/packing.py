@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from _common.bandwidth import memcpy
-from _common.timing import interleaved_medians, readable_seconds
+from _common.timing import Timing, interleaved_medians, readable_seconds
 from torch import Tensor
 
 from _gram.sweep import Budget
@@ -21,10 +21,12 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch
 
 @dataclass(frozen=True)
 class PackEntry:
-    """median_s into reused words; memcpy_s of the input's bytes, the faster of C's memcpy and torch's copy_."""
+    """median_s into reused words; memcpy_s of the input's bytes, the faster of C's memcpy and torch's copy_, on a GPU
+    torch's copy_."""
 
     name: str
     bytes: int
+    words_bytes: int
     median_s: float
     memcpy_s: float
     runs: int
@@ -33,6 +35,11 @@ class PackEntry:
     def share(self) -> float:
         """Of the memcpy's bytes per second."""
         return self.memcpy_s / self.median_s
+
+    @property
+    def share_of_moved(self) -> float:
+        """Bytes read and written a second over those of the copy, which writes all that it reads."""
+        return (self.bytes + self.words_bytes) / (2 * self.bytes) * self.share
 
     def row(self) -> tuple[str, ...]:
         return (
@@ -47,14 +54,29 @@ class PackEntry:
         )
 
 
+class PackProblem:
+    """Pre-activations q; raw: their bytes, and words of which the first rows are the reference's, or RuntimeError."""
+
+    def __init__(self, name: str, q: Tensor):
+        self.name, self.q = name, q
+        memory = q.permute(0, 2, 3, 1) if q.dim() == 4 and not q.is_contiguous() else q
+        self.raw = memory.view(torch.uint8).flatten()
+
+    def entry(self, words: Tensor, packing: Timing, memcpy_s: float) -> PackEntry:
+        few = slice(0, 3)
+        if not words[few].cpu().equal(reference.pack_gates(self.q[few].cpu()).words):
+            raise RuntimeError(f"gatedops packs {self.name} wrongly")
+        return PackEntry(self.name, self.q.nbytes, words.nbytes, packing.median, memcpy_s, len(packing.samples))
+
+
 def packing(size: int, budget: Budget, seed: int) -> list[PackEntry]:
     """Inputs of about `size` bytes each: dense layers of several dtypes, images in both memory layouts."""
-    return [time_packing(name, make(), budget) for name, make in inputs(size, seed).items()]
+    return [time_packing(PackProblem(name, make()), budget) for name, make in inputs(size, seed).items()]
 
 
-def inputs(size: int, seed: int) -> dict[str, Callable[[], Tensor]]:
+def inputs(size: int, seed: int, device: str = "cpu") -> dict[str, Callable[[], Tensor]]:
     def randn(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+        return torch.randn(*shape, generator=torch.Generator(device).manual_seed(seed), device=device)
 
     def dense(dtype: torch.dtype) -> Tensor:
         q = randn(size // dtype.itemsize // 4096 or 1, 4096)
@@ -69,12 +91,9 @@ def inputs(size: int, seed: int) -> dict[str, Callable[[], Tensor]]:
     }
 
 
-def time_packing(name: str, q: Tensor, budget: Budget) -> PackEntry:
-    """RuntimeError where the words are wrong."""
-    words = torch.empty_like(pack_gates(q).words)
-    positions = by_position(q)
-    raw = q.permute(0, 2, 3, 1) if q.dim() == 4 and not q.is_contiguous() else q
-    source, to = raw.view(torch.uint8).flatten(), torch.empty(q.nbytes, dtype=torch.uint8)
+def time_packing(problem: PackProblem, budget: Budget) -> PackEntry:
+    words, positions = torch.empty_like(pack_gates(problem.q).words), by_position(problem.q)
+    source, to = problem.raw, torch.empty_like(problem.raw)
     threads = torch.get_num_threads()
     times = interleaved_medians(
         {
@@ -84,10 +103,6 @@ def time_packing(name: str, q: Tensor, budget: Budget) -> PackEntry:
         },
         budget.repeats,
         seconds=budget.seconds,
-        label=f"packing {name}",
+        label=f"packing {problem.name}",
     )
-    few = slice(0, 3)
-    if not words[few].equal(reference.pack_gates(q[few]).words):
-        raise RuntimeError(f"gatedops packs {name} wrongly")
-    fastest = min(times["memcpy"].median, times["copy_"].median)
-    return PackEntry(name, q.nbytes, times["packing"].median, fastest, len(times["packing"].samples))
+    return problem.entry(words, times["packing"], min(times["memcpy"].median, times["copy_"].median))

@@ -13,7 +13,16 @@ from _gram.entry import Entry
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PEER_MARKERS = {"torch float32": "x", "torch bfloat16": "+", "numkong": "^"}
+PEER_MARKERS = {
+    "torch float32": "x",
+    "torch bfloat16": "+",
+    "numkong": "^",
+    "torch int8": "x",
+    "torch float16": "+",
+    "mma.sync": "s",
+    "Triton": "^",
+}
+FILLED = "^s"
 PEER_COLOUR = "#777777"
 LIMIT_COLOUR = "#222222"
 
@@ -36,7 +45,7 @@ def plot_roofline(path: Path, ours: Sequence[Entry], others: Sequence[Entry], ti
     for name, marker in PEER_MARKERS.items():
         shown = [entry for entry in others if entry.by == name]
         if shown:
-            style = {"edgecolors": "none"} if marker == "^" else {"linewidths": 1.6}
+            style = {"edgecolors": "none"} if marker in FILLED else {"linewidths": 1.6}
             _scatter(axis, shown, name, marker=marker, s=50, color=PEER_COLOUR, **style)
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")

@@ -1,6 +1,7 @@
-// The ops of the gram family that use a Gram without keeping it: npk_matvec, npk_gram_backward, gate_neighbors. A
-// panel of rows at a time, its Gram made by the kernel of npk_gram and used by torch: the same bits on every run, at
-// the price of both halves of a symmetric problem.
+// The ops of the gram family that use a Gram without keeping it: npk_matvec, npk_gram_backward, gate_neighbors.
+// npk_matvec contracts tiles inside the kernel. Where a matrix of floats takes part, Sigma or a gradient, and for
+// neighbours, a panel of rows is made at a time by the kernel of npk_gram and used by torch: the same bits on every
+// run, at the price of both halves of a symmetric problem.
 #include <torch/csrc/stable/library.h>
 
 #include <limits>
@@ -48,13 +49,18 @@ Tensor npk_matvec(
     const std::optional<Tensor>& y_words, const Tensor& v, std::vector<int64_t> first, std::vector<int64_t> y_first,
     std::vector<int64_t> count, std::vector<double> scale) {
   const GramArgs args = as_rectangle({x, words, y, y_words, {first, y_first, count}, scale, {}, {}});
-  gram_problem(args);
+  const GramProblem problem = gram_problem(args);
   require_right_factor(v, args.m(), "v");
+  require(v.size(1) <= INT32_MAX, "v: has more columns than int32 counts");
   require_float(v.scalar_type(), "v");
   require_device_of(words, v, "v");
   const DeviceGuard guard(words.get_device_index());
   Tensor out = torch::stable::new_zeros(detached(v), {args.n(), v.size(1)});
-  if (args.m() == 0) {
+  if (args.n() == 0 || args.m() == 0 || v.size(1) == 0) {
+    return out;
+  }
+  if (!x || sigma_of_bytes(x)) {
+    run_matvec(args, problem, torch::stable::contiguous(detached(v)), out);
     return out;
   }
   each_panel(args, [&](int64_t i, int64_t rows, const GramArgs& part) {
@@ -125,7 +131,7 @@ std::tuple<Tensor, Tensor> gate_neighbors(
     const Tensor& words, const std::optional<Tensor>& y_words, std::vector<int64_t> first, std::vector<int64_t> y_first,
     std::vector<int64_t> count, std::vector<double> scale, int64_t k, ScalarType dtype) {
   const GramArgs args = as_rectangle({{}, words, {}, y_words, {first, y_first, count}, scale, {}, {}});
-  gram_problem(args);
+  const GramProblem problem = gram_problem(args);
   require_float(dtype, "dtype");
   const int64_t candidates = args.m() - (y_words ? 0 : 1);
   require(
@@ -134,6 +140,13 @@ std::tuple<Tensor, Tensor> gate_neighbors(
   const DeviceGuard guard(words.get_device_index());
   Tensor values = torch::stable::new_empty(words, {args.n(), k}, dtype);
   Tensor indices = torch::stable::new_empty(words, {args.n(), k}, ScalarType::Long);
+  if (args.n() == 0) {
+    return {values, indices};
+  }
+  if (k <= kMaxNeighbors) {
+    run_neighbors(args, problem, k, values, indices);
+    return {values, indices};
+  }
   each_panel(args, [&](int64_t i, int64_t rows, const GramArgs& part) {
     Tensor panel = torch::stable::new_empty(words, {rows, args.m()}, dtype);
     multiply_lambda(part, gram_problem(part), false, panel);

@@ -3,7 +3,7 @@
 // cudaError_t.
 #pragma once
 
-#include "gram_problem.h"
+#include "matvec_bands.h"
 
 namespace gatedops::cuda {
 
@@ -16,6 +16,16 @@ int launch_gram_sm80(GramProblem problem, bool symmetric, OutputType type, void*
 // The same on sm_90a, for what sm90_takes: not float64, and not where GATEDOPS_CUDA=sm80 asks for the other kernel.
 bool sm90_takes(const GramProblem& problem, OutputType type);
 int launch_gram_sm90(const GramProblem& problem, bool symmetric, OutputType type, void* stream);
+
+// The Gram times v, float32 or float64 (mma.sync alone), with partial products in a workspace of so many bytes.
+int64_t matvec_workspace_sm80(const MatvecCall& call, OutputType type);
+int64_t matvec_workspace_sm90(const MatvecCall& call);
+int launch_matvec_sm80(const MatvecCall& call, OutputType type, void* workspace, void* stream);
+int launch_matvec_sm90(const MatvecCall& call, void* workspace, void* stream);
+
+// The largest values of each row, where problem.neighbors says; float32 or float64 (mma.sync alone).
+int launch_neighbors_sm80(GramProblem problem, OutputType type, void* stream);
+int launch_neighbors_sm90(const GramProblem& problem, void* stream);
 
 // Gates on in each row and layer, (L, n), from x_first and words of the table.
 int launch_row_counts(const GateRows& gates, const LayerTable& layers, int32_t* counts, void* stream);

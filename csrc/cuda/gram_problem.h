@@ -20,10 +20,23 @@ struct Layer {
   double scale;
 };
 
+// Where Sigma is the product of bytes, layer[count] stands for it: the last to be multiplied, its words those of
+// sigma_x and sigma_y.
 struct LayerTable {
   int32_t count;
-  Layer layer[kMaxLayers];
+  bool with_sigma;
+  Layer layer[kMaxLayers + 1];
+
+  GATEDOPS_HOST_DEVICE int end() const {
+    return count + with_sigma;
+  }
+  GATEDOPS_HOST_DEVICE bool is_sigma(int index) const {
+    return index == count;
+  }
 };
+
+// Sums of products of bytes are exact modulo 2^32: below it with up to this many columns.
+constexpr int64_t kMaxSigmaColumns = 0xFFFFFFFFll / (255 * 255);
 
 struct GateRows {
   const uint32_t* words;  // 16-byte aligned
@@ -40,10 +53,33 @@ struct GramOutput {
   const int32_t *x_on, *y_on;
 };
 
+// Where products with v go instead of the values: for tile (i, j) of the schedule's rows, K_ij v_j to part
+// (i - first_row) * stride + j of `rows`, and K_ij^T v_i of a symmetric problem's tiles off the diagonal to the same
+// part of `cols`. A part is (columns, tile edge). Elements are of the product's type.
+struct Contraction {
+  const void* v;  // (y.rows, columns)
+  void *rows, *cols;
+  int64_t first_row, stride;  // in tiles
+  int32_t columns;
+};
+
+// Where the k largest values of each row go, (x.rows, k), largest first, of equal ones the first: values of the
+// product's type, and their columns. not_itself: x and y are the same rows, and none is among its own.
+struct Neighbors {
+  void* values;
+  int64_t* indices;
+  int32_t k;  // 1 to kMaxNeighbors
+  bool not_itself;
+};
+constexpr int kMaxNeighbors = 32;
+
 struct GramProblem {
   GateRows x, y;
+  GateRows sigma_x, sigma_y;  // rows of bytes, zeros behind the last up to a multiple of 16
   TileSchedule schedule;
   GramOutput out;
+  Contraction contraction;
+  Neighbors neighbors;
   LayerTable layers;
 };
 

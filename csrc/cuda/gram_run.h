@@ -1,4 +1,4 @@
-// One Gram from its arguments: Sigma, the choice of a kernel, the launch.
+// One Gram, or its product with v, from its arguments: Sigma, the choice of a kernel, the launch.
 #pragma once
 
 #include "gram_tensors.h"
@@ -37,14 +37,44 @@ inline void multiply_lambda(const GramArgs& args, GramProblem problem, bool time
   launch_gram(problem, !args.y_words, output_type(out.scalar_type(), "out"), args.words, "npk_gram");
 }
 
-inline void run_gram(const GramArgs& args, const GramProblem& problem, Tensor& out) {
+inline void run_gram(const GramArgs& args, GramProblem problem, Tensor& out) {
   if (args.n() == 0 || args.m() == 0) {
     return;
   }
-  if (args.x) {
+  const ByteSigma bytes(args, problem);
+  const bool given = args.x.has_value() && !problem.layers.with_sigma;
+  if (given) {
     sigma_into(*args.x, args.right(), out);
   }
-  multiply_lambda(args, problem, args.x.has_value(), out);
+  multiply_lambda(args, problem, given, out);
+}
+
+// out = the Gram times v, both contiguous and of one dtype, float32 or float64; x absent or sigma_of_bytes.
+inline void run_matvec(const GramArgs& args, GramProblem problem, const Tensor& v, Tensor& out) {
+  const ByteSigma bytes(args, problem);
+  problem.contraction.v = v.const_data_ptr();
+  problem.contraction.columns = static_cast<int32_t>(v.size(1));
+  const MatvecCall call{problem, !args.y_words, out.mutable_data_ptr(), kPartialBytes};
+  const OutputType type = output_type(v.scalar_type(), "v");
+  const bool wgmma = sm90_takes(problem, type);
+  const int64_t size = wgmma ? matvec_workspace_sm90(call) : matvec_workspace_sm80(call, type);
+  Tensor workspace = torch::stable::new_empty(v, {size}, ScalarType::Byte);
+  void* stream = current_stream(v);
+  const int error = wgmma ? launch_matvec_sm90(call, workspace.mutable_data_ptr(), stream)
+                          : launch_matvec_sm80(call, type, workspace.mutable_data_ptr(), stream);
+  require_launched(error, "npk_matvec");
+}
+
+// The k largest values of Lambda in each row, k <= kMaxNeighbors; symmetric: a row is not its own neighbour.
+inline void run_neighbors(const GramArgs& args, GramProblem problem, int64_t k, Tensor& values, Tensor& indices) {
+  problem.neighbors = {
+      values.mutable_data_ptr(), static_cast<int64_t*>(indices.mutable_data_ptr()), static_cast<int32_t>(k),
+      !args.y_words};
+  const OutputType type = output_type(values.scalar_type(), "dtype");
+  void* stream = current_stream(values);
+  const int error =
+      sm90_takes(problem, type) ? launch_neighbors_sm90(problem, stream) : launch_neighbors_sm80(problem, type, stream);
+  require_launched(error, "gate_neighbors");
 }
 
 }  // namespace gatedops::cuda

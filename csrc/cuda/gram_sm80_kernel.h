@@ -5,6 +5,7 @@
 #include "fragments.h"
 #include "gram_sm80_traits.h"
 #include "layer_product.h"
+#include "staged_layout.h"
 #include "tile_output.h"
 
 namespace gatedops::cuda {
@@ -36,9 +37,11 @@ template <class Traits>
 __device__ __forceinline__ void load_piece(
     const GramProblem& p, const TileRect& tile, const PieceCursor& piece, uint32_t stage) {
   const Layer& layer = piece.layer();
-  load_operand<Traits>(p.x, tile.i, int64_t{layer.x_first} + piece.word(), piece.words(), stage);
+  const bool sigma = p.layers.is_sigma(piece.layer_index());
+  load_operand<Traits>(sigma ? p.sigma_x : p.x, tile.i, int64_t{layer.x_first} + piece.word(), piece.words(), stage);
   load_operand<Traits>(
-      p.y, tile.j, int64_t{layer.y_first} + piece.word(), piece.words(), stage + Traits::kOperandBytes);
+      sigma ? p.sigma_y : p.y, tile.j, int64_t{layer.y_first} + piece.word(), piece.words(),
+      stage + Traits::kOperandBytes);
 }
 
 // Index of a warp's accumulator register i in its fragment.
@@ -58,8 +61,9 @@ struct WarpTile {
         row(threadIdx.x / 32 / Traits::kWarpsAcross * Traits::kWarpRows),
         col(threadIdx.x / 32 % Traits::kWarpsAcross * Traits::kWarpCols) {}
 
-  // One tensor-core step, 256 gates, of a stage.
-  __device__ __forceinline__ void count_step(uint32_t stage, int step, int32_t (&counts)[kValues]) const {
+  // One tensor-core step, 256 gates or 32 bytes, of a stage.
+  template <bool kBytes>
+  __device__ __forceinline__ void multiply_step(uint32_t stage, int step, int32_t (&sums)[kValues]) const {
     uint32_t a[Traits::kRowFragments][4], b[Traits::kColFragments / 2][4];
 #pragma unroll
     for (int r = 0; r < Traits::kRowFragments; ++r) {
@@ -75,8 +79,22 @@ struct WarpTile {
 #pragma unroll
       for (int c = 0; c < Traits::kColFragments; ++c) {
         const uint32_t* columns = b[c / 2] + c % 2 * 2;
-        count_overlaps(
-            *reinterpret_cast<int32_t (*)[4]>(&counts[register_of<Traits>(r, c, 0)]), a[r], columns[0], columns[1]);
+        auto& part = *reinterpret_cast<int32_t (*)[4]>(&sums[register_of<Traits>(r, c, 0)]);
+        if constexpr (kBytes) {
+          multiply_bytes(part, a[r], columns[0], columns[1]);
+        } else {
+          count_overlaps(part, a[r], columns[0], columns[1]);
+        }
+      }
+    }
+  }
+
+  template <bool kBytes>
+  __device__ __forceinline__ void multiply_piece(uint32_t stage, int steps, int32_t (&sums)[kValues]) const {
+#pragma unroll
+    for (int step = 0; step < kStageSteps; ++step) {
+      if (step < steps) {
+        multiply_step<kBytes>(stage, step, sums);
       }
     }
   }
@@ -90,7 +108,7 @@ struct WarpTile {
       const Place place = accumulator_place(lane, i % 4);
       const int r = row + fragment / Traits::kColFragments * 16 + place.row;
       const int c = col + fragment % Traits::kColFragments * 8 + place.col;
-      tile[r * Traits::kStagedStride + c] = values[i];
+      tile[staged_offset<Traits::kTile>(r, c)] = values[i];
     }
   }
 };
@@ -132,17 +150,15 @@ __device__ __forceinline__ void compute_tile(
     wait_for_copies<kAhead - 1>();
     __syncthreads();  // this stage is there for all threads, and all are done with the one before it
     load_next();
+    const bool bytes = Traits::kHasProduct && p.layers.is_sigma(piece.layer_index());
+    const uint32_t operands = stages + stage * Traits::kStageBytes;
     const int steps = steps_of(piece.words());
-#pragma unroll
-    for (int step = 0; step < kStageWords / kStepWords; ++step) {
-      if (step < steps) {
-        warp.count_step(stages + stage * Traits::kStageBytes, step, counts);
-      }
-    }
+    bytes ? warp.template multiply_piece<true>(operands, steps, counts)
+          : warp.template multiply_piece<false>(operands, steps, counts);
     stage = stage + 1 == Traits::kStages ? 0 : stage + 1;
     if constexpr (Traits::kHasProduct) {
       if (piece.closes_layer()) {
-        close_layer(piece.layer(), counts, product);
+        bytes ? close_sigma(counts, product) : close_layer(piece.layer(), counts, product);
       }
     }
   }
@@ -155,21 +171,42 @@ __device__ __forceinline__ void compute_tile(
   }
 }
 
-// Blocks share the units of work: a tile, or one layer of it where counts are wanted.
-template <class Traits, class Out>
+// Calls use(tile, first layer, end layer) for this block's units: a tile, or one layer of it where counts are wanted.
+// kByRows: a block does all tiles of its rows one after the other.
+template <class Traits, bool kByRows, class Use>
+__device__ __forceinline__ void each_unit(const GramProblem& p, const Use& use) {
+  if constexpr (kByRows) {
+    for (int64_t row = blockIdx.x; row < p.schedule.rows; row += gridDim.x) {
+      for (int64_t col = 0; col < p.schedule.cols; ++col) {
+        use(tile_rect<Traits::kTile>(p, {row, col}), 0, p.layers.end());
+      }
+    }
+  } else {
+    const int planes = Traits::kHasProduct ? 1 : p.layers.count;
+    for (int64_t unit = blockIdx.x; unit < p.schedule.tiles() * planes; unit += gridDim.x) {
+      const int plane = static_cast<int>(unit % planes);
+      use(tile_rect<Traits::kTile>(p, p.schedule.tile(unit / planes)), plane,
+          Traits::kHasProduct ? p.layers.end() : plane + 1);
+    }
+  }
+}
+
+// Finish: WriteTile, ContractTile or SelectNeighbors.
+template <class Traits, class Finish>
 __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocksPerMultiprocessor)
     gram_sm80(const __grid_constant__ GramProblem p) {
+  using Value = typename Traits::Value;
   unsigned char* shared = shared_memory();
-  auto* values = reinterpret_cast<typename Traits::Value*>(shared);
-  const int planes = Traits::kHasProduct ? 1 : p.layers.count;
-  for (int64_t unit = blockIdx.x; unit < p.schedule.tiles() * planes; unit += gridDim.x) {
-    const auto tile = tile_rect<Traits::kTile>(p, p.schedule.tile(unit / planes));
-    const int plane = static_cast<int>(unit % planes);
-    compute_tile<Traits>(p, tile, plane, Traits::kHasProduct ? p.layers.count : plane + 1, shared);
-    const auto wait = [] { __syncthreads(); };
-    write_tile<Traits::kThreads, Traits::kStagedStride, Out>(p, tile, plane, values, threadIdx.x, wait);
+  auto* values = reinterpret_cast<Value*>(shared);
+  auto* scratch = reinterpret_cast<Value*>(shared + Traits::kScratchOffset);
+  const auto wait = [] { __syncthreads(); };
+  each_unit<Traits, Finish::kByRows>(p, [&](const TileRect& tile, int begin, int end) {
+    compute_tile<Traits>(p, tile, begin, end, shared);
+    wait();
+    Finish::template run<Traits::kThreads, Traits::kTile>(
+        p, tile, Traits::kHasProduct ? 0 : begin, values, scratch, static_cast<int>(threadIdx.x), wait);
     wait();  // before the next tile's copies
-  }
+  });
 }
 
 }  // namespace gatedops::cuda

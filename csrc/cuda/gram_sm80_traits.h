@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "stage_layout.h"
+#include "tile_contract.h"
 
 namespace gatedops::cuda {
 
@@ -33,11 +34,13 @@ struct Sm80Traits {
   static constexpr int kOperandBytes = kTile * kRowBytes;
   static constexpr int kStageBytes = 2 * kOperandBytes;
 
-  // Finished tiles pass through the same memory to be written in rows and, mirrored, in columns; an odd stride
-  // puts a column's elements into different banks.
-  static constexpr int kStagedStride = kTile + 1;
-  static constexpr int kStagedBytes = kTile * kStagedStride * static_cast<int>(sizeof(Product));
-  static constexpr int kSharedBytes = kStages * kStageBytes > kStagedBytes ? kStages * kStageBytes : kStagedBytes;
+  // Finished tiles pass through the same memory to be written in rows and, mirrored, in columns.
+  static constexpr int kStagedBytes = kTile * kTile * static_cast<int>(sizeof(Product));
+  static constexpr int kScratchOffset = (kStagedBytes + 15) / 16 * 16;
+  static constexpr int kScratchBytes =
+      kHasProduct ? ContractTile::scratch(kTile) * static_cast<int>(sizeof(Product)) : 0;
+  static constexpr int kSharedBytes = kStages * kStageBytes;
+  static_assert(kScratchOffset + kScratchBytes <= kSharedBytes);
 
   static_assert(kTile % kWarpRows == 0 && kTile % kWarpCols == 0 && kWarpRows % 16 == 0 && kWarpCols % 16 == 0);
   static_assert(kThreads * kBlocksPerMultiprocessor == 256, "255 registers a thread");

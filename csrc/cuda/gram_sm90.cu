@@ -1,4 +1,4 @@
-// Launcher of the wgmma kernel.
+// Launchers of the wgmma kernel.
 #include <cudaTypedefs.h>
 
 #include <cstdlib>
@@ -7,6 +7,8 @@
 #include "gram_launch.h"
 #include "gram_sm90_kernel.h"
 #include "launch.h"
+#include "tile_neighbors.h"
+#include "tile_output.h"
 
 namespace gatedops::cuda {
 namespace {
@@ -23,13 +25,13 @@ PFN_cuTensorMapEncodeTiled_v12000 find_encode() {
   return usable ? reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(function) : nullptr;
 }
 
-// Words [first, first + words) of all rows, in boxes of one stage's operand.
-bool encode(const GateRows& gates, int32_t first, int32_t words, TensorMap& map) {
+// Words [first, first + words) of all rows, in boxes of box_rows rows of one stage.
+bool encode(const GateRows& gates, int32_t first, int32_t words, int box_rows, TensorMap& map) {
   static const auto encode_tiled = find_encode();
   const cuuint64_t sizes[] = {static_cast<cuuint64_t>(words), static_cast<cuuint64_t>(gates.rows)};
   const int64_t stride = std::max<int64_t>(gates.stride, (words + 3) / 4 * 4);  // a single row has stride 0
   const cuuint64_t strides[] = {static_cast<cuuint64_t>(stride) * 4};
-  const cuuint32_t box[] = {kStageWords, Sm90Traits<float>::kTile}, every[] = {1, 1};
+  const cuuint32_t box[] = {kStageWords, static_cast<cuuint32_t>(box_rows)}, every[] = {1, 1};
   auto* start = const_cast<uint32_t*>(gates.words + first);
   return encode_tiled != nullptr &&
          encode_tiled(
@@ -38,22 +40,32 @@ bool encode(const GateRows& gates, int32_t first, int32_t words, TensorMap& map)
              CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
-template <class Product, class Out>
+constexpr int kTile = Sm90Traits<float>::kTile, kCluster = Sm90Traits<float>::kCluster;
+
+// Maps of all layers, Sigma among them; the schedule is the caller's.
+bool encode_all(const GramProblem& problem, Sm90Problem& p) {
+  p.gram = problem;
+  for (int l = 0; l < problem.layers.end() && problem.x.rows > 0 && problem.y.rows > 0; ++l) {
+    const Layer& layer = problem.layers.layer[l];
+    const bool sigma = problem.layers.is_sigma(l);
+    if (!encode(sigma ? problem.sigma_x : problem.x, layer.x_first, layer.words, kTile, p.x[l]) ||
+        !encode(
+            sigma ? problem.sigma_y : problem.y, layer.y_first, layer.words, Sm90Traits<float>::kSharedRows, p.y[l])) {
+      return false;
+    }
+  }
+  return true;
+}
+
+template <class Product, class Finish>
 cudaError_t launch(const Sm90Problem& p, int64_t planes, cudaStream_t stream) {
   using Traits = Sm90Traits<Product>;
-  const auto kernel = gram_sm90<Traits, Out>;
-  unsigned blocks = 0;
-  cudaError_t error = blocks_for(p.gram.schedule.tiles() * planes, 1, blocks);
-  if (error != cudaSuccess || blocks == 0) {
-    return error;
-  }
-  error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Traits::kSharedBytes);
-  if (error != cudaSuccess) {
-    return error;
-  }
-  kernel<<<blocks, Traits::kThreads, Traits::kSharedBytes, stream>>>(p);
-  return cudaGetLastError();
+  const TileSchedule& squares = p.gram.schedule;
+  const int64_t units = Finish::kByRows ? squares.rows : squares.tiles() * kCluster * planes;
+  return launch_persistent<Traits>(gram_sm90<Traits, Finish>, p, units, 1, kCluster, stream);
 }
+
+using Sm90Bands = Bands<float, kTile, kCluster>;
 
 }  // namespace
 
@@ -62,33 +74,56 @@ bool sm90_takes(const GramProblem& p, OutputType type) {
   int device = 0, major = 0;
   const bool known = cudaGetDevice(&device) == cudaSuccess &&
                      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess;
-  return known && major == 9 && type != OutputType::kFloat64 && p.layers.count <= kMaxMappedLayers &&
+  const bool counted = p.x.rows <= INT32_MAX - 2 * kTile && p.y.rows <= INT32_MAX - 2 * kTile;  // by TMA
+  return known && major == 9 && counted && type != OutputType::kFloat64 && p.layers.count <= kMaxMappedLayers &&
          !(forced != nullptr && std::string_view(forced) == "sm80");
 }
 
 int launch_gram_sm90(const GramProblem& problem, bool symmetric, OutputType type, void* stream) {
   const auto s = static_cast<cudaStream_t>(stream);
   Sm90Problem p{};
-  p.gram = problem;
-  p.gram.schedule = schedule_of(problem, symmetric, Sm90Traits<float>::kTile);
-  for (int l = 0; l < problem.layers.count && problem.x.rows > 0 && problem.y.rows > 0; ++l) {
-    const Layer& layer = problem.layers.layer[l];
-    if (!encode(problem.x, layer.x_first, layer.words, p.x[l]) ||
-        !encode(problem.y, layer.y_first, layer.words, p.y[l])) {
-      return cudaErrorInvalidValue;
-    }
+  if (!encode_all(problem, p)) {
+    return cudaErrorInvalidValue;
   }
+  p.gram.schedule = schedule_of(problem, symmetric, kTile * kCluster);
   switch (type) {
     case OutputType::kFloat32:
-      return launch<float, float>(p, 1, s);
+      return launch<float, WriteTile<float>>(p, 1, s);
     case OutputType::kBFloat16:
-      return launch<float, __nv_bfloat16>(p, 1, s);
+      return launch<float, WriteTile<__nv_bfloat16>>(p, 1, s);
     case OutputType::kInt32:
-      return launch<int32_t, int32_t>(p, problem.layers.count, s);
+      return launch<int32_t, WriteTile<int32_t>>(p, problem.layers.count, s);
     case OutputType::kFloat64:
       break;
   }
   return cudaErrorInvalidValue;
+}
+
+int launch_neighbors_sm90(const GramProblem& problem, void* stream) {
+  Sm90Problem p{};
+  if (!encode_all(problem, p)) {
+    return cudaErrorInvalidValue;
+  }
+  p.gram.schedule = schedule_of(problem, false, kTile * kCluster);
+  return launch<float, SelectNeighbors>(p, 1, static_cast<cudaStream_t>(stream));
+}
+
+int64_t matvec_workspace_sm90(const MatvecCall& call) {
+  return Sm90Bands(call).workspace();
+}
+
+int launch_matvec_sm90(const MatvecCall& call, void* workspace, void* stream) {
+  const auto s = static_cast<cudaStream_t>(stream);
+  Sm90Problem p{};
+  if (!encode_all(call.problem, p)) {
+    return cudaErrorInvalidValue;
+  }
+  const auto contract = [&](const GramProblem& band) {
+    p.gram = band;
+    return launch<float, ContractTile>(p, 1, s);
+  };
+  return Sm90Bands(call).run(
+      workspace, contract, [&](const PartialSums& sums) { return launch_sums<float, kTile>(sums, s); });
 }
 
 }  // namespace gatedops::cuda

@@ -1,82 +1,78 @@
-// The Gram kernel for sm_90a: wgmma on single bits (BGMMA), operands through TMA with its 128-byte swizzle. A
-// persistent block does tile after tile; one thread starts the copies of all its tiles, two warpgroups multiply, and
-// a ring of stages with a full and an empty barrier each lies between them.
+// The Gram kernel for sm_90a: wgmma on single bits (BGMMA), operands through TMA with its 128-byte swizzle. Clusters of
+// two persistent blocks do tile after tile. In a block one thread starts the copies of all its tiles, two warpgroups
+// multiply, and one writes, or contracts, the tile before.
 #pragma once
 
 #include "fragments.h"
-#include "gram_sm90_traits.h"
+#include "gram_sm90_barriers.h"
 #include "layer_product.h"
+#include "staged_layout.h"
 #include "tile_output.h"
 
 namespace gatedops::cuda {
 
-// A map for each layer and side, so that words behind a layer's last are zeros like rows behind the last. 16 KiB of
-// the 32 KiB of parameters that a kernel may have from CUDA 12.1 on.
+// A map for each layer and side, so that words behind a layer's last are zeros like rows behind the last, and for
+// Sigma. 16 KiB of the 32 KiB of parameters that a kernel may have from CUDA 12.1 on.
 constexpr int kMaxMappedLayers = 64;
 
 struct Sm90Problem {
-  GramProblem gram;
-  TensorMap x[kMaxMappedLayers], y[kMaxMappedLayers];
+  GramProblem gram;  // its schedule is of squares of kCluster x kCluster tiles
+  TensorMap x[kMaxMappedLayers + 1], y[kMaxMappedLayers + 1];
 };
 static_assert(sizeof(Sm90Problem) <= 32764);
 
 #if defined(GATEDOPS_HAS_WGMMA)
 
-// The ring of stages as one side of it sees it.
-template <class Traits>
-struct Ring {
-  uint32_t base = shared_address(shared_memory());
-  int stage = 0;
-  uint32_t parity = 0;
-
-  __device__ __forceinline__ uint32_t operands() const {
-    return base + stage * Traits::kStageBytes;
-  }
-  __device__ __forceinline__ uint32_t full() const {
-    return base + Traits::kBarrierOffset + stage * 8;
-  }
-  __device__ __forceinline__ uint32_t empty() const {
-    return full() + Traits::kStages * 8;
-  }
-  __device__ __forceinline__ void advance() {
-    stage = stage + 1 == Traits::kStages ? 0 : stage + 1;
-    parity ^= stage == 0;
-  }
-};
-
-template <class Traits>
-__device__ __forceinline__ void init_ring() {
-  Ring<Traits> ring;
-  for (int i = 0; i < Traits::kStages; ++i, ring.advance()) {
-    init_barrier(ring.full(), 1);
-    init_barrier(ring.empty(), Traits::kConsumers);
-  }
-  publish_barriers();
-}
-
-// Calls use(tile, first layer, end layer) for this block's units: a tile, or one layer of it where counts are wanted.
-template <class Traits, class Use>
+// Calls use(tile, its place, first layer, end layer) for this block's units: a tile, or one layer of it where counts
+// are wanted. The blocks of a cluster are at the same columns of the same square of tiles, and all roles go through the
+// same units. kByRows: a cluster does all tiles of its rows one after the other.
+template <class Traits, bool kByRows, class Use>
 __device__ __forceinline__ void each_unit(const GramProblem& p, const Use& use) {
-  const int planes = Traits::kHasProduct ? 1 : p.layers.count;
-  for (int64_t unit = blockIdx.x; unit < p.schedule.tiles() * planes; unit += gridDim.x) {
-    const int plane = static_cast<int>(unit % planes);
-    use(tile_rect<Traits::kTile>(p, p.schedule.tile(unit / planes)), plane,
-        Traits::kHasProduct ? p.layers.count : plane + 1);
+  constexpr int kCluster = Traits::kCluster;
+  const int rank = static_cast<int>(blockIdx.x % kCluster);
+  const int64_t cluster = blockIdx.x / kCluster, clusters = gridDim.x / kCluster;
+  const auto at_place = [&](const TileIndex& at, int begin, int end) {
+    if (at.col * Traits::kTile < p.y.rows) {
+      use(tile_rect<Traits::kTile>(p, at), at, begin, end);
+    }
+  };
+  if constexpr (kByRows) {
+    for (int64_t row = cluster; row < p.schedule.rows; row += clusters) {
+      for (int64_t col = 0; col < p.schedule.cols * kCluster; ++col) {
+        at_place({row * kCluster + rank, col}, 0, p.layers.end());
+      }
+    }
+  } else {
+    const int planes = Traits::kHasProduct ? 1 : p.layers.count;
+    const int64_t units = p.schedule.tiles() * kCluster * planes;
+    for (int64_t unit = cluster; unit < units; unit += clusters) {
+      const int64_t strip = unit / planes;
+      const int plane = static_cast<int>(unit % planes);
+      const TileIndex square = p.schedule.tile(strip / kCluster);
+      at_place(
+          {square.row * kCluster + rank, square.col * kCluster + strip % kCluster}, plane,
+          Traits::kHasProduct ? p.layers.end() : plane + 1);
+    }
   }
 }
 
-// One thread: starts all copies, a stage as soon as both consumers have left it.
-template <class Traits>
+// One thread: starts all copies, a stage as soon as all consumers of the cluster have left it. Rows of x are this
+// block's own; of the rows of y that the cluster shares it copies its part to all.
+template <class Traits, bool kByRows>
 __device__ __forceinline__ void produce(const Sm90Problem& p) {
+  constexpr uint16_t kAll = (1 << Traits::kCluster) - 1;
+  const int rank = static_cast<int>(blockIdx.x % Traits::kCluster);
+  const uint32_t part = Traits::kOperandBytes + rank * Traits::kSharedRows * kRowBytes;
   Ring<Traits> ring;
-  each_unit<Traits>(p.gram, [&](const TileRect& tile, int begin, int end) {
+  each_unit<Traits, kByRows>(p.gram, [&](const TileRect&, const TileIndex& at, int begin, int end) {
+    const int i = static_cast<int>(at.row * Traits::kTile);
+    const int j = static_cast<int>(at.col * Traits::kTile) + rank * Traits::kSharedRows;
     for (PieceCursor piece(p.gram.layers, begin, end); !piece.done(); piece.advance(), ring.advance()) {
       wait_for_phase(ring.empty(), ring.parity ^ 1);  // passes at once in the first round
       arrive_expecting(ring.full(), Traits::kStageBytes);
       const int layer = piece.layer_index();
-      copy_box(ring.operands(), p.x[layer], piece.word(), static_cast<int>(tile.i), ring.full());
-      copy_box(
-          ring.operands() + Traits::kOperandBytes, p.y[layer], piece.word(), static_cast<int>(tile.j), ring.full());
+      copy_box(ring.operands(), p.x[layer], piece.word(), i, ring.full());
+      copy_box_to(ring.operands() + part, p.y[layer], piece.word(), j, ring.full(), kAll);
     }
   });
 }
@@ -86,22 +82,42 @@ template <class Traits>
 struct WarpgroupTile {
   static constexpr int kValues = Traits::kValues;
 
-  int group = threadIdx.x / 128, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
+  int group = uniform(threadIdx.x / 128), warp = uniform(threadIdx.x / 32 % 4), lane = threadIdx.x % 32;
 
-  __device__ __forceinline__ bool speaks() const {
-    return threadIdx.x % 128 == 0;
-  }
-
-  // Starts the products of a stage.
-  __device__ __forceinline__ void count_piece(uint32_t operands, int steps, int32_t (&counts)[kValues]) const {
+  // Starts the products of a stage: of single bits, or of bytes. Straight through where the stage is full: in a loop
+  // each product waits anew for the registers.
+  __device__ __forceinline__ void multiply_piece(
+      uint32_t operands, int steps, bool bytes, int32_t (&sums)[kValues]) const {
     const uint64_t a = matrix_descriptor(Traits::kDescriptor, operands + group * Traits::kConsumerRows * kRowBytes);
     const uint64_t b = matrix_descriptor(Traits::kDescriptor, operands + Traits::kOperandBytes);
     begin_products();
-#pragma unroll 1  // unrolled, each copy of the loop body would wait for registers anew
-    for (int step = 0; step < steps; ++step) {
-      count_overlaps(counts, a + step * kDescriptorStep, b + step * kDescriptorStep);
+    if (!bytes && steps == kStageSteps) {
+#pragma unroll
+      for (int step = 0; step < kStageSteps; ++step) {
+        count_overlaps(sums, a + step * kDescriptorStep, b + step * kDescriptorStep);
+      }
+      commit_products();
+    } else if (!bytes) {
+#pragma unroll 1
+      for (int step = 0; step < steps; ++step) {
+        count_overlaps(sums, a + step * kDescriptorStep, b + step * kDescriptorStep);
+      }
+      commit_products();
+    } else {
+#pragma unroll 1
+      for (int step = 0; step < steps; ++step) {
+        multiply_bytes(sums, a + step * kDescriptorStep, b + step * kDescriptorStep);
+      }
+      commit_products();
     }
-    commit_products();
+  }
+
+  // A stage is left in all blocks whose copies go to it: one thread for each.
+  __device__ __forceinline__ void leave(uint32_t empty) const {
+    const int rank = static_cast<int>(threadIdx.x % 128);
+    if (rank < Traits::kCluster) {
+      arrive_at(empty, rank);
+    }
   }
 
   // Copies the warpgroup's values to their place in the tile.
@@ -111,15 +127,34 @@ struct WarpgroupTile {
     for (int i = 0; i < kValues; ++i) {
       const Place place = wide_accumulator_place(lane, i);
       const int row = group * Traits::kConsumerRows + warp * 16 + place.row;
-      tile[row * Traits::kStagedStride + place.col] = values[i];
+      tile[staged_offset<Traits::kTile>(row, place.col)] = values[i];
     }
   }
 };
 
-// Counts, or the product over layers [begin, end), of one tile, into the tile's memory.
-template <class Traits, class Wait>
+// Multiplies the pieces of layers [begin, end): counts of one layer, or the product over them.
+template <class Traits>
+__device__ __forceinline__ void multiply_layers(
+    const GramProblem& p, int begin, int end, Ring<Traits>& ring, const WarpgroupTile<Traits>& part,
+    int32_t (&counts)[Traits::kValues], typename Traits::Value (&product)[Traits::kHasProduct ? Traits::kValues : 1]) {
+  for (PieceCursor piece(p.layers, begin, end); !piece.done(); piece.advance(), ring.advance()) {
+    const bool bytes = Traits::kHasProduct && p.layers.is_sigma(piece.layer_index());
+    wait_for_phase(ring.full(), ring.parity);
+    part.multiply_piece(ring.operands(), steps_of(piece.words()), bytes, counts);
+    wait_for_products<0>(counts);
+    part.leave(ring.empty());
+    if constexpr (Traits::kHasProduct) {
+      if (piece.closes_layer()) {
+        bytes ? close_sigma(counts, product) : close_layer(piece.layer(), counts, product);
+      }
+    }
+  }
+}
+
+// Counts, or the product over layers [begin, end), of one tile, into the tile's memory when that is empty.
+template <class Traits>
 __device__ __forceinline__ void compute_tile(
-    const GramProblem& p, int begin, int end, Ring<Traits>& ring, typename Traits::Value* values, const Wait& wait) {
+    const GramProblem& p, int begin, int end, Ring<Traits>& ring, const FinishedTile<Traits>& tile) {
   using Value = typename Traits::Value;
   constexpr int kValues = Traits::kValues;
   const WarpgroupTile<Traits> part;
@@ -132,57 +167,66 @@ __device__ __forceinline__ void compute_tile(
       product[i] = Value(1);
     }
   }
-  for (PieceCursor piece(p.layers, begin, end); !piece.done(); piece.advance(), ring.advance()) {
-    wait_for_phase(ring.full(), ring.parity);
-    part.count_piece(ring.operands(), steps_of(piece.words()), counts);
-    wait_for_products<0>(counts);
-    if (part.speaks()) {
-      arrive(ring.empty());
-    }
-    if constexpr (Traits::kHasProduct) {
-      if (piece.closes_layer()) {
-        close_layer(piece.layer(), counts, product);
-      }
-    }
-  }
-  wait();  // the tile before this one has been written
+  multiply_layers<Traits>(p, begin, end, ring, part, counts, product);
+  auto* values = reinterpret_cast<Value*>(shared_memory() + Traits::kStagedOffset);
+  wait_for_phase(tile.empty, tile.parity ^ 1);  // passes at once for the first tile
   if constexpr (Traits::kHasProduct) {
     part.stage_values(product, values);
   } else {
     part.stage_values(counts, values);
   }
+  arrive(tile.full);
 }
 
-template <class Traits, class Out>
+template <class Traits, bool kByRows>
 __device__ __forceinline__ void consume(const GramProblem& p) {
-  auto* values = reinterpret_cast<typename Traits::Value*>(shared_memory() + Traits::kStagedOffset);
-  const auto wait = [] { wait_among(1, Traits::kConsumerThreads); };
   Ring<Traits> ring;
-  each_unit<Traits>(p, [&](const TileRect& tile, int begin, int end) {
-    compute_tile<Traits>(p, begin, end, ring, values, wait);
-    write_tile<Traits::kConsumerThreads, Traits::kStagedStride, Out>(
-        p, tile, Traits::kHasProduct ? 0 : begin, values, threadIdx.x, wait);
+  FinishedTile<Traits> tile;
+  each_unit<Traits, kByRows>(p, [&](const TileRect&, const TileIndex&, int begin, int end) {
+    compute_tile<Traits>(p, begin, end, ring, tile);
+    tile.advance();
+  });
+}
+
+template <class Traits, class Finish>
+__device__ __forceinline__ void finish(const GramProblem& p) {
+  using Value = typename Traits::Value;
+  auto* values = reinterpret_cast<Value*>(shared_memory() + Traits::kStagedOffset);
+  auto* scratch = reinterpret_cast<Value*>(shared_memory() + Traits::kScratchOffset);
+  const auto wait = [] { wait_among(1, Traits::kFinisherThreads); };
+  FinishedTile<Traits> tile;
+  each_unit<Traits, Finish::kByRows>(p, [&](const TileRect& rect, const TileIndex&, int begin, int) {
+    wait_for_phase(tile.full, tile.parity);
+    Finish::template run<Traits::kFinisherThreads, Traits::kTile>(
+        p, rect, Traits::kHasProduct ? 0 : begin, values, scratch, static_cast<int>(threadIdx.x % 128), wait);
+    arrive(tile.empty);
+    tile.advance();
   });
 }
 
 #endif
 
-template <class Traits, class Out>
+// Launched in clusters of kCluster blocks. Finish: WriteTile, ContractTile or SelectNeighbors.
+template <class Traits, class Finish>
 __global__ void __launch_bounds__(Traits::kThreads, 1) gram_sm90(const __grid_constant__ Sm90Problem p) {
 #if defined(GATEDOPS_HAS_WGMMA)
   if (threadIdx.x == 0) {
-    init_ring<Traits>();
+    init_barriers<Traits>();
   }
-  __syncthreads();
-  if (threadIdx.x >= Traits::kConsumerThreads) {
+  wait_for_cluster();
+  if (threadIdx.x < Traits::kConsumerThreads) {
+    take_registers<Traits::kConsumerRegisters>();
+    consume<Traits, Finish::kByRows>(p.gram);
+  } else if (threadIdx.x < Traits::kConsumerThreads + 128) {
     give_registers<Traits::kProducerRegisters>();
     if (threadIdx.x == Traits::kConsumerThreads) {
-      produce<Traits>(p);
+      produce<Traits, Finish::kByRows>(p);
     }
   } else {
-    take_registers<Traits::kConsumerRegisters>();
-    consume<Traits, Out>(p.gram);
+    give_registers<Traits::kFinisherRegisters>();
+    finish<Traits, Finish>(p.gram);
   }
+  wait_for_cluster();  // neither block's memory goes while the other copies to it or arrives at its barriers
 #endif
 }
 

@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "stage_layout.h"
+#include "tile_contract.h"
 
 namespace gatedops::cuda {
 
@@ -16,32 +17,46 @@ struct Sm90Traits {
   static_assert(sizeof(Product) == 4, "counts and product of m64n128 are 64 + 64 registers of 32 bits");
 
   // Two consumer warpgroups, one m64n128 each: a square tile, and while one multiplies counts into its product the
-  // other keeps the tensor cores busy. One producer warp starts the copies; its warpgroup gives its registers away.
+  // other keeps the tensor cores busy. One thread of the producer warpgroup starts the copies. The finisher warpgroup
+  // takes finished tiles to where they go while the next one is counted.
   static constexpr int kTile = 128;
   static constexpr int kConsumers = 2;
   static constexpr int kConsumerRows = kTile / kConsumers;
   static constexpr int kValues = kConsumerRows * kTile / 128;
   static constexpr int kConsumerThreads = 128 * kConsumers;
-  static constexpr int kThreads = kConsumerThreads + 128;
+  static constexpr int kFinisherThreads = 128;
+  static constexpr int kThreads = kConsumerThreads + 128 + kFinisherThreads;
 
-  // At launch 168 registers a thread; setmaxnreg moves them to where counts and product are.
-  static constexpr int kLaunchRegisters = 168, kProducerRegisters = 40, kConsumerRegisters = 232;
+  // Two blocks, on two multiprocessors, do tiles one below the other: each gets the rows of gates of their common
+  // columns once, half of them from its own copies and half from the other's. That is 24 instead of 32 KiB a stage
+  // out of the second-level cache, whose bandwidth is below what the tensor cores can take.
+  static constexpr int kCluster = 2;
+  static constexpr int kSharedRows = kTile / kCluster;
+
+  // At launch 128 registers a thread; setmaxnreg moves them to where counts and product are.
+  static constexpr int kLaunchRegisters = 128;
+  static constexpr int kConsumerRegisters = 200, kProducerRegisters = 32, kFinisherRegisters = 80;
   static_assert(kLaunchRegisters * kThreads <= 65536);
-  static_assert(128 * kProducerRegisters + kConsumerThreads * kConsumerRegisters <= kLaunchRegisters * kThreads);
-  static_assert(kProducerRegisters % 8 == 0 && kConsumerRegisters % 8 == 0, "setmaxnreg counts in eights");
+  static_assert(
+      kConsumerThreads * kConsumerRegisters + 128 * kProducerRegisters + kFinisherThreads * kFinisherRegisters <=
+      kLaunchRegisters * kThreads);
+  static_assert(kProducerRegisters % 8 == 0 && kConsumerRegisters % 8 == 0 && kFinisherRegisters % 8 == 0);
 
   // 1024 gates of both operands a stage, in rows of 128 bytes: one TMA box each, with its widest swizzle.
   static constexpr int kStages = 4;
   static constexpr int kOperandBytes = kTile * kRowBytes;
   static constexpr int kStageBytes = 2 * kOperandBytes;
-  static_assert(kOperandBytes % 1024 == 0, "the 128-byte swizzle repeats every 1024 bytes");
+  static_assert(kSharedRows * kRowBytes % 1024 == 0, "the 128-byte swizzle repeats every 1024 bytes");
 
   // The finished tile has memory of its own, so that the next tile's copies go on while it is written.
-  static constexpr int kStagedStride = kTile + 1;
-  static constexpr int kStagedBytes = kTile * kStagedStride * static_cast<int>(sizeof(Product));
+  static constexpr int kStagedBytes = kTile * kTile * static_cast<int>(sizeof(Product));
   static constexpr int kStagedOffset = kStages * kStageBytes;
-  static constexpr int kBarrierOffset = (kStagedOffset + kStagedBytes + 15) / 16 * 16;
-  static constexpr int kSharedBytes = kBarrierOffset + 2 * kStages * 8;
+  static constexpr int kScratchOffset = (kStagedOffset + kStagedBytes + 15) / 16 * 16;
+  static constexpr int kScratchBytes =
+      kHasProduct ? ContractTile::scratch(kTile) * static_cast<int>(sizeof(Product)) : 0;
+  // Full and empty of each stage, full and empty of the finished tile.
+  static constexpr int kBarrierOffset = (kScratchOffset + kScratchBytes + 15) / 16 * 16;
+  static constexpr int kSharedBytes = kBarrierOffset + (2 * kStages + 2) * 8;
   static_assert(kSharedBytes <= 227 << 10, "shared memory of an H100 or H200 block");
 
   // Matrix descriptors count in 16 bytes: eight rows of 128 bytes to the next group of rows; the leading offset has

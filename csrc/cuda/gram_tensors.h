@@ -14,8 +14,9 @@ namespace gatedops::cuda {
 
 using torch::stable::accelerator::DeviceGuard;
 
-constexpr int64_t kPanelBytes = int64_t{64} << 20;  // of a Gram held at a time where it is not the result
-constexpr int64_t kPanelRows = 128;                 // a panel is a multiple of so many rows: whole tiles
+constexpr int64_t kPartialBytes = int64_t{128} << 20;  // of partial products of a matvec
+constexpr int64_t kPanelBytes = int64_t{64} << 20;     // of a Gram held at a time where it is not the result
+constexpr int64_t kPanelRows = 128;                    // a panel is a multiple of so many rows: whole tiles
 
 inline void* current_stream(const Tensor& t) {
   void* stream = nullptr;
@@ -62,7 +63,52 @@ inline void mm(const Tensor& a, const Tensor& b, const Tensor& out) {
   torch::stable::detail::to<Tensor>(stack[0]);  // takes over the returned reference
 }
 
-// out = X Y^T by torch, in out's dtype. Of uint8 rows the product is exact in float64, rounded once.
+// Whether the kernels make Sigma themselves, exact: of bytes, with columns whose sums stay below 2^32.
+inline bool sigma_of_bytes(const std::optional<Tensor>& x) {
+  return x && x->scalar_type() == ScalarType::Byte && x->size(1) >= 1 && x->size(1) <= kMaxSigmaColumns;
+}
+
+// Bytes (n, d) as the kernels read them: rows on 16-byte boundaries, zeros behind the last column. x itself where it
+// is.
+inline Tensor padded_bytes(const Tensor& x) {
+  const int64_t bytes = (x.size(1) + 15) / 16 * 16;
+  const bool aligned = reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0 && x.stride(0) % 16 == 0;
+  if (bytes == x.size(1) && x.stride(1) == 1 && aligned) {
+    return x;
+  }
+  Tensor padded = torch::stable::new_zeros(x, {x.size(0), bytes});
+  Tensor filled = torch::stable::narrow(padded, 1, 0, x.size(1));
+  torch::stable::copy_(filled, x);
+  return padded;
+}
+
+inline GateRows byte_rows(const Tensor& padded) {
+  return {
+      static_cast<const uint32_t*>(padded.const_data_ptr()), padded.size(0),
+      padded.size(0) > 1 ? padded.stride(0) / 4 : 0};
+}
+
+// Sigma of bytes as the kernels multiply it in; what they read lives as long as this.
+class ByteSigma {
+ public:
+  ByteSigma(const GramArgs& args, GramProblem& problem) {
+    if (!sigma_of_bytes(args.x)) {
+      return;
+    }
+    x_ = padded_bytes(detached(*args.x));
+    y_ = args.y ? padded_bytes(detached(*args.y)) : *x_;
+    problem.sigma_x = byte_rows(*x_);
+    problem.sigma_y = byte_rows(*y_);
+    problem.layers.with_sigma = true;
+    problem.layers.layer[problem.layers.count] = {0, 0, static_cast<int32_t>((args.x->size(1) + 15) / 16 * 4), 0, 1.0};
+  }
+
+ private:
+  std::optional<Tensor> x_, y_;
+};
+
+// out = X Y^T by torch, in out's dtype. Of uint8 rows the product is exact in float64, rounded once: this is for more
+// columns than the kernels multiply.
 inline void sigma_into(const Tensor& x, const Tensor& y, Tensor& out) {
   if (x.scalar_type() != ScalarType::Byte) {
     const Tensor left = torch::stable::to(detached(x), out.scalar_type());
@@ -121,7 +167,7 @@ inline OutputType output_type(ScalarType dtype, const char* name) {
   }
 }
 
-// Checks all arguments; schedule and out are left empty.
+// Checks all arguments; fills in the gates and layers.
 inline GramProblem gram_problem(const GramArgs& args, const std::vector<int64_t>& gates = {}) {
   args.require_valid();
   require_device_of(args.words, args.y_words, "y_words");
@@ -130,7 +176,11 @@ inline GramProblem gram_problem(const GramArgs& args, const std::vector<int64_t>
   require_device_of(args.words, args.factor, "factor");
   require_device_of(args.words, args.y_factor, "y_factor");
   const Tensor& right = args.y_words ? *args.y_words : args.words;
-  return {gate_rows(args.words, "words"), gate_rows(right, "y_words"), {}, {}, layer_table(args, gates)};
+  GramProblem p{};
+  p.x = gate_rows(args.words, "words");
+  p.y = gate_rows(right, "y_words");
+  p.layers = layer_table(args, gates);
+  return p;
 }
 
 }  // namespace gatedops::cuda

@@ -60,6 +60,41 @@ __device__ __forceinline__ void count_overlaps(int32_t (&counts)[4], const uint3
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// sums (16 x 8) += products of 16 rows a and 8 rows b of 32 bytes.
+__device__ __forceinline__ void multiply_bytes(int32_t (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.s32.u8.u8.s32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+r"(sums[0]), "+r"(sums[1]), "+r"(sums[2]), "+r"(sums[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// The same value in all lanes of a warp, and known to the compiler to be.
+__device__ __forceinline__ int uniform(int value) {
+  return __shfl_sync(0xffffffff, value, 0);
+}
+
+// Among the lanes of a warp, all of which call these.
+__device__ __forceinline__ void wait_in_warp() {
+  __syncwarp();
+}
+__device__ __forceinline__ uint32_t vote(bool yes) {
+  return __ballot_sync(0xffffffff, yes);
+}
+template <class Value>
+__device__ __forceinline__ Value from_lane(Value value, int lane) {
+  return __shfl_sync(0xffffffff, value, lane);
+}
+template <class Value>
+__device__ __forceinline__ Value from_lane_before(Value value) {
+  return __shfl_up_sync(0xffffffff, value, 1);
+}
+
+// The first of the lanes in a vote, -1 where there is none.
+__device__ __forceinline__ int first_lane(uint32_t lanes) {
+  return __ffs(static_cast<int>(lanes)) - 1;
+}
+
 // sm_90: barriers in shared memory that count arrivals and bytes, and bulk copies that report to them.
 
 // Initialises a barrier for `arrivals`; before use, publish_barriers() and a block barrier.
@@ -73,6 +108,24 @@ __device__ __forceinline__ void publish_barriers() {
 
 __device__ __forceinline__ void arrive(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+// Arrives at the barrier at the same address of block `rank` of the cluster. Orders no writes beyond the block (a scope
+// of the cluster would cost a fence of the whole device): what it tells is that shared memory has been read.
+__device__ __forceinline__ void arrive_at(uint32_t barrier, int rank) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 there;\n"
+      "mapa.shared::cluster.u32 there, %0, %1;\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [there];\n"
+      "}" ::"r"(barrier),
+      "r"(rank)
+      : "memory");
+}
+
+// All threads of all blocks of the cluster; what was written to shared memory before is there for all of them.
+__device__ __forceinline__ void wait_for_cluster() {
+  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
 }
 
 // Arrives, and lets the phase end only after `bytes` have been copied.
@@ -101,6 +154,16 @@ __device__ __forceinline__ void copy_box(uint32_t to, const TensorMap& map, int 
       "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::
           "r"(to),
       "l"(&map), "r"(column), "r"(row), "r"(barrier)
+      : "memory");
+}
+
+// The same to the same address of all blocks in `ranks` (a bit each), and reports to the barrier of each.
+__device__ __forceinline__ void copy_box_to(
+    uint32_t to, const TensorMap& map, int column, int row, uint32_t barrier, uint16_t ranks) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster "
+      "[%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
+      "l"(&map), "r"(column), "r"(row), "r"(barrier), "h"(ranks)
       : "memory");
 }
 
@@ -145,27 +208,27 @@ __device__ __forceinline__ void wait_for_products(int32_t (&counts)[64]) {
   }
 }
 
+// 64 registers of a warpgroup's accumulator as operands of inline assembly.
+#define GATEDOPS_FOUR(r, i) "+r"(r[i]), "+r"(r[i + 1]), "+r"(r[i + 2]), "+r"(r[i + 3])
+#define GATEDOPS_SIXTEEN(r, i) \
+  GATEDOPS_FOUR(r, i), GATEDOPS_FOUR(r, i + 4), GATEDOPS_FOUR(r, i + 8), GATEDOPS_FOUR(r, i + 12)
+#define GATEDOPS_ACCUMULATOR(r) \
+  GATEDOPS_SIXTEEN(r, 0), GATEDOPS_SIXTEEN(r, 16), GATEDOPS_SIXTEEN(r, 32), GATEDOPS_SIXTEEN(r, 48)
+#define GATEDOPS_WGMMA(what)                                                         \
+  "wgmma.mma_async.sync.aligned." what                                               \
+  " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "         \
+  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
+  "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, %64, %65, 1;"
+
 // counts (64 x 128, a warpgroup) += gates on in both, of 64 rows a and 128 rows b of 256 gates in shared memory.
 __device__ __forceinline__ void count_overlaps(int32_t (&counts)[64], uint64_t a, uint64_t b) {
-  asm volatile(
-      "wgmma.mma_async.sync.aligned.m64n128k256.s32.b1.b1.and.popc "
-      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
-      "%64, %65, 1;"
-      : "+r"(counts[0]), "+r"(counts[1]), "+r"(counts[2]), "+r"(counts[3]), "+r"(counts[4]), "+r"(counts[5]),
-        "+r"(counts[6]), "+r"(counts[7]), "+r"(counts[8]), "+r"(counts[9]), "+r"(counts[10]), "+r"(counts[11]),
-        "+r"(counts[12]), "+r"(counts[13]), "+r"(counts[14]), "+r"(counts[15]), "+r"(counts[16]), "+r"(counts[17]),
-        "+r"(counts[18]), "+r"(counts[19]), "+r"(counts[20]), "+r"(counts[21]), "+r"(counts[22]), "+r"(counts[23]),
-        "+r"(counts[24]), "+r"(counts[25]), "+r"(counts[26]), "+r"(counts[27]), "+r"(counts[28]), "+r"(counts[29]),
-        "+r"(counts[30]), "+r"(counts[31]), "+r"(counts[32]), "+r"(counts[33]), "+r"(counts[34]), "+r"(counts[35]),
-        "+r"(counts[36]), "+r"(counts[37]), "+r"(counts[38]), "+r"(counts[39]), "+r"(counts[40]), "+r"(counts[41]),
-        "+r"(counts[42]), "+r"(counts[43]), "+r"(counts[44]), "+r"(counts[45]), "+r"(counts[46]), "+r"(counts[47]),
-        "+r"(counts[48]), "+r"(counts[49]), "+r"(counts[50]), "+r"(counts[51]), "+r"(counts[52]), "+r"(counts[53]),
-        "+r"(counts[54]), "+r"(counts[55]), "+r"(counts[56]), "+r"(counts[57]), "+r"(counts[58]), "+r"(counts[59]),
-        "+r"(counts[60]), "+r"(counts[61]), "+r"(counts[62]), "+r"(counts[63])
-      : "l"(a), "l"(b));
+  asm volatile(GATEDOPS_WGMMA("m64n128k256.s32.b1.b1.and.popc") : GATEDOPS_ACCUMULATOR(counts) : "l"(a), "l"(b));
+}
+
+// sums (64 x 128, a warpgroup) += products of 64 rows a and 128 rows b of 32 bytes in shared memory.
+__device__ __forceinline__ void multiply_bytes(int32_t (&sums)[64], uint64_t a, uint64_t b) {
+  asm volatile(GATEDOPS_WGMMA("m64n128k32.s32.u8.u8") : GATEDOPS_ACCUMULATOR(sums) : "l"(a), "l"(b));
 }
 
 #endif

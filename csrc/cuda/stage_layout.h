@@ -12,7 +12,8 @@ namespace gatedops::cuda {
 constexpr int kChunkWords = 4, kChunkBytes = 16;
 constexpr int kRowChunks = 8, kRowBytes = 128;
 constexpr int kStageWords = 32;  // of a layer, in one stage
-constexpr int kStepWords = 8;    // one tensor-core step: K = 256 gates
+constexpr int kStepWords = 8;    // one tensor-core step: K = 256 gates, or 32 bytes
+constexpr int kStageSteps = kStageWords / kStepWords;
 
 static_assert(kRowBytes == kRowChunks * kChunkBytes && kStageWords * 4 == kRowBytes);
 

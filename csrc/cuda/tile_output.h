@@ -5,24 +5,12 @@
 
 #include <type_traits>
 
-#include "gram_problem.h"
 #include "instructions.h"
+#include "layer_product.h"
+#include "staged_layout.h"
+#include "tile_rect.h"
 
 namespace gatedops::cuda {
-
-struct TileRect {
-  int64_t i, j;  // first row and column
-  int rows, cols;
-  bool diagonal;  // of a symmetric problem: only the pairs on and below its diagonal count
-};
-
-template <int kTile>
-__device__ __forceinline__ TileRect tile_rect(const GramProblem& p, TileIndex at) {
-  const int64_t i = at.row * kTile, j = at.col * kTile;
-  return {
-      i, j, static_cast<int>(min(static_cast<int64_t>(kTile), p.x.rows - i)),
-      static_cast<int>(min(static_cast<int64_t>(kTile), p.y.rows - j)), p.schedule.symmetric && at.row == at.col};
-}
 
 template <class Value>
 __device__ __forceinline__ Value output_cast(Value value, Value) {
@@ -40,11 +28,11 @@ __device__ __forceinline__ Value input_cast(Value value) {
   return value;
 }
 
-// The value of one pair as it is written, before its conversion to the output's type.
+// The value of one pair as it is written, before its conversion to the output's type. before: the output's element.
 template <class Out, class Value>
-__device__ __forceinline__ Value finished(const GramOutput& out, Value value, const Out* at, int64_t i, int64_t j) {
+__device__ __forceinline__ Value finished(const GramOutput& out, Value value, Out before, int64_t i, int64_t j) {
   if (out.times) {
-    value = multiplied(input_cast(*at), value);
+    value = multiplied(input_cast(before), value);
   }
   if (out.factor != nullptr) {
     value = static_cast<Value>(__dmul_rn(static_cast<double>(value), __dmul_rn(out.factor[i], out.y_factor[j])));
@@ -60,43 +48,92 @@ __device__ __forceinline__ int32_t agreeing(const GramProblem& p, int layer, int
   return p.layers.layer[layer].gates - on + 2 * both;
 }
 
-// Threads 0 .. kThreads - 1 call this together; values is the tile, kStride elements a row. `wait` is their barrier.
-// layer: of the counts written; 0 for a Gram.
-template <int kThreads, int kStride, class Out, class Value, class Wait>
-__device__ __forceinline__ void write_tile(
-    const GramProblem& p, const TileRect& tile, int layer, Value* values, int thread, const Wait& wait) {
-  constexpr int kWarps = kThreads / 32;
-  const int warp = thread / 32, lane = thread % 32;
-  Out* out = static_cast<Out*>(p.out.data) + layer * p.out.plane_stride;
-  wait();
-  for (int r = warp; r < tile.rows; r += kWarps) {
-    const int64_t i = tile.i + r;
-    Out* row = out + i * p.out.row_stride + tile.j;
-    const int end = tile.diagonal ? r + 1 : tile.cols;
-#pragma unroll 4
-    for (int c = lane; c < end; c += 32) {
-      Value& value = values[r * kStride + c];
+// Writes to an output of Out. layer: of the counts written; 0 for a Gram.
+template <class Out>
+struct WriteTile {
+  static constexpr bool kByRows = false;
+  // Elements that a lane reads of the output before it uses the first: what hides the latency of device memory.
+  static constexpr int kRows = 3, kColumns = 4;
+
+  // Threads 0 .. kThreads - 1 call this together; values is the staged tile, complete on entry, of no use afterwards.
+  // `wait` is their barrier.
+  template <int kThreads, int kTile, class Value, class Wait>
+  static __device__ __forceinline__ void run(
+      const GramProblem& p, const TileRect& tile, int layer, Value* values, Value*, int thread, const Wait& wait) {
+    constexpr int kWarps = kThreads / 32;
+    const int warp = thread / 32, lane = thread % 32;
+    Out* out = static_cast<Out*>(p.out.data) + layer * p.out.plane_stride;
+    if (is_plain(p)) {
+      for (int r = warp; r < tile.rows; r += kWarps) {
+        Out* row = out + (tile.i + r) * p.out.row_stride + tile.j;
+        const int end = tile.diagonal ? r + 1 : tile.cols;
+#pragma unroll
+        for (int c = 0; c < kTile; c += 32) {
+          if (c + lane < end) {
+            row[c + lane] = output_cast(values[staged_offset<kTile>(r, c + lane)], Out());
+          }
+        }
+      }
+    } else {
+      for (int r = warp * kRows; r < tile.rows; r += kWarps * kRows) {
+        for (int c = lane; c < tile.cols; c += 32 * kColumns) {
+          write_patch<kTile>(p, tile, layer, values, out, r, c);
+        }
+      }
+    }
+    if (!p.schedule.symmetric) {
+      return;
+    }
+    wait();
+    for (int c = warp; c < tile.cols; c += kWarps) {
+      Out* row = out + (tile.j + c) * p.out.row_stride + tile.i;
+#pragma unroll
+      for (int r = 0; r < kTile; r += 32) {
+        if (r + lane < tile.rows && (!tile.diagonal || r + lane > c)) {
+          row[r + lane] = output_cast(values[staged_offset<kTile>(r + lane, c)], Out());
+        }
+      }
+    }
+  }
+
+ private:
+  // Whether values go out as they are.
+  static __device__ __forceinline__ bool is_plain(const GramProblem& p) {
+    return !p.out.times && p.out.factor == nullptr && (!std::is_same_v<Out, int32_t> || p.out.x_on == nullptr);
+  }
+
+  // kRows rows from r on, and of each the columns c, c + 32, ...
+  template <int kTile, class Value>
+  static __device__ __forceinline__ void write_patch(
+      const GramProblem& p, const TileRect& tile, int layer, Value* values, Out* out, int r, int c) {
+    Out before[kRows][kColumns];
+    each(tile, r, c, [&](int a, int b, int row, int col) {
+      before[a][b] = p.out.times ? out[(tile.i + row) * p.out.row_stride + tile.j + col] : Out();
+    });
+    each(tile, r, c, [&](int a, int b, int row, int col) {
+      Value& value = values[staged_offset<kTile>(row, col)];
       if constexpr (std::is_same_v<Out, int32_t>) {
-        value = agreeing(p, layer, value, i, tile.j + c);
+        value = agreeing(p, layer, value, tile.i + row, tile.j + col);
       } else {
-        value = finished(p.out, value, row + c, i, tile.j + c);
+        value = finished(p.out, value, before[a][b], tile.i + row, tile.j + col);
       }
-      row[c] = output_cast(value, Out());
+      out[(tile.i + row) * p.out.row_stride + tile.j + col] = output_cast(value, Out());
+    });
+  }
+
+  template <class Use>
+  static __device__ __forceinline__ void each(const TileRect& tile, int r, int c, const Use& use) {
+#pragma unroll
+    for (int a = 0; a < kRows; ++a) {
+#pragma unroll
+      for (int b = 0; b < kColumns; ++b) {
+        const int row = r + a, col = c + 32 * b;
+        if (row < tile.rows && col < (tile.diagonal ? row + 1 : tile.cols)) {
+          use(a, b, row, col);
+        }
+      }
     }
   }
-  if (!p.schedule.symmetric) {
-    return;
-  }
-  wait();
-  for (int c = warp; c < tile.cols; c += kWarps) {
-    Out* row = out + (tile.j + c) * p.out.row_stride + tile.i;
-#pragma unroll 4
-    for (int r = lane + (tile.diagonal ? c / 32 * 32 : 0); r < tile.rows; r += 32) {
-      if (!tile.diagonal || r > c) {
-        row[r] = output_cast(values[r * kStride + c], Out());
-      }
-    }
-  }
-}
+};
 
 }  // namespace gatedops::cuda

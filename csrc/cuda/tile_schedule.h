@@ -22,20 +22,22 @@ GATEDOPS_HOST_DEVICE constexpr int64_t triangle(int64_t rows) {
 struct TileSchedule {
   static constexpr int64_t kGroup = 8;
 
-  int64_t rows, cols;  // of tiles
-  bool symmetric;      // rows == cols
+  int64_t rows, cols;  // of tiles; the tiles of rows [first_row, rows) are done
+  bool symmetric;      // rows <= cols
+  int64_t first_row = 0;
 
   GATEDOPS_HOST_DEVICE constexpr int64_t tiles() const {
-    return symmetric ? triangle(rows) : rows * cols;
+    return before(rows) - before(first_row);
   }
 
   // Tile t, 0 <= t < tiles().
   GATEDOPS_HOST_DEVICE constexpr TileIndex tile(int64_t t) const {
+    t += before(first_row);
     const int64_t row = symmetric ? triangle_row(t) : t / cols;
-    const int64_t first = row / kGroup * kGroup;
+    const int64_t first = first_row + (row - first_row) / kGroup * kGroup;
     const int64_t height = rows - first < kGroup ? rows - first : kGroup;
     const int64_t full = symmetric ? first : cols;  // columns with a tile in every row of the group
-    int64_t rest = t - (symmetric ? triangle(first) : first * cols);
+    int64_t rest = t - before(first);
     if (rest < full * height) {
       return {first + rest % height, rest / height};
     }
@@ -48,6 +50,11 @@ struct TileSchedule {
   }
 
  private:
+  // Tiles of the rows before `row`.
+  GATEDOPS_HOST_DEVICE constexpr int64_t before(int64_t row) const {
+    return symmetric ? triangle(row) : row * cols;
+  }
+
   // The largest r with triangle(r) <= t, bit by bit: exact for any t, no floating point.
   GATEDOPS_HOST_DEVICE constexpr int64_t triangle_row(int64_t t) const {
     int64_t bit = 1;

@@ -1,79 +1,13 @@
-// What csrc/cuda/instructions.h declares, and the parts of CUDA C++ that kernels use, on the CPU. Fragment
-// layouts are written down from the PTX ISA, independently of csrc/cuda/fragments.h. Asynchronous copies arrive
-// at a random moment between their issue and the wait for them; what is read out of bounds is an error.
+// What csrc/cuda/instructions.h declares, on the CPU. Fragment layouts are written down from the PTX ISA, independently
+// of csrc/cuda/fragments.h. Asynchronous copies arrive at a random moment between their issue and the wait for them;
+// what is read out of bounds is an error.
 #pragma once
 
-#include <algorithm>
-#include <cstdint>
-#include <cstring>
 #include <deque>
 #include <map>
 #include <utility>
 
-#include "fibers.h"
-
-#define __device__
-#define __global__
-#define __forceinline__ inline
-#define __launch_bounds__(...)
-#define __grid_constant__
-
-struct Dim {
-  unsigned x;
-};
-inline Dim blockIdx, gridDim;
-struct ThreadIndex {
-  struct Current {
-    operator unsigned() const {
-      return static_cast<unsigned>(emulation::Fibers::current());
-    }
-  } x;
-};
-inline ThreadIndex threadIdx;
-
-using std::max;
-using std::min;
-
-struct __nv_bfloat16 {
-  uint16_t bits = 0;
-};
-
-template <class To, class From>
-inline To bits_as(From value) {
-  static_assert(sizeof(To) == sizeof(From));
-  To result;
-  std::memcpy(&result, &value, sizeof(To));
-  return result;
-}
-
-inline float __fmul_rn(float a, float b) {
-  return a * b;
-}
-inline double __dmul_rn(double a, double b) {
-  return a * b;
-}
-inline float __fsub_rn(float a, float b) {
-  return a - b;
-}
-inline double __dsub_rn(double a, double b) {
-  return a - b;
-}
-inline float __int2float_rn(int32_t value) {
-  return static_cast<float>(value);
-}
-inline float __int_as_float(int32_t bits) {
-  return bits_as<float>(bits);
-}
-inline double __hiloint2double(int32_t high, int32_t low) {
-  return bits_as<double>(uint64_t{static_cast<uint32_t>(high)} << 32 | static_cast<uint32_t>(low));
-}
-inline float __bfloat162float(__nv_bfloat16 value) {
-  return bits_as<float>(uint32_t{value.bits} << 16);
-}
-inline __nv_bfloat16 __float2bfloat16_rn(float value) {  // finite values
-  const auto bits = bits_as<uint32_t>(value);
-  return {static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
-}
+#include "emulated_cuda.h"
 
 namespace emulation {
 
@@ -129,12 +63,14 @@ struct Warpgroup {
 
 // One block's state.
 struct Gpu {
-  static inline Gpu* active = nullptr;
+  static inline std::vector<Gpu*> cluster;  // by rank
+
+  static Gpu& active() {
+    return *cluster[static_cast<size_t>(Cluster::rank())];
+  }
 
   Gpu(int threads, size_t shared_bytes)
-      : shared(shared_bytes, 0xff), threads(static_cast<size_t>(threads)), warps(static_cast<size_t>(threads / 32)) {
-    active = this;
-  }
+      : shared(shared_bytes, 0xff), threads(static_cast<size_t>(threads)), warps(static_cast<size_t>(threads / 32)) {}
 
   std::vector<unsigned char> shared;
   std::vector<Thread> threads;
@@ -149,20 +85,32 @@ struct Gpu {
   // Lets one of the copies under way arrive.
   void finish_a_box() {
     if (!boxes.empty() && Fibers::coin()) {
-      boxes.front()();
-      boxes.erase(boxes.begin());
+      const auto box = boxes.begin() + static_cast<long>(Fibers::any(boxes.size()));
+      const auto perform = *box;
+      boxes.erase(box);
+      perform();
       Fibers::progress();
     }
   }
 
   Thread& thread() {
-    return threads[static_cast<size_t>(Fibers::current())];
+    return threads[static_cast<size_t>(Cluster::thread())];
+  }
+  Warpgroup& warpgroup() {
+    return warpgroups[static_cast<size_t>(Cluster::thread() / 128)];
   }
   unsigned char* at(uint32_t address, size_t bytes) {
     if (address + bytes > shared.size()) {
       throw std::out_of_range("shared memory address " + std::to_string(address));
     }
     return shared.data() + address;
+  }
+  PhaseBarrier& barrier(uint32_t address) {
+    const auto found = barriers.find(address);
+    if (found == barriers.end()) {
+      throw std::logic_error("mbarrier: not initialised");
+    }
+    return found->second;
   }
   void require_readable(const void* from, size_t bytes) const {
     const auto* begin = static_cast<const char*>(from);
@@ -178,8 +126,8 @@ struct Gpu {
   // All lanes of a warp call this with their arguments; the last one runs collective(arguments of all lanes).
   template <class Arguments, class Collective>
   static void warp_collective(Arguments arguments, const Collective& collective) {
-    Warp& warp = active->warps[static_cast<size_t>(Fibers::current() / 32)];
-    warp.arguments[Fibers::current() % 32] = &arguments;
+    Warp& warp = active().warps[static_cast<size_t>(Cluster::thread() / 32)];
+    warp.arguments[Cluster::thread() % 32] = &arguments;
     warp.barrier.arrive_and_wait(32, [&] {
       Arguments* lanes[32];
       for (int lane = 0; lane < 32; ++lane) {
@@ -193,14 +141,14 @@ struct Gpu {
 }  // namespace emulation
 
 inline void __syncthreads() {
-  auto& gpu = *emulation::Gpu::active;
+  auto& gpu = emulation::Gpu::active();
   gpu.block.arrive_and_wait(static_cast<int>(gpu.threads.size()), [] {});
 }
 
 namespace gatedops::cuda {
 
 inline unsigned char* shared_memory() {
-  return emulation::Gpu::active->shared.data();
+  return emulation::Gpu::active().shared.data();
 }
 
 inline uint32_t shared_address(const void* pointer) {
@@ -208,7 +156,7 @@ inline uint32_t shared_address(const void* pointer) {
 }
 
 inline void copy_async(uint32_t to, const void* from, int bytes) {
-  auto& gpu = *emulation::Gpu::active;
+  auto& gpu = emulation::Gpu::active();
   if (to % 16 != 0 || reinterpret_cast<uintptr_t>(from) % 16 != 0 || bytes < 0 || bytes > 16) {
     throw std::invalid_argument("cp.async: needs 16-byte aligned addresses and 0 to 16 bytes");
   }
@@ -220,14 +168,14 @@ inline void copy_async(uint32_t to, const void* from, int bytes) {
 }
 
 inline void commit_copies() {
-  auto& thread = emulation::Gpu::active->thread();
+  auto& thread = emulation::Gpu::active().thread();
   thread.groups.push_back(std::move(thread.open));
   thread.open.clear();
 }
 
 template <int pending>
 void wait_for_copies() {
-  auto& groups = emulation::Gpu::active->thread().groups;
+  auto& groups = emulation::Gpu::active().thread().groups;
   for (; groups.size() > pending; groups.pop_front()) {
     for (auto& copy : groups.front()) {
       copy.perform();
@@ -254,23 +202,40 @@ inline void load_matrices(uint32_t (&to)[4], uint32_t row_address) {
       }
       for (int lane = 0; lane < 32; ++lane) {
         const uint32_t address = lanes[8 * i + lane / 4]->row_address + lane % 4 * 4;
-        std::memcpy(&lanes[lane]->to[i], emulation::Gpu::active->at(address, 4), 4);
+        std::memcpy(&lanes[lane]->to[i], emulation::Gpu::active().at(address, 4), 4);
       }
     }
   });
 }
 
-struct OverlapCount {
-  int32_t* counts;
+// What a tensor core adds for two words of operands: gates on in both, or products of their four bytes.
+inline int32_t overlap_of(uint32_t a, uint32_t b) {
+  return __builtin_popcount(a & b);
+}
+inline int32_t product_of(uint32_t a, uint32_t b) {
+  uint32_t sum = 0;
+  for (int byte = 0; byte < 32; byte += 8) {
+    sum += (a >> byte & 0xff) * (b >> byte & 0xff);
+  }
+  return static_cast<int32_t>(sum);
+}
+inline void add(int32_t& to, int32_t value) {  // modulo 2^32
+  to = static_cast<int32_t>(static_cast<uint32_t>(to) + static_cast<uint32_t>(value));
+}
+
+struct WarpProduct {
+  int32_t* sums;
   const uint32_t* a;
   uint32_t b[2];
 };
 
-// PTX ISA, "Matrix Fragments for mma.m16n8k256": lane = 4 * group + t. 32 gates of A: register 0 row group, 1 row
-// group + 8, gates 32 t; 2 and 3 the same rows, gates 128 + 32 t. B: column group, gates 32 t and 128 + 32 t. C: row
-// group (registers 0, 1) and group + 8 (2, 3), columns 2 t and 2 t + 1.
-inline void count_overlaps(int32_t (&counts)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  emulation::Gpu::warp_collective(OverlapCount{counts, a, {b0, b1}}, [](OverlapCount** lanes) {
+// PTX ISA, "Matrix Fragments for mma.m16n8k256" and, with a word of four bytes in the place of one of 32 gates,
+// "mma.m16n8k32" with .u8: lane = 4 * group + t. Of A: register 0 row group, 1 row group + 8, word t; 2 and 3 the same
+// rows, word 4 + t. B: column group, words t and 4 + t. C: row group (registers 0, 1) and group + 8 (2, 3), columns
+// 2 t and 2 t + 1.
+inline void multiply_in_a_warp(
+    int32_t* sums, const uint32_t* a, uint32_t b0, uint32_t b1, int32_t (*of_words)(uint32_t, uint32_t)) {
+  emulation::Gpu::warp_collective(WarpProduct{sums, a, {b0, b1}}, [&](WarpProduct** lanes) {
     uint32_t rows[16][8], cols[8][8];
     for (int lane = 0; lane < 32; ++lane) {
       const int group = lane / 4, t = lane % 4;
@@ -285,140 +250,78 @@ inline void count_overlaps(int32_t (&counts)[4], const uint32_t (&a)[4], uint32_
       for (int i = 0; i < 4; ++i) {
         const int row = lane / 4 + (i < 2 ? 0 : 8), col = 2 * (lane % 4) + (i & 1);
         for (int word = 0; word < 8; ++word) {
-          lanes[lane]->counts[i] += __builtin_popcount(rows[row][word] & cols[col][word]);
+          add(lanes[lane]->sums[i], of_words(rows[row][word], cols[col][word]));
         }
       }
     }
   });
 }
 
-#define GATEDOPS_HAS_WGMMA
+inline void count_overlaps(int32_t (&counts)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  multiply_in_a_warp(counts, a, b0, b1, overlap_of);
+}
+inline void multiply_bytes(int32_t (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  multiply_in_a_warp(sums, a, b0, b1, product_of);
+}
 
-struct alignas(64) TensorMap {
-  const unsigned char* base;  // element (0, 0)
-  int64_t cols, rows, row_bytes;
-  int32_t box_cols, box_rows;  // of 4-byte elements
-  unsigned char rest[128 - 40];
+template <class Value>
+struct LaneValue {
+  Value given, found;
 };
 
-inline void init_barrier(uint32_t barrier, uint32_t arrivals) {
-  emulation::Gpu::active->barriers[barrier] = {static_cast<int>(arrivals), static_cast<int>(arrivals), 0, 0};
-}
-
-inline void publish_barriers() {}
-
-inline void arrive(uint32_t barrier) {
-  emulation::Gpu::active->barriers.at(barrier).update(1, 0);
-}
-
-inline void arrive_expecting(uint32_t barrier, uint32_t bytes) {
-  emulation::Gpu::active->barriers.at(barrier).update(1, static_cast<int>(bytes));
-}
-
-inline void wait_for_phase(uint32_t barrier, uint32_t parity) {
-  emulation::Fibers::wait([&] {
-    emulation::Gpu::active->finish_a_box();
-    return emulation::Gpu::active->barriers.at(barrier).phase % 2 != parity;
-  });
-}
-
-// The 128-byte swizzle: bits 7-9 of a shared address are added to bits 4-6.
-inline uint32_t swizzled(uint32_t address) {
-  return address ^ (address >> 7 & 7) << 4;
-}
-
-inline void copy_box(uint32_t to, const TensorMap& map, int column, int row, uint32_t barrier) {
-  if (to % 1024 != 0 || map.box_cols != 32) {
-    throw std::invalid_argument("TMA: needs boxes of 128 bytes a row at multiples of 1024");
-  }
-  emulation::Gpu::active->boxes.push_back([=] {
-    auto& gpu = *emulation::Gpu::active;
-    for (int r = 0; r < map.box_rows; ++r) {
-      for (int c = 0; c < map.box_cols; ++c) {
-        const uint32_t address = swizzled(to + static_cast<uint32_t>((r * map.box_cols + c) * 4));
-        const bool inside = row + r < map.rows && column + c < map.cols;
-        const auto* from = map.base + (row + r) * map.row_bytes + (column + c) * 4;
-        if (inside) {
-          gpu.require_readable(from, 4);
-          std::memcpy(gpu.at(address, 4), from, 4);
-        } else {
-          std::memset(gpu.at(address, 4), 0, 4);
-        }
-      }
+// found = of_warp(lane, the values given by all lanes).
+template <class Value, class OfWarp>
+Value exchange_in_warp(Value value, const OfWarp& of_warp) {
+  LaneValue<Value> mine{value, value};
+  LaneValue<Value>* shared = &mine;
+  emulation::Gpu::warp_collective(shared, [&](LaneValue<Value>*** lanes) {
+    for (int lane = 0; lane < 32; ++lane) {
+      (*lanes[lane])->found = of_warp(lane, [&](int other) { return (*lanes[other])->given; });
     }
-    gpu.barriers.at(barrier).update(0, -map.box_rows * map.box_cols * 4);
   });
+  return mine.found;
 }
 
-inline void wait_among(int id, int threads) {
-  emulation::Gpu::active->named[id].arrive_and_wait(threads, [] {});
-}
-
-template <int registers>
-void give_registers() {}
-template <int registers>
-void take_registers() {}
-inline void begin_products() {}
-inline void commit_products() {}
-
-template <int pending>
-void wait_for_products(int32_t (&)[64]) {
-  static_assert(pending == 0, "groups are not told apart here");
-  auto& group = emulation::Gpu::active->warpgroups[static_cast<size_t>(emulation::Fibers::current() / 128)];
-  group.barrier.arrive_and_wait(128, [&] {
-    for (auto& product : group.products) {
-      product();
+inline int uniform(int value) {
+  return exchange_in_warp(value, [](int lane, const auto& given) {
+    if (given(lane) != given(0)) {
+      throw std::logic_error("uniform: lanes have different values");
     }
-    group.products.clear();
+    return given(0);
   });
 }
-
-// A K-major operand with the 128-byte swizzle, as its descriptor (PTX ISA, "Matrix Descriptor Format") names it: rows
-// of 128 bytes, groups of eight rows a stride apart; word `word` of row `row`.
-inline uint32_t operand_word(uint64_t descriptor, int row, int word) {
-  const auto start = static_cast<uint32_t>(descriptor & 0x3FFF) << 4;
-  const auto stride = static_cast<uint32_t>(descriptor >> 32 & 0x3FFF) << 4;
-  if (descriptor >> 62 != 1 || (descriptor >> 49 & 7) != 0) {
-    throw std::invalid_argument("descriptor: not the 128-byte swizzle at base offset 0");
-  }
-  const uint32_t address =
-      start + static_cast<uint32_t>(row / 8) * stride + static_cast<uint32_t>(row % 8 * 128 + word * 4);
-  uint32_t value;
-  std::memcpy(&value, emulation::Gpu::active->at(swizzled(address), 4), 4);
-  return value;
+inline void wait_in_warp() {
+  uniform(0);
 }
-
-// wgmma.m64n128k256: done at the wait, when an operand that was given back too early may be overwritten. Register i
-// of lane 4 g + t of warp w: row 16 w + g, + 8 for i % 4 >= 2; column 8 (i / 4) + 2 t + i % 2.
-inline void count_overlaps(int32_t (&counts)[64], uint64_t a, uint64_t b) {
-  auto& group = emulation::Gpu::active->warpgroups[static_cast<size_t>(emulation::Fibers::current() / 128)];
-  group.arguments[emulation::Fibers::current() % 128] = counts;
-  group.barrier.arrive_and_wait(128, [&] {
-    std::vector<int32_t*> threads(128);
-    for (int i = 0; i < 128; ++i) {
-      threads[static_cast<size_t>(i)] = static_cast<int32_t*>(group.arguments[i]);
+inline uint32_t vote(bool yes) {
+  return exchange_in_warp<uint32_t>(yes, [](int, const auto& given) {
+    uint32_t votes = 0;
+    for (int lane = 0; lane < 32; ++lane) {
+      votes |= given(lane) << lane;
     }
-    group.products.push_back([=] {
-      uint32_t rows[64][8], cols[128][8];
-      for (int word = 0; word < 8; ++word) {
-        for (int row = 0; row < 64; ++row) {
-          rows[row][word] = operand_word(a, row, word);
-        }
-        for (int col = 0; col < 128; ++col) {
-          cols[col][word] = operand_word(b, col, word);
-        }
-      }
-      for (int thread = 0; thread < 128; ++thread) {
-        const int g = thread % 32 / 4, t = thread % 4;
-        for (int i = 0; i < 64; ++i) {
-          const int row = 16 * (thread / 32) + g + (i % 4 >= 2 ? 8 : 0), col = 8 * (i / 4) + 2 * t + i % 2;
-          for (int word = 0; word < 8; ++word) {
-            threads[static_cast<size_t>(thread)][i] += __builtin_popcount(rows[row][word] & cols[col][word]);
-          }
-        }
-      }
-    });
+    return votes;
   });
+}
+// Lanes may ask different ones: who asks whom is exchanged too.
+template <class Value>
+Value from_lane(Value value, int lane) {
+  struct Question {
+    Value value;
+    int lane;
+  };
+  return exchange_in_warp(
+             Question{value, lane},
+             [](int asking, const auto& given) { return Question{given(given(asking).lane).value, 0}; })
+      .value;
+}
+template <class Value>
+Value from_lane_before(Value value) {
+  return exchange_in_warp(value, [](int lane, const auto& given) { return given(lane > 0 ? lane - 1 : 0); });
+}
+inline int first_lane(uint32_t lanes) {
+  return __builtin_ffs(static_cast<int>(lanes)) - 1;
 }
 
 }  // namespace gatedops::cuda
+
+#include "emulated_sm90.h"

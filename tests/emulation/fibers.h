@@ -40,8 +40,8 @@ class Fibers {
       std::shuffle(order_.begin(), order_.end(), random_);
       put_a_warp_to_sleep();
       for (int i : order_) {
-        if (!fibers_[i]->done && asleep_[i / 32] == 0) {
-          current_ = i;
+        current_ = i;
+        if (!fibers_[i]->done && asleep_[i / 32] == 0 && fibers_[i]->may_go_on()) {
           swapcontext(&scheduler_, &fibers_[i]->context);
         }
         if (!error_.empty()) {
@@ -51,12 +51,15 @@ class Fibers {
     }
   }
 
-  // Until condition() holds; lets other threads run meanwhile.
+  // Until condition() holds; lets other threads run meanwhile. The scheduler looks at it in the place of this thread.
   template <class Condition>
   static void wait(const Condition& condition) {
-    while (!condition()) {
-      const int self = active_->current_;
-      swapcontext(&active_->fibers_[self]->context, &active_->scheduler_);
+    if (!condition()) {
+      Fiber& self = *active_->fibers_[active_->current_];
+      const std::function<bool()> check = std::cref(condition);
+      self.condition = &check;
+      swapcontext(&self.context, &active_->scheduler_);
+      self.condition = nullptr;
     }
     active_->progress_ = true;
   }
@@ -72,12 +75,21 @@ class Fibers {
   static bool coin() {
     return active_->random_() % 2 == 0;
   }
+  static size_t any(size_t count) {
+    return active_->random_() % count;
+  }
 
  private:
   struct Fiber {
     ucontext_t context;
-    std::vector<char> stack = std::vector<char>(96 << 10);
+    static constexpr size_t kStackBytes = 96 << 10;
+    std::unique_ptr<char[]> stack{new char[kStackBytes]};
     bool done = false;
+    const std::function<bool()>* condition = nullptr;  // what it waits for
+
+    bool may_go_on() const {
+      return condition == nullptr || (*condition)();
+    }
   };
 
   // Some warps fall far behind the others, as on a GPU.
@@ -94,8 +106,8 @@ class Fibers {
     fibers_[i] = std::make_unique<Fiber>();
     ucontext_t& context = fibers_[i]->context;
     getcontext(&context);
-    context.uc_stack.ss_sp = fibers_[i]->stack.data();
-    context.uc_stack.ss_size = fibers_[i]->stack.size();
+    context.uc_stack.ss_sp = fibers_[i]->stack.get();
+    context.uc_stack.ss_size = Fiber::kStackBytes;
     context.uc_link = &scheduler_;
     makecontext(&context, &Fibers::enter, 0);
     ++running_;

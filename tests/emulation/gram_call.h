@@ -3,10 +3,13 @@
 
 #include <string>
 
-#include "cuda/gram_problem.h"
+#include "cuda/partial_sums.h"
 #include "emulated_gpu.h"
 
 namespace emulation {
+
+using gatedops::cuda::GramProblem;
+using gatedops::cuda::PartialSums;
 
 enum OutputType : int32_t { kFloat32, kFloat64, kBFloat16, kInt32 };
 
@@ -15,35 +18,73 @@ struct Launch {
   uint32_t seed;
 };
 
+// columns > 0: the Gram times v, contiguous (m, columns), into out; its partial products take at most `bytes`.
+// neighbors.k > 0: the largest of each row.
 struct GramCall {
-  gatedops::cuda::GateRows x, y;
+  gatedops::cuda::GateRows x, y, sigma_x, sigma_y;
   int32_t symmetric, type;
   Launch launch;
   gatedops::cuda::GramOutput out;
+  const void* v;
+  int64_t columns, bytes;
+  gatedops::cuda::Neighbors neighbors;
   gatedops::cuda::LayerTable layers;
 };
 
-inline gatedops::cuda::GramProblem problem_of(const GramCall& call, int64_t tile) {
-  return {
-      call.x,
-      call.y,
-      {(call.x.rows + tile - 1) / tile, (call.y.rows + tile - 1) / tile, call.symmetric != 0},
-      call.out,
-      call.layers};
+inline GramProblem problem_of(const GramCall& call, int64_t edge) {
+  GramProblem p{call.x, call.y, call.sigma_x, call.sigma_y, {}, call.out, {}, call.neighbors, call.layers};
+  p.schedule = gatedops::cuda::schedule_of(p, call.symmetric != 0 && call.neighbors.k == 0, edge);
+  p.contraction.v = call.v;
+  p.contraction.columns = static_cast<int32_t>(call.columns);
+  return p;
 }
 
-// One block after the other, as many as launch.blocks.
+inline size_t bytes_of(const gatedops::cuda::GateRows& gates) {
+  return static_cast<size_t>(gates.rows * gates.stride * 4);
+}
+
+// One cluster of blocks after the other, as many blocks as launch.blocks rounded up to whole clusters.
 template <class Kernel>
 void run_blocks(
-    const gatedops::cuda::GramProblem& p, const Launch& launch, int threads, int shared_bytes, const Kernel& kernel) {
-  gridDim.x = static_cast<unsigned>(launch.blocks);
-  for (blockIdx.x = 0; blockIdx.x < gridDim.x; ++blockIdx.x) {
-    Gpu gpu(threads, static_cast<size_t>(shared_bytes));
-    for (const auto* rows : {&p.x, &p.y}) {
-      gpu.readable.emplace_back(rows->words, static_cast<size_t>(rows->rows * rows->stride * 4));
+    const GramProblem& p, const Launch& launch, int threads, int shared_bytes, int cluster, const Kernel& kernel) {
+  gridDim.x = static_cast<unsigned>((launch.blocks + cluster - 1) / cluster * cluster);
+  Cluster::block_threads = threads;
+  for (unsigned first = 0; first < gridDim.x; first += static_cast<unsigned>(cluster)) {
+    std::vector<Gpu> blocks;
+    blocks.reserve(static_cast<size_t>(cluster));
+    Gpu::cluster.clear();
+    for (int rank = 0; rank < cluster; ++rank) {
+      Gpu& gpu = blocks.emplace_back(threads, static_cast<size_t>(shared_bytes));
+      for (const auto* rows : {&p.x, &p.y, &p.sigma_x, &p.sigma_y}) {
+        gpu.readable.emplace_back(rows->words, bytes_of(*rows));
+      }
+      Gpu::cluster.push_back(&gpu);
     }
-    Fibers(threads, launch.seed + blockIdx.x).run([&](int) { kernel(); });
+    Cluster::first_block = first;
+    Fibers(threads * cluster, launch.seed + first).run([&](int) { kernel(); });
   }
+}
+
+// A Gram times v as csrc/cuda/matvec_bands.h has it done; contract(problem) runs the contracting kernel.
+template <class Value, int kTile, int kSquare, class Contract>
+void run_matvec(const GramCall& call, const Contract& contract) {
+  const gatedops::cuda::MatvecCall matvec{problem_of(call, kTile), call.symmetric != 0, call.out.data, call.bytes};
+  const gatedops::cuda::Bands<Value, kTile, kSquare> bands(matvec);
+  std::vector<unsigned char> workspace(static_cast<size_t>(bands.workspace()), 0xff);  // NaN
+  const auto add_up = [&](const PartialSums& sums) {
+    using Sum = gatedops::cuda::PartialSum<Value, kTile>;
+    run_blocks(matvec.problem, call.launch, Sum::kThreads, Sum::kSharedBytes, 1, [&] {
+      gatedops::cuda::sum_partials<Value, kTile>(sums);
+    });
+    return 0;
+  };
+  bands.run(
+      workspace.data(),
+      [&](const GramProblem& p) {
+        contract(p);
+        return 0;
+      },
+      add_up);
 }
 
 // Null, or what went wrong.

@@ -1,45 +1,71 @@
 // Runs the kernel of csrc/cuda/gram_sm90_kernel.h on the CPU.
 #include "cuda/gram_sm90_kernel.h"
 
+#include "cuda/tile_neighbors.h"
 #include "gram_call.h"
 
 namespace {
 
+using gatedops::cuda::ContractTile;
 using gatedops::cuda::GateRows;
+using gatedops::cuda::GramProblem;
+using gatedops::cuda::SelectNeighbors;
 using gatedops::cuda::Sm90Problem;
+using gatedops::cuda::Sm90Traits;
 using gatedops::cuda::TensorMap;
+using gatedops::cuda::WriteTile;
 
 TensorMap map_of(const GateRows& gates, int32_t first, int32_t words, int rows) {
   const auto* base = reinterpret_cast<const unsigned char*>(gates.words + first);
   return {base, words, gates.rows, gates.stride * 4, gatedops::cuda::kStageWords, rows, {}};
 }
 
-template <class Product, class Out>
-void run(const emulation::GramCall& call) {
-  using Traits = gatedops::cuda::Sm90Traits<Product>;
+template <class Product, class Finish>
+void run(const GramProblem& gram, const emulation::Launch& launch) {
+  using Traits = Sm90Traits<Product>;
   Sm90Problem problem{};
-  problem.gram = emulation::problem_of(call, Traits::kTile);
-  for (int l = 0; l < call.layers.count; ++l) {
-    const auto& layer = call.layers.layer[l];
-    problem.x[l] = map_of(call.x, layer.x_first, layer.words, Traits::kTile);
-    problem.y[l] = map_of(call.y, layer.y_first, layer.words, Traits::kTile);
+  problem.gram = gram;
+  for (int l = 0; l < gram.layers.end(); ++l) {
+    const auto& layer = gram.layers.layer[l];
+    const bool sigma = gram.layers.is_sigma(l);
+    problem.x[l] = map_of(sigma ? gram.sigma_x : gram.x, layer.x_first, layer.words, Traits::kTile);
+    problem.y[l] = map_of(sigma ? gram.sigma_y : gram.y, layer.y_first, layer.words, Traits::kSharedRows);
   }
-  emulation::run_blocks(problem.gram, call.launch, Traits::kThreads, Traits::kSharedBytes, [&] {
-    gatedops::cuda::gram_sm90<Traits, Out>(problem);
+  emulation::run_blocks(gram, launch, Traits::kThreads, Traits::kSharedBytes, Traits::kCluster, [&] {
+    gatedops::cuda::gram_sm90<Traits, Finish>(problem);
   });
+}
+
+template <class Product, class Out>
+void write(const emulation::GramCall& call) {
+  using Traits = Sm90Traits<Product>;
+  run<Product, WriteTile<Out>>(emulation::problem_of(call, Traits::kTile * Traits::kCluster), call.launch);
+}
+
+void contract(const emulation::GramCall& call) {
+  using Traits = Sm90Traits<float>;
+  emulation::run_matvec<float, Traits::kTile, Traits::kCluster>(
+      call, [&](const GramProblem& p) { run<float, ContractTile>(p, call.launch); });
 }
 
 }  // namespace
 
 extern "C" const char* emulate_gram_sm90(const emulation::GramCall* call) {
   return emulation::guarded([&] {
+    if (call->columns > 0 && call->type == emulation::kFloat32) {
+      return contract(*call);
+    }
+    if (call->neighbors.k > 0 && call->type == emulation::kFloat32) {
+      using Traits = Sm90Traits<float>;
+      return run<float, SelectNeighbors>(emulation::problem_of(*call, Traits::kTile * Traits::kCluster), call->launch);
+    }
     switch (call->type) {
       case emulation::kFloat32:
-        return run<float, float>(*call);
+        return write<float, float>(*call);
       case emulation::kBFloat16:
-        return run<float, __nv_bfloat16>(*call);
+        return write<float, __nv_bfloat16>(*call);
       case emulation::kInt32:
-        return run<int32_t, int32_t>(*call);
+        return write<int32_t, int32_t>(*call);
       default:
         throw std::invalid_argument("float64 is the other kernel's");
     }

@@ -2,6 +2,7 @@
 #include "cuda/fragments.h"
 #include "cuda/gram_problem.h"
 #include "cuda/stage_layout.h"
+#include "cuda/staged_layout.h"
 #include "cuda/tile_schedule.h"
 
 using namespace gatedops::cuda;
@@ -22,6 +23,10 @@ void tile(int64_t rows, int64_t cols, bool symmetric, int64_t t, int64_t* at) {
 
 int64_t offset(int row, int chunk) {
   return stage_offset(row, chunk);
+}
+
+int64_t staged(int tile, int row, int col) {
+  return tile == 64 ? staged_offset<64>(row, col) : staged_offset<128>(row, col);
 }
 
 // Row and column (chunk, for operands) of what: 0 A's address lanes, 1 B's, 2 register i of an accumulator, 3 of
