@@ -7,6 +7,7 @@ import shutil
 
 import emulated
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -130,3 +131,18 @@ def test_pieces_cover_each_word_of_each_layer_once(maths, words):
     assert [closes for _, _, _, closes in pieces] == [
         int(word + used == words[layer]) for layer, word, used, _ in pieces
     ]
+
+
+@given(x=st.floats(width=32, allow_subnormal=False, min_value=-(2.0**120), max_value=2.0**120))
+def test_tf32_rounds_to_eleven_bits(maths, x):
+    bits = torch.tensor(x, dtype=torch.float32).view(torch.int32).item() & 0xFFFFFFFF
+    found = maths.tf32(c.c_uint32(bits)) & 0xFFFFFFFF
+    expected = emulated.tf32(torch.tensor(x, dtype=torch.float32)).view(torch.int32).item() & 0xFFFFFFFF
+    assert found & 0x7FFFFFFF == expected & 0x7FFFFFFF
+
+
+@pytest.mark.parametrize("x", [float("inf"), float("-inf"), float("nan")])
+def test_tf32_of_what_is_no_number(maths, x):
+    bits = torch.tensor(x).view(torch.int32).item() & 0xFFFFFFFF
+    found = torch.tensor(maths.tf32(c.c_uint32(bits)), dtype=torch.int32).view(torch.float32)
+    torch.testing.assert_close(found, torch.tensor(x), equal_nan=True)

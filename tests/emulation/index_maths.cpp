@@ -1,6 +1,7 @@
 // The index arithmetic of csrc/cuda/ for ctypes.
 #include "cuda/fragments.h"
 #include "cuda/gram_problem.h"
+#include "cuda/split_floats.h"
 #include "cuda/stage_layout.h"
 #include "cuda/staged_layout.h"
 #include "cuda/tile_schedule.h"
@@ -23,6 +24,10 @@ void tile(int64_t rows, int64_t cols, bool symmetric, int64_t t, int64_t* at) {
 
 int64_t offset(int row, int chunk) {
   return stage_offset(row, chunk);
+}
+
+uint32_t tf32(uint32_t bits) {
+  return tf32_bits(bits);
 }
 
 int64_t staged(int tile, int row, int col) {
