@@ -18,6 +18,7 @@ pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++: 
 def maths(tmp_path_factory):
     library = emulated.compiled("index_maths.cpp", tmp_path_factory.mktemp("emulated"))
     library.tiles.restype = library.pieces.restype = library.offset.restype = library.staged.restype = c.c_int64
+    library.bands.restype = library.largest.restype = c.c_int64
     return library
 
 
@@ -43,6 +44,26 @@ def test_each_unordered_pair_of_tiles_once(maths, rows, blocks):
 def test_each_pair_of_tiles_once_in_a_rectangle(maths, rows, cols, blocks):
     found = tiles_of(maths, rows, cols, False, blocks)
     assert sorted(found) == [(i, j) for i in range(rows) for j in range(cols)]
+
+
+@given(rows=st.integers(0, 30), cols=st.integers(1, 30), symmetric=st.booleans(), parts=st.integers(1, 400))
+def test_bands_cover_each_tile_once_and_fit_their_workspace(maths, rows, cols, symmetric, parts):
+    cols = rows if symmetric else cols
+    ends, tiles = (c.c_int64 * 2 * 31)(), (c.c_int64 * 2 * 901)()
+    count = maths.bands(c.c_int64(rows), c.c_int64(cols), symmetric, c.c_int64(parts), ends, tiles)
+    bands = [tuple(ends[i]) for i in range(count)]
+    assert [row for first, end in bands for row in range(first, end)] == list(range(rows))
+    wanted = [(i, j) for i in range(rows) for j in range(i + 1 if symmetric else cols)]
+    found = [tuple(tiles[i]) for i in range(len(wanted))]
+    assert sorted(found) == wanted
+    at = 0
+    for first, end in bands:
+        inside = [(i, j) for i, j in wanted if first <= i < end]
+        assert sorted(found[at : at + len(inside)]) == inside
+        at += len(inside)
+        width = max(j for _, j in inside) + 1
+        assert (end - first) * width <= maths.largest(c.c_int64(rows), c.c_int64(cols), symmetric, c.c_int64(parts))
+        assert (end - first) * width <= parts or end == first + 1
 
 
 @given(rows=st.integers(1, 2**31), data=st.data())
