@@ -50,12 +50,12 @@ class _GramOutput(c.Structure):
 
 
 class _LayerTable(c.Structure):
-    _fields_ = (("count", c.c_int32), ("with_sigma", c.c_bool), ("layer", _Layer * (MAX_LAYERS + 1)))
+    _fields_ = (("count", c.c_int32), ("sigma", c.c_int32), ("layer", _Layer * (MAX_LAYERS + 1)))
 
 
 class _GramCall(c.Structure):
     _fields_ = (
-        *((name, _GateRows) for name in ("x", "y", "sigma_x", "sigma_y")),
+        *((name, _GateRows) for name in ("x", "y", "sigma_x", "sigma_y", "sigma_x_rest", "sigma_y_rest")),
         ("symmetric", c.c_int32),
         ("type", c.c_int32),
         ("blocks", c.c_int32),
@@ -86,6 +86,19 @@ def padded_bytes(x: Tensor) -> Tensor:
     return padded.contiguous().view(torch.int32)
 
 
+def tf32(x: Tensor) -> Tensor:
+    """Float32 rounded to 11 significant bits, ties to even."""
+    mantissa, exponent = torch.frexp(x.double())
+    return torch.ldexp((mantissa * 2**11).round(), exponent - 11).float()
+
+
+def split_floats(x: Tensor) -> Tensor:
+    """float32 (n, d) as (2, n, W): rounded to TF32, and the TF32 of what that is short of; zeros up to 16 bytes."""
+    padded = torch.nn.functional.pad(x, (0, -x.shape[1] % 4))
+    high = tf32(padded)
+    return torch.stack([high, tf32(padded - high)])
+
+
 def run_gram(
     kernel, words: Tensor, y_words: Tensor | None, first: list[int], y_first: list[int], count: list[int],
     scale: list[float], out: Tensor, *, times: bool = False, factor: Tensor | None = None,
@@ -113,10 +126,13 @@ def run_gram(
     for i, layer in enumerate(zip(first, y_first, count, gates or [0] * len(count), scale, strict=True)):
         call.layers.layer[i] = _Layer(*layer)
     if sigma is not None:
-        x, y = (None if side is None else padded_bytes(side) for side in sigma)
-        call.sigma_x, call.sigma_y = _rows(x), _rows(x if y is None else y)
-        call.layers.with_sigma = True
-        call.layers.layer[len(count)] = _Layer(0, 0, x.shape[1], 0, 1.0)
+        of_bytes = sigma[0].dtype == torch.uint8
+        sides = [padded_bytes(t)[None] if of_bytes else split_floats(t) for t in sigma if t is not None]
+        for name, side in zip(("x", "y"), (sides[0], sides[-1]), strict=True):
+            setattr(call, f"sigma_{name}", _rows(side[0]))
+            setattr(call, f"sigma_{name}_rest", _rows(side[-1]))
+        call.layers.sigma = 1 if of_bytes else 2
+        call.layers.layer[len(count)] = _Layer(0, 0, sides[0].shape[2], 0, 1.0)
     kernel.restype = c.c_char_p
     error = kernel(c.byref(call))
     assert error is None, error.decode()

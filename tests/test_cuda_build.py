@@ -120,6 +120,14 @@ def test_sigma_of_bytes_is_made_by_the_integer_tensor_cores(kernels):
         assert found == (set() if of_counts(kernel) else bytes_only), kernel.symbol
 
 
+def test_sigma_of_floats_is_made_by_the_tf32_tensor_cores(kernels):
+    """Twelve products for each 32 columns, by wgmma alone."""
+    for kernel in kernels:
+        found = [opcode for opcode in kernel.instructions if "TF32" in opcode]
+        expected = 0 if kernel.name == "gram_sm80" or of_counts(kernel) else 12
+        assert found == ["HGMMA.64x128x8.F32.TF32"] * expected, kernel.symbol
+
+
 def test_binary_products_and_their_copies_are_the_wide_ones(kernels):
     for kernel in kernels:
         opcodes = set(kernel.instructions)

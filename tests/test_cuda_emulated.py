@@ -188,6 +188,28 @@ def test_sigma_is_exact_up_to_its_last_column(libraries):
         assert found == float(torch.tensor(columns * 255**2).float())
 
 
+@pytest.mark.parametrize("columns", [64, 130, 784])
+@pytest.mark.parametrize("make", [torch.rand, torch.randn], ids=["positive", "normal"])
+def test_sigma_of_floats_is_as_good_as_torch(kernels, columns, make):
+    """With tensor cores that truncate their sums, the least that is known of them."""
+    n, m, widths = 131, 70, [40, 300]
+    bits, y_bits = random_bits(n, widths, 27), random_bits(m, widths, 28)
+    x, y = (make(rows, columns, generator=generator(rows)) for rows in (n, m))
+    out = unwritten(n, n, dtype=torch.float32)
+    run(kernels["sm90"], bits, None, out, sigma=(x, None))
+    plain, exact = (npk_gram(None, bits, dtype=d) * (x.to(d) @ x.to(d).T) for d in (torch.float32, torch.float64))
+    assert_as_good_as_torch(out, plain, exact)
+    assert_same_bits(out, out.T.contiguous())
+    out = unwritten(n, m, dtype=torch.float32)
+    run(kernels["sm90"], bits, y_bits, out, sigma=(x, y))
+    left, right = (x, bits), (y, y_bits)
+    plain, exact = (
+        npk_gram(None, left[1], None, right[1], dtype=d) * (left[0].to(d) @ right[0].to(d).T)
+        for d in (torch.float32, torch.float64)
+    )
+    assert_as_good_as_torch(out, plain, exact)
+
+
 def random_bytes(rows, columns, seed):
     return torch.randint(0, 256, (rows, columns), generator=generator(seed + rows), dtype=torch.uint8)
 
@@ -213,6 +235,17 @@ def test_a_matvec_is_as_good_as_torch(kernels, name, dtype, n, m, columns, input
             assert_close_in_float64(out, exact)
         else:
             assert_as_good_as_torch(out, npk_gram(x, bits, y_right, right) @ v, exact)
+
+
+def test_a_matvec_with_sigma_of_floats(kernels):
+    bits, y_bits = random_bits(140, [40], 29), random_bits(130, [40], 30)
+    x, y = (torch.rand(rows, 70, generator=generator(rows)) for rows in (140, 130))
+    for right, y_right, rows in ((None, None, 140), (y_bits, y, 130)):
+        v = torch.randn(rows, 3, generator=generator(31))
+        out = unwritten(140, 3, dtype=torch.float32)
+        run(kernels["sm90"], bits, right, out, v=v, sigma=(x, y_right))
+        exact = npk_gram(x.double(), bits, None if y_right is None else y.double(), right, dtype=torch.float64)
+        assert_as_good_as_torch(out, npk_gram(x, bits, y_right, right) @ v, exact @ v.double())
 
 
 @pytest.mark.parametrize("name", KERNELS)

@@ -7,6 +7,7 @@ import shutil
 
 import emulated
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +18,7 @@ pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++: 
 def maths(tmp_path_factory):
     library = emulated.compiled("index_maths.cpp", tmp_path_factory.mktemp("emulated"))
     library.tiles.restype = library.pieces.restype = library.offset.restype = library.staged.restype = c.c_int64
+    library.bands.restype = library.largest.restype = c.c_int64
     return library
 
 
@@ -42,6 +44,26 @@ def test_each_unordered_pair_of_tiles_once(maths, rows, blocks):
 def test_each_pair_of_tiles_once_in_a_rectangle(maths, rows, cols, blocks):
     found = tiles_of(maths, rows, cols, False, blocks)
     assert sorted(found) == [(i, j) for i in range(rows) for j in range(cols)]
+
+
+@given(rows=st.integers(0, 30), cols=st.integers(1, 30), symmetric=st.booleans(), parts=st.integers(1, 400))
+def test_bands_cover_each_tile_once_and_fit_their_workspace(maths, rows, cols, symmetric, parts):
+    cols = rows if symmetric else cols
+    ends, tiles = (c.c_int64 * 2 * 31)(), (c.c_int64 * 2 * 901)()
+    count = maths.bands(c.c_int64(rows), c.c_int64(cols), symmetric, c.c_int64(parts), ends, tiles)
+    bands = [tuple(ends[i]) for i in range(count)]
+    assert [row for first, end in bands for row in range(first, end)] == list(range(rows))
+    wanted = [(i, j) for i in range(rows) for j in range(i + 1 if symmetric else cols)]
+    found = [tuple(tiles[i]) for i in range(len(wanted))]
+    assert sorted(found) == wanted
+    at = 0
+    for first, end in bands:
+        inside = [(i, j) for i, j in wanted if first <= i < end]
+        assert sorted(found[at : at + len(inside)]) == inside
+        at += len(inside)
+        width = max(j for _, j in inside) + 1
+        assert (end - first) * width <= maths.largest(c.c_int64(rows), c.c_int64(cols), symmetric, c.c_int64(parts))
+        assert (end - first) * width <= parts or end == first + 1
 
 
 @given(rows=st.integers(1, 2**31), data=st.data())
@@ -130,3 +152,18 @@ def test_pieces_cover_each_word_of_each_layer_once(maths, words):
     assert [closes for _, _, _, closes in pieces] == [
         int(word + used == words[layer]) for layer, word, used, _ in pieces
     ]
+
+
+@given(x=st.floats(width=32, allow_subnormal=False, min_value=-(2.0**120), max_value=2.0**120))
+def test_tf32_rounds_to_eleven_bits(maths, x):
+    bits = torch.tensor(x, dtype=torch.float32).view(torch.int32).item() & 0xFFFFFFFF
+    found = maths.tf32(c.c_uint32(bits)) & 0xFFFFFFFF
+    expected = emulated.tf32(torch.tensor(x, dtype=torch.float32)).view(torch.int32).item() & 0xFFFFFFFF
+    assert found & 0x7FFFFFFF == expected & 0x7FFFFFFF
+
+
+@pytest.mark.parametrize("x", [float("inf"), float("-inf"), float("nan")])
+def test_tf32_of_what_is_no_number(maths, x):
+    bits = torch.tensor(x).view(torch.int32).item() & 0xFFFFFFFF
+    found = torch.tensor(maths.tf32(c.c_uint32(bits)), dtype=torch.int32).view(torch.float32)
+    torch.testing.assert_close(found, torch.tensor(x), equal_nan=True)

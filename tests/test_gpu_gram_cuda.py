@@ -93,16 +93,26 @@ def test_bfloat16_is_the_rounded_float32():
     assert_same_bits(found.cpu(), expected)
 
 
+# By torch; by the wgmma kernel, where that runs, in one piece of columns and in several; by torch.
+@pytest.mark.parametrize("columns", [50, 64, 784, 1025])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("normalize", [False, True])
-def test_sigma_and_factors(dtype, normalize):
+def test_sigma_and_factors(dtype, normalize, columns):
     bits = random_bits(300, [200, 500], 8)
-    x = torch.randn(300, 50, generator=generator(9), dtype=dtype)
+    x = torch.randn(300, columns, generator=generator(9), dtype=dtype)
     found = npk_gram(x.cuda(), bits.to("cuda"), normalize=normalize, dtype=dtype).cpu()
     same = npk_gram(x, bits, normalize=normalize, dtype=dtype)
     truth = npk_gram(x.double(), bits, normalize=normalize, dtype=torch.float64)
     assert_as_good_as_torch(found, same, truth)
     assert_same_bits(found, found.T.contiguous())
+
+
+def test_single_tile_of_floats():
+    """The wgmma kernel's on sm_90: small integers, which TF32 holds."""
+    x = torch.randint(-8, 8, (128, 64), generator=generator(1)).float()
+    y = torch.randint(-8, 8, (128, 64), generator=generator(2)).float()
+    bits = GateBits.pack([torch.ones(128, 1, dtype=torch.bool)])
+    assert torch.equal(npk_gram(x.cuda(), bits.to("cuda"), y.cuda(), bits.to("cuda")).cpu(), x @ y.T)
 
 
 def test_single_tile_of_bytes():
@@ -139,7 +149,7 @@ def test_any_scale_has_the_bits_of_the_cpu(scale):
 def test_matvec_is_as_good_as_torch(n, m, inputs, columns, dtype):
     bits, y_bits = random_bits(n, [200, 500], 22), None if m is None else random_bits(m, [200, 500], 23)
     x, y = (
-        None if inputs is None or rows is None else torch.rand(rows, 40, generator=generator(rows)).mul(255).to(inputs)
+        None if inputs is None or rows is None else torch.rand(rows, 70, generator=generator(rows)).mul(255).to(inputs)
         for rows in (n, m)
     )
     v = torch.randn(n if m is None else m, columns, generator=generator(24), dtype=dtype)

@@ -16,8 +16,8 @@ BINARY = 12.5e15
 INT8, TF32, CLOCK, MULTIPROCESSORS = 1979e12, 494.7e12, 1.98e9, 132
 # A float32 product of three TF32 products (the scheme of CUTLASS's 3xTF32 example).
 TF32_PRODUCTS = 3
-# To multiply the counts of 64 x 128 pairs into their product: subtract, scale, multiply are 3 instructions for each of
-# 64 registers of 4 warps, one instruction a cycle on each of the 4 parts of a multiprocessor.
+# To multiply the counts of 64 x 128 pairs into a product: scale, multiply and begin anew are 3 instructions for each
+# of 64 registers of 4 warps, one instruction a cycle on each of the 4 parts of a multiprocessor.
 EPILOGUE_PAIRS, EPILOGUE_CYCLES = 64 * 128, 192
 
 

@@ -1,6 +1,6 @@
 // The ops of the gram family on NVIDIA GPUs whose result is a matrix: npk_gram, npk_gram_out, npk_diag,
-// gate_overlap. Sigma of bytes is made by the kernels; of floats it is torch's product, written into the output first
-// and multiplied there tile by tile (docs/math.md, section 3).
+// gate_overlap. Sigma of bytes is made by the kernels, of floats by the wgmma kernel or by torch, into the output,
+// where it is multiplied tile by tile (docs/math.md, section 3).
 #include <torch/csrc/stable/library.h>
 
 #include "../kernel.h"

@@ -1,7 +1,7 @@
 // The ops of the gram family that use a Gram without keeping it: npk_matvec, npk_gram_backward, gate_neighbors.
-// npk_matvec contracts tiles inside the kernel. Where a matrix of floats takes part, Sigma or a gradient, and for
-// neighbours, a panel of rows is made at a time by the kernel of npk_gram and used by torch: the same bits on every
-// run, at the price of both halves of a symmetric problem.
+// npk_matvec contracts tiles inside the kernel, gate_neighbors selects from them there, all tiles of a row, so both
+// halves of a symmetric problem. With a gradient, a Sigma that the kernels do not make, or many neighbours, a panel of
+// rows is made at a time by the kernel of npk_gram and used by torch. All give the same bits on every run.
 #include <torch/csrc/stable/library.h>
 
 #include <limits>
@@ -59,8 +59,7 @@ Tensor npk_matvec(
   if (args.n() == 0 || args.m() == 0 || v.size(1) == 0) {
     return out;
   }
-  if (!x || sigma_of_bytes(x)) {
-    run_matvec(args, problem, torch::stable::contiguous(detached(v)), out);
+  if (run_matvec(args, problem, torch::stable::contiguous(detached(v)), out)) {
     return out;
   }
   each_panel(args, [&](int64_t i, int64_t rows, const GramArgs& part) {

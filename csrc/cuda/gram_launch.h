@@ -27,6 +27,13 @@ int launch_matvec_sm90(const MatvecCall& call, void* workspace, void* stream);
 int launch_neighbors_sm80(GramProblem problem, OutputType type, void* stream);
 int launch_neighbors_sm90(const GramProblem& problem, void* stream);
 
+// x as two matrices (rows, padded) of TF32 numbers (split_floats.h).
+struct FloatRows {
+  const float* data;
+  int64_t rows, columns, row_stride, column_stride;  // strides in elements
+};
+int launch_split(const FloatRows& x, float* high, float* rest, int64_t padded, void* stream);
+
 // Gates on in each row and layer, (L, n), from x_first and words of the table.
 int launch_row_counts(const GateRows& gates, const LayerTable& layers, int32_t* counts, void* stream);
 

@@ -20,15 +20,18 @@ struct Layer {
   double scale;
 };
 
-// Where Sigma is the product of bytes, layer[count] stands for it: the last to be multiplied, its words those of
-// sigma_x and sigma_y.
+// What Sigma is made of inside a kernel: nothing, bytes, or (wgmma alone) float32 numbers.
+enum class SigmaOf : int32_t { kNothing, kBytes, kFloats };
+
+// layer[count] stands for Sigma: the last to be multiplied, its words those of sigma_x and sigma_y.
 struct LayerTable {
   int32_t count;
-  bool with_sigma;
+  SigmaOf sigma;
   Layer layer[kMaxLayers + 1];
 
+  // Of what the integer units of the tensor cores multiply.
   GATEDOPS_HOST_DEVICE int end() const {
-    return count + with_sigma;
+    return count + (sigma == SigmaOf::kBytes);
   }
   GATEDOPS_HOST_DEVICE bool is_sigma(int index) const {
     return index == count;
@@ -75,7 +78,8 @@ constexpr int kMaxNeighbors = 32;
 
 struct GramProblem {
   GateRows x, y;
-  GateRows sigma_x, sigma_y;  // rows of bytes, zeros behind the last up to a multiple of 16
+  GateRows sigma_x, sigma_y;            // rows of bytes or floats, zeros behind the last up to a multiple of 16 bytes
+  GateRows sigma_x_rest, sigma_y_rest;  // of floats: what they are short of x and y
   TileSchedule schedule;
   GramOutput out;
   Contraction contraction;

@@ -41,21 +41,25 @@ inline void run_gram(const GramArgs& args, GramProblem problem, Tensor& out) {
   if (args.n() == 0 || args.m() == 0) {
     return;
   }
-  const ByteSigma bytes(args, problem);
-  const bool given = args.x.has_value() && !problem.layers.with_sigma;
+  const FusedSigma sigma(args, output_type(out.scalar_type(), "out"), problem);
+  const bool given = args.x.has_value() && problem.layers.sigma == SigmaOf::kNothing;
   if (given) {
     sigma_into(*args.x, args.right(), out);
   }
   multiply_lambda(args, problem, given, out);
 }
 
-// out = the Gram times v, both contiguous and of one dtype, float32 or float64; x absent or sigma_of_bytes.
-inline void run_matvec(const GramArgs& args, GramProblem problem, const Tensor& v, Tensor& out) {
-  const ByteSigma bytes(args, problem);
+// out = the Gram times v, both contiguous and of one dtype, float32 or float64. False, and nothing done, where the
+// kernels do not make Sigma.
+inline bool run_matvec(const GramArgs& args, GramProblem problem, const Tensor& v, Tensor& out) {
+  const OutputType type = output_type(v.scalar_type(), "v");
+  const FusedSigma sigma(args, type, problem);
+  if (args.x && problem.layers.sigma == SigmaOf::kNothing) {
+    return false;
+  }
   problem.contraction.v = v.const_data_ptr();
   problem.contraction.columns = static_cast<int32_t>(v.size(1));
   const MatvecCall call{problem, !args.y_words, out.mutable_data_ptr(), kPartialBytes};
-  const OutputType type = output_type(v.scalar_type(), "v");
   const bool wgmma = sm90_takes(problem, type);
   const int64_t size = wgmma ? matvec_workspace_sm90(call) : matvec_workspace_sm80(call, type);
   Tensor workspace = torch::stable::new_empty(v, {size}, ScalarType::Byte);
@@ -63,6 +67,7 @@ inline void run_matvec(const GramArgs& args, GramProblem problem, const Tensor& 
   const int error = wgmma ? launch_matvec_sm90(call, workspace.mutable_data_ptr(), stream)
                           : launch_matvec_sm80(call, type, workspace.mutable_data_ptr(), stream);
   require_launched(error, "npk_matvec");
+  return true;
 }
 
 // The k largest values of Lambda in each row, k <= kMaxNeighbors; symmetric: a row is not its own neighbour.

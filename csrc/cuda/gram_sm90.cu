@@ -41,6 +41,7 @@ bool encode(const GateRows& gates, int32_t first, int32_t words, int box_rows, T
 }
 
 constexpr int kTile = Sm90Traits<float>::kTile, kCluster = Sm90Traits<float>::kCluster;
+constexpr int kSharedRows = Sm90Traits<float>::kSharedRows;
 
 // Maps of all layers, Sigma among them; the schedule is the caller's.
 bool encode_all(const GramProblem& problem, Sm90Problem& p) {
@@ -49,12 +50,16 @@ bool encode_all(const GramProblem& problem, Sm90Problem& p) {
     const Layer& layer = problem.layers.layer[l];
     const bool sigma = problem.layers.is_sigma(l);
     if (!encode(sigma ? problem.sigma_x : problem.x, layer.x_first, layer.words, kTile, p.x[l]) ||
-        !encode(
-            sigma ? problem.sigma_y : problem.y, layer.y_first, layer.words, Sm90Traits<float>::kSharedRows, p.y[l])) {
+        !encode(sigma ? problem.sigma_y : problem.y, layer.y_first, layer.words, kSharedRows, p.y[l])) {
       return false;
     }
   }
-  return true;
+  const int l = problem.layers.count;
+  const int32_t words = problem.layers.layer[l].words;
+  return problem.layers.sigma != SigmaOf::kFloats ||
+         (encode(problem.sigma_x, 0, words, kTile, p.x[l]) && encode(problem.sigma_y, 0, words, kSharedRows, p.y[l]) &&
+          encode(problem.sigma_x_rest, 0, words, kTile, p.x[l + 1]) &&
+          encode(problem.sigma_y_rest, 0, words, kSharedRows, p.y[l + 1]));
 }
 
 template <class Product, class Finish>

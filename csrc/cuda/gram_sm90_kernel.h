@@ -12,12 +12,12 @@
 namespace gatedops::cuda {
 
 // A map for each layer and side, so that words behind a layer's last are zeros like rows behind the last, and for
-// Sigma. 16 KiB of the 32 KiB of parameters that a kernel may have from CUDA 12.1 on.
+// Sigma, of floats a second one for the rest. 17 of the 32 KiB of parameters that a kernel may have from CUDA 12.1 on.
 constexpr int kMaxMappedLayers = 64;
 
 struct Sm90Problem {
   GramProblem gram;  // its schedule is of squares of kCluster x kCluster tiles
-  TensorMap x[kMaxMappedLayers + 1], y[kMaxMappedLayers + 1];
+  TensorMap x[kMaxMappedLayers + 2], y[kMaxMappedLayers + 2];
 };
 static_assert(sizeof(Sm90Problem) <= 32764);
 
@@ -56,6 +56,11 @@ __device__ __forceinline__ void each_unit(const GramProblem& p, const Use& use) 
   }
 }
 
+// 32 floats of each row at a time.
+__device__ __forceinline__ PieceCursor float_pieces(const LayerTable& layers) {
+  return {layers, layers.count, layers.count + 1};
+}
+
 // One thread: starts all copies, a stage as soon as all consumers of the cluster have left it. Rows of x are this
 // block's own; of the rows of y that the cluster shares it copies its part to all.
 template <class Traits, bool kByRows>
@@ -67,12 +72,21 @@ __device__ __forceinline__ void produce(const Sm90Problem& p) {
   each_unit<Traits, kByRows>(p.gram, [&](const TileRect&, const TileIndex& at, int begin, int end) {
     const int i = static_cast<int>(at.row * Traits::kTile);
     const int j = static_cast<int>(at.col * Traits::kTile) + rank * Traits::kSharedRows;
-    for (PieceCursor piece(p.gram.layers, begin, end); !piece.done(); piece.advance(), ring.advance()) {
+    const auto copy_stage = [&](int map, int word) {
       wait_for_phase(ring.empty(), ring.parity ^ 1);  // passes at once in the first round
       arrive_expecting(ring.full(), Traits::kStageBytes);
-      const int layer = piece.layer_index();
-      copy_box(ring.operands(), p.x[layer], piece.word(), i, ring.full());
-      copy_box_to(ring.operands() + part, p.y[layer], piece.word(), j, ring.full(), kAll);
+      copy_box(ring.operands(), p.x[map], word, i, ring.full());
+      copy_box_to(ring.operands() + part, p.y[map], word, j, ring.full(), kAll);
+      ring.advance();
+    };
+    for (PieceCursor piece(p.gram.layers, begin, end); !piece.done(); piece.advance()) {
+      copy_stage(piece.layer_index(), piece.word());
+    }
+    if (Traits::kHasProduct && p.gram.layers.sigma == SigmaOf::kFloats) {
+      for (PieceCursor piece = float_pieces(p.gram.layers); !piece.done(); piece.advance()) {
+        copy_stage(piece.layer_index(), piece.word());
+        copy_stage(piece.layer_index() + 1, piece.word());
+      }
     }
   });
 }
@@ -112,6 +126,31 @@ struct WarpgroupTile {
     }
   }
 
+  // Sums of products of two stages of floats, rounded ones and their rests: rest by rounded both ways, which are small,
+  // then rounded by rounded. Rest by rest is below what is kept.
+  __device__ __forceinline__ void multiply_float_piece(uint32_t rounded, uint32_t rest, float (&sums)[kValues]) const {
+    const uint32_t mine = group * Traits::kConsumerRows * kRowBytes;
+    const uint64_t a = matrix_descriptor(Traits::kDescriptor, rounded + mine);
+    const uint64_t b = matrix_descriptor(Traits::kDescriptor, rounded + Traits::kOperandBytes);
+    const uint64_t a_rest = matrix_descriptor(Traits::kDescriptor, rest + mine);
+    const uint64_t b_rest = matrix_descriptor(Traits::kDescriptor, rest + Traits::kOperandBytes);
+    begin_products();
+    multiply_floats<false>(sums, a_rest, b);
+#pragma unroll
+    for (int step = 1; step < kStageSteps; ++step) {
+      multiply_floats<true>(sums, a_rest + step * kDescriptorStep, b + step * kDescriptorStep);
+    }
+#pragma unroll
+    for (int step = 0; step < kStageSteps; ++step) {
+      multiply_floats<true>(sums, a + step * kDescriptorStep, b_rest + step * kDescriptorStep);
+    }
+#pragma unroll
+    for (int step = 0; step < kStageSteps; ++step) {
+      multiply_floats<true>(sums, a + step * kDescriptorStep, b + step * kDescriptorStep);
+    }
+    commit_products();
+  }
+
   // A stage is left in all blocks whose copies go to it: one thread for each.
   __device__ __forceinline__ void leave(uint32_t empty) const {
     const int rank = static_cast<int>(threadIdx.x % 128);
@@ -130,7 +169,47 @@ struct WarpgroupTile {
       tile[staged_offset<Traits::kTile>(row, place.col)] = values[i];
     }
   }
+
+  // The same, multiplied by what this thread put there.
+  __device__ __forceinline__ void multiply_staged(const float (&values)[kValues], float* tile) const {
+#pragma unroll
+    for (int i = 0; i < kValues; ++i) {
+      const Place place = wide_accumulator_place(lane, i);
+      const int row = group * Traits::kConsumerRows + warp * 16 + place.row;
+      float& staged = tile[staged_offset<Traits::kTile>(row, place.col)];
+      staged = multiplied(values[i], staged);
+    }
+  }
 };
+
+// Sigma of floats, times the products that lie in the tile's memory. The tensor cores truncate what they add, so no
+// more than 32 columns are added there; the sums of those are added in float32, rounded.
+template <class Traits>
+__device__ __forceinline__ void multiply_float_sigma(
+    const GramProblem& p, Ring<Traits>& ring, const WarpgroupTile<Traits>& part, float* tile) {
+  float sigma[Traits::kValues] = {};
+  for (PieceCursor piece = float_pieces(p.layers); !piece.done(); piece.advance()) {
+    float sums[Traits::kValues];
+#pragma unroll
+    for (int i = 0; i < Traits::kValues; ++i) {
+      sums[i] = 0.0f;
+    }
+    const Ring<Traits> rounded = ring;
+    ring.advance();
+    wait_for_phase(rounded.full(), rounded.parity);
+    wait_for_phase(ring.full(), ring.parity);
+    part.multiply_float_piece(rounded.operands(), ring.operands(), sums);
+    wait_for_products<0>(sums);
+    part.leave(rounded.empty());
+    part.leave(ring.empty());
+    ring.advance();
+#pragma unroll
+    for (int i = 0; i < Traits::kValues; ++i) {
+      sigma[i] = __fadd_rn(sigma[i], sums[i]);
+    }
+  }
+  part.multiply_staged(sigma, tile);
+}
 
 // Multiplies the pieces of layers [begin, end): counts of one layer, or the product over them.
 template <class Traits>
@@ -172,6 +251,9 @@ __device__ __forceinline__ void compute_tile(
   wait_for_phase(tile.empty, tile.parity ^ 1);  // passes at once for the first tile
   if constexpr (Traits::kHasProduct) {
     part.stage_values(product, values);
+    if (p.layers.sigma == SigmaOf::kFloats) {
+      multiply_float_sigma<Traits>(p, ring, part, values);
+    }
   } else {
     part.stage_values(counts, values);
   }

@@ -63,9 +63,18 @@ inline void mm(const Tensor& a, const Tensor& b, const Tensor& out) {
   torch::stable::detail::to<Tensor>(stack[0]);  // takes over the returned reference
 }
 
-// Whether the kernels make Sigma themselves, exact: of bytes, with columns whose sums stay below 2^32.
+// Whether the kernels make Sigma of bytes: exact, with columns whose sums stay below 2^32.
 inline bool sigma_of_bytes(const std::optional<Tensor>& x) {
   return x && x->scalar_type() == ScalarType::Byte && x->size(1) >= 1 && x->size(1) <= kMaxSigmaColumns;
+}
+
+// With so many columns a product of split floats is within twice the error of torch's: docs/math.md, section 3.
+constexpr int64_t kMinSplitColumns = 64, kMaxSplitColumns = 1024;
+
+// Whether the wgmma kernel, which makes a result of this type, makes Sigma of floats too.
+inline bool sigma_of_floats(const GramArgs& args, const GramProblem& problem, OutputType type) {
+  return args.x && args.x->scalar_type() == ScalarType::Float && args.right().scalar_type() == ScalarType::Float &&
+         args.x->size(1) >= kMinSplitColumns && args.x->size(1) <= kMaxSplitColumns && sm90_takes(problem, type);
 }
 
 // Bytes (n, d) as the kernels read them: rows on 16-byte boundaries, zeros behind the last column. x itself where it
@@ -82,28 +91,47 @@ inline Tensor padded_bytes(const Tensor& x) {
   return padded;
 }
 
-inline GateRows byte_rows(const Tensor& padded) {
-  return {
-      static_cast<const uint32_t*>(padded.const_data_ptr()), padded.size(0),
-      padded.size(0) > 1 ? padded.stride(0) / 4 : 0};
+// Floats (n, d) as two matrices of TF32 numbers, one below the other.
+inline Tensor split_floats(const Tensor& x) {
+  const int64_t padded = (x.size(1) + 3) / 4 * 4;
+  Tensor split = torch::stable::new_empty(x, {2 * x.size(0), padded});
+  auto* high = static_cast<float*>(split.mutable_data_ptr());
+  const FloatRows rows{static_cast<const float*>(x.const_data_ptr()), x.size(0), x.size(1), x.stride(0), x.stride(1)};
+  require_launched(launch_split(rows, high, high + x.size(0) * padded, padded, current_stream(x)), "npk_gram");
+  return split;
 }
 
-// Sigma of bytes as the kernels multiply it in; what they read lives as long as this.
-class ByteSigma {
+// Rows [first, first + rows) of 4-byte words of a matrix whose rows are multiples of 16 bytes.
+inline GateRows word_rows(const Tensor& t, int64_t first, int64_t rows) {
+  const int64_t stride = t.stride(0) * (t.scalar_type() == ScalarType::Byte ? 1 : 4) / 4;
+  return {static_cast<const uint32_t*>(t.const_data_ptr()) + first * stride, rows, rows > 1 ? stride : 0};
+}
+
+// Sigma as the kernels multiply it in, where they make it; what they read lives as long as this.
+class FusedSigma {
  public:
-  ByteSigma(const GramArgs& args, GramProblem& problem) {
-    if (!sigma_of_bytes(args.x)) {
-      return;
+  FusedSigma(const GramArgs& args, OutputType type, GramProblem& problem) {
+    if (sigma_of_bytes(args.x)) {
+      x_ = padded_bytes(detached(*args.x));
+      y_ = args.y ? padded_bytes(detached(*args.y)) : *x_;
+      describe(problem, SigmaOf::kBytes, (args.x->size(1) + 15) / 16 * 4);
+    } else if (sigma_of_floats(args, problem, type)) {
+      x_ = split_floats(detached(*args.x));
+      y_ = args.y ? split_floats(detached(*args.y)) : *x_;
+      describe(problem, SigmaOf::kFloats, x_->size(1));
+      problem.sigma_x_rest = word_rows(*x_, problem.x.rows, problem.x.rows);
+      problem.sigma_y_rest = word_rows(*y_, problem.y.rows, problem.y.rows);
     }
-    x_ = padded_bytes(detached(*args.x));
-    y_ = args.y ? padded_bytes(detached(*args.y)) : *x_;
-    problem.sigma_x = byte_rows(*x_);
-    problem.sigma_y = byte_rows(*y_);
-    problem.layers.with_sigma = true;
-    problem.layers.layer[problem.layers.count] = {0, 0, static_cast<int32_t>((args.x->size(1) + 15) / 16 * 4), 0, 1.0};
   }
 
  private:
+  void describe(GramProblem& problem, SigmaOf sigma, int64_t words) const {
+    problem.sigma_x = word_rows(*x_, 0, problem.x.rows);
+    problem.sigma_y = word_rows(*y_, 0, problem.y.rows);
+    problem.layers.sigma = sigma;
+    problem.layers.layer[problem.layers.count] = {0, 0, static_cast<int32_t>(words), 0, 1.0};
+  }
+
   std::optional<Tensor> x_, y_;
 };
 

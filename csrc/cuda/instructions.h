@@ -194,17 +194,29 @@ __device__ __forceinline__ void commit_products() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
 
-// Waits for all groups but the last `pending`. counts are named so that no use of them moves before the wait.
+// Waits for all groups but the last `pending`. sums are named so that no use of them moves before the wait.
 template <int pending>
-__device__ __forceinline__ void wait_for_products(int32_t (&counts)[64]) {
+__device__ __forceinline__ void wait_for_products(int32_t (&sums)[64]) {
 #pragma unroll
   for (int i = 0; i < 64; ++i) {
-    asm volatile("" : "+r"(counts[i])::"memory");
+    asm volatile("" : "+r"(sums[i])::"memory");
   }
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory");
 #pragma unroll
   for (int i = 0; i < 64; ++i) {
-    asm volatile("" : "+r"(counts[i])::"memory");
+    asm volatile("" : "+r"(sums[i])::"memory");
+  }
+}
+template <int pending>
+__device__ __forceinline__ void wait_for_products(float (&sums)[64]) {
+#pragma unroll
+  for (int i = 0; i < 64; ++i) {
+    asm volatile("" : "+f"(sums[i])::"memory");
+  }
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory");
+#pragma unroll
+  for (int i = 0; i < 64; ++i) {
+    asm volatile("" : "+f"(sums[i])::"memory");
   }
 }
 
@@ -214,21 +226,36 @@ __device__ __forceinline__ void wait_for_products(int32_t (&counts)[64]) {
   GATEDOPS_FOUR(r, i), GATEDOPS_FOUR(r, i + 4), GATEDOPS_FOUR(r, i + 8), GATEDOPS_FOUR(r, i + 12)
 #define GATEDOPS_ACCUMULATOR(r) \
   GATEDOPS_SIXTEEN(r, 0), GATEDOPS_SIXTEEN(r, 16), GATEDOPS_SIXTEEN(r, 32), GATEDOPS_SIXTEEN(r, 48)
+#define GATEDOPS_FLOATS(r, i) "+f"(r[i]), "+f"(r[i + 1]), "+f"(r[i + 2]), "+f"(r[i + 3])
+#define GATEDOPS_SIXTEEN_FLOATS(r, i) \
+  GATEDOPS_FLOATS(r, i), GATEDOPS_FLOATS(r, i + 4), GATEDOPS_FLOATS(r, i + 8), GATEDOPS_FLOATS(r, i + 12)
+#define GATEDOPS_FLOAT_ACCUMULATOR(r)                                                            \
+  GATEDOPS_SIXTEEN_FLOATS(r, 0), GATEDOPS_SIXTEEN_FLOATS(r, 16), GATEDOPS_SIXTEEN_FLOATS(r, 32), \
+      GATEDOPS_SIXTEEN_FLOATS(r, 48)
 #define GATEDOPS_WGMMA(what)                                                         \
   "wgmma.mma_async.sync.aligned." what                                               \
   " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "         \
   "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
   "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
-  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, %64, %65, 1;"
+  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, %64, %65, "
 
 // counts (64 x 128, a warpgroup) += gates on in both, of 64 rows a and 128 rows b of 256 gates in shared memory.
 __device__ __forceinline__ void count_overlaps(int32_t (&counts)[64], uint64_t a, uint64_t b) {
-  asm volatile(GATEDOPS_WGMMA("m64n128k256.s32.b1.b1.and.popc") : GATEDOPS_ACCUMULATOR(counts) : "l"(a), "l"(b));
+  asm volatile(GATEDOPS_WGMMA("m64n128k256.s32.b1.b1.and.popc") "1;" : GATEDOPS_ACCUMULATOR(counts) : "l"(a), "l"(b));
 }
 
 // sums (64 x 128, a warpgroup) += products of 64 rows a and 128 rows b of 32 bytes in shared memory.
 __device__ __forceinline__ void multiply_bytes(int32_t (&sums)[64], uint64_t a, uint64_t b) {
-  asm volatile(GATEDOPS_WGMMA("m64n128k32.s32.u8.u8") : GATEDOPS_ACCUMULATOR(sums) : "l"(a), "l"(b));
+  asm volatile(GATEDOPS_WGMMA("m64n128k32.s32.u8.u8") "1;" : GATEDOPS_ACCUMULATOR(sums) : "l"(a), "l"(b));
+}
+
+// sums (64 x 128, a warpgroup) = or += products of 64 rows a and 128 rows b of 8 floats in shared memory, of which
+// sign, exponent and the first 10 bits of the mantissa count.
+template <bool kAdd>
+__device__ __forceinline__ void multiply_floats(float (&sums)[64], uint64_t a, uint64_t b) {
+  asm volatile(GATEDOPS_WGMMA("m64n128k8.f32.tf32.tf32") "%66, 1, 1;"
+               : GATEDOPS_FLOAT_ACCUMULATOR(sums)
+               : "l"(a), "l"(b), "n"(kAdd ? 1 : 0));
 }
 
 #endif

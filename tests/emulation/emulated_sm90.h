@@ -102,8 +102,8 @@ void take_registers() {}
 inline void begin_products() {}
 inline void commit_products() {}
 
-template <int pending>
-void wait_for_products(int32_t (&)[64]) {
+template <int pending, class Sum>
+void wait_for_products(Sum (&)[64]) {
   static_assert(pending == 0, "groups are not told apart here");
   auto& group = emulation::Gpu::active().warpgroup();
   group.barrier.arrive_and_wait(128, [&] {
@@ -129,16 +129,18 @@ inline uint32_t operand_word(uint64_t descriptor, int row, int word) {
   return value;
 }
 
-// wgmma.m64n128k256 and, with 32 bytes in the place of 256 gates, m64n128k32: done at the wait, when an operand that
-// was given back too early may be overwritten. Register i of lane 4 g + t of warp w: row 16 w + g, + 8 for i % 4 >= 2;
-// column 8 (i / 4) + 2 t + i % 2.
-inline void multiply_in_a_warpgroup(int32_t* sums, uint64_t a, uint64_t b, int32_t (*of_words)(uint32_t, uint32_t)) {
+// wgmma.m64n128k256 and, with 32 bytes or 8 floats in the place of 256 gates, m64n128k32 and m64n128k8: done at the
+// wait, when an operand that was given back too early may be overwritten. Register i of lane 4 g + t of warp w: row 16
+// w + g,
+// + 8 for i % 4 >= 2; column 8 (i / 4) + 2 t + i % 2. of_rows(sum, eight words, eight words) is the new sum.
+template <class Sum, class OfRows>
+void multiply_in_a_warpgroup(Sum* sums, uint64_t a, uint64_t b, const OfRows& of_rows) {
   auto& group = emulation::Gpu::active().warpgroup();
   group.arguments[emulation::Cluster::thread() % 128] = sums;
   group.barrier.arrive_and_wait(128, [&] {
-    std::vector<int32_t*> threads(128);
+    std::vector<Sum*> threads(128);
     for (int i = 0; i < 128; ++i) {
-      threads[static_cast<size_t>(i)] = static_cast<int32_t*>(group.arguments[i]);
+      threads[static_cast<size_t>(i)] = static_cast<Sum*>(group.arguments[i]);
     }
     group.products.push_back([=] {
       uint32_t rows[64][8], cols[128][8];
@@ -154,20 +156,42 @@ inline void multiply_in_a_warpgroup(int32_t* sums, uint64_t a, uint64_t b, int32
         const int g = thread % 32 / 4, t = thread % 4;
         for (int i = 0; i < 64; ++i) {
           const int row = 16 * (thread / 32) + g + (i % 4 >= 2 ? 8 : 0), col = 8 * (i / 4) + 2 * t + i % 2;
-          for (int word = 0; word < 8; ++word) {
-            add(threads[static_cast<size_t>(thread)][i], of_words(rows[row][word], cols[col][word]));
-          }
+          Sum& sum = threads[static_cast<size_t>(thread)][i];
+          sum = of_rows(sum, rows[row], cols[col]);
         }
       }
     });
   });
 }
 
+template <int32_t (*of_words)(uint32_t, uint32_t)>
+int32_t add_words(int32_t sum, const uint32_t* a, const uint32_t* b) {
+  for (int word = 0; word < 8; ++word) {
+    add(sum, of_words(a[word], b[word]));
+  }
+  return sum;
+}
+
 inline void count_overlaps(int32_t (&counts)[64], uint64_t a, uint64_t b) {
-  multiply_in_a_warpgroup(counts, a, b, overlap_of);
+  multiply_in_a_warpgroup(counts, a, b, add_words<overlap_of>);
 }
 inline void multiply_bytes(int32_t (&sums)[64], uint64_t a, uint64_t b) {
-  multiply_in_a_warpgroup(sums, a, b, product_of);
+  multiply_in_a_warpgroup(sums, a, b, add_words<product_of>);
+}
+
+// TF32 numbers, their products exact, the sum of all nine terms truncated to float32.
+template <bool kAdd>
+void multiply_floats(float (&sums)[64], uint64_t a, uint64_t b) {
+  multiply_in_a_warpgroup(sums, a, b, [](float sum, const uint32_t* x, const uint32_t* y) {
+    double total = kAdd ? sum : 0.0;
+    for (int word = 0; word < 8; ++word) {
+      const auto left = bits_as<float>(x[word] & 0xFFFFE000u), right = bits_as<float>(y[word] & 0xFFFFE000u);
+      total += static_cast<double>(left) * static_cast<double>(right);
+    }
+    const auto nearest = static_cast<float>(total);
+    const bool beyond = std::abs(static_cast<double>(nearest)) > std::abs(total);
+    return beyond ? std::nextafter(nearest, 0.0f) : nearest;
+  });
 }
 
 }  // namespace gatedops::cuda

@@ -21,7 +21,7 @@ struct Launch {
 // columns > 0: the Gram times v, contiguous (m, columns), into out; its partial products take at most `bytes`.
 // neighbors.k > 0: the largest of each row.
 struct GramCall {
-  gatedops::cuda::GateRows x, y, sigma_x, sigma_y;
+  gatedops::cuda::GateRows x, y, sigma_x, sigma_y, sigma_x_rest, sigma_y_rest;
   int32_t symmetric, type;
   Launch launch;
   gatedops::cuda::GramOutput out;
@@ -32,7 +32,16 @@ struct GramCall {
 };
 
 inline GramProblem problem_of(const GramCall& call, int64_t edge) {
-  GramProblem p{call.x, call.y, call.sigma_x, call.sigma_y, {}, call.out, {}, call.neighbors, call.layers};
+  GramProblem p{};
+  p.x = call.x;
+  p.y = call.y;
+  p.sigma_x = call.sigma_x;
+  p.sigma_y = call.sigma_y;
+  p.sigma_x_rest = call.sigma_x_rest;
+  p.sigma_y_rest = call.sigma_y_rest;
+  p.out = call.out;
+  p.neighbors = call.neighbors;
+  p.layers = call.layers;
   p.schedule = gatedops::cuda::schedule_of(p, call.symmetric != 0 && call.neighbors.k == 0, edge);
   p.contraction.v = call.v;
   p.contraction.columns = static_cast<int32_t>(call.columns);
@@ -55,7 +64,7 @@ void run_blocks(
     Gpu::cluster.clear();
     for (int rank = 0; rank < cluster; ++rank) {
       Gpu& gpu = blocks.emplace_back(threads, static_cast<size_t>(shared_bytes));
-      for (const auto* rows : {&p.x, &p.y, &p.sigma_x, &p.sigma_y}) {
+      for (const auto* rows : {&p.x, &p.y, &p.sigma_x, &p.sigma_y, &p.sigma_x_rest, &p.sigma_y_rest}) {
         gpu.readable.emplace_back(rows->words, bytes_of(*rows));
       }
       Gpu::cluster.push_back(&gpu);

@@ -31,6 +31,13 @@ void run(const GramProblem& gram, const emulation::Launch& launch) {
     problem.x[l] = map_of(sigma ? gram.sigma_x : gram.x, layer.x_first, layer.words, Traits::kTile);
     problem.y[l] = map_of(sigma ? gram.sigma_y : gram.y, layer.y_first, layer.words, Traits::kSharedRows);
   }
+  if (const int l = gram.layers.count; gram.layers.sigma == gatedops::cuda::SigmaOf::kFloats) {
+    const int32_t words = gram.layers.layer[l].words;
+    problem.x[l] = map_of(gram.sigma_x, 0, words, Traits::kTile);
+    problem.y[l] = map_of(gram.sigma_y, 0, words, Traits::kSharedRows);
+    problem.x[l + 1] = map_of(gram.sigma_x_rest, 0, words, Traits::kTile);
+    problem.y[l + 1] = map_of(gram.sigma_y_rest, 0, words, Traits::kSharedRows);
+  }
   emulation::run_blocks(gram, launch, Traits::kThreads, Traits::kSharedBytes, Traits::kCluster, [&] {
     gatedops::cuda::gram_sm90<Traits, Finish>(problem);
   });

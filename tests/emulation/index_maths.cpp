@@ -1,6 +1,8 @@
 // The index arithmetic of csrc/cuda/ for ctypes.
 #include "cuda/fragments.h"
 #include "cuda/gram_problem.h"
+#include "cuda/matvec_bands.h"
+#include "cuda/split_floats.h"
 #include "cuda/stage_layout.h"
 #include "cuda/staged_layout.h"
 #include "cuda/tile_schedule.h"
@@ -21,8 +23,35 @@ void tile(int64_t rows, int64_t cols, bool symmetric, int64_t t, int64_t* at) {
   at[1] = index.col;
 }
 
+// Writes (first row, end row) of each band of at most `parts` parts; returns the number of bands. A band's tiles go to
+// `tiles`, (row, col) each, one band after the other.
+int64_t bands(int64_t rows, int64_t cols, bool symmetric, int64_t parts, int64_t* out, int64_t* tiles) {
+  const TileSchedule all{rows, cols, symmetric};
+  int64_t count = 0;
+  for (int64_t first = 0; first < rows; ++count) {
+    const int64_t end = band_end(all, first, parts);
+    const TileSchedule band{end, cols, symmetric, first};
+    for (int64_t t = 0; t < band.tiles(); ++t, tiles += 2) {
+      tiles[0] = band.tile(t).row;
+      tiles[1] = band.tile(t).col;
+    }
+    out[2 * count] = first;
+    out[2 * count + 1] = end;
+    first = end;
+  }
+  return count;
+}
+
+int64_t largest(int64_t rows, int64_t cols, bool symmetric, int64_t parts) {
+  return largest_band(TileSchedule{rows, cols, symmetric}, parts);
+}
+
 int64_t offset(int row, int chunk) {
   return stage_offset(row, chunk);
+}
+
+uint32_t tf32(uint32_t bits) {
+  return tf32_bits(bits);
 }
 
 int64_t staged(int tile, int row, int col) {
