@@ -83,6 +83,7 @@ class StretchMaker {
 
  private:
   static constexpr int64_t kSharedBytes = 96 << 10;
+  static_assert(kWarp * 8 * (kMaxSums + kMaxSlots * kMapEdge) <= kSharedBytes, "one warp always fits, in float64 too");
 
   Extent map_size() const {
     const Instruction& first = program_[begin_];
