@@ -62,9 +62,9 @@ def test_a_pair_on_two_threads_has_the_bits_of_its_layers_on_one(rows, linear_fe
 
 
 @pytest.mark.parametrize("count", [2, 3])
-@pytest.mark.parametrize("size", [(40, 30, 20), (700, 90, 300), (2100, 500, 1030)], ids=str)
+@pytest.mark.parametrize("size", [(40, 30, 20), (700, 90, 300), (2100, 500, 1030), (4200, 8, 1030)], ids=str)
 def test_gradients_of_any_size_and_number_of_threads_are_as_good_as_torch(count, size):
-    """The last has products above the bound, and more masked rows than are kept between calls (8 MiB)."""
+    """One has products above the bound, the last more masked rows than memory is kept for between calls (32 MiB)."""
     rows, inputs, width = size
     grad_h, grad_z, h, w_f, _, z, w_v, _, words = pair_arguments((rows,), (inputs, inputs), width)
     mask = OPS.unpack_gates(words, 1, width)[:, 0]

@@ -13,7 +13,7 @@ namespace gatedops::cpu {
 // at a time per thread.
 class Scratch {
  public:
-  static constexpr size_t kKept = size_t{8} << 20;
+  static constexpr size_t kKept = size_t{32} << 20;
 
   explicit Scratch(size_t bytes) {
     if (bytes > kKept) {

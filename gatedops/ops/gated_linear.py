@@ -48,7 +48,8 @@ def gated_linear(
     """A gated layer, ``(x W^T + b) * gate`` (Lakshminarayanan & Singh 2020, arXiv 2006.10529; docs/math.md,
     section 8).
 
-    The backward of a hard gate keeps the input, the weight and one bit per gate, nothing else.
+    The backward of a hard gate keeps the input, the weight and one bit per gate, nothing else. On a CPU it works in
+    memory of the size of the gradient, up to 32 MiB of which stay with the calling thread for the next one.
 
     Args:
         x: ``(..., in_features)`` float32, float64, bfloat16 or float16.
