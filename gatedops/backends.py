@@ -1,9 +1,9 @@
 """What the ops can run on here, what is chosen, and why. `python -m gatedops` prints it.
 
 GATEDOPS_CPU (serial, avx2, avx512 or amx) forces the instruction set of the CPU kernels, where it is the faster as well
-as where it is not. GATEDOPS_BACKEND=triton adds the kernels for NVIDIA GPUs, GATEDOPS_BACKEND=cuda takes those of the
-gram family from gatedops._C_cuda instead; tensors on the CPU run there all the same. Both are read once, when gatedops
-is imported; a value that cannot be had is a ValueError there.
+as where it is not. GATEDOPS_BACKEND=triton adds the kernels for NVIDIA GPUs; GATEDOPS_BACKEND=cuda takes those of the
+gram and conv_gram families from gatedops._C_cuda instead. Tensors on the CPU run there all the same. Both are read
+once, when gatedops is imported; a value that cannot be had is a ValueError there.
 """
 
 from __future__ import annotations
