@@ -82,10 +82,8 @@ step timings 150 "$python" benchmarks/gated_linear.py --device cuda --quick --on
 if compgen -G "gatedops/_C_cuda*.so" >/dev/null; then
   step conv_times 60 env GATEDOPS_BACKEND=cuda "$python" benchmarks/conv_npk.py --device cuda --quick --out "$out"
 fi
-if "$python" benchmarks/gram.py --help | grep -q -- --device; then
-  step gram_times 60 env GATEDOPS_BACKEND="$gram_backend" "$python" benchmarks/gram.py --device cuda --quick --no-plot \
-    --out "$out"
-fi
+step gram_times 60 env GATEDOPS_BACKEND="$gram_backend" "$python" benchmarks/gram.py --device cuda --quick --no-plot \
+  --out "$out"
 if command -v compute-sanitizer >/dev/null; then
   step memcheck 60 compute-sanitizer --tool memcheck --error-exitcode 9 "${tests[@]}" --timeout 55 \
     tests/test_gpu_gated_linear.py -k "$small_shapes"
