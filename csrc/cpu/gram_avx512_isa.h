@@ -3,12 +3,14 @@
 namespace gatedops::cpu {
 namespace {
 
-struct Avx512Isa {
+struct Avx512Isa : WholeWords<Avx512Isa> {
   static constexpr int kLanes = 16;
   static constexpr int kRows = 4;
   static constexpr int kVecs = 4;
   static constexpr int kMaxSteps = kPanelWords;
   using Vec = __m512i;
+  using Row = Vec;
+  using Column = Vec;
 
   static Vec zero() {
     return _mm512_setzero_si512();
@@ -24,22 +26,6 @@ struct Avx512Isa {
   }
   static Vec broadcast(const uint32_t* p) {
     return _mm512_set1_epi32(static_cast<int>(*p));
-  }
-  // A panel keeps words as they are.
-  using Row = Vec;
-  using Column = Vec;
-  static constexpr int kPlanes = 1;
-  static Row row_of(Vec v) {
-    return v;
-  }
-  static Column column_of(Vec v) {
-    return v;
-  }
-  static Column load_column(const uint32_t* p) {
-    return load(p);
-  }
-  static void store_column(uint32_t* p, Vec v) {
-    store(p, v);
   }
   static Vec add(Vec a, Vec b) {
     return _mm512_add_epi32(a, b);

@@ -8,12 +8,14 @@
 namespace gatedops::cpu {
 namespace {
 
-struct SerialIsa {
+struct SerialIsa : WholeWords<SerialIsa> {
   static constexpr int kLanes = 4;
   static constexpr int kRows = 2;
   static constexpr int kVecs = 2;
   static constexpr int kMaxSteps = 31;  // byte counters: 31 * 8 <= 255
   using Vec = uint32_t __attribute__((vector_size(16)));
+  using Row = Vec;
+  using Column = Vec;
 
   static Vec zero() {
     return Vec{};
@@ -31,22 +33,6 @@ struct SerialIsa {
   }
   static Vec broadcast(const uint32_t* p) {
     return Vec{} + *p;
-  }
-  // A panel keeps words as they are.
-  using Row = Vec;
-  using Column = Vec;
-  static constexpr int kPlanes = 1;
-  static Row row_of(Vec v) {
-    return v;
-  }
-  static Column column_of(Vec v) {
-    return v;
-  }
-  static Column load_column(const uint32_t* p) {
-    return load(p);
-  }
-  static void store_column(uint32_t* p, Vec v) {
-    store(p, v);
   }
   static Vec add(Vec a, Vec b) {
     return a + b;

@@ -10,6 +10,27 @@
 namespace gatedops::cpu {
 namespace {
 
+// What an instruction set I adds to its traits where panels keep words as they are: its Row and Column are Vec.
+template <class I>
+struct WholeWords {
+  static constexpr int kPlanes = 1;
+  template <class V>
+  static V row_of(V v) {
+    return v;
+  }
+  template <class V>
+  static V column_of(V v) {
+    return v;
+  }
+  static auto load_column(const uint32_t* p) {
+    return I::load(p);
+  }
+  template <class V>
+  static void store_column(uint32_t* p, V v) {
+    I::store(p, v);
+  }
+};
+
 template <class I>
 struct Tile {
   using Vec = typename I::Vec;
