@@ -294,7 +294,7 @@ def test_y_equal_to_x_gives_the_values_of_the_symmetric_gram(dtype):
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
-@pytest.mark.parametrize("d", [0, 1, 7, 64, 1023, 1025, 2100])
+@pytest.mark.parametrize("d", [0, 1, 7, 64, 1023, 1025, 2100, 4097, 9000])
 def test_uint8_inputs_are_multiplied_exactly_and_rounded_once(d, dtype):
     bits, y_bits = random_bits(150, dense(3)), random_bits(17, dense(3), seed=1)
     x, y = rows_of(150, d, dtype=torch.uint8), rows_of(17, d, 1, torch.uint8)
@@ -308,6 +308,15 @@ def test_uint8_inputs_are_multiplied_exactly_and_rounded_once(d, dtype):
         npk_diag(x, bits, scale="none", dtype=dtype),
         npk_gram(x, bits, scale="none", dtype=dtype).diagonal().contiguous(),
     )
+
+
+@pytest.mark.parametrize("d", [3, 100])
+def test_uint8_inputs_lie_anywhere_in_memory(d):
+    bits, y_bits = random_bits(150, dense(3)), random_bits(17, dense(3), seed=1)
+    x, y = rows_of(150, d, dtype=torch.uint8), rows_of(17, d, 1, torch.uint8)
+    expected = npk_gram(x, bits, y, y_bits)
+    for layout in (lambda t: t.T.contiguous().T, lambda t: t.repeat_interleave(3, 1)[:, ::3]):
+        assert_same_bits(npk_gram(layout(x), bits, layout(y), y_bits), expected)
 
 
 @pytest.mark.parametrize("value", [0, 1, 127, 128, 254, 255])
