@@ -37,6 +37,8 @@ def stopping(function: Callable[..., Any], number: int, stop: Callable[..., None
 
 def main() -> None:
     name, place, number, *options = sys.argv[1:]
+    # Ignored where a shell has started the tests in the background; children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.path.insert(0, str(SCRIPT.parent))
 
     def stop(*_: Any) -> None:

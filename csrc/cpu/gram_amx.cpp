@@ -247,7 +247,7 @@ void product(
 
 // Bytes need no expansion: 16 words of a row are a row of a tile, and a word of 16 columns of a panel is one too.
 void dot_bytes(const RowBlock& x, const RowBlock& y, int words, uint32_t* panel, int32_t* out) {
-  static_assert(kByteRows % kEdge == 0 && kByteWords == kTileBytes / kTileRows / sizeof(uint32_t));
+  static_assert(kTile % kEdge == 0 && kByteWords == kTileBytes / kTileRows / sizeof(uint32_t));
   constexpr int kStrip = Vectors::kStrip;
   constexpr int64_t kPanelStride = kStrip * sizeof(uint32_t);
   panel = Vectors::pack_bytes(y, {0, 0, 0, words, true, true}, panel);

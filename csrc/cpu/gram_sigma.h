@@ -2,10 +2,7 @@
 // and y, an exact integer product of uint8 rows, or a given matrix (the cotangent of the Gram).
 #pragma once
 
-#include <cstddef>
 #include <cstring>
-#include <memory>
-#include <optional>
 #include <vector>
 
 #include "gram_tile.h"
@@ -19,11 +16,60 @@ struct TileRect {
   bool diagonal;  // of a symmetric problem
 };
 
+// A tile's rows of bytes, some columns of them, padded with zeros to a multiple of kByteWords words.
+class ByteBlock {
+ public:
+  void reserve(int64_t words) {
+    words_ = words;
+    memory_.resize(static_cast<size_t>(kTile * words + kByteWords));
+  }
+
+  // Columns k to k + depth of m from row i on; kept for the next tile of the same rows.
+  RowBlock read(const Matrix& m, int64_t i, int rows, int64_t k, int64_t depth) {
+    if (i != row_ || k != column_ || rows != rows_) {
+      row_ = i;
+      column_ = k;
+      rows_ = rows;
+      auto* to = reinterpret_cast<uint8_t*>(aligned());
+      const Matrix block = m.block(i, rows, k, depth);
+      for (int64_t r = 0; r < rows; ++r, to += row_bytes()) {
+        copy(reinterpret_cast<const uint8_t*>(block.data) + r * m.row_stride, m.col_stride, depth, to);
+        std::memset(to + depth, 0, static_cast<size_t>(row_bytes() - depth));
+      }
+    }
+    return {aligned(), words_, rows};
+  }
+
+ private:
+  int64_t row_bytes() const {
+    return words_ * int64_t{sizeof(uint32_t)};
+  }
+  uint32_t* aligned() {
+    constexpr uintptr_t kLine = kByteWords * sizeof(uint32_t);
+    const auto address = reinterpret_cast<uintptr_t>(memory_.data());
+    return reinterpret_cast<uint32_t*>((address + kLine - 1) / kLine * kLine);
+  }
+  static void copy(const uint8_t* from, int64_t stride, int64_t cols, uint8_t* to) {
+    if (stride == 1) {
+      std::memcpy(to, from, static_cast<size_t>(cols));
+      return;
+    }
+    for (int64_t k = 0; k < cols; ++k) {
+      to[k] = from[k * stride];
+    }
+  }
+
+  int64_t words_ = 0, row_ = -1, column_ = -1;
+  int rows_ = 0;
+  std::vector<uint32_t> memory_;
+};
+
 // Scratch of one worker for making Sigma; sized by SigmaSource::reserve.
 template <class T>
 struct SigmaScratch {
   std::vector<T> x, y, part;
   std::vector<float> x_float, y_float, part_float;
+  ByteBlock x_bytes, y_bytes;
   std::vector<uint32_t> panel;
   std::vector<int32_t> part32;
   std::vector<int64_t> exact;
@@ -99,54 +145,6 @@ class MatmulSigma final : public SigmaSource<T> {
   Matrix x_, y_;
 };
 
-// Rows of bytes, each padded with zeros to a multiple of kByteWords words, the rows to a multiple of kByteRows.
-class ByteRows {
- public:
-  explicit ByteRows(const Matrix& m) : words_((m.cols + kRowBytes - 1) / kRowBytes * kByteWords) {
-    const int64_t rows = (m.rows + kByteRows - 1) / kByteRows * kByteRows;
-    bytes_.reset(new std::byte[static_cast<size_t>(rows * row_bytes() + kRowBytes)]);
-    auto* to = reinterpret_cast<uint8_t*>(aligned());
-    torch::stable::parallel_for(0, rows, 64, [=, &m](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t cols = i < m.rows ? m.cols : 0;
-        copy(reinterpret_cast<const uint8_t*>(m.data) + i * m.row_stride, m.col_stride, cols, to + i * row_bytes());
-        std::memset(to + i * row_bytes() + cols, 0, static_cast<size_t>(row_bytes() - cols));
-      }
-    });
-  }
-
-  // `words` words of some rows, from a word on that is a multiple of kByteWords.
-  RowBlock block(int64_t i, int rows, int64_t word) const {
-    return {aligned() + i * words_ + word, words_, rows};
-  }
-  int64_t words() const {
-    return words_;
-  }
-
- private:
-  static constexpr int64_t kRowBytes = kByteWords * int64_t{sizeof(uint32_t)};
-
-  int64_t row_bytes() const {
-    return words_ * int64_t{sizeof(uint32_t)};
-  }
-  uint32_t* aligned() const {
-    const auto address = reinterpret_cast<uintptr_t>(bytes_.get());
-    return reinterpret_cast<uint32_t*>((address + kRowBytes - 1) / kRowBytes * kRowBytes);
-  }
-  static void copy(const uint8_t* from, int64_t stride, int64_t cols, uint8_t* to) {
-    if (stride == 1) {
-      std::memcpy(to, from, static_cast<size_t>(cols));
-      return;
-    }
-    for (int64_t k = 0; k < cols; ++k) {
-      to[k] = from[k * stride];
-    }
-  }
-
-  int64_t words_;
-  std::unique_ptr<std::byte[]> bytes_;
-};
-
 // Exact Sigma of uint8 rows, rounded once: <x, y> = <x, y - 128> + 128 sum x. The product of some
 // columns is exact in int32, by the instruction set's own product of bytes, or in float32: its partial
 // sums are integers below 2^24. (aten::_int_mm saturates on CPUs without VNNI.)
@@ -159,12 +157,6 @@ class IntegerSigma final : public SigmaSource<T> {
         row_sums_[i] = sum(row_of(x_, i), x_.cols, x_.col_stride);
       }
     });
-    if (kernels_.dot_bytes != nullptr) {
-      x_bytes_.emplace(x_);
-      if (&x != &y) {  // one object where the problem is symmetric
-        y_bytes_.emplace(y_);
-      }
-    }
   }
 
   void reserve(SigmaScratch<T>& s) const override {
@@ -172,8 +164,11 @@ class IntegerSigma final : public SigmaSource<T> {
     if (max_depth() < x_.cols) {
       s.exact.resize(kTile * kTileStride);
     }
-    if (x_bytes_) {
-      s.panel.resize(kTile * static_cast<size_t>(std::min(kMaxByteWords, x_bytes_->words())) + kByteWords);
+    if (has_bytes_) {
+      const int64_t words = words_of(static_cast<int64_t>(depth));
+      s.x_bytes.reserve(words);
+      s.y_bytes.reserve(words);
+      s.panel.resize(static_cast<size_t>(kTile * words + kByteWords));
       s.part32.resize(kTile * kTileStride);
     } else {
       s.x_float.resize(kTile * depth);
@@ -199,12 +194,18 @@ class IntegerSigma final : public SigmaSource<T> {
   }
 
  private:
-  static constexpr int64_t kMaxByteWords = 1024;  // 4096 * 255 * 255 < 2^31
-  static constexpr int64_t kMaxFloats = 512;      // 512 * 255 * 128 < 2^24
+  static constexpr int64_t kMaxBytes = 2048;  // a tile's rows in 512 KiB; 2048 * 255 * 255 < 2^31
+  static constexpr int64_t kMaxFloats = 512;  // 512 * 255 * 128 < 2^24
 
   // Columns multiplied at a time.
   int64_t max_depth() const {
-    return x_bytes_ ? kMaxByteWords * int64_t{sizeof(uint32_t)} : kMaxFloats;
+    return has_bytes_ ? kMaxBytes : kMaxFloats;
+  }
+
+  // Words of a row of `depth` bytes.
+  static int64_t words_of(int64_t depth) {
+    constexpr int64_t kBytes = kByteWords * int64_t{sizeof(uint32_t)};
+    return (depth + kBytes - 1) / kBytes * kByteWords;
   }
 
   static const uint8_t* row_of(const Matrix& m, int64_t i) {
@@ -223,7 +224,7 @@ class IntegerSigma final : public SigmaSource<T> {
   // the correction of the whole row.
   template <class Exact, class Add>
   void add_products(const TileRect& tile, int64_t k, SigmaScratch<T>& s, const Add& add) const {
-    if (x_bytes_) {
+    if (has_bytes_) {
       add_parts<Exact>(tile, k, dot_bytes(tile, k, s), add);
     } else {
       add_parts<Exact>(tile, k, dot_floats(tile, k, s), add);
@@ -242,11 +243,10 @@ class IntegerSigma final : public SigmaSource<T> {
   }
 
   const int32_t* dot_bytes(const TileRect& tile, int64_t k, SigmaScratch<T>& s) const {
-    const ByteRows& y = y_bytes_ ? *y_bytes_ : *x_bytes_;
-    const int64_t word = k / int64_t{sizeof(uint32_t)}, words = std::min(kMaxByteWords, y.words() - word);
+    const int64_t depth = std::min(kMaxBytes, x_.cols - k);
     kernels_.dot_bytes(
-        x_bytes_->block(tile.i, tile.rows, word), y.block(tile.j, tile.cols, word), static_cast<int>(words),
-        s.panel.data(), s.part32.data());
+        s.x_bytes.read(x_, tile.i, tile.rows, k, depth), s.y_bytes.read(y_, tile.j, tile.cols, k, depth),
+        static_cast<int>(words_of(depth)), s.panel.data(), s.part32.data());
     return s.part32.data();
   }
 
@@ -270,9 +270,9 @@ class IntegerSigma final : public SigmaSource<T> {
   }
 
   const TileKernels& kernels_ = tile_kernels();
+  bool has_bytes_ = kernels_.dot_bytes != nullptr;
   Matrix x_, y_;
   std::vector<int64_t> row_sums_;
-  std::optional<ByteRows> x_bytes_, y_bytes_;  // y_bytes_ absent: those of x
 };
 
 // The tile of a given matrix; of G + G^T where the problem is symmetric.

@@ -15,8 +15,7 @@ constexpr int kTile = 256;               // rows and columns of a tile
 constexpr int kBlock = 64;               // edge of the blocks a tile is finished in: 16 KiB of float32, in L1
 constexpr int kTileStride = kTile + 16;  // elements; a power of two would alias in the L1 cache
 constexpr int kPanelWords = 512;         // words of each column packed at a time: 512 KiB at most
-constexpr int kByteWords = 16;           // rows of bytes are padded to a multiple of as many words,
-constexpr int kByteRows = 32;            // and to as many rows
+constexpr int kByteWords = 16;           // rows of bytes are padded to a multiple of as many words
 constexpr int kAmxWords = 16;            // words of a layer, on average, from which on AMX beats VPOPCNTD
 
 // What is counted of one layer at a time. A layer of more words than the kernels' piece_words comes in several
@@ -82,7 +81,7 @@ struct TileKernels {
   void (*store_transposed_f64)(const double* tile, int rows, int cols, double* out, int64_t stride, bool stream);
 
   // out = x (y - 128)^T for rows of unsigned bytes, `words` words of four each, exact; words is a multiple of
-  // kByteWords, and there are rows up to a multiple of kByteRows. The panel has kByteWords words more than it needs.
+  // kByteWords, and there is memory for kTile rows. The panel has kByteWords words more than it needs.
   // Null where the instruction set has no such product.
   void (*dot_bytes)(const RowBlock& x, const RowBlock& y, int words, uint32_t* panel, int32_t* out);
 

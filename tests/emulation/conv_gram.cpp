@@ -36,12 +36,14 @@ struct EmulatedDevice {
   template <class Kernel>
   void launch(int64_t blocks, int threads, int64_t shared_bytes, const Kernel& kernel) const {
     gridDim.x = static_cast<unsigned>(blocks);
-    for (blockIdx.x = 0; blockIdx.x < gridDim.x; ++blockIdx.x) {
+    emulation::Cluster::block_threads = threads;
+    for (unsigned& block = emulation::Cluster::first_block = 0; block < gridDim.x; ++block) {
       emulation::Gpu gpu(threads, static_cast<size_t>(shared_bytes));
+      emulation::Gpu::cluster = {&gpu};
       for (const auto& [words, rows] : {std::pair(call.words, call.n), std::pair(call.y_words, call.m)}) {
         gpu.readable.emplace_back(words, static_cast<size_t>(((rows - 1) * call.words_stride + call.words_in_row) * 4));
       }
-      emulation::Fibers(threads, call.seed + blockIdx.x).run([&](int) { kernel(); });
+      emulation::Fibers(threads, call.seed + block).run([&](int) { kernel(); });
     }
   }
 

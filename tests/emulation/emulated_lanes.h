@@ -54,7 +54,7 @@ inline WordPair word_pair(const uint32_t* words) {
   if (reinterpret_cast<uintptr_t>(words) % 8 != 0) {
     throw std::invalid_argument("a load of two words at an odd place");
   }
-  emulation::Gpu::active->require_readable(words, 8);
+  emulation::Gpu::active().require_readable(words, 8);
   return {words[0], words[1]};
 }
 
@@ -64,7 +64,7 @@ Number* kept(Number* pointer) {
 }
 
 inline unsigned char* conv_shared_memory() {
-  return emulation::Gpu::active->shared.data();
+  return emulation::Gpu::active().shared.data();
 }
 
 }  // namespace gatedops::cuda
