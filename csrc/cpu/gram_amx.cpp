@@ -30,10 +30,8 @@ namespace gatedops::cpu {
 namespace {
 
 constexpr int kEdge = 2 * kTileRows;  // of a register tile, pairs
-constexpr int kChunkWords = 32;       // of 32 columns at a time: 32 KiB of bytes
-constexpr int kRowWords = 32;
-constexpr int kChunkSteps = kChunkWords;  // of 64 gates; a layer of an odd number of words fills up a step
-constexpr int kRowSteps = kRowWords;
+constexpr int kWords = 32;            // of a panel: 32 columns in 32 KiB of bytes
+constexpr int kSteps = kWords;        // of 64 gates; a layer of an odd number of words fills up a step
 constexpr int64_t kCountStride = kTileStride * sizeof(int32_t);  // bytes
 
 struct Work {
@@ -42,8 +40,8 @@ struct Work {
   const LayerPiece* pieces;
   int64_t height;
   alignas(64) int32_t counts[2][2][kTileRows][kTileRows];
-  alignas(64) uint8_t columns[2][kChunkSteps][kTileBytes];
-  alignas(64) uint8_t rows[kTile / kTileRows * kRowSteps][kTileBytes];  // [group of 16 rows][step]
+  alignas(64) uint8_t columns[2][kSteps][kTileBytes];
+  alignas(64) uint8_t rows[kTile / kTileRows * kSteps][kTileBytes];  // [group of 16 rows][step]
 };
 
 int steps_of(const LayerPiece& piece) {
@@ -108,11 +106,11 @@ void expand_columns_step(const uint32_t* panel, int strip, bool pair, uint8_t* t
   }
 }
 
-void expand_columns(const uint32_t* panel, int strip, PieceRange chunk, Work& work) {
+void expand_columns(const uint32_t* panel, int strip, PieceRange pieces, Work& work) {
   for (int half = 0; half < 2; ++half) {
     const uint32_t* from = panel + half * kTileRows;
     uint8_t* to = work.columns[half][0];
-    for (const LayerPiece* p = chunk.begin; p != chunk.end; ++p) {
+    for (const LayerPiece* p = pieces.begin; p != pieces.end; ++p) {
       for (int k = 0; k < p->words; k += 2, to += kTileBytes) {
         expand_columns_step(from + k * strip, strip, k + 1 < p->words, to);
       }
@@ -159,19 +157,23 @@ using Vectors = Tile<Avx512Isa>;
 // done(piece, offset in the tile) finds the counts of a piece that closes its layer in the sums; those of one that does
 // not go to the count buffer.
 template <class Done>
-void sweep_chunk(
-    const uint8_t* rows, int64_t row_steps, const RowBlock& x, const uint32_t* panel, int panel_words, int cols,
-    PieceRange chunk, bool lower, int32_t* counts, Work& work, const Done& done) {
-  const int64_t group = row_steps * kTileBytes;
+void sweep(
+    const RowBlock& x, const uint32_t* panel, int cols, PieceRange pieces, bool lower, int32_t* counts, void* workspace,
+    const Done& done) {
+  Work& work = *static_cast<Work*>(workspace);
+  const TileRegisters registers;
+  expand_rows(x, pieces, work);
+  const int panel_words = pieces.words();
+  const int64_t group = int64_t{steps_of(pieces)} * kTileBytes;  // bytes of 16 rows
   for (int j = 0; j < cols; j += kEdge) {
     const int in_strip = j % Vectors::kStrip;
-    expand_columns(panel + int64_t{j - in_strip} * panel_words + in_strip, Vectors::kStrip, chunk, work);
+    expand_columns(panel + int64_t{j - in_strip} * panel_words + in_strip, Vectors::kStrip, pieces, work);
     for (int i = lower ? j : 0; i < x.rows; i += kEdge) {
-      const uint8_t* x0 = rows + i / kTileRows * group;
+      const uint8_t* x0 = work.rows[0] + i / kTileRows * group;
       // The last 16 rows may have no neighbours: they are counted twice, the second time into rows that are not read.
       const uint8_t* x1 = i + kTileRows < x.rows ? x0 + group : x0;
       const uint8_t *y0 = work.columns[0][0], *y1 = work.columns[1][0];
-      for (const LayerPiece* p = chunk.begin; p != chunk.end; ++p) {
+      for (const LayerPiece* p = pieces.begin; p != pieces.end; ++p) {
         const int steps = steps_of(*p), offset = i * kTileStride + j;
         p->opens ? clear_sums() : load_sums(counts + offset);
         add_counts(x0, x1, y0, y1, steps);
@@ -181,29 +183,6 @@ void sweep_chunk(
         }
       }
     }
-  }
-}
-
-// The pieces in chunks of kChunkWords words.
-template <class Done>
-void sweep(
-    const RowBlock& x, const uint32_t* panel, int cols, PieceRange pieces, bool lower, int32_t* counts, void* workspace,
-    const Done& done) {
-  Work& work = *static_cast<Work*>(workspace);
-  const TileRegisters registers;
-  expand_rows(x, pieces, work);
-  const int panel_words = pieces.words(), row_steps = steps_of(pieces);
-  const uint8_t* rows = work.rows[0];
-  for (const LayerPiece* p = pieces.begin; p != pieces.end;) {
-    PieceRange chunk{p, p};
-    int words = 0;
-    while (chunk.end != pieces.end && words + chunk.end->words <= kChunkWords) {
-      words += (chunk.end++)->words;
-    }
-    sweep_chunk(rows, row_steps, x, panel, panel_words, cols, chunk, lower, counts, work, done);
-    panel += words * Vectors::kStrip;
-    rows += int64_t{steps_of(chunk)} * kTileBytes;
-    p = chunk.end;
   }
 }
 
@@ -275,8 +254,8 @@ void dot_bytes(const RowBlock& x, const RowBlock& y, int words, uint32_t* panel,
 
 constexpr TileKernels amx_kernels() {
   TileKernels kernels = Vectors::kernels(dot_bytes);
-  kernels.piece_words = kChunkWords;
-  kernels.panel_words = kRowWords;
+  kernels.piece_words = kWords;
+  kernels.panel_words = kWords;
   kernels.by_block = false;
   kernels.workspace = sizeof(Work);
   kernels.count = count;
