@@ -25,7 +25,9 @@ class Contraction {
         v_(v),
         out_(out),
         buffers_(worker_buffers<T>(p, sigma)),
-        products_(buffers_.size(), ProductScratch<T>(p.edge, v_.cols)) {}
+        products_(buffers_.size(), ProductScratch<T>(p.edge, v_.cols)) {
+    pad_columns();
+  }
 
   void run() {
     if (p_.symmetric) {
@@ -42,6 +44,18 @@ class Contraction {
   }
 
  private:
+  // Few columns are padded once for all tiles: at most 16 numbers a row.
+  void pad_columns() {
+    const int64_t cols = padded(v_.cols);
+    if (cols > 16 || cols == v_.cols) {
+      return;
+    }
+    padded_v_.resize(static_cast<size_t>(v_.rows * cols));
+    const Matrix wide = Matrix::of(padded_v_.data(), v_.rows, cols, cols);
+    convert(v_, wide.block(0, v_.rows, 0, v_.cols));
+    v_ = wide;
+  }
+
   void add(int64_t worker, const TileRect& tile, bool both) {
     TileBuffers<T>& b = buffers_[worker];
     if (p_.by_block()) {
@@ -80,6 +94,7 @@ class Contraction {
   const SigmaSource<T>* sigma_;
   std::vector<T> scale_;
   Matrix v_, out_;
+  std::vector<T> padded_v_;
   std::vector<TileBuffers<T>> buffers_;
   std::vector<ProductScratch<T>> products_;
 };
