@@ -179,7 +179,7 @@ def stretches(objects):
     target, text = objects["conv_gram.cu"]
     told = reports(text)
     return [
-        Kernel(name, architecture, told[name, architecture], opcodes)
+        Kernel("conv_gram", name, architecture, told[name, architecture], opcodes)
         for (name, architecture), opcodes in disassembled(target).items()
         if "stretch_kernel" in name
     ]
@@ -197,9 +197,9 @@ def test_maps_of_pixels_stay_in_registers(stretches):
     among the instructions that count overlaps or shuffle rows; the sums at the end, float64, do not matter."""
     assert len(stretches) == 16
     for kernel in stretches:
-        assert_maps_fit(kernel.name, kernel.report)
+        assert_maps_fit(kernel.symbol, kernel.report)
         inner = [block for block in blocks_of(kernel.instructions) if {"POPC", "SHFL"} & set(block)]
-        inner = {*chain.from_iterable(block for block in inner if "IdLi" in kernel.name or "DADD" not in block)}
+        inner = {*chain.from_iterable(block for block in inner if "IdLi" in kernel.symbol or "DADD" not in block)}
         assert {"POPC", "SHFL", "LDG"} <= inner
         assert not {"LDL", "STL"} & inner
 
@@ -219,7 +219,7 @@ def test_maps_of_pixels_stay_in_registers_on_blackwell(tmp_path):
 def test_sums_of_maps_are_never_contracted(stretches):
     """The bits of a map are the CPU's, where nothing is."""
     for kernel in stretches:
-        if "If" in kernel.name:
+        if "If" in kernel.symbol:
             assert "FFMA" not in {opcode.split(".")[0] for opcode in kernel.instructions}
 
 
