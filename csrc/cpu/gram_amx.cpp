@@ -3,9 +3,9 @@
 // The bound is 1,024 bit-pairs a cycle, three times that of VPOPCNTD, and what keeps below it is feeding it. A register
 // tile is 32 x 32 pairs: four accumulators, two tiles of x and two of y for every 64 gates, 64 cycles of products
 // against 4 KiB read. The 32 columns lie in the L1 cache, 32 KiB for 1,024 gates; the rows come past it from the
-// L2 cache (TILELOADDT1: without the hint they evict the columns, and a quarter of the speed is lost). Measured on a
-// Sapphire Rapids, per core: 3.4e12 bit-pairs/s for the products, 2.8e12 with the counts stored, 2.3e12 with the
-// product over layers of 1,024 gates, 1.07e12 with VPOPCNTD.
+// L2 cache (TILELOADDT1: without the hint they evict the columns). From the second layer on a register tile also reads
+// and writes 4 KiB of product, or of counts where a layer has more than 1,024 gates, through the same path. How far
+// below the bound that ends: section one-core of benchmarks/gram.py.
 //
 // Bytes are made from bits on the way: byte i of lane q of 64 gates is bit q / 2 + 8 i of word q % 2, one shift and one
 // AND for 64 gates. Both operands number their gates so, and counts do not depend on the order.
