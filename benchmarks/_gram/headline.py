@@ -76,6 +76,7 @@ def _with_inputs(bits: GateBits, x: Tensor, out: Tensor) -> dict[tuple[str, str]
         (f"matvec, {COLUMNS} columns", isa): lambda: gatedops.npk_matvec(None, bits, v),
         (f"matvec with x, {COLUMNS} columns", isa): lambda: gatedops.npk_matvec(x, bits, v),
         ("10 nearest of each", isa): lambda: gatedops.gate_neighbors(bits, 10)[0],
+        ("Lambda, a new (n, n)", isa): lambda: gatedops.npk_gram(None, bits),
         ("counts, a new (L, n, n)", isa): lambda: gatedops.gate_overlap(bits),
     }
 

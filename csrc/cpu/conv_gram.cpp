@@ -7,6 +7,7 @@
 #include "../conv_gram_args.h"
 #include "../kernel.h"
 #include "conv_gram_tile.h"
+#include "output.h"
 
 namespace gatedops::cpu {
 namespace {
@@ -69,7 +70,7 @@ Tensor conv_gram(
   const ConvGramArgs args{x, words, y, y_words};
   args.require_valid(dtype);
   const ConvProblem problem(decode_program(program, scalars, x.size(1), words.size(1)));
-  Tensor out = torch::stable::new_empty(x, {x.size(0), args.right().size(0)});
+  Tensor out = new_output(x, {x.size(0), args.right().size(0)});
   if (dtype == ScalarType::Float) {
     conv_gram_into<float>(args, problem, out);
   } else {

@@ -11,6 +11,7 @@
 #include "../kernel.h"
 #include "gates.h"
 #include "matrix.h"
+#include "output.h"
 #include "parallel.h"
 
 namespace gatedops::cpu {
@@ -116,7 +117,7 @@ int64_t layer_words(int64_t positions, int64_t channels) {
 
 Tensor pack_gates(const Tensor& q) {
   require_gates(q);
-  Tensor out = torch::stable::new_empty(q, {q.size(0), layer_words(q.size(1), q.size(2))}, ScalarType::Int);
+  Tensor out = new_output(q, {q.size(0), layer_words(q.size(1), q.size(2))}, ScalarType::Int);
   pack_into(q, out);
   return out;
 }
@@ -156,7 +157,7 @@ Tensor unpack_gates(const Tensor& words, int64_t positions, int64_t channels) {
       channels <= words.size(1) * 32 && positions <= words.size(1) &&
           positions * words_per_position(positions, channels) <= words.size(1),
       "words: too few for " + std::to_string(positions) + " positions of " + std::to_string(channels) + " gates");
-  Tensor out = torch::stable::new_empty(words, {words.size(0), positions, channels}, ScalarType::Bool);
+  Tensor out = new_output(words, {words.size(0), positions, channels}, ScalarType::Bool);
   const auto* from = static_cast<const uint32_t*>(words.const_data_ptr());
   auto* to = static_cast<uint8_t*>(out.mutable_data_ptr());
   const int64_t step = words_per_position(positions, channels), stride = words.stride(0);

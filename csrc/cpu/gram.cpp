@@ -8,6 +8,7 @@
 #include "../kernel.h"
 #include "gram_args.h"
 #include "gram_problem.h"
+#include "output.h"
 
 namespace gatedops::cpu {
 namespace {
@@ -108,7 +109,7 @@ Tensor npk_gram(
   const GramArgs args{x, words, y, y_words, {first, y_first, count}, scale, factor, y_factor};
   require_float(dtype, "dtype");
   args.require_valid();
-  Tensor out = torch::stable::new_empty(words, {args.n(), args.m()}, dtype);
+  Tensor out = new_output(words, {args.n(), args.m()}, dtype);
   gram_dispatch(args, out);
   return out;
 }

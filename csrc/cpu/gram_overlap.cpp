@@ -7,6 +7,7 @@
 #include "../kernel.h"
 #include "gram_args.h"
 #include "gram_problem.h"
+#include "output.h"
 
 namespace gatedops::cpu {
 namespace {
@@ -92,7 +93,7 @@ Tensor gate_overlap(
   require(
       agree_widths.empty() || agree_widths.size() == count.size(), "agree_widths: needs one entry per layer, or none");
   const auto layers = static_cast<int64_t>(count.size());
-  Tensor out = torch::stable::new_empty(words, {layers, args.n(), args.m()}, ScalarType::Int);
+  Tensor out = new_output(words, {layers, args.n(), args.m()}, ScalarType::Int);
   const CountOutput output{static_cast<int32_t*>(out.mutable_data_ptr()), args.n(), args.m()};
   const GramProblem problem(words, y_words, args.layers);
   std::vector<CountBuffers> buffers;

@@ -7,6 +7,7 @@
 
 #include "../kernel.h"
 #include "block_product.h"
+#include "output.h"
 #include "tournament.h"
 
 namespace gatedops::cpu {
@@ -211,7 +212,7 @@ void require_soft(
 Tensor soft_npk_gram(
     const Tensor& a, const std::optional<Tensor>& b, std::vector<int64_t> widths, std::vector<double> scale) {
   require_soft(a, b, widths, scale);
-  Tensor out = torch::stable::new_empty(a, {a.size(0), b ? b->size(0) : a.size(0)});
+  Tensor out = new_output(a, {a.size(0), b ? b->size(0) : a.size(0)});
   const SoftProblem problem(a, b, widths, scale);
   if (a.scalar_type() == ScalarType::Float) {
     soft_into<float>(problem, out);
