@@ -181,6 +181,24 @@ def test_lambda_of_many_tiles_is_bit_for_bit_the_sequential_product(n):
     assert_same_bits(npk_gram(None, bits, None, bits[:300]), expected[:, :300])
 
 
+@pytest.mark.parametrize("n", [1456, 1500, 2064])
+@pytest.mark.parametrize("specs", [dense(9), dense(700, 33, 300)], ids=["few gates", "many gates"])
+def test_large_outputs_are_written_whole_wherever_their_rows_begin(n, specs):
+    """Whole lines leave while the next block is counted, as many as it has steps; the rest at its end."""
+    bits = random_bits(n, specs, seed=n)
+    counts, scales = reference.gate_overlap(bits), [1 / w for w in bits.widths]
+    assert_same_bits(gate_overlap(bits), counts)
+    for dtype in FLOATS:
+        expected = lambda_rule(counts, scales, dtype)
+        for first, columns in ((0, n), (0, n + 16), (16, n + 16), (1, n + 1), (0, n + 3)):
+            whole = torch.full((n, columns), -1, dtype=dtype)
+            npk_gram(None, bits, dtype=dtype, out=whole[:, first : first + n])
+            assert_same_bits(whole[:, first : first + n].contiguous(), expected)
+            assert (whole[:, :first] == -1).all() and (whole[:, first + n :] == -1).all()
+        assert_same_bits(npk_gram(None, bits, None, bits[:1450], dtype=dtype), expected[:, :1450].contiguous())
+        assert_same_bits(npk_gram(None, bits[:1450], None, bits, dtype=dtype), expected[:1450])
+
+
 def test_counts_beyond_the_significand_of_float32_are_exact():
     width = 2**24 + 9
     words = torch.full((2, 524_296), -1, dtype=torch.int32)

@@ -1,10 +1,11 @@
 // A tile of the Gram: up to kTile x kTile pairs, all layers, computed by one thread. This header is
-// the interface between the tile scheduler (gram_engine.h) and the kernels of each instruction set.
+// the interface between the tile grid (gram_problem.h) and the kernels of each instruction set.
 #pragma once
 
 #include <cstdint>
 
 #include "isa.h"
+#include "line_queue.h"
 
 // Function attributes that inline what must share registers; lambdas follow by optimisation.
 #define GATEDOPS_INLINE inline __attribute__((always_inline))
@@ -66,19 +67,23 @@ struct TileKernels {
   void (*count)(
       const RowBlock& x, const uint32_t* panel, int cols, PieceRange piece, bool lower, int32_t* counts, void* work);
 
-  // product *= count * scale for each layer closed here (= for layer 0); counts holds open layers.
+  // product *= count * scale for each layer closed here (= for layer 0); counts holds open layers. Kernels that work by
+  // block write lines meanwhile, one a step.
   void (*product_f32)(
       const RowBlock& x, const uint32_t* panel, int cols, PieceRange pieces, bool lower, const float* scale,
-      int32_t* counts, float* product, void* work);
+      int32_t* counts, float* product, LineQueue& lines, void* work);
   void (*product_f64)(
       const RowBlock& x, const uint32_t* panel, int cols, PieceRange pieces, bool lower, const double* scale,
-      int32_t* counts, double* product, void* work);
+      int32_t* counts, double* product, LineQueue& lines, void* work);
 
-  // out (rows, cols) = tile; out (cols, rows) = tile transposed. `stream` writes past the caches.
+  // out (rows, cols) = tile. `stream` writes past the caches.
   void (*store_f32)(const float* tile, int rows, int cols, float* out, int64_t stride, bool stream);
   void (*store_f64)(const double* tile, int rows, int cols, double* out, int64_t stride, bool stream);
-  void (*store_transposed_f32)(const float* tile, int rows, int cols, float* out, int64_t stride, bool stream);
-  void (*store_transposed_f64)(const double* tile, int rows, int cols, double* out, int64_t stride, bool stream);
+  void (*write_lines)(LineQueue& lines);  // all that are left
+
+  // turned (cols, rows) = block transposed; both have room for kBlock x kBlock, kTileStride between rows.
+  void (*transpose_f32)(const float* block, int rows, int cols, float* turned);
+  void (*transpose_f64)(const double* block, int rows, int cols, double* turned);
 
   // out = x (y - 128)^T for rows of unsigned bytes, `words` words of four each, exact; words is a multiple of
   // kByteWords, and there is memory for kTile rows. The panel has kByteWords words more than it needs.
