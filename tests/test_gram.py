@@ -184,7 +184,7 @@ def test_lambda_of_many_tiles_is_bit_for_bit_the_sequential_product(n):
 @pytest.mark.parametrize("n", [1456, 1500, 2064])
 @pytest.mark.parametrize("specs", [dense(9), dense(700, 33, 300)], ids=["few gates", "many gates"])
 def test_large_outputs_are_written_whole_wherever_their_rows_begin(n, specs):
-    """Whole lines leave while the next block is counted, as many as it has steps; the rest at its end."""
+    """Outputs of more than 8 MiB are written past the caches, in whole vectors where rows allow it."""
     bits = random_bits(n, specs, seed=n)
     counts, scales = reference.gate_overlap(bits), [1 / w for w in bits.widths]
     assert_same_bits(gate_overlap(bits), counts)

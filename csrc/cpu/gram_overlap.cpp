@@ -7,7 +7,6 @@
 #include "../kernel.h"
 #include "gram_args.h"
 #include "gram_problem.h"
-#include "gram_store.h"
 #include "output.h"
 
 namespace gatedops::cpu {
@@ -21,7 +20,6 @@ struct CountBuffers {
   std::vector<int32_t> counts;
   std::vector<uint32_t> panel;
   Workspace work;
-  alignas(64) float turned[kBlock * kTileStride];
 };
 
 struct CountOutput {
@@ -35,23 +33,16 @@ struct CountOutput {
 
 // int32 counts travel through the float32 stores: same width, bits untouched.
 void store_counts(
-    const TileKernels& k, const TileRect& tile, bool symmetric, int layer, CountBuffers& b, const CountOutput& out) {
+    const TileKernels& k, const TileRect& tile, bool symmetric, int layer, int32_t* counts, const CountOutput& out) {
   if (tile.diagonal) {
-    mirror(tile, b.counts.data());
+    mirror(tile, counts);
   }
-  const auto* bits = reinterpret_cast<const float*>(b.counts.data());
+  const auto* bits = reinterpret_cast<const float*>(counts);
   auto* direct = reinterpret_cast<float*>(out.at(layer, tile.i, tile.j));
-  store(k, bits, tile.rows, tile.cols, direct, out.cols, out.stream);
-  if (!symmetric || tile.diagonal) {
-    return;
-  }
-  for (int j = 0; j < tile.cols; j += kBlock) {
-    for (int i = 0; i < tile.rows; i += kBlock) {
-      const int rows = std::min(kBlock, tile.rows - i), cols = std::min(kBlock, tile.cols - j);
-      auto* mirrored = reinterpret_cast<float*>(out.at(layer, tile.j + j, tile.i + i));
-      transpose(k, bits + i * kTileStride + j, rows, cols, b.turned);
-      store(k, b.turned, cols, rows, mirrored, out.cols, out.stream);
-    }
+  k.store_f32(bits, tile.rows, tile.cols, direct, out.cols, out.stream);
+  if (symmetric && !tile.diagonal) {
+    auto* mirrored = reinterpret_cast<float*>(out.at(layer, tile.j, tile.i));
+    k.store_transposed_f32(bits, tile.rows, tile.cols, mirrored, out.cols, out.stream);
   }
 }
 
@@ -89,7 +80,7 @@ void count_tile(
         count_agreement(p, s, tile, piece->layer, agree_widths[piece->layer], b.counts.data());
       }
       if (piece->closes) {
-        store_counts(k, tile, p.symmetric, piece->layer, b, out);
+        store_counts(k, tile, p.symmetric, piece->layer, b.counts.data(), out);
       }
     }
   }
@@ -104,9 +95,8 @@ Tensor gate_overlap(
       agree_widths.empty() || agree_widths.size() == count.size(), "agree_widths: needs one entry per layer, or none");
   const auto layers = static_cast<int64_t>(count.size());
   Tensor out = new_output(words, {layers, args.n(), args.m()}, ScalarType::Int);
-  const CountOutput output{
-      static_cast<int32_t*>(out.mutable_data_ptr()), args.n(), args.m(),
-      layers * args.n() * args.m() * int64_t{sizeof(int32_t)} > kStreamBytes};
+  const bool stream = layers * args.n() * args.m() * static_cast<int64_t>(sizeof(int32_t)) > kStreamBytes;
+  const CountOutput output{static_cast<int32_t*>(out.mutable_data_ptr()), args.n(), args.m(), stream};
   const GramProblem problem(words, y_words, args.layers);
   std::vector<CountBuffers> buffers;
   for (int64_t w = 0; w < workers(); ++w) {

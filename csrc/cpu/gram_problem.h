@@ -154,19 +154,17 @@ class Workspace {
 template <class T>
 struct TileBuffers {
   TileBuffers(const GramProblem& p, bool needs_counts)
-      : product(std::max<size_t>(p.edge, 2 * kBlock) * kTileStride),
+      : product(static_cast<size_t>(p.edge) * kTileStride),
         counts(needs_counts ? static_cast<size_t>(p.edge) * kTileStride : 0),
         panel(static_cast<size_t>(p.edge) * p.panel_stride()),
         work(p.kernels.workspace) {}
 
-  std::vector<T> product;  // of a tile; of two blocks in turn where a tile is made block by block
+  std::vector<T> product;
   std::vector<int32_t> counts;
   std::vector<uint32_t> panel;
   Workspace work;
   std::vector<T> sigma;
-  std::vector<T> whole;   // a tile put together again, for matrix products
-  std::vector<T> turned;  // a block transposed
-  LineQueue lines;        // of the block made last
+  std::vector<T> whole;  // a tile put together again, for matrix products
   SigmaScratch<T> scratch;
 };
 
@@ -187,11 +185,11 @@ std::vector<TileBuffers<T>> worker_buffers(const GramProblem& p, const SigmaSour
 template <class T>
 void run_product(
     const TileKernels& k, const RowBlock& x, const uint32_t* panel, int cols, PieceRange pieces, bool lower,
-    const T* scale, T* product, TileBuffers<T>& b) {
+    const T* scale, TileBuffers<T>& b) {
   if constexpr (sizeof(T) == sizeof(float)) {
-    k.product_f32(x, panel, cols, pieces, lower, scale, b.counts.data(), product, b.lines, b.work.aligned());
+    k.product_f32(x, panel, cols, pieces, lower, scale, b.counts.data(), b.product.data(), b.work.aligned());
   } else {
-    k.product_f64(x, panel, cols, pieces, lower, scale, b.counts.data(), product, b.lines, b.work.aligned());
+    k.product_f64(x, panel, cols, pieces, lower, scale, b.counts.data(), b.product.data(), b.work.aligned());
   }
 }
 
@@ -215,8 +213,7 @@ void multiply(const TileRect& block, const T* sigma, T* values) {
 }
 
 // Lambda of one tile, a block at a time. Where all layers fit one panel, and the kernels work by block, a block is
-// made when it is asked for, in the same few rows of the product buffer, and is used while it lies in the L1 cache; it
-// stays until the next but one is made.
+// made when it is asked for, in the same few rows of the product buffer, and is used while it lies in the L1 cache.
 template <class T>
 class TileLambda {
  public:
@@ -226,24 +223,20 @@ class TileLambda {
       p.kernels.pack_panel(p.y.block(tile.j, tile.cols), panel, b.panel.data());
       if (!p_.by_block()) {
         run_product(
-            p.kernels, p.x.block(tile.i, tile.rows), b.panel.data(), tile.cols, panel, tile.diagonal, scale.data(),
-            b.product.data(), b);
+            p.kernels, p.x.block(tile.i, tile.rows), b.panel.data(), tile.cols, panel, tile.diagonal, scale.data(), b);
       }
     }
   }
 
   // The block of `rect`, row i and column j of the tile its first.
-  T* block(const TileRect& rect, int i, int j) {
+  T* block(const TileRect& rect, int i, int j) const {
     if (!p_.by_block()) {
       return b_.product.data() + i * kTileStride + j;
     }
     const uint32_t* strip = b_.panel.data() + static_cast<int64_t>(j) * p_.panel_stride();
-    T* values = b_.product.data() + (turn_ ? kBlock * kTileStride : 0);
-    turn_ = !turn_;
     run_product(
-        p_.kernels, p_.x.block(rect.i, rect.rows), strip, rect.cols, p_.panels[0], rect.diagonal, scale_.data(), values,
-        b_);
-    return values;
+        p_.kernels, p_.x.block(rect.i, rect.rows), strip, rect.cols, p_.panels[0], rect.diagonal, scale_.data(), b_);
+    return b_.product.data();
   }
 
  private:
@@ -251,7 +244,6 @@ class TileLambda {
   const TileRect& tile_;
   const std::vector<T>& scale_;
   TileBuffers<T>& b_;
-  bool turn_ = false;
 };
 
 // Calls use(rect, values) for the blocks of a tile; values, Sigma * Lambda (Lambda where sigma is
@@ -260,7 +252,7 @@ template <class T, class Use>
 void each_block(
     const GramProblem& p, const TileRect& tile, const SigmaSource<T>* sigma, const std::vector<T>& scale,
     TileBuffers<T>& b, const Use& use) {
-  TileLambda<T> lambda(p, tile, scale, b);
+  const TileLambda<T> lambda(p, tile, scale, b);
   if (sigma != nullptr) {
     sigma->fill(tile, b.scratch, b.sigma.data());
   }

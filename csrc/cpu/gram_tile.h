@@ -5,7 +5,6 @@
 #include <cstdint>
 
 #include "isa.h"
-#include "line_queue.h"
 
 // Function attributes that inline what must share registers; lambdas follow by optimisation.
 #define GATEDOPS_INLINE inline __attribute__((always_inline))
@@ -16,8 +15,9 @@ constexpr int kTile = 256;               // rows and columns of a tile
 constexpr int kBlock = 64;               // edge of the blocks a tile is finished in: 16 KiB of float32, in L1
 constexpr int kTileStride = kTile + 16;  // elements; a power of two would alias in the L1 cache
 constexpr int kPanelWords = 512;         // words of each column packed at a time: 512 KiB at most
-constexpr int kByteWords = 16;           // rows of bytes are padded to a multiple of as many words
-constexpr int kAmxWords = 16;            // words of a layer, on average, from which on AMX beats VPOPCNTD
+constexpr int64_t kStreamBytes = int64_t{8} << 20;  // outputs larger than this are written past the caches
+constexpr int kByteWords = 16;                      // rows of bytes are padded to a multiple of as many words
+constexpr int kAmxWords = 16;                       // words of a layer, on average, from which on AMX beats VPOPCNTD
 
 // What is counted of one layer at a time. A layer of more words than the kernels' piece_words comes in several
 // pieces, whose counts are summed through the tile's count buffer.
@@ -67,23 +67,19 @@ struct TileKernels {
   void (*count)(
       const RowBlock& x, const uint32_t* panel, int cols, PieceRange piece, bool lower, int32_t* counts, void* work);
 
-  // product *= count * scale for each layer closed here (= for layer 0); counts holds open layers. Kernels that work by
-  // block write lines meanwhile, one a step.
+  // product *= count * scale for each layer closed here (= for layer 0); counts holds open layers.
   void (*product_f32)(
       const RowBlock& x, const uint32_t* panel, int cols, PieceRange pieces, bool lower, const float* scale,
-      int32_t* counts, float* product, LineQueue& lines, void* work);
+      int32_t* counts, float* product, void* work);
   void (*product_f64)(
       const RowBlock& x, const uint32_t* panel, int cols, PieceRange pieces, bool lower, const double* scale,
-      int32_t* counts, double* product, LineQueue& lines, void* work);
+      int32_t* counts, double* product, void* work);
 
-  // out (rows, cols) = tile. `stream` writes past the caches.
+  // out (rows, cols) = tile; out (cols, rows) = tile transposed. `stream` writes past the caches.
   void (*store_f32)(const float* tile, int rows, int cols, float* out, int64_t stride, bool stream);
   void (*store_f64)(const double* tile, int rows, int cols, double* out, int64_t stride, bool stream);
-  void (*write_lines)(LineQueue& lines);  // all that are left
-
-  // turned (cols, rows) = block transposed; both have room for kBlock x kBlock, kTileStride between rows.
-  void (*transpose_f32)(const float* block, int rows, int cols, float* turned);
-  void (*transpose_f64)(const double* block, int rows, int cols, double* turned);
+  void (*store_transposed_f32)(const float* tile, int rows, int cols, float* out, int64_t stride, bool stream);
+  void (*store_transposed_f64)(const double* tile, int rows, int cols, double* out, int64_t stride, bool stream);
 
   // out = x (y - 128)^T for rows of unsigned bytes, `words` words of four each, exact; words is a multiple of
   // kByteWords, and there is memory for kTile rows. The panel has kByteWords words more than it needs.

@@ -106,25 +106,9 @@ struct Tile {
     }
   }
 
-  GATEDOPS_INLINE static void write_line(LineQueue& lines) {
-    if (!lines.empty()) {
-      const LineQueue::Line line = lines.pop();
-      for (int k = 0; k < LineQueue::kLine; k += sizeof(Vec)) {
-        I::stream(line.to + k, I::load(line.from + k));
-      }
-    }
-  }
-
-  static void write_lines(LineQueue& lines) {
-    while (!lines.empty()) {
-      write_line(lines);
-    }
-  }
-
   GATEDOPS_INLINE static void accumulate(
-      const uint32_t* const (&rows)[kRows], const uint32_t* panel, int begin, int end, Counts& acc, LineQueue& lines) {
+      const uint32_t* const (&rows)[kRows], const uint32_t* panel, int begin, int end, Counts& acc) {
     for (int k = begin; k < end; ++k) {
-      write_line(lines);
       Column b[kVecs];
       for (int c = 0; c < kVecs; ++c) {
         b[c] = I::load_column(panel + k * kStep + c * kLanes * I::kPlanes);
@@ -140,14 +124,14 @@ struct Tile {
 
   // total += popcount(x AND y) over the words of a piece.
   GATEDOPS_INLINE static void count_piece(
-      const uint32_t* const (&rows)[kRows], const uint32_t* panel, int words, Counts& total, LineQueue& lines) {
+      const uint32_t* const (&rows)[kRows], const uint32_t* panel, int words, Counts& total) {
     if constexpr (I::kMaxSteps >= kPanelWords) {  // the accumulator is the count itself
-      accumulate(rows, panel, 0, words, total, lines);
+      accumulate(rows, panel, 0, words, total);
     } else {
       for (int k = 0; k < words; k += I::kMaxSteps) {
         Counts acc;
         each([&](int r, int c, int) { acc[r][c] = I::zero(); });
-        accumulate(rows, panel, k, k + I::kMaxSteps < words ? k + I::kMaxSteps : words, acc, lines);
+        accumulate(rows, panel, k, k + I::kMaxSteps < words ? k + I::kMaxSteps : words, acc);
         each([&](int r, int c, int) { total[r][c] = I::add(total[r][c], I::fold(acc[r][c])); });
       }
     }
@@ -158,7 +142,7 @@ struct Tile {
   template <class Done>
   static void sweep(
       const RowBlock& x, const uint32_t* panel, int cols, PieceRange pieces, bool lower, int32_t* counts,
-      LineQueue& lines, const Done& done) {
+      const Done& done) {
     const int panel_words = pieces.words();
     for (int j = 0; j < cols; j += kStrip, panel += panel_words * kStep) {
       for (int i = lower ? j / kRows * kRows : 0; i < x.rows; i += kRows) {
@@ -168,7 +152,7 @@ struct Tile {
           for (int r = 0; r < kRows; ++r) {
             rows[r] = x.words + (i + r < x.rows ? i + r : x.rows - 1) * x.stride + piece->first;
           }
-          run_piece(rows, p, *piece, i * kTileStride + j, counts, lines, done);
+          run_piece(rows, p, *piece, i * kTileStride + j, counts, done);
           p += piece->words * kStep;
         }
       }
@@ -178,14 +162,14 @@ struct Tile {
   template <class Done>
   GATEDOPS_INLINE static void run_piece(
       const uint32_t* const (&rows)[kRows], const uint32_t* panel, const LayerPiece& piece, int offset, int32_t* counts,
-      LineQueue& lines, const Done& done) {
+      const Done& done) {
     Counts total;
     if (piece.opens) {
       each([&](int r, int c, int) { total[r][c] = I::zero(); });
     } else {
       each([&](int r, int c, int at) { total[r][c] = I::load(counts + offset + at); });
     }
-    count_piece(rows, panel, piece.words, total, lines);
+    count_piece(rows, panel, piece.words, total);
     if (piece.closes) {
       done(piece, offset, total);
     } else {
@@ -195,8 +179,7 @@ struct Tile {
 
   static void count(
       const RowBlock& x, const uint32_t* panel, int cols, PieceRange piece, bool lower, int32_t* counts, void*) {
-    LineQueue none;
-    sweep(x, panel, cols, piece, lower, counts, none, [counts](const LayerPiece&, int offset, const Counts& total) {
+    sweep(x, panel, cols, piece, lower, counts, [counts](const LayerPiece&, int offset, const Counts& total) {
       each([&](int r, int c, int at) { I::store(counts + offset + at, total[r][c]); });
     });
   }
@@ -222,8 +205,8 @@ struct Tile {
   template <class T>
   static void product(
       const RowBlock& x, const uint32_t* panel, int cols, PieceRange pieces, bool lower, const T* scale,
-      int32_t* counts, T* product, LineQueue& lines, void*) {
-    sweep(x, panel, cols, pieces, lower, counts, lines, [=](const LayerPiece& piece, int offset, const Counts& total) {
+      int32_t* counts, T* product, void*) {
+    sweep(x, panel, cols, pieces, lower, counts, [=](const LayerPiece& piece, int offset, const Counts& total) {
       const T s = scale[piece.layer];
       if (piece.layer == 0) {
         each([&](int r, int c, int at) { I::factor(product + offset + at, total[r][c], s); });
@@ -264,26 +247,44 @@ struct Tile {
     }
   }
 
-  // Reads whole register squares.
-  static void transpose(const float* block, int rows, int cols, float* turned) {
+  // to[j][i] = from[i][j] for one block; reads whole register squares, the tile is padded to them.
+  static void transpose_block(const float* from, int rows, int cols, float (&to)[kBlock][kBlock + 16]) {
     for (int i = 0; i < rows; i += kLanes) {
       for (int j = 0; j < cols; j += kLanes) {
         Vec square[kLanes];
         for (int r = 0; r < kLanes; ++r) {
-          square[r] = I::load(block + (i + r) * kTileStride + j);
+          square[r] = I::load(reinterpret_cast<const uint32_t*>(from + (i + r) * kTileStride + j));
         }
         I::transpose(square);
         for (int r = 0; r < kLanes; ++r) {
-          I::store(turned + (j + r) * kTileStride + i, square[r]);
+          I::store(reinterpret_cast<uint32_t*>(&to[j + r][i]), square[r]);
         }
       }
     }
   }
 
-  static void transpose(const double* block, int rows, int cols, double* turned) {
+  static void transpose_block(const double* from, int rows, int cols, double (&to)[kBlock][kBlock + 16]) {
     for (int i = 0; i < rows; ++i) {
       for (int j = 0; j < cols; ++j) {
-        turned[j * kTileStride + i] = block[i * kTileStride + j];
+        to[j][i] = from[i * kTileStride + j];
+      }
+    }
+  }
+
+  template <class T>
+  static void store_transposed(const T* tile, int rows, int cols, T* out, int64_t stride, bool stream) {
+    constexpr int kWords = sizeof(T) / sizeof(uint32_t);
+    alignas(64) T block[kBlock][kBlock + 16];
+    for (int j = 0; j < cols; j += kBlock) {
+      for (int i = 0; i < rows; i += kBlock) {
+        const int height = rows - i < kBlock ? rows - i : kBlock;
+        const int width = cols - j < kBlock ? cols - j : kBlock;
+        transpose_block(tile + i * kTileStride + j, height, width, block);
+        for (int c = 0; c < width; ++c) {
+          store_row(
+              reinterpret_cast<const uint32_t*>(block[c]), height * kWords,
+              reinterpret_cast<uint32_t*>(out + (j + c) * stride + i), stream);
+        }
       }
     }
   }
@@ -307,9 +308,23 @@ struct Tile {
   }
 
   static constexpr TileKernels kernels(decltype(TileKernels::dot_bytes) dot_bytes) {
-    return {kStrip,      I::kPlanes, kPanelWords,    kPanelWords,     true,         0,
-            pack_panel,  count,      product<float>, product<double>, store<float>, store<double>,
-            write_lines, transpose,  transpose,      dot_bytes,       row_counts};
+    return {
+        kStrip,
+        I::kPlanes,
+        kPanelWords,
+        kPanelWords,
+        true,
+        0,
+        pack_panel,
+        count,
+        product<float>,
+        product<double>,
+        store<float>,
+        store<double>,
+        store_transposed<float>,
+        store_transposed<double>,
+        dot_bytes,
+        row_counts};
   }
 };
 
