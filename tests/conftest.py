@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ from hypothesis import settings
 from torch import nn
 
 from gatedops import backends, trace
+from scripts import BENCHMARKS, Importer
 
 settings.register_profile("local", deadline=None, max_examples=30)
 settings.register_profile("ci", deadline=None, max_examples=30, derandomize=True)
@@ -48,6 +52,16 @@ def exported_once(monkeypatch: pytest.MonkeyPatch) -> None:
         return _STEPS[key]
 
     monkeypatch.setattr(trace, "steps", steps)
+
+
+@pytest.fixture
+def benchmark_module(monkeypatch: pytest.MonkeyPatch) -> Iterator[Importer]:
+    """Imports a module of benchmarks/ as its scripts do; afterwards all that come from there are forgotten."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    yield importlib.import_module
+    for name, module in list(sys.modules.items()):
+        if Path(getattr(module, "__file__", None) or "/").is_relative_to(BENCHMARKS):
+            del sys.modules[name]
 
 
 @pytest.fixture(params=backends.available_isas())

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import os
-import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -15,8 +11,8 @@ import pytest
 import torch
 
 import gatedops
+from scripts import Importer, run_script
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 SMALL = ("--n", "30", "--channels", "4", "5", "--dense", "6", "--epochs", "1")
 
 pytest.importorskip("sklearn")
@@ -24,12 +20,8 @@ pytest.importorskip("tqdm")
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """The script as a module, its parts importable as they are for it."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield importlib.import_module("conv_npk")
-    for name in [name for name in sys.modules if name.split(".")[0] in ("_common", "_gram", "_conv_npk", "conv_npk")]:
-        del sys.modules[name]
+def script(benchmark_module: Importer) -> ModuleType:
+    return benchmark_module("conv_npk")
 
 
 def main_with(script: ModuleType, monkeypatch: pytest.MonkeyPatch, *options: str) -> int:
@@ -88,14 +80,7 @@ def test_without_peers_and_plot(script: ModuleType, tmp_path: Path, monkeypatch:
 
 
 def test_an_error_is_one_sentence_and_exit_code_2(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / "conv_npk.py"), "--data", "mnist", "--data-dir", "nowhere", "--out", "out"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(Path(gatedops.__file__).resolve().parents[1])},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    done = run_script("conv_npk.py", "--data", "mnist", "--data-dir", "nowhere", "--out", "out", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1

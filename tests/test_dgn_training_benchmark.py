@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -26,10 +25,9 @@ import gatedops
 from gatedops import GateBits, reference
 from gatedops.kernels import regression
 from gatedops.nn import conv_spec, fc_spec
+from scripts import BENCHMARKS, Importer, environment
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 STOPPING = Path(__file__).with_name("stopping.py")
-PARTS = ("_common", "_dgn_training", "dgn_training")
 NAME = "dgn_training_digits"
 VARIANTS = 19
 S = 2  # seeds
@@ -40,12 +38,11 @@ pytest.importorskip("tqdm")
 
 def start(*options: str, out: Path, stopped: tuple[str, ...] = ()) -> subprocess.Popen[str]:
     """The script in another folder, with the gatedops that these tests use. stopped: arguments of stopping.py."""
-    package = Path(gatedops.__file__).resolve().parents[1]
     script = [str(STOPPING), *stopped] if stopped else [str(BENCHMARKS / "dgn_training.py")]
     return subprocess.Popen(
         [sys.executable, *script, "--seeds", str(S), "--out", str(out), *options],
         cwd=out.parent,
-        env=os.environ | {"PYTHONPATH": str(package)},
+        env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -58,15 +55,12 @@ def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 
 
 @pytest.fixture
-def parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def parts(benchmark_module: Importer) -> Iterator[None]:
     """Makes the script's modules importable, as they are for the script, and uses one thread, as it does."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-    for name in [name for name in sys.modules if name.split(".")[0] in PARTS]:
-        del sys.modules[name]
 
 
 def part(name: str) -> ModuleType:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 import gatedops
+from scripts import Importer, run_script
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 SMALL = ("--networks", "MLP", "transformer", "--n", "3", "--batch", "2", "--repeats", "2")
 NETWORKS = ("MLP", "VGG-11", "ResNet-18", "transformer")
 GATES = {"MLP": 4 * 1024, "VGG-11": 152_064, "ResNet-18": 557_056, "transformer": 2 * 32 * 1024}
@@ -24,31 +19,9 @@ pytest.importorskip("sklearn")
 pytest.importorskip("tqdm")
 
 
-def run_script(*options: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Runs the script from another folder, with the gatedops that these tests use."""
-    package = Path(gatedops.__file__).resolve().parents[1]
-    return subprocess.run(
-        [sys.executable, str(BENCHMARKS / "drop_in.py"), *options],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(package)},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-
-
-@pytest.fixture
-def parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Makes the script's modules importable, as they are for the script."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield
-    for name in [name for name in sys.modules if name.split(".")[0] in ("_common", "_drop_in", "drop_in")]:
-        del sys.modules[name]
-
-
 def test_a_whole_run_writes_json_and_png(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    done = run_script(*SMALL, "--out", "results", cwd=tmp_path)
+    done = run_script("drop_in.py", *SMALL, "--out", "results", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     out = tmp_path / "results"
@@ -71,7 +44,9 @@ def test_a_whole_run_writes_json_and_png(tmp_path: Path) -> None:
 
 
 def test_without_plot(tmp_path: Path) -> None:
-    done = run_script("--networks", "MLP", "--n", "1", "--repeats", "1", "--no-plot", "--out", ".", cwd=tmp_path)
+    done = run_script(
+        "drop_in.py", "--networks", "MLP", "--n", "1", "--repeats", "1", "--no-plot", "--out", ".", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["drop_in.json"]
 
@@ -88,7 +63,7 @@ def test_without_plot(tmp_path: Path) -> None:
 )
 def test_bad_options(options: list[str], message: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    done = run_script(*options, cwd=tmp_path)
+    done = run_script("drop_in.py", *options, cwd=tmp_path)
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
     assert last.startswith("drop_in.py: error: ")
@@ -96,10 +71,9 @@ def test_bad_options(options: list[str], message: str, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.usefixtures("parts")
 @pytest.mark.parametrize("name", NETWORKS)
-def test_networks_have_the_gates_that_hooks_by_hand_find(name: str) -> None:
-    models, recording = (importlib.import_module(f"_drop_in.{part}") for part in ("models", "recording"))
+def test_networks_have_the_gates_that_hooks_by_hand_find(benchmark_module: Importer, name: str) -> None:
+    models, recording = (benchmark_module(f"_drop_in.{part}") for part in ("models", "recording"))
     subject = next(subject for subject in models.SUBJECTS if subject.name == name)
     net, x = models.random_problem(subject, 2, seed=0)
     masks = recording.HookedByHand(net, subject.owners(net), 1)(x)
@@ -109,9 +83,8 @@ def test_networks_have_the_gates_that_hooks_by_hand_find(name: str) -> None:
     assert not any(module._forward_hooks for module in net.modules())
 
 
-@pytest.mark.usefixtures("parts")
-def test_a_disagreement_stops_the_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
-    models, recording, fusing = (importlib.import_module(f"_drop_in.{p}") for p in ("models", "recording", "fusing"))
+def test_a_disagreement_stops_the_benchmark(benchmark_module: Importer, monkeypatch: pytest.MonkeyPatch) -> None:
+    models, recording, fusing = (benchmark_module(f"_drop_in.{p}") for p in ("models", "recording", "fusing"))
     monkeypatch.setattr(
         recording.HookedByHand, "__call__", lambda self, x: [torch.zeros(2, 1024, dtype=torch.bool)] * 4
     )
@@ -129,9 +102,8 @@ def test_a_disagreement_stops_the_benchmark(monkeypatch: pytest.MonkeyPatch) -> 
         fusing.time_fusing(models.SUBJECTS[0], 2, 1, seed=0)
 
 
-@pytest.mark.usefixtures("parts")
-def test_the_picture_shows_every_gate_where_it_is() -> None:
-    picture = importlib.import_module("_drop_in.picture")
+def test_the_picture_shows_every_gate_where_it_is(benchmark_module: Importer) -> None:
+    picture = benchmark_module("_drop_in.picture")
     generator = torch.Generator().manual_seed(0)
     gates = torch.rand(5, 3, 2, generator=generator) > 0.5
     mosaic = picture.tiles(gates, "gate")

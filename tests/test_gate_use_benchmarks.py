@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +12,25 @@ import pytest
 import torch
 
 import gatedops
-
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-SCRIPTS = ("gate_cache", "gate_statistics")
+from scripts import Importer
 
 pytest.importorskip("tqdm")
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
+def run(benchmark_module: Importer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """Calls a script's main in this process with these options; its exit code, and the JSON it wrote or None."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
 
     def called(name: str, *options: str) -> tuple[int, Any]:
         monkeypatch.setattr(sys, "argv", [f"{name}.py", "--out", str(tmp_path), *options])
         try:
-            code = importlib.import_module(name).main()
+            code = benchmark_module(name).main()
         except SystemExit as error:
             code = error.code
         path = tmp_path / f"{name}.json"
         return code, json.loads(path.read_text()) if path.exists() else None
 
-    yield called
-    for name in [name for name in sys.modules if name.split(".")[0] in (*SCRIPTS, "_common")]:
-        del sys.modules[name]
+    return called
 
 
 def test_epochs_with_and_without_a_cache(run: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
-import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -16,39 +13,22 @@ import torch
 
 import gatedops
 from gatedops import reference
+from scripts import Importer, run_script
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 SMALL = ("--quick", "--n", "64", "--layers", "2", "3", "--width", "40")
 SECTIONS = ["sweep", "headline", "one-core", "one-layer", "packing", "scaling", "soft"]
 
 pytest.importorskip("tqdm")
 
 
-def run_script(*options: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Runs the script from another folder, with the gatedops that these tests use."""
-    package = Path(gatedops.__file__).resolve().parents[1]
-    return subprocess.run(
-        [sys.executable, str(BENCHMARKS / "gram.py"), *options],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(package), os.environ.get("PYTHONPATH", "")])},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-
-
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """gram.py as a module, and `_common` and `_gram` importable, as they are for it."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield importlib.import_module("gram")
-    for name in [name for name in sys.modules if name.split(".")[0] in ("gram", "_common", "_gram")]:
-        del sys.modules[name]
+def script(benchmark_module: Importer) -> ModuleType:
+    return benchmark_module("gram")
 
 
 def test_a_whole_run_writes_json_and_png(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    done = run_script(*SMALL, "--out", "results", cwd=tmp_path)
+    done = run_script("gram.py", *SMALL, "--out", "results", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     out = tmp_path / "results"
@@ -79,7 +59,9 @@ def test_a_whole_run_writes_json_and_png(tmp_path: Path) -> None:
 
 
 def test_sections_and_peers_can_be_left_out(tmp_path: Path) -> None:
-    done = run_script(*SMALL, "--only", "soft", "sweep", "--no-peers", "--no-plot", "--out", ".", cwd=tmp_path)
+    done = run_script(
+        "gram.py", *SMALL, "--only", "soft", "sweep", "--no-peers", "--no-plot", "--out", ".", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["gram.json"]
     found = json.loads((tmp_path / "gram.json").read_text())

@@ -6,7 +6,6 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -14,20 +13,16 @@ import pytest
 import torch
 
 from gatedops import GateBits, npk_gram
+from scripts import Importer
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 H200, H100 = "NVIDIA H200", "NVIDIA H100 80GB HBM3"
 
 pytest.importorskip("tqdm")
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """_gram.gpu, importable as it is for gram.py."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield importlib.import_module("_gram.gpu")
-    for name in [name for name in sys.modules if name.split(".")[0] in ("gram", "_common", "_gram")]:
-        del sys.modules[name]
+def gpu(benchmark_module: Importer) -> ModuleType:
+    return benchmark_module("_gram.gpu")
 
 
 def part(name: str) -> ModuleType:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import os
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -17,44 +13,22 @@ import torch
 
 import gatedops
 from gatedops import GateBits, data, reference
+from scripts import Importer, run_script
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 SMALL = ("--n", "60", "--width", "33", "--depth", "3", "--epochs", "2")
 
 pytest.importorskip("sklearn")
 pytest.importorskip("tqdm")
 
 
-def run_script(*options: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Runs the script from another folder, with the gatedops that these tests use."""
-    package = Path(gatedops.__file__).resolve().parents[1]
-    return subprocess.run(
-        [sys.executable, str(BENCHMARKS / "npk_gram.py"), *options],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(package)},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-
-
 @pytest.fixture
-def common(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Makes `_common` importable, as it is for the scripts."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield
-    for name in [name for name in sys.modules if name == "npk_gram" or name.split(".")[0] == "_common"]:
-        del sys.modules[name]
-
-
-@pytest.fixture
-def script(common: None) -> ModuleType:
-    return importlib.import_module("npk_gram")
+def script(benchmark_module: Importer) -> ModuleType:
+    return benchmark_module("npk_gram")
 
 
 def test_a_whole_run_writes_json_and_png(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    done = run_script(*SMALL, "--out", "results", cwd=tmp_path)
+    done = run_script("npk_gram.py", *SMALL, "--out", "results", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     out = tmp_path / "results"
@@ -87,7 +61,7 @@ def test_a_whole_run_writes_json_and_png(tmp_path: Path) -> None:
 
 def test_without_peers_and_plot(tmp_path: Path) -> None:
     options = ("--data", "random", "--dtype", "float64", "--scale", "none", "--no-peers", "--no-plot")
-    done = run_script(*SMALL, *options, "--out", ".", cwd=tmp_path)
+    done = run_script("npk_gram.py", *SMALL, *options, "--out", ".", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["npk_gram.json"]
     found = json.loads((tmp_path / "npk_gram.json").read_text())
@@ -96,7 +70,7 @@ def test_without_peers_and_plot(tmp_path: Path) -> None:
 
 
 def test_an_error_is_one_sentence_and_exit_code_2(tmp_path: Path) -> None:
-    done = run_script("--data", "mnist", "--data-dir", "nowhere", "--out", "results", cwd=tmp_path)
+    done = run_script("npk_gram.py", "--data", "mnist", "--data-dir", "nowhere", "--out", "results", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1
@@ -161,8 +135,8 @@ def test_out_that_is_a_file(script: ModuleType, tmp_path: Path, monkeypatch: pyt
     assert script.main() == 2
 
 
-def test_a_failed_write_leaves_the_old_file(common: None, tmp_path: Path) -> None:
-    output = importlib.import_module("_common.output")
+def test_a_failed_write_leaves_the_old_file(benchmark_module: Importer, tmp_path: Path) -> None:
+    output = benchmark_module("_common.output")
     path = tmp_path / "figures.json"
     output.write_json_atomically(path, {"a": 1})
     with pytest.raises(ValueError, match="JSON"):
@@ -179,8 +153,8 @@ def test_a_failed_write_leaves_the_old_file(common: None, tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_peers_take_turns(common: None) -> None:
-    timing = importlib.import_module("_common.timing")
+def test_peers_take_turns(benchmark_module: Importer) -> None:
+    timing = benchmark_module("_common.timing")
     calls: list[str] = []
     times = timing.interleaved_medians({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 5)
     assert calls == ["a", "b"] * 6
@@ -194,8 +168,8 @@ def test_peers_take_turns(common: None) -> None:
     assert [timing.readable_seconds(s) for s in (12.345, 0.0999, 1.5e-5)] == ["12.3 s", "99.9 ms", "15.0 us"]
 
 
-def test_peers_compute_the_gram(common: None) -> None:
-    peers = importlib.import_module("_common.peers")
+def test_peers_compute_the_gram(benchmark_module: Importer) -> None:
+    peers = benchmark_module("_common.peers")
     generator = torch.Generator().manual_seed(0)
     masks = [torch.rand(40, width, generator=generator) > 0.5 for width in (17, 64)]
     x = torch.rand(40, 5, generator=generator)
@@ -212,8 +186,8 @@ def test_peers_compute_the_gram(common: None) -> None:
     assert peers.largest_relative_error(torch.tensor([1.0, 0.1]), torch.tensor([1.0, 0.0])) == float("inf")
 
 
-def test_overlaps_are_means_over_pairs(common: None) -> None:
-    study = importlib.import_module("_common.gate_study")
+def test_overlaps_are_means_over_pairs(benchmark_module: Importer) -> None:
+    study = benchmark_module("_common.gate_study")
     generator = torch.Generator().manual_seed(1)
     bits = GateBits.pack([torch.rand(12, 31, generator=generator) > 0.5])
     labels = torch.tensor([0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 3, 0])
@@ -226,8 +200,8 @@ def test_overlaps_are_means_over_pairs(common: None) -> None:
     assert across == pytest.approx(different.mean().item(), rel=1e-5)
 
 
-def test_leading_eigenvalues(common: None) -> None:
-    study = importlib.import_module("_common.gate_study")
+def test_leading_eigenvalues(benchmark_module: Importer) -> None:
+    study = benchmark_module("_common.gate_study")
     generator = torch.Generator().manual_seed(2)
     factor = torch.randn(80, 80, generator=generator, dtype=torch.float64) * 0.8 ** torch.arange(80)
     gram = factor @ factor.T
@@ -235,8 +209,8 @@ def test_leading_eigenvalues(common: None) -> None:
     torch.testing.assert_close(study.leading_eigenvalues(gram, 10, seed=0), expected, rtol=1e-3, atol=0)
 
 
-def test_recorded_gates_are_those_of_the_layers(common: None) -> None:
-    relu_net = importlib.import_module("_common.relu_net")
+def test_recorded_gates_are_those_of_the_layers(benchmark_module: Importer) -> None:
+    relu_net = benchmark_module("_common.relu_net")
     net = relu_net.relu_net(6, 9, 3, 2, seed=0)
     x = torch.randn(7, 6, generator=torch.Generator().manual_seed(3))
     first = x @ net[0].weight.T
@@ -248,8 +222,8 @@ def test_recorded_gates_are_those_of_the_layers(common: None) -> None:
     assert not net[1]._forward_pre_hooks
 
 
-def test_bound_only_where_one_is_known(common: None) -> None:
-    machine = importlib.import_module("_common.machine")
+def test_bound_only_where_one_is_known(benchmark_module: Importer) -> None:
+    machine = benchmark_module("_common.machine")
     report = {"instruction_set": "avx512", "clock_hz": 3e9, "threads": 2, "architecture": "x86_64"}
     assert machine.bit_pair_bound(report).bit_pairs_per_second == pytest.approx(2 * 3e9 * 512 / 1.5)
     assert machine.bit_pair_bound(report | {"instruction_set": "serial"}).bit_pairs_per_second is None

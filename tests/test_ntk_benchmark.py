@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
-import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -16,39 +13,22 @@ import torch
 from tolerances import assert_close_in_float64
 
 import gatedops
+from scripts import Importer, run_script
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 SMALL = ("--n", "4", "--widths", "5", "21", "--draws", "3", "--depth", "3")
 
 pytest.importorskip("sklearn")
 pytest.importorskip("tqdm")
 
 
-def run_script(*options: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Runs the script from another folder, with the gatedops that these tests use."""
-    package = Path(gatedops.__file__).resolve().parents[1]
-    return subprocess.run(
-        [sys.executable, str(BENCHMARKS / "ntk_vs_npk.py"), *options],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(package)},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-
-
 @pytest.fixture
-def draws(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """The script's module of that name."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield importlib.import_module("_ntk_vs_npk.draws")
-    for name in [name for name in sys.modules if name.split(".")[0] in ("_common", "_ntk_vs_npk", "ntk_vs_npk")]:
-        del sys.modules[name]
+def draws(benchmark_module: Importer) -> ModuleType:
+    return benchmark_module("_ntk_vs_npk.draws")
 
 
 def test_a_whole_run_writes_json_and_png(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    done = run_script(*SMALL, "--out", "results", cwd=tmp_path)
+    done = run_script("ntk_vs_npk.py", *SMALL, "--out", "results", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     out = tmp_path / "results"
@@ -71,7 +51,7 @@ def test_a_whole_run_writes_json_and_png(tmp_path: Path) -> None:
 
 
 def test_without_plot(tmp_path: Path) -> None:
-    done = run_script(*SMALL, "--data", "random", "--no-plot", "--out", ".", cwd=tmp_path)
+    done = run_script("ntk_vs_npk.py", *SMALL, "--data", "random", "--no-plot", "--out", ".", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["ntk_vs_npk.json"]
 
