@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from benchmark_scripts import BENCHMARKS, Importer
 from hypothesis import settings
 from torch import nn
 
 from gatedops import backends, trace
-from scripts import BENCHMARKS, Importer
 
 settings.register_profile("local", deadline=None, max_examples=30)
 settings.register_profile("ci", deadline=None, max_examples=30, derandomize=True)

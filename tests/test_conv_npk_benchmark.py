@@ -9,9 +9,9 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+from benchmark_scripts import Importer, run_script
 
 import gatedops
-from scripts import Importer, run_script
 
 SMALL = ("--n", "30", "--channels", "4", "5", "--dense", "6", "--epochs", "1")
 

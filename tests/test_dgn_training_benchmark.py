@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from benchmark_scripts import BENCHMARKS, Importer, environment
 from tolerances import assert_close_in_float64
 from torch import Tensor, nn
 
@@ -25,7 +26,6 @@ import gatedops
 from gatedops import GateBits, reference
 from gatedops.kernels import regression
 from gatedops.nn import conv_spec, fc_spec
-from scripts import BENCHMARKS, Importer, environment
 
 STOPPING = Path(__file__).with_name("stopping.py")
 NAME = "dgn_training_digits"

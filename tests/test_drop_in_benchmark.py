@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from benchmark_scripts import Importer, run_script
 
 import gatedops
-from scripts import Importer, run_script
 
 SMALL = ("--networks", "MLP", "transformer", "--n", "3", "--batch", "2", "--repeats", "2")
 NETWORKS = ("MLP", "VGG-11", "ResNet-18", "transformer")

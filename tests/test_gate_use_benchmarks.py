@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from benchmark_scripts import Importer
 
 import gatedops
-from scripts import Importer
 
 pytest.importorskip("tqdm")
 

@@ -10,10 +10,10 @@ from types import ModuleType
 
 import pytest
 import torch
+from benchmark_scripts import Importer, run_script
 
 import gatedops
 from gatedops import reference
-from scripts import Importer, run_script
 
 SMALL = ("--quick", "--n", "64", "--layers", "2", "3", "--width", "40")
 SECTIONS = ["sweep", "headline", "one-core", "one-layer", "packing", "scaling", "soft"]

@@ -11,9 +11,9 @@ from types import ModuleType
 
 import pytest
 import torch
+from benchmark_scripts import Importer
 
 from gatedops import GateBits, npk_gram
-from scripts import Importer
 
 H200, H100 = "NVIDIA H200", "NVIDIA H100 80GB HBM3"
 

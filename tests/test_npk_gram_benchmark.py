@@ -10,10 +10,10 @@ from types import ModuleType
 
 import pytest
 import torch
+from benchmark_scripts import Importer, run_script
 
 import gatedops
 from gatedops import GateBits, data, reference
-from scripts import Importer, run_script
 
 SMALL = ("--n", "60", "--width", "33", "--depth", "3", "--epochs", "2")
 

@@ -10,10 +10,10 @@ from types import ModuleType
 
 import pytest
 import torch
+from benchmark_scripts import Importer, run_script
 from tolerances import assert_close_in_float64
 
 import gatedops
-from scripts import Importer, run_script
 
 SMALL = ("--n", "4", "--widths", "5", "21", "--draws", "3", "--depth", "3")
 

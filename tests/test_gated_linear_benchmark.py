@@ -1,0 +1,85 @@
+"""benchmarks/gated_linear.py: what it writes, what it refuses, and that a wrong layer gets no speed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from benchmark_scripts import Importer, run_script
+from torch import Tensor
+
+SMALL = ("--size", "6,70,2", "--no-compile")
+KINDS = ["layer", "value", "pair", "frozen", "soft"]
+
+pytest.importorskip("tqdm")
+
+
+def test_a_whole_run_writes_json_and_png(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    done = run_script("gated_linear.py", *SMALL, "--out", "results", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    out = tmp_path / "results"
+    assert sorted(path.name for path in out.iterdir()) == ["gated_linear.json", "gated_linear.png"]
+    assert (out / "gated_linear.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    entries = json.loads((out / "gated_linear.json").read_text())["entries"]
+    by = ["gatedops", "torch eager", "products alone"]
+    assert [(entry["kind"], entry["by"]) for entry in entries] == [(kind, name) for kind in KINDS for name in by]
+    for entry in entries:
+        assert (entry["batch"], entry["width"], entry["depth"]) == (6, 70, 2)
+        assert min(entry["forward_s"], entry["training_s"]) > 0
+    # A hard-gated value layer keeps its input, of which the first needs none, and 70 bits a row in lines of 256.
+    kept = {entry["by"]: entry["saved_bytes"] for entry in entries if entry["kind"] == "value"}
+    assert kept["gatedops"] == 2 * 6 * (70 * 4 + 32)
+    assert kept["torch eager"] > kept["gatedops"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--size", "4,33"], "argument --size: needs BATCH,WIDTH,DEPTH, got '4,33'"),
+        (["--size", "4,x,2"], "argument --size: needs a whole number, got 'x'"),
+        (["--only", "layers"], "argument --only: invalid choice: 'layers'"),
+        (["--quick", "--size", "4,33,2"], "argument --size: not allowed with argument --quick"),
+        (["--device", "cuda", "--no-plot"], "needs"),
+    ],
+)
+def test_bad_options(options: list[str], message: str, tmp_path: Path) -> None:
+    if "cuda" in options and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    done = run_script("gated_linear.py", *options, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_wrong_layer_gets_no_speed(benchmark_module: Importer, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    nets, measure = benchmark_module("_gated_linear.nets"), benchmark_module("_gated_linear.measure")
+    net = nets.Net(kind, nets.Cell(5, 40, 2), 0)
+    monkeypatch.setattr(measure, "interleaved_medians", lambda *_, **__: pytest.fail("a wrong layer is timed"))
+    right = net.ours
+
+    def wrong(x: Tensor) -> tuple[Tensor, ...]:
+        *others, z = right(x)
+        return (*others, z + 1e-3 * z.abs().max())
+
+    monkeypatch.setattr(net, "ours", wrong)
+    with pytest.raises(RuntimeError, match="gatedops is wrong"):
+        measure.measure(net, 3, compiled=False)
+
+
+def test_targets_depend_on_the_size(benchmark_module: Importer) -> None:
+    targets, measure = benchmark_module("_gated_linear.targets"), benchmark_module("_gated_linear.measure")
+
+    def wanted(kind: str, batch: int, width: int) -> list[float]:
+        entry = measure.Entry(kind, batch, width, 4, measure.OURS, 1.0, 1.0, (1.0,), 1.0, 1.0, 1.0, 5, 0.5)
+        return [target.wanted for target in targets.targets([entry])]
+
+    assert wanted("layer", 512, 128) == [0.85]
+    assert wanted("layer", 2048, 256) == [0.98]
+    assert wanted("value", 2048, 256) == [0.98, 0.56]
+    assert wanted("pair", 2048, 512) == [1.15]
+    assert wanted("pair", 4096, 512) == [1.0]
