@@ -4,6 +4,7 @@ Sections, each chosen with --only:
 
     sweep      Lambda over n, L and w: time, rate, share of the limit, torch in float32 and bfloat16
     headline   n=4096, L=4, w=1024: with inputs, matvec, every instruction set, one thread and all
+    data-set   n=60,000, L=5, w=128, all of MNIST in the papers' network: a new result, a reused one, matvec
     one-core   one thread, L=4, w=4096, n=8192: the share of the inner loop's bound
     one-layer  counts of 1024 gates against NumKong's dots_symmetric, where it is installed
     packing    pre-activations to bits, against a memcpy of the input
@@ -36,11 +37,11 @@ from _common.contention import Contention, sentence
 from _common.machine import bit_pair_bound, machine_report
 from _common.options import DEFAULT_OUT, at_least, require_folder, require_matplotlib, require_memory
 from _common.output import print_table, write_json_atomically
-from _gram import gpu, headline, numkong, packing, scaling, soft, sweep, targets
+from _gram import data_set, gpu, headline, numkong, packing, scaling, soft, sweep, targets
 from _gram.entry import Entry
 from _gram.sizes import Sizes, default_sizes, full_sizes, given_sizes, quick_sizes
 
-SECTIONS = ("sweep", "headline", "one-core", "one-layer", "packing", "scaling", "soft")
+SECTIONS = ("sweep", "headline", "data-set", "one-core", "one-layer", "packing", "scaling", "soft")
 BUFFERS = 5  # n x n arrays of float32 alive at the worst moment
 
 
@@ -100,6 +101,16 @@ class Run:
         print_table(headline.HEADER, headline.headline_rows(entries))
         self.targets += targets.headline_targets(entries)
         self.found["headline"] = entries_json(entries)
+
+    def data_set(self) -> None:
+        cell = self.sizes.data_set
+        if not data_set.fits(cell):
+            print(f"left out: {cell} needs {data_set.bytes_of(cell) / 2**30:.1f} GiB of memory, more than is left")
+            return
+        entries = data_set.data_set(cell, self.report, self.sizes.sweep_budget, self.seed)
+        print(f"{cell}: {4 * cell.n**2 / 1e9:.3g} GB")
+        print_table(data_set.HEADER, data_set.data_set_rows(entries))
+        self.found["data-set"] = entries_json(entries)
 
     def one_core(self) -> None:
         cell = self.sizes.one_core

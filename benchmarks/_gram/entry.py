@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gatedops import GateBits, reference
 
+BUFFER = 2**30  # bytes that tell how fast larger outputs are written
 CHECKED_ROWS, CHECKED_COLUMNS = 64, 256
 
 
@@ -106,7 +107,7 @@ def gram_limit(cell: Cell, report: dict[str, object], isa: str, threads: int) ->
     if rate is None:
         return None
     size = cell.n**2 * torch.float32.itemsize
-    return Limit(cell.bit_pairs / rate, size / write_bandwidth(size, threads))
+    return Limit(cell.bit_pairs / rate, size / write_bandwidth(min(size, BUFFER), threads))
 
 
 def require_right(gram: Callable[[], Tensor], bits: GateBits, what: str, x: Tensor | None = None) -> None:

@@ -20,6 +20,7 @@ class Sizes:
 
     sweep: tuple[Cell, ...]
     headline: Cell
+    data_set: Cell
     one_core: Cell
     one_layer: Cell
     by_n: tuple[Cell, ...]
@@ -39,6 +40,7 @@ def default_sizes() -> Sizes:
     return Sizes(
         sweep=tuple(sweep),
         headline=Cell(4096, 4, 1024),
+        data_set=Cell(60_000, 5, 128),
         one_core=Cell(8192, 4, 4096),
         one_layer=Cell(4096, 1, 1024),
         by_n=tuple(Cell(n, 4, 1024) for n in N[1:5]),
@@ -55,6 +57,7 @@ def quick_sizes() -> Sizes:
     return Sizes(
         sweep=(Cell(1024, 4, 1024), Cell(1024, 20, 256), Cell(2048, 1, 64), Cell(2048, 4, 1024)),
         headline=Cell(2048, 4, 1024),
+        data_set=Cell(10_000, 5, 128),
         one_core=Cell(2048, 4, 4096),
         one_layer=Cell(2048, 1, 1024),
         by_n=tuple(Cell(n, 4, 1024) for n in (1024, 2048, 4096)),
@@ -84,6 +87,7 @@ def given_sizes(
     return Sizes(
         sweep=tuple(Cell(*sizes) for sizes in product(n, layers, widths)),
         headline=largest,
+        data_set=largest,
         one_core=largest,
         one_layer=Cell(largest.n, 1, largest.width),
         by_n=tuple(Cell(half, largest.layers, largest.width) for half in halves),
