@@ -16,7 +16,7 @@ import gatedops
 from gatedops import reference
 
 SMALL = ("--quick", "--n", "64", "--layers", "2", "3", "--width", "40")
-SECTIONS = ["sweep", "headline", "one-core", "one-layer", "packing", "scaling", "soft"]
+SECTIONS = ["sweep", "headline", "data-set", "one-core", "one-layer", "packing", "scaling", "soft"]
 
 pytest.importorskip("tqdm")
 
@@ -56,6 +56,22 @@ def test_a_whole_run_writes_json_and_png(tmp_path: Path) -> None:
     assert isas == {None, *gatedops.backends.available_isas()}
     assert len(found["packing"]) == 6
     assert [one["by"] for one in found["scaling"]] == ["n", "bits per pair"]
+
+
+def test_a_data_set_that_does_not_fit_is_left_out(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As are its figures; the rest of the run goes on."""
+    data_set = script.data_set
+    assert data_set.bytes_of(script.default_sizes().data_set) > 4 * 60_000**2
+    options = [*SMALL, "--only", "data-set", "soft", "--no-plot", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["gram.py", *options])
+    monkeypatch.setattr(data_set, "available_memory", lambda: 1000)
+    assert script.main() == 0
+    assert "left out: n=64, 3 x 40 needs 0.0 GiB of memory, more than is left" in capsys.readouterr().out
+    found = json.loads((tmp_path / "gram.json").read_text())
+    assert "data-set" not in found
+    assert "soft" in found
 
 
 def test_sections_and_peers_can_be_left_out(tmp_path: Path) -> None:

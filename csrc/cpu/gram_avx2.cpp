@@ -29,6 +29,11 @@ struct Avx2Isa {
   static Vec load(const void* p) {
     return _mm256_loadu_si256(static_cast<const __m256i*>(p));
   }
+  static Vec load_first(const uint32_t* p, int words) {
+    const Vec lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    const Vec wanted = _mm256_cmpgt_epi32(_mm256_set1_epi32(words), lane);
+    return _mm256_maskload_epi32(reinterpret_cast<const int*>(p), wanted);
+  }
   static void store(void* p, Vec v) {
     _mm256_storeu_si256(static_cast<__m256i*>(p), v);
   }

@@ -18,6 +18,9 @@ struct Avx512Isa : WholeWords<Avx512Isa> {
   static Vec load(const void* p) {
     return _mm512_loadu_si512(p);
   }
+  static Vec load_first(const uint32_t* p, int words) {
+    return _mm512_maskz_loadu_epi32(static_cast<__mmask16>(0xffff >> (kLanes - words)), p);
+  }
   static void store(void* p, Vec v) {
     _mm512_storeu_si512(p, v);
   }

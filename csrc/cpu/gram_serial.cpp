@@ -25,6 +25,11 @@ struct SerialIsa : WholeWords<SerialIsa> {
     std::memcpy(&v, p, sizeof v);
     return v;
   }
+  static Vec load_first(const uint32_t* p, int words) {
+    Vec v{};
+    std::memcpy(&v, p, static_cast<size_t>(words) * sizeof(uint32_t));
+    return v;
+  }
   static void store(void* p, Vec v) {
     std::memcpy(p, &v, sizeof v);
   }

@@ -4,8 +4,9 @@
 //
 // I::Vec holds I::kLanes 32-bit lanes, one column of the tile per lane. A register tile is I::kRows
 // rows by I::kVecs vectors. A panel keeps words as I::Column, of I::kPlanes vectors, a row's word is broadcast as
-// I::Row. I::step adds popcount(a AND b) to an accumulator that stays valid for I::kMaxSteps steps; I::fold turns it
-// into int32 counts. I::factor writes counts * scale, I::multiply multiplies it in.
+// I::Row. I::load_first reads the first words of a vector, with zeros behind them. I::step adds popcount(a AND b) to
+// an accumulator that stays valid for I::kMaxSteps steps; I::fold turns it into int32 counts. I::factor writes
+// counts * scale, I::multiply multiplies it in.
 
 namespace gatedops::cpu {
 namespace {
@@ -71,25 +72,16 @@ struct Tile {
   // Words of kLanes columns (zeros past the last), kStep apart.
   static void pack_columns(const RowBlock& y, int column, int64_t first, int words, uint32_t* to) {
     const uint32_t* from = y.words + column * y.stride + first;
-    int k = 0;
-    if (column + kLanes <= y.rows) {
-      for (; k + kLanes <= words; k += kLanes) {
-        Vec block[kLanes];
-        for (int lane = 0; lane < kLanes; ++lane) {
-          block[lane] = I::load(from + lane * y.stride + k);
-        }
-        I::transpose(block);
-        for (int w = 0; w < kLanes; ++w) {
-          I::store_column(to + (k + w) * kStep, block[w]);
-        }
-      }
-    }
-    for (; k < words; ++k) {
-      alignas(64) uint32_t word[kLanes];
+    for (int k = 0; k < words; k += kLanes) {
+      const int here = words - k < kLanes ? words - k : kLanes;
+      Vec block[kLanes];
       for (int lane = 0; lane < kLanes; ++lane) {
-        word[lane] = column + lane < y.rows ? from[lane * y.stride + k] : 0;
+        block[lane] = column + lane < y.rows ? I::load_first(from + lane * y.stride + k, here) : I::zero();
       }
-      I::store_column(to + k * kStep, I::load(word));
+      I::transpose(block);
+      for (int w = 0; w < here; ++w) {
+        I::store_column(to + (k + w) * kStep, block[w]);
+      }
     }
   }
 
