@@ -94,9 +94,10 @@ def test_matvec_over_many_tiles_is_as_good_as_torch(x_dtype, dtype):
     x = y = None
     if x_dtype is not None:
         x, y = rows_of(n, 20, 0, x_dtype), rows_of(m, 20, 1, x_dtype)
-    v = rows_of(m, 10, 2, dtype)
-    assert_product_is_good(x, bits, v, y, y_bits, dtype=dtype)
-    assert_product_is_good(x, bits, rows_of(n, 2, 3, dtype), dtype=dtype)
+    for columns in (10, 24, 25):  # up to 24 are multiplied block by block, more by torch
+        assert_product_is_good(x, bits, rows_of(m, columns, 2, dtype), y, y_bits, dtype=dtype)
+    for columns in (1, 2, 3, 4, 5, 24, 25):
+        assert_product_is_good(x, bits, rows_of(n, columns, 3, dtype), dtype=dtype)
 
 
 @pytest.mark.usefixtures("isa")

@@ -23,14 +23,13 @@ struct ProductScratch {
   std::vector<T> right, part;
 };
 
-// out (n, c) += tile (n x m) v (m, c), by torch's matrix product. v may have the columns that padding adds (they are
-// read and count for nothing); where it has not, or is of another dtype, its rows are copied for every tile.
+// out (n, c) += tile (n x m) v (m, c), by torch's matrix product. v may be of another dtype.
 template <class T>
 void accumulate(const Matrix& tile, const Matrix& v, const Matrix& out, ProductScratch<T>& s) {
   for (int64_t c = 0; c < out.cols; c += kColumns) {
     const int64_t width = std::min(kColumns, out.cols - c), stride = padded(width);
-    Matrix right = v.block(0, v.rows, c, std::min(stride, v.cols - c));
-    if (right.cols < stride || v.dtype != scalar_type_of<T>()) {
+    Matrix right = v.block(0, v.rows, c, width);
+    if (width < stride || v.dtype != scalar_type_of<T>()) {
       right = Matrix::of(s.right.data(), v.rows, stride, stride);
       convert(v.block(0, v.rows, c, width), right.block(0, v.rows, 0, width));
     }

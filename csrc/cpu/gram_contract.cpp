@@ -1,6 +1,7 @@
 // npk_matvec and npk_gram_backward: out = K v with K = Sigma * Lambda made tile by tile and never
 // stored. A symmetric tile serves two row blocks of the output, out_I += K_IJ v_J and
-// out_J += K_IJ^T v_I, so no pair is computed twice.
+// out_J += K_IJ^T v_I, so no pair is computed twice. Few columns of v meet each block of a tile
+// while it lies in the L1 cache; for more, torch multiplies whole tiles.
 #include <torch/csrc/stable/library.h>
 
 #include <cmath>
@@ -25,8 +26,11 @@ class Contraction {
         v_(v),
         out_(out),
         buffers_(worker_buffers<T>(p, sigma)),
-        products_(buffers_.size(), ProductScratch<T>(p.edge, v_.cols)) {
-    pad_columns();
+        few_(v_.cols <= kFewColumns),
+        products_(buffers_.size(), ProductScratch<T>(p.edge, few_ ? 0 : v_.cols)) {
+    if (few_) {
+      prepare_few();
+    }
   }
 
   void run() {
@@ -44,19 +48,73 @@ class Contraction {
   }
 
  private:
-  // Few columns are padded once for all tiles: at most 16 numbers a row.
-  void pad_columns() {
-    const int64_t cols = padded(v_.cols);
-    if (cols > 16 || cols == v_.cols) {
-      return;
+  // v as numbers of type T, row by row.
+  void prepare_few() {
+    if (v_.dtype != scalar_type_of<T>() || v_.col_stride != 1) {
+      own_v_.resize(static_cast<size_t>(v_.rows * v_.cols));
+      const Matrix own = Matrix::of(own_v_.data(), v_.rows, v_.cols, v_.cols);
+      convert(v_, own);
+      v_ = own;
     }
-    padded_v_.resize(static_cast<size_t>(v_.rows * cols));
-    const Matrix wide = Matrix::of(padded_v_.data(), v_.rows, cols, cols);
-    convert(v_, wide.block(0, v_.rows, 0, v_.cols));
-    v_ = wide;
+    for (auto& b : buffers_) {
+      b.turned.resize(kBlock * kTileStride);
+      b.by_rows.resize(static_cast<size_t>(v_.cols * kTile));
+      b.by_columns.resize(b.by_rows.size());
+    }
   }
 
   void add(int64_t worker, const TileRect& tile, bool both) {
+    few_ ? multiply_few(buffers_[worker], tile, both) : multiply(worker, tile, both);
+  }
+
+  // Block by block, each while it lies in the L1 cache. Of a diagonal tile rows and columns are the same.
+  void multiply_few(TileBuffers<T>& b, const TileRect& tile, bool both) {
+    T *by_rows = b.by_rows.data(), *by_columns = tile.diagonal ? by_rows : b.by_columns.data();
+    std::fill_n(by_rows, b.by_rows.size(), T(0));
+    std::fill_n(by_columns, b.by_columns.size(), T(0));
+    each_block(p_, tile, sigma_, scale_, b, [&](const TileRect& block, const T* values) {
+      transpose(values, block.rows, block.cols, b.turned.data());
+      add_product(b.turned.data(), block.cols, block.rows, block.j, by_rows + (block.i - tile.i));
+      if (both || (tile.diagonal && !block.diagonal)) {
+        add_product(values, block.rows, block.cols, block.i, by_columns + (block.j - tile.j));
+      }
+    });
+    add_sums(by_rows, tile.i, tile.rows);
+    if (both) {
+      add_sums(by_columns, tile.j, tile.cols);
+    }
+  }
+
+  void transpose(const T* block, int rows, int cols, T* turned) const {
+    if constexpr (sizeof(T) == sizeof(float)) {
+      p_.kernels.transpose_f32(block, rows, cols, turned);
+    } else {
+      p_.kernels.transpose_f64(block, rows, cols, turned);
+    }
+  }
+
+  // sums += v^T block for the rows of v from `first` on.
+  void add_product(const T* block, int rows, int cols, int64_t first, T* sums) const {
+    const T* v = reinterpret_cast<const T*>(v_.data) + first * v_.row_stride;
+    const int columns = static_cast<int>(v_.cols);
+    if constexpr (sizeof(T) == sizeof(float)) {
+      p_.kernels.contract_f32(block, rows, cols, v, v_.row_stride, columns, sums);
+    } else {
+      p_.kernels.contract_f64(block, rows, cols, v, v_.row_stride, columns, sums);
+    }
+  }
+
+  // Sums (columns, kTile) to `rows` rows of the output.
+  void add_sums(const T* sums, int64_t row, int rows) {
+    T* out = reinterpret_cast<T*>(out_.data) + row * out_.row_stride;
+    for (int i = 0; i < rows; ++i) {
+      for (int64_t c = 0; c < out_.cols; ++c) {
+        out[i * out_.row_stride + c] += sums[c * kTile + i];
+      }
+    }
+  }
+
+  void multiply(int64_t worker, const TileRect& tile, bool both) {
     TileBuffers<T>& b = buffers_[worker];
     if (p_.by_block()) {
       b.whole.resize(b.product.size());
@@ -94,8 +152,9 @@ class Contraction {
   const SigmaSource<T>* sigma_;
   std::vector<T> scale_;
   Matrix v_, out_;
-  std::vector<T> padded_v_;
+  std::vector<T> own_v_;
   std::vector<TileBuffers<T>> buffers_;
+  bool few_;
   std::vector<ProductScratch<T>> products_;
 };
 

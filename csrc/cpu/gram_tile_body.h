@@ -239,26 +239,26 @@ struct Tile {
     }
   }
 
-  // to[j][i] = from[i][j] for one block; reads whole register squares, the tile is padded to them.
-  static void transpose_block(const float* from, int rows, int cols, float (&to)[kBlock][kBlock + 16]) {
+  // Reads whole register squares, the tile is padded to them.
+  static void transpose(const float* block, int rows, int cols, float* turned) {
     for (int i = 0; i < rows; i += kLanes) {
       for (int j = 0; j < cols; j += kLanes) {
         Vec square[kLanes];
         for (int r = 0; r < kLanes; ++r) {
-          square[r] = I::load(reinterpret_cast<const uint32_t*>(from + (i + r) * kTileStride + j));
+          square[r] = I::load(reinterpret_cast<const uint32_t*>(block + (i + r) * kTileStride + j));
         }
         I::transpose(square);
         for (int r = 0; r < kLanes; ++r) {
-          I::store(reinterpret_cast<uint32_t*>(&to[j + r][i]), square[r]);
+          I::store(reinterpret_cast<uint32_t*>(turned + (j + r) * kTileStride + i), square[r]);
         }
       }
     }
   }
 
-  static void transpose_block(const double* from, int rows, int cols, double (&to)[kBlock][kBlock + 16]) {
+  static void transpose(const double* block, int rows, int cols, double* turned) {
     for (int i = 0; i < rows; ++i) {
       for (int j = 0; j < cols; ++j) {
-        to[j][i] = from[i * kTileStride + j];
+        turned[j * kTileStride + i] = block[i * kTileStride + j];
       }
     }
   }
@@ -266,17 +266,93 @@ struct Tile {
   template <class T>
   static void store_transposed(const T* tile, int rows, int cols, T* out, int64_t stride, bool stream) {
     constexpr int kWords = sizeof(T) / sizeof(uint32_t);
-    alignas(64) T block[kBlock][kBlock + 16];
+    alignas(64) T turned[kBlock * kTileStride];
     for (int j = 0; j < cols; j += kBlock) {
       for (int i = 0; i < rows; i += kBlock) {
         const int height = rows - i < kBlock ? rows - i : kBlock;
         const int width = cols - j < kBlock ? cols - j : kBlock;
-        transpose_block(tile + i * kTileStride + j, height, width, block);
+        transpose(tile + i * kTileStride + j, height, width, turned);
         for (int c = 0; c < width; ++c) {
           store_row(
-              reinterpret_cast<const uint32_t*>(block[c]), height * kWords,
+              reinterpret_cast<const uint32_t*>(turned + c * kTileStride), height * kWords,
               reinterpret_cast<uint32_t*>(out + (j + c) * stride + i), stream);
         }
+      }
+    }
+  }
+
+  // Registers of numbers of type T, as the compiler makes them.
+  template <class T>
+  struct Numbers {
+    typedef T Vec __attribute__((vector_size(sizeof(typename I::Vec)), aligned(alignof(T)), may_alias));
+    static constexpr int kLanes = sizeof(Vec) / sizeof(T);
+
+    static const Vec& at(const T* p) {
+      return *reinterpret_cast<const Vec*>(p);
+    }
+    static Vec& at(T* p) {
+      return *reinterpret_cast<Vec*>(p);
+    }
+  };
+
+  static constexpr int kFewAtOnce = 5;  // columns of v
+  static constexpr int kSumVecs = sizeof(typename I::Vec) == 64 ? 4 : 2;
+
+  // The sums of kSumVecs registers of a block's columns and of C columns of v.
+  template <int C, class T>
+  GATEDOPS_INLINE static void sum_columns(const T* block, int rows, const T* v, int64_t v_stride, T* sums) {
+    using Few = Numbers<T>;
+    typename Few::Vec acc[C][kSumVecs];
+    for (int c = 0; c < C; ++c) {
+      for (int s = 0; s < kSumVecs; ++s) {
+        acc[c][s] = Few::at(sums + c * kTile + s * Few::kLanes);
+      }
+    }
+    for (int i = 0; i < rows; ++i) {
+      typename Few::Vec row[kSumVecs];
+      for (int s = 0; s < kSumVecs; ++s) {
+        row[s] = Few::at(block + i * kTileStride + s * Few::kLanes);
+      }
+      for (int c = 0; c < C; ++c) {
+        const T factor = v[i * v_stride + c];
+        for (int s = 0; s < kSumVecs; ++s) {
+          acc[c][s] += row[s] * factor;
+        }
+      }
+    }
+    for (int c = 0; c < C; ++c) {
+      for (int s = 0; s < kSumVecs; ++s) {
+        Few::at(sums + c * kTile + s * Few::kLanes) = acc[c][s];
+      }
+    }
+  }
+
+  template <int C, class T>
+  static void sum_every_column(const T* block, int rows, int cols, const T* v, int64_t v_stride, T* sums) {
+    for (int j = 0; j < cols; j += kSumVecs * Numbers<T>::kLanes) {
+      sum_columns<C>(block + j, rows, v, v_stride, sums + j);
+    }
+  }
+
+  template <class T>
+  static void contract(const T* block, int rows, int cols, const T* v, int64_t v_stride, int columns, T* sums) {
+    static_assert(kFewAtOnce == 5 && kBlock % (kSumVecs * Numbers<T>::kLanes) == 0);
+    for (int c = 0; c < columns; c += kFewAtOnce, v += kFewAtOnce, sums += kFewAtOnce * kTile) {
+      switch (columns - c) {
+        case 1:
+          sum_every_column<1>(block, rows, cols, v, v_stride, sums);
+          break;
+        case 2:
+          sum_every_column<2>(block, rows, cols, v, v_stride, sums);
+          break;
+        case 3:
+          sum_every_column<3>(block, rows, cols, v, v_stride, sums);
+          break;
+        case 4:
+          sum_every_column<4>(block, rows, cols, v, v_stride, sums);
+          break;
+        default:
+          sum_every_column<kFewAtOnce>(block, rows, cols, v, v_stride, sums);
       }
     }
   }
@@ -315,6 +391,10 @@ struct Tile {
         store<double>,
         store_transposed<float>,
         store_transposed<double>,
+        transpose,
+        transpose,
+        contract<float>,
+        contract<double>,
         dot_bytes,
         row_counts};
   }
