@@ -142,6 +142,16 @@ def test_every_scale_orders_neighbors_by_lambda(scale):
 
 
 @every_isa
+@pytest.mark.parametrize("k", [1, 7, 40, 299])
+def test_values_that_overflow_are_ordered_as_torch_sorts_them(k):
+    """Infinite first layers times empty second ones are NaN, which counts as the largest value."""
+    bits = random_bits(300, dense(64, 2), density=0.4)
+    expected = reference.gate_neighbors(bits, k, scale=[1e38, 1.0])
+    assert expected[0][:, 0].isnan().any()
+    assert_same_neighbors(gate_neighbors(bits, k, scale=[1e38, 1.0]), expected)
+
+
+@every_isa
 def test_equal_rows_are_neighbors_of_each_other_by_index():
     bits = random_bits(1, dense(100))[torch.zeros(300, dtype=torch.int64)]
     values, indices = gate_neighbors(bits, 4)

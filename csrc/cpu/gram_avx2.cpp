@@ -121,6 +121,25 @@ struct Avx2Isa {
     _mm256_storeu_pd(product, _mm256_mul_pd(_mm256_loadu_pd(product), low));
     _mm256_storeu_pd(product + 4, _mm256_mul_pd(_mm256_loadu_pd(product + 4), high));
   }
+
+  static uint32_t above(__m256 values, __m256 limits) {
+    return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(values, limits, _CMP_NLT_UQ)));
+  }
+  static uint32_t above(__m256d values, __m256d limits) {
+    return static_cast<uint32_t>(_mm256_movemask_pd(_mm256_cmp_pd(values, limits, _CMP_NLT_UQ)));
+  }
+  static uint32_t above(const float* values, const float* limits) {
+    return above(_mm256_loadu_ps(values), _mm256_loadu_ps(limits));
+  }
+  static uint32_t above(const float* values, float limit) {
+    return above(_mm256_loadu_ps(values), _mm256_set1_ps(limit));
+  }
+  static uint32_t above(const double* values, const double* limits) {
+    return above(_mm256_loadu_pd(values), _mm256_loadu_pd(limits));
+  }
+  static uint32_t above(const double* values, double limit) {
+    return above(_mm256_loadu_pd(values), _mm256_set1_pd(limit));
+  }
 };
 
 }  // namespace

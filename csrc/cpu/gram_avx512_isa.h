@@ -86,6 +86,19 @@ struct Avx512Isa : WholeWords<Avx512Isa> {
     _mm512_storeu_pd(product, _mm512_mul_pd(_mm512_loadu_pd(product), low));
     _mm512_storeu_pd(product + 8, _mm512_mul_pd(_mm512_loadu_pd(product + 8), high));
   }
+
+  static uint32_t above(const float* values, const float* limits) {
+    return _mm512_cmp_ps_mask(_mm512_loadu_ps(values), _mm512_loadu_ps(limits), _CMP_NLT_UQ);
+  }
+  static uint32_t above(const float* values, float limit) {
+    return _mm512_cmp_ps_mask(_mm512_loadu_ps(values), _mm512_set1_ps(limit), _CMP_NLT_UQ);
+  }
+  static uint32_t above(const double* values, const double* limits) {
+    return _mm512_cmp_pd_mask(_mm512_loadu_pd(values), _mm512_loadu_pd(limits), _CMP_NLT_UQ);
+  }
+  static uint32_t above(const double* values, double limit) {
+    return _mm512_cmp_pd_mask(_mm512_loadu_pd(values), _mm512_set1_pd(limit), _CMP_NLT_UQ);
+  }
 };
 
 }  // namespace

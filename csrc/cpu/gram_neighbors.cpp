@@ -1,5 +1,6 @@
 // gate_neighbors: for every row the k rows with the largest Lambda, the Gram never stored. Ties go to
-// the lower index, so the answer does not depend on the order in which tiles are done.
+// the lower index, so the answer does not depend on the order in which tiles are done. Most of a block
+// is below the limit of its rows and columns: vectors are compared, and few values looked at.
 #include <torch/csrc/stable/library.h>
 
 #include <cmath>
@@ -18,56 +19,101 @@ template <class T>
 struct Candidate {
   T value;
   int64_t index;
-  bool operator<(const Candidate& other) const {  // heap order: the worst candidate on top
+  // Nearer; NaN, which overflow makes, counts as the largest value, as where torch sorts.
+  bool operator<(const Candidate& other) const {
+    const bool nan = std::isnan(value), other_nan = std::isnan(other.value);
+    if (nan || other_nan) {
+      return nan && (!other_nan || index < other.index);
+    }
     return value > other.value || (value == other.value && index < other.index);
   }
 };
 
-// The k best of every row so far, as heaps.
+// The k nearest of every row so far, among a few more: a row that is full is cut down to its k nearest.
 template <class T>
 class Nearest {
  public:
-  Nearest(int64_t rows, int64_t k) : k_(k), heaps_(static_cast<size_t>(rows)) {}
+  Nearest(int64_t rows, int64_t k)
+      : k_(k),
+        full_(static_cast<size_t>(k + k / 2 + 8)),
+        rows_(static_cast<size_t>(rows)),
+        limits_(static_cast<size_t>(rows), -std::numeric_limits<T>::infinity()) {}
+
+  // What is less than the limit of a row is not among its k nearest.
+  const T* limits(int64_t row) const {
+    return limits_.data() + row;
+  }
 
   void offer(int64_t row, T value, int64_t index) {
-    auto& heap = heaps_[row];
-    const Candidate<T> candidate{value, index};
-    if (static_cast<int64_t>(heap.size()) < k_) {
-      heap.push_back(candidate);
-      std::push_heap(heap.begin(), heap.end());
-    } else if (candidate < heap.front()) {
-      std::pop_heap(heap.begin(), heap.end());
-      heap.back() = candidate;
-      std::push_heap(heap.begin(), heap.end());
+    auto& found = rows_[row];
+    if (found.empty()) {
+      found.reserve(full_);
+    }
+    found.push_back({value, index});
+    if (found.size() == full_) {
+      keep_nearest(row);
     }
   }
 
   void write(int64_t row, T* values, int64_t* indices) {
-    auto& heap = heaps_[row];
-    std::sort_heap(heap.begin(), heap.end());
-    for (size_t r = 0; r < heap.size(); ++r) {
-      values[r] = heap[r].value;
-      indices[r] = heap[r].index;
+    keep_nearest(row);
+    auto& found = rows_[row];
+    std::sort(found.begin(), found.end());
+    for (size_t r = 0; r < found.size(); ++r) {
+      values[r] = found[r].value;
+      indices[r] = found[r].index;
     }
   }
 
  private:
   int64_t k_;
-  std::vector<std::vector<Candidate<T>>> heaps_;
+  size_t full_;
+  std::vector<std::vector<Candidate<T>>> rows_;
+  std::vector<T> limits_;
+
+  void keep_nearest(int64_t row) {
+    auto& found = rows_[row];
+    const auto last = found.begin() + k_ - 1;
+    std::nth_element(found.begin(), last, found.end());
+    limits_[row] = last->value;
+    found.erase(last + 1, found.end());
+  }
 };
 
+// Calls use(place) for every bit that is set.
+template <class Use>
+void each_bit(uint64_t bits, const Use& use) {
+  for (; bits != 0; bits &= bits - 1) {
+    use(__builtin_ctzll(bits));
+  }
+}
+
+void find_above(
+    const TileKernels& k, const float* block, const TileRect& rect, const float* row_limits, const float* column_limits,
+    uint64_t* by_row, uint64_t* by_column) {
+  k.find_above_f32(block, rect.rows, rect.cols, row_limits, column_limits, by_row, by_column);
+}
+
+void find_above(
+    const TileKernels& k, const double* block, const TileRect& rect, const double* row_limits,
+    const double* column_limits, uint64_t* by_row, uint64_t* by_column) {
+  k.find_above_f64(block, rect.rows, rect.cols, row_limits, column_limits, by_row, by_column);
+}
+
 template <class T>
-void offer_block(const TileRect& block, const T* values, bool symmetric, Nearest<T>& nearest) {
+void offer_block(const TileKernels& k, const TileRect& block, const T* values, bool symmetric, Nearest<T>& nearest) {
+  uint64_t by_row[kBlock], by_column[kBlock];
+  const bool both = symmetric && !block.diagonal;
+  const T* column_limits = both ? nearest.limits(block.j) : nullptr;
+  find_above(k, values, block, nearest.limits(block.i), column_limits, by_row, by_column);
   for (int i = 0; i < block.rows; ++i) {
-    for (int j = 0; j < block.cols; ++j) {
-      const T value = values[i * kTileStride + j];
-      if (symmetric && block.i + i == block.j + j) {
-        continue;  // a row is not its own neighbour
-      }
-      nearest.offer(block.i + i, value, block.j + j);
-      if (symmetric && !block.diagonal) {
-        nearest.offer(block.j + j, value, block.i + i);
-      }
+    const T* row = values + i * kTileStride;
+    if (symmetric && block.diagonal) {
+      by_row[i] &= ~(uint64_t{1} << i);  // a row is not its own neighbour
+    }
+    each_bit(by_row[i], [&](int j) { nearest.offer(block.i + i, row[j], block.j + j); });
+    if (both) {
+      each_bit(by_column[i], [&](int j) { nearest.offer(block.j + j, row[j], block.i + i); });
     }
   }
 }
@@ -79,7 +125,9 @@ void find_neighbors(const GramArgs& args, int64_t k, Tensor& values, Tensor& ind
   auto buffers = worker_buffers<T>(problem, nullptr);
   Nearest<T> nearest(args.n(), k);
   const auto visit = [&](int64_t worker, int64_t row, int64_t col) {
-    const auto offer = [&](const TileRect& block, T* found) { offer_block(block, found, problem.symmetric, nearest); };
+    const auto offer = [&](const TileRect& block, T* found) {
+      offer_block(problem.kernels, block, found, problem.symmetric, nearest);
+    };
     each_block<T>(problem, problem.rect(row, col), nullptr, scale, buffers[worker], offer);
   };
   if (problem.symmetric) {
@@ -91,11 +139,13 @@ void find_neighbors(const GramArgs& args, int64_t k, Tensor& values, Tensor& ind
       }
     });
   }
-  for (int64_t i = 0; i < args.n(); ++i) {
-    nearest.write(
-        i, static_cast<T*>(values.mutable_data_ptr()) + i * k,
-        static_cast<int64_t*>(indices.mutable_data_ptr()) + i * k);
-  }
+  T* to = static_cast<T*>(values.mutable_data_ptr());
+  auto* places = static_cast<int64_t*>(indices.mutable_data_ptr());
+  torch::stable::parallel_for(0, args.n(), 64, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      nearest.write(i, to + i * k, places + i * k);
+    }
+  });
 }
 
 std::tuple<Tensor, Tensor> gate_neighbors(

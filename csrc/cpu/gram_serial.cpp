@@ -76,6 +76,24 @@ struct SerialIsa : WholeWords<SerialIsa> {
       product[i] *= by[i];
     }
   }
+  template <class T>
+  static uint32_t above(const T* values, const T* limits) {
+    return bits_of(values, [limits](int i) { return limits[i]; });
+  }
+  template <class T>
+  static uint32_t above(const T* values, T limit) {
+    return bits_of(values, [limit](int) { return limit; });
+  }
+
+ private:
+  template <class T, class Limit>
+  static uint32_t bits_of(const T* values, const Limit& limit) {
+    uint32_t bits = 0;
+    for (int i = 0; i < static_cast<int>(sizeof(Vec) / sizeof(T)); ++i) {
+      bits |= static_cast<uint32_t>(!(values[i] < limit(i))) << i;
+    }
+    return bits;
+  }
 };
 
 }  // namespace

@@ -93,6 +93,15 @@ struct TileKernels {
   void (*contract_f64)(
       const double* block, int rows, int cols, const double* v, int64_t v_stride, int columns, double* sums);
 
+  // Bit j of by_row[i] where block[i][j] is not less than row_limits[i]; of by_column[i], where column_limits are
+  // given, where it is not less than column_limits[j]. For a block of kBlock x kBlock at most.
+  void (*find_above_f32)(
+      const float* block, int rows, int cols, const float* row_limits, const float* column_limits, uint64_t* by_row,
+      uint64_t* by_column);
+  void (*find_above_f64)(
+      const double* block, int rows, int cols, const double* row_limits, const double* column_limits, uint64_t* by_row,
+      uint64_t* by_column);
+
   // out = x (y - 128)^T for rows of unsigned bytes, `words` words of four each, exact; words is a multiple of
   // kByteWords, and there is memory for kTile rows. The panel has kByteWords words more than it needs.
   // Null where the instruction set has no such product.

@@ -6,7 +6,8 @@
 // rows by I::kVecs vectors. A panel keeps words as I::Column, of I::kPlanes vectors, a row's word is broadcast as
 // I::Row. I::load_first reads the first words of a vector, with zeros behind them. I::step adds popcount(a AND b) to
 // an accumulator that stays valid for I::kMaxSteps steps; I::fold turns it into int32 counts. I::factor writes
-// counts * scale, I::multiply multiplies it in.
+// counts * scale, I::multiply multiplies it in. I::above compares a vector with limits, or one: a bit where it is not
+// less.
 
 namespace gatedops::cpu {
 namespace {
@@ -357,6 +358,36 @@ struct Tile {
     }
   }
 
+  // Bits of the columns, at most kBlock, whose value is not less than limits[j], or than limits[0] for all of them.
+  template <bool kEach, class T>
+  GATEDOPS_INLINE static uint64_t above(const T* row, int cols, const T* limits) {
+    constexpr int kCount = sizeof(Vec) / sizeof(T);
+    uint64_t bits = 0;
+    for (int j = 0; j < cols; j += kCount) {
+      bits |= static_cast<uint64_t>(kEach ? I::above(row + j, limits + j) : I::above(row + j, *limits)) << j;
+    }
+    return bits & (~uint64_t{0} >> (kBlock - cols));
+  }
+
+  template <class T>
+  static void find_above(
+      const T* block, int rows, int cols, const T* row_limits, const T* column_limits, uint64_t* by_row,
+      uint64_t* by_column) {
+    static_assert(kBlock == 64);
+    // Past the last column there may be no limits: as many as a block has are read.
+    alignas(64) T limits[kBlock] = {};
+    if (column_limits != nullptr) {
+      std::memcpy(limits, column_limits, static_cast<size_t>(cols) * sizeof(T));
+    }
+    for (int i = 0; i < rows; ++i) {
+      const T* row = block + i * kTileStride;
+      by_row[i] = above<false>(row, cols, row_limits + i);
+      if (column_limits != nullptr) {
+        by_column[i] = above<true>(row, cols, limits);
+      }
+    }
+  }
+
   static void row_counts(const uint32_t* row, const int64_t* first, const int64_t* count, int layers, int32_t* out) {
     for (int l = 0; l < layers; ++l) {
       const uint32_t* words = row + first[l];
@@ -395,6 +426,8 @@ struct Tile {
         transpose,
         contract<float>,
         contract<double>,
+        find_above<float>,
+        find_above<double>,
         dot_bytes,
         row_counts};
   }
