@@ -74,7 +74,7 @@ class TangentFeatures:
     def __call__(self, rows: Tensor, cotangents: Tensor) -> list[Tangent]:
         """One Tangent for each parameter: rows ``(b, ...)``, and k combinations of the outputs, ``(k, C)``."""
         value, feature = self._wanted
-        rows = self._converted(rows)
+        rows = self._converted(rows).contiguous()  # torch's products may round other strides otherwise
         found: list[Tangent] = []
         if feature and self._gating:
             found += [Tangent(None, whole) for whole in self._jacobians(self._gating, rows, cotangents)]
