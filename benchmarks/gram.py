@@ -4,7 +4,7 @@ Sections, each chosen with --only:
 
     sweep      Lambda over n, L and w: time, rate, share of the limit, torch in float32 and bfloat16
     headline   n=4096, L=4, w=1024: with inputs, matvec, every instruction set, one thread and all
-    data-set   n=60,000, L=5, w=128, all of MNIST in the papers' network: a new result, a reused one, matvec
+    data-set   n=60,000, L=5, w=128, MNIST's size in the papers' network: a new result, a reused one, matvec
     one-core   one thread, L=4, w=4096, n=8192: the share of the inner loop's bound
     one-layer  counts of 1024 gates against NumKong's dots_symmetric, where it is installed
     packing    pre-activations to bits, against a memcpy of the input
