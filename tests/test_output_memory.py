@@ -5,24 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
-from torch import Tensor
-
-import gatedops
-from gatedops import GateBits
+from test_backends import run_python
 
 SMAPS, HUGE_PAGES = Path("/proc/self/smaps"), Path("/sys/kernel/mm/transparent_hugepage/enabled")
-N = 3000  # n x n float32: 36 MB, which malloc always maps anew
 
 pytestmark = pytest.mark.skipif(
     not SMAPS.exists() or not HUGE_PAGES.exists(), reason="no transparent huge pages, or no /proc, on this system"
 )
 
+# A process of its own, where nothing else has asked. n x n float32 are 36 MB, which malloc always maps anew.
+SCRIPT = """
+import torch
+import gatedops
+from gatedops import GateBits
 
-def asked_for_huge_pages(t: Tensor) -> bool:
-    """Whether the mapping that holds the middle of t is marked so."""
+def asked(t):
     middle, inside = t.data_ptr() + t.nbytes // 2, False
-    for line in SMAPS.read_text().splitlines():
+    for line in open("/proc/self/smaps"):
         head = line.split()[0]
         if head == "VmFlags:" and inside:
             return "hg" in line.split()
@@ -31,28 +30,28 @@ def asked_for_huge_pages(t: Tensor) -> bool:
             inside = begin <= middle < end
     raise AssertionError("the tensor lies in no mapping")
 
-
-@pytest.fixture
-def gates() -> Tensor:
-    return torch.rand(N, 32, generator=torch.Generator().manual_seed(0))
-
-
-def test_torch_itself_does_not() -> None:
-    assert not asked_for_huge_pages(torch.empty(N, N))
-
-
-def test_gram(gates: Tensor) -> None:
-    bits = GateBits.pack([gates - 0.5])
-    assert asked_for_huge_pages(gatedops.npk_gram(None, bits))
-    assert asked_for_huge_pages(gatedops.npk_gram(gates, bits, dtype=torch.float64))
-    assert asked_for_huge_pages(gatedops.gate_overlap(bits))
-
-
-def test_soft_gram(gates: Tensor) -> None:
-    assert asked_for_huge_pages(gatedops.soft_npk_gram(None, [gates]))
+n = 3000
+gates = torch.rand(n, 32)
+bits = GateBits.pack([gates - 0.5])
+wide = GateBits.pack([torch.ones(n, 32 * n, dtype=torch.bool)])
+for what, make in {
+    "torch": lambda: torch.empty(n, n),
+    "Lambda": lambda: gatedops.npk_gram(None, bits),
+    "Gram in float64": lambda: gatedops.npk_gram(gates, bits, dtype=torch.float64),
+    "counts": lambda: gatedops.gate_overlap(bits),
+    "soft Gram": lambda: gatedops.soft_npk_gram(None, [gates]),
+    "packed gates": lambda: wide.words,
+    "unpacked gates": lambda: wide.unpack()[0],
+}.items():
+    print(asked(make()), what, sep=", ")
+"""
 
 
-def test_packed_and_unpacked_gates() -> None:
-    bits = GateBits.pack([torch.ones(N, 32 * N, dtype=torch.bool)])
-    assert asked_for_huge_pages(bits.words)
-    assert asked_for_huge_pages(bits.unpack()[0])
+def test_large_results_ask_for_huge_pages() -> None:
+    done = run_python("-c", SCRIPT, THP_MEM_ALLOC_ENABLE="0")
+    assert done.returncode == 0, done.stderr
+    answers = dict(reversed(line.split(", ")) for line in done.stdout.splitlines())
+    assert answers.pop("torch") == "False"  # what is asked, is asked by the ops
+    assert answers == dict.fromkeys(
+        ["Lambda", "Gram in float64", "counts", "soft Gram", "packed gates", "unpacked gates"], "True"
+    )
