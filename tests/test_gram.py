@@ -200,6 +200,23 @@ def test_large_outputs_are_written_whole_wherever_their_rows_begin(n, specs):
         assert_same_bits(npk_gram(None, bits[:1450], None, bits, dtype=dtype), expected[:1450])
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_where_rows_begin_changes_no_bit_of_a_large_gram(dtype):
+    n = 1463
+    bits, x = random_bits(n, dense(100, 33)), rows_of(n, 9)
+    for normalize in (False, True):
+        aligned, ragged = torch.empty(n, 1472, dtype=dtype)[:, :n], torch.empty(n, n + 2, dtype=dtype)[:, 1:-1]
+        for out in (aligned, ragged):
+            npk_gram(x, bits, dtype=dtype, normalize=normalize, out=out)
+        assert_same_bits(ragged.contiguous(), aligned.contiguous())
+        assert_same_bits(ragged.T.contiguous(), ragged.contiguous())
+        some = slice(1400, None)
+        baseline = reference.npk_gram(x[some], bits[some], x, bits, dtype=dtype, normalize=normalize)
+        wide = reference.npk_gram(x[some], bits[some], x, bits, dtype=torch.float64, normalize=normalize)
+        if dtype == torch.float32:
+            assert_as_good_as_torch(ragged[some].contiguous(), baseline, wide)
+
+
 def test_counts_beyond_the_significand_of_float32_are_exact():
     width = 2**24 + 9
     words = torch.full((2, 524_296), -1, dtype=torch.int32)

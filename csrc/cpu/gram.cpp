@@ -66,9 +66,17 @@ class Factors {
   std::vector<double> rows_, cols_;
 };
 
+// Where the output is written past the caches, a line that is written in parts, by one block and by the next, costs as
+// much as several whole ones. Rows that do not all begin a line are written for whole tiles, with fewer ends.
+template <class T>
+bool has_ragged_rows(const Tensor& out) {
+  const auto begin = reinterpret_cast<uintptr_t>(out.const_data_ptr());
+  return (begin | static_cast<uint64_t>(out.stride(0)) * sizeof(T)) % 64 != 0;
+}
+
 template <class T>
 void gram_into(const GramArgs& args, Tensor& out) {
-  const GramProblem problem(args.words, args.y_words, args.layers);
+  GramProblem problem(args.words, args.y_words, args.layers);
   const auto sigma = sigma_source<T>(args);
   const std::vector<T> scale(args.scale.begin(), args.scale.end());
   const Factors factors(args);
@@ -76,16 +84,26 @@ void gram_into(const GramArgs& args, Tensor& out) {
   T* data = static_cast<T*>(out.mutable_data_ptr());
   const int64_t stride = out.stride(0);
   const bool stream = out.size(0) * out.size(1) * static_cast<int64_t>(sizeof(T)) > kStreamBytes;
-  const TileKernels& k = problem.kernels;
+  problem.whole_tiles = stream && has_ragged_rows<T>(out);
 
+  const auto write = [&](const TileRect& rect, const T* values) {
+    store(problem.kernels, values, rect.rows, rect.cols, data + rect.i * stride + rect.j, stride, stream);
+    if (problem.symmetric && !rect.diagonal) {
+      store_transposed(problem.kernels, values, rect.rows, rect.cols, data + rect.j * stride + rect.i, stride, stream);
+    }
+  };
   run_tasks(problem.tiles(), [&](int64_t worker, int64_t t) {
-    each_block(problem, problem.tile(t), sigma.get(), scale, buffers[worker], [&](const TileRect& block, T* values) {
+    const TileRect tile = problem.tile(t);
+    const bool whole = problem.whole_tiles && !tile.diagonal;
+    each_block(problem, tile, sigma.get(), scale, buffers[worker], [&](const TileRect& block, T* values) {
       factors.apply(block, values);
-      store(k, values, block.rows, block.cols, data + block.i * stride + block.j, stride, stream);
-      if (problem.symmetric && !block.diagonal) {
-        store_transposed(k, values, block.rows, block.cols, data + block.j * stride + block.i, stride, stream);
+      if (!whole) {
+        write(block, values);
       }
     });
+    if (whole) {
+      write(tile, buffers[worker].product.data());
+    }
   });
 }
 

@@ -65,21 +65,17 @@ struct Block {
     }
   }
 
+  // Rows of the output are as long as the tile is high: the fewer their ends, the fewer lines are written in parts.
   template <class T>
   static void store_transposed(const T* tile, int rows, int cols, T* out, int64_t stride, bool stream) {
-    constexpr int kWords = sizeof(T) / sizeof(uint32_t);
     alignas(64) T turned[kBlock * kTileStride];
     for (int j = 0; j < cols; j += kBlock) {
+      const int width = cols - j < kBlock ? cols - j : kBlock;
       for (int i = 0; i < rows; i += kBlock) {
         const int height = rows - i < kBlock ? rows - i : kBlock;
-        const int width = cols - j < kBlock ? cols - j : kBlock;
-        transpose(tile + i * kTileStride + j, height, width, turned);
-        for (int c = 0; c < width; ++c) {
-          store_row(
-              reinterpret_cast<const uint32_t*>(turned + c * kTileStride), height * kWords,
-              reinterpret_cast<uint32_t*>(out + (j + c) * stride + i), stream);
-        }
+        transpose(tile + i * kTileStride + j, height, width, turned + i);
       }
+      store(turned, width, rows, out + j * stride, stride, stream);
     }
   }
 

@@ -87,7 +87,7 @@ class GramProblem {
 
   // Whether a block of a tile is made when it is asked for; else the whole tile is, in its place in the buffer.
   bool by_block() const {
-    return panels.size() == 1 && kernels.by_block;
+    return panels.size() == 1 && kernels.by_block && !whole_tiles;
   }
 
   // Words of a packed panel for each column.
@@ -99,6 +99,7 @@ class GramProblem {
   GateRows x, y;
   bool symmetric;
   int64_t edge;                    // of a tile; depends on the shape only, never on the threads
+  bool whole_tiles = false;        // whether a tile is wanted whole, after its blocks
   std::vector<LayerPiece> pieces;  // in layer order
   std::vector<PieceRange> panels;  // consecutive pieces that share one packed panel
   int panel_words = 0;             // of the largest panel
