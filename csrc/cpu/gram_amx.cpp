@@ -4,8 +4,10 @@
 // tile is 32 x 32 pairs: four accumulators, two tiles of x and two of y for every 64 gates, 64 cycles of products
 // against 4 KiB read. The 32 columns lie in the L1 cache, 32 KiB for 1,024 gates; the rows come past it from the
 // L2 cache (TILELOADDT1: without the hint they evict the columns). From the second layer on a register tile also reads
-// and writes 4 KiB of product, or of counts where a layer has more than 1,024 gates, through the same path. How far
-// below the bound that ends: section one-core of benchmarks/gram.py.
+// and writes 4 KiB of product, or of counts where a layer has more than 1,024 gates, through the same path; that is
+// done between the products of the next one, whose time is the tile unit's. The traffic with the L2 cache is what is
+// left: making the rows bytes anew for every 1,024 gates of a tile costs a fifth of the whole. How far below the bound
+// that ends: section one-core of benchmarks/gram.py.
 //
 // Bytes are made from bits on the way: byte i of lane q of 64 gates is bit q / 2 + 8 i of word q % 2, one shift and one
 // AND for 64 gates. Both operands number their gates so, and counts do not depend on the order.
@@ -16,7 +18,6 @@
 #include <immintrin.h>
 
 #include <cstring>
-#include <type_traits>
 
 #include "gram_tile.h"
 #include "target_avx512.h"
@@ -32,14 +33,13 @@ namespace {
 constexpr int kEdge = 2 * kTileRows;  // of a register tile, pairs
 constexpr int kWords = 32;            // of a panel: 32 columns in 32 KiB of bytes
 constexpr int kSteps = kWords;        // of 64 gates; a layer of an odd number of words fills up a step
-constexpr int64_t kCountStride = kTileStride * sizeof(int32_t);  // bytes
 
 struct Work {
   // What `rows` holds; a worker's next tile often has the same rows.
   const uint32_t* words;
   const LayerPiece* pieces;
   int64_t height;
-  alignas(64) int32_t counts[2][2][kTileRows][kTileRows];
+  alignas(64) int32_t sums[kEdge][kEdge];
   alignas(64) uint8_t columns[2][kSteps][kTileBytes];
   alignas(64) uint8_t rows[kTile / kTileRows * kSteps][kTileBytes];  // [group of 16 rows][step]
 };
@@ -119,27 +119,27 @@ void expand_columns(const uint32_t* panel, int strip, PieceRange pieces, Work& w
   }
 }
 
-template <class F>
-GATEDOPS_INLINE void each_sum(const F& f) {
-  f(std::integral_constant<int, 0>(), 0, 0);
-  f(std::integral_constant<int, 1>(), 0, 1);
-  f(std::integral_constant<int, 2>(), 1, 0);
-  f(std::integral_constant<int, 3>(), 1, 1);
+GATEDOPS_INLINE void clear_sums() {
+  zero_tile<0>();
+  zero_tile<1>();
+  zero_tile<2>();
+  zero_tile<3>();
 }
 
-GATEDOPS_INLINE void clear_sums() {
-  each_sum([](auto sum, int, int) { zero_tile<sum>(); });
-}
-// To and from the count buffer of the tile.
-GATEDOPS_INLINE void load_sums(const int32_t* counts) {
-  each_sum([=](auto sum, int r, int c) { load_tile<sum>(counts + (r * kTileStride + c) * kTileRows, kCountStride); });
-}
-GATEDOPS_INLINE void store_sums(int32_t* counts) {
-  each_sum([=](auto sum, int r, int c) { store_tile<sum>(counts + (r * kTileStride + c) * kTileRows, kCountStride); });
+// 32 x 32 of them, `stride` elements between rows.
+GATEDOPS_INLINE void store_sums(int32_t* counts, int64_t stride) {
+  const auto bytes = stride * int64_t{sizeof(int32_t)};
+  store_tile<0>(counts, bytes);
+  store_tile<1>(counts + kTileRows, bytes);
+  store_tile<2>(counts + kTileRows * stride, bytes);
+  store_tile<3>(counts + kTileRows * stride + kTileRows, bytes);
 }
 
 // The sums of 32 x 32 pairs += their counts over some steps; the tiles of a group of rows or columns lie side by side.
-GATEDOPS_INLINE void add_counts(const uint8_t* x0, const uint8_t* x1, const uint8_t* y0, const uint8_t* y1, int steps) {
+// between() is called after the products of each step.
+template <class Between>
+GATEDOPS_INLINE void add_counts(
+    const uint8_t* x0, const uint8_t* x1, const uint8_t* y0, const uint8_t* y1, int steps, const Between& between) {
   for (int64_t at = 0; at < int64_t{steps} * kTileBytes; at += kTileBytes) {
     stream_tile<4>(x0 + at, 64);
     load_tile<6>(y0 + at, 64);
@@ -149,22 +149,77 @@ GATEDOPS_INLINE void add_counts(const uint8_t* x0, const uint8_t* x1, const uint
     stream_tile<5>(x1 + at, 64);
     multiply_unsigned<2, 5, 6>();
     multiply_unsigned<3, 5, 7>();
+    between();
   }
 }
 
 using Vectors = Tile<Avx512Isa>;
 
-// done(piece, offset in the tile) finds the counts of a piece that closes its layer in the sums; those of one that does
-// not go to the count buffer.
-template <class Done>
+// Where the counts of a tile go: into the product where a layer closes, else into the counts of its pieces so far.
+template <class T>
+struct TileResult {
+  const T* scale;   // of each layer
+  int32_t* counts;  // of the tile
+  T* product;       // of the tile; null where only counts are wanted
+};
+
+// What is to be done with the sums of a register tile: row by row, between the products of the next one, which leave
+// the vector units idle.
+template <class T>
+class Unfinished {
+ public:
+  // sums: those of a piece of 32 x 32 pairs, `offset` elements into the tile.
+  Unfinished(const TileResult<T>& to, const LayerPiece& piece, int64_t offset, const int32_t (*sums)[kEdge])
+      : sums_(sums),
+        counts_(to.counts),
+        product_(piece.closes ? to.product : nullptr),
+        at_(offset),
+        scale_(product_ != nullptr ? to.scale[piece.layer] : T(1)),
+        opens_(piece.opens),
+        first_(piece.layer == 0) {}
+  Unfinished() : row_(kEdge) {}  // nothing is
+
+  GATEDOPS_INLINE void finish(int rows) {
+    for (const int end = row_ + rows < kEdge ? row_ + rows : kEdge; row_ < end; ++row_, at_ += kTileStride) {
+      finish_half(0);
+      finish_half(kTileRows);
+    }
+  }
+
+ private:
+  GATEDOPS_INLINE void finish_half(int column) {
+    __m512i sum = _mm512_load_si512(sums_[row_] + column);
+    if (!opens_) {
+      sum = _mm512_add_epi32(sum, _mm512_loadu_si512(counts_ + at_ + column));
+    }
+    if (product_ == nullptr) {
+      _mm512_storeu_si512(counts_ + at_ + column, sum);
+    } else if (first_) {
+      Avx512Isa::factor(product_ + at_ + column, sum, scale_);
+    } else {
+      Avx512Isa::multiply(product_ + at_ + column, sum, scale_);
+    }
+  }
+
+  const int32_t (*sums_)[kEdge] = nullptr;
+  int32_t* counts_ = nullptr;
+  T* product_ = nullptr;
+  int64_t at_ = 0;  // elements from the first of the tile to the next row to finish
+  T scale_ = 1;
+  bool opens_ = false, first_ = false;
+  int row_ = 0;
+};
+
+template <class T>
 void sweep(
-    const RowBlock& x, const uint32_t* panel, int cols, PieceRange pieces, bool lower, int32_t* counts, void* workspace,
-    const Done& done) {
+    const RowBlock& x, const uint32_t* panel, int cols, PieceRange pieces, bool lower, const TileResult<T>& to,
+    void* workspace) {
   Work& work = *static_cast<Work*>(workspace);
   const TileRegisters registers;
   expand_rows(x, pieces, work);
   const int panel_words = pieces.words();
   const int64_t group = int64_t{steps_of(pieces)} * kTileBytes;  // bytes of 16 rows
+  Unfinished<T> last;
   for (int j = 0; j < cols; j += kEdge) {
     const int in_strip = j % Vectors::kStrip;
     expand_columns(panel + int64_t{j - in_strip} * panel_words + in_strip, Vectors::kStrip, pieces, work);
@@ -174,54 +229,30 @@ void sweep(
       const uint8_t* x1 = i + kTileRows < x.rows ? x0 + group : x0;
       const uint8_t *y0 = work.columns[0][0], *y1 = work.columns[1][0];
       for (const LayerPiece* p = pieces.begin; p != pieces.end; ++p) {
-        const int steps = steps_of(*p), offset = i * kTileStride + j;
-        p->opens ? clear_sums() : load_sums(counts + offset);
-        add_counts(x0, x1, y0, y1, steps);
-        p->closes ? done(*p, offset) : store_sums(counts + offset);
+        const int steps = steps_of(*p), rows_a_step = (kEdge + steps - 1) / steps;
+        clear_sums();
+        add_counts(x0, x1, y0, y1, steps, [&] { last.finish(rows_a_step); });
+        store_sums(work.sums[0], kEdge);
+        last = Unfinished<T>(to, *p, i * kTileStride + j, work.sums);
         for (const uint8_t** at : {&x0, &x1, &y0, &y1}) {
           *at += steps * kTileBytes;
         }
       }
     }
   }
-}
-
-void count(
-    const RowBlock& x, const uint32_t* panel, int cols, PieceRange piece, bool lower, int32_t* counts, void* work) {
-  sweep(x, panel, cols, piece, lower, counts, work, [counts](const LayerPiece&, int offset) {
-    store_sums(counts + offset);
-  });
-}
-
-// product *= count * scale for the 32 x 32 pairs in the sums; = for the first layer.
-template <bool kFirst, class T>
-GATEDOPS_INLINE void multiply_in(T* product, T scale, Work& work) {
-  each_sum([&](auto sum, int r, int c) { store_tile<sum>(work.counts[r][c], 64); });
-  each_sum([&](auto, int r, int c) {
-    T* to = product + (r * kTileStride + c) * kTileRows;
-    for (int i = 0; i < kTileRows; ++i, to += kTileStride) {
-      const __m512i counts = _mm512_load_si512(work.counts[r][c][i]);
-      if constexpr (kFirst) {
-        Avx512Isa::factor(to, counts, scale);
-      } else {
-        Avx512Isa::multiply(to, counts, scale);
-      }
-    }
-  });
+  last.finish(kEdge);
 }
 
 template <class T>
 void product(
     const RowBlock& x, const uint32_t* panel, int cols, PieceRange pieces, bool lower, const T* scale, int32_t* counts,
-    T* product, void* workspace) {
-  Work& work = *static_cast<Work*>(workspace);
-  sweep(x, panel, cols, pieces, lower, counts, workspace, [=, &work](const LayerPiece& piece, int offset) {
-    if (piece.layer == 0) {
-      multiply_in<true>(product + offset, scale[piece.layer], work);
-    } else {
-      multiply_in<false>(product + offset, scale[piece.layer], work);
-    }
-  });
+    T* product, void* work) {
+  sweep<T>(x, panel, cols, pieces, lower, {scale, counts, product}, work);
+}
+
+void count(
+    const RowBlock& x, const uint32_t* panel, int cols, PieceRange piece, bool lower, int32_t* counts, void* work) {
+  sweep<float>(x, panel, cols, piece, lower, {nullptr, counts, nullptr}, work);
 }
 
 // Bytes need no expansion: 16 words of a row are a row of a tile, and a word of 16 columns of a panel is one too.
@@ -247,7 +278,7 @@ void dot_bytes(const RowBlock& x, const RowBlock& y, int words, uint32_t* panel,
         multiply_signed<2, 5, 6>();
         multiply_signed<3, 5, 7>();
       }
-      store_sums(out + i * kTileStride + j);
+      store_sums(out + i * kTileStride + j, kTileStride);
     }
   }
 }

@@ -95,17 +95,15 @@ struct Block {
 
   static constexpr int kFewAtOnce = 5;  // columns of v
   static constexpr int kSumVecs = sizeof(typename I::Vec) == 64 ? 4 : 2;
+  // Rows summed one after another before they join the sums: rounding grows with the longest chain, and chains of 16
+  // for a block and of 16 for a tile keep it at that of torch's sums, which have as many side by side.
+  static constexpr int kChain = 16;
 
-  // The sums of kSumVecs registers of a block's columns and of C columns of v.
+  // The sums of kSumVecs registers of a block's columns and of C columns of v, for kChain rows at most.
   template <int C, class T>
-  GATEDOPS_INLINE static void sum_columns(const T* block, int rows, const T* v, int64_t v_stride, T* sums) {
+  GATEDOPS_INLINE static void sum_chain(const T* block, int rows, const T* v, int64_t v_stride, T* sums) {
     using Few = Numbers<T>;
-    typename Few::Vec acc[C][kSumVecs];
-    for (int c = 0; c < C; ++c) {
-      for (int s = 0; s < kSumVecs; ++s) {
-        acc[c][s] = Few::at(sums + c * kTile + s * Few::kLanes);
-      }
-    }
+    typename Few::Vec acc[C][kSumVecs] = {};
     for (int i = 0; i < rows; ++i) {
       typename Few::Vec row[kSumVecs];
       for (int s = 0; s < kSumVecs; ++s) {
@@ -120,8 +118,15 @@ struct Block {
     }
     for (int c = 0; c < C; ++c) {
       for (int s = 0; s < kSumVecs; ++s) {
-        Few::at(sums + c * kTile + s * Few::kLanes) = acc[c][s];
+        Few::at(sums + c * kTile + s * Few::kLanes) += acc[c][s];
       }
+    }
+  }
+
+  template <int C, class T>
+  GATEDOPS_INLINE static void sum_columns(const T* block, int rows, const T* v, int64_t v_stride, T* sums) {
+    for (int i = 0; i < rows; i += kChain) {
+      sum_chain<C>(block + i * kTileStride, rows - i < kChain ? rows - i : kChain, v + i * v_stride, v_stride, sums);
     }
   }
 

@@ -86,8 +86,8 @@ struct TileKernels {
   void (*transpose_f32)(const float* block, int rows, int cols, float* turned);
   void (*transpose_f64)(const double* block, int rows, int cols, double* turned);
 
-  // sums (columns, cols), kTile between rows, += v^T block for v (rows, columns): each sum takes its terms one after
-  // another, products rounded, on every instruction set.
+  // sums (columns, cols), kTile between rows, += v^T block for v (rows, columns): in the same order, products rounded,
+  // on every instruction set.
   void (*contract_f32)(
       const float* block, int rows, int cols, const float* v, int64_t v_stride, int columns, float* sums);
   void (*contract_f64)(
