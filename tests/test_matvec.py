@@ -40,10 +40,14 @@ def long_double_product(x, bits, v, y, y_bits) -> torch.Tensor:
     return torch.from_numpy((product @ v.numpy().astype(np.longdouble)).astype(np.float64))
 
 
-def assert_product_is_good(x, bits, v, y=None, y_bits=None, *, dtype):
-    ours = npk_matvec(x, bits, v, y, y_bits, dtype=dtype)
-    baseline = reference.npk_matvec(x, bits, v, y, y_bits, dtype=dtype)
-    assert_as_good_as_torch(ours, baseline, long_double_product(x, bits, v, y, y_bits))
+def assert_product_is_good(x, bits, v, y=None, y_bits=None, *, dtype, columns=None):
+    """`columns` of v a call; all by default."""
+
+    def product(library):
+        parts = v.split(columns or max(1, v.shape[1]), 1)
+        return torch.cat([library.npk_matvec(x, bits, part, y, y_bits, dtype=dtype) for part in parts], 1)
+
+    assert_as_good_as_torch(product(Ours), product(reference), long_double_product(x, bits, v, y, y_bits))
 
 
 # --- values -------------------------------------------------------------------------------------------------
@@ -77,13 +81,15 @@ def test_matvec_of_integers_is_exactly_that_of_all_listed_paths(d_in, widths, dt
     seeds,
     st.sampled_from(FLOATS),
 )
-@example(127, 0, 1, 1, [((31,), "gate")], 0, torch.float32)  # 127 terms one after another: 3.9 times torch's error
+@example(127, 0, 1, 1, [((31,), "gate")], 0, torch.float32)  # float32 sums of terms in turn fail
 def test_matvec_is_as_good_as_torch(n, m, d, c, specs, seed, dtype):
     bits, y_bits = random_bits(n, specs, seed), random_bits(m, specs, seed + 1)
     x, y = rows_of(n, d, seed, dtype), rows_of(m, d, seed + 1, dtype)
-    assert_product_is_good(x, bits, rows_of(m, c, seed + 2, dtype), y, y_bits, dtype=dtype)
-    assert_product_is_good(x, bits, rows_of(n, c, seed + 2, dtype), dtype=dtype)
-    assert_product_is_good(None, bits, rows_of(m, c, seed + 2, dtype), None, y_bits, dtype=dtype)
+    many = max(c, 16) if c else 0  # in several calls: the largest of a few errors is a matter of luck, torch's too
+    v, w = rows_of(n, many, seed + 2, dtype), rows_of(m, many, seed + 2, dtype)
+    assert_product_is_good(x, bits, w, y, y_bits, dtype=dtype, columns=c)
+    assert_product_is_good(x, bits, v, dtype=dtype, columns=c)
+    assert_product_is_good(None, bits, w, None, y_bits, dtype=dtype, columns=c)
 
 
 @pytest.mark.usefixtures("isa")

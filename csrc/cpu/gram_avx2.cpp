@@ -122,6 +122,20 @@ struct Avx2Isa {
     _mm256_storeu_pd(product + 4, _mm256_mul_pd(_mm256_loadu_pd(product + 4), high));
   }
 
+  using Wide = __m256d;
+  static Wide load_wide(const float* p) {
+    return _mm256_cvtps_pd(_mm_loadu_ps(p));
+  }
+  static Wide load_wide(const double* p) {
+    return _mm256_loadu_pd(p);
+  }
+  static void store_wide(double* p, Wide v) {
+    _mm256_storeu_pd(p, v);
+  }
+  static Wide add_exact_product(Wide sum, Wide a, Wide b) {
+    return _mm256_add_pd(sum, _mm256_mul_pd(a, b));
+  }
+
   static uint32_t above(__m256 values, __m256 limits) {
     return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(values, limits, _CMP_NLT_UQ)));
   }

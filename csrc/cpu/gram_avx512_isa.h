@@ -87,6 +87,20 @@ struct Avx512Isa : WholeWords<Avx512Isa> {
     _mm512_storeu_pd(product + 8, _mm512_mul_pd(_mm512_loadu_pd(product + 8), high));
   }
 
+  using Wide = __m512d;
+  static Wide load_wide(const float* p) {
+    return _mm512_cvtps_pd(_mm256_loadu_ps(p));
+  }
+  static Wide load_wide(const double* p) {
+    return _mm512_loadu_pd(p);
+  }
+  static void store_wide(double* p, Wide v) {
+    _mm512_storeu_pd(p, v);
+  }
+  static Wide add_exact_product(Wide sum, Wide a, Wide b) {
+    return _mm512_fmadd_pd(a, b, sum);
+  }
+
   static uint32_t above(const float* values, const float* limits) {
     return _mm512_cmp_ps_mask(_mm512_loadu_ps(values), _mm512_loadu_ps(limits), _CMP_NLT_UQ);
   }

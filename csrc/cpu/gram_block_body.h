@@ -1,6 +1,7 @@
 // What is done with finished blocks of a tile, written once over an instruction set's traits I, for gram_tile_body.h:
 // they are stored, turned, multiplied with vectors and searched. I::transpose turns a square of I::kLanes vectors,
-// I::above compares a vector with limits, or one: a bit where it is not less.
+// I::above compares a vector with limits, or one: a bit where it is not less. I::Wide holds doubles, read from doubles
+// or floats; I::add_exact_product adds products that are exact in doubles: it may or may not round them first.
 
 namespace gatedops::cpu {
 namespace {
@@ -79,67 +80,54 @@ struct Block {
     }
   }
 
-  // Registers of numbers of type T, as the compiler makes them.
-  template <class T>
-  struct Numbers {
-    typedef T Vec __attribute__((vector_size(sizeof(typename I::Vec)), aligned(alignof(T)), may_alias));
-    static constexpr int kLanes = sizeof(Vec) / sizeof(T);
-
-    static const Vec& at(const T* p) {
-      return *reinterpret_cast<const Vec*>(p);
-    }
-    static Vec& at(T* p) {
-      return *reinterpret_cast<Vec*>(p);
-    }
-  };
+  using Wide = typename I::Wide;
+  static constexpr int kWide = sizeof(Wide) / sizeof(double);
 
   static constexpr int kFewAtOnce = 5;  // columns of v
-  static constexpr int kSumVecs = sizeof(typename I::Vec) == 64 ? 4 : 2;
-  // Rows summed one after another before they join the sums: rounding grows with the longest chain, and chains of 16
-  // for a block and of 16 for a tile keep it at that of torch's sums, which have as many side by side.
-  static constexpr int kChain = 16;
+  static constexpr int kSumVecs = sizeof(Vec) == 64 ? 4 : 2;
 
-  // The sums of kSumVecs registers of a block's columns and of C columns of v, for kChain rows at most.
-  template <int C, class T>
-  GATEDOPS_INLINE static void sum_chain(const T* block, int rows, const T* v, int64_t v_stride, T* sums) {
-    using Few = Numbers<T>;
-    typename Few::Vec acc[C][kSumVecs] = {};
-    for (int i = 0; i < rows; ++i) {
-      typename Few::Vec row[kSumVecs];
+  // The sums of kSumVecs registers of a block's columns and of C columns of v. In doubles the products are exact and
+  // the sums as good as: in floats, one term after another, they would fall behind torch's, which has many side by
+  // side.
+  template <int C>
+  GATEDOPS_INLINE static void sum_columns(
+      const float* block, int rows, const double* v, int64_t v_stride, double* sums) {
+    Wide acc[C][kSumVecs];
+    for (int c = 0; c < C; ++c) {
       for (int s = 0; s < kSumVecs; ++s) {
-        row[s] = Few::at(block + i * kTileStride + s * Few::kLanes);
+        acc[c][s] = I::load_wide(sums + c * kTile + s * kWide);
+      }
+    }
+    for (int i = 0; i < rows; ++i) {
+      Wide row[kSumVecs];
+      for (int s = 0; s < kSumVecs; ++s) {
+        row[s] = I::load_wide(block + i * kTileStride + s * kWide);
       }
       for (int c = 0; c < C; ++c) {
-        const T factor = v[i * v_stride + c];
+        const Wide factor = Wide{} + v[i * v_stride + c];
         for (int s = 0; s < kSumVecs; ++s) {
-          acc[c][s] += row[s] * factor;
+          acc[c][s] = I::add_exact_product(acc[c][s], row[s], factor);
         }
       }
     }
     for (int c = 0; c < C; ++c) {
       for (int s = 0; s < kSumVecs; ++s) {
-        Few::at(sums + c * kTile + s * Few::kLanes) += acc[c][s];
+        I::store_wide(sums + c * kTile + s * kWide, acc[c][s]);
       }
     }
   }
 
-  template <int C, class T>
-  GATEDOPS_INLINE static void sum_columns(const T* block, int rows, const T* v, int64_t v_stride, T* sums) {
-    for (int i = 0; i < rows; i += kChain) {
-      sum_chain<C>(block + i * kTileStride, rows - i < kChain ? rows - i : kChain, v + i * v_stride, v_stride, sums);
-    }
-  }
-
-  template <int C, class T>
-  static void sum_every_column(const T* block, int rows, int cols, const T* v, int64_t v_stride, T* sums) {
-    for (int j = 0; j < cols; j += kSumVecs * Numbers<T>::kLanes) {
+  template <int C>
+  static void sum_every_column(
+      const float* block, int rows, int cols, const double* v, int64_t v_stride, double* sums) {
+    for (int j = 0; j < cols; j += kSumVecs * kWide) {
       sum_columns<C>(block + j, rows, v, v_stride, sums + j);
     }
   }
 
-  template <class T>
-  static void contract(const T* block, int rows, int cols, const T* v, int64_t v_stride, int columns, T* sums) {
-    static_assert(kFewAtOnce == 5 && kBlock % (kSumVecs * Numbers<T>::kLanes) == 0);
+  static void contract(
+      const float* block, int rows, int cols, const double* v, int64_t v_stride, int columns, double* sums) {
+    static_assert(kFewAtOnce == 5 && kBlock % (kSumVecs * kWide) == 0);
     for (int c = 0; c < columns; c += kFewAtOnce, v += kFewAtOnce, sums += kFewAtOnce * kTile) {
       switch (columns - c) {
         case 1:

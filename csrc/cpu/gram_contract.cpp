@@ -1,7 +1,7 @@
 // npk_matvec and npk_gram_backward: out = K v with K = Sigma * Lambda made tile by tile and never
 // stored. A symmetric tile serves two row blocks of the output, out_I += K_IJ v_J and
-// out_J += K_IJ^T v_I, so no pair is computed twice. Few columns of v meet each block of a tile
-// while it lies in the L1 cache; for more, torch multiplies whole tiles.
+// out_J += K_IJ^T v_I, so no pair is computed twice. In float32 few columns of v meet each block of a tile while it
+// lies in the L1 cache; more of them, and float64, torch multiplies with whole tiles.
 #include <torch/csrc/stable/library.h>
 
 #include <cmath>
@@ -26,7 +26,7 @@ class Contraction {
         v_(v),
         out_(out),
         buffers_(worker_buffers<T>(p, sigma)),
-        few_(v_.cols <= kFewColumns),
+        few_(kFloat && v_.cols <= kFewColumns),
         products_(buffers_.size(), ProductScratch<T>(p.edge, few_ ? 0 : v_.cols)) {
     if (few_) {
       prepare_few();
@@ -48,14 +48,12 @@ class Contraction {
   }
 
  private:
-  // v as numbers of type T, row by row.
+  static constexpr bool kFloat = sizeof(T) == sizeof(float);
+
+  // v as doubles, row by row.
   void prepare_few() {
-    if (v_.dtype != scalar_type_of<T>() || v_.col_stride != 1) {
-      own_v_.resize(static_cast<size_t>(v_.rows * v_.cols));
-      const Matrix own = Matrix::of(own_v_.data(), v_.rows, v_.cols, v_.cols);
-      convert(v_, own);
-      v_ = own;
-    }
+    few_v_.resize(static_cast<size_t>(v_.rows * v_.cols));
+    convert(v_, Matrix::of(few_v_.data(), v_.rows, v_.cols, v_.cols));
     for (auto& b : buffers_) {
       b.turned.resize(kBlock * kTileStride);
       b.by_rows.resize(static_cast<size_t>(v_.cols * kTile));
@@ -64,16 +62,22 @@ class Contraction {
   }
 
   void add(int64_t worker, const TileRect& tile, bool both) {
-    few_ ? multiply_few(buffers_[worker], tile, both) : multiply(worker, tile, both);
+    if constexpr (kFloat) {
+      if (few_) {
+        multiply_few(buffers_[worker], tile, both);
+        return;
+      }
+    }
+    multiply(worker, tile, both);
   }
 
   // Block by block, each while it lies in the L1 cache. Of a diagonal tile rows and columns are the same.
   void multiply_few(TileBuffers<T>& b, const TileRect& tile, bool both) {
-    T *by_rows = b.by_rows.data(), *by_columns = tile.diagonal ? by_rows : b.by_columns.data();
-    std::fill_n(by_rows, b.by_rows.size(), T(0));
-    std::fill_n(by_columns, b.by_columns.size(), T(0));
-    each_block(p_, tile, sigma_, scale_, b, [&](const TileRect& block, const T* values) {
-      transpose(values, block.rows, block.cols, b.turned.data());
+    double *by_rows = b.by_rows.data(), *by_columns = tile.diagonal ? by_rows : b.by_columns.data();
+    std::fill_n(by_rows, b.by_rows.size(), 0.0);
+    std::fill_n(by_columns, b.by_columns.size(), 0.0);
+    each_block(p_, tile, sigma_, scale_, b, [&](const TileRect& block, const float* values) {
+      p_.kernels.transpose(values, block.rows, block.cols, b.turned.data());
       add_product(b.turned.data(), block.cols, block.rows, block.j, by_rows + (block.i - tile.i));
       if (both || (tile.diagonal && !block.diagonal)) {
         add_product(values, block.rows, block.cols, block.i, by_columns + (block.j - tile.j));
@@ -85,31 +89,18 @@ class Contraction {
     }
   }
 
-  void transpose(const T* block, int rows, int cols, T* turned) const {
-    if constexpr (sizeof(T) == sizeof(float)) {
-      p_.kernels.transpose_f32(block, rows, cols, turned);
-    } else {
-      p_.kernels.transpose_f64(block, rows, cols, turned);
-    }
-  }
-
   // sums += v^T block for the rows of v from `first` on.
-  void add_product(const T* block, int rows, int cols, int64_t first, T* sums) const {
-    const T* v = reinterpret_cast<const T*>(v_.data) + first * v_.row_stride;
-    const int columns = static_cast<int>(v_.cols);
-    if constexpr (sizeof(T) == sizeof(float)) {
-      p_.kernels.contract_f32(block, rows, cols, v, v_.row_stride, columns, sums);
-    } else {
-      p_.kernels.contract_f64(block, rows, cols, v, v_.row_stride, columns, sums);
-    }
+  void add_product(const float* block, int rows, int cols, int64_t first, double* sums) const {
+    p_.kernels.contract(block, rows, cols, few_v_.data() + first * v_.cols, v_.cols, static_cast<int>(v_.cols), sums);
   }
 
   // Sums (columns, kTile) to `rows` rows of the output.
-  void add_sums(const T* sums, int64_t row, int rows) {
-    T* out = reinterpret_cast<T*>(out_.data) + row * out_.row_stride;
+  void add_sums(const double* sums, int64_t row, int rows) {
+    float* out = reinterpret_cast<float*>(out_.data) + row * out_.row_stride;
     for (int i = 0; i < rows; ++i) {
       for (int64_t c = 0; c < out_.cols; ++c) {
-        out[i * out_.row_stride + c] += sums[c * kTile + i];
+        float& value = out[i * out_.row_stride + c];
+        value = static_cast<float>(value + sums[c * kTile + i]);
       }
     }
   }
@@ -152,7 +143,7 @@ class Contraction {
   const SigmaSource<T>* sigma_;
   std::vector<T> scale_;
   Matrix v_, out_;
-  std::vector<T> own_v_;
+  std::vector<double> few_v_;
   std::vector<TileBuffers<T>> buffers_;
   bool few_;
   std::vector<ProductScratch<T>> products_;

@@ -165,9 +165,9 @@ struct TileBuffers {
   std::vector<uint32_t> panel;
   Workspace work;
   std::vector<T> sigma;
-  std::vector<T> whole;                // a tile put together again, for matrix products
-  std::vector<T> turned;               // a block transposed
-  std::vector<T> by_rows, by_columns;  // sums of a tile's products with few columns
+  std::vector<T> whole;                     // a tile put together again, for matrix products
+  std::vector<T> turned;                    // a block transposed
+  std::vector<double> by_rows, by_columns;  // sums of a tile's products with few columns
   SigmaScratch<T> scratch;
 };
 

@@ -76,6 +76,21 @@ struct SerialIsa : WholeWords<SerialIsa> {
       product[i] *= by[i];
     }
   }
+  typedef double Wide __attribute__((vector_size(kLanes * sizeof(uint32_t))));
+  template <class T>
+  static Wide load_wide(const T* p) {
+    Wide v{};
+    for (int i = 0; i < kLanes / 2; ++i) {
+      v[i] = p[i];
+    }
+    return v;
+  }
+  static void store_wide(double* p, Wide v) {
+    std::memcpy(p, &v, sizeof v);
+  }
+  static Wide add_exact_product(Wide sum, Wide a, Wide b) {
+    return sum + a * b;
+  }
   template <class T>
   static uint32_t above(const T* values, const T* limits) {
     return bits_of(values, [limits](int i) { return limits[i]; });

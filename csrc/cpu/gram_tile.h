@@ -14,7 +14,7 @@ namespace gatedops::cpu {
 constexpr int kTile = 256;               // rows and columns of a tile
 constexpr int kBlock = 64;               // edge of the blocks a tile is finished in: 16 KiB of float32, in L1
 constexpr int kTileStride = kTile + 16;  // elements; a power of two would alias in the L1 cache
-constexpr int kFewColumns = 24;          // of v; with more of them torch multiplies a tile as fast as we its blocks
+constexpr int kFewColumns = 24;          // of v; with more torch multiplies a tile as fast as we its blocks
 constexpr int kPanelWords = 512;         // words of each column packed at a time: 512 KiB at most
 constexpr int64_t kStreamBytes = int64_t{8} << 20;  // outputs larger than this are written past the caches
 constexpr int kByteWords = 16;                      // rows of bytes are padded to a multiple of as many words
@@ -83,15 +83,12 @@ struct TileKernels {
   void (*store_transposed_f64)(const double* tile, int rows, int cols, double* out, int64_t stride, bool stream);
 
   // turned (cols, rows) = block transposed; both have room for kBlock x kBlock.
-  void (*transpose_f32)(const float* block, int rows, int cols, float* turned);
-  void (*transpose_f64)(const double* block, int rows, int cols, double* turned);
+  void (*transpose)(const float* block, int rows, int cols, float* turned);
 
-  // sums (columns, cols), kTile between rows, += v^T block for v (rows, columns): in the same order, products rounded,
-  // on every instruction set.
-  void (*contract_f32)(
-      const float* block, int rows, int cols, const float* v, int64_t v_stride, int columns, float* sums);
-  void (*contract_f64)(
-      const double* block, int rows, int cols, const double* v, int64_t v_stride, int columns, double* sums);
+  // sums (columns, cols), kTile between rows, += v^T block for v (rows, columns): the same bits on every instruction
+  // set.
+  void (*contract)(
+      const float* block, int rows, int cols, const double* v, int64_t v_stride, int columns, double* sums);
 
   // Bit j of by_row[i] where block[i][j] is not less than row_limits[i]; of by_column[i], where column_limits are
   // given, where it is not less than column_limits[j]. For a block of kBlock x kBlock at most.
