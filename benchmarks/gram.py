@@ -117,7 +117,7 @@ class Run:
         entries = headline.one_core(cell, self.report, self.sizes.budget, self.seed)
         print(f"{cell} on one thread")
         print_table(headline.HEADER, headline.headline_rows(entries))
-        self.targets += targets.one_core_targets(entries, headline.popcount_seconds(cell, self.report))
+        self.targets += targets.one_core_targets(entries, headline.popcount_seconds(entries))
         self.found["one-core"] = entries_json(entries)
 
     def one_layer(self) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from _common.gram_speed import random_problem
+from _common.machine import clock_hz
 from _common.peers import InputMatmul, MatmulPerLayer
 from _common.timing import interleaved_medians, readable_seconds
 from torch import Tensor
@@ -88,9 +90,15 @@ def _timed(
     report: dict[str, object],
     budget: Budget,
 ) -> list[Entry]:
-    """functions: (what, by) -> call; by is a peer or an instruction set."""
+    """functions: (what, by) -> call; by is a peer or an instruction set. The limits are those at the clock of the same
+    turns: on a shared machine it wanders by a third within minutes."""
+    clocks: list[float | None] = []
     named = {f"{what}, {by}": call for (what, by), call in functions.items()}
+    named["clock"] = lambda: clocks.append(clock_hz())
     times = interleaved_medians(named, budget.repeats, seconds=budget.seconds, label=f"{cell}, {count} threads")
+    del times["clock"]
+    measured = [clock for clock in clocks if clock is not None]
+    report = report | {"clock_hz": statistics.median(measured) if measured else None}
     entries = []
     for (what, by), timing in zip(functions, times.values(), strict=True):
         ours = by in backends.available_isas()
@@ -109,10 +117,10 @@ def one_core(cell: Cell, report: dict[str, object], budget: Budget, seed: int) -
         return _timed(cell, {("Lambda", isa): lambda_on(isa, bits, out) for isa in isas}, 1, report, budget)
 
 
-def popcount_seconds(cell: Cell, report: dict[str, object]) -> float | None:
-    """What one core needs at least for the counts with VPOPCNTQ; None where it has none."""
-    limit = gram_limit(cell, report, "avx512", 1) if "avx512" in backends.available_isas() else None
-    return None if limit is None else limit.counts_s
+def popcount_seconds(entries: list[Entry]) -> float | None:
+    """What VPOPCNTQ needs at least for the counts of these entries; None where the CPU has none."""
+    limits = (entry.limit for entry in entries if entry.instruction_set == "avx512")
+    return next((limit.counts_s for limit in limits if limit is not None), None)
 
 
 def headline_rows(entries: list[Entry]) -> list[tuple[str, ...]]:
