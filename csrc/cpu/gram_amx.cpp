@@ -6,8 +6,8 @@
 // L2 cache (TILELOADDT1: without the hint they evict the columns). From the second layer on a register tile also reads
 // and writes 4 KiB of product, or of counts where a layer has more than 1,024 gates, through the same path; that is
 // done between the products of the next one, whose time is the tile unit's. The traffic with the L2 cache is what is
-// left: making the rows bytes anew for every 1,024 gates of a tile costs a fifth of the whole. How far below the bound
-// that ends: section one-core of benchmarks/gram.py.
+// left: making the rows bytes costs a fifth of a tile's time, so those of the first 4,096 gates are kept for the next
+// tile, which mostly has the same. How far below the bound that ends: section one-core of benchmarks/gram.py.
 //
 // Bytes are made from bits on the way: byte i of lane q of 64 gates is bit q / 2 + 8 i of word q % 2, one shift and one
 // AND for 64 gates. Both operands number their gates so, and counts do not depend on the order.
@@ -33,16 +33,24 @@ namespace {
 constexpr int kEdge = 2 * kTileRows;  // of a register tile, pairs
 constexpr int kWords = 32;            // of a panel: 32 columns in 32 KiB of bytes
 constexpr int kSteps = kWords;        // of 64 gates; a layer of an odd number of words fills up a step
+constexpr int kHeld = 4;              // panels whose rows are kept as bytes, 256 KiB each
+
+// Rows of a tile as bytes, [group of 16 rows][step].
+using RowBytes = uint8_t[kTile / kTileRows * kSteps][kTileBytes];
 
 struct Work {
-  // What `rows` holds; a worker's next tile often has the same rows.
-  const uint32_t* words;
-  const LayerPiece* pieces;
-  int64_t height;
+  // What each of `rows` holds: those of the first panels of a problem, and the last of them of all others in turn. A
+  // worker's next tile often has the same rows.
+  struct Held {
+    const uint32_t* words;
+    const LayerPiece* pieces;
+    int64_t height;
+  } held[kHeld];
   alignas(64) int32_t sums[kEdge][kEdge];
   alignas(64) uint8_t columns[2][kSteps][kTileBytes];
-  alignas(64) uint8_t rows[kTile / kTileRows * kSteps][kTileBytes];  // [group of 16 rows][step]
+  alignas(64) RowBytes rows[kHeld];
 };
+static_assert(sizeof(Work::held) <= kZeroed);
 
 int steps_of(const LayerPiece& piece) {
   return (piece.words + 1) / 2;
@@ -74,14 +82,16 @@ void expand_rows_step(const uint32_t* const (&rows)[kTileRows], int64_t word, bo
   }
 }
 
-void expand_rows(const RowBlock& x, PieceRange pieces, Work& work) {
-  if (work.words == x.words && work.pieces == pieces.begin && work.height == x.rows) {
-    return;
+// The rows of a panel, made bytes unless they are kept from the tile before.
+const uint8_t* expand_rows(const RowBlock& x, PieceRange pieces, Work& work) {
+  const int slot = pieces.panel < kHeld ? pieces.panel : kHeld - 1;
+  Work::Held& held = work.held[slot];
+  uint8_t* to = work.rows[slot][0];
+  if (held.words == x.words && held.pieces == pieces.begin && held.height == x.rows) {
+    return to;
   }
-  work.words = x.words;
-  work.pieces = pieces.begin;
-  work.height = x.rows;
-  uint8_t* to = work.rows[0];
+  held = {x.words, pieces.begin, x.rows};
+  const uint8_t* first = to;
   for (int i = 0; i < x.rows; i += kTileRows) {
     const uint32_t* rows[kTileRows];
     for (int r = 0; r < kTileRows; ++r) {
@@ -93,6 +103,7 @@ void expand_rows(const RowBlock& x, PieceRange pieces, Work& work) {
       }
     }
   }
+  return first;
 }
 
 // 64 gates of 16 columns of a panel whose words are `strip` columns wide.
@@ -216,7 +227,7 @@ void sweep(
     void* workspace) {
   Work& work = *static_cast<Work*>(workspace);
   const TileRegisters registers;
-  expand_rows(x, pieces, work);
+  const uint8_t* const rows = expand_rows(x, pieces, work);
   const int panel_words = pieces.words();
   const int64_t group = int64_t{steps_of(pieces)} * kTileBytes;  // bytes of 16 rows
   Unfinished<T> last;
@@ -224,7 +235,7 @@ void sweep(
     const int in_strip = j % Vectors::kStrip;
     expand_columns(panel + int64_t{j - in_strip} * panel_words + in_strip, Vectors::kStrip, pieces, work);
     for (int i = lower ? j : 0; i < x.rows; i += kEdge) {
-      const uint8_t* x0 = work.rows[0] + i / kTileRows * group;
+      const uint8_t* x0 = rows + i / kTileRows * group;
       // The last 16 rows may have no neighbours: they are counted twice, the second time into rows that are not read.
       const uint8_t* x1 = i + kTileRows < x.rows ? x0 + group : x0;
       const uint8_t *y0 = work.columns[0][0], *y1 = work.columns[1][0];

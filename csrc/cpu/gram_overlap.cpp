@@ -71,7 +71,7 @@ void count_tile(
   const TileKernels& k = p.kernels;
   for (const PieceRange& panel : p.panels) {
     for (const LayerPiece* piece = panel.begin; piece != panel.end; ++piece) {
-      const PieceRange one{piece, piece + 1};
+      const PieceRange one{piece, piece + 1, static_cast<int>(piece - p.pieces.data())};
       k.pack_panel(p.y.block(tile.j, tile.cols), one, b.panel.data());
       k.count(
           p.x.block(tile.i, tile.rows), b.panel.data(), tile.cols, one, tile.diagonal, b.counts.data(),

@@ -121,7 +121,7 @@ class GramProblem {
     }
     const LayerPiece* end = pieces.data() + pieces.size();
     for (const LayerPiece* p = pieces.data(); p != end;) {
-      PieceRange panel{p, p};
+      PieceRange panel{p, p, static_cast<int>(panels.size())};
       int words = 0;
       while (panel.end != end && words + panel.end->words <= kernels.panel_words) {
         words += (panel.end++)->words;
@@ -133,12 +133,12 @@ class GramProblem {
   }
 };
 
-// The workspace of the kernels: what lies behind its first 64 bytes is not touched before they touch it.
+// The workspace of the kernels: what lies behind its first kZeroed bytes is not touched before they touch it.
 class Workspace {
  public:
-  explicit Workspace(size_t bytes) : bytes_(bytes == 0 ? nullptr : new std::byte[bytes + 2 * kAlign]) {
+  explicit Workspace(size_t bytes) : bytes_(bytes == 0 ? nullptr : new std::byte[bytes + kZeroed + kAlign]) {
     if (bytes_) {
-      std::memset(aligned(), 0, kAlign);
+      std::memset(aligned(), 0, kZeroed);
     }
   }
   void* aligned() const {

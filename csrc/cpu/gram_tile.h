@@ -17,6 +17,7 @@ constexpr int kTileStride = kTile + 16;  // elements; a power of two would alias
 constexpr int kFewColumns = 24;          // of v; with more torch multiplies a tile as fast as we its blocks
 constexpr int kPanelWords = 512;         // words of each column packed at a time: 512 KiB at most
 constexpr int64_t kStreamBytes = int64_t{8} << 20;  // outputs larger than this are written past the caches
+constexpr size_t kZeroed = 128;                     // bytes at the front of a workspace
 constexpr int kByteWords = 16;                      // rows of bytes are padded to a multiple of as many words
 constexpr int kAmxWords = 16;                       // words of a layer, on average, from which on AMX beats VPOPCNTD
 
@@ -37,10 +38,11 @@ struct RowBlock {
   int rows;
 };
 
-// Pieces that share one packed panel.
+// Pieces that share one packed panel, the panel-th of a problem.
 struct PieceRange {
   const LayerPiece* begin;
   const LayerPiece* end;
+  int panel;
   int words() const {
     int total = 0;
     for (const LayerPiece* p = begin; p != end; ++p) {
@@ -59,7 +61,7 @@ struct TileKernels {
   int piece_words;   // of a piece, at most
   int panel_words;   // of the pieces that share a panel, at most
   bool by_block;     // product is as fast block by block, each used while it lies in the L1 cache, as for a whole tile
-  size_t workspace;  // bytes that count and product are given: aligned to 64, the first 64 of them zero at first
+  size_t workspace;  // bytes that count and product are given: aligned to 64, the first kZeroed of them zero at first
 
   // Transposes the pieces' words of up to kTile rows into a panel: [strip][word][planes of each column in strip].
   void (*pack_panel)(const RowBlock& y, PieceRange pieces, uint32_t* panel);

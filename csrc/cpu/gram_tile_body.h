@@ -182,7 +182,7 @@ struct Tile {
   static uint32_t* pack_bytes(const RowBlock& y, const LayerPiece& piece, uint32_t* panel) {
     constexpr uintptr_t kLine = 64;
     auto* aligned = reinterpret_cast<uint32_t*>((reinterpret_cast<uintptr_t>(panel) + kLine - 1) / kLine * kLine);
-    pack_panel(y, {&piece, &piece + 1}, aligned);
+    pack_panel(y, {&piece, &piece + 1, 0}, aligned);
     const int strips = (y.rows + kStrip - 1) / kStrip;
     for (int k = 0; k < strips * kStrip * piece.words; ++k) {
       aligned[k] ^= 0x80808080u;
@@ -193,7 +193,7 @@ struct Tile {
   // The same loop with I::step multiplying bytes instead of counting bits.
   static void dot_bytes(const RowBlock& x, const RowBlock& y, int words, uint32_t* panel, int32_t* out) {
     const LayerPiece piece{0, 0, 0, words, true, true};
-    count(x, pack_bytes(y, piece, panel), y.rows, {&piece, &piece + 1}, false, out, nullptr);
+    count(x, pack_bytes(y, piece, panel), y.rows, {&piece, &piece + 1, 0}, false, out, nullptr);
   }
 
   template <class T>
