@@ -129,6 +129,9 @@ struct Avx2Isa {
   static Wide load_wide(const double* p) {
     return _mm256_loadu_pd(p);
   }
+  static Wide broadcast_wide(const double* p) {
+    return _mm256_set1_pd(*p);
+  }
   static void store_wide(double* p, Wide v) {
     _mm256_storeu_pd(p, v);
   }

@@ -94,6 +94,9 @@ struct Avx512Isa : WholeWords<Avx512Isa> {
   static Wide load_wide(const double* p) {
     return _mm512_loadu_pd(p);
   }
+  static Wide broadcast_wide(const double* p) {
+    return _mm512_set1_pd(*p);
+  }
   static void store_wide(double* p, Wide v) {
     _mm512_storeu_pd(p, v);
   }

@@ -83,8 +83,8 @@ struct Block {
   using Wide = typename I::Wide;
   static constexpr int kWide = sizeof(Wide) / sizeof(double);
 
-  static constexpr int kFewAtOnce = 5;  // columns of v
-  static constexpr int kSumVecs = sizeof(Vec) == 64 ? 4 : 2;
+  static constexpr int kSumVecs = 2;
+  static constexpr int kFewAtOnce = sizeof(Vec) == 64 ? 10 : 5;  // columns of v: as many sums as registers hold
 
   // The sums of kSumVecs registers of a block's columns and of C columns of v. In doubles the products are exact and
   // the sums as good as: in floats, one term after another, they would fall behind torch's, which has many side by
@@ -104,7 +104,7 @@ struct Block {
         row[s] = I::load_wide(block + i * kTileStride + s * kWide);
       }
       for (int c = 0; c < C; ++c) {
-        const Wide factor = Wide{} + v[i * v_stride + c];
+        const Wide factor = I::broadcast_wide(v + i * v_stride + c);
         for (int s = 0; s < kSumVecs; ++s) {
           acc[c][s] = I::add_exact_product(acc[c][s], row[s], factor);
         }
@@ -117,9 +117,15 @@ struct Block {
     }
   }
 
+  // The first min(columns, C) columns of v.
   template <int C>
-  static void sum_every_column(
-      const float* block, int rows, int cols, const double* v, int64_t v_stride, double* sums) {
+  static void sum_first(
+      const float* block, int rows, int cols, const double* v, int64_t v_stride, int columns, double* sums) {
+    if constexpr (C > 1) {
+      if (columns < C) {
+        return sum_first<C - 1>(block, rows, cols, v, v_stride, columns, sums);
+      }
+    }
     for (int j = 0; j < cols; j += kSumVecs * kWide) {
       sum_columns<C>(block + j, rows, v, v_stride, sums + j);
     }
@@ -127,24 +133,9 @@ struct Block {
 
   static void contract(
       const float* block, int rows, int cols, const double* v, int64_t v_stride, int columns, double* sums) {
-    static_assert(kFewAtOnce == 5 && kBlock % (kSumVecs * kWide) == 0);
-    for (int c = 0; c < columns; c += kFewAtOnce, v += kFewAtOnce, sums += kFewAtOnce * kTile) {
-      switch (columns - c) {
-        case 1:
-          sum_every_column<1>(block, rows, cols, v, v_stride, sums);
-          break;
-        case 2:
-          sum_every_column<2>(block, rows, cols, v, v_stride, sums);
-          break;
-        case 3:
-          sum_every_column<3>(block, rows, cols, v, v_stride, sums);
-          break;
-        case 4:
-          sum_every_column<4>(block, rows, cols, v, v_stride, sums);
-          break;
-        default:
-          sum_every_column<kFewAtOnce>(block, rows, cols, v, v_stride, sums);
-      }
+    static_assert(kBlock % (kSumVecs * kWide) == 0);
+    for (int c = 0; c < columns; c += kFewAtOnce) {
+      sum_first<kFewAtOnce>(block, rows, cols, v + c, v_stride, columns - c, sums + c * kTile);
     }
   }
 

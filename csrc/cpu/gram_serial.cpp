@@ -85,6 +85,9 @@ struct SerialIsa : WholeWords<SerialIsa> {
     }
     return v;
   }
+  static Wide broadcast_wide(const double* p) {
+    return Wide{} + *p;
+  }
   static void store_wide(double* p, Wide v) {
     std::memcpy(p, &v, sizeof v);
   }
