@@ -142,6 +142,24 @@ def test_the_limit_is_the_slower_of_counting_and_writing(script: ModuleType, mon
     assert entry.gram_limit(cell, report, "serial", 2) is None
 
 
+def test_a_limit_is_at_the_clock_of_its_own_turns(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry, headline = importlib.import_module("_gram.entry"), importlib.import_module("_gram.headline")
+    sweep = importlib.import_module("_gram.sweep")
+    clocks = iter([9e9, 1e9, 2e9, 3e9])  # the first is of the warm-up: the median of all is 2.5e9
+    monkeypatch.setattr(headline, "clock_hz", lambda: next(clocks))
+    monkeypatch.setattr(headline.backends, "available_isas", lambda: ["serial", "avx512"])
+    cell, report = entry.Cell(64, 2, 512), {"clock_hz": 5e9, "architecture": "x86_64"}
+    calls = {("Lambda", isa): lambda: None for isa in ("avx512", "serial")} | {
+        ("Lambda", "torch float32"): lambda: None
+    }
+    entries = headline._timed(cell, calls, 1, report, sweep.Budget(3, 1.0, 1.0))
+    assert [one.by for one in entries] == ["gatedops", "gatedops", "torch float32"]
+    counts = 64 * 65 / 2 * 1024 / (2.5e9 * 512 / 1.5)
+    assert entries[0].limit.counts_s == pytest.approx(counts)
+    assert headline.popcount_seconds(entries) == pytest.approx(counts)
+    assert headline.popcount_seconds(entries[1:]) is None
+
+
 def test_a_wrong_gram_has_no_speed(script: ModuleType) -> None:
     entry, speed = importlib.import_module("_gram.entry"), importlib.import_module("_common.gram_speed")
     bits = speed.random_problem(50, 2, 33, None, 0).bits
