@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
+from torch.utils.cpp_extension import include_paths
 
 ROOT = Path(__file__).resolve().parents[1]
+# Torch before 2.13 wraps each header of its pybind11 like this; later ones do not.
+REFUSING_HEADER = """
+#ifdef TORCH_TARGET_VERSION
+#error "pybind11 refuses TORCH_TARGET_VERSION"
+#endif
+#include_next <pybind11/{name}>
+"""
 
 
 def run_python(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -69,3 +80,23 @@ def test_import_is_lean(tmp_path):
     heavy = {"matplotlib", "pandas", "safetensors", "scipy", "sklearn", "tqdm", "triton"}
     assert "gatedops" in done.stdout.split()
     assert not heavy & set(done.stdout.split())
+
+
+def compile_errors(source: Path, *folders: Path | str) -> str:
+    """Why a file does not compile for the stable ABI when headers are looked for in these folders first; else empty."""
+    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), "c++")
+    includes = ["-I" + str(path) for path in [*folders, *include_paths(), sysconfig.get_path("include")]]
+    command = [*shlex.split(compiler), "-std=c++17", "-DTORCH_TARGET_VERSION=0x020A000000000000", "-fsyntax-only"]
+    done = subprocess.run([*command, *includes, str(source)], capture_output=True, text=True, timeout=120)
+    return done.stderr if done.returncode else ""
+
+
+def test_the_module_compiles_where_pybind11_refuses_the_stable_abi(tmp_path):
+    headers = tmp_path / "pybind11"
+    headers.mkdir()
+    for path in Path(include_paths()[0], "pybind11").glob("*.h"):
+        (headers / path.name).write_text(REFUSING_HEADER.format(name=path.name))
+    careless = tmp_path / "careless.cpp"
+    careless.write_text("#include <pybind11/stl.h>\n")
+    assert "pybind11 refuses TORCH_TARGET_VERSION" in compile_errors(careless, tmp_path)
+    assert compile_errors(ROOT / "csrc" / "module.cpp", tmp_path) == ""
