@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sysconfig
 from pathlib import Path
 
 import torch
@@ -24,8 +25,10 @@ _MARK = rb"gatedops\._C_cuda for ([0-9a-z_]+)"  # written by csrc/cuda/gram.cpp
 
 
 def library() -> Path | None:
-    """The built library."""
-    return next(iter(sorted(Path(__file__).parent.glob("_C_cuda*.so"))), None)
+    """The built library, the one whose name has this interpreter's tag when several interpreters built theirs."""
+    built = sorted(Path(__file__).parent.glob("_C_cuda*.so"))
+    own = "_C_cuda" + str(sysconfig.get_config_var("EXT_SUFFIX"))
+    return next((path for path in built if path.name == own), built[0] if built else None)
 
 
 def architectures(path: Path) -> list[str]:

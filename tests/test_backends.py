@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import sysconfig
 
 import pytest
 import torch
@@ -123,6 +124,17 @@ def test_what_the_cuda_kernels_lack_is_said(cuda, built, capability, missing, mo
     monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     assert backends.missing_for("cuda") == missing
+
+
+def test_each_interpreter_takes_the_library_that_it_built(monkeypatch, tmp_path):
+    monkeypatch.setattr(cuda_library, "__file__", str(tmp_path / "cuda_library.py"))
+    assert cuda_library.library() is None
+    others = tmp_path / "_C_cuda.cpython-300-x86_64-linux-gnu.so"
+    others.touch()
+    assert cuda_library.library() == others  # it is not a Python module, so any interpreter can load it
+    own = tmp_path / f"_C_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
+    own.touch()
+    assert cuda_library.library() == own
 
 
 @pytest.mark.skipif(torch.version.cuda is not None, reason="says what a torch without CUDA lacks")
