@@ -1,4 +1,8 @@
-"""What tests of the kernels for NVIDIA GPUs need: a GPU, and GATEDOPS_BACKEND=triton set before Python starts."""
+"""What tests of the kernels for NVIDIA GPUs need: a GPU, and GATEDOPS_BACKEND set before Python starts.
+
+GATEDOPS_DRY_GPU=1 runs the same tests with the CPU in the place of the GPU: the ops' CPU kernels do the work, so that a
+test that fails is wrong itself. Tests whose subject is the GPU are skipped then, each with its reason.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +16,26 @@ from torch import Tensor
 from gatedops import backends
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or the deterministic mode of tests warns of every product
-DEVICE = torch.device("cuda")
+DRY = os.environ.get("GATEDOPS_DRY_GPU") == "1"
+DEVICE = torch.device("cpu" if DRY else "cuda")
+COMPILER = "aot_eager" if DRY else "inductor"  # of torch.compile: a dry run is not there to compile C++
+# Warnings of torch.compile about itself, as marks.
+OF_THE_COMPILER = [
+    pytest.mark.filterwarnings("ignore:`torch.jit.* is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:Online softmax is disabled"),
+]
 
 
-def needs_gpu() -> list[pytest.MarkDecorator]:
-    """For `pytestmark`: marked gpu, and skipped with one sentence where the kernels are not there."""
-    ready = backends.chosen_backend()[0] == "triton"
-    missing = backends.missing_for_triton() or "runs where GATEDOPS_BACKEND=triton is set before Python starts"
-    return [pytest.mark.gpu, pytest.mark.skipif(not ready, reason=f"the kernels for NVIDIA GPUs: {missing}")]
+def needs_gpu(backend: str) -> list[pytest.MarkDecorator]:
+    """For `pytestmark`: marked gpu, and skipped with one sentence where the kernels of a backend are not there."""
+    ready = DRY or backends.chosen_backend()[0] == backend
+    missing = backends.missing_for(backend) or f"run where GATEDOPS_BACKEND={backend} is set before Python starts"
+    return [pytest.mark.gpu, pytest.mark.skipif(not ready, reason=f"the {backend} kernels for NVIDIA GPUs: {missing}")]
+
+
+def not_dry(subject: str) -> pytest.MarkDecorator:
+    """Skips a test of something that only a GPU has."""
+    return pytest.mark.skipif(DRY, reason=f"needs a GPU: {subject}")
 
 
 def on_gpu(*values: object) -> list:
@@ -27,8 +43,17 @@ def on_gpu(*values: object) -> list:
     return [t.detach().to(DEVICE).requires_grad_(t.requires_grad) if isinstance(t, Tensor) else t for t in values]
 
 
-def captured(function: Callable[[], object]) -> torch.cuda.CUDAGraph:
+class _CallAgain:
+    """What a dry run takes for a CUDA graph."""
+
+    def __init__(self, function: Callable[[], object]):
+        self.replay = function
+
+
+def captured(function: Callable[[], object]) -> torch.cuda.CUDAGraph | _CallAgain:
     """A CUDA graph of a call, after the runs on a side stream that torch asks for."""
+    if DRY:
+        return _CallAgain(function)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

@@ -5,11 +5,10 @@ GATEDOPS_BACKEND=cuda python -m pytest -x tests/test_gpu_conv_gram.py
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 from conv_programs import Programs, RandomProgram, chain, same, window
+from gpu import DEVICE, needs_gpu, not_dry, on_gpu
 from test_conv_gram import residual
 from tolerances import assert_as_good_as_torch, assert_close_in_float64, assert_same_bits
 
@@ -18,23 +17,13 @@ from gatedops import reference_conv
 from gatedops.nn import conv_spec
 from gatedops.ops.conv_gram import conv_gram
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(
-        not torch.cuda.is_available() or os.environ.get("GATEDOPS_BACKEND") != "cuda",
-        reason="needs an NVIDIA GPU and GATEDOPS_BACKEND=cuda",
-    ),
-]
+pytestmark = needs_gpu("cuda")
 
 SIZES = [(1, 7), (4, 4), (7, 5), (8, 8), (16, 16), (28, 28), (32, 32), (2, 40)]
 
 
-def on_gpu(arguments):
-    return [value.cuda() if isinstance(value, torch.Tensor) else value for value in arguments]
-
-
 def assert_is_the_cpus(*arguments):
-    ours = conv_gram(*on_gpu(arguments)).cpu()
+    ours = conv_gram(*on_gpu(*arguments)).cpu()
     assert_close_in_float64(ours, conv_gram(*arguments))
     if arguments[2] is None:
         assert_same_bits(ours, ours.T)
@@ -68,7 +57,7 @@ def test_a_map_has_the_bits_of_the_cpu(size, dtype):
         register = p.box(register, channels, same(window_size), scale=0.7, constant=0.1)
     p.box(register, 0, window(size), (1, 1))
     arguments = p.arguments(6, dtype=dtype)
-    assert_same_bits(conv_gram(*on_gpu(arguments)).cpu(), conv_gram(*arguments))
+    assert_same_bits(conv_gram(*on_gpu(*arguments)).cpu(), conv_gram(*arguments))
 
 
 @pytest.mark.parametrize("size", [(8, 8), (32, 32), (28, 28)], ids=str)
@@ -76,12 +65,12 @@ def test_float32_is_as_good_as_torch(size):
     arguments = chain(size, 6).arguments(3, dtype=torch.float32)
     x, words, y, y_words, program, scalars, _ = arguments
     truth = conv_gram(x.double(), words, y, y_words, program, scalars, torch.float64)
-    plain = reference_conv.conv_gram(*on_gpu(arguments)).cpu()
-    assert_as_good_as_torch(conv_gram(*on_gpu(arguments)).cpu(), plain, truth)
+    plain = reference_conv.conv_gram(*on_gpu(*arguments)).cpu()
+    assert_as_good_as_torch(conv_gram(*on_gpu(*arguments)).cpu(), plain, truth)
 
 
 def test_the_same_bits_on_every_run_and_in_every_batch():
-    arguments = on_gpu(residual((32, 32)).arguments(12, dtype=torch.float32))  # a pair takes MiB: several batches
+    arguments = on_gpu(*residual((32, 32)).arguments(12, dtype=torch.float32))  # a pair takes MiB: several batches
     expected = conv_gram(*arguments)
     for _ in range(3):
         assert_same_bits(conv_gram(*arguments), expected)
@@ -93,12 +82,13 @@ def test_npk_of_a_model_on_the_gpu():
     spec = conv_spec((3, 32, 32), [16, 16], [20], 10, "gap")
     net, x = spec.relu_net(0).eval().double(), torch.rand(6, 3, 32, 32, dtype=torch.float64)
     expected = gatedops.npk(net, x, dtype=torch.float64)
-    found = gatedops.npk(net.cuda(), x.cuda(), dtype=torch.float64)
+    found = gatedops.npk(net.to(DEVICE), x.to(DEVICE), dtype=torch.float64)
     assert_close_in_float64(found.cpu(), expected)
 
 
+@not_dry("the CPU takes words at any place, and has no other device")
 def test_misaligned_words_are_refused():
-    x, words, _, _, *rest = on_gpu(chain((3, 3), 1).arguments(3))
+    x, words, _, _, *rest = on_gpu(*chain((3, 3), 1).arguments(3))
     odd = torch.cat([words, words[:, :1]], 1)
     with pytest.raises(ValueError, match="words: the CUDA kernels need rows on 8-byte boundaries"):
         conv_gram(x, odd, None, None, *rest)
@@ -107,5 +97,5 @@ def test_misaligned_words_are_refused():
 
 
 def test_an_empty_gram():
-    x, words, _, _, *rest = on_gpu(chain((3, 3), 1).arguments(3))
+    x, words, _, _, *rest = on_gpu(*chain((3, 3), 1).arguments(3))
     assert conv_gram(x, words, x[:0], words[:0], *rest).shape == (3, 0)

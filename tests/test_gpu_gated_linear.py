@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from gpu import DEVICE, captured, needs_gpu, on_gpu
+from gpu import COMPILER, DEVICE, DRY, OF_THE_COMPILER, captured, needs_gpu, not_dry, on_gpu
 from strategies import generator, special_values
 from test_gated_linear import GATES, gate_of, problem, saved_tensors
 from test_gated_linear_pair import IDS, KINDS
@@ -18,9 +18,8 @@ from torch.nn.functional import linear
 from gatedops import Gate, GateBits, GatedLinear, gated_linear, gated_linear_pair, npk_gram, reference
 
 pytestmark = [
-    *needs_gpu(),
-    pytest.mark.filterwarnings("ignore:`torch.jit.* is deprecated:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:Online softmax is disabled"),
+    *needs_gpu("triton"),
+    *OF_THE_COMPILER,
     pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores.*:UserWarning"),
 ]
 
@@ -34,6 +33,8 @@ SHAPES = [((33,), 20, 70), ((1,), 1, 1), ((600,), 150, 257), ((3, 5), 64, 256), 
 @pytest.fixture(autouse=True)
 def first_tiles(monkeypatch):
     """One tile for each kernel: timing all of them would compile four times as much."""
+    if DRY:
+        return
     from gatedops.triton import gated_linear_tuning as tuning
 
     monkeypatch.setattr(tuning, "fitting", lambda tiles, *_: tiles[:1])
@@ -180,6 +181,7 @@ def test_arguments_of_any_strides(dtype, memory):
         assert_same_bits(one, other)
 
 
+@not_dry("it asks for 24 GiB of GPU memory")
 def test_more_elements_than_an_int32_counts():
     rows, width = (1 << 31) // 1024 + 300, 1024
     if torch.cuda.mem_get_info()[0] < 24 << 30:
@@ -217,7 +219,7 @@ def test_gradients_are_as_good_as_torch(shape, dtype, kind):
         leaves = [t.detach().to(compute).requires_grad_() for t in arguments]
         given = gate
         if kind == "soft":
-            given = gate.to(compute).requires_grad_()
+            given = gate.detach().to(compute, copy=True).requires_grad_()  # each call adds to a gradient of its own
         y = function(*leaves, None if kind == "own" and function is gated_linear else given)
         y.backward(cotangent.to(compute))
         return [t.grad for t in (*leaves, *([given] if kind == "soft" else []))]
@@ -281,7 +283,7 @@ def test_compiled_as_one_graph_with_the_same_bits(dtype):
         h_next, z_next, _ = gated_linear_pair(h, w_f, b_f, z, w_v, b_v)
         return gated_linear(h_next, w_f.new_ones(8, 96)).sum() + (2 * z_next).sum()
 
-    compiled = torch.compile(net, fullgraph=True)
+    compiled = torch.compile(net, fullgraph=True, backend=COMPILER)
     found = []
     for function in (net, compiled):
         leaves = [t.detach().requires_grad_() for t in arguments]
@@ -328,6 +330,7 @@ def test_a_graph_of_forward_and_backward_replays_on_new_inputs(kind):
         assert_same_bits(replayed[name], eager.detach())
 
 
+@not_dry("it captures a CUDA graph before the kernels are timed")
 def test_a_graph_of_what_never_ran_before_needs_no_timing():
     from gatedops.triton import gated_linear_tuning as tuning
 
@@ -354,6 +357,7 @@ def test_same_inputs_same_bits(dtype):
             assert_same_bits(one, first)
 
 
+@not_dry("tiles are those of the Triton kernels")
 @pytest.mark.parametrize("precision", ["highest", "high"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_every_tile_and_way_to_read_gives_the_same_bits(dtype, precision, monkeypatch):
@@ -386,6 +390,7 @@ def test_every_tile_and_way_to_read_gives_the_same_bits(dtype, precision, monkey
             assert_same_bits(one, first)
 
 
+@not_dry("tiles are timed there")
 def test_a_tile_is_chosen_once_for_batches_of_about_the_same_size(monkeypatch):
     from gatedops.triton import gated_linear_tuning as tuning
 
@@ -413,7 +418,7 @@ def test_float32_follows_torchs_precision(precision):
 
 def test_autocast_runs_in_its_dtype():
     arguments = on_gpu(*pair_problem((33,), (20, 12), 70))
-    with torch.autocast("cuda", torch.bfloat16):
+    with torch.autocast(DEVICE.type, torch.bfloat16):
         h_next, z_next, _ = gated_linear_pair(*arguments)
         y = gated_linear(*arguments[:3])
     assert {h_next.dtype, z_next.dtype, y.dtype} == {torch.bfloat16}
@@ -427,7 +432,7 @@ def test_autocast_runs_in_its_dtype():
 def test_a_gate_on_activations_of_any_shape(shape, dtype):
     q = torch.randn(shape, generator=generator(0)).to(dtype)
     for memory in (torch.contiguous_format, *([torch.channels_last] if len(shape) == 4 else [])):
-        cpu, there = (t.contiguous(memory_format=memory).requires_grad_() for t in (q, q.to(DEVICE)))
+        cpu, there = (t.clone(memory_format=memory).requires_grad_() for t in (q, q.to(DEVICE)))
         gate, ours_gate = Gate(record=True), Gate(record=True)
         z, ours = gate(cpu), ours_gate(there)
         assert_same_bits(ours.detach().cpu(), z.detach())
@@ -461,6 +466,7 @@ def test_gates_written_into_a_buffer_are_ready_for_the_gram(kind):
     assert_same_bits(npk_gram(None, found[2]).cpu(), npk_gram(None, found[2].to("cpu")))
 
 
+@not_dry("there is no other device")
 def test_a_gate_elsewhere_is_refused():
     x, weight, bias = on_gpu(*problem())
     with pytest.raises(ValueError, match="gate: is on cpu, x is on cuda"):

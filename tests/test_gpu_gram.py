@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from gpu import DEVICE, captured, needs_gpu
+from gpu import COMPILER, DEVICE, OF_THE_COMPILER, captured, needs_gpu, not_dry
 from strategies import LAYOUTS, bits_of, dense, generator, masks, pre_activations, random_bits, rows_of
 from tolerances import assert_as_good_as_torch, assert_same_bits
 
@@ -20,7 +20,7 @@ from gatedops import (
     unpack_gates,
 )
 
-pytestmark = needs_gpu()
+pytestmark = [*needs_gpu("triton"), *OF_THE_COMPILER]
 
 FLOATS = [torch.float32, torch.float64]
 NETS = [dense(257, 64, 1, 1000), [((40, 3, 5), "gate"), ((4, 33, 2, 2), "select"), ((3, 65), "gate")], dense(128)]
@@ -144,7 +144,7 @@ def test_compiled_as_one_graph():
     def function(q):
         return npk_gram(None, pack_gates(q))
 
-    assert_same_bits(torch.compile(function, fullgraph=True)(q), function(q))
+    assert_same_bits(torch.compile(function, fullgraph=True, backend=COMPILER)(q), function(q))
 
 
 def test_a_graph_packs_and_counts_new_activations():
@@ -160,6 +160,7 @@ def test_a_graph_packs_and_counts_new_activations():
     assert_same_bits(out.cpu(), npk_gram(None, GateBits.pack([q.cpu()])))
 
 
+@not_dry("there is no other device")
 def test_gates_elsewhere_are_refused():
     a, b = sides(5, 6, dense(40))
     with pytest.raises(ValueError, match="y_bits"):

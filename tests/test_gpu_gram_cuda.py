@@ -9,10 +9,9 @@ layout is not what the emulation of tests/emulation/ says.
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
+from gpu import DEVICE, needs_gpu, not_dry
 from strategies import generator
 from tolerances import assert_as_good_as_torch, assert_close_in_float64, assert_same_bits
 
@@ -26,13 +25,7 @@ from gatedops import (
     npk_matvec,
 )
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(
-        not torch.cuda.is_available() or os.environ.get("GATEDOPS_BACKEND") != "cuda",
-        reason="needs an NVIDIA GPU and GATEDOPS_BACKEND=cuda",
-    ),
-]
+pytestmark = needs_gpu("cuda")
 
 SHAPES = [(1, 1), (3, 130), (130, 65), (129, 257), (1000, 777)]
 WIDTHS = [[33], [64, 1, 2100], [1024, 100, 128]]
@@ -54,26 +47,26 @@ def test_single_tile_one_gate_on_per_row(step):
     """Row i and column j share a gate where their gates are equal: a wrong place shows as a wrong pattern."""
     rows = torch.arange(128)
     x, y = one_gate_each(128, 256 * step + rows), one_gate_each(128, 256 * step + 127 - rows)
-    found = gate_overlap(x.to("cuda"), y.to("cuda")).cpu()
+    found = gate_overlap(x.to(DEVICE), y.to(DEVICE)).cpu()
     assert_same_bits(found, gate_overlap(x, y))
 
 
 def test_single_tile_random():
     x, y = random_bits(128, [1024], 1), random_bits(128, [1024], 2)
-    assert_same_bits(gate_overlap(x.to("cuda"), y.to("cuda")).cpu(), gate_overlap(x, y))
+    assert_same_bits(gate_overlap(x.to(DEVICE), y.to(DEVICE)).cpu(), gate_overlap(x, y))
 
 
 @pytest.mark.parametrize("width", [1, 31, 32, 33, 128, 255, 257, 1023, 1025, 5000])
 def test_single_tile_any_width(width):
     x, y = random_bits(77, [width], 3), random_bits(101, [width], 4)
-    assert_same_bits(gate_overlap(x.to("cuda"), y.to("cuda")).cpu(), gate_overlap(x, y))
+    assert_same_bits(gate_overlap(x.to(DEVICE), y.to(DEVICE)).cpu(), gate_overlap(x, y))
 
 
 @pytest.mark.parametrize(("n", "m"), SHAPES)
 @pytest.mark.parametrize("widths", WIDTHS)
 def test_lambda_counts_and_agreement(n, m, widths):
     x, y = random_bits(n, widths, 5), random_bits(m, widths, 6)
-    on_gpu, y_on_gpu = x.to("cuda"), y.to("cuda")
+    on_gpu, y_on_gpu = x.to(DEVICE), y.to(DEVICE)
     for dtype in (torch.float32, torch.float64):
         assert_same_bits(npk_gram(None, on_gpu, dtype=dtype).cpu(), npk_gram(None, x, dtype=dtype))
         found = npk_gram(None, on_gpu, None, y_on_gpu, dtype=dtype).cpu()
@@ -83,11 +76,12 @@ def test_lambda_counts_and_agreement(n, m, widths):
     assert_same_bits(gate_agreement(on_gpu, y_on_gpu).cpu(), gate_agreement(x, y))
 
 
+@not_dry("no Gram of the CPU is in bfloat16")
 def test_bfloat16_is_the_rounded_float32():
     bits = random_bits(300, [200, 500], 7)
     first, count = [layer.first_word for layer in bits.layers], [layer.words for layer in bits.layers]
     found = torch.ops.gatedops.npk_gram(
-        None, bits.words.cuda(), None, None, None, None, first, first, count, [0.01, 0.01], torch.bfloat16
+        None, bits.words.to(DEVICE), None, None, None, None, first, first, count, [0.01, 0.01], torch.bfloat16
     )
     expected = npk_gram(None, bits, scale=[0.01, 0.01]).bfloat16()
     assert_same_bits(found.cpu(), expected)
@@ -100,7 +94,7 @@ def test_bfloat16_is_the_rounded_float32():
 def test_sigma_and_factors(dtype, normalize, columns):
     bits = random_bits(300, [200, 500], 8)
     x = torch.randn(300, columns, generator=generator(9), dtype=dtype)
-    found = npk_gram(x.cuda(), bits.to("cuda"), normalize=normalize, dtype=dtype).cpu()
+    found = npk_gram(x.to(DEVICE), bits.to(DEVICE), normalize=normalize, dtype=dtype).cpu()
     same = npk_gram(x, bits, normalize=normalize, dtype=dtype)
     truth = npk_gram(x.double(), bits, normalize=normalize, dtype=torch.float64)
     assert_as_good_as_torch(found, same, truth)
@@ -112,7 +106,7 @@ def test_single_tile_of_floats():
     x = torch.randint(-8, 8, (128, 64), generator=generator(1)).float()
     y = torch.randint(-8, 8, (128, 64), generator=generator(2)).float()
     bits = GateBits.pack([torch.ones(128, 1, dtype=torch.bool)])
-    assert torch.equal(npk_gram(x.cuda(), bits.to("cuda"), y.cuda(), bits.to("cuda")).cpu(), x @ y.T)
+    assert torch.equal(npk_gram(x.to(DEVICE), bits.to(DEVICE), y.to(DEVICE), bits.to(DEVICE)).cpu(), x @ y.T)
 
 
 def test_single_tile_of_bytes():
@@ -120,7 +114,9 @@ def test_single_tile_of_bytes():
     x, y = torch.zeros(128, 128, dtype=torch.uint8), torch.arange(128, dtype=torch.uint8).repeat(128, 1)
     x[torch.arange(128), torch.arange(128)] = 200
     bits = GateBits.pack([torch.ones(128, 1, dtype=torch.bool)])
-    assert_same_bits(npk_gram(x.cuda(), bits.to("cuda"), y.cuda(), bits.to("cuda")).cpu(), npk_gram(x, bits, y, bits))
+    assert_same_bits(
+        npk_gram(x.to(DEVICE), bits.to(DEVICE), y.to(DEVICE), bits.to(DEVICE)).cpu(), npk_gram(x, bits, y, bits)
+    )
 
 
 # Columns that fill no step, no stage, several stages; more than the kernels multiply.
@@ -129,8 +125,8 @@ def test_single_tile_of_bytes():
 def test_sigma_of_bytes_is_exact(columns, dtype):
     bits, y_bits = random_bits(300, [200, 500], 10), random_bits(75, [200, 500], 11)
     x, y = (torch.randint(0, 256, (n, columns), generator=generator(n), dtype=torch.uint8) for n in (300, 75))
-    assert_same_bits(npk_gram(x.cuda(), bits.to("cuda"), dtype=dtype).cpu(), npk_gram(x, bits, dtype=dtype))
-    found = npk_gram(x.cuda(), bits.to("cuda"), y.cuda(), y_bits.to("cuda"), dtype=dtype).cpu()
+    assert_same_bits(npk_gram(x.to(DEVICE), bits.to(DEVICE), dtype=dtype).cpu(), npk_gram(x, bits, dtype=dtype))
+    found = npk_gram(x.to(DEVICE), bits.to(DEVICE), y.to(DEVICE), y_bits.to(DEVICE), dtype=dtype).cpu()
     assert_same_bits(found, npk_gram(x, bits, y, y_bits, dtype=dtype))
 
 
@@ -138,7 +134,7 @@ def test_sigma_of_bytes_is_exact(columns, dtype):
 def test_any_scale_has_the_bits_of_the_cpu(scale):
     bits = random_bits(150, [9, 300], 21)
     assert_same_bits(
-        npk_gram(None, bits.to("cuda"), scale=[0.5, scale]).cpu(), npk_gram(None, bits, scale=[0.5, scale])
+        npk_gram(None, bits.to(DEVICE), scale=[0.5, scale]).cpu(), npk_gram(None, bits, scale=[0.5, scale])
     )
 
 
@@ -153,8 +149,8 @@ def test_matvec_is_as_good_as_torch(n, m, inputs, columns, dtype):
         for rows in (n, m)
     )
     v = torch.randn(n if m is None else m, columns, generator=generator(24), dtype=dtype)
-    sides = [None if t is None else t.to("cuda") for t in (y, y_bits)]
-    on_gpu = (None if x is None else x.cuda(), bits.to("cuda"), v.cuda(), *sides)
+    sides = [None if t is None else t.to(DEVICE) for t in (y, y_bits)]
+    on_gpu = (None if x is None else x.to(DEVICE), bits.to(DEVICE), v.to(DEVICE), *sides)
     found = npk_matvec(*on_gpu, dtype=dtype)
     truth = npk_gram(x, bits, y, y_bits, dtype=torch.float64) @ v.double()
     if dtype == torch.float64:
@@ -174,7 +170,7 @@ def test_matvec_and_gradient(symmetric):
     y = None if symmetric else torch.randn(170, 20, generator=generator(15), dtype=torch.float64)
     v = torch.randn(m, 3, generator=generator(16), dtype=torch.float64)
     results = []
-    for device in ("cpu", "cuda"):
+    for device in ("cpu", DEVICE):
         leaf = x.to(device).requires_grad_()
         sides = [None if t is None else t.to(device) for t in (y, y_bits)]
         product = npk_matvec(leaf, bits.to(device), v.to(device), *sides, dtype=torch.float64)
@@ -191,21 +187,22 @@ def test_matvec_and_gradient(symmetric):
 def test_neighbors(symmetric, k, dtype):
     bits = random_bits(400, [7], 17)  # few gates: many ties
     y_bits = None if symmetric else random_bits(90, [7], 18)
-    values, indices = gate_neighbors(bits.to("cuda"), k, None if symmetric else y_bits.to("cuda"), dtype=dtype)
+    values, indices = gate_neighbors(bits.to(DEVICE), k, None if symmetric else y_bits.to(DEVICE), dtype=dtype)
     expected_values, expected_indices = gate_neighbors(bits, k, y_bits, dtype=dtype)
     assert_same_bits(values.cpu(), expected_values)
     assert torch.equal(indices.cpu(), expected_indices)
 
 
 def test_the_same_bits_on_every_run():
-    bits = random_bits(2000, [300, 128], 19).to("cuda")
+    bits = random_bits(2000, [300, 128], 19).to(DEVICE)
     first = npk_gram(None, bits)
     for _ in range(5):
         assert_same_bits(npk_gram(None, bits), first)
 
 
+@not_dry("the CPU takes words at any place")
 def test_misaligned_words_are_refused():
-    words = random_bits(10, [300], 20).words.cuda()
+    words = random_bits(10, [300], 20).words.to(DEVICE)
     with pytest.raises(ValueError, match="16-byte boundaries"):
         torch.ops.gatedops.gate_overlap(words[:, 1:], None, [0], [0], [2], [])
     with pytest.raises(ValueError, match="at most 128 layers"):

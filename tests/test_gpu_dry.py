@@ -1,0 +1,29 @@
+"""Tests of the kernels for GPUs pass with the CPU in the place of the GPU: what fails there is the fault of a test."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+REASONS = ("needs a GPU: ", "needs channels")  # for which a test may be skipped in a dry run
+
+
+def test_the_tests_for_gpus_pass_on_the_cpu():
+    files = sorted(str(path) for path in TESTS.glob("test_gpu_*.py") if path.name != Path(__file__).name)
+    options = ["-q", "-m", "gpu", "-rs", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("GATEDOPS_", "PYTEST_"))}
+    environment = inherited | {"GATEDOPS_DRY_GPU": "1", "OMP_NUM_THREADS": "1"}  # small tests: threads only wait
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, *files],
+        env=environment, cwd=TESTS.parent, capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
+    passed = int(re.search(r"(\d+) passed", run.stdout)[1])
+    reasons = re.findall(r"^SKIPPED \[\d+\] \S+: (.*)$", run.stdout, re.MULTILINE)
+    assert len(files) == 4
+    assert passed >= 640
+    assert [reason for reason in reasons if not reason.startswith(REASONS)] == []
