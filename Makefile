@@ -1,6 +1,7 @@
 # Every target sets up what it needs: .venv, the locked requirements, the compiled package. A second call
 # rebuilds only what changed. PYTHON=python3.12 chooses the interpreter, ARGS="--n 1000" goes to the command.
 PYTHON ?= python3
+PYTHON312 ?= python3.12
 ARGS ?=
 
 venv := .venv
@@ -10,7 +11,7 @@ requirements := $(venv)/.requirements
 saved := benchmarks/.saved
 cxx_files = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu')
 
-.PHONY: help setup build demo test test-slow bench lint format clean
+.PHONY: help setup build demo test test-slow bench lint format check-torch211 clean
 
 help:
 	@echo "make setup      .venv, requirements, build, editable install"
@@ -18,6 +19,7 @@ help:
 	@echo "make test       tests; make test-slow: those that need minutes or many gigabytes"
 	@echo "make bench      times every op and compares with the last saved run"
 	@echo "make lint       ruff, clang-format, mypy; make format rewrites what they would"
+	@echo "make check-torch211  builds for torch 2.11 and Python 3.12, needs nvcc, downloads gigabytes (PYTHON312=python3.12)"
 	@echo "make clean      removes .venv and everything built"
 
 setup: $(installed)
@@ -46,6 +48,9 @@ format: $(requirements)
 	$(python) -m ruff check --fix .
 	$(python) -m ruff format .
 	$(venv)/bin/clang-format -i $(cxx_files)
+
+check-torch211:
+	scripts/check_torch.sh $(PYTHON312) 2.11.0
 
 clean:
 	rm -rf $(venv) build *.egg-info gatedops/_C*.so
