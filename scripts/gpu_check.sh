@@ -1,106 +1,212 @@
 #!/usr/bin/env bash
-# Everything that needs an NVIDIA GPU, in under nine minutes: builds, tests, checks memory, times.
+# Everything that needs an NVIDIA GPU, in two runs: are the kernels right, and are they fast?
 #
-#     scripts/gpu_check.sh OUT_DIR
+#     scripts/gpu_check.sh [--dry | --list] correct|fast OUT_DIR
 #
-# Uses the python3 on PATH with its torch and triton, and no network. Each step has a time limit and a log in OUT_DIR;
-# a step that fails does not stop the others. Results of the benchmarks are JSON in OUT_DIR, a table of the steps is
-# printed last. Exit code: 1 where a step failed.
+# correct takes at most 360 s, fast at most 330 s. Uses the python3 on PATH (or PYTHON) with its torch and triton, the
+# libraries that scripts/gpu_prepare.sh built or else nvcc, and no network. Every step has a limit and runs in a process
+# of its own, so that a hang or an illegal access hides no other result; a kernel whose single tiles are wrong is not
+# run any further. A table comes last, always; OUT_DIR/logs.tgz holds it with all logs and is whole after every step.
+#
+# --dry puts the CPU in the place of the GPU: the same commands, to find what is wrong with them before a GPU is there.
+# --list prints name, limit and command of every step. GPU_CHECK_ONLY runs only the steps whose names match this
+# pattern, GPU_CHECK_LIMIT sets the limit of the whole, in seconds.
+# Exit code: 0 when all went well, 1 when a step did not or was left out, 2 when the arguments make no sense.
 set -uo pipefail
 
-out=${1:?needs a folder for the results: scripts/gpu_check.sh OUT_DIR}
-mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 2
-cd "$(dirname "$0")/.." || exit 2
+usage() {
+  echo "gpu_check.sh: $1; usage: scripts/gpu_check.sh [--dry | --list] correct|fast OUT_DIR" >&2
+  exit 2
+}
 
-python=${PYTHON:-python3}
-export GATEDOPS_BACKEND=triton CUBLAS_WORKSPACE_CONFIG=:4096:8 PYTHONUNBUFFERED=1
-PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
-export PYTHONPATH
-started=$SECONDS
-limit=540
-failed=0
-rows=()
+mode=real code=0
+case ${1-} in --dry | --list) mode=${1#--} && shift ;; esac
+(($# == 2)) || usage "needs what to check and a folder for the results"
+check=$1 out=$2
+case $check in
+  correct) limit=${GPU_CHECK_LIMIT:-360} ;;
+  fast) limit=${GPU_CHECK_LIMIT:-330} ;;
+  *) usage "got '$check', needs correct or fast" ;;
+esac
+only=${GPU_CHECK_ONLY-} python=${PYTHON:-python3} cores=$(nproc)
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+work=$(mktemp -d) && trouble=$(mktemp) || exit 2
+# shellcheck source=scripts/gpu_steps.sh
+source "$here/gpu_steps.sh"
+trap leave EXIT
+trap interrupt TERM INT HUP
 
-# step NAME SECONDS COMMAND...: runs it within its limit and what is left of the whole.
-step() {
-  local name=$1 seconds=$2 begin=$SECONDS left=$((limit - (SECONDS - started))) status=0 verdict=ok
-  shift 2
-  if ((left < 10)); then
-    rows+=("$(printf '%-12s %-10s %4s  %s' "$name" "no time" "-" "")")
-    failed=1
-    return 1
+# What a dry run has in the place of a GPU, all of it.
+cuda=(env GATEDOPS_BACKEND=cuda) triton=(env GATEDOPS_BACKEND=triton) benchmark=("$python")
+if [[ $mode == dry ]]; then
+  unset GATEDOPS_BACKEND
+  export GATEDOPS_DRY_GPU=1
+  cuda=(env) triton=(env)
+  # A benchmark reads its arguments before it misses the GPU, and is right to end there.
+  # shellcheck disable=SC2016
+  benchmark=(bash -c '"$@" 2>&1 | tee /dev/stderr | tail -n 1 | grep "needs an NVIDIA GPU"' without_a_gpu "$python")
+fi
+# GATEDOPS_CUDA chooses the kernel of the Gram: wgmma in clusters of two, wgmma without clusters, mma.sync.
+kernels=(sm90 sm90x1 sm80)
+
+# --- what both checks begin with --------------------------------------------------------------------------------------
+
+prepare_out() {
+  if [[ $mode != list ]] && ! { mkdir -p "$out" 2>"$trouble" && out=$(cd "$out" && pwd) && keep; }; then
+    halt "${unkept:-$out cannot be written to: $(tail -n 1 "$trouble")}"
+    unkept='' code=2
   fi
-  ((seconds < left)) || seconds=$left
-  echo "== $name (at most $seconds s)"
-  timeout --kill-after=5 "$seconds" "$@" >"$out/$name.log" 2>&1 || status=$?
-  tail -n 4 "$out/$name.log"
-  if ((status == 124 || status == 137)); then verdict="time out"; elif ((status != 0)); then verdict="failed $status"; fi
-  ((status == 0)) || failed=1
-  rows+=("$(printf '%-12s %-10s %4d  %s' "$name" "$verdict" $((SECONDS - begin)) "$(tail -n 1 "$out/$name.log" | cut -c1-90)")")
-  return "$status"
 }
 
-quick_check() {
-  "$python" - <<'EOF'
-import torch, triton, gatedops
-print(torch.cuda.get_device_name(), "torch", torch.__version__, "CUDA", torch.version.cuda, "triton", triton.__version__)
-x, w, b = (torch.randn(s, device="cuda", dtype=torch.bfloat16) for s in ((300, 128), (257, 128), (257,)))
-y, bits = gatedops.gated_linear(x, w, b, return_gates=True)
-expected = torch.nn.functional.linear(x, w, b).relu()
-print("largest difference to torch:", float((y - expected).abs().max()), "of", float(expected.max()))
-assert torch.equal(bits.unpack()[0], y > 0)
-EOF
+# A GPU, and libraries for it; without them nothing else runs.
+prepare_libraries() {
+  step machine 20 bash "$here/gpu_machine.sh"
+  step ready 90 "${cuda[@]}" "$python" scripts/gpu_build.py check || halt "${notes[ready]}"
+  [[ $mode != real ]] || choose_for_gpu "$(sed -n 's/^compute capability //p' "$work/ready.log")"
+  [[ ${notes[ready]-} == "to build: "* ]] || return 0
+  if ! command -v nvcc >/dev/null; then
+    halt "${notes[ready]#to build: }, and nvcc, which could build them, is not installed"
+  elif ! build_libraries; then
+    halt "the libraries cannot be built: ${notes[built]:-${notes[build]}}"
+  fi
 }
 
-# Warnings of another torch or triton than the locked ones are no failures here. Kernels compile on several cores.
-tests=("$python" -m pytest -q -m gpu -W default -p no:cacheprovider)
-parallel=()
-"$python" -c "import xdist" 2>/dev/null && parallel=(-n 6)
+choose_for_gpu() { # COMPUTE_CAPABILITY
+  export TORCH_CUDA_ARCH_LIST=$1 # an inherited list may name what nothing here compiles for
+  [[ $1 == 9.0 ]] || kernels=(sm80)
+}
 
-# What memcheck watches: small shapes, one kernel of each kind.
-small_shapes="test_whole_numbers_give_the_cpus_bits and float32 and highest and 70"
-small_grams="single_tile_random or (as_good_as_torch and 300-170 and uint8 and 13) or (test_neighbors and 11-True)"
+build_libraries() {
+  # shellcheck disable=SC2016 # the inner shell expands it
+  step build 170 bash -c '"$1" setup.py --quiet build_ext --inplace && "$1" scripts/gpu_build.py stamp' build "$python" &&
+    step built 60 "${cuda[@]}" "$python" scripts/gpu_build.py check && [[ ${notes[built]-} != "to build: "* ]]
+}
 
-step build 240 env -u GATEDOPS_BACKEND "$python" setup.py --quiet build_ext --inplace
-export -f quick_check
-export python
-step first 60 bash -c quick_check
-step layers 200 "${tests[@]}" "${parallel[@]}" --timeout 190 tests/test_gpu_gated_linear.py
-step grams 90 "${tests[@]}" "${parallel[@]}" --timeout 80 tests/test_gpu_gram.py
-# Descriptors, swizzle and fragments of one tile before anything else of the CUDA kernels.
-gram_backend=triton
-if compgen -G "gatedops/_C_cuda*.so" >/dev/null; then
-  step tile_cuda 40 env GATEDOPS_BACKEND=cuda "${tests[@]}" -x --timeout 35 tests/test_gpu_gram_cuda.py -k single_tile &&
-    gram_backend=cuda
-  step grams_cuda 60 env GATEDOPS_BACKEND=cuda "${tests[@]}" --timeout 55 tests/test_gpu_gram_cuda.py
-  step grams_sm80 60 env GATEDOPS_BACKEND=cuda GATEDOPS_CUDA=sm80 "${tests[@]}" --timeout 55 \
-    tests/test_gpu_gram_cuda.py
-  step conv_gram 90 env GATEDOPS_BACKEND=cuda "${tests[@]}" --timeout 85 tests/test_gpu_conv_gram.py
-fi
-step timings 150 "$python" benchmarks/gated_linear.py --device cuda --quick --only layer pair --no-compile --no-plot \
-  --out "$out"
-if compgen -G "gatedops/_C_cuda*.so" >/dev/null; then
-  step conv_times 60 env GATEDOPS_BACKEND=cuda "$python" benchmarks/conv_npk.py --device cuda --quick --out "$out"
-fi
-step gram_times 60 env GATEDOPS_BACKEND="$gram_backend" "$python" benchmarks/gram.py --device cuda --quick --no-plot \
-  --out "$out"
-if command -v compute-sanitizer >/dev/null; then
-  step memcheck 60 compute-sanitizer --tool memcheck --error-exitcode 9 "${tests[@]}" --timeout 55 \
-    tests/test_gpu_gated_linear.py -k "$small_shapes"
-  if [[ $gram_backend == cuda ]]; then
-    for kernel in sm90 sm80; do
-      for tool in memcheck racecheck; do
-        step "${tool}_$kernel" 40 env GATEDOPS_BACKEND=cuda GATEDOPS_CUDA=$kernel compute-sanitizer --tool $tool \
-          --error-exitcode 9 "${tests[@]}" --timeout 35 tests/test_gpu_gram_cuda.py -k "$small_grams"
-      done
+# One tile of every kernel, and small products; the values come back.
+single_tiles() {
+  local kernel
+  for kernel in "${kernels[@]}"; do
+    start "tiles_$kernel" 60 "${cuda[@]}" CUDA_LAUNCH_BLOCKING=1 GATEDOPS_CUDA="$kernel" \
+      "$python" scripts/gpu_single_tiles.py "$work/tiles_$kernel.pt"
+  done
+  finish
+}
+
+# only_when_right KERNEL: blocks the steps that follow when its single tiles are wrong.
+only_when_right() {
+  blocked=
+  went_well "tiles_$1" || blocked="the single tiles of $1 are not right"
+}
+
+# under TOOL OPTIONS...: ${tool[@]} runs a command under it; blocks the steps that follow when it is not installed.
+under() {
+  tool=("$@")
+  if [[ $mode == dry ]]; then
+    tool=()
+  elif [[ $mode == real && -z $blocked ]] && ! command -v "$1" >/dev/null; then
+    blocked="$1 is not installed"
+  fi
+}
+
+# choose_kernel: ${chosen[@]} sets the first kernel whose single tiles are right; nothing when all are, to time them all.
+choose_kernel() {
+  local kernel right=()
+  for kernel in "${kernels[@]}"; do ! went_well "tiles_$kernel" || right+=("$kernel"); done
+  chosen=() blocked=
+  ((${#right[@]} == ${#kernels[@]})) || chosen=(GATEDOPS_CUDA="${right[0]-}")
+  ((${#right[@]})) || blocked="no kernel's single tiles are right"
+}
+
+# --- correct ----------------------------------------------------------------------------------------------------------
+
+pytest=("$python" -m pytest -q -m gpu -W default -p no:cacheprovider --tb=short --timeout-method thread)
+gram_tests=(
+  "tile single_tile"
+  "lambda lambda or bfloat16 or scale"
+  "sigma sigma"
+  "matvec matvec"
+  "rest not (single_tile or lambda or bfloat16 or scale or sigma or matvec)"
+)
+sweep=(benchmarks/gram.py --device cuda --only sweep --layers 10 --width 1024 --no-peers --no-plot)
+
+gram_groups() {
+  local kernel group
+  for kernel in "${kernels[@]}"; do
+    only_when_right "$kernel"
+    for group in "${gram_tests[@]}"; do
+      start "${kernel}_${group%% *}" 90 "${cuda[@]}" GATEDOPS_CUDA="$kernel" "${pytest[@]}" --timeout 60 \
+        tests/test_gpu_gram_cuda.py -k "${group#* }"
     done
-  fi
-else
-  rows+=("$(printf '%-12s %-10s %4s  %s' memcheck absent - "compute-sanitizer is not installed")")
-fi
+  done
+  blocked=
+}
 
-echo
-printf '%-12s %-10s %4s  %s\n' step result s "last line of its log"
-printf '%s\n' "${rows[@]}"
-echo "$((SECONDS - started)) s in all; logs and JSON: $out"
-exit "$failed"
+memory_checks() {
+  local kernel
+  for kernel in "${kernels[@]}"; do
+    only_when_right "$kernel"
+    under compute-sanitizer --tool memcheck --error-exitcode 9
+    start "memory_$kernel" 120 "${cuda[@]}" GATEDOPS_CUDA="$kernel" "${tool[@]}" \
+      "$python" scripts/gpu_single_tiles.py "$work/memory_$kernel.pt"
+  done
+  blocked=
+  finish
+}
+
+correct() {
+  export OMP_NUM_THREADS=$((cores < 4 ? cores : 4)) # many processes share the cores
+  single_tiles
+  split conv 100 4 "${cuda[@]}" "${pytest[@]}" --timeout 60 tests/test_gpu_conv_gram.py
+  gram_groups
+  finish
+  split triton 130 $((cores < 10 ? cores : 10)) "${triton[@]}" "${pytest[@]}" --timeout 100 \
+    tests/test_gpu_gram.py tests/test_gpu_gated_linear.py
+  finish
+  choose_kernel
+  step number 50 "${cuda[@]}" "${chosen[@]}" "${benchmark[@]}" "${sweep[@]}" --n 16384 60000 --out "$work/number"
+  memory_checks
+}
+
+# --- fast -------------------------------------------------------------------------------------------------------------
+
+record_clocks() {
+  if [[ $mode != real ]]; then
+    return
+  elif command -v nvidia-smi >/dev/null; then
+    nvidia-smi dmon -s pc -d 1 >"$work/clocks.log" 2>&1 &
+    recorder=$!
+  else
+    result clocks "not run" - "nvidia-smi is not installed"
+  fi
+}
+
+fast() {
+  local kernel
+  record_clocks
+  single_tiles
+  choose_kernel
+  step grams 100 "${cuda[@]}" "${chosen[@]}" "${benchmark[@]}" benchmarks/gram.py --device cuda --quick --no-plot \
+    --out "$work/grams"
+  for kernel in "${kernels[@]}"; do
+    only_when_right "$kernel"
+    step "sweep_$kernel" 40 "${cuda[@]}" GATEDOPS_CUDA="$kernel" "${benchmark[@]}" "${sweep[@]}" --n 16384 60000 \
+      --out "$work/$kernel"
+  done
+  only_when_right "${kernels[0]}"
+  under ncu --clock-control none --set full --kernel-name "regex:gram_${kernels[0]}" --launch-skip 2 --launch-count 1 \
+    --force-overwrite --export "$out/gram"
+  step profile 60 "${cuda[@]}" GATEDOPS_CUDA="${kernels[0]}" "${tool[@]}" "${benchmark[@]}" "${sweep[@]}" \
+    --n 16384 --out "$work/profiled"
+  blocked=
+  step layers 120 "${triton[@]}" "${benchmark[@]}" benchmarks/gated_linear.py --device cuda --quick --only layer pair \
+    --no-compile --no-plot --out "$work/layers"
+  step conv 50 "${cuda[@]}" "${benchmark[@]}" benchmarks/conv_npk.py --device cuda --quick --out "$work/conv"
+}
+
+cd "$here/.." || exit 2
+[[ ! -d /usr/local/cuda/bin ]] || PATH=$PATH:/usr/local/cuda/bin
+export PYTHONUNBUFFERED=1 CUBLAS_WORKSPACE_CONFIG=:4096:8 PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
+prepare_out
+prepare_libraries
+if [[ $check == correct ]]; then correct; else fast; fi
+exit "$code"

@@ -1,0 +1,124 @@
+"""Whether gatedops._C and _C_cuda are built for this Python, this torch and these sources; for the scripts beside it.
+
+    gpu_build.py hash           prints the hash of the sources
+    gpu_build.py stamp [HASH]   writes beside the libraries what they were built from, unless the hash has changed
+    gpu_build.py check          imports them on this machine's GPU
+
+check prints "to build: REASON" last and exits with 0 when a build is what is missing, and exits with 1 and the reason
+when a build would not help. With GATEDOPS_DRY_GPU=1 it reports what is missing and goes on without a GPU.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "gatedops"
+SUFFIX = str(sysconfig.get_config_var("EXT_SUFFIX"))
+STAMP = PACKAGE / f"_C_cuda{SUFFIX.removesuffix('.so')}.stamp"
+COMPARED = ("Python", "torch", "sources")  # the stamp also names the commit, for people
+
+
+def hash_of_sources() -> str:
+    """Of the names and the bytes of all that is compiled, and of what says how."""
+    files = [path for path in (ROOT / "csrc").rglob("*") if path.is_file()]
+    total = hashlib.sha256()
+    for path in sorted([*files, ROOT / "setup.py", ROOT / "setup_cuda.py"]):
+        total.update(f"{path.relative_to(ROOT)}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return total.hexdigest()[:16]
+
+
+def commit() -> str:
+    done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
+    return done.stdout.strip() or "unknown"
+
+
+def here() -> dict[str, str]:
+    """What a stamp says, of this interpreter and these sources."""
+    import torch
+
+    return {
+        "Python": sysconfig.get_python_version(),
+        "torch": str(torch.__version__),
+        "sources": hash_of_sources(),
+    }
+
+
+def write_stamp(hash_at_start: str | None) -> int:
+    now = here()
+    if hash_at_start not in (None, now["sources"]):
+        print("the sources changed while they were compiled: build again", file=sys.stderr)
+        return 1
+    STAMP.write_text(json.dumps(now | {"commit": commit()}, indent=1) + "\n")
+    return 0
+
+
+def why_not_built(now: dict[str, str]) -> str | None:
+    """What is wrong with the libraries of this interpreter, one sentence; None when they fit."""
+    for name in ("_C", "_C_cuda"):
+        if not (PACKAGE / (name + SUFFIX)).exists():
+            others = ", ".join(sorted(path.name for path in PACKAGE.glob(f"{name}.*so"))) or "no other"
+            return f"gatedops/{name}{SUFFIX} is not there ({others} is)"
+    if not STAMP.exists():
+        return f"gatedops/{STAMP.name} is not there, so nobody knows what the libraries were built from"
+    built = json.loads(STAMP.read_text())
+    stale = [f"{name} {built.get(name)} (here: {now[name]})" for name in COMPARED if built.get(name) != now[name]]
+    return f"the libraries were built from {', '.join(stale)}" if stale else None
+
+
+def why_no_gpu() -> str | None:
+    """Why torch cannot use a GPU here, one sentence; None when it can, whose name and capability are printed."""
+    import torch
+
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is built without CUDA: install one that is built with it"
+    if not torch.cuda.is_available():
+        return "torch sees no NVIDIA GPU"
+    name, capability = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
+    if capability < (8, 0):
+        return f"{name} is older than sm_80, for which there are no kernels"
+    print(f"{name}\ncompute capability {capability[0]}.{capability[1]}")
+    return None
+
+
+def check() -> int:
+    dry = os.environ.get("GATEDOPS_DRY_GPU") == "1"
+    now = here()
+    print(", ".join(f"{name} {value}" for name, value in now.items()))
+    no_gpu, not_built = why_no_gpu(), why_not_built(now)
+    if dry:
+        print(*filter(None, (no_gpu, not_built)), sep="\n")
+    elif no_gpu is not None:
+        print(no_gpu)
+        return 1
+    elif not_built is not None:
+        print(f"to build: {not_built}")
+        return 0
+    sys.path.insert(0, str(ROOT))
+    import gatedops
+
+    print(f"gatedops {gatedops.__version__} loads, {gatedops.backends.chosen_backend()[0]} is chosen")
+    return 0
+
+
+def main(arguments: list[str]) -> int:
+    match arguments:
+        case ["hash"]:
+            print(hash_of_sources())
+            return 0
+        case ["stamp"] | ["stamp", _]:
+            return write_stamp(arguments[1] if len(arguments) == 2 else None)
+        case ["check"]:
+            return check()
+    print("gpu_build.py: needs hash, stamp [HASH] or check", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

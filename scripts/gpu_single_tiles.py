@@ -1,0 +1,86 @@
+"""Small products of the CUDA kernels against the CPU's, one tile first. For GATEDOPS_BACKEND=cuda.
+
+    GATEDOPS_BACKEND=cuda python scripts/gpu_single_tiles.py VALUES.pt
+
+Prints a line for each. VALUES.pt holds what the GPU computed and what was expected, and is written again after each
+product, so that a wrong place can be read off afterwards, also when a later product hangs or ends the process. Exit
+code 1 when one differs. With GATEDOPS_DRY_GPU=1 the CPU does both.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from gatedops import GateBits, gate_neighbors, gate_overlap, npk_gram, npk_matvec
+
+DEVICE = "cpu" if os.environ.get("GATEDOPS_DRY_GPU") == "1" else "cuda"
+TILE, STAGE, STEP = 128, 1024, 256  # rows of a tile, gates of a stage, gates that one instruction multiplies
+
+
+def random_bits(n: int, widths: list[int], seed: int) -> GateBits:
+    generator = torch.Generator().manual_seed(seed)
+    return GateBits.pack([torch.rand(n, width, generator=generator) < 0.5 for width in widths])
+
+
+def one_gate_each(gates: Tensor) -> GateBits:
+    """A tile of rows with one gate on."""
+    masks = torch.zeros(TILE, STAGE, dtype=torch.bool)
+    masks[torch.arange(TILE), gates] = True
+    return GateBits.pack([masks])
+
+
+def overlaps() -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Row i and column 127 - i share their gate: a wrong descriptor, swizzle or fragment shows as another pattern."""
+    rows = torch.arange(TILE)
+    for first in range(0, STAGE, STEP):
+        x, y = one_gate_each(first + rows), one_gate_each(first + TILE - 1 - rows)
+        yield f"one gate a row, from gate {first}", gate_overlap(x.to(DEVICE), y.to(DEVICE)), gate_overlap(x, y)
+    for name, (n, m), widths in [("random", (TILE, TILE), [STAGE]), ("edges", (130, 300), [33, 2100])]:
+        x, y = random_bits(n, widths, 1), random_bits(m, widths, 2)
+        yield name, gate_overlap(x.to(DEVICE), y.to(DEVICE)), gate_overlap(x, y)
+
+
+def products() -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Everything here is exact: whole numbers below 2^24 have no rounding, whatever the order."""
+    bits = random_bits(300, [200, 1500], 3)
+    there = bits.to(DEVICE)
+    generator = torch.Generator().manual_seed(4)
+    pixels = torch.randint(0, 256, (300, 784), generator=generator, dtype=torch.uint8)
+    yield "Lambda", npk_gram(None, there), npk_gram(None, bits)
+    yield "Sigma of bytes", npk_gram(pixels.to(DEVICE), there), npk_gram(pixels, bits)
+    x = torch.randint(-8, 8, (TILE, 64), generator=generator).float()
+    on = GateBits.pack([torch.ones(TILE, 1, dtype=torch.bool)])
+    yield "Sigma of floats", npk_gram(x.to(DEVICE), on.to(DEVICE)), x @ x.T
+    yield "neighbours", gate_neighbors(there, 10)[1], gate_neighbors(bits, 10)[1]
+    few = random_bits(300, [30, 60], 5)
+    ones = torch.ones(300, 1)
+    found = npk_matvec(None, few.to(DEVICE), ones.to(DEVICE), scale="none")
+    yield "matvec", found, npk_gram(None, few, scale="none", dtype=torch.float64).sum(1, keepdim=True).float()
+
+
+def main(values: str) -> int:
+    torch.use_deterministic_algorithms(True, warn_only=True)  # fills new tensors: no result of the last product is left
+    kept: dict[str, tuple[Tensor, Tensor]] = {}
+    wrong = 0
+    for compute in (overlaps, products):
+        for name, found, expected in compute():
+            kept[name] = (found.cpu(), expected)
+            torch.save(kept, values)
+            differ = int((kept[name][0] != expected).sum())
+            wrong += differ > 0
+            print(f"{name}: wrong in {differ} of {expected.numel()}" if differ else f"{name}: right", flush=True)
+    print(f"{wrong} of {len(kept)} products are wrong" if wrong else f"all {len(kept)} products are right")
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("gpu_single_tiles.py: needs the file for the values")
+    sys.exit(main(sys.argv[1]))

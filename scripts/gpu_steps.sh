@@ -1,0 +1,149 @@
+# How scripts/gpu_check.sh runs its steps: each within its limit and within what is left of the whole, several at a time
+# where the plan says so, each with a row in the table and a log in the archive. Sourced, not run.
+# shellcheck shell=bash disable=SC2034,SC2154  # the variables that gpu_check.sh sets or reads
+
+declare -A pids=() deadlines=() begins=() seconds_of=() results=() notes=() # of each step, by its name
+order=() # the names, as they were started
+stopped= # why no further step may run
+blocked= # why the steps of the part of the plan that is under way may not run
+unkept= # why there is no archive
+recorder= # what writes down the clocks beside the steps
+
+# result NAME RESULT SECONDS NOTE: the row of a step.
+result() {
+  order+=("$1")
+  results[$1]=$2 seconds_of[$1]=$3 notes[$1]=$4
+}
+
+# start NAME SECONDS COMMAND...: runs it beside what runs already.
+start() {
+  local name=$1 seconds=$2 left=$((limit - SECONDS))
+  shift 2
+  [[ -z $only || $name =~ $only ]] || return 0
+  if [[ $mode == list ]]; then
+    printf '%s\t%s\t%s\n' "$name" "$seconds" "${*@Q}"
+  elif [[ -n $stopped$blocked ]]; then
+    result "$name" "not run" - "${stopped:-$blocked}"
+  elif ((left < 5)); then
+    result "$name" "no time" - "all $limit s of the run are over"
+  else
+    ((seconds < left)) || seconds=$left
+    echo "== $name (at most $seconds s)"
+    result "$name" running - ""
+    timeout --kill-after=3 "$seconds" "$@" >"$work/$name.log" 2>&1 &
+    pids[$name]=$! begins[$name]=$SECONDS deadlines[$name]=$((SECONDS + seconds + 6))
+  fi
+}
+
+# finish: waits for all that was started.
+finish() {
+  local name
+  while ((${#pids[@]})); do
+    for name in "${!pids[@]}"; do
+      if ! kill -0 "${pids[$name]}" 2>/dev/null; then
+        conclude "$name"
+      elif ((SECONDS > deadlines[$name])); then # a process that waits for a broken driver cannot be killed
+        unset "pids[$name]"
+        results[$name]="time out" notes[$name]="it could not be killed"
+      fi
+    done
+    sleep 0.1
+  done
+}
+
+# step NAME SECONDS COMMAND...: runs it alone. Fails unless it went well.
+step() {
+  start "$@"
+  finish
+  went_well "$1"
+}
+
+# went_well NAME: also true of a step that this run leaves out.
+went_well() { [[ ${results[$1]:-ok} == ok ]]; }
+
+# conclude NAME: fills in the row of a step that has ended.
+conclude() {
+  local name=$1 log=$work/$1.log status=0 found=ok last
+  wait "${pids[$name]}" || status=$?
+  unset "pids[$name]"
+  last=$(grep -v '^[[:space:]]*$' "$log" | tail -n 1)
+  if ((status == 0)); then
+    [[ ! $last =~ ^[0-9]+\ (skipped|deselected) ]] || found="nothing ran" # of a pytest that passes nothing
+  elif [[ -n $stopped ]]; then
+    found=stopped
+  elif ((status == 124 || status == 137)); then
+    found="time out"
+  else
+    found="failed $status"
+  fi
+  results[$name]=$found seconds_of[$name]=$((SECONDS - begins[$name])) notes[$name]=$last
+  echo "== $name: $found, ${seconds_of[$name]} s: $last"
+  keep
+}
+
+# split NAME SECONDS PARTS PYTEST...: the same tests by several processes, with xdist or without.
+split() {
+  local name=$1 seconds=$2 parts=$3 part
+  shift 3
+  if [[ $mode == list || -n $stopped$blocked ]]; then
+    start "$name" "$seconds" "$@"
+  elif "$python" -c 'import xdist' 2>/dev/null; then
+    start "$name" "$seconds" "$@" -n "$parts"
+  elif step "${name}_list" 60 "$@" --collect-only && [[ -e $work/${name}_list.log ]]; then
+    deal "$work/$name" "$parts" <"$work/${name}_list.log"
+    for part in "$work/$name".*.ids; do
+      part=${part#"$work/"}
+      start "${part%.ids}" "$seconds" "$@" "@$work/$part"
+    done
+  fi
+}
+
+# deal FILE PARTS: writes the names of tests in a listing to FILE.0.ids, FILE.1.ids, ..., in turns.
+deal() { awk -v file="$1" -v parts="$2" '/::/ { print > (file "." n++ % parts ".ids") }'; }
+
+# keep: one archive of all logs and values, replaced in one go.
+keep() {
+  local part=$out/.logs.part
+  tar czf "$part" -C "$work" . 2>"$trouble" || (($? == 1)) || { # 1: a log grew meanwhile
+    rm -f "$part"
+    unkept="the archive cannot be written to $out: $(tail -n 1 "$trouble")"
+    return 1
+  }
+  mv -f "$part" "$out/logs.tgz" || unkept="the archive cannot be written to $out"
+}
+
+# halt WHY: the rest of the plan only leaves its rows.
+halt() {
+  stopped=$1
+  echo "gpu_check.sh: $stopped" >&2
+}
+
+# interrupt: ends what runs, so that the rest of the plan leaves its rows at once.
+interrupt() {
+  local pid
+  halt "interrupted"
+  for pid in "${pids[@]}"; do kill -KILL -- "-$pid" 2>/dev/null || kill -KILL "$pid" 2>/dev/null; done
+}
+
+print_table() {
+  local name
+  printf '%-14s %-11s %4s  %s\n' step result s "last line of its log"
+  for name in "${order[@]}"; do
+    printf '%-14s %-11s %4s  %.100s\n' "$name" "${results[$name]}" "${seconds_of[$name]}" "${notes[$name]}"
+  done
+  echo "$SECONDS s in all; logs and values: $out/logs.tgz"
+}
+
+# leave: the exit code and, whatever has happened, the table.
+leave() {
+  local code=$? name
+  trap - EXIT
+  [[ -z $recorder ]] || kill "$recorder"
+  ((${#pids[@]} == 0)) || { interrupt && finish; }
+  for name in "${order[@]}"; do went_well "$name" || ((code)) || code=1; done
+  [[ $mode == list ]] || { echo && print_table | tee "$work/table.txt"; }
+  [[ ! -d $out ]] || keep
+  [[ -z $unkept ]] || { echo "gpu_check.sh: $unkept" >&2 && ((code)) || code=1; }
+  rm -rf "$work"
+  exit "$code"
+}
