@@ -53,7 +53,7 @@ check-torch211:
 	scripts/check_torch.sh $(PYTHON312) 2.11.0
 
 clean:
-	rm -rf $(venv) build *.egg-info gatedops/_C*.so
+	rm -rf $(venv) build *.egg-info gatedops/_C*.so gatedops/_C*.stamp
 
 # The build comes before the install, which then finds its objects: an error of setup.py is the last line, and
 # not buried in pip's report of it.
