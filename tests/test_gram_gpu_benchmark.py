@@ -79,9 +79,16 @@ def test_cells_cover_the_range_that_is_asked_for(gpu: ModuleType) -> None:
 
 def test_every_kernel_there_is_stands_in_the_table(gpu: ModuleType) -> None:
     names = part("gpu_peers").kernel_names
-    assert names("cuda", 9, True) == ["wgmma", "mma.sync", "Triton"]
+    assert names("cuda", 9, True) == ["wgmma", "wgmma, no clusters", "mma.sync", "Triton"]
     assert names("cuda", 8, False) == ["mma.sync"]
     assert names("triton", 9, True) == ["Triton"]
+
+
+def test_a_forced_kernel_stands_in_the_table_alone(gpu: ModuleType) -> None:
+    names = part("gpu_peers").kernel_names
+    assert names("cuda", 9, True, "sm90x1") == ["wgmma, no clusters"]
+    assert names("cuda", 9, True, "sm80") == names("cuda", 8, True, "sm80") == ["mma.sync"]
+    assert names("cuda", 8, True, "sm90") == names("cuda", 9, True, "abacus") == []
 
 
 def test_a_forced_kernel_is_forced_inside_the_block_only(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +98,13 @@ def test_a_forced_kernel_is_forced_inside_the_block_only(gpu: ModuleType, monkey
         assert os.environ["GATEDOPS_CUDA"] == "sm80"
     assert os.environ["GATEDOPS_CUDA"] == "before"
     with peers.forced_kernel("wgmma"):
-        assert "GATEDOPS_CUDA" not in os.environ
+        assert os.environ["GATEDOPS_CUDA"] == "sm90"
+    with peers.forced_kernel("Triton"):
+        assert os.environ["GATEDOPS_CUDA"] == "before"
+    monkeypatch.delenv("GATEDOPS_CUDA")
+    with peers.forced_kernel("wgmma, no clusters"):
+        assert os.environ["GATEDOPS_CUDA"] == "sm90x1"
+    assert "GATEDOPS_CUDA" not in os.environ
 
 
 def test_peers_too_slow_or_too_large_are_left_out(gpu: ModuleType) -> None:

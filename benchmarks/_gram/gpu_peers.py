@@ -15,7 +15,8 @@ import gatedops
 from _gram.entry import Cell
 from gatedops import GateBits, backends
 
-WGMMA, MMA_SYNC, TRITON = "wgmma", "mma.sync", "Triton"
+WGMMA, ALONE, MMA_SYNC, TRITON = "wgmma", "wgmma, no clusters", "mma.sync", "Triton"
+FORCED = {WGMMA: "sm90", ALONE: "sm90x1", MMA_SYNC: "sm80"}  # what GATEDOPS_CUDA calls them
 INT8, FLOAT16 = "torch int8", "torch float16"
 PEERS = (INT8, FLOAT16)
 RATE = {INT8: 1.3e15, FLOAT16: 0.7e15}  # operations a second, to tell what a peer will take; two thirds of the limit
@@ -107,9 +108,9 @@ def affordable_peers(cell: Cell, seconds: float, free: int) -> list[str]:
 @contextmanager
 def forced_kernel(name: str) -> Iterator[None]:
     """gatedops._C_cuda, which looks at each launch, uses this one of its kernels inside the block."""
-    before = os.environ.pop("GATEDOPS_CUDA", None)
-    if name == MMA_SYNC:
-        os.environ["GATEDOPS_CUDA"] = "sm80"
+    before = os.environ.get("GATEDOPS_CUDA")
+    if name in FORCED:
+        os.environ["GATEDOPS_CUDA"] = FORCED[name]
     try:
         yield
     finally:
@@ -118,15 +119,23 @@ def forced_kernel(name: str) -> Iterator[None]:
             os.environ["GATEDOPS_CUDA"] = before
 
 
-def kernel_names(backend: str, major: int, triton: bool) -> list[str]:
-    """The kernels that can be timed with a backend on a GPU of this major version, the one that it chooses first."""
-    ours = [] if backend != "cuda" else [WGMMA, MMA_SYNC] if major == 9 else [MMA_SYNC]
+def kernel_names(backend: str, major: int, triton: bool, forced: str | None = None) -> list[str]:
+    """The kernels that can be timed with a backend on a GPU of this major version, the one that it chooses first; with
+    GATEDOPS_CUDA, the forced one alone."""
+    ours = [] if backend != "cuda" else list(FORCED) if major == 9 else [MMA_SYNC]
+    if forced:
+        return [name for name in ours if FORCED[name] == forced]
     return [*ours, TRITON] if triton else ours
 
 
 def kernels_here() -> list[str]:
+    """ValueError when GATEDOPS_CUDA asks for what there is not."""
     backend, _ = backends.chosen_backend()
-    return kernel_names(backend, torch.cuda.get_device_capability()[0], backends.missing_for("triton") is None)
+    forced, major = os.environ.get("GATEDOPS_CUDA"), torch.cuda.get_device_capability()[0]
+    names = kernel_names(backend, major, backends.missing_for("triton") is None, forced)
+    if not names:
+        raise ValueError(f"GATEDOPS_CUDA: got {forced!r}, which is not a kernel of the {backend} backend on this GPU")
+    return names
 
 
 def gram_call(name: str, bits: GateBits, x: Tensor | None, out: Tensor) -> Callable[[], Tensor]:
