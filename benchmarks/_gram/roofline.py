@@ -20,9 +20,10 @@ PEER_MARKERS = {
     "torch int8": "x",
     "torch float16": "+",
     "mma.sync": "s",
+    "wgmma, no clusters": "D",
     "Triton": "^",
 }
-FILLED = "^s"
+FILLED = "^sD"
 PEER_COLOUR = "#777777"
 LIMIT_COLOUR = "#222222"
 
