@@ -115,7 +115,7 @@ def run_gram(
         x=_rows(words), y=_rows(right),
         symmetric=y_words is None, type=TYPES[out.dtype], blocks=blocks, seed=seed,
         out=_GramOutput(
-            out.data_ptr(), out.stride(-2), out[0].numel() if out.dim() == 3 else 0, times, _address(factor),
+            out.data_ptr(), out.stride(-2), out.stride(0) if out.dim() == 3 else 0, times, _address(factor),
             _address(factor if y_factor is None else y_factor), *map(_address, on or (None, None)),
         ),
         v=_address(v), columns=0 if v is None else v.shape[1], bytes=workspace,

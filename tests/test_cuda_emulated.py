@@ -19,14 +19,17 @@ from gatedops import GateBits, gate_agreement, gate_neighbors, gate_overlap, npk
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++: apt install g++")
 
-KERNELS = ("sm80", "sm90")
+SOURCES = {"sm80": "gram_sm80.cpp", "sm90": "gram_sm90.cpp", "sm90x1": "gram_sm90.cpp"}
+KERNELS = tuple(SOURCES)  # sm90x1: wgmma without clusters
+WGMMA = ("sm90", "sm90x1")
 NETS = [(1, 1, [1]), (3, 130, [33]), (130, 65, [64, 1, 2100]), (129, 257, [1024, 100])]
 
 
 @pytest.fixture(scope="module")
 def libraries(tmp_path_factory):
     folder = tmp_path_factory.mktemp("emulated")
-    return {name: emulated.compiled(f"gram_{name}.cpp", folder) for name in KERNELS}
+    built = {source: emulated.compiled(source, folder) for source in set(SOURCES.values())}
+    return {name: built[source] for name, source in SOURCES.items()}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +60,7 @@ def unwritten(*shape, dtype):
 @pytest.mark.parametrize(("n", "m", "widths"), NETS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_lambda_has_the_bits_of_the_cpu(kernels, name, n, m, widths, dtype):
-    if name == "sm90" and dtype == torch.float64:
+    if name != "sm80" and dtype == torch.float64:
         pytest.skip("float64 is the mma.sync kernel's")
     bits, y_bits = random_bits(n, widths, 0), random_bits(m, widths, 1)
     out = unwritten(n, n, dtype=dtype)
@@ -123,6 +126,42 @@ def test_bfloat16_is_the_rounded_float32(kernels, name):
     assert_same_bits(out, npk_gram(None, bits).bfloat16())
 
 
+# Rows of the output begin at multiples of 16 bytes, of what a lane writes, or of an element alone.
+PLACES = {"whole lines": (260, 0), "a row too long by one": (261, 0), "a first column": (264, 1)}
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int32], ids=str)
+@pytest.mark.parametrize("place", PLACES)
+def test_whole_tiles_go_out_in_lines_wherever_they_go(kernels, name, dtype, place):
+    """Whole tiles on, below and above the diagonal, and cut off ones. Nothing beside them is written."""
+    if name != "sm80" and dtype == torch.float64:
+        pytest.skip("float64 is the mma.sync kernel's")
+    stride, first = PLACES[place]
+    bits, y_bits = random_bits(260, [40, 9], 32), random_bits(132, [40, 9], 33)
+    for right, m in ((None, 260), (y_bits, 132)):
+        if dtype == torch.int32:
+            expected = gate_overlap(bits, right)
+        else:
+            product = torch.float64 if dtype == torch.float64 else torch.float32
+            expected = npk_gram(None, bits, None, right, dtype=product).to(dtype)[None]
+        wide = unwritten(len(expected), 260, stride, dtype=dtype)
+        out = wide[..., first : first + m]
+        run(kernels[name], bits, right, out if dtype == torch.int32 else out[0])
+        assert_same_bits(out.contiguous(), expected)
+        rest = torch.cat([wide[..., :first], wide[..., first + m :]], -1)
+        assert_same_bits(rest, unwritten(*rest.shape, dtype=dtype))
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_whole_tiles_of_sigma_are_mirrored_in_lines(kernels, name):
+    bits, x = random_bits(260, [40, 9], 34), torch.randn(260, 3, generator=generator(35))
+    out = x @ x.T
+    lower = out * npk_gram(None, bits)
+    run(kernels[name], bits, None, out, times=True)
+    assert_same_bits(out, torch.where(torch.ones(260, 260).tril().bool(), lower, lower.T))
+
+
 @pytest.mark.parametrize("name", KERNELS)
 def test_layers_may_lie_anywhere_and_be_cut_off(kernels, name):
     """A layer of 3 words of which the 4th is not its own, other first words for y, rows of a wider output."""
@@ -160,11 +199,30 @@ def test_any_number_of_blocks_and_any_order_of_threads(kernels, name):
         assert_same_bits(out, expected)
 
 
+@pytest.mark.parametrize("name", WGMMA)
+@pytest.mark.parametrize("seed", range(4))
+def test_a_block_does_more_units_than_it_holds_at_a_time(kernels, name, seed):
+    """Its ring of units holds eight. Of a single layer in one stage, the producer runs ahead as far as it can."""
+    bits = random_bits(700, [65], 29)
+    out = unwritten(700, 700, dtype=torch.float32)
+    run(kernels[name], bits, None, out, blocks=1, seed=seed)
+    assert_same_bits(out, npk_gram(None, bits))
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_a_product_over_no_layers_is_one(kernels, name):
+    """Units without a single stage: nothing but the ring of units keeps the roles together."""
+    words = torch.zeros(700, 8, dtype=torch.int32)
+    out = unwritten(700, 700, dtype=torch.float32)
+    emulated.run_gram(kernels[name], words, None, [], [], [], [], out, blocks=1)
+    assert_same_bits(out, torch.ones(700, 700))
+
+
 @pytest.mark.parametrize("name", KERNELS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("columns", [1, 16, 129, 784])
 def test_sigma_of_bytes_is_exact_and_rounded_once(kernels, name, dtype, columns):
-    if name == "sm90" and dtype == torch.float64:
+    if name != "sm80" and dtype == torch.float64:
         pytest.skip("float64 is the mma.sync kernel's")
     n, m, widths = 131, 70, [40, 300]
     bits, y_bits = random_bits(n, widths, 13), random_bits(m, widths, 14)
@@ -188,20 +246,21 @@ def test_sigma_is_exact_up_to_its_last_column(libraries):
         assert found == float(torch.tensor(columns * 255**2).float())
 
 
+@pytest.mark.parametrize("name", WGMMA)
 @pytest.mark.parametrize("columns", [64, 130, 784])
 @pytest.mark.parametrize("make", [torch.rand, torch.randn], ids=["positive", "normal"])
-def test_sigma_of_floats_is_as_good_as_torch(kernels, columns, make):
+def test_sigma_of_floats_is_as_good_as_torch(kernels, name, columns, make):
     """With tensor cores that truncate their sums, the least that is known of them."""
     n, m, widths = 131, 70, [40, 300]
     bits, y_bits = random_bits(n, widths, 27), random_bits(m, widths, 28)
     x, y = (make(rows, columns, generator=generator(rows)) for rows in (n, m))
     out = unwritten(n, n, dtype=torch.float32)
-    run(kernels["sm90"], bits, None, out, sigma=(x, None))
+    run(kernels[name], bits, None, out, sigma=(x, None))
     plain, exact = (npk_gram(None, bits, dtype=d) * (x.to(d) @ x.to(d).T) for d in (torch.float32, torch.float64))
     assert_as_good_as_torch(out, plain, exact)
     assert_same_bits(out, out.T.contiguous())
     out = unwritten(n, m, dtype=torch.float32)
-    run(kernels["sm90"], bits, y_bits, out, sigma=(x, y))
+    run(kernels[name], bits, y_bits, out, sigma=(x, y))
     left, right = (x, bits), (y, y_bits)
     plain, exact = (
         npk_gram(None, left[1], None, right[1], dtype=d) * (left[0].to(d) @ right[0].to(d).T)
@@ -222,7 +281,7 @@ MATVECS = [(1, 1, 1, 0, 1 << 27), (130, 300, 13, 0, 1), (300, 35, 2, 40, 1 << 17
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("n", "m", "columns", "inputs", "workspace"), MATVECS)
 def test_a_matvec_is_as_good_as_torch(kernels, name, dtype, n, m, columns, inputs, workspace):
-    if name == "sm90" and dtype == torch.float64:
+    if name != "sm80" and dtype == torch.float64:
         pytest.skip("float64 is the mma.sync kernel's")
     bits, y_bits = random_bits(n, [40, 300], 17), random_bits(m, [40, 300], 18)
     x, y = (random_bytes(rows, inputs, 19) if inputs else None for rows in (n, m))
@@ -237,13 +296,14 @@ def test_a_matvec_is_as_good_as_torch(kernels, name, dtype, n, m, columns, input
             assert_as_good_as_torch(out, npk_gram(x, bits, y_right, right) @ v, exact)
 
 
-def test_a_matvec_with_sigma_of_floats(kernels):
+@pytest.mark.parametrize("name", WGMMA)
+def test_a_matvec_with_sigma_of_floats(kernels, name):
     bits, y_bits = random_bits(140, [40], 29), random_bits(130, [40], 30)
     x, y = (torch.rand(rows, 70, generator=generator(rows)) for rows in (140, 130))
     for right, y_right, rows in ((None, None, 140), (y_bits, y, 130)):
         v = torch.randn(rows, 3, generator=generator(31))
         out = unwritten(140, 3, dtype=torch.float32)
-        run(kernels["sm90"], bits, right, out, v=v, sigma=(x, y_right))
+        run(kernels[name], bits, right, out, v=v, sigma=(x, y_right))
         exact = npk_gram(x.double(), bits, None if y_right is None else y.double(), right, dtype=torch.float64)
         assert_as_good_as_torch(out, npk_gram(x, bits, y_right, right) @ v, exact @ v.double())
 
@@ -266,7 +326,7 @@ def test_a_matvec_has_the_same_bits_for_any_blocks_and_any_order_of_threads(kern
 @pytest.mark.parametrize(("n", "m", "k"), [(2, 1, 1), (130, 20, 3), (34, 270, 32)])
 def test_neighbors(kernels, name, dtype, n, m, k):
     """Few gates, so many ties: of equal values the first columns."""
-    if name == "sm90" and dtype == torch.float64:
+    if name != "sm80" and dtype == torch.float64:
         pytest.skip("float64 is the mma.sync kernel's")
     bits, y_bits = random_bits(n, [5, 4], 24), random_bits(m, [5, 4], 25)
     for right in (None, y_bits) if k < n else (y_bits,):

@@ -128,6 +128,25 @@ def test_a_finished_tile_has_no_bank_conflicts(maths):
         assert len({maths.staged(128, row, col) % 32 for row, col in pattern}) == 32
 
 
+@pytest.mark.parametrize(("tile", "elements"), [(128, 4), (64, 2)])
+def test_lines_of_a_finished_tile_have_no_bank_conflicts(maths, tile, elements):
+    """A lane's elements of a row are 16 bytes in one place, in some order, and eight lanes read all banks once. Of a
+    column it reads one at a time: with all lanes of float32, or half of the lanes of float64, which is 16 banks."""
+    for line in range(tile):
+        groups = [
+            {maths.staged(tile, line, elements * lane + e) // elements for e in range(elements)} for lane in range(32)
+        ]
+        assert all(len(group) == 1 for group in groups)
+        for first in range(0, 32, 8):
+            assert len({group.pop() % 8 for group in groups[first : first + 8]}) == 8
+        together = 8 * elements
+        for turn in range(elements):
+            for first in range(0, 32, together):
+                lanes = range(first, first + together)
+                rows = [elements * lane + (turn ^ maths.turn(lane, elements)) for lane in lanes]
+                assert len({maths.staged(tile, row, line) % together for row in rows}) == together
+
+
 @pytest.mark.parametrize(
     ("what", "registers", "rows", "cols"), [(0, 1, 16, 2), (1, 1, 16, 2), (2, 4, 16, 8), (3, 64, 16, 128)]
 )

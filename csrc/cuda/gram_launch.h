@@ -13,7 +13,8 @@ enum class OutputType { kFloat32, kFloat64, kBFloat16, kInt32 };  // kInt32: cou
 // products are emulated and slow.
 int launch_gram_sm80(GramProblem problem, bool symmetric, OutputType type, void* stream);
 
-// The same on sm_90a, for what sm90_takes: not float64, and not where GATEDOPS_CUDA=sm80 asks for the other kernel.
+// The same on sm_90a, for what sm90_takes: not float64, and not where GATEDOPS_CUDA=sm80 asks for the other kernel
+// (gram_choice.cpp).
 bool sm90_takes(const GramProblem& problem, OutputType type);
 int launch_gram_sm90(const GramProblem& problem, bool symmetric, OutputType type, void* stream);
 

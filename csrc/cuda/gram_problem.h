@@ -38,13 +38,22 @@ struct LayerTable {
   }
 };
 
+// The wgmma kernel has a TMA map for each layer, and TMA counts rows in int32.
+constexpr int kMaxMappedLayers = 64;
+constexpr int64_t kMaxMappedRows = INT32_MAX - 2 * 128;
+
 // Sums of products of bytes are exact modulo 2^32: below it with up to this many columns.
 constexpr int64_t kMaxSigmaColumns = 0xFFFFFFFFll / (255 * 255);
 
 struct GateRows {
   const uint32_t* words;  // 16-byte aligned
-  int64_t rows, stride;   // stride in words, a multiple of 4
+  int64_t rows, stride;   // stride in words, a multiple of 4; any for a single row
 };
+
+// From one row to the next, in words: of a single row what its `words` words take, in whole 16 bytes.
+GATEDOPS_HOST_DEVICE constexpr int64_t row_stride(const GateRows& gates, int32_t words) {
+  return gates.rows > 1 ? gates.stride : (words + 3) / 4 * 4;
+}
 
 // Where values go: out_ij = [out_ij *] value_ij [* (factor_i * y_factor_j)], the latter in float64. Counts of layer l
 // go to plane l; with x_on (L, n) and y_on (L, m), gates on, they become counts of gates that agree.

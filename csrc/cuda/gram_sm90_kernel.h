@@ -1,6 +1,6 @@
 // The Gram kernel for sm_90a: wgmma on single bits (BGMMA), operands through TMA with its 128-byte swizzle. Clusters of
-// two persistent blocks do tile after tile. In a block one thread starts the copies of all its tiles, two warpgroups
-// multiply, and one writes, or contracts, the tile before.
+// two persistent blocks, or single ones, do tile after tile. In a block one thread chooses the tiles and starts their
+// copies, two warpgroups multiply, and one writes, or contracts, the tile before.
 #pragma once
 
 #include "fragments.h"
@@ -13,8 +13,6 @@ namespace gatedops::cuda {
 
 // A map for each layer and side, so that words behind a layer's last are zeros like rows behind the last, and for
 // Sigma, of floats a second one for the rest. 17 of the 32 KiB of parameters that a kernel may have from CUDA 12.1 on.
-constexpr int kMaxMappedLayers = 64;
-
 struct Sm90Problem {
   GramProblem gram;  // its schedule is of squares of kCluster x kCluster tiles
   TensorMap x[kMaxMappedLayers + 2], y[kMaxMappedLayers + 2];
@@ -23,9 +21,9 @@ static_assert(sizeof(Sm90Problem) <= 32764);
 
 #if defined(GATEDOPS_HAS_WGMMA)
 
-// Calls use(tile, its place, first layer, end layer) for this block's units: a tile, or one layer of it where counts
-// are wanted. The blocks of a cluster are at the same columns of the same square of tiles, and all roles go through the
-// same units. kByRows: a cluster does all tiles of its rows one after the other.
+// Calls use(unit) for this block's units: a tile, or one layer of it where counts are wanted. The blocks of a cluster
+// are at the same columns of the same square of tiles. kByRows: a cluster does all tiles of its rows one after the
+// other.
 template <class Traits, bool kByRows, class Use>
 __device__ __forceinline__ void each_unit(const GramProblem& p, const Use& use) {
   constexpr int kCluster = Traits::kCluster;
@@ -33,7 +31,7 @@ __device__ __forceinline__ void each_unit(const GramProblem& p, const Use& use) 
   const int64_t cluster = blockIdx.x / kCluster, clusters = gridDim.x / kCluster;
   const auto at_place = [&](const TileIndex& at, int begin, int end) {
     if (at.col * Traits::kTile < p.y.rows) {
-      use(tile_rect<Traits::kTile>(p, at), at, begin, end);
+      use(Unit{static_cast<int32_t>(at.row), static_cast<int32_t>(at.col), begin, end});
     }
   };
   if constexpr (kByRows) {
@@ -61,25 +59,30 @@ __device__ __forceinline__ PieceCursor float_pieces(const LayerTable& layers) {
   return {layers, layers.count, layers.count + 1};
 }
 
-// One thread: starts all copies, a stage as soon as all consumers of the cluster have left it. Rows of x are this
-// block's own; of the rows of y that the cluster shares it copies its part to all.
+// One thread: hands on all units and starts their copies, a stage as soon as all consumers of the cluster have left it.
+// Rows of x are this block's own; of the rows of y that the cluster shares it copies its part to all.
 template <class Traits, bool kByRows>
 __device__ __forceinline__ void produce(const Sm90Problem& p) {
-  constexpr uint16_t kAll = (1 << Traits::kCluster) - 1;
   const int rank = static_cast<int>(blockIdx.x % Traits::kCluster);
   const uint32_t part = Traits::kOperandBytes + rank * Traits::kSharedRows * kRowBytes;
   Ring<Traits> ring;
-  each_unit<Traits, kByRows>(p.gram, [&](const TileRect&, const TileIndex& at, int begin, int end) {
-    const int i = static_cast<int>(at.row * Traits::kTile);
-    const int j = static_cast<int>(at.col * Traits::kTile) + rank * Traits::kSharedRows;
+  UnitRing<Traits> units;
+  each_unit<Traits, kByRows>(p.gram, [&](const Unit& unit) {
+    units.put(unit);
+    const int i = unit.row * Traits::kTile;
+    const int j = unit.col * Traits::kTile + rank * Traits::kSharedRows;
     const auto copy_stage = [&](int map, int word) {
       wait_for_phase(ring.empty(), ring.parity ^ 1);  // passes at once in the first round
       arrive_expecting(ring.full(), Traits::kStageBytes);
       copy_box(ring.operands(), p.x[map], word, i, ring.full());
-      copy_box_to(ring.operands() + part, p.y[map], word, j, ring.full(), kAll);
+      if constexpr (Traits::kCluster > 1) {
+        copy_box_to(ring.operands() + part, p.y[map], word, j, ring.full(), (1 << Traits::kCluster) - 1);
+      } else {
+        copy_box(ring.operands() + part, p.y[map], word, j, ring.full());
+      }
       ring.advance();
     };
-    for (PieceCursor piece(p.gram.layers, begin, end); !piece.done(); piece.advance()) {
+    for (PieceCursor piece(p.gram.layers, unit.begin, unit.end); !piece.done(); piece.advance()) {
       copy_stage(piece.layer_index(), piece.word());
     }
     if (Traits::kHasProduct && p.gram.layers.sigma == SigmaOf::kFloats) {
@@ -89,6 +92,7 @@ __device__ __forceinline__ void produce(const Sm90Problem& p) {
       }
     }
   });
+  units.put({0, 0, 0, -1});
 }
 
 // A warpgroup's part of the tile.
@@ -155,7 +159,11 @@ struct WarpgroupTile {
   __device__ __forceinline__ void leave(uint32_t empty) const {
     const int rank = static_cast<int>(threadIdx.x % 128);
     if (rank < Traits::kCluster) {
-      arrive_at(empty, rank);
+      if constexpr (Traits::kCluster > 1) {
+        arrive_at(empty, rank);
+      } else {
+        arrive(empty);
+      }
     }
   }
 
@@ -260,14 +268,15 @@ __device__ __forceinline__ void compute_tile(
   arrive(tile.full);
 }
 
-template <class Traits, bool kByRows>
+template <class Traits>
 __device__ __forceinline__ void consume(const GramProblem& p) {
   Ring<Traits> ring;
+  UnitRing<Traits> units;
   FinishedTile<Traits> tile;
-  each_unit<Traits, kByRows>(p, [&](const TileRect&, const TileIndex&, int begin, int end) {
-    compute_tile<Traits>(p, begin, end, ring, tile);
+  for (Unit unit = units.take(); unit.exists(); unit = units.take()) {
+    compute_tile<Traits>(p, unit.begin, unit.end, ring, tile);
     tile.advance();
-  });
+  }
 }
 
 template <class Traits, class Finish>
@@ -276,14 +285,16 @@ __device__ __forceinline__ void finish(const GramProblem& p) {
   auto* values = reinterpret_cast<Value*>(shared_memory() + Traits::kStagedOffset);
   auto* scratch = reinterpret_cast<Value*>(shared_memory() + Traits::kScratchOffset);
   const auto wait = [] { wait_among(1, Traits::kFinisherThreads); };
+  UnitRing<Traits> units;
   FinishedTile<Traits> tile;
-  each_unit<Traits, Finish::kByRows>(p, [&](const TileRect& rect, const TileIndex&, int begin, int) {
+  for (Unit unit = units.take(); unit.exists(); unit = units.take()) {
+    const TileRect rect = tile_rect<Traits::kTile>(p, {unit.row, unit.col});
     wait_for_phase(tile.full, tile.parity);
     Finish::template run<Traits::kFinisherThreads, Traits::kTile>(
-        p, rect, Traits::kHasProduct ? 0 : begin, values, scratch, static_cast<int>(threadIdx.x % 128), wait);
+        p, rect, Traits::kHasProduct ? 0 : unit.begin, values, scratch, static_cast<int>(threadIdx.x % 128), wait);
     arrive(tile.empty);
     tile.advance();
-  });
+  }
 }
 
 #endif
@@ -295,10 +306,10 @@ __global__ void __launch_bounds__(Traits::kThreads, 1) gram_sm90(const __grid_co
   if (threadIdx.x == 0) {
     init_barriers<Traits>();
   }
-  wait_for_cluster();
+  wait_for_blocks<Traits>();
   if (threadIdx.x < Traits::kConsumerThreads) {
     take_registers<Traits::kConsumerRegisters>();
-    consume<Traits, Finish::kByRows>(p.gram);
+    consume<Traits>(p.gram);
   } else if (threadIdx.x < Traits::kConsumerThreads + 128) {
     give_registers<Traits::kProducerRegisters>();
     if (threadIdx.x == Traits::kConsumerThreads) {
@@ -308,7 +319,9 @@ __global__ void __launch_bounds__(Traits::kThreads, 1) gram_sm90(const __grid_co
     give_registers<Traits::kFinisherRegisters>();
     finish<Traits, Finish>(p.gram);
   }
-  wait_for_cluster();  // neither block's memory goes while the other copies to it or arrives at its barriers
+  if constexpr (Traits::kCluster > 1) {
+    wait_for_cluster();  // neither block's memory goes while the other copies to it or arrives at its barriers
+  }
 #endif
 }
 

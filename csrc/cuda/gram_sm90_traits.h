@@ -1,5 +1,6 @@
 // Tile constants of the wgmma kernel, for a product of type Product: float, or int32_t where the counts
 // themselves are wanted. (float64 takes the mma.sync kernel: 64 counts and 128 registers of product do not fit.)
+// kBlocks: how many blocks form a cluster, 2 or 1.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +11,7 @@
 
 namespace gatedops::cuda {
 
-template <class Product>
+template <class Product, int kBlocks>
 struct Sm90Traits {
   using Value = Product;
   static constexpr bool kHasProduct = !std::is_same_v<Product, int32_t>;
@@ -29,13 +30,18 @@ struct Sm90Traits {
 
   // Two blocks, on two multiprocessors, do tiles one below the other: each gets the rows of gates of their common
   // columns once, half of them from its own copies and half from the other's. That is 24 instead of 32 KiB a stage
-  // out of the second-level cache, whose bandwidth is below what the tensor cores can take.
-  static constexpr int kCluster = 2;
+  // out of the second-level cache, whose bandwidth is below what the tensor cores can take. A single block copies all
+  // of its rows itself and uses no instruction of clusters.
+  static constexpr int kCluster = kBlocks;
+  static_assert(kCluster == 1 || kCluster == 2);
   static constexpr int kSharedRows = kTile / kCluster;
 
-  // At launch 128 registers a thread; setmaxnreg moves them to where counts and product are.
+  // At launch 128 registers a thread; setmaxnreg moves them to where counts and product are. Counts alone leave some to
+  // the producer, which then numbers layers as well as tiles.
   static constexpr int kLaunchRegisters = 128;
-  static constexpr int kConsumerRegisters = 200, kProducerRegisters = 32, kFinisherRegisters = 80;
+  static constexpr int kConsumerRegisters = kHasProduct ? 200 : 192;
+  static constexpr int kProducerRegisters = kHasProduct ? 32 : 40;
+  static constexpr int kFinisherRegisters = 80;
   static_assert(kLaunchRegisters * kThreads <= 65536);
   static_assert(
       kConsumerThreads * kConsumerRegisters + 128 * kProducerRegisters + kFinisherThreads * kFinisherRegisters <=
@@ -54,9 +60,19 @@ struct Sm90Traits {
   static constexpr int kScratchOffset = (kStagedOffset + kStagedBytes + 15) / 16 * 16;
   static constexpr int kScratchBytes =
       kHasProduct ? ContractTile::scratch(kTile) * static_cast<int>(sizeof(Product)) : 0;
-  // Full and empty of each stage, full and empty of the finished tile.
-  static constexpr int kBarrierOffset = (kScratchOffset + kScratchBytes + 15) / 16 * 16;
-  static constexpr int kSharedBytes = kBarrierOffset + (2 * kStages + 2) * 8;
+  // Units of work that the producer has begun and the finisher has not: at most a stage each, the one that the
+  // consumers are at, and the finished one. A power of two beyond that never holds the producer up.
+  static constexpr int kUnits = 8;
+  static_assert(kUnits >= kStages + 2);
+  static constexpr int kUnitOffset = (kScratchOffset + kScratchBytes + 15) / 16 * 16;
+  static constexpr int kUnitBytes = 16;
+  // Each warp of the consumers and of the finisher says once that it has read a unit.
+  static constexpr int kUnitReaders = (kConsumerThreads + kFinisherThreads) / 32;
+
+  // Full and empty of each stage, of the finished tile, and of each unit.
+  static constexpr int kBarrierOffset = kUnitOffset + kUnits * kUnitBytes;
+  static constexpr int kUnitBarrierOffset = kBarrierOffset + (2 * kStages + 2) * 8;
+  static constexpr int kSharedBytes = kUnitBarrierOffset + 2 * kUnits * 8;
   static_assert(kSharedBytes <= 227 << 10, "shared memory of an H100 or H200 block");
 
   // Matrix descriptors count in 16 bytes: eight rows of 128 bytes to the next group of rows; the leading offset has

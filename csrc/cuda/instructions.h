@@ -26,6 +26,38 @@ __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
+// Values side by side that are read from shared memory, or written to global memory, at once: 16 bytes, written also 8,
+// at a multiple of as many. In PTX, since the compiler takes such a copy apart in a kernel of this size.
+template <class Value, int kCount>
+struct Together {
+  Value value[kCount];
+};
+
+template <class Value, int kCount>
+__device__ __forceinline__ void load_together(Together<Value, kCount>& to, const Value* from) {
+  static_assert(sizeof(to) == 16);
+  uint32_t words[4];
+  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+               : "r"(shared_address(from))
+               : "memory");
+  memcpy(&to, words, sizeof(to));
+}
+template <class Value, int kCount>
+__device__ __forceinline__ void store_together(Value* to, const Together<Value, kCount>& from) {
+  uint32_t words[sizeof(from) / 4];
+  memcpy(words, &from, sizeof(from));
+  const auto place = __cvta_generic_to_global(to);
+  if constexpr (sizeof(from) == 16) {
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(place), "r"(words[0]), "r"(words[1]), "r"(words[2]),
+                 "r"(words[3])
+                 : "memory");
+  } else {
+    static_assert(sizeof(from) == 8);
+    asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(place), "r"(words[0]), "r"(words[1]) : "memory");
+  }
+}
+
 // Copies `bytes` (0 to 16, a multiple of 4) and fills the rest of the 16 with zeros; not done before
 // wait_for_copies.
 __device__ __forceinline__ void copy_async(uint32_t to, const void* from, int bytes) {

@@ -13,6 +13,13 @@ GATEDOPS_HOST_DEVICE constexpr int staged_swizzle(int row) {
   return (row & 1) | (row >> 1 & 3) << 3 | (row >> 3 & 3) << 1;
 }
 
+// A lane takes 2 or 4 elements of a line of the tile at once. Of a column it reads them one by one, element e ^ turn in
+// turn e, so that lanes whose rows have the same bank in one order do not meet: halves of a warp read doubles, with
+// half as many banks.
+GATEDOPS_HOST_DEVICE constexpr int column_turn(int lane, int elements) {
+  return elements == 4 ? lane >> 3 : lane >> 1 & 1;
+}
+
 // Element of a tile of kTile columns, a multiple of 32.
 template <int kTile>
 GATEDOPS_HOST_DEVICE constexpr int staged_offset(int row, int col) {

@@ -8,6 +8,7 @@
 #include "instructions.h"
 #include "layer_product.h"
 #include "staged_layout.h"
+#include "tile_lines.h"
 #include "tile_rect.h"
 
 namespace gatedops::cuda {
@@ -63,16 +64,11 @@ struct WriteTile {
     constexpr int kWarps = kThreads / 32;
     const int warp = thread / 32, lane = thread % 32;
     Out* out = static_cast<Out*>(p.out.data) + layer * p.out.plane_stride;
-    if (is_plain(p)) {
-      for (int r = warp; r < tile.rows; r += kWarps) {
-        Out* row = out + (tile.i + r) * p.out.row_stride + tile.j;
-        const int end = tile.diagonal ? r + 1 : tile.cols;
-#pragma unroll
-        for (int c = 0; c < kTile; c += 32) {
-          if (c + lane < end) {
-            row[c + lane] = output_cast(values[staged_offset<kTile>(r, c + lane)], Out());
-          }
-        }
+    const bool lines = takes_lines<kTile, Value>(p, tile, out);
+    if (lines && is_plain(p)) {
+#pragma unroll 4
+      for (int r = warp; r < kTile; r += kWarps) {
+        write_line(TileLines<Value, kTile>::of_row(values, r, lane), out, p, tile.i + r, tile.j, lane);
       }
     } else {
       for (int r = warp * kRows; r < tile.rows; r += kWarps * kRows) {
@@ -85,6 +81,13 @@ struct WriteTile {
       return;
     }
     wait();
+    if (lines) {
+#pragma unroll 2
+      for (int c = warp; c < kTile; c += kWarps) {
+        write_line(TileLines<Value, kTile>::of_column(values, c, lane), out, p, tile.j + c, tile.i, lane);
+      }
+      return;
+    }
     for (int c = warp; c < tile.cols; c += kWarps) {
       Out* row = out + (tile.j + c) * p.out.row_stride + tile.i;
 #pragma unroll
@@ -100,6 +103,27 @@ struct WriteTile {
   // Whether values go out as they are.
   static __device__ __forceinline__ bool is_plain(const GramProblem& p) {
     return !p.out.times && p.out.factor == nullptr && (!std::is_same_v<Out, int32_t> || p.out.x_on == nullptr);
+  }
+
+  // Whether the tile goes out in whole lines, a lane's elements at once: none of it is cut off, and every line of the
+  // output begins at a multiple of what a lane writes.
+  template <int kTile, class Value>
+  static __device__ __forceinline__ bool takes_lines(const GramProblem& p, const TileRect& tile, const Out* out) {
+    constexpr int kTogether = TileLines<Value, kTile>::kTogether;
+    return tile.rows == kTile && tile.cols == kTile && !tile.diagonal && p.out.row_stride % kTogether == 0 &&
+           reinterpret_cast<uintptr_t>(out) % (kTogether * sizeof(Out)) == 0;
+  }
+
+  // A line of the tile to row i of the output, from column j on.
+  template <class Value, int kTogether>
+  static __device__ __forceinline__ void write_line(
+      const Together<Value, kTogether>& line, Out* out, const GramProblem& p, int64_t i, int64_t j, int lane) {
+    Together<Out, kTogether> written;
+#pragma unroll
+    for (int e = 0; e < kTogether; ++e) {
+      written.value[e] = output_cast(line.value[e], Out());
+    }
+    store_together(out + i * p.out.row_stride + j + kTogether * lane, written);
   }
 
   // kRows rows from r on, and of each the columns c, c + 32, ...

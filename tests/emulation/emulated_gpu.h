@@ -155,6 +155,28 @@ inline uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(static_cast<const unsigned char*>(pointer) - shared_memory());
 }
 
+template <class Value, int kCount>
+struct Together {
+  Value value[kCount];
+};
+
+template <class Value, int kCount>
+void require_together(const Value* place) {
+  if (reinterpret_cast<uintptr_t>(place) % sizeof(Together<Value, kCount>) != 0) {
+    throw std::invalid_argument("a load or store of several values at a place that is not a multiple of their size");
+  }
+}
+template <class Value, int kCount>
+void load_together(Together<Value, kCount>& to, const Value* from) {
+  require_together<Value, kCount>(from);
+  std::copy_n(from, kCount, to.value);
+}
+template <class Value, int kCount>
+void store_together(Value* to, const Together<Value, kCount>& from) {
+  require_together<Value, kCount>(to);
+  std::copy_n(from.value, kCount, to);
+}
+
 inline void copy_async(uint32_t to, const void* from, int bytes) {
   auto& gpu = emulation::Gpu::active();
   if (to % 16 != 0 || reinterpret_cast<uintptr_t>(from) % 16 != 0 || bytes < 0 || bytes > 16) {

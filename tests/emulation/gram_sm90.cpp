@@ -1,4 +1,4 @@
-// Runs the kernel of csrc/cuda/gram_sm90_kernel.h on the CPU.
+// Runs the kernel of csrc/cuda/gram_sm90_kernel.h on the CPU, in clusters of two blocks and without clusters.
 #include "cuda/gram_sm90_kernel.h"
 
 #include "cuda/tile_neighbors.h"
@@ -17,12 +17,11 @@ using gatedops::cuda::WriteTile;
 
 TensorMap map_of(const GateRows& gates, int32_t first, int32_t words, int rows) {
   const auto* base = reinterpret_cast<const unsigned char*>(gates.words + first);
-  return {base, words, gates.rows, gates.stride * 4, gatedops::cuda::kStageWords, rows, {}};
+  return {base, words, gates.rows, gatedops::cuda::row_stride(gates, words) * 4, gatedops::cuda::kStageWords, rows, {}};
 }
 
-template <class Product, class Finish>
+template <class Traits, class Finish>
 void run(const GramProblem& gram, const emulation::Launch& launch) {
-  using Traits = Sm90Traits<Product>;
   Sm90Problem problem{};
   problem.gram = gram;
   for (int l = 0; l < gram.layers.end(); ++l) {
@@ -43,38 +42,46 @@ void run(const GramProblem& gram, const emulation::Launch& launch) {
   });
 }
 
-template <class Product, class Out>
+template <class Traits, class Out>
 void write(const emulation::GramCall& call) {
-  using Traits = Sm90Traits<Product>;
-  run<Product, WriteTile<Out>>(emulation::problem_of(call, Traits::kTile * Traits::kCluster), call.launch);
+  run<Traits, WriteTile<Out>>(emulation::problem_of(call, Traits::kTile * Traits::kCluster), call.launch);
 }
 
+template <class Traits>
 void contract(const emulation::GramCall& call) {
-  using Traits = Sm90Traits<float>;
   emulation::run_matvec<float, Traits::kTile, Traits::kCluster>(
-      call, [&](const GramProblem& p) { run<float, ContractTile>(p, call.launch); });
+      call, [&](const GramProblem& p) { run<Traits, ContractTile>(p, call.launch); });
+}
+
+template <int kCluster>
+const char* emulate(const emulation::GramCall& call) {
+  using Floats = Sm90Traits<float, kCluster>;
+  return emulation::guarded([&] {
+    if (call.columns > 0 && call.type == emulation::kFloat32) {
+      return contract<Floats>(call);
+    }
+    if (call.neighbors.k > 0 && call.type == emulation::kFloat32) {
+      return run<Floats, SelectNeighbors>(emulation::problem_of(call, Floats::kTile * kCluster), call.launch);
+    }
+    switch (call.type) {
+      case emulation::kFloat32:
+        return write<Floats, float>(call);
+      case emulation::kBFloat16:
+        return write<Floats, __nv_bfloat16>(call);
+      case emulation::kInt32:
+        return write<Sm90Traits<int32_t, kCluster>, int32_t>(call);
+      default:
+        throw std::invalid_argument("float64 is the other kernel's");
+    }
+  });
 }
 
 }  // namespace
 
 extern "C" const char* emulate_gram_sm90(const emulation::GramCall* call) {
-  return emulation::guarded([&] {
-    if (call->columns > 0 && call->type == emulation::kFloat32) {
-      return contract(*call);
-    }
-    if (call->neighbors.k > 0 && call->type == emulation::kFloat32) {
-      using Traits = Sm90Traits<float>;
-      return run<float, SelectNeighbors>(emulation::problem_of(*call, Traits::kTile * Traits::kCluster), call->launch);
-    }
-    switch (call->type) {
-      case emulation::kFloat32:
-        return write<float, float>(*call);
-      case emulation::kBFloat16:
-        return write<float, __nv_bfloat16>(*call);
-      case emulation::kInt32:
-        return write<int32_t, int32_t>(*call);
-      default:
-        throw std::invalid_argument("float64 is the other kernel's");
-    }
-  });
+  return emulate<2>(*call);
+}
+
+extern "C" const char* emulate_gram_sm90x1(const emulation::GramCall* call) {
+  return emulate<1>(*call);
 }

@@ -54,6 +54,10 @@ uint32_t tf32(uint32_t bits) {
   return tf32_bits(bits);
 }
 
+int turn(int lane, int elements) {
+  return column_turn(lane, elements);
+}
+
 int64_t staged(int tile, int row, int col) {
   return tile == 64 ? staged_offset<64>(row, col) : staged_offset<128>(row, col);
 }
