@@ -54,7 +54,7 @@ kernels=(sm90 sm90x1 sm80)
 prepare_out() {
   if [[ $mode != list ]] && ! { mkdir -p "$out" 2>"$trouble" && out=$(cd "$out" && pwd) && keep; }; then
     halt "${unkept:-$out cannot be written to: $(tail -n 1 "$trouble")}"
-    unkept='' code=2
+    code=2
   fi
 }
 
@@ -62,7 +62,7 @@ prepare_out() {
 prepare_libraries() {
   step machine 20 bash "$here/gpu_machine.sh"
   step ready 90 "${cuda[@]}" "$python" scripts/gpu_build.py check || halt "${notes[ready]}"
-  [[ $mode != real ]] || choose_for_gpu "$(sed -n 's/^compute capability //p' "$work/ready.log")"
+  [[ $mode != real || -n $stopped ]] || choose_for_gpu "$(sed -n 's/^compute capability //p' "$work/ready.log")"
   [[ ${notes[ready]-} == "to build: "* ]] || return 0
   if ! command -v nvcc >/dev/null; then
     halt "${notes[ready]#to build: }, and nvcc, which could build them, is not installed"
@@ -204,7 +204,7 @@ fast() {
 }
 
 cd "$here/.." || exit 2
-[[ ! -d /usr/local/cuda/bin ]] || PATH=$PATH:/usr/local/cuda/bin
+PATH=$PATH:${CUDA_HOME:-/usr/local/cuda}/bin
 export PYTHONUNBUFFERED=1 CUBLAS_WORKSPACE_CONFIG=:4096:8 PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 prepare_out
 prepare_libraries

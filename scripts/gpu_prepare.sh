@@ -59,7 +59,7 @@ build() {
   hash=$("$program" scripts/gpu_build.py hash) || fail "the sources cannot be read"
   TORCH_CUDA_ARCH_LIST=$arch "$program" setup.py --quiet build_ext --inplace --build-temp "$folder" \
     --build-lib "$folder/lib" >"$folder/log" 2>&1 || { tail -n 40 "$folder/log" && fail "the build failed: $folder/log"; }
-  "$program" scripts/gpu_build.py stamp "$hash" || fail "there is no stamp"
+  "$program" scripts/gpu_build.py stamp "$hash" || fail "the libraries have no stamp"
 }
 
 nvcc --version >/dev/null 2>&1 || fail "nvcc does not run: install the CUDA toolkit"

@@ -47,7 +47,7 @@ finish() {
         results[$name]="time out" notes[$name]="it could not be killed"
       fi
     done
-    sleep 0.1
+    sleep 0.05
   done
 }
 
@@ -114,15 +114,15 @@ keep() {
 
 # halt WHY: the rest of the plan only leaves its rows.
 halt() {
+  [[ -z $stopped ]] || return
   stopped=$1
   echo "gpu_check.sh: $stopped" >&2
 }
 
-# interrupt: ends what runs, so that the rest of the plan leaves its rows at once.
+# interrupt: ends what runs (timeout kills what does not end), so that the rest of the plan only leaves its rows.
 interrupt() {
-  local pid
   halt "interrupted"
-  for pid in "${pids[@]}"; do kill -KILL -- "-$pid" 2>/dev/null || kill -KILL "$pid" 2>/dev/null; done
+  ((${#pids[@]} == 0)) || kill "${pids[@]}" 2>/dev/null
 }
 
 print_table() {
@@ -138,12 +138,12 @@ print_table() {
 leave() {
   local code=$? name
   trap - EXIT
-  [[ -z $recorder ]] || kill "$recorder"
+  [[ -z $recorder ]] || kill "$recorder" 2>/dev/null
   ((${#pids[@]} == 0)) || { interrupt && finish; }
   for name in "${order[@]}"; do went_well "$name" || ((code)) || code=1; done
   [[ $mode == list ]] || { echo && print_table | tee "$work/table.txt"; }
   [[ ! -d $out ]] || keep
-  [[ -z $unkept ]] || { echo "gpu_check.sh: $unkept" >&2 && ((code)) || code=1; }
-  rm -rf "$work"
+  [[ -z $unkept || $unkept == "$stopped" ]] || { echo "gpu_check.sh: $unkept" >&2 && ((code)) || code=1; }
+  rm -rf "$work" "$trouble"
   exit "$code"
 }
