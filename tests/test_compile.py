@@ -26,9 +26,6 @@ OPS = torch.ops.gatedops
 LAYERS = ([0, 8], [0, 8], [2, 2])
 SCALE = [1 / 40, 1 / 33]
 
-# torch's own: its compiler imports modules that still use torch.jit.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.* is deprecated:DeprecationWarning")
-
 
 @pytest.fixture(autouse=True)
 def fresh_compiler():

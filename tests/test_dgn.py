@@ -35,9 +35,6 @@ from torch.func import functional_call, grad, stack_module_state, vmap
 from gatedops import DGN, DLGN, GateBits, fuse_relu, record_gates, reference
 from gatedops.nn import conv_spec, fc_spec
 
-# torch's own: its compiler imports modules that still use torch.jit.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.* is deprecated:DeprecationWarning")
-
 
 def gradients(model, output):
     """Of a scalar made of the output, for every parameter; None where there is none."""

@@ -97,7 +97,7 @@ MAKING = {
     "a ReLU of the input": ("the ReLU '0' does not follow", lambda: DGN(nn.Sequential(nn.ReLU(), nn.Linear(6, 3)))),
     "a ReLU of a ReLU": ("the ReLU '2' does not follow", lambda: DGN(chain(nn.ReLU(), nn.ReLU()))),
     "flattening inputs into one": ("'1' is Flatten", lambda: DGN(chain(nn.Flatten(0), nn.ReLU()))),
-    "TorchScript": ("spec_or_net: is TorchScript", lambda: DGN(scripted())),
+    "TorchScript": ("spec_or_net: is TorchScript", lambda: DGN(torch.jit.script(chain(nn.ReLU())))),
     "a shallow network of images of any size": (
         "shallow: gates of linear layers read whole images",
         lambda: DLGN(CONV.relu_net(), shallow=True),
@@ -155,11 +155,6 @@ CALLING = {
     "gates on another device": ("gate: is on meta", lambda: MODEL(X, gates=BITS.to("meta"))),
 }
 IMAGE_MODEL_TURNED = DGN(conv_spec((2, 4, 5), [4, 4], [8, 4], 3), "FR-II")
-
-
-def scripted():
-    with pytest.warns(DeprecationWarning, match="jit"):
-        return torch.jit.script(chain(nn.ReLU()))
 
 
 def refused(wrong):

@@ -17,9 +17,6 @@ from torch.library import opcheck
 from gatedops import GateBits, reference
 from gatedops.ops.gate_counts import gate_counts, on_per_input
 
-# torch's own: its compiler imports modules that still use torch.jit.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.* is deprecated:DeprecationWarning")
-
 every_isa = pytest.mark.usefixtures("isa")
 count_bits = torch.ops.gatedops.gate_counts
 

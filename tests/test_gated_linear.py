@@ -17,8 +17,7 @@ from gatedops import GateBits, gated_linear, pack_gates, reference
 
 pytestmark = [
     pytest.mark.usefixtures("isa"),
-    # torch's own: forward mode imports modules that still use torch.jit, and vmap calls the ops one by one.
-    pytest.mark.filterwarnings("ignore:`torch.jit.* is deprecated:DeprecationWarning"),
+    # torch's own: vmap calls the ops one by one.
     pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning"),
 ]
 

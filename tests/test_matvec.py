@@ -20,11 +20,8 @@ from tolerances import assert_as_good_as_torch, assert_close_in_float64, assert_
 
 from gatedops import GateBits, npk_matvec, reference
 
-# torch's own: forward mode imports modules that still use torch.jit, and vmap calls the ops one by one.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:`torch.jit.* is deprecated:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning"),
-]
+# torch's own: vmap calls the ops one by one.
+pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
 
 BITS, Y_BITS = random_bits(5, dense(6, 9)), random_bits(4, dense(6, 9), seed=1)
 

@@ -17,9 +17,6 @@ from torch import nn
 from gatedops import Gate, GateBits, GatedConv2d, GatedLinear, pack_gates, reference
 from gatedops.ops.gated_linear_gate import apply_gate, relu_with_gates
 
-# torch's own: its compiler and forward mode import modules that still use torch.jit.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.* is deprecated:DeprecationWarning")
-
 PAIRS = {
     "linear": (lambda **o: GatedLinear(5, 40, **o), lambda **o: nn.Linear(5, 40, **o), (6, 5)),
     "linear without bias": (

@@ -29,8 +29,6 @@ from gatedops import (
 from gatedops.kernels.ntk import PARTS
 from gatedops.nn import conv_spec, fc_spec
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated:DeprecationWarning")
-
 WEIGHTS = (4.0, 0.7)  # beta and gain of the soft gates
 
 

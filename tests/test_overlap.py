@@ -14,9 +14,6 @@ from torch.library import opcheck
 
 from gatedops import GateBits, gate_agreement, gate_neighbors, gate_overlap, reference
 
-# torch's own: its compiler imports modules that still use torch.jit.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.* is deprecated:DeprecationWarning")
-
 every_isa = pytest.mark.usefixtures("isa")
 
 BITS, Y_BITS = random_bits(6, dense(40, 33)), random_bits(4, dense(40, 33), seed=1)

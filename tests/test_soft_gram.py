@@ -18,12 +18,8 @@ from torch.library import opcheck
 
 from gatedops import npk_gram, reference, soft_npk_gram
 
-# torch's own: forward mode and the compiler import modules that still use torch.jit, and vmap calls the ops
-# one by one.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:`torch.jit.* is deprecated:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning"),
-]
+# torch's own: vmap calls the ops one by one.
+pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
 
 # Around the edge of a tile, 128.
 ROWS = st.sampled_from([0, 1, 2, 17, 127, 128, 129, 257])

@@ -98,7 +98,6 @@ def test_models_that_are_none(call):
     fails(TypeError, "model: got type, needs a torch.nn.Module", call, nn.ReLU, X)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("call", [record_gates, trace.steps])
 def test_torchscript(call):
     script = torch.jit.script(mlp())
