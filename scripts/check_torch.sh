@@ -14,7 +14,7 @@ fail() {
   echo "check_torch.sh: $*" >&2
   exit 1
 }
-command -v "$interpreter" >/dev/null || fail "$interpreter is not found: name one, as in make check-torch211 PYTHON312=/path/to/python3.12"
+"$interpreter" -c "" 2>/dev/null || fail "$interpreter does not run: name another, as in make check-torch211 PYTHON312=/path/to/python3.12"
 command -v nvcc >/dev/null || fail "nvcc is not found, and without it gatedops._C_cuda is not built: install the CUDA toolkit"
 
 folder=$(mktemp -d "${TMPDIR:-/tmp}/gatedops-check.XXXXXX")
