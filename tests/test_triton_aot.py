@@ -1,5 +1,7 @@
 """Triton kernels compile without a GPU for sm_80, sm_90 and sm_100, within the limits of each."""
 
+import re
+
 import pytest
 
 triton = pytest.importorskip("triton")
@@ -24,7 +26,7 @@ def test_gram_uses_the_integer_tensor_cores(capability, symmetric, dtype):
     }
     signature |= dict.fromkeys(("n", "m", "depth", "tiles_n"), "i32")
     signature |= dict.fromkeys(("x_stride", "y_stride", "out_stride"), "i64")
-    constants = {"SYMMETRIC": symmetric, "TIMES": True, **TILE}
+    constants = {"SYMMETRIC": symmetric, "TIMES": True, "ALIGNED": True, **TILE}
     kernel = compiled(gram.gram_kernel, signature, constants, capability, num_warps=8)
     assert kernel.shared <= SHARED_LIMIT[capability]
     assert ("wgmma.mma_async" if capability == 90 else "mma.sync") in kernel.ptx
@@ -34,7 +36,8 @@ def test_gram_uses_the_integer_tensor_cores(capability, symmetric, dtype):
 def test_overlap_and_row_counts_compile(capability):
     signature = {"x_words": "*i32", "y_words": "*i32", "out": "*i32", "layers": "*i64"}
     signature |= dict.fromkeys(("n", "m", "tiles_n"), "i32") | dict.fromkeys(("x_stride", "y_stride"), "i64")
-    kernel = compiled(gram.overlap_kernel, signature, {"SYMMETRIC": True, **TILE}, capability, num_warps=8)
+    constants = {"SYMMETRIC": True, "ALIGNED": True, **TILE}
+    kernel = compiled(gram.overlap_kernel, signature, constants, capability, num_warps=8)
     assert kernel.shared <= SHARED_LIMIT[capability]
     signature = {"words": "*i32", "out": "*i32", "layers": "*i64", "n": "i32", "stride": "i64"}
     compiled(gram.row_counts_kernel, signature, {"BLOCK": 32}, capability)
@@ -46,4 +49,6 @@ def test_packing_compiles(capability, dtype):
     signature = {"q": f"*{dtype}", "words": "*i32"}
     signature |= dict.fromkeys(("channels", "per_position", "used", "total"), "i32")
     signature |= dict.fromkeys(("q_row", "q_position", "q_channel", "words_row"), "i64")
-    compiled(gates.pack_kernel, signature, {"BLOCK": gates.WORDS}, capability)
+    for aligned in (True, False):
+        kernel = compiled(gates.pack_kernel, signature, {"ALIGNED": aligned, "BLOCK": gates.WORDS}, capability)
+        assert bool(re.search(r"ld\.global\.v[24]", kernel.ptx)) == aligned

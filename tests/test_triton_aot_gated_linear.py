@@ -148,8 +148,8 @@ def test_passes_compile_without_spills(dtype, capability):
     bias = {"grad": p, "words": "*i32", "db": "*fp32"} | dict.fromkeys(("rows", "width", "part"), "i32")
     bias |= {"g_row": "i64", "words_row": "i64"}
     for kernel, signature, constants in (
-        (relu_kernel, gated | {"total": "i32"}, {"BLOCK": 32}),
-        (select_kernel, gated, {"BLOCK": 32}),
+        (relu_kernel, gated | {"total": "i32"}, {"ALIGNED": True, "BLOCK": 32}),
+        (select_kernel, gated, {"ALIGNED": False, "BLOCK": 32}),
         (pair_soft_gradients_kernel, pair_soft, wanted),
         (soft_gradients_kernel, soft, {"GATE": True, "BLOCK": 1024}),
         (bias_gradient_kernel, bias, {"g_col": 1, "M": SUM_ROWS, "N": SUM_COLS}),

@@ -10,39 +10,48 @@ from torch import Tensor
 from gatedops.layout import layer_words, words_used
 from gatedops.ops.gated_linear_gate import empty_activations
 from gatedops.triton.gated_linear_tiles import relu
-from gatedops.triton.gates import WORDS, places_of_words
+from gatedops.triton.gates import WORDS, aligned, at_places, places_of_words
+
+# Arguments of which the compiler is told nothing: constexpr ALIGNED says what it needs.
+PLAIN = [
+    "channels", "per_position", "used", "total", "q_row", "q_position", "q_channel", "z_row", "z_position",
+    "z_channel", "words_row",
+]  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=PLAIN, do_not_specialize_on_alignment=["q", "z"])
 def relu_kernel(
     q, z, words, channels, per_position, used, total,
     q_row: tl.int64, q_position, q_channel,
-    z_row: tl.int64, z_position, z_channel, words_row: tl.int64, BLOCK: tl.constexpr,
+    z_row: tl.int64, z_position, z_channel, words_row: tl.int64, ALIGNED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """z = relu(q) and the words of its gates; one program per row and block of words."""
     row = tl.program_id(0).to(tl.int64)
     word = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    position, channel, inside = places_of_words(word, channels, per_position, used)
-    values = tl.load(q + row * q_row + position * q_position + channel * q_channel, mask=inside, other=0.0)
+    position, channel, inside = places_of_words(word, channels, per_position, used, ALIGNED)
+    source = at_places(q, row, position, channel, q_row, q_position, q_channel, ALIGNED)
+    to = at_places(z, row, position, channel, z_row, z_position, z_channel, ALIGNED)
+    values = tl.load(source, mask=inside, other=0.0)
     packed = tl.sum((values > 0).to(tl.int32) << tl.arange(0, 32)[None, :], axis=1)
     tl.store(words + row * words_row + word, packed, mask=word < total)
-    tl.store(z + row * z_row + position * z_position + channel * z_channel, relu(values), mask=inside)
+    tl.store(to, relu(values), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=PLAIN, do_not_specialize_on_alignment=["q", "z"])
 def select_kernel(
     q, z, words, channels, per_position, used,
     q_row: tl.int64, q_position, q_channel,
-    z_row: tl.int64, z_position, z_channel, words_row: tl.int64, BLOCK: tl.constexpr,
+    z_row: tl.int64, z_position, z_channel, words_row: tl.int64, ALIGNED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """z = q where its gate is on, else 0; one program per row and block of words."""
     row = tl.program_id(0).to(tl.int64)
     word = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    position, channel, inside = places_of_words(word, channels, per_position, used)
-    values = tl.load(q + row * q_row + position * q_position + channel * q_channel, mask=inside, other=0.0)
+    position, channel, inside = places_of_words(word, channels, per_position, used, ALIGNED)
+    source = at_places(q, row, position, channel, q_row, q_position, q_channel, ALIGNED)
+    to = at_places(z, row, position, channel, z_row, z_position, z_channel, ALIGNED)
+    values = tl.load(source, mask=inside, other=0.0)
     packed = tl.load(words + row * words_row + word, mask=word < used, other=0)
     on = (packed[:, None] >> tl.arange(0, 32)[None, :]) & 1
-    to = z + row * z_row + position * z_position + channel * z_channel
     tl.store(to, tl.where(on != 0, values, 0.0), mask=inside)
 
 
@@ -55,7 +64,7 @@ def gate_relu(q: Tensor) -> tuple[Tensor, Tensor]:
     if n > 0:
         relu_kernel[(n, triton.cdiv(words.shape[1], WORDS))](
             q, z, words, channels, used // positions, used, words.shape[1],
-            *q.stride(), *z.stride(), words.stride(0), BLOCK=WORDS,
+            *q.stride(), *z.stride(), words.stride(0), ALIGNED=aligned(q, z), BLOCK=WORDS,
         )  # fmt: skip
     return z, words
 
@@ -68,7 +77,7 @@ def gate_select(q: Tensor, words: Tensor, first: int) -> Tensor:
     if n > 0:
         select_kernel[(n, triton.cdiv(used, WORDS))](
             q, z, words[:, first:], channels, used // positions, used,
-            *q.stride(), *z.stride(), words.stride(0), BLOCK=WORDS,
+            *q.stride(), *z.stride(), words.stride(0), ALIGNED=aligned(q, z), BLOCK=WORDS,
         )  # fmt: skip
     return z
 

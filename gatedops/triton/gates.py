@@ -13,8 +13,10 @@ WORDS = 32  # words a program writes; 32 x 32 gates
 
 
 @triton.jit
-def places_of_words(word, channels, per_position, used):
+def places_of_words(word, channels, per_position, used, ALIGNED: tl.constexpr):
     """Position (B, 1) and channel (B, 32), int64, of each of the 32 gates of words (B,), and whether there is one."""
+    if ALIGNED:
+        channels = channels // 16 * 16  # tells the compiler that it is a multiple
     position = word // per_position
     channel = (word % per_position)[:, None] * 32 + tl.arange(0, 32)[None, :]
     inside = (word < used)[:, None] & (channel < channels)
@@ -22,28 +24,49 @@ def places_of_words(word, channels, per_position, used):
 
 
 @triton.jit
+def at_places(of, row, position, channel, of_row, of_position, of_channel, ALIGNED: tl.constexpr):
+    """Pointers to the numbers of a row of activations `of` at these positions and channels."""
+    if ALIGNED:
+        pointers = tl.multiple_of(of + (row * of_row + position * of_position + channel), (1, 16))  # bytes
+    else:
+        pointers = of + (row * of_row + position * of_position + channel * of_channel)
+    return pointers
+
+
+def aligned(*activations: Tensor) -> bool:
+    """Whether all of these activations (n, positions, channels) can be read 16 bytes at a time: 16 channels beside each
+    other. The kernels are told this instead of each stride, for Triton compiles a kernel of its own for each set of
+    arguments that are 1 or multiples of 16."""
+    n, positions, channels = activations[0].shape
+    return channels % 16 == 0 and all(
+        t.stride(2) == 1
+        and t.data_ptr() % 16 == 0
+        and (n == 1 or t.stride(0) * t.itemsize % 16 == 0)
+        and (positions == 1 or t.stride(1) * t.itemsize % 16 == 0)
+        for t in activations
+    )
+
+
+@triton.jit(
+    do_not_specialize=["channels", "per_position", "used", "total", "q_row", "q_position", "q_channel", "words_row"],
+    do_not_specialize_on_alignment=["q"],
+)
 def pack_kernel(
-    q,
-    words,
-    channels,
+    q, words, channels,
     per_position,  # words from one position to the next
     used,  # words that hold gates; those behind them are padding
-    total,
-    q_row: tl.int64,
-    q_position,
-    q_channel,
-    words_row: tl.int64,
-    BLOCK: tl.constexpr,
-):
+    total, q_row: tl.int64, q_position, q_channel, words_row: tl.int64, ALIGNED: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     word = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    position, channel, inside = places_of_words(word, channels, per_position, used)
-    on = tl.load(q + row * q_row + position * q_position + channel * q_channel, mask=inside, other=0.0) > 0
+    position, channel, inside = places_of_words(word, channels, per_position, used, ALIGNED)
+    source = at_places(q, row, position, channel, q_row, q_position, q_channel, ALIGNED)
+    on = tl.load(source, mask=inside, other=0.0) > 0
     packed = tl.sum(on.to(tl.int32) << tl.arange(0, 32)[None, :], axis=1)
     tl.store(words + row * words_row + word, packed, mask=word < total)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["channels", "per_position", "gates", "words_row"])
 def unpack_kernel(words, out, channels, per_position, gates, words_row: tl.int64, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     gate = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -62,16 +85,9 @@ def pack_gates_out(q: Tensor, *, out: Tensor) -> None:
     if n == 0:
         return
     pack_kernel[(n, triton.cdiv(out.shape[1], WORDS))](
-        source,
-        out,
-        channels,
-        used // positions,
-        used,
-        out.shape[1],
-        *q.stride(),
-        out.stride(0),
-        BLOCK=WORDS,
-    )
+        source, out, channels, used // positions, used, out.shape[1], *q.stride(), out.stride(0),
+        ALIGNED=aligned(source), BLOCK=WORDS,
+    )  # fmt: skip
 
 
 def pack_gates(q: Tensor) -> Tensor:

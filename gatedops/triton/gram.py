@@ -59,13 +59,15 @@ def _tile_of(program, tiles_n, SYMMETRIC: tl.constexpr):
     return row, col
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "m", "depth", "tiles_n", "x_stride", "y_stride", "out_stride"])
 def gram_kernel(
     x_words, y_words, out, layers, scale,  # layers int64 (L, 3): first, y_first, count; scale (L,) of out's dtype
     n, m, depth, tiles_n, x_stride: tl.int64, y_stride: tl.int64, out_stride: tl.int64,
-    SYMMETRIC: tl.constexpr, TIMES: tl.constexpr, M: tl.constexpr, N: tl.constexpr, WORDS: tl.constexpr,
+    SYMMETRIC: tl.constexpr, TIMES: tl.constexpr, ALIGNED: tl.constexpr,
+    M: tl.constexpr, N: tl.constexpr, WORDS: tl.constexpr,
 ):  # fmt: skip
-    """out = prod_l count_l * scale_l, or (TIMES) out = out * that product."""
+    """out = prod_l count_l * scale_l, or (TIMES) out = out * that product. ALIGNED: m and out_stride are multiples of
+    16, and rows are written 16 bytes at a time."""
     row, col = _tile_of(tl.program_id(0), tiles_n, SYMMETRIC)
     rows = row * M + tl.arange(0, M)
     cols = col * N + tl.arange(0, N)
@@ -77,6 +79,8 @@ def gram_kernel(
             tl.load(layers + 3 * layer + 1), tl.load(layers + 3 * layer + 2).to(tl.int32), M, N, WORDS,
         )  # fmt: skip
         product = product * (counts.to(dtype) * tl.load(scale + layer))
+    if ALIGNED:
+        m, out_stride = m // 16 * 16, out_stride // 16 * 16  # tells the compiler that they are multiples
     at = rows[:, None].to(tl.int64) * out_stride + cols[None, :]
     inside = (rows < n)[:, None] & (cols < m)[None, :]
     if SYMMETRIC:
@@ -89,12 +93,12 @@ def gram_kernel(
         tl.store(out + mirrored, product, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "m", "tiles_n", "x_stride", "y_stride"])
 def overlap_kernel(
     x_words, y_words, out, layers, n, m, tiles_n, x_stride: tl.int64, y_stride: tl.int64,
-    SYMMETRIC: tl.constexpr, M: tl.constexpr, N: tl.constexpr, WORDS: tl.constexpr,
+    SYMMETRIC: tl.constexpr, ALIGNED: tl.constexpr, M: tl.constexpr, N: tl.constexpr, WORDS: tl.constexpr,
 ):  # fmt: skip
-    """out int32 (L, n, m) = counts of one layer per program on axis 1."""
+    """out int32 (L, n, m) = counts of one layer per program on axis 1. ALIGNED: n and m are multiples of 16."""
     row, col = _tile_of(tl.program_id(0), tiles_n, SYMMETRIC)
     layer = tl.program_id(1)
     rows = row * M + tl.arange(0, M)
@@ -103,6 +107,8 @@ def overlap_kernel(
         x_words, y_words, rows, cols, n, m, x_stride, y_stride, tl.load(layers + 3 * layer),
         tl.load(layers + 3 * layer + 1), tl.load(layers + 3 * layer + 2).to(tl.int32), M, N, WORDS,
     )  # fmt: skip
+    if ALIGNED:
+        n, m = n // 16 * 16, m // 16 * 16  # tells the compiler that they are multiples
     inside = (rows < n)[:, None] & (cols < m)[None, :]
     plane = layer.to(tl.int64) * n * m
     tl.store(out + plane + rows[:, None].to(tl.int64) * m + cols[None, :], counts, mask=inside)
@@ -141,7 +147,8 @@ def _multiply_lambda(
         words, right, out, _layers(first, y_first, count, words.device),
         _uploaded(tuple(scale), out.dtype, words.device),
         n, m, len(count), tiles_n, words.stride(0), right.stride(0), out.stride(0),
-        SYMMETRIC=y_words is None, TIMES=times, M=TILE_M, N=TILE_N, WORDS=TILE_WORDS, num_warps=8,
+        SYMMETRIC=y_words is None, TIMES=times, ALIGNED=m % 16 == 0 and out.stride(0) % 16 == 0,
+        M=TILE_M, N=TILE_N, WORDS=TILE_WORDS, num_warps=8,
     )  # fmt: skip
 
 
@@ -205,7 +212,8 @@ def gate_overlap(
     tiles, tiles_n = _tiles(n, m, y_words is None)
     overlap_kernel[(tiles, len(count))](
         words, right, out, _layers(first, y_first, count, words.device), n, m, tiles_n, words.stride(0),
-        right.stride(0), SYMMETRIC=y_words is None, M=TILE_M, N=TILE_N, WORDS=TILE_WORDS, num_warps=8,
+        right.stride(0), SYMMETRIC=y_words is None, ALIGNED=n % 16 == 0 and m % 16 == 0, M=TILE_M, N=TILE_N,
+        WORDS=TILE_WORDS, num_warps=8,
     )  # fmt: skip
     if agree_widths:
         on = [_row_counts(words, first, count), _row_counts(right, y_first, count)]
@@ -256,7 +264,7 @@ def npk_gram_backward(
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "stride"])
 def row_counts_kernel(words, out, layers, n, stride: tl.int64, BLOCK: tl.constexpr):
     """out int32 (L, n): gates on in each layer of each row; one program per row and layer."""
     row, layer = tl.program_id(0), tl.program_id(1)

@@ -279,7 +279,7 @@ def test_float64_is_torchs_product_and_a_pass():
         torch.testing.assert_close(one, exact)
 
 
-@pytest.mark.parametrize("shape", [(5, 1, 300), (0, 1, 40), (3, 6, 70), (2, 9, 64)], ids=str)
+@pytest.mark.parametrize("shape", [(5, 1, 300), (0, 1, 40), (3, 6, 70), (2, 9, 64), (2, 40, 20), (3, 5, 48)], ids=str)
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.float64], ids=str)
 def test_activations_of_any_shape(shape, turned, dtype):

@@ -5,7 +5,7 @@ import torch
 
 from gatedops.triton import gates
 
-SHAPES = [(5, 1, 300), (1, 1, 1), (0, 1, 40), (3, 6, 70), (2, 9, 64), (2, 4, 33)]
+SHAPES = [(5, 1, 300), (1, 1, 1), (0, 1, 40), (3, 6, 70), (2, 9, 64), (2, 4, 33), (2, 40, 20), (3, 5, 48)]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
