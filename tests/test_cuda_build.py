@@ -85,24 +85,31 @@ def kernels(objects):
     if util.find_spec("triton") is None:
         pytest.skip("needs triton, whose wheel holds the disassembler: pip install triton")
     found = []
-    for source in ("gram_sm80", "gram_sm90"):
-        target, text = objects[source + ".cu"]
+    for source in ("gram_sm80.cu", "gram_sm90.cu", "gram_sm90x1.cu"):
+        target, text = objects[source]
         told = reports(text)
-        for (name, architecture), opcodes in disassembled(target).items():
-            if (source, architecture) in TENSOR_CORES and source in name:
-                found.append(Kernel(source, name, architecture, told[name, architecture], opcodes))
+        for (symbol, architecture), opcodes in disassembled(target).items():
+            name = source[: len("gram_sm90")]
+            if (name, architecture) in TENSOR_CORES and name in symbol:
+                found.append(Kernel(name, symbol, architecture, told[symbol, architecture], opcodes))
     return found
 
 
 def test_each_output_type_has_its_kernel(kernels):
-    """Written: three floats and counts. Contracted, selected from: float32, float64. float64 not through wgmma."""
+    """Written: three floats and counts. Contracted, selected from: float32, float64. float64 not through wgmma, whose
+    kernels exist with and without clusters."""
     count = {key: sum((k.name, k.architecture) == key for k in kernels) for key in TENSOR_CORES}
-    assert count == {("gram_sm80", "80"): 8, ("gram_sm80", "90a"): 8, ("gram_sm90", "90a"): 5}
+    assert count == {("gram_sm80", "80"): 8, ("gram_sm80", "90a"): 8, ("gram_sm90", "90a"): 10}
 
 
 def of_counts(kernel):
     """Whether the kernel writes int32 counts: it has no Sigma."""
     return "WriteTileIiE" in kernel.symbol
+
+
+def in_clusters(kernel):
+    """Whether the wgmma kernel is the one whose blocks work in pairs."""
+    return "Li2EEE" in kernel.symbol
 
 
 def test_counts_are_made_by_the_binary_tensor_cores(kernels):
@@ -132,7 +139,8 @@ def test_binary_products_and_their_copies_are_the_wide_ones(kernels):
     for kernel in kernels:
         opcodes = set(kernel.instructions)
         if kernel.name == "gram_sm90":
-            assert {"BGMMA.64x128x256.AND.POPC", "UTMALDG.2D", "UTMALDG.2D.MULTICAST"} <= opcodes
+            assert {"BGMMA.64x128x256.AND.POPC", "UTMALDG.2D"} <= opcodes
+            assert ("UTMALDG.2D.MULTICAST" in opcodes) == in_clusters(kernel)
         else:
             assert {"BMMA.168256.AND.POPC", "LDSM.16.M88.4"} <= opcodes
             assert any(opcode.startswith("LDGSTS") and ".128" in opcode for opcode in opcodes)
@@ -151,11 +159,31 @@ def test_full_stages_are_multiplied_without_a_wait_between(kernels):
 
 def test_a_fence_of_the_device_comes_only_with_a_barrier_of_the_cluster(kernels):
     """At the beginning and at the end. What arrives at another block's barrier for a stage orders no writes: with a
-    fence it would take longer than the stage's products."""
+    fence it would take longer than the stage's products. Without clusters there is neither."""
+    for kernel in kernels:
+        if kernel.name == "gram_sm90":
+            found, expected = kernel.instructions, 2 if in_clusters(kernel) else 0
+            assert found.count("MEMBAR.ALL.GPU") == found.count("UCGABAR_ARV") == expected, kernel.symbol
+
+
+def test_consumers_do_not_compute_which_tile_is_next(kernels):
+    """From where they take their registers to their first product lie the seeds of counts and product, 64 each, and
+    less than a hundred instructions besides: the schedule, with its divisions, took 280 and a call."""
     for kernel in kernels:
         if kernel.name == "gram_sm90":
             found = kernel.instructions
-            assert found.count("MEMBAR.ALL.GPU") == found.count("UCGABAR_ARV") == 2, kernel.symbol
+            begin = found.index("USETMAXREG.TRY_ALLOC.CTAPOOL")
+            first = next(i for i in range(begin, len(found)) if found[i].startswith("BGMMA"))
+            assert first - begin < (64 if of_counts(kernel) else 128) + 100, kernel.symbol
+            assert not {"CALL", "I2F", "F2I", "MUFU"} & {opcode.split(".")[0] for opcode in found[begin:first]}
+
+
+def test_whole_tiles_are_written_sixteen_bytes_a_lane(kernels):
+    """Their rows, and their columns for the mirror image; of bfloat16 four values, 8 bytes."""
+    for kernel in kernels:
+        if "WriteTile" in kernel.symbol:
+            wide = "STG.E.64" if "bfloat16" in kernel.symbol else "STG.E.128"
+            assert kernel.instructions.count(wide) >= 2, kernel.symbol
 
 
 def test_nothing_goes_through_local_memory(kernels):
@@ -242,8 +270,8 @@ def test_registers_move_to_the_consumers(kernels):
 
 
 def test_wgmma_is_not_serialized(objects):
-    _, text = objects["gram_sm90.cu"]
-    assert "serialized" not in text
+    for source in ("gram_sm90.cu", "gram_sm90x1.cu"):
+        assert "serialized" not in objects[source][1]
 
 
 @pytest.mark.parametrize(
