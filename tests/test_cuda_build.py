@@ -296,6 +296,21 @@ def library(objects, tmp_path_factory):
     return target
 
 
+WAITS = ("Synchronize", "cudaMemcpy", "cudaMemset", "cudaMalloc", "cudaFree", "cudaStreamWait", "cudaEvent")
+
+
+def test_nothing_waits_for_the_gpu(objects):
+    """No call of the runtime that makes the host wait, or that a CUDA graph cannot capture."""
+    if shutil.which("nm") is None:
+        pytest.skip("needs nm: apt install binutils")
+    called = set()
+    for target, _ in objects.values():
+        done = subprocess.run(["nm", "--undefined-only", target], capture_output=True, text=True, check=True)
+        called |= {line.split()[-1] for line in done.stdout.splitlines() if " cuda" in line}
+    assert "cudaLaunchKernelExC" in called
+    assert not {name for name in called if any(word in name for word in WAITS)}
+
+
 def test_the_library_says_what_it_is_built_for(library):
     assert cuda_library.architectures(library) == ["80", "90a"]
 

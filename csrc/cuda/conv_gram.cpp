@@ -24,6 +24,9 @@ template <class T>
 struct GpuDevice {
   void* stream;
 
+  void numbers(const Numbers& numbers) const {
+    require_success(launch_numbers(numbers, stream), "numbers");
+  }
   void stretch(const ConvBatch<T>& batch, const Stretch& stretch) const {
     require_success(launch_stretch(batch, stretch, stream), "stretch");
   }
@@ -62,19 +65,6 @@ void require_devices(const ConvGramArgs& args) {
   }
 }
 
-// The weights of pools on the device; the copy is done when this returns.
-Tensor uploaded(const std::vector<double>& weights, const Tensor& like, void* stream) {
-  Tensor there = torch::stable::new_empty(like, {static_cast<int64_t>(weights.size())}, ScalarType::Double);
-  if (!weights.empty()) {
-    const auto queue = static_cast<cudaStream_t>(stream);
-    const size_t bytes = weights.size() * sizeof(double);
-    require_success(
-        cudaMemcpyAsync(there.mutable_data_ptr(), weights.data(), bytes, cudaMemcpyHostToDevice, queue), "weights");
-    require_success(cudaStreamSynchronize(queue), "weights");
-  }
-  return there;
-}
-
 template <class T>
 ConvSide<T> side_of(const Tensor& x, const Tensor& words, const char* words_name) {
   return {
@@ -92,7 +82,8 @@ void conv_gram_into(const ConvGramArgs& args, const std::vector<Instruction>& pr
   Tensor store = torch::stable::new_empty(x, {per_batch * plan.numbers}, dtype);
   Tensor parts = torch::stable::new_empty(x, {per_batch * plan.parts}, ScalarType::Double);
   const GpuDevice<T> device{stream_of(args.words)};
-  const Tensor weights = uploaded(plan.weights, x, device.stream);
+  Tensor weights = torch::stable::new_empty(x, {static_cast<int64_t>(plan.weights.size())}, ScalarType::Double);
+  store_numbers(plan.weights, static_cast<double*>(weights.mutable_data_ptr()), device);
   const ConvBatch<T> batch{
       side_of<T>(x, args.words, "words"),
       side_of<T>(y, args.right_words(), "y_words"),

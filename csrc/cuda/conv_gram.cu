@@ -39,6 +39,10 @@ __global__ void __launch_bounds__(kEntryThreads)
   run_write(batch, place);
 }
 
+__global__ void __launch_bounds__(kEntryThreads) numbers_kernel(const __grid_constant__ Numbers numbers) {
+  run_numbers(numbers);
+}
+
 template <class T, int kRows, bool kSquare>
 int launch_rows(const ConvBatch<T>& batch, const Stretch& stretch, cudaStream_t stream) {
   const auto shared = static_cast<int>(stretch.shared_bytes(sizeof(T)));
@@ -58,6 +62,11 @@ unsigned blocks_for_threads(int64_t threads) {
 }
 
 }  // namespace
+
+int launch_numbers(const Numbers& numbers, void* stream) {
+  numbers_kernel<<<1, kEntryThreads, 0, static_cast<cudaStream_t>(stream)>>>(numbers);
+  return cudaGetLastError();
+}
 
 template <class T>
 int launch_stretch(const ConvBatch<T>& batch, const Stretch& stretch, void* stream) {

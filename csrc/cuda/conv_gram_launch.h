@@ -2,10 +2,11 @@
 // `stream` (a cudaStream_t) of the current device; each returns a cudaError_t.
 #pragma once
 
-#include "conv_gram_steps.h"
+#include "conv_gram_numbers.h"
 
 namespace gatedops::cuda {
 
+int launch_numbers(const Numbers& numbers, void* stream);
 template <class T>
 int launch_stretch(const ConvBatch<T>& batch, const Stretch& stretch, void* stream);
 template <class T>

@@ -48,7 +48,7 @@ Tensor npk_matvec(
     const std::optional<Tensor>& x, const Tensor& words, const std::optional<Tensor>& y,
     const std::optional<Tensor>& y_words, const Tensor& v, std::vector<int64_t> first, std::vector<int64_t> y_first,
     std::vector<int64_t> count, std::vector<double> scale) {
-  const GramArgs args = as_rectangle({x, words, y, y_words, {first, y_first, count}, scale, {}, {}});
+  const GramArgs args = as_rectangle(with_whole_rows({x, words, y, y_words, {first, y_first, count}, scale, {}, {}}));
   const GramProblem problem = gram_problem(args);
   require_right_factor(v, args.m(), "v");
   require(v.size(1) <= INT32_MAX, "v: has more columns than int32 counts");
@@ -74,7 +74,7 @@ Tensor npk_matvec(
 Tensor npk_gram_backward(
     const Tensor& grad, const Tensor& words, const Tensor& y, const std::optional<Tensor>& y_words,
     std::vector<int64_t> first, std::vector<int64_t> y_first, std::vector<int64_t> count, std::vector<double> scale) {
-  const GramArgs args = as_rectangle({{}, words, {}, y_words, {first, y_first, count}, scale, {}, {}});
+  const GramArgs args = as_rectangle(with_whole_rows({{}, words, {}, y_words, {first, y_first, count}, scale, {}, {}}));
   gram_problem(args);
   require_right_factor(y, args.m(), "y");
   require_float(grad.scalar_type(), "grad");
@@ -129,7 +129,7 @@ void copy_best(const Tensor& sorted, Tensor out, int64_t k) {
 std::tuple<Tensor, Tensor> gate_neighbors(
     const Tensor& words, const std::optional<Tensor>& y_words, std::vector<int64_t> first, std::vector<int64_t> y_first,
     std::vector<int64_t> count, std::vector<double> scale, int64_t k, ScalarType dtype) {
-  const GramArgs args = as_rectangle({{}, words, {}, y_words, {first, y_first, count}, scale, {}, {}});
+  const GramArgs args = as_rectangle(with_whole_rows({{}, words, {}, y_words, {first, y_first, count}, scale, {}, {}}));
   const GramProblem problem = gram_problem(args);
   require_float(dtype, "dtype");
   const int64_t candidates = args.m() - (y_words ? 0 : 1);

@@ -9,6 +9,7 @@
 
 #include "../gram_args.h"
 #include "gram_launch.h"
+#include "whole_rows.h"
 
 namespace gatedops::cuda {
 
@@ -75,20 +76,6 @@ constexpr int64_t kMinSplitColumns = 64, kMaxSplitColumns = 1024;
 inline bool sigma_of_floats(const GramArgs& args, const GramProblem& problem, OutputType type) {
   return args.x && args.x->scalar_type() == ScalarType::Float && args.right().scalar_type() == ScalarType::Float &&
          args.x->size(1) >= kMinSplitColumns && args.x->size(1) <= kMaxSplitColumns && sm90_takes(problem, type);
-}
-
-// Bytes (n, d) as the kernels read them: rows on 16-byte boundaries, zeros behind the last column. x itself where it
-// is.
-inline Tensor padded_bytes(const Tensor& x) {
-  const int64_t bytes = (x.size(1) + 15) / 16 * 16;
-  const bool aligned = reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0 && x.stride(0) % 16 == 0;
-  if (bytes == x.size(1) && x.stride(1) == 1 && aligned) {
-    return x;
-  }
-  Tensor padded = torch::stable::new_zeros(x, {x.size(0), bytes});
-  Tensor filled = torch::stable::narrow(padded, 1, 0, x.size(1));
-  torch::stable::copy_(filled, x);
-  return padded;
 }
 
 // Floats (n, d) as two matrices of TF32 numbers, one below the other.

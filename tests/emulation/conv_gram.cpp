@@ -7,6 +7,7 @@
 #include "conv_program.cpp"
 #include "cuda/conv_gram_entries_kernel.h"
 #include "cuda/conv_gram_maps_kernel.h"
+#include "cuda/conv_gram_numbers.h"
 #include "cuda/conv_gram_run.h"
 
 namespace {
@@ -47,6 +48,9 @@ struct EmulatedDevice {
     }
   }
 
+  void numbers(const Numbers& numbers) const {
+    launch(1, kEntryThreads, 0, [&] { run_numbers(numbers); });
+  }
   void stretch(const ConvBatch<T>& batch, const Stretch& s) const {
     launch(batch.pairs.count * s.parts(), s.warps * kWarp, s.shared_bytes(sizeof(T)), [&] {
       if (!s.square()) {
@@ -88,6 +92,9 @@ void run(ConvCall& call) {
   const int64_t pairs = call.symmetric != 0 ? call.n * (call.n + 1) / 2 : call.n * call.m;
   std::vector<T> store(static_cast<size_t>(call.pairs_per_batch * plan.numbers), std::numeric_limits<T>::quiet_NaN());
   std::vector<double> parts(static_cast<size_t>(call.pairs_per_batch * plan.parts), std::nan(""));
+  const EmulatedDevice<T> device{call};
+  std::vector<double> weights(plan.weights.size(), std::nan(""));
+  store_numbers(plan.weights, weights.data(), device);
   const ConvBatch<T> batch{
       {static_cast<const T*>(call.x), call.columns, call.words, call.words_stride},
       {static_cast<const T*>(call.y), call.columns, call.y_words, call.words_stride},
@@ -95,9 +102,9 @@ void run(ConvCall& call) {
       store.data(),
       plan.numbers,
       parts.data(),
-      plan.weights.data(),
+      weights.data(),
       static_cast<T*>(call.out)};
-  run_plan(plan, batch, pairs, call.pairs_per_batch, EmulatedDevice<T>{call});
+  run_plan(plan, batch, pairs, call.pairs_per_batch, device);
 }
 
 }  // namespace

@@ -1,0 +1,35 @@
+// The functions of csrc/cuda/whole_rows.h as ops on CPU tensors: what they give, and whether that is the memory given.
+#include "cuda/whole_rows.h"
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <tuple>
+
+namespace {
+
+using torch::stable::Tensor;
+
+std::tuple<Tensor, bool> result(const Tensor& found, const Tensor& given) {
+  return {torch::stable::clone(found), found.const_data_ptr() == given.const_data_ptr()};
+}
+
+std::tuple<Tensor, bool> whole_rows(const Tensor& t) {
+  return result(gatedops::cuda::whole_rows(t), t);
+}
+
+std::tuple<Tensor, bool> padded_bytes(const Tensor& t) {
+  return result(gatedops::cuda::padded_bytes(t), t);
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY(gatedops_whole_rows, m) {
+  m.def("whole_rows(Tensor t) -> (Tensor, bool)");
+  m.def("padded_bytes(Tensor t) -> (Tensor, bool)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(gatedops_whole_rows, CPU, m) {
+  m.impl("whole_rows", TORCH_BOX(&whole_rows));
+  m.impl("padded_bytes", TORCH_BOX(&padded_bytes));
+}
