@@ -32,16 +32,24 @@ def why_not() -> str | None:
 
 
 def architectures(listed: str | None = None) -> list[str]:
-    """ "80", "90a", ... from TORCH_CUDA_ARCH_LIST ("8.0;9.0a"), else ARCHITECTURES. 9.0 means 90a, for wgmma."""
+    """ "80", "90a", ... from TORCH_CUDA_ARCH_LIST ("8.0;9.0a"), else ARCHITECTURES. 9.0 means 90a, for wgmma.
+
+    The list often comes with a machine and serves other packages too: GPUs before 8.0, which have no tensor cores for
+    single bits, are left out. SystemExit when nothing is left, or an entry is not a version.
+    """
     listed = os.environ.get("TORCH_CUDA_ARCH_LIST") if listed is None else listed
-    found = []
-    for entry in re.split(r"[;, ]+", listed.strip()) if listed else []:
+    entries = re.split(r"[;, ]+", listed.strip()) if listed and listed.strip() else []
+    found = set()
+    for entry in entries:
         version = re.fullmatch(r"(\d+)\.(\d)([af]?)(\+PTX)?", entry)
-        if version is None or int(version[1]) < 8:
+        if version is None:
             raise SystemExit(f"TORCH_CUDA_ARCH_LIST: got {entry!r}, needs versions from 8.0 on, like '8.0;9.0a'")
         name = version[1] + version[2] + version[3]
-        found.append("90a" if name == "90" else name)
-    return sorted(set(found), key=lambda name: int(name.rstrip("af"))) or list(ARCHITECTURES)
+        if int(version[1]) >= 8:
+            found.add("90a" if name == "90" else name)
+    if entries and not found:
+        raise SystemExit(f"TORCH_CUDA_ARCH_LIST: got {listed!r}, needs versions from 8.0 on, like '8.0;9.0a'")
+    return sorted(found, key=lambda name: int(name.rstrip("af"))) or list(ARCHITECTURES)
 
 
 def compile_command(source: Path, target: Path, torch_target: str, names: list[str]) -> list[str]:

@@ -2,8 +2,9 @@
 
 GATEDOPS_CPU (serial, avx2, avx512 or amx) forces the instruction set of the CPU kernels, where it is the faster as well
 as where it is not. GATEDOPS_BACKEND=triton adds the kernels for NVIDIA GPUs; GATEDOPS_BACKEND=cuda takes those of the
-gram and conv_gram families from gatedops._C_cuda instead. Tensors on the CPU run there all the same. Both are read
-once, when gatedops is imported; a value that cannot be had is a ValueError there.
+gram and conv_gram families from gatedops._C_cuda instead, and GATEDOPS_CUDA (sm90, sm90x1 or sm80) then forces the
+kernel of the gram family. Tensors on the CPU run there all the same. All are read when gatedops is imported; a value
+that cannot be had is a ValueError there.
 """
 
 from __future__ import annotations
@@ -152,7 +153,7 @@ def missing_for(backend: str) -> str | None:
 
 
 def _read_environment() -> None:
-    """Applies GATEDOPS_CPU and checks GATEDOPS_BACKEND; an empty value is as good as none."""
+    """Applies GATEDOPS_CPU, checks GATEDOPS_BACKEND and GATEDOPS_CUDA; an empty value is as good as none."""
     isa = os.environ.get("GATEDOPS_CPU")
     if isa:
         try:
@@ -168,6 +169,10 @@ def _read_environment() -> None:
     missing = missing_for(wanted) if wanted else None
     if missing is not None:
         raise ValueError(f"GATEDOPS_BACKEND: got {wanted!r}, which {missing}")
+    kernel = os.environ.get("GATEDOPS_CUDA") if wanted == "cuda" else None
+    refused = cuda_library.refused_kernel(kernel) if kernel else None
+    if refused is not None:
+        raise ValueError(f"GATEDOPS_CUDA: {refused}")
 
 
 _read_environment()

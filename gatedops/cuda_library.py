@@ -21,6 +21,13 @@ OPS = (
     "npk_matvec",
 )
 
+# The kernels of the gram family, as GATEDOPS_CUDA names them, and what they are.
+GRAM_KERNELS = {
+    "sm90": "wgmma in clusters of two blocks",
+    "sm90x1": "wgmma without clusters",
+    "sm80": "mma.sync",
+}
+
 _MARK = rb"gatedops\._C_cuda for ([0-9a-z_]+)"  # written by csrc/cuda/gram.cpp
 
 
@@ -62,6 +69,17 @@ def missing() -> str | None:
             f"is built for {names}, this GPU is sm_{capability[0]}{capability[1]}: "
             f"build again with TORCH_CUDA_ARCH_LIST={gpu}"
         )
+    return None
+
+
+def refused_kernel(name: str) -> str | None:
+    """Why GATEDOPS_CUDA cannot be `name`, one sentence; None where it can."""
+    if name not in GRAM_KERNELS:
+        return f"got {name!r}, needs one of {', '.join(GRAM_KERNELS)}, or no value for the fastest"
+    capability = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
+    if name != "sm80" and capability is not None and capability[0] != 9:
+        gpu = "{}.{}".format(*capability)
+        return f"got {name!r}, which needs a GPU of compute capability 9.0, and this one has {gpu}: take sm80"
     return None
 
 

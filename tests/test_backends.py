@@ -126,6 +126,40 @@ def test_what_the_cuda_kernels_lack_is_said(cuda, built, capability, missing, mo
     assert backends.missing_for("cuda") == missing
 
 
+NEEDS_HOPPER = "which needs a GPU of compute capability 9.0, and this one has"
+
+
+@pytest.mark.parametrize(
+    ("name", "capability", "refused"),
+    [
+        ("sm100", (9, 0), "got 'sm100', needs one of sm90, sm90x1, sm80, or no value for the fastest"),
+        (
+            "sm90x1",
+            (8, 6),
+            "got 'sm90x1', which needs a GPU of compute capability 9.0, and this one has 8.6: take sm80",
+        ),
+        ("sm90", (10, 0), "got 'sm90', which needs a GPU of compute capability 9.0, and this one has 10.0: take sm80"),
+        ("sm90", (9, 0), None),
+        ("sm90x1", (9, 0), None),
+        ("sm80", (8, 6), None),
+        ("sm80", (9, 0), None),
+        ("sm90", None, None),
+    ],
+)
+def test_a_kernel_that_cannot_be_forced_is_refused(name, capability, refused, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    assert cuda_library.refused_kernel(name) == refused
+
+
+def test_a_forced_kernel_is_checked_at_import(monkeypatch):
+    monkeypatch.setenv("GATEDOPS_BACKEND", "cuda")
+    monkeypatch.setenv("GATEDOPS_CUDA", "sm70")
+    monkeypatch.setattr(cuda_library, "missing", lambda: None)
+    with pytest.raises(ValueError, match=r"^GATEDOPS_CUDA: got 'sm70', needs one of sm90, sm90x1, sm80"):
+        backends._read_environment()
+
+
 def test_each_interpreter_takes_the_library_that_it_built(monkeypatch, tmp_path):
     monkeypatch.setattr(cuda_library, "__file__", str(tmp_path / "cuda_library.py"))
     assert cuda_library.library() is None

@@ -276,15 +276,26 @@ def test_wgmma_is_not_serialized(objects):
 
 @pytest.mark.parametrize(
     ("listed", "names"),
-    [("", ["80", "90a"]), ("8.0;9.0", ["80", "90a"]), ("9.0a 8.6+PTX", ["86", "90a"]), ("10.0", ["100"])],
+    [
+        ("", ["80", "90a"]),
+        (" ", ["80", "90a"]),
+        ("8.0;9.0", ["80", "90a"]),
+        ("9.0a 8.6+PTX", ["86", "90a"]),
+        ("10.0", ["100"]),
+        ("5.2 6.0 7.5 8.0 9.0+PTX", ["80", "90a"]),  # as images for many GPUs set it
+    ],
 )
 def test_torch_cuda_arch_list(listed, names):
     assert setup_cuda.architectures(listed) == names
 
 
-def test_an_architecture_without_binary_tensor_cores_is_refused():
-    with pytest.raises(SystemExit, match=r"TORCH_CUDA_ARCH_LIST: got '7\.5', needs versions from 8\.0 on"):
-        setup_cuda.architectures("7.5")
+@pytest.mark.parametrize("listed", ["7.5", "6.0;7.0+PTX", "8.0;Hopper"])
+def test_a_list_without_an_architecture_that_has_binary_tensor_cores_is_refused(listed):
+    named = "Hopper" if "Hopper" in listed else listed
+    with pytest.raises(
+        SystemExit, match=rf"TORCH_CUDA_ARCH_LIST: got '{re.escape(named)}', needs versions from 8\.0 on"
+    ):
+        setup_cuda.architectures(listed)
 
 
 @pytest.fixture(scope="module")
