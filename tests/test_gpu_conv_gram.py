@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 from conv_programs import Programs, RandomProgram, chain, same, window
-from gpu import DEVICE, needs_gpu, not_dry, on_gpu
+from gpu import DEVICE, captured, needs_gpu, not_dry, on_gpu
 from test_conv_gram import residual
 from tolerances import assert_as_good_as_torch, assert_close_in_float64, assert_same_bits
 
@@ -16,6 +16,7 @@ import gatedops
 from gatedops import reference_conv
 from gatedops.nn import conv_spec
 from gatedops.ops.conv_gram import conv_gram
+from gatedops.ops.conv_program import Op
 
 pytestmark = needs_gpu("cuda")
 
@@ -76,6 +77,21 @@ def test_the_same_bits_on_every_run_and_in_every_batch():
         assert_same_bits(conv_gram(*arguments), expected)
     x, words, _, _, *rest = arguments
     assert_same_bits(conv_gram(x[:3], words[:3], None, None, *rest), expected[:3, :3])
+
+
+def test_a_graph_of_pools_with_weights_replays_on_new_inputs():
+    """More weights than one launch stores."""
+    p = Programs()
+    register = p.box(p.input((17, 17)), 5, same((3, 3)))
+    first = [p.number(1 / (2 + k)) for k in range(17 * 17)][0]
+    p.trace(p.emit(Op.POOL, (17, 17), register, **window((1, 1)), scale2=first))
+    arguments, fresh = (p.arguments(3, seed=seed) for seed in (0, 1))
+    there, results = on_gpu(*arguments), []
+    graph = captured(lambda: results.append(conv_gram(*there)))
+    there[0].copy_(fresh[0])
+    there[1].copy_(fresh[1])
+    graph.replay()
+    assert_close_in_float64(results[-1].cpu(), conv_gram(*fresh))
 
 
 def test_npk_of_a_model_on_the_gpu():

@@ -1,5 +1,5 @@
 """The CUDA kernels of the gram family on a GPU, against the CPU's bits. Run with GATEDOPS_BACKEND=cuda, and on Hopper
-once more with GATEDOPS_CUDA=sm80, which forces the mma.sync kernel there:
+once more with GATEDOPS_CUDA=sm90x1, which forces the wgmma kernel without clusters, and sm80, the mma.sync kernel:
 
     GATEDOPS_BACKEND=cuda python -m pytest -x tests/test_gpu_gram_cuda.py
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from gpu import DEVICE, needs_gpu, not_dry
+from gpu import DEVICE, captured, needs_gpu, not_dry
 from strategies import generator
 from tolerances import assert_as_good_as_torch, assert_close_in_float64, assert_same_bits
 
@@ -198,6 +198,45 @@ def test_the_same_bits_on_every_run():
     first = npk_gram(None, bits)
     for _ in range(5):
         assert_same_bits(npk_gram(None, bits), first)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(("stride", "first"), [(260, 0), (261, 0), (264, 1)])
+def test_whole_tiles_go_out_in_lines_wherever_they_go(dtype, stride, first):
+    """Rows of the output begin at multiples of 16 bytes, of what a lane writes, or of an element alone."""
+    bits = random_bits(260, [40, 9], 25)
+    wide = torch.full((260, stride), torch.nan, dtype=dtype, device=DEVICE)
+    out = wide[:, first : first + 260]
+    npk_gram(None, bits.to(DEVICE), dtype=dtype, out=out)
+    assert_same_bits(out.cpu(), npk_gram(None, bits, dtype=dtype))
+    assert wide[:, :first].isnan().all()
+    assert wide[:, first + 260 :].isnan().all()
+
+
+@pytest.mark.parametrize("rows", ["all the same", "windows"])
+def test_rows_that_overlap(rows):
+    """An expanded tensor, and windows a third of a row apart: neither has rows that lie behind each other."""
+    words, x = torch.randint(0, 2**31, (9, 24), generator=generator(26)).int(), torch.arange(9 * 48).byte().view(9, 48)
+
+    def overlapping(t):
+        return t[:1].expand(5, t.shape[1]) if rows == "all the same" else t.view(-1).as_strided(t.shape, (8, 1))
+
+    def gram(x, words):
+        return torch.ops.gatedops.npk_gram(
+            x, words, None, None, None, None, [0, 8], [0, 8], [8, 16], [0.5, 0.01], torch.float32
+        )
+
+    found = gram(overlapping(x.to(DEVICE)), overlapping(words.to(DEVICE)))
+    assert_same_bits(found.cpu(), gram(overlapping(x).contiguous(), overlapping(words).contiguous()))
+
+
+def test_a_graph_counts_new_gates():
+    bits, others = random_bits(300, [512, 40], 27).to(DEVICE), random_bits(300, [512, 40], 28)
+    out = torch.empty(300, 300, device=DEVICE)
+    graph = captured(lambda: npk_gram(None, bits, out=out))
+    bits.words.copy_(others.words)
+    graph.replay()
+    assert_same_bits(out.cpu(), npk_gram(None, others))
 
 
 @not_dry("the CPU takes words at any place")
