@@ -83,7 +83,7 @@ def test_a_graph_of_pools_with_weights_replays_on_new_inputs():
     """More weights than one launch stores."""
     p = Programs()
     register = p.box(p.input((17, 17)), 5, same((3, 3)))
-    first = [p.number(1 / (2 + k)) for k in range(17 * 17)][0]
+    first, *_ = [p.number(1 / (2 + k)) for k in range(17 * 17)]
     p.trace(p.emit(Op.POOL, (17, 17), register, **window((1, 1)), scale2=first))
     arguments, fresh = (p.arguments(3, seed=seed) for seed in (0, 1))
     there, results = on_gpu(*arguments), []
