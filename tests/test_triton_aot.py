@@ -11,6 +11,13 @@ from aot import CAPABILITIES, SHARED_LIMIT, compiled  # noqa: E402
 from gatedops.triton import gates, gram  # noqa: E402
 
 TILE = {"M": gram.TILE_M, "N": gram.TILE_N, "WORDS": gram.TILE_WORDS}
+# Products of int8 summed in int32 in the PTX of a capability. For sm_100 Triton chooses tcgen05 from 3.8 on.
+MMA_SYNC = r"mma\.sync\.\S*\.s32\.s8\.s8\.s32"
+INTEGER_PRODUCTS = {
+    80: MMA_SYNC,
+    90: r"wgmma\.mma_async\.\S*\.s32\.s8\.s8",
+    100: rf"{MMA_SYNC}|tcgen05\.mma\.\S*kind::i8",
+}
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
@@ -29,7 +36,7 @@ def test_gram_uses_the_integer_tensor_cores(capability, symmetric, dtype):
     constants = {"SYMMETRIC": symmetric, "TIMES": True, "ALIGNED": True, **TILE}
     kernel = compiled(gram.gram_kernel, signature, constants, capability, num_warps=8)
     assert kernel.shared <= SHARED_LIMIT[capability]
-    assert ("wgmma.mma_async" if capability == 90 else "mma.sync") in kernel.ptx
+    assert re.search(INTEGER_PRODUCTS[capability], kernel.ptx)
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
