@@ -27,7 +27,7 @@ cd "$folder/tree"
 
 echo "== installing torch $torch and what the tests import ($folder)"
 "$python" -m pip install --quiet --upgrade pip
-"$python" -m pip install --quiet "torch==$torch" "setuptools>=77" wheel ninja
+"$python" -m pip install --quiet "torch==$torch" numpy "setuptools>=77" wheel ninja
 echo "== building, installing"
 "$python" -m pip install --quiet --no-build-isolation --editable ".[test]"
 
