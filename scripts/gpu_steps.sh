@@ -1,5 +1,5 @@
-# How scripts/gpu_check.sh runs its steps: each within its limit and within what is left of the whole, several at a time
-# where the plan says so, each with a row in the table and a log in the archive. Sourced, not run.
+# How scripts/gpu_check.sh runs its steps: each within its limit and within what is left of the whole, as many at a time
+# as the plan says and the cores allow, each with a row in the table and a log in the archive. Sourced, not run.
 # shellcheck shell=bash disable=SC2034,SC2154  # the variables that gpu_check.sh sets or reads
 
 declare -A pids=() deadlines=() begins=() seconds_of=() results=() notes=() # of each step, by its name
@@ -15,11 +15,13 @@ result() {
   results[$1]=$2 seconds_of[$1]=$3 notes[$1]=$4
 }
 
-# start NAME SECONDS COMMAND...: runs it beside what runs already.
+# start NAME SECONDS COMMAND...: runs it beside what runs already, as soon as a core is free.
 start() {
-  local name=$1 seconds=$2 left=$((limit - SECONDS))
+  local name=$1 seconds=$2 left
   shift 2
   [[ -z $only || $name =~ $only ]] || return 0
+  while ((${#pids[@]} >= cores && ${#pids[@]} > 1)); do look; done
+  left=$((limit - SECONDS))
   if [[ $mode == list ]]; then
     printf '%s\t%s\t%s\n' "$name" "$seconds" "${*@Q}"
   elif [[ -n $stopped$blocked ]]; then
@@ -35,20 +37,23 @@ start() {
   fi
 }
 
+# look: concludes the steps that have ended.
+look() {
+  local name
+  for name in "${!pids[@]}"; do
+    if ! kill -0 "${pids[$name]}" 2>/dev/null; then
+      conclude "$name"
+    elif ((SECONDS > deadlines[$name])); then # a process that waits for a broken driver cannot be killed
+      unset "pids[$name]"
+      results[$name]="time out" notes[$name]="it could not be killed"
+    fi
+  done
+  sleep 0.05
+}
+
 # finish: waits for all that was started.
 finish() {
-  local name
-  while ((${#pids[@]})); do
-    for name in "${!pids[@]}"; do
-      if ! kill -0 "${pids[$name]}" 2>/dev/null; then
-        conclude "$name"
-      elif ((SECONDS > deadlines[$name])); then # a process that waits for a broken driver cannot be killed
-        unset "pids[$name]"
-        results[$name]="time out" notes[$name]="it could not be killed"
-      fi
-    done
-    sleep 0.05
-  done
+  while ((${#pids[@]})); do look; done
 }
 
 # step NAME SECONDS COMMAND...: runs it alone. Fails unless it went well.
@@ -66,7 +71,7 @@ conclude() {
   local name=$1 log=$work/$1.log status=0 found=ok last
   wait "${pids[$name]}" || status=$?
   unset "pids[$name]"
-  last=$(grep -v '^[[:space:]]*$' "$log" | tail -n 1)
+  last=$(grep -v '^[[:space:]]*$' "$log" | tail -n 1 | sed -E 's/^=+ (.*) =+$/\1/') # of pytest's report, no frame
   if ((status == 0)); then
     [[ ! $last =~ ^[0-9]+\ (skipped|deselected) ]] || found="nothing ran" # of a pytest that passes nothing
   elif [[ -n $stopped ]]; then
@@ -81,15 +86,16 @@ conclude() {
   keep
 }
 
-# split NAME SECONDS PARTS PYTEST...: the same tests by several processes, with xdist or without.
+# split NAME SECONDS PARTS FILES PYTEST...: the tests of these files by several processes, with xdist or without.
 split() {
-  local name=$1 seconds=$2 parts=$3 part
-  shift 3
+  local name=$1 seconds=$2 parts=$3 files part
+  read -ra files <<<"$4"
+  shift 4
   if [[ $mode == list || -n $stopped$blocked ]]; then
-    start "$name" "$seconds" "$@"
+    start "$name" "$seconds" "$@" "${files[@]}"
   elif "$python" -c 'import xdist' 2>/dev/null; then
-    start "$name" "$seconds" "$@" -n "$parts"
-  elif step "${name}_list" 60 "$@" --collect-only && [[ -e $work/${name}_list.log ]]; then
+    start "$name" "$seconds" "$@" -n "$parts" "${files[@]}"
+  elif step "${name}_list" 60 "$@" --collect-only -qq "${files[@]}" && [[ -e $work/${name}_list.log ]]; then
     deal "$work/$name" "$parts" <"$work/${name}_list.log"
     for part in "$work/$name".*.ids; do
       part=${part#"$work/"}
