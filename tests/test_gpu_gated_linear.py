@@ -370,21 +370,23 @@ def test_every_tile_and_way_to_read_gives_the_same_bits(dtype, precision, monkey
     found = []
 
     def run():
+        monkeypatch.setattr(tuning, "_fastest", {})
         leaves = [t.detach().requires_grad_() for t in arguments]
         h, z, bits = gated_linear_pair(*leaves)
         torch.autograd.backward([h, z], [torch.ones_like(h), torch.ones_like(z)])
         found.append([h.detach(), z.detach(), bits.words, *(t.grad for t in leaves)])
 
     with float32_products(precision):
-        offered = tuning.tiles_of("pair", dtype, tuning.precision_of(dtype), tuning.capability(DEVICE))
-        for tile in offered:
-            monkeypatch.setattr(tuning, "tiles_of", lambda *_, only=tile: [only])
-            monkeypatch.setattr(tuning, "_fastest", {})
+        for read in ("aligned", "any"):
+            for module in (forward, backward, pair):
+                monkeypatch.setattr(module, "way_to_read", lambda *_, only=read: only)
             run()
         for module in (forward, backward, pair):
-            monkeypatch.setattr(module, "fits_tma", lambda *_: False)
-        monkeypatch.setattr(tuning, "_fastest", {})
-        run()
+            monkeypatch.setattr(module, "way_to_read", tuning.way_to_read)
+        read = tuning.way_to_read(*arguments[:2])
+        for tile in tuning.tiles_of("pair", dtype, tuning.precision_of(dtype), tuning.capability(DEVICE), read):
+            monkeypatch.setattr(tuning, "tiles_of", lambda *_, only=tile: [only])
+            run()
     for other in found[1:]:
         for one, first in zip(other, found[0], strict=True):
             assert_same_bits(one, first)

@@ -25,31 +25,34 @@ from gatedops.triton.gated_linear_tiles import (
     tile_of,
     unpack_tile,
 )
-from gatedops.triton.gated_linear_tuning import Tile, as_matrix, fits_tma, operand, precision_of, run_fastest
+from gatedops.triton.gated_linear_tuning import Tile, as_matrix, operand, precision_of, run_fastest, way_to_read
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["rows", "inner", "x_row", "x_col", "w_row", "w_col", "words_row", "total"],
+    do_not_specialize_on_alignment=["x", "weight"],
+)
 def layer_kernel(
     x, weight, bias, gate, y, product, rows, cols, inner,
-    x_row: tl.int64, x_col, w_row: tl.int64, w_col, gate_row: tl.int64, gate_col, total,
-    GATE: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr, TMA: tl.constexpr,
+    x_row: tl.int64, x_col, w_row: tl.int64, w_col, words_row: tl.int64, total,
+    GATE: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr, READ: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
     """y (rows, cols) = gate(x W^T + b). GATE "own": relu, and its words go to `gate` (rows, total); "hard": `gate`
-    holds words; "soft": numbers, and the product is written as well."""
+    holds words; "soft": numbers (rows, cols), contiguous, and the product is written as well."""
     row, col = tile_of(tl.program_id(0), rows, cols, M, N)
     v = pre_activation(
-        x, weight, bias, row, col, rows, cols, inner, x_row, x_col, w_row, w_col, BIAS, PRECISION, TMA, M, N, K
+        x, weight, bias, row, col, rows, cols, inner, x_row, x_col, w_row, w_col, BIAS, PRECISION, READ, M, N, K
     ).to(y.dtype.element_ty)
     if GATE == "own":
-        store_gates(gate, pack_tile(v > 0, M, N), row, col, rows, cols, total, gate_row, M, N)
+        store_gates(gate, pack_tile(v > 0, M, N), row, col, rows, cols, total, words_row, M, N)
         v = relu(v)
     elif GATE == "hard":
-        packed = load_gates(gate, row, col, rows, cols, gate_row, M, N)
+        packed = load_gates(gate, row, col, rows, cols, words_row, M, N)
         v = tl.where(unpack_tile(packed, M, N), v, 0.0)
     else:
         store_tile(product, v, row, col, rows, cols, M, N)
-        numbers = load_tile(gate, row, col, rows, cols, gate_row, gate_col, M, N, False)
+        numbers = load_tile(gate, row, col, rows, cols, cols, 1, M, N, "any")
         v = v.to(tl.float32) * numbers.to(tl.float32)
     store_tile(y, v, row, col, rows, cols, M, N)
 
@@ -57,19 +60,19 @@ def layer_kernel(
 def _layer(
     kind: str, x: Tensor, weight: Tensor, bias: Tensor | None, gate: Tensor, y: Tensor, product: Tensor | None = None
 ) -> None:
-    """Launches :func:`layer_kernel`; gate (rows, ...)."""
+    """Launches :func:`layer_kernel`; gate (rows, ...), contiguous where soft."""
     left, (cols, inner) = as_matrix(x), weight.shape
-    rows, tma = left.shape[0], fits_tma(left, weight)
+    rows, read = left.shape[0], way_to_read(left, weight)
 
     def launch(tile: Tile) -> None:
         layer_kernel[(triton.cdiv(rows, tile.m) * triton.cdiv(cols, tile.n),)](
-            operand(left, tile.m, tile.k, tma), operand(weight, tile.n, tile.k, tma), bias, gate, y, product,
-            rows, cols, inner, *left.stride(), *weight.stride(), *gate.stride(), gate.shape[1],
-            GATE=kind, BIAS=bias is not None, PRECISION=precision_of(x.dtype), TMA=tma, **tile.options(),
+            operand(left, tile.m, tile.k, read), operand(weight, tile.n, tile.k, read), bias, gate, y, product,
+            rows, cols, inner, *left.stride(), *weight.stride(), gate.stride(0), gate.shape[1],
+            GATE=kind, BIAS=bias is not None, PRECISION=precision_of(x.dtype), READ=read, **tile.options(),
         )  # fmt: skip
 
     if rows > 0:
-        run_fastest("layer", (kind, inner, tma), x, rows, cols, launch)
+        run_fastest("layer", (kind, inner), x, rows, cols, read, launch)
 
 
 def gated_linear(x: Tensor, weight: Tensor, bias: Tensor | None, words: Tensor, first: int) -> Tensor:
@@ -97,7 +100,7 @@ def gated_linear_soft(x: Tensor, weight: Tensor, bias: Tensor | None, gate: Tens
         product = linear(x, weight, bias)
         return product * gate, product
     y, product = (x.new_empty((*x.shape[:-1], weight.shape[0])) for _ in range(2))
-    _layer("soft", x, weight, bias, as_matrix(gate), y, product)
+    _layer("soft", x, weight, bias, as_matrix(gate.contiguous()), y, product)
     return y, product
 
 

@@ -14,15 +14,16 @@ import triton.language as tl
 from torch import Tensor
 
 from gatedops.triton.gated_linear_gate import select_rows
-from gatedops.triton.gated_linear_tiles import load_gates, load_tile, masked, store_tile, tile_of
+from gatedops.triton.gated_linear_tiles import as_operand, load_gates, load_tile, masked, store_tile, tile_of
 from gatedops.triton.gated_linear_tuning import (
     Tile,
     as_matrix,
-    fits_tma,
     operand,
     precision_of,
     processors,
     run_fastest,
+    way_by_pointers,
+    way_to_read,
 )
 
 PART = 128  # rows of a part of a sum are a multiple of this, and so of every tile's k
@@ -33,57 +34,66 @@ BLOCK = 1024  # elements of a pass
 
 @triton.jit
 def gated_tile(
-    grad, words, row, col, rows, cols, g_row, g_col, words_row, M: tl.constexpr, N: tl.constexpr, TMA: tl.constexpr
+    grad, words, row, col, rows, cols, g_row, g_col, words_row, M: tl.constexpr, N: tl.constexpr, READ: tl.constexpr
 ):
     """(M, N) of G o U, U (rows, cols)."""
-    tile = load_tile(grad, row, col, rows, cols, g_row, g_col, M, N, TMA)
+    tile = load_tile(grad, row, col, rows, cols, g_row, g_col, M, N, READ)
     return masked(tile, load_gates(words, row, col, rows, cols, words_row, M, N), M, N)
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["rows", "width", "g_row", "g_col", "w_row", "w_col", "words_row"],
+    do_not_specialize_on_alignment=["grad", "weight"],
+)
 def input_gradient_kernel(
     grad, weight, words, dx, rows, width, inputs,
     g_row: tl.int64, g_col, w_row: tl.int64, w_col, words_row: tl.int64,
-    PRECISION: tl.constexpr, TMA: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
+    PRECISION: tl.constexpr, READ: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
     """dx (rows, inputs) = (G o U) W."""
     row, col = tile_of(tl.program_id(0), rows, inputs, M, N)
     total = tl.zeros((M, N), tl.float32)
     for k in range(0, width, K):
-        left = gated_tile(grad, words, row, k, rows, width, g_row, g_col, words_row, M, K, TMA)
-        right = load_tile(weight, k, col, width, inputs, w_row, w_col, K, N, TMA)
+        left = as_operand(gated_tile(grad, words, row, k, rows, width, g_row, g_col, words_row, M, K, READ), PRECISION)
+        right = as_operand(load_tile(weight, k, col, width, inputs, w_row, w_col, K, N, READ), PRECISION)
         total = tl.dot(left, right, total, input_precision=PRECISION)
     store_tile(dx, total, row, col, rows, inputs, M, N)
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["rows", "width", "part", "g_row", "g_col", "x_row", "x_col", "words_row"],
+    do_not_specialize_on_alignment=["grad", "x"],
+)
 def weight_gradient_kernel(
     grad, x, words, dw, rows, width, inputs, part,
     g_row: tl.int64, g_col, x_row: tl.int64, x_col, words_row: tl.int64,
-    PRECISION: tl.constexpr, TMA: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
+    PRECISION: tl.constexpr, READ: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
     """dw (parts, width, inputs) = (G o U)^T X, one part of the rows per program on axis 1."""
     row, col = tile_of(tl.program_id(0), width, inputs, M, N)
     begin = tl.program_id(1) * part
     total = tl.zeros((M, N), tl.float32)
     for k in range(begin, min(begin + part, rows), K):
-        left = gated_tile(grad, words, k, row, rows, width, g_row, g_col, words_row, K, M, TMA)
-        right = load_tile(x, k, col, rows, inputs, x_row, x_col, K, N, TMA)
+        left = as_operand(gated_tile(grad, words, k, row, rows, width, g_row, g_col, words_row, K, M, READ), PRECISION)
+        right = as_operand(load_tile(x, k, col, rows, inputs, x_row, x_col, K, N, READ), PRECISION)
         total = tl.dot(left.T, right, total, input_precision=PRECISION)
     plane = dw + tl.program_id(1).to(tl.int64) * width * inputs
     store_tile(plane, total, row, col, width, inputs, M, N)
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["rows", "width", "part", "g_row", "g_col", "words_row"],
+    do_not_specialize_on_alignment=["grad"],
+)
 def bias_gradient_kernel(
     grad, words, db, rows, width, part, g_row: tl.int64, g_col, words_row: tl.int64,
-    M: tl.constexpr, N: tl.constexpr,
+    READ: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     """db (parts, width): columns of G o U summed, one part of the rows per program on axis 1."""
     col, begin = tl.program_id(0) * N, tl.program_id(1) * part
     total = tl.zeros((M, N), tl.float32)
     for k in range(begin, min(begin + part, rows), M):
-        total += gated_tile(grad, words, k, col, rows, width, g_row, g_col, words_row, M, N, False).to(tl.float32)
+        total += gated_tile(grad, words, k, col, rows, width, g_row, g_col, words_row, M, N, READ).to(tl.float32)
     c = col + tl.arange(0, N)
     tl.store(db + tl.program_id(1) * width + c, tl.sum(total, axis=0), mask=c < width)
 
@@ -106,35 +116,35 @@ def nothing(like: Tensor) -> Tensor:
 
 def _input_gradient(grad: Tensor, weight: Tensor, words: Tensor) -> Tensor:
     (rows, width), inputs = grad.shape, weight.shape[1]
-    dx, tma = grad.new_empty((rows, inputs)), fits_tma(grad, weight)
+    dx, read = grad.new_empty((rows, inputs)), way_to_read(grad, weight)
 
     def launch(tile: Tile) -> None:
         input_gradient_kernel[(triton.cdiv(rows, tile.m) * triton.cdiv(inputs, tile.n),)](
-            operand(grad, tile.m, tile.k, tma), operand(weight, tile.k, tile.n, tma), words, dx, rows, width, inputs,
+            operand(grad, tile.m, tile.k, read), operand(weight, tile.k, tile.n, read), words, dx, rows, width, inputs,
             *grad.stride(), *weight.stride(), words.stride(0),
-            PRECISION=precision_of(grad.dtype), TMA=tma, **tile.options(),
+            PRECISION=precision_of(grad.dtype), READ=read, **tile.options(),
         )  # fmt: skip
 
     if dx.numel() > 0:
-        run_fastest("input gradient", (width, tma), grad, rows, inputs, launch)
+        run_fastest("input gradient", width, grad, rows, inputs, read, launch)
     return dx
 
 
 def _weight_gradient(grad: Tensor, x: Tensor, words: Tensor) -> Tensor:
     (rows, width), inputs = grad.shape, x.shape[1]
-    tma = fits_tma(grad, x)
+    read = way_to_read(grad, x)
     part, parts = divided(rows, triton.cdiv(width, PART) * triton.cdiv(inputs, PART), grad.device)
     dw = grad.new_empty((parts, width, inputs), dtype=grad.dtype if parts == 1 else torch.float32)
 
     def launch(tile: Tile) -> None:
         weight_gradient_kernel[(triton.cdiv(width, tile.m) * triton.cdiv(inputs, tile.n), parts)](
-            operand(grad, tile.k, tile.m, tma), operand(x, tile.k, tile.n, tma), words, dw, rows, width, inputs, part,
+            operand(grad, tile.k, tile.m, read), operand(x, tile.k, tile.n, read), words, dw, rows, width, inputs, part,
             *grad.stride(), *x.stride(), words.stride(0),
-            PRECISION=precision_of(grad.dtype), TMA=tma, **tile.options(),
+            PRECISION=precision_of(grad.dtype), READ=read, **tile.options(),
         )  # fmt: skip
 
     if dw.numel() > 0:
-        run_fastest("weight gradient", (triton.next_power_of_2(rows), tma), grad, width, inputs, launch)
+        run_fastest("weight gradient", triton.next_power_of_2(rows), grad, width, inputs, read, launch)
     return dw[0] if parts == 1 else dw.sum(0).to(grad.dtype)
 
 
@@ -143,8 +153,9 @@ def _bias_gradient(grad: Tensor, words: Tensor) -> Tensor:
     part, parts = divided(rows, triton.cdiv(width, SUM_COLS), grad.device)
     db = grad.new_empty((parts, width), dtype=torch.float32)
     bias_gradient_kernel[(triton.cdiv(width, SUM_COLS), parts)](
-        grad, words, db, rows, width, part, *grad.stride(), words.stride(0), M=SUM_ROWS, N=SUM_COLS
-    )
+        grad, words, db, rows, width, part, *grad.stride(), words.stride(0),
+        READ=way_by_pointers(grad), M=SUM_ROWS, N=SUM_COLS,
+    )  # fmt: skip
     return db.sum(0).to(grad.dtype)
 
 

@@ -27,24 +27,30 @@ from gatedops.triton.gated_linear_tiles import (
     tile_of,
     unpack_tile,
 )
-from gatedops.triton.gated_linear_tuning import Tile, as_matrix, fits_tma, operand, precision_of, run_fastest
+from gatedops.triton.gated_linear_tuning import Tile, as_matrix, operand, precision_of, run_fastest, way_to_read
 from gatedops.triton.gates import pack_gates_out
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=[
+        "rows", "f_inputs", "v_inputs", "h_row", "h_col", "wf_row", "wf_col", "z_row", "z_col", "wv_row", "wv_col",
+        "words_row", "total",
+    ],
+    do_not_specialize_on_alignment=["h", "w_f", "z", "w_v"],
+)  # fmt: skip
 def pair_kernel(
     h, w_f, b_f, z, w_v, b_v, h_next, z_next, words, q_out, v_out, rows, cols, f_inputs, v_inputs,
     h_row: tl.int64, h_col, wf_row: tl.int64, wf_col,
     z_row: tl.int64, z_col, wv_row: tl.int64, wv_col, words_row: tl.int64, total, beta, gain,
     SOFT: tl.constexpr, LINEAR: tl.constexpr, KEEP: tl.constexpr, F_BIAS: tl.constexpr, V_BIAS: tl.constexpr,
-    PRECISION: tl.constexpr, TMA: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
+    PRECISION: tl.constexpr, READ: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
     """h_next = relu(q), or (LINEAR) q; words of 1{q > 0}; z_next = gate(q) o v. KEEP: q and v are written too, q only
     where it is not h_next."""
     row, col = tile_of(tl.program_id(0), rows, cols, M, N)
     dtype = h_next.dtype.element_ty
     q = pre_activation(
-        h, w_f, b_f, row, col, rows, cols, f_inputs, h_row, h_col, wf_row, wf_col, F_BIAS, PRECISION, TMA, M, N, K
+        h, w_f, b_f, row, col, rows, cols, f_inputs, h_row, h_col, wf_row, wf_col, F_BIAS, PRECISION, READ, M, N, K
     ).to(dtype)
     packed = pack_tile(q > 0, M, N)
     store_gates(words, packed, row, col, rows, cols, total, words_row, M, N)
@@ -55,7 +61,7 @@ def pair_kernel(
         if KEEP:
             store_tile(q_out, q, row, col, rows, cols, M, N)
     v = pre_activation(
-        z, w_v, b_v, row, col, rows, cols, v_inputs, z_row, z_col, wv_row, wv_col, V_BIAS, PRECISION, TMA, M, N, K
+        z, w_v, b_v, row, col, rows, cols, v_inputs, z_row, z_col, wv_row, wv_col, V_BIAS, PRECISION, READ, M, N, K
     ).to(dtype)
     if SOFT:
         if KEEP:
@@ -101,22 +107,22 @@ def _pair(
     """Launches :func:`pair_kernel`; soft: beta and gain. q and v: also wanted."""
     left, right = as_matrix(h), as_matrix(z)
     rows, cols = left.shape[0], w_f.shape[0]
-    tma = fits_tma(left, w_f, right, w_v)
+    read = way_to_read(left, w_f, right, w_v)
     beta, gain = (1.0, 1.0) if soft is None else soft
 
     def launch(tile: Tile) -> None:
         pair_kernel[(triton.cdiv(rows, tile.m) * triton.cdiv(cols, tile.n),)](
-            operand(left, tile.m, tile.k, tma), operand(w_f, tile.n, tile.k, tma), b_f,
-            operand(right, tile.m, tile.k, tma), operand(w_v, tile.n, tile.k, tma), b_v,
+            operand(left, tile.m, tile.k, read), operand(w_f, tile.n, tile.k, read), b_f,
+            operand(right, tile.m, tile.k, read), operand(w_v, tile.n, tile.k, read), b_v,
             h_next, z_next, words, q, v, rows, cols, left.shape[1], right.shape[1],
             *left.stride(), *w_f.stride(), *right.stride(), *w_v.stride(), words.stride(0), words.shape[1], beta, gain,
             SOFT=soft is not None, LINEAR=linear_feature, KEEP=v is not None, F_BIAS=b_f is not None,
-            V_BIAS=b_v is not None, PRECISION=precision_of(h.dtype), TMA=tma, **tile.options(),
+            V_BIAS=b_v is not None, PRECISION=precision_of(h.dtype), READ=read, **tile.options(),
         )  # fmt: skip
 
     if rows > 0:
         name = "pair" if soft is None else "soft pair"
-        run_fastest(name, (left.shape[1], right.shape[1], tma), h, rows, cols, launch)
+        run_fastest(name, (left.shape[1], right.shape[1]), h, rows, cols, read, launch)
 
 
 def gated_linear_pair(

@@ -1,8 +1,9 @@
 """Pieces of the gated layers' kernels: order of the tiles, loads, products, and gates of a tile as words and back.
 
-A matrix is read tile by tile, through a TMA descriptor (constexpr TMA) or by pointers with any strides; what lies
-outside it reads as 0. Offsets are 64-bit. In the kernels a stride from row to row is declared as such; one from column
-to column is not, for Triton compiles a kernel of its own for a stride of 1, and only of an undeclared argument.
+A matrix is read tile by tile, and constexpr READ says how: "tma", through a TMA descriptor; "aligned", by pointers to
+contiguous rows of whole pieces of 16 bytes, each on 16 bytes; "any", by pointers with any strides. What lies outside a
+matrix reads as 0. Offsets are 64-bit. READ is all that the compiler is told: Triton compiles a kernel of its own for
+each set of arguments that are 1 or multiples of 16, so most arguments are declared as not to be specialized.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)  # in Python: there is no machine code then
 GROUP = tl.constexpr(8)  # rows of tiles that run beside each other, so that their operands are shared through L2
 
 
@@ -25,15 +27,36 @@ def tile_of(program, rows, cols, M: tl.constexpr, N: tl.constexpr):
 
 @triton.jit
 def load_tile(
-    source, row, col, rows, cols, row_stride, col_stride, M: tl.constexpr, N: tl.constexpr, TMA: tl.constexpr
+    source, row, col, rows, cols, row_stride, col_stride, M: tl.constexpr, N: tl.constexpr, READ: tl.constexpr
 ):
     """(M, N) of a matrix (rows, cols) from (row, col) on."""
-    if TMA:
+    if READ == "tma":
         tile = source.load([row, col])
     else:
         r, c = row + tl.arange(0, M), col + tl.arange(0, N)
-        at = r[:, None].to(tl.int64) * row_stride + c[None, :].to(tl.int64) * col_stride
-        tile = tl.load(source + at, mask=(r < rows)[:, None] & (c < cols)[None, :], other=0.0)
+        if READ == "aligned":
+            piece: tl.constexpr = 128 // source.dtype.element_ty.primitive_bitwidth
+            cols, row_stride = cols // piece * piece, row_stride // piece * piece  # as the compiler is to know
+            at = tl.multiple_of(source + (r[:, None].to(tl.int64) * row_stride + c[None, :]), (1, 16))  # bytes
+        else:
+            at = source + (r[:, None].to(tl.int64) * row_stride + c[None, :].to(tl.int64) * col_stride)
+        tile = tl.load(at, mask=(r < rows)[:, None] & (c < cols)[None, :], other=0.0)
+    return tile
+
+
+@triton.jit
+def as_operand(tile, PRECISION: tl.constexpr):
+    """float32 numbers rounded to TF32 where tensor cores are to multiply them as such, ties away from 0; the tensor
+    cores themselves cut off the last 13 bits, which is twice the error."""
+    if tile.dtype == tl.float32 and PRECISION == "tf32":
+        if INTERPRETED:
+            bits = tile.to(tl.int32, bitcast=True)
+            bits = tl.where(tile == tile, (bits + 0x1000) & -0x2000, bits)
+        else:
+            bits = tl.inline_asm_elementwise(
+                "cvt.rna.tf32.f32 $0, $1;", "=r,r", [tile], dtype=tl.int32, is_pure=True, pack=1
+            )
+        tile = bits.to(tl.float32, bitcast=True)
     return tile
 
 
@@ -85,14 +108,14 @@ def masked(tile, packed, M: tl.constexpr, N: tl.constexpr):
 @triton.jit
 def pre_activation(
     x, weight, bias, row, col, rows, cols, inner, x_row, x_col, w_row, w_col,
-    BIAS: tl.constexpr, PRECISION: tl.constexpr, TMA: tl.constexpr,
+    BIAS: tl.constexpr, PRECISION: tl.constexpr, READ: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
     """Tile (M, N) of x W^T + b, float32, x (rows, inner) and W (cols, inner)."""
     total = tl.zeros((M, N), tl.float32)
     for k in range(0, inner, K):
-        left = load_tile(x, row, k, rows, inner, x_row, x_col, M, K, TMA)
-        right = load_tile(weight, col, k, cols, inner, w_row, w_col, N, K, TMA)
+        left = as_operand(load_tile(x, row, k, rows, inner, x_row, x_col, M, K, READ), PRECISION)
+        right = as_operand(load_tile(weight, col, k, cols, inner, w_row, w_col, N, K, READ), PRECISION)
         total = tl.dot(left, right.T, total, input_precision=PRECISION)
     if BIAS:
         c = col + tl.arange(0, N)

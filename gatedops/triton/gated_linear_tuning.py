@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -57,13 +57,16 @@ def precision_of(dtype: torch.dtype) -> str:
     return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
 
 
-def tiles_of(name: str, dtype: torch.dtype, precision: str, capability: tuple[int, int]) -> list[Tile]:
+def tiles_of(name: str, dtype: torch.dtype, precision: str, capability: tuple[int, int], read: str) -> list[Tile]:
     """The tiles on offer for a kernel: those that spill no registers. Tensor cores before Hopper read their operands
-    from registers, the results of those after it are copied there; a soft pair keeps pre-activations beside sums."""
+    from registers, the results of those after it are copied there, and pointers into Hopper's largest tile would lie
+    there; a soft pair keeps pre-activations beside sums; pointers to single numbers are many."""
     tiles: tuple[Tile, ...] = IEEE_TILES
     if dtype != torch.float32 or precision == "tf32":
         tiles = TF32_TILES if dtype == torch.float32 else HALF_TILES
-    most = 128 if capability[0] == 9 and dtype != torch.float32 else 64
+    if read == "any" and name in ("pair", "soft pair", "weight gradient"):
+        return [replace(tiles[-1], warps=8)]
+    most = 128 if capability[0] == 9 and dtype != torch.float32 and read == "tma" else 64
     return [tile for tile in tiles if tile.accumulators <= (most // 2 if name == "soft pair" else most)]
 
 
@@ -83,7 +86,9 @@ def fitting(
 _fastest: dict[Hashable, Tile] = {}
 
 
-def run_fastest(name: str, key: Hashable, like: Tensor, rows: int, cols: int, launch: Callable[[Tile], object]) -> None:
+def run_fastest(
+    name: str, key: Hashable, like: Tensor, rows: int, cols: int, read: str, launch: Callable[[Tile], object]
+) -> None:
     """launch(tile) with the fastest tile, timed when this kernel first meets a problem of this kind.
 
     Rows count as the next power of two, so that batches of any size share a choice. A CUDA graph being captured times
@@ -91,11 +96,11 @@ def run_fastest(name: str, key: Hashable, like: Tensor, rows: int, cols: int, la
     but for tensor core instructions of another shape.
     """
     precision = precision_of(like.dtype)
-    tiles = tiles_of(name, like.dtype, precision, capability(like.device))
+    tiles = tiles_of(name, like.dtype, precision, capability(like.device), read)
     if like.device.type != "cuda":  # the interpreter
         launch(tiles[0])
         return
-    key = (name, like.device, like.dtype, precision, triton.next_power_of_2(rows), cols, key)
+    key = (name, like.device, like.dtype, precision, triton.next_power_of_2(rows), cols, read, key)
     if key not in _fastest:
         if torch.cuda.is_current_stream_capturing():
             launch(tiles[0])
@@ -124,11 +129,21 @@ def processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
 
 
-def fits_tma(*matrices: Tensor) -> bool:
-    """Whether the tensor memory accelerator (from Hopper on) can read all of them: contiguous rows, on 16 bytes. Not
-    for float32 products on the ordinary cores, which spill registers with it."""
-    if capability(matrices[0].device) < (9, 0) or precision_of(matrices[0].dtype) == "ieee":
-        return False
+def way_to_read(*matrices: Tensor) -> str:
+    """How a kernel reads tiles of all of these, constexpr READ of gated_linear_tiles: "tma" from Hopper on, but for
+    float32 products on the ordinary cores, which spill registers with it; otherwise as by pointers."""
+    first = matrices[0]
+    has_tma = capability(first.device) >= (9, 0) and precision_of(first.dtype) != "ieee"
+    return "tma" if has_tma and _rows_on_16_bytes(matrices) else way_by_pointers(*matrices)
+
+
+def way_by_pointers(*matrices: Tensor) -> str:
+    """ "aligned" where every row of all of these begins and ends on 16 bytes, "any" otherwise."""
+    whole = all(matrix.shape[1] * matrix.itemsize % 16 == 0 for matrix in matrices)
+    return "aligned" if whole and _rows_on_16_bytes(matrices) else "any"
+
+
+def _rows_on_16_bytes(matrices: tuple[Tensor, ...]) -> bool:
     return all(
         matrix.numel() > 0
         and matrix.data_ptr() % 16 == 0
@@ -139,9 +154,9 @@ def fits_tma(*matrices: Tensor) -> bool:
     )
 
 
-def operand(matrix: Tensor, rows: int, cols: int, tma: bool) -> Tensor | TensorDescriptor:
+def operand(matrix: Tensor, rows: int, cols: int, read: str) -> Tensor | TensorDescriptor:
     """What a kernel takes to read tiles (rows, cols) of a matrix."""
-    return TensorDescriptor.from_tensor(matrix, [rows, cols]) if tma else matrix
+    return TensorDescriptor.from_tensor(matrix, [rows, cols]) if read == "tma" else matrix
 
 
 def as_matrix(t: Tensor) -> Tensor:

@@ -165,34 +165,37 @@ def test_a_pair_into_buffers_writes_these_only(soft, linear_feature):
     assert (buffer[:, 24:] == -7).all()
 
 
+@pytest.mark.parametrize("precision", ["tf32", "ieee"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_descriptors_read_what_pointers_read(dtype, monkeypatch):
+def test_every_way_to_read_gives_the_same_bits(dtype, precision, monkeypatch):
+    for module in (layer, backward, pair):
+        monkeypatch.setattr(module, "precision_of", lambda dtype: precision)
     p = Problem((70, 48, 264), dtype)
     args = (p.grad, p.x, p.weight, p.words, p.first, True)
     found = []
-    for hopper in (False, True):
-        if hopper:
-            monkeypatch.setattr(tuning, "capability", lambda device: (9, 0))
-            monkeypatch.setattr(tuning, "precision_of", lambda dtype: "tf32")
-        assert tuning.fits_tma(p.x, p.weight, p.grad) == hopper
+    for read in ("any", "aligned", "tma"):
+        for module in (layer, backward, pair):
+            monkeypatch.setattr(module, "way_to_read", lambda *_, only=read: only)
         y, words = layer.gated_linear_relu(*p.layer)
         hard = layer.gated_linear(*p.layer, p.words, p.first)
         made = pair.gated_linear_pair(*p.pair, False)
         found.append((y, words, hard, *made, *backward.gated_linear_backward(*args)))
-    for pointers, descriptors in zip(*found, strict=True):
-        assert_same_bits(descriptors, pointers)
+    for other in found[1:]:
+        for one, first in zip(other, found[0], strict=True):
+            assert_same_bits(one, first)
 
 
-def test_what_the_tensor_memory_accelerator_cannot_read(monkeypatch):
-    monkeypatch.setattr(tuning, "capability", lambda device: (9, 0))
+def test_a_way_to_read_is_one_that_the_matrices_allow(monkeypatch):
     rows = torch.zeros(8, 64, dtype=torch.float16)
-    assert tuning.fits_tma(rows, rows[:, 8:40], rows[::2])
+    assert tuning.way_to_read(rows, rows[:, 8:40], rows[::2]) == "aligned"
+    assert tuning.way_to_read(rows, rows[:, :60]) == "any"  # a row ends inside 16 bytes
+    monkeypatch.setattr(tuning, "capability", lambda device: (9, 0))
+    assert tuning.way_to_read(rows, rows[:, 8:40], rows[:, :60], rows[::2]) == "tma"
+    assert tuning.way_by_pointers(rows) == "aligned"
     for matrix in (rows.T, rows[:, ::2], rows[:, 1:], rows[:0], torch.zeros(8, 33, dtype=torch.float16)):
-        assert not tuning.fits_tma(rows, matrix)
-    assert not tuning.fits_tma(rows[:1].expand(8, 64))
-    assert not tuning.fits_tma(rows.float())  # products on the ordinary cores
-    monkeypatch.undo()
-    assert not tuning.fits_tma(rows)
+        assert tuning.way_to_read(rows, matrix) == "any"
+    assert tuning.way_to_read(rows[:1].expand(8, 64)) == "any"
+    assert tuning.way_to_read(rows.float()) == "aligned"  # products on the ordinary cores
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # numpy, of an infinite product
