@@ -22,12 +22,13 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "gatedops"
 SUFFIX = str(sysconfig.get_config_var("EXT_SUFFIX"))
 STAMP = PACKAGE / f"_C_cuda{SUFFIX.removesuffix('.so')}.stamp"
+COMPILED = (".cpp", ".cu", ".h")
 COMPARED = ("Python", "torch", "sources")  # the stamp also names the commit, for people
 
 
 def hash_of_sources() -> str:
     """Of the names and the bytes of all that is compiled, and of what says how."""
-    files = [path for path in (ROOT / "csrc").rglob("*") if path.is_file()]
+    files = [path for path in (ROOT / "csrc").rglob("*") if path.suffix in COMPILED]
     total = hashlib.sha256()
     for path in sorted([*files, ROOT / "setup.py", ROOT / "setup_cuda.py"]):
         total.update(f"{path.relative_to(ROOT)}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())

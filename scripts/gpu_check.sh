@@ -39,8 +39,8 @@ trap interrupt TERM INT HUP
 
 # What a dry run has in the place of a GPU, all of it.
 cuda=(env GATEDOPS_BACKEND=cuda) triton=(env GATEDOPS_BACKEND=triton) benchmark=("$python")
+unset GATEDOPS_BACKEND GATEDOPS_CUDA GATEDOPS_DRY_GPU
 if [[ $mode == dry ]]; then
-  unset GATEDOPS_BACKEND
   export GATEDOPS_DRY_GPU=1
   cuda=(env) triton=(env)
   # A benchmark reads its arguments before it misses the GPU, and is right to end there.
@@ -109,12 +109,12 @@ under() {
   fi
 }
 
-# choose_kernel: ${chosen[@]} sets the first kernel whose single tiles are right; nothing when all are, to time them all.
+# choose_kernel: ${chosen[@]} forces the first kernel whose single tiles are right; ${any[@]} does when one is wrong.
 choose_kernel() {
   local kernel right=()
   for kernel in "${kernels[@]}"; do ! went_well "tiles_$kernel" || right+=("$kernel"); done
-  chosen=() blocked=
-  ((${#right[@]} == ${#kernels[@]})) || chosen=(GATEDOPS_CUDA="${right[0]-}")
+  chosen=(GATEDOPS_CUDA="${right[0]-}") any=() blocked=
+  ((${#right[@]} == ${#kernels[@]})) || any=("${chosen[@]}")
   ((${#right[@]})) || blocked="no kernel's single tiles are right"
 }
 
@@ -171,7 +171,7 @@ correct() {
 # --- fast -------------------------------------------------------------------------------------------------------------
 
 record_clocks() {
-  if [[ $mode != real ]]; then
+  if [[ $mode != real || -n $stopped ]]; then
     return
   elif command -v nvidia-smi >/dev/null; then
     nvidia-smi dmon -s pc -d 1 >"$work/clocks.log" 2>&1 &
@@ -186,7 +186,7 @@ fast() {
   record_clocks
   single_tiles
   choose_kernel
-  step grams 100 "${cuda[@]}" "${chosen[@]}" "${benchmark[@]}" benchmarks/gram.py --device cuda --quick --no-plot \
+  step grams 100 "${cuda[@]}" "${any[@]}" "${benchmark[@]}" benchmarks/gram.py --device cuda --quick --no-plot \
     --out "$work/grams"
   for kernel in "${kernels[@]}"; do
     only_when_right "$kernel"

@@ -19,7 +19,7 @@ result() {
 start() {
   local name=$1 seconds=$2 left
   shift 2
-  [[ -z $only || $name =~ $only ]] || return 0
+  [[ -z $only || $name =~ $only || $name == ready ]] || return 0 # all the rest depends on ready
   while ((${#pids[@]} >= cores && ${#pids[@]} > 1)); do look; done
   left=$((limit - SECONDS))
   if [[ $mode == list ]]; then
