@@ -11,8 +11,8 @@ Kinds of net, each chosen with --only:
 A net has `depth` layers of `width` gates and sees `batch` rows; its input needs no gradient. The limit is the time of
 the matrix products alone, by torch's own routines: all that the forward and the backward cannot do without. Saved
 bytes are those that autograd keeps for the backward beside the parameters. Writes OUT/gated_linear.json and
-OUT/gated_linear.png
-(gated_linear_cuda on a GPU).
+OUT/gated_linear.png (gated_linear_cuda on a GPU). What cannot be timed is named with its error, and the rest goes on;
+the exit status is 1 where that happens to a net as a whole.
 
     python benchmarks/gated_linear.py
     python benchmarks/gated_linear.py --only layer pair --size 512,128,6 --no-compile
@@ -37,7 +37,7 @@ from _common.machine import machine_report
 from _common.options import DEFAULT_OUT, at_least, require_device, require_folder, require_matplotlib, require_memory
 from _common.output import print_table, write_json_atomically
 from _gated_linear.cublaslt import library
-from _gated_linear.measure import HEADER, Entry, measure
+from _gated_linear.measure import HEADER, OURS, Entry, Failure, failure, measure
 from _gated_linear.nets import KINDS, Cell, Net
 from _gated_linear.targets import gpu_targets, targets
 from _gram.targets import HEADER as TARGET_HEADER
@@ -106,7 +106,36 @@ def require_compiler() -> None:
         raise ValueError("torch.compile needs a C++ compiler, and neither g++ nor clang++ is found: use --no-compile")
 
 
-def run(args: argparse.Namespace) -> None:
+def measured(args: argparse.Namespace, kind: str, one: Cell) -> tuple[list[Entry], list[Failure]]:
+    """One net; an error is a failure of all that is timed there."""
+    try:
+        net = Net(kind, one, args.seed, args.device, DTYPES[args.dtype])
+        return measure(net, 9 if args.quick else REPEATS, compiled=not args.no_compile)
+    except RuntimeError as error:
+        return [], [failure(kind, one, OURS, error)]
+
+
+def timed(args: argparse.Namespace, cells: tuple[Cell, ...]) -> tuple[list[Entry], list[Failure]]:
+    """All nets, with a table for each kind."""
+    entries: list[Entry] = []
+    failures: list[Failure] = []
+    for kind in args.only:
+        found, failed = [], []
+        for one in cells:
+            times, without = measured(args, kind, one)
+            found += times
+            failed += without
+        print_table(HEADER, [row.row() for row in [*found, *failed]])
+        for missing in failed:
+            print(f"{missing.by}, {missing.batch} x {missing.width} x {missing.depth}: {missing.reason}")
+        print()
+        entries += found
+        failures += failed
+    return entries, failures
+
+
+def prepare(args: argparse.Namespace) -> tuple[Cell, ...]:
+    """Refuses what cannot run, before anything does; the sizes to time."""
     if not args.no_plot:
         require_matplotlib()
     require_gpu_kernels(args.device)
@@ -118,6 +147,12 @@ def run(args: argparse.Namespace) -> None:
     if args.device == "cpu":
         largest = max(4 * ARRAYS * one.batch * one.width * one.depth for one in cells)
         require_memory(largest, "the largest of these nets")
+    return cells
+
+
+def run(args: argparse.Namespace) -> int:
+    """The exit status."""
+    cells = prepare(args)
     name = "gated_linear" if args.device == "cpu" else "gated_linear_cuda"
     report = machine_report()
     processor, facts = facts_of(args, report)
@@ -125,15 +160,7 @@ def run(args: argparse.Namespace) -> None:
     if args.device == "cuda" and library() is None:
         print("cuBLASLt cannot be reached from Python here: the best baseline is torch.compile")
     contention = Contention()
-    entries: list[Entry] = []
-    for kind in args.only:
-        found = []
-        for one in cells:
-            net = Net(kind, one, args.seed, args.device, DTYPES[args.dtype])
-            found += measure(net, 9 if args.quick else REPEATS, compiled=not args.no_compile)
-        print_table(HEADER, [entry.row() for entry in found])
-        print()
-        entries += found
+    entries, failures = timed(args, cells)
     busy = contention.cores()
     print(sentence(busy))
     held = list(targets(entries) if args.device == "cpu" else gpu_targets(entries))
@@ -142,26 +169,27 @@ def run(args: argparse.Namespace) -> None:
         "machine": report,
         "cores_busy_elsewhere": busy,
         "entries": [entry.to_json() for entry in entries],
+        "failures": [missing.to_json() for missing in failures],
         "targets": [asdict(target) | {"met": target.met} for target in held],
     }
     write_json_atomically(args.out / f"{name}.json", content)
     print(f"\nwrote {args.out / name}.json")
-    if not args.no_plot:
+    if entries and not args.no_plot:
         from _gated_linear.picture import plot_speeds
 
         title = f"Gated layers, forward and backward: {processor}, {facts}"
         plot_speeds(args.out / f"{name}.png", entries, title)
         print(f"wrote {args.out / name}.png")
+    return int(any(missing.by == OURS for missing in failures))
 
 
 def main() -> int:
     args = parser().parse_args()
     try:
-        run(args)
+        return run(args)
     except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
         print(f"gated_linear.py: error: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 if __name__ == "__main__":

@@ -24,7 +24,9 @@ def test_a_whole_run_writes_json_and_png(tmp_path: Path) -> None:
     out = tmp_path / "results"
     assert sorted(path.name for path in out.iterdir()) == ["gated_linear.json", "gated_linear.png"]
     assert (out / "gated_linear.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    entries = json.loads((out / "gated_linear.json").read_text())["entries"]
+    content = json.loads((out / "gated_linear.json").read_text())
+    entries = content["entries"]
+    assert content["failures"] == []
     by = ["gatedops", "torch eager", "products alone"]
     assert [(entry["kind"], entry["by"]) for entry in entries] == [(kind, name) for kind in KINDS for name in by]
     for entry in entries:
@@ -69,6 +71,65 @@ def test_a_wrong_layer_gets_no_speed(benchmark_module: Importer, monkeypatch: py
     monkeypatch.setattr(net, "ours", wrong)
     with pytest.raises(RuntimeError, match="gatedops is wrong"):
         measure.measure(net, 3, compiled=False)
+
+
+class Refusing:
+    """A baseline of cuBLASLt calls that fails when it is planned, or on the way."""
+
+    def __init__(self, error: type[Exception], planned: bool):
+        self.error, self.planned = error, planned
+
+    def __call__(self, net: object) -> Refusing:
+        if not self.planned:
+            raise self.error("heuristic of cuBLASLt failed with status 15")
+        self.net = net
+        return self
+
+    def forward(self) -> None:
+        raise self.error("matmul of cuBLASLt failed with status 14")
+
+    def training(self) -> None:
+        pass
+
+    def results(self) -> tuple[Tensor, ...]:
+        return self.net.eager(self.net.x)
+
+
+@pytest.mark.parametrize("planned", [False, True])
+def test_a_baseline_that_fails_is_named_and_the_rest_is_timed(
+    benchmark_module: Importer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, planned: bool
+) -> None:
+    script, measure = benchmark_module("gated_linear"), benchmark_module("_gated_linear.measure")
+    monkeypatch.setattr(measure, "has_two_calls", lambda net: net.cell.width == 40)
+    monkeypatch.setattr(measure, "TwoCalls", Refusing(measure.CublasLtError, planned))
+    options = ["--size", "5,40,2", "6,70,2", "--only", "layer", "--no-compile", "--no-plot", "--out", str(tmp_path)]
+    assert script.run(script.parser().parse_args(options)) == 0
+    content = json.loads((tmp_path / "gated_linear.json").read_text())
+    assert [entry["by"] for entry in content["entries"]] == 2 * ["gatedops", "torch eager", "products alone"]
+    (missing,) = content["failures"]
+    assert (missing["batch"], missing["by"]) == (5, "cuBLASLt, two calls")
+    call = "matmul of cuBLASLt failed with status 14" if planned else "heuristic of cuBLASLt failed with status 15"
+    assert missing["reason"] == f"CublasLtError: {call}"
+
+
+def test_a_net_that_fails_is_named_and_the_rest_is_timed(
+    benchmark_module: Importer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script, measure = benchmark_module("gated_linear"), benchmark_module("_gated_linear.measure")
+
+    def check(net: object, found: object, by: str) -> None:
+        if net.cell.width == 40:
+            raise RuntimeError("gatedops is wrong")
+
+    monkeypatch.setattr(measure, "check", check)
+    options = ["--size", "5,40,2", "6,70,2", "--only", "layer", "--no-compile", "--no-plot", "--out", str(tmp_path)]
+    assert script.run(script.parser().parse_args(options)) == 1
+    content = json.loads((tmp_path / "gated_linear.json").read_text())
+    assert {entry["batch"] for entry in content["entries"]} == {6}
+    assert [missing["reason"] for missing in content["failures"]] == ["RuntimeError: gatedops is wrong"]
+    printed = capsys.readouterr().out
+    assert "gatedops, 5 x 40 x 2: RuntimeError: gatedops is wrong" in printed
+    assert "failed" in printed
 
 
 def test_targets_depend_on_the_size(benchmark_module: Importer) -> None:

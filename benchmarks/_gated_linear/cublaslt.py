@@ -48,9 +48,13 @@ def library() -> ctypes.CDLL | None:
     return None
 
 
+class CublasLtError(RuntimeError):
+    """A call of the library failed: its status, or no algorithm."""
+
+
 def _check(status: int, call: str) -> None:
     if status:
-        raise RuntimeError(f"{call} of cuBLASLt failed with status {status}")
+        raise CublasLtError(f"{call} of cuBLASLt failed with status {status}")
 
 
 @cache
@@ -122,7 +126,7 @@ class Product:
         )
         _check(status, "heuristic")
         if count.value == 0:
-            raise RuntimeError("cuBLASLt has no algorithm for this product")
+            raise CublasLtError("cuBLASLt has no algorithm for this product")
         return found
 
     def __call__(self) -> None:

@@ -10,8 +10,8 @@ from _common.gpu_timing import interleaved_gpu_medians
 from _common.timing import Timing, interleaved_medians, readable_seconds
 from torch import Tensor
 
-from _gated_linear.cublaslt import library
-from _gated_linear.nets import KINDS, Net
+from _gated_linear.cublaslt import CublasLtError, library
+from _gated_linear.nets import KINDS, Cell, Net
 from _gated_linear.two_calls import TwoCalls
 
 OURS, EAGER, PRODUCTS, TWO_CALLS = "gatedops", "torch eager", "products alone", "cuBLASLt, two calls"
@@ -60,6 +60,29 @@ class Entry:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Failure:
+    """A contestant without times on one net; `reason` is the error."""
+
+    kind: str
+    batch: int
+    width: int
+    depth: int
+    by: str
+    reason: str
+
+    def row(self) -> tuple[str, ...]:
+        name = f"{self.batch} x {self.width} x {self.depth}: {KINDS[self.kind]}"
+        return (name, self.by, "failed", *["-"] * (len(HEADER) - 3))
+
+    def to_json(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def failure(kind: str, cell: Cell, by: str, error: Exception) -> Failure:
+    return Failure(kind, cell.batch, cell.width, cell.depth, by, f"{type(error).__name__}: {error}")
+
+
 def saved_bytes(net: Net, forward: Callable[[Tensor], tuple[Tensor, ...]]) -> int:
     """Bytes that autograd keeps of one forward; parameters, which are there anyway, are not counted, and what is
     kept twice is counted once."""
@@ -105,20 +128,39 @@ def contestants(net: Net, compiled: bool) -> dict[str, Callable[[Tensor], tuple[
     return nets
 
 
+def has_two_calls(net: Net) -> bool:
+    """Whether the cuBLASLt baseline can be tried: on a GPU, with hard gates, where the library is reached."""
+    return net.x.device.type == "cuda" and net.kind != "soft" and library() is not None
+
+
 def two_calls(net: Net) -> dict[str, TwoCalls]:
-    """The cuBLASLt baseline, checked, where there is one: on a GPU, hard gates."""
-    if net.x.device.type != "cuda" or net.kind == "soft" or library() is None:
-        return {}
+    """The cuBLASLt baseline, checked."""
     planned = TwoCalls(net)
     planned.training()
     check(net, planned.results(), TWO_CALLS)
     return {TWO_CALLS: planned}
 
 
-def measure(net: Net, repeats: int, *, compiled: bool) -> list[Entry]:
+def measure(net: Net, repeats: int, *, compiled: bool) -> tuple[list[Entry], list[Failure]]:
+    """Times of all contestants, and the baseline that has none because cuBLASLt refuses a product or is wrong."""
     check(net, net.ours(net.x), OURS)
-    planned = two_calls(net)
+    failures = []
+    planned: dict[str, TwoCalls] = {}
+    if has_two_calls(net):
+        try:
+            planned = two_calls(net)
+        except (RuntimeError, ValueError) as error:
+            failures.append(failure(net.kind, net.cell, TWO_CALLS, error))
     nets = contestants(net, compiled)
+    try:
+        return _timed(net, nets, planned, repeats), failures
+    except CublasLtError as error:
+        return _timed(net, nets, {}, repeats), [failure(net.kind, net.cell, TWO_CALLS, error)]
+
+
+def _timed(
+    net: Net, nets: dict[str, Callable[[Tensor], tuple[Tensor, ...]]], planned: dict[str, TwoCalls], repeats: int
+) -> list[Entry]:
     label = f"{net.kind} {net.cell}"
     forward = {name: net.forward(f) for name, f in nets.items()} | {PRODUCTS: lambda: net.products(backward=False)}
     forward |= {name: one.forward for name, one in planned.items()}
