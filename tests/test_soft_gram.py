@@ -320,6 +320,8 @@ def test_a_second_derivative_is_refused_and_says_what_to_do():
 # --- compile and autocast -----------------------------------------------------------------------------------
 
 
+# torch's own: from 2.14 on opcheck reads .grad of copies that it made.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf Tensor:UserWarning")
 @pytest.mark.parametrize("needs_grad", [False, True])
 def test_ops_pass_opcheck(needs_grad):
     a, b = (torch.rand(r, 5, generator=generator(r)).requires_grad_(needs_grad) for r in (6, 4))
