@@ -28,11 +28,14 @@ class Tile:
         """Registers of a thread that hold its share of the result."""
         return self.m * self.n // (32 * self.warps)
 
-    def shared_bytes(self, itemsize: int, capability: tuple[int, int]) -> int:
-        """Of the operands under way, which is nearly all shared memory that a kernel takes. Since Blackwell a tf32
-        operand that is to be transposed lies there a second time."""
-        copies = self.stages + (capability[0] >= 10 and itemsize == 4)
-        return (self.m + self.n) * self.k * itemsize * copies
+    def shared_bytes(self, name: str, itemsize: int, capability: tuple[int, int]) -> int:
+        """Of the operands under way, which is nearly all shared memory that a kernel takes. A second time lie there
+        tf32 operands that are to be transposed, since Blackwell, and the operand that a gradient masks, on Hopper:
+        Triton keeps it in registers before 3.8."""
+        operands = (self.m + self.n) * self.k * itemsize
+        transposed = operands if capability[0] >= 10 and itemsize == 4 else 0
+        masked = self.m * self.k * itemsize if capability[0] == 9 and name.endswith("gradient") else 0
+        return operands * self.stages + transposed + masked
 
     def options(self) -> dict[str, int]:
         """As a launch takes them."""
@@ -71,13 +74,13 @@ def tiles_of(name: str, dtype: torch.dtype, precision: str, capability: tuple[in
 
 
 def fitting(
-    tiles: list[Tile], itemsize: int, capability: tuple[int, int], shared: int, rows: int, cols: int
+    name: str, tiles: list[Tile], itemsize: int, capability: tuple[int, int], shared: int, rows: int, cols: int
 ) -> list[Tile]:
     """Those that fit `shared` bytes and are not twice as large as a result of (rows, cols); at least the first."""
     return tiles[:1] + [
         tile
         for tile in tiles[1:]
-        if tile.shared_bytes(itemsize, capability) + SHARED_SLACK <= shared
+        if tile.shared_bytes(name, itemsize, capability) + SHARED_SLACK <= shared
         and tile.m < 2 * max(rows, 64)
         and tile.n < 2 * cols
     ]
@@ -106,7 +109,7 @@ def run_fastest(
             launch(tiles[0])
             return
         shared = triton.runtime.driver.active.utils.get_device_properties(like.device.index)["max_shared_mem"]
-        _fastest[key] = _timed(fitting(tiles, like.itemsize, capability(like.device), shared, rows, cols), launch)
+        _fastest[key] = _timed(fitting(name, tiles, like.itemsize, capability(like.device), shared, rows, cols), launch)
     launch(_fastest[key])
 
 
