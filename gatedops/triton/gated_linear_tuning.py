@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -50,6 +50,8 @@ HALF_TILES = (Tile(128, 128, 64, 8, 3), Tile(128, 256, 64, 8, 3), Tile(64, 128, 
 TF32_TILES = (Tile(128, 128, 32, 8, 3), Tile(64, 128, 32, 8, 3), Tile(64, 64, 32, 4, 4))
 # float32 products run on the ordinary cores, their operands in registers.
 IEEE_TILES = (Tile(64, 64, 32, 4, 3),)
+# Pointers to single numbers fill registers too.
+SINGLES_TILE, SINGLES_PAIR_TILE = Tile(64, 64, 32, 4, 3), Tile(64, 64, 32, 8, 3)
 SHARED_SLACK = 8 << 10  # bytes a kernel takes beside the operands under way
 
 
@@ -63,12 +65,12 @@ def precision_of(dtype: torch.dtype) -> str:
 def tiles_of(name: str, dtype: torch.dtype, precision: str, capability: tuple[int, int], read: str) -> list[Tile]:
     """The tiles on offer for a kernel: those that spill no registers. Tensor cores before Hopper read their operands
     from registers, the results of those after it are copied there, and pointers into Hopper's largest tile would lie
-    there; a soft pair keeps pre-activations beside sums; pointers to single numbers are many."""
+    there; a soft pair keeps pre-activations beside sums."""
+    if read == "any":
+        return [SINGLES_PAIR_TILE if name.endswith("pair") else SINGLES_TILE]
     tiles: tuple[Tile, ...] = IEEE_TILES
     if dtype != torch.float32 or precision == "tf32":
         tiles = TF32_TILES if dtype == torch.float32 else HALF_TILES
-    if read == "any" and name in ("pair", "soft pair", "weight gradient"):
-        return [replace(tiles[-1], warps=8)]
     most = 128 if capability[0] == 9 and dtype != torch.float32 and read == "tma" else 64
     return [tile for tile in tiles if tile.accumulators <= (most // 2 if name == "soft pair" else most)]
 
