@@ -2,8 +2,8 @@
 
 A matrix is read tile by tile, and constexpr READ says how: "tma", through a TMA descriptor; "aligned", by pointers to
 contiguous rows of whole pieces of 16 bytes, each on 16 bytes; "any", by pointers with any strides. What lies outside a
-matrix reads as 0. Offsets are 64-bit. READ is all that the compiler is told: Triton compiles a kernel of its own for
-each set of arguments that are 1 or multiples of 16, so most arguments are declared as not to be specialized.
+matrix reads as 0. Offsets are 64-bit. READ is all that the compiler is told of a matrix that is read: Triton compiles a
+kernel of its own for each set of arguments that are 1 or multiples of 16, and so most of them are not specialized on.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def load_tile(
         r, c = row + tl.arange(0, M), col + tl.arange(0, N)
         if READ == "aligned":
             piece: tl.constexpr = 128 // source.dtype.element_ty.primitive_bitwidth
-            cols, row_stride = cols // piece * piece, row_stride // piece * piece  # as the compiler is to know
+            # Both are multiples of it already: this tells the compiler.
+            cols, row_stride = cols // piece * piece, row_stride // piece * piece
             at = tl.multiple_of(source + (r[:, None].to(tl.int64) * row_stride + c[None, :]), (1, 16))  # bytes
         else:
             at = source + (r[:, None].to(tl.int64) * row_stride + c[None, :].to(tl.int64) * col_stride)
