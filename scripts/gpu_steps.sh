@@ -17,7 +17,7 @@ result() {
 
 # start NAME SECONDS COMMAND...: runs it beside what runs already, as soon as a core is free.
 start() {
-  local name=$1 seconds=$2 left
+  local name=$1 seconds=$(($2 * slowness)) left
   shift 2
   [[ -z $only || $name =~ $only || $name == ready ]] || return 0 # all the rest depends on ready
   while ((${#pids[@]} >= cores && ${#pids[@]} > 1)); do look; done

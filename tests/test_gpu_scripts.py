@@ -44,6 +44,8 @@ case "$*" in
   *--collect-only*) echo "tests/t.py::a"; echo "tests/t.py::b[1 2]"; echo "2 tests collected in 0.1s" ;;
   *pytest*) echo "${PYTEST-===== 3 passed, 1 skipped in 0.10s =====}" ;;
   *"import xdist"*) exit "${NO_XDIST-0}" ;;
+  "-m venv"*) mkdir -p "$last/bin" && cp "$0" "$last/bin/python" ;;
+  *"pip install"*) exit "${PIP_CODE-0}" ;;
   *EXT_SUFFIX*) echo .cpython-312.so ;;
   *get_python_version*) echo "${VERSION-3.12}" ;;
   *"torch.version.cuda"*) echo "${TORCH-2.11.0+cu130 13.0}" ;;
@@ -405,6 +407,17 @@ def test_prepare_says_what_to_copy_and_what_to_run(tree):
     for word in ("gatedops/_C.cpython-312.so", "gatedops/_C_cuda.cpython-312.so", "gatedops/_C_cuda.cpython-312.stamp"):
         assert f"MiB  {word}\n" in done.stdout
     assert done.stdout.endswith("scripts/gpu_check.sh correct OUT_DIR\nscripts/gpu_check.sh fast OUT_DIR\n")
+
+
+def test_prepare_makes_its_environment_once(tree):
+    for name in ("nvcc", "python3.12"):
+        tree.tool(name, PYTHON)
+    broken = tree.run("gpu_prepare.sh", PIP_CODE="1")
+    folder = "build/gpu-py312-torch2110"
+    assert only_line(broken.stderr).startswith(f"gpu_prepare.sh: torch 2.11.0 cannot be installed in {folder}")
+    for _ in range(2):
+        assert tree.run("gpu_prepare.sh").returncode == 0
+    assert sum("-m venv" in call for call in tree.calls()) == 2
 
 
 @pytest.mark.parametrize(
