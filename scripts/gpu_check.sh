@@ -207,7 +207,7 @@ fast() {
 
 cd "$here/.." || exit 2
 PATH=$PATH:${CUDA_HOME:-/usr/local/cuda}/bin
-export PYTHONUNBUFFERED=1 CUBLAS_WORKSPACE_CONFIG=:4096:8 PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONUNBUFFERED=1 CUBLAS_WORKSPACE_CONFIG=:4096:8 PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}:$PWD/build/gpu-modules
 export OMP_NUM_THREADS=$((cores < 8 ? 1 : cores / 8)) # of each of the processes that share the cores
 prepare_out
 prepare_libraries

@@ -62,16 +62,25 @@ build() {
   "$program" scripts/gpu_build.py stamp "$hash" || fail "the libraries have no stamp"
 }
 
+# What the tests import through torch's opcheck, and a GPU machine without a network may lack.
+gather_modules() {
+  mkdir -p "$modules"
+  "$program" -m pip install --quiet --upgrade --no-deps --target "$modules" expecttest ||
+    fail "expecttest cannot be installed in $modules: see the lines above"
+}
+
 nvcc --version >/dev/null 2>&1 || fail "nvcc does not run: install the CUDA toolkit"
 [[ -n $program ]] || make_environment
 require_environment
 echo "== building for Python $version, torch $torch, $arch"
 build
+modules=build/gpu-modules
+gather_modules
 
 suffix=$("$program" -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')
-carried=("gatedops/_C$suffix" "gatedops/_C_cuda$suffix" "gatedops/_C_cuda${suffix%.so}.stamp")
+carried=("gatedops/_C$suffix" "gatedops/_C_cuda$suffix" "gatedops/_C_cuda${suffix%.so}.stamp" "$modules")
 echo "== copy to the GPU machine, beside the sources"
-stat --printf '%s\t%n\n' "${carried[@]}" | awk '{ printf "%9.1f MiB  %s\n", $1 / 2^20, $2; all += $1 } END { printf "%9.1f MiB in all\n", all / 2^20 }'
+du -sb "${carried[@]}" | awk '{ printf "%9.1f MiB  %s\n", $1 / 2^20, $2; all += $1 } END { printf "%9.1f MiB in all\n", all / 2^20 }'
 echo "== run there, in this folder"
 echo "scripts/gpu_check.sh correct OUT_DIR"
 echo "scripts/gpu_check.sh fast OUT_DIR"

@@ -404,8 +404,11 @@ def test_prepare_says_what_to_copy_and_what_to_run(tree):
     tree.tool("nvcc")
     done = tree.run("gpu_prepare.sh", "--python", str(tree.tools / "python"))
     assert done.returncode == 0, done.stderr
-    for word in ("gatedops/_C.cpython-312.so", "gatedops/_C_cuda.cpython-312.so", "gatedops/_C_cuda.cpython-312.stamp"):
-        assert f"MiB  {word}\n" in done.stdout
+    libraries = [
+        f"gatedops/{name}" for name in ("_C.cpython-312.so", "_C_cuda.cpython-312.so", "_C_cuda.cpython-312.stamp")
+    ]
+    for carried in (*libraries, "build/gpu-modules"):
+        assert f"MiB  {carried}\n" in done.stdout
     assert done.stdout.endswith("scripts/gpu_check.sh correct OUT_DIR\nscripts/gpu_check.sh fast OUT_DIR\n")
 
 
@@ -431,6 +434,11 @@ def test_prepare_makes_its_environment_once(tree):
         (["--python", "python"], {"TORCH": "2.12.0+cu130 13.0"}, "python has torch 2.12.0+cu130, not 2.11.0"),
         (["--python", "python"], {"TORCH": "2.11.0+cpu None"}, "torch 2.11.0+cpu of python is built without CUDA"),
         (["--python", "python"], {"STAMP_CODE": "1"}, "the libraries have no stamp"),
+        (
+            ["--python", "python"],
+            {"PIP_CODE": "1"},
+            "expecttest cannot be installed in build/gpu-modules: see the lines above",
+        ),
     ],
 )
 def test_prepare_says_what_is_missing(tree, arguments, variables, sentence):
