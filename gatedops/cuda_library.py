@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 import sysconfig
 from pathlib import Path
@@ -81,6 +82,17 @@ def refused_kernel(name: str) -> str | None:
         gpu = "{}.{}".format(*capability)
         return f"got {name!r}, which needs a GPU of compute capability 9.0, and this one has {gpu}: take sm80"
     return None
+
+
+def last_gram_kernel() -> str | None:
+    """The kernel of the gram family that was launched last in this process, as GATEDOPS_CUDA names it; None before the
+    first launch."""
+    path = library()
+    assert path is not None
+    function = ctypes.CDLL(str(path)).gatedops_last_gram_kernel
+    function.restype = ctypes.c_char_p
+    name = function()
+    return None if name is None else name.decode()
 
 
 def load() -> None:

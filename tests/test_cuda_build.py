@@ -326,6 +326,16 @@ def test_the_library_says_what_it_is_built_for(library):
     assert cuda_library.architectures(library) == ["80", "90a"]
 
 
+def test_the_library_tells_which_kernel_ran(library):
+    """By a function that ctypes finds, and whose names are in the launchers."""
+    if shutil.which("nm") is None:
+        pytest.skip("needs nm: apt install binutils")
+    done = subprocess.run(["nm", "-D", "--defined-only", library], capture_output=True, text=True, check=True)
+    assert "gatedops_last_gram_kernel" in done.stdout
+    text = library.read_bytes()
+    assert all(name.encode() + b"\0" in text for name in cuda_library.GRAM_KERNELS)
+
+
 def test_the_library_needs_nothing_that_a_torch_for_cuda_lacks(library):
     """Undefined symbols are torch's own, three of them in its CUDA part, or the system's."""
     if shutil.which("nm") is None:

@@ -154,6 +154,19 @@ def test_whole_tiles_go_out_in_lines_wherever_they_go(kernels, name, dtype, plac
 
 
 @pytest.mark.parametrize("name", KERNELS)
+def test_whole_tiles_with_factors_or_of_agreements_are_right_on_both_sides(kernels, name):
+    """Values that change on the way out: each is changed once, and its mirror image has the changed one."""
+    bits, factor = random_bits(260, [40, 9], 36), torch.rand(260, generator=generator(37), dtype=torch.float64)
+    out = unwritten(260, 260, dtype=torch.float32)
+    run(kernels[name], bits, None, out, factor=factor)
+    assert_same_bits(out, (npk_gram(None, bits).double() * (factor[:, None] * factor)).float())
+    on = torch.stack([layer.sum(1) for layer in bits.unpack()]).int()
+    counts = unwritten(2, 260, 260, dtype=torch.int32)
+    run(kernels[name], bits, None, counts, gates=[40, 9], on=(on, on))
+    assert_same_bits(counts, gate_agreement(bits))
+
+
+@pytest.mark.parametrize("name", KERNELS)
 def test_whole_tiles_of_sigma_are_mirrored_in_lines(kernels, name):
     bits, x = random_bits(260, [40, 9], 34), torch.randn(260, 3, generator=generator(35))
     out = x @ x.T

@@ -9,6 +9,8 @@ layout is not what the emulation of tests/emulation/ says.
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from gpu import DEVICE, captured, needs_gpu, not_dry
@@ -17,6 +19,7 @@ from tolerances import assert_as_good_as_torch, assert_close_in_float64, assert_
 
 from gatedops import (
     GateBits,
+    cuda_library,
     gate_agreement,
     gate_neighbors,
     gate_overlap,
@@ -40,6 +43,23 @@ def one_gate_each(rows, gate_of_row):
     gates = torch.zeros(rows, 1024, dtype=torch.bool)
     gates[torch.arange(rows), gate_of_row] = True
     return GateBits.pack([gates])
+
+
+@not_dry("the CPU has no such kernels")
+def test_a_single_tile_is_made_by_the_kernel_that_is_chosen():
+    """By every op, or the tests of a forced kernel would prove nothing of it. float64 is the mma.sync kernel's."""
+    chosen = os.environ.get("GATEDOPS_CUDA") or ("sm90" if torch.cuda.get_device_capability()[0] == 9 else "sm80")
+    bits, v = random_bits(128, [1024], 0).to(DEVICE), torch.ones(128, 1, device=DEVICE)
+    for op in (
+        lambda: gate_overlap(bits),
+        lambda: npk_gram(None, bits),
+        lambda: npk_matvec(None, bits, v),
+        lambda: gate_neighbors(bits, 3),
+    ):
+        npk_gram(None, bits, dtype=torch.float64)
+        assert cuda_library.last_gram_kernel() == "sm80"
+        op()
+        assert cuda_library.last_gram_kernel() == chosen
 
 
 @pytest.mark.parametrize("step", range(4))
@@ -216,18 +236,29 @@ def test_whole_tiles_go_out_in_lines_wherever_they_go(dtype, stride, first):
 @pytest.mark.parametrize("rows", ["all the same", "windows"])
 def test_rows_that_overlap(rows):
     """An expanded tensor, and windows a third of a row apart: neither has rows that lie behind each other."""
-    words, x = torch.randint(0, 2**31, (9, 24), generator=generator(26)).int(), torch.arange(9 * 48).byte().view(9, 48)
+    given = torch.randint(0, 2**31, (9, 24), generator=generator(26)).int()
+    pixels = torch.arange(9 * 48).byte().view(9, 48)
+    ops, first, count, scale = torch.ops.gatedops, [0, 8], [8, 16], [0.5, 2.0**-6]  # every sum is exact
 
     def overlapping(t):
         return t[:1].expand(5, t.shape[1]) if rows == "all the same" else t.view(-1).as_strided(t.shape, (8, 1))
 
-    def gram(x, words):
-        return torch.ops.gatedops.npk_gram(
-            x, words, None, None, None, None, [0, 8], [0, 8], [8, 16], [0.5, 0.01], torch.float32
-        )
+    def results(x, words):
+        n, layers = len(words), (first, first, count)
+        v = torch.ones(n, 2, device=words.device)
+        yield ops.npk_gram(x, words, None, None, None, None, *layers, scale, torch.float32)
+        yield ops.npk_gram(x, words, x, words, None, None, *layers, scale, torch.float32)
+        yield ops.npk_diag(words, first, count, scale, torch.float32)
+        yield ops.gate_overlap(words, None, *layers, [])
+        yield ops.gate_overlap(words, words, *layers, [250, 500])
+        yield ops.npk_matvec(None, words, None, None, v, *layers, scale)
+        yield ops.npk_gram_backward(v.new_ones(n, n), words, v, None, *layers, scale)
+        yield from ops.gate_neighbors(words, None, *layers, scale, 3, torch.float32)
 
-    found = gram(overlapping(x.to(DEVICE)), overlapping(words.to(DEVICE)))
-    assert_same_bits(found.cpu(), gram(overlapping(x).contiguous(), overlapping(words).contiguous()))
+    found = results(overlapping(pixels.to(DEVICE)), overlapping(given.to(DEVICE)))
+    expected = results(overlapping(pixels).contiguous(), overlapping(given).contiguous())
+    for ours, cpus in zip(found, expected, strict=True):
+        assert_same_bits(ours.cpu(), cpus)
 
 
 def test_a_graph_counts_new_gates():

@@ -14,7 +14,7 @@ Tensor npk_gram(
     const std::optional<Tensor>& y_words, const std::optional<Tensor>& factor, const std::optional<Tensor>& y_factor,
     std::vector<int64_t> first, std::vector<int64_t> y_first, std::vector<int64_t> count, std::vector<double> scale,
     ScalarType dtype) {
-  const GramArgs args = with_whole_rows({x, words, y, y_words, {first, y_first, count}, scale, factor, y_factor});
+  const WholeArgs args({x, words, y, y_words, {first, y_first, count}, scale, factor, y_factor});
   const GramProblem problem = gram_problem(args);
   output_type(dtype, "dtype");
   const DeviceGuard guard(words.get_device_index());
@@ -28,7 +28,7 @@ void npk_gram_out(
     const std::optional<Tensor>& y_words, const std::optional<Tensor>& factor, const std::optional<Tensor>& y_factor,
     std::vector<int64_t> first, std::vector<int64_t> y_first, std::vector<int64_t> count, std::vector<double> scale,
     Tensor out) {
-  const GramArgs args = with_whole_rows({x, words, y, y_words, {first, y_first, count}, scale, factor, y_factor});
+  const WholeArgs args({x, words, y, y_words, {first, y_first, count}, scale, factor, y_factor});
   const GramProblem problem = gram_problem(args);
   require_device_of(words, out, "out");
   output_type(out.scalar_type(), "out");
@@ -44,7 +44,7 @@ void npk_gram_out(
 Tensor npk_diag(
     const Tensor& words, std::vector<int64_t> first, std::vector<int64_t> count, std::vector<double> scale,
     ScalarType dtype) {
-  const GramArgs args = with_whole_rows({{}, words, {}, {}, {first, first, count}, scale, {}, {}});
+  const WholeArgs args({{}, words, {}, {}, {first, first, count}, scale, {}, {}});
   const GramProblem problem = gram_problem(args);
   require(dtype == ScalarType::Float || dtype == ScalarType::Double, "dtype: needs float32 or float64");
   const DeviceGuard guard(words.get_device_index());
@@ -67,7 +67,7 @@ Tensor row_counts(const Tensor& words, const GateRows& gates, const LayerTable& 
 Tensor gate_overlap(
     const Tensor& words, const std::optional<Tensor>& y_words, std::vector<int64_t> first, std::vector<int64_t> y_first,
     std::vector<int64_t> count, std::vector<int64_t> agree_widths) {
-  const GramArgs args = with_whole_rows(
+  const WholeArgs args(
       {{}, words, {}, y_words, {first, y_first, count}, std::vector<double>(count.size(), 1.0), {}, {}});
   require(
       agree_widths.empty() || agree_widths.size() == count.size(), "agree_widths: needs one entry per layer, or none");

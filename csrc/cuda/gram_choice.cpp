@@ -4,6 +4,7 @@
 //   sm90x1   wgmma without clusters.
 #include <cuda_runtime_api.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <string_view>
 
@@ -27,7 +28,13 @@ bool without_clusters() {
   return forced() == "sm90x1";
 }
 
+std::atomic<const char*> last_kernel{nullptr};
+
 }  // namespace
+
+void note_kernel(const char* name) {
+  last_kernel = name;
+}
 
 bool sm90_takes(const GramProblem& p, OutputType type) {
   const bool counted = p.x.rows <= kMaxMappedRows && p.y.rows <= kMaxMappedRows;
@@ -55,3 +62,8 @@ int launch_matvec_sm90(const MatvecCall& call, void* workspace, void* stream) {
 }
 
 }  // namespace gatedops::cuda
+
+// Null before the first launch.
+extern "C" __attribute__((visibility("default"))) const char* gatedops_last_gram_kernel() {
+  return gatedops::cuda::last_kernel;
+}

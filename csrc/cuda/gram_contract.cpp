@@ -15,11 +15,11 @@ namespace {
 
 // Calls use(i, rows, panel arguments) for panels of rows; the other side is all of y, or of x where symmetric.
 template <class Use>
-void each_panel(const GramArgs& args, const Use& use) {
+void each_panel(const WholeArgs& args, const Use& use) {
   const int64_t step = panel_rows(args.m());
   for (int64_t i = 0; i < args.n(); i += step) {
     const int64_t rows = std::min(step, args.n() - i);
-    GramArgs panel = args;
+    WholeArgs panel = args;
     panel.words = rows_of(args.words, i, rows);
     panel.y_words = args.y_words ? args.y_words : args.words;
     if (args.x) {
@@ -31,7 +31,7 @@ void each_panel(const GramArgs& args, const Use& use) {
 }
 
 // With its own y_first, where x and y are the same rows.
-GramArgs as_rectangle(GramArgs args) {
+WholeArgs as_rectangle(WholeArgs args) {
   if (!args.y_words) {
     args.layers.y_first = args.layers.first;
   }
@@ -48,7 +48,7 @@ Tensor npk_matvec(
     const std::optional<Tensor>& x, const Tensor& words, const std::optional<Tensor>& y,
     const std::optional<Tensor>& y_words, const Tensor& v, std::vector<int64_t> first, std::vector<int64_t> y_first,
     std::vector<int64_t> count, std::vector<double> scale) {
-  const GramArgs args = as_rectangle(with_whole_rows({x, words, y, y_words, {first, y_first, count}, scale, {}, {}}));
+  const WholeArgs args = as_rectangle(WholeArgs({x, words, y, y_words, {first, y_first, count}, scale, {}, {}}));
   const GramProblem problem = gram_problem(args);
   require_right_factor(v, args.m(), "v");
   require(v.size(1) <= INT32_MAX, "v: has more columns than int32 counts");
@@ -62,7 +62,7 @@ Tensor npk_matvec(
   if (run_matvec(args, problem, torch::stable::contiguous(detached(v)), out)) {
     return out;
   }
-  each_panel(args, [&](int64_t i, int64_t rows, const GramArgs& part) {
+  each_panel(args, [&](int64_t i, int64_t rows, const WholeArgs& part) {
     Tensor panel = torch::stable::new_empty(out, {rows, args.m()});
     run_gram(part, gram_problem(part), panel);
     mm(panel, detached(v), rows_of(out, i, rows));
@@ -74,7 +74,7 @@ Tensor npk_matvec(
 Tensor npk_gram_backward(
     const Tensor& grad, const Tensor& words, const Tensor& y, const std::optional<Tensor>& y_words,
     std::vector<int64_t> first, std::vector<int64_t> y_first, std::vector<int64_t> count, std::vector<double> scale) {
-  const GramArgs args = as_rectangle(with_whole_rows({{}, words, {}, y_words, {first, y_first, count}, scale, {}, {}}));
+  const WholeArgs args = as_rectangle(WholeArgs({{}, words, {}, y_words, {first, y_first, count}, scale, {}, {}}));
   gram_problem(args);
   require_right_factor(y, args.m(), "y");
   require_float(grad.scalar_type(), "grad");
@@ -90,7 +90,7 @@ Tensor npk_gram_backward(
   if (args.m() == 0) {
     return out;
   }
-  each_panel(args, [&](int64_t i, int64_t rows, const GramArgs& part) {
+  each_panel(args, [&](int64_t i, int64_t rows, const WholeArgs& part) {
     Tensor panel = torch::stable::new_empty(given, {rows, args.m()});
     torch::stable::copy_(panel, rows_of(given, i, rows));
     if (!y_words) {
@@ -129,7 +129,7 @@ void copy_best(const Tensor& sorted, Tensor out, int64_t k) {
 std::tuple<Tensor, Tensor> gate_neighbors(
     const Tensor& words, const std::optional<Tensor>& y_words, std::vector<int64_t> first, std::vector<int64_t> y_first,
     std::vector<int64_t> count, std::vector<double> scale, int64_t k, ScalarType dtype) {
-  const GramArgs args = as_rectangle(with_whole_rows({{}, words, {}, y_words, {first, y_first, count}, scale, {}, {}}));
+  const WholeArgs args = as_rectangle(WholeArgs({{}, words, {}, y_words, {first, y_first, count}, scale, {}, {}}));
   const GramProblem problem = gram_problem(args);
   require_float(dtype, "dtype");
   const int64_t candidates = args.m() - (y_words ? 0 : 1);
@@ -146,7 +146,7 @@ std::tuple<Tensor, Tensor> gate_neighbors(
     run_neighbors(args, problem, k, values, indices);
     return {values, indices};
   }
-  each_panel(args, [&](int64_t i, int64_t rows, const GramArgs& part) {
+  each_panel(args, [&](int64_t i, int64_t rows, const WholeArgs& part) {
     Tensor panel = torch::stable::new_empty(words, {rows, args.m()}, dtype);
     multiply_lambda(part, gram_problem(part), false, panel);
     if (!y_words) {  // a row is not its own neighbour

@@ -11,6 +11,7 @@ namespace {
 template <class Product, class Finish>
 cudaError_t launch(const GramProblem& p, int64_t planes, cudaStream_t stream) {
   using Traits = Sm80Traits<Product>;
+  note_kernel("sm80");
   const int64_t units = Finish::kByRows ? p.schedule.rows : p.schedule.tiles() * planes;
   return launch_persistent<Traits>(gram_sm80<Traits, Finish>, p, units, Traits::kBlocksPerMultiprocessor, 1, stream);
 }

@@ -65,6 +65,7 @@ bool encode_all(const GramProblem& problem, Sm90Problem& p) {
 template <class Product, int kCluster, class Finish>
 cudaError_t launch(const Sm90Problem& p, int64_t planes, cudaStream_t stream) {
   using Traits = Sm90Traits<Product, kCluster>;
+  note_kernel(Traits::kCluster == 1 ? "sm90x1" : "sm90");
   const TileSchedule& squares = p.gram.schedule;
   const int64_t units = Finish::kByRows ? squares.rows : squares.tiles() * kCluster * planes;
   return launch_persistent<Traits>(gram_sm90<Traits, Finish>, p, units, 1, kCluster, stream);

@@ -183,7 +183,7 @@ inline OutputType output_type(ScalarType dtype, const char* name) {
 }
 
 // Checks all arguments; fills in the gates and layers.
-inline GramProblem gram_problem(const GramArgs& args, const std::vector<int64_t>& gates = {}) {
+inline GramProblem gram_problem(const WholeArgs& args, const std::vector<int64_t>& gates = {}) {
   args.require_valid();
   require_device_of(args.words, args.y_words, "y_words");
   require_device_of(args.words, args.x, "x");

@@ -4,6 +4,8 @@
 
 #include <torch/csrc/stable/ops.h>
 
+#include <utility>
+
 #include "../gram_args.h"
 
 namespace gatedops::cuda {
@@ -17,13 +19,15 @@ inline Tensor whole_rows(const Tensor& t) {
   return t.dim() == 2 && rows_overlap(t, t.size(1)) ? torch::stable::contiguous(t) : t;
 }
 
-inline GramArgs with_whole_rows(GramArgs args) {
-  args.words = whole_rows(args.words);
-  if (args.y_words) {
-    args.y_words = whole_rows(*args.y_words);
+// Arguments whose gates lie in whole rows. A problem is made of these alone, so that no op can forget the copy.
+struct WholeArgs : GramArgs {
+  explicit WholeArgs(GramArgs given) : GramArgs(std::move(given)) {
+    words = whole_rows(words);
+    if (y_words) {
+      y_words = whole_rows(*y_words);
+    }
   }
-  return args;
-}
+};
 
 // Bytes (n, d) as the kernels read them: rows on 16-byte boundaries, zeros behind the last column. x itself where it
 // is.
