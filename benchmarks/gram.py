@@ -22,7 +22,9 @@ random, half of them on. Writes OUT/gram.json and OUT/gram.png.
 On a GPU (OUT/gram_cuda.json and .png) the sections are sweep, headline (n=60,000, L=10, w=1024), one-layer (counts,
 n=w=32,768) and packing; every kernel there is stands beside torch's products of int8 and float16 gates. The limit is
 the largest of the times of the tensor cores, of the product over layers, of Sigma and of writing the output, at
-published rates (_gram/gpu_limits.py).
+published rates (_gram/gpu_limits.py). A kernel or peer that is wrong or raises is named with the reason ("failures" in
+the JSON) and the rest goes on; the exit status is then 1. The JSON is written after every cell ("complete" is false
+until the last), and the run ends where an error leaves the GPU unusable.
 """
 
 from __future__ import annotations
@@ -150,14 +152,15 @@ class Run:
         self.found["soft"] = entries_json(entries)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int:
+    """The exit status."""
     if not args.no_plot:
         require_matplotlib()
     require_folder(args.out)
     if args.device == "cuda":
-        gpu.run(args)
-    else:
-        run_on_cpu(args)
+        return gpu.run(args)
+    run_on_cpu(args)
+    return 0
 
 
 def run_on_cpu(args: argparse.Namespace) -> None:
@@ -201,11 +204,10 @@ def run_on_cpu(args: argparse.Namespace) -> None:
 def main() -> int:
     args = parser().parse_args()
     try:
-        run(args)
+        return run(args)
     except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
         print(f"gram.py: error: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 from benchmark_scripts import Importer
 
+import gatedops
 from gatedops import GateBits, npk_gram
 
 H200, H100 = "NVIDIA H200", "NVIDIA H100 80GB HBM3"
@@ -148,7 +150,8 @@ def test_targets(gpu: ModuleType) -> None:
         entry("matvec, 10 columns", "wgmma", 9.0, n=500000),
     ]
     found = {
-        t.name.replace(", n=60000, 10 x 1024", ""): t for t in part("gpu_targets").headline_targets(entries, "wgmma")
+        t.name.replace(", n=60000, 10 x 1024", ""): t
+        for t in part("gpu_targets").headline_targets(entries, "wgmma", part("entry").Cell(500000, 10, 1024))
     }
     assert {name: (t.wanted, t.met) for name, t in found.items()} == {
         "Lambda, torch int8 / ours": (20, True),
@@ -183,15 +186,15 @@ def on_cpu(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setattr(gpu, "require_kernels", lambda: ["wgmma", "mma.sync"])
     monkeypatch.setattr(gpu, "kernels_here", lambda: ["wgmma", "mma.sync"])
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: H200)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     return importlib.import_module("gram")
 
 
 def test_a_whole_run(on_cpu: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
     options = ["--device", "cuda", "--quick", "--n", "64", "72", "--layers", "2", "--width", "64"]
-    on_cpu.run(
-        on_cpu.parser().parse_args([*options, "--only", "sweep", "headline", "one-layer", "--out", str(tmp_path)])
-    )
+    args = on_cpu.parser().parse_args([*options, "--only", "sweep", "headline", "one-layer", "--out", str(tmp_path)])
+    assert on_cpu.run(args) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gram_cuda.json", "gram_cuda.png"]
     found = json.loads((tmp_path / "gram_cuda.json").read_text())
     assert found["machine"]["gpu"] == H200
@@ -207,23 +210,232 @@ def test_a_whole_run(on_cpu: ModuleType, tmp_path: Path, capsys: pytest.CaptureF
         pytest.approx(2 * 72**2 * 64)
     ] * 2
     assert len(found["targets"]) == 8
+    assert (found["failures"], found["complete"]) == ([], True)
     told = capsys.readouterr().out
     assert "== one-layer" in told
     assert "== packing" not in told
 
 
-def test_a_wrong_kernel_has_no_speed(on_cpu: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+QUICK = ["--device", "cuda", "--quick", "--layers", "2", "--width", "64", "--no-plot"]
+
+
+def run_of(script: ModuleType, out: Path, *options: str) -> int:
+    return script.run(script.parser().parse_args([*QUICK, "--out", str(out), *options]))
+
+
+def found_in(out: Path) -> dict:
+    return json.loads((out / "gram_cuda.json").read_text())
+
+
+def failing_gram(n: int, fault: str, also: str = "") -> Callable[..., Callable[[], torch.Tensor]]:
+    """The Gram, of which mma.sync (and `also`) has this fault for n points: wrong, idle, or an error."""
+
+    def call_of(name: str, bits: GateBits, x: torch.Tensor | None, out: torch.Tensor) -> Callable[[], torch.Tensor]:
+        faulty = name in ("mma.sync", also) and bits.n == n
+
+        def call() -> torch.Tensor:
+            if faulty and fault == "error":
+                raise ArithmeticError("no such shared memory")  # as Triton's compile errors: no RuntimeError
+            if faulty and fault == "idle":
+                return out
+            return npk_gram(x, bits, out=out).mul_(1.001 if faulty else 1)
+
+        return call
+
+    return call_of
+
+
+REASON = {"wrong": "RuntimeError: gatedops is wrong on ", "error": "ArithmeticError: no such shared memory"}
+REASON["idle"] = REASON["wrong"]
+
+
+@pytest.mark.parametrize("fault", list(REASON))
+def test_a_contestant_that_fails_is_named_and_the_others_are_timed(
+    on_cpu: ModuleType,
+    fault: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(part("gpu_sections"), "gram_call", failing_gram(64, fault))
+    assert run_of(on_cpu, tmp_path, "--n", "64", "72", "--only", "sweep", "headline") == 1
+    found = found_in(tmp_path)
+    timed = [(e["cell"]["n"], e["by"]) for e in found["sweep"]]
+    peers = ["torch int8", "torch float16"]
+    assert timed == [(64, by) for by in ("wgmma", *peers)] + [(72, by) for by in ("wgmma", "mma.sync", *peers)]
+    assert {e["by"] for e in found["headline"]} == {"wgmma", "mma.sync", "torch int8"}
+    (failure,) = found["failures"]
+    assert (failure["kernel"], failure["cell"], failure["what"]) == ("mma.sync", "n=64, 2 x 64", "Lambda")
+    assert failure["reason"].startswith(REASON[fault])
+    assert found["complete"]
+    told = capsys.readouterr().out
+    assert f"failed: Lambda, mma.sync, n=64, 2 x 64: {REASON[fault]}" in told
+    assert told.count("failed  ") == 1  # the row of the table
+
+
+def test_every_gram_of_the_headline_fails_on_its_own(
+    on_cpu: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Without the chosen kernel's Lambda, the matvec has no target beside it."""
+    monkeypatch.setattr(part("gpu_sections"), "gram_call", failing_gram(64, "wrong", also="wgmma"))
+    assert run_of(on_cpu, tmp_path, "--n", "64", "--only", "headline", "one-layer") == 1
+    found = found_in(tmp_path)
+    whats = ("Lambda", "Gram with x, uint8", "Gram with x, float32")
+    assert [(f["what"], f["kernel"]) for f in found["failures"]] == [
+        (what, by) for what in whats for by in ("wgmma", "mma.sync")
+    ]
+    timed = {(e["what"], e["by"]) for e in found["headline"]}
+    assert timed == {(what, "torch int8") for what in whats} | {("matvec, 10 columns", "wgmma")}
+    assert {t["name"].split(",")[0] for t in found["targets"]} == {"counts of two sets"}
+
+
+def test_a_wrong_matvec_or_count_has_no_speed(
+    on_cpu: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    matvec, counts = gatedops.npk_matvec, gatedops.gate_overlap
+    monkeypatch.setattr(gatedops, "npk_matvec", lambda x, bits, v: 1.001 * matvec(x, bits, v))
+
+    def overlap(x: GateBits, y: GateBits) -> torch.Tensor:
+        return counts(x, y) + (os.environ.get("GATEDOPS_CUDA") == "sm90")
+
+    monkeypatch.setattr(gatedops, "gate_overlap", overlap)
+    assert run_of(on_cpu, tmp_path, "--n", "64", "--only", "headline", "one-layer") == 1
+    found = found_in(tmp_path)
+    assert [(f["what"], f["kernel"]) for f in found["failures"]] == [
+        ("matvec, 10 columns", "wgmma"), ("counts of two sets", "wgmma"),
+    ]  # fmt: skip
+    assert "matvec, 10 columns" not in {e["what"] for e in found["headline"]}
+    assert [e["by"] for e in found["one-layer"]] == ["mma.sync"]
+
+
+def test_a_peer_or_a_cell_that_fails_leaves_the_rest(
+    on_cpu: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     sections = part("gpu_sections")
+    peer, bits = sections.torch_peer, sections.random_bits
 
-    def wrong(name: str, bits: GateBits, x: torch.Tensor | None, out: torch.Tensor):
-        return lambda: npk_gram(x, bits, out=out).mul_(1 if name == "wgmma" else 1.001)
+    def torch_peer(name: str, masks: list[torch.Tensor], cell: object) -> Callable[[], torch.Tensor]:
+        if name == "torch int8":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return peer(name, masks, cell)
 
-    monkeypatch.setattr(sections, "gram_call", wrong)
-    options = ["--device", "cuda", "--quick", "--n", "64", "--layers", "2", "--width", "64", "--no-plot"]
-    for section in ("sweep", "headline"):
-        args = on_cpu.parser().parse_args([*options, "--only", section, "--out", str(tmp_path)])
-        with pytest.raises(RuntimeError, match=r"wrong on n=64, 2 x 64, .*mma\.sync"):
-            on_cpu.run(args)
+    def random_bits(cell: object, seed: int) -> GateBits:
+        if cell.n == 72:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return bits(cell, seed)
+
+    monkeypatch.setattr(sections, "torch_peer", torch_peer)
+    monkeypatch.setattr(sections, "random_bits", random_bits)
+    assert run_of(on_cpu, tmp_path, "--n", "64", "72", "--only", "sweep") == 1
+    found = found_in(tmp_path)
+    assert [(e["cell"]["n"], e["by"]) for e in found["sweep"]] == [
+        (64, by) for by in ("wgmma", "mma.sync", "torch float16")
+    ]
+    failed = [(f["kernel"], f["cell"], f["reason"]) for f in found["failures"]]
+    reason = "OutOfMemoryError: CUDA out of memory"
+    assert failed == [("torch int8", "n=64, 2 x 64", reason), ("all", "n=72, 2 x 64", reason)]
+
+
+def test_a_contestant_that_fails_on_the_way_leaves_the_others_times(
+    on_cpu: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Right when it is checked, an error in a later turn."""
+
+    def call_of(name: str, bits: GateBits, x: torch.Tensor | None, out: torch.Tensor) -> Callable[[], torch.Tensor]:
+        runs = iter(range(3))
+
+        def call() -> torch.Tensor:
+            if name == "mma.sync" and next(runs) == 2:
+                raise RuntimeError("CUDA error: too many resources")
+            return npk_gram(x, bits, out=out)
+
+        return call
+
+    monkeypatch.setattr(part("gpu_sections"), "gram_call", call_of)
+    assert run_of(on_cpu, tmp_path, "--n", "64", "--only", "sweep") == 1
+    found = found_in(tmp_path)
+    assert [e["by"] for e in found["sweep"]] == ["wgmma", "torch int8", "torch float16"]
+    (failure,) = found["failures"]
+    assert (failure["kernel"], failure["reason"]) == ("mma.sync", "RuntimeError: CUDA error: too many resources")
+
+
+def test_packing_that_fails_leaves_the_other_inputs(
+    on_cpu: ModuleType, gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sections = part("gpu_sections")
+    time_packing = sections.time_packing
+
+    def fails(problem: object, sizes: object) -> object:
+        if "bool" in problem.name:
+            raise RuntimeError("gatedops packs it wrongly")
+        return time_packing(problem, sizes)
+
+    monkeypatch.setattr(sections, "time_packing", fails)
+    monkeypatch.setattr(gpu, "require_kernels", lambda: ["Triton"])
+    assert run_of(on_cpu, tmp_path, "--n", "64", "--only", "packing") == 1
+    found = found_in(tmp_path)
+    assert len(found["packing"]) == 5
+    assert [(f["kernel"], f["cell"]) for f in found["failures"]] == [("Triton", "(n, 4096) bool")]
+
+
+def test_a_run_that_is_killed_leaves_the_cells_before(
+    on_cpu: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sections = part("gpu_sections")
+    bits = sections.random_bits
+
+    def random_bits(cell: object, seed: int) -> GateBits:
+        if cell.n == 72:
+            raise KeyboardInterrupt
+        return bits(cell, seed)
+
+    monkeypatch.setattr(sections, "random_bits", random_bits)
+    with pytest.raises(KeyboardInterrupt):
+        run_of(on_cpu, tmp_path, "--n", "64", "72", "--only", "sweep")
+    assert [path.name for path in tmp_path.iterdir()] == ["gram_cuda.json"]
+    found = found_in(tmp_path)
+    assert {e["cell"]["n"] for e in found["sweep"]} == {64}
+    assert not found["complete"]
+
+
+@pytest.mark.parametrize("checked", [True, False])
+def test_a_broken_gpu_ends_the_run(
+    on_cpu: ModuleType,
+    checked: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In the check the kernel is known; while all are timed, whoever says it may not be to blame."""
+    state = {"works": True, "runs": 0}
+
+    def synchronize() -> None:
+        if not state["works"]:
+            raise RuntimeError("CUDA error: illegal memory access")
+
+    def call_of(name: str, bits: GateBits, x: torch.Tensor | None, out: torch.Tensor) -> Callable[[], torch.Tensor]:
+        def call() -> torch.Tensor:
+            if name == "mma.sync" and bits.n == 72:
+                state["runs"] += 1
+                state["works"] = state["runs"] < (1 if checked else 2)
+                synchronize()
+            return npk_gram(x, bits, out=out)
+
+        return call
+
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    monkeypatch.setattr(part("gpu_sections"), "gram_call", call_of)
+    assert run_of(on_cpu, tmp_path, "--n", "64", "72", "80", "--only", "sweep", "headline") == 1
+    found = found_in(tmp_path)
+    assert {e["cell"]["n"] for e in found["sweep"]} == {64}
+    assert "headline" not in found
+    assert not found["complete"]
+    (failure,) = found["failures"]
+    assert (failure["kernel"], failure["cell"]) == ("mma.sync" if checked else "all", "n=72, 2 x 64")
+    assert "CUDA error: illegal memory access" in failure["reason"]
+    told = capsys.readouterr().out
+    assert told.count("The run ends here") == 1
+    assert "== headline" not in told
 
 
 @pytest.mark.parametrize(

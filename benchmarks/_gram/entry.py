@@ -125,10 +125,27 @@ def require_close(gram: Callable[[], Tensor], bits: GateBits, x: Tensor, what: s
         raise RuntimeError(f"gatedops is wrong on {what}")
 
 
+def require_right_product(product: Callable[[Tensor], Tensor], bits: GateBits, v: Tensor, what: str) -> None:
+    """The same for Lambda times v, (n, c), of which only some rows are left: as many as a sample of a Gram needs."""
+    rows, columns = _sampled(bits.n)
+    few = torch.zeros_like(v)
+    few[columns.to(v.device)] = v[columns.to(v.device)]
+    sides = [bits[at.to(bits.device)].to("cpu") for at in (rows, columns)]
+    gram, factor = reference.npk_gram(None, sides[0], None, sides[1], dtype=torch.float64), few[columns.to(v.device)]
+    found, factor = product(few)[rows.to(v.device)].cpu().double(), factor.cpu().double()
+    if not bool(((found - gram @ factor).abs() <= 1e-5 * (gram @ factor.abs())).all()):
+        raise RuntimeError(f"gatedops is wrong on {what}")
+
+
+def _sampled(n: int) -> tuple[Tensor, Tensor]:
+    """Rows and columns, each once, the first and the last among them."""
+    rows = torch.linspace(0, n - 1, min(n, CHECKED_ROWS)).long()
+    return rows, torch.linspace(n - 1, 0, min(n, CHECKED_COLUMNS)).long().unique()
+
+
 def _sample(gram: Tensor, bits: GateBits, x: Tensor | None) -> tuple[Tensor, Tensor]:
     """Some rows and columns of a Gram, and the reference's, on the CPU; in float64 where x is."""
-    rows = torch.linspace(0, bits.n - 1, min(bits.n, CHECKED_ROWS)).long()
-    columns = torch.linspace(bits.n - 1, 0, min(bits.n, CHECKED_COLUMNS)).long()
+    rows, columns = _sampled(bits.n)
     sides = [
         (None if x is None else x[at.to(x.device)].cpu(), bits[at.to(bits.device)].to("cpu")) for at in (rows, columns)
     ]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
 
 import torch
 from _common.machine import machine_report
@@ -17,6 +18,8 @@ from _gram.entry import Entry
 from _gram.gpu_limits import rates_of
 from _gram.gpu_peers import TRITON, kernels_here
 from _gram.gpu_sizes import GpuSizes, default_sizes, full_sizes, given_sizes, quick_sizes
+from _gram.gpu_trials import GpuLostError, Trials
+from _gram.packing import PackEntry
 from gatedops import backends
 
 SECTIONS = ("sweep", "headline", "one-layer", "packing")
@@ -49,72 +52,101 @@ def require_kernels() -> list[str]:
 
 
 class Run:
-    """The sections, each of which prints its table and adds to the content of the JSON."""
+    """The sections, each of which prints its table; the JSON is written after every cell, with what there is then."""
 
     def __init__(self, args: argparse.Namespace, kernels: list[str], gpu: str):
-        self.sizes, self.peers, self.seed = chosen_sizes(args), not args.no_peers, args.seed
-        self.kernels, self.rates = kernels, rates_of(gpu)
-        self.found: dict[str, Any] = {}
+        self.args, self.kernels, self.trials = args, kernels, Trials()
+        self.plan = sections.Plan(chosen_sizes(args), kernels, rates_of(gpu), not args.no_peers, args.seed, self.trials)
+        self.report = machine_report() | {"gpu": gpu, "cuda": torch.version.cuda, "kernels": kernels}
+        self.path = args.out / "gram_cuda.json"
+        self.found: dict[str, list[dict[str, object]]] = {}
         self.targets: list[targets.Target] = []
         self.swept: list[Entry] = []
 
     def sweep(self) -> None:
-        self.swept = sections.sweep(self.sizes, self.kernels, self.rates, peers=self.peers, seed=self.seed)
-        self._entries("sweep", self.swept)
+        self._entries("sweep", sections.sweep(self.plan), self.swept)
 
     def headline(self) -> None:
-        entries = sections.headline(self.sizes, self.kernels, self.rates, peers=self.peers, seed=self.seed)
-        self._entries("headline", entries)
-        self.targets += gpu_targets.headline_targets(entries, self.kernels[0])
+        entries = self._entries("headline", sections.headline(self.plan), [])
+        self.targets += gpu_targets.headline_targets(entries, self.kernels[0], self.plan.sizes.never_stored)
 
     def one_layer(self) -> None:
-        entries = sections.one_layer(self.sizes, self.kernels, self.rates, self.seed)
-        self._entries("one-layer", entries)
+        entries = self._entries("one-layer", sections.one_layer(self.plan), [])
         self.targets += gpu_targets.one_layer_targets(entries, self.kernels[0])
 
     def packing(self) -> None:
         if TRITON not in self.kernels:
             print("packing on a GPU needs triton, which is not installed")
             return
-        entries = sections.packing(self.sizes, self.seed)
-        print("into reused words; memcpy: torch's copy_ of the same bytes, which writes as much as it reads")
-        print_table(packing.HEADER, [entry.row() for entry in entries])
+        entries: list[PackEntry] = []
+        try:
+            for part in sections.packing(self.plan):
+                entries += part
+                self._keep("packing", [asdict(e) | {"share_of_moved": e.share_of_moved} for e in entries])
+        finally:
+            print("into reused words; memcpy: torch's copy_ of the same bytes, which writes as much as it reads")
+            print_table(packing.HEADER, [entry.row() for entry in entries])
         self.targets += gpu_targets.packing_targets(entries)
-        self.found["packing"] = [asdict(entry) | {"share_of_moved": entry.share_of_moved} for entry in entries]
 
-    def _entries(self, section: str, entries: list[Entry]) -> None:
-        print_table(sections.HEADER, sections.rows_of(entries, self.kernels[0]))
-        self.found[section] = [sections.entry_json(entry) for entry in entries]
+    def _entries(self, section: str, parts: Iterator[list[Entry]], entries: list[Entry]) -> list[Entry]:
+        """All entries, which are added to `entries` as they come; the table has a row for each failure too."""
+        before = len(self.trials.failures)
+        try:
+            for part in parts:
+                entries += part
+                self._keep(section, [sections.entry_json(entry) for entry in entries])
+        finally:
+            failed = [failure.row(len(sections.HEADER)) for failure in self.trials.failures[before:]]
+            print_table(sections.HEADER, [*sections.rows_of(entries, self.kernels[0]), *failed])
+        return entries
 
+    def _keep(self, section: str, found: list[dict[str, object]]) -> None:
+        self.found[section] = found
+        self.write()
 
-def run(args: argparse.Namespace) -> None:
-    """Prints tables; writes OUT/gram_cuda.json and OUT/gram_cuda.png."""
-    wanted, kernels = chosen_sections(args), require_kernels()
-    gpu = torch.cuda.get_device_name()
-    report = machine_report() | {"gpu": gpu, "cuda": torch.version.cuda, "kernels": kernels}
-    facts = f"{gpu}, torch {report['torch']}, CUDA {report['cuda']}, chosen kernel: {kernels[0]}"
-    print(f"{facts}; CUDA events, medians, in turns, second-level cache cold")
-    done = Run(args, kernels, gpu)
-    if done.rates is None:
-        print("no limits: the rates of this GPU are not known here")
-    for section in wanted:
-        print(f"\n== {section}")
-        getattr(done, section.replace("-", "_"))()
-    print("\n== targets (of an H200)")
-    print_table(targets.HEADER, [target.row() for target in done.targets])
-    content = {
-        "machine": report,
-        "options": {name: str(value) for name, value in vars(args).items()},
-        "rates": None if done.rates is None else asdict(done.rates),
-        **done.found,
-        "targets": [asdict(target) | {"met": target.met} for target in done.targets],
-    }
-    write_json_atomically(args.out / "gram_cuda.json", content)
-    print(f"\nwrote {args.out / 'gram_cuda.json'}")
-    if done.swept and not args.no_plot:
+    def write(self, *, complete: bool = False) -> None:
+        """complete: nothing that was asked for is still to come."""
+        content = {
+            "machine": self.report,
+            "options": {name: str(value) for name, value in vars(self.args).items()},
+            "rates": None if self.plan.rates is None else asdict(self.plan.rates),
+            "complete": complete,
+            **self.found,
+            "failures": [failure.to_json() for failure in self.trials.failures],
+            "targets": [asdict(target) | {"met": target.met} for target in self.targets],
+        }
+        write_json_atomically(self.path, content)
+
+    def plot(self, path: Path) -> None:
         from _gram.roofline import plot_roofline
 
-        ours = [entry for entry in done.swept if entry.by == kernels[0]]
-        others = [entry for entry in done.swept if entry.by != kernels[0]]
-        plot_roofline(args.out / "gram_cuda.png", ours, others, f"Lambda on {gpu} ({kernels[0]})")
-        print(f"wrote {args.out / 'gram_cuda.png'}")
+        ours = [entry for entry in self.swept if entry.by == self.kernels[0]]
+        others = [entry for entry in self.swept if entry.by != self.kernels[0]]
+        plot_roofline(path, ours, others, f"Lambda on {self.report['gpu']} ({self.kernels[0]})")
+        print(f"wrote {path}")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints tables; writes OUT/gram_cuda.json and OUT/gram_cuda.png. The exit status: 1 where a contestant failed."""
+    wanted, kernels = chosen_sections(args), require_kernels()
+    done = Run(args, kernels, torch.cuda.get_device_name())
+    report = done.report
+    facts = f"{report['gpu']}, torch {report['torch']}, CUDA {report['cuda']}, chosen kernel: {kernels[0]}"
+    print(f"{facts}; CUDA events, medians, in turns, second-level cache cold")
+    if done.plan.rates is None:
+        print("no limits: the rates of this GPU are not known here")
+    for section in wanted:
+        print(f"\n== {section}", flush=True)
+        try:
+            getattr(done, section.replace("-", "_"))()
+        except GpuLostError as error:
+            done.write()
+            print(f"\nThe run ends here, as the GPU works no more, and {done.path} has the rest: {error}")
+            return 1
+    print("\n== targets (of an H200)")
+    print_table(targets.HEADER, [target.row() for target in done.targets])
+    done.write(complete=True)
+    print(f"\nwrote {done.path}")
+    if done.swept and not args.no_plot:
+        done.plot(args.out / "gram_cuda.png")
+    return int(bool(done.trials.failures))
