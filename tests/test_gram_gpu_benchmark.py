@@ -271,6 +271,7 @@ def test_a_contestant_that_fails_is_named_and_the_others_are_timed(
     told = capsys.readouterr().out
     assert f"failed: Lambda, mma.sync, n=64, 2 x 64: {REASON[fault]}" in told
     assert told.count("failed  ") == 1  # the row of the table
+    assert told.splitlines()[-1].startswith("1 failed and have no times here; the first is Lambda, mma.sync, n=64")
 
 
 def test_every_gram_of_the_headline_fails_on_its_own(

@@ -130,9 +130,9 @@ def require_right_product(product: Callable[[Tensor], Tensor], bits: GateBits, v
     rows, columns = _sampled(bits.n)
     few = torch.zeros_like(v)
     few[columns.to(v.device)] = v[columns.to(v.device)]
-    sides = [bits[at.to(bits.device)].to("cpu") for at in (rows, columns)]
-    gram, factor = reference.npk_gram(None, sides[0], None, sides[1], dtype=torch.float64), few[columns.to(v.device)]
-    found, factor = product(few)[rows.to(v.device)].cpu().double(), factor.cpu().double()
+    found = product(few)[rows.to(v.device)].cpu().double()
+    left, right = (bits[at.to(bits.device)].to("cpu") for at in (rows, columns))
+    gram, factor = reference.npk_gram(None, left, None, right, dtype=torch.float64), few.cpu()[columns].double()
     if not bool(((found - gram @ factor).abs() <= 1e-5 * (gram @ factor.abs())).all()):
         raise RuntimeError(f"gatedops is wrong on {what}")
 

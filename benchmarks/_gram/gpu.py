@@ -149,4 +149,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"\nwrote {done.path}")
     if done.swept and not args.no_plot:
         done.plot(args.out / "gram_cuda.png")
-    return int(bool(done.trials.failures))
+    failures = done.trials.failures
+    if failures:
+        print(f"{len(failures)} failed and have no times here; the first is {failures[0]}")
+    return int(bool(failures))
