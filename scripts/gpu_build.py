@@ -4,8 +4,9 @@
     gpu_build.py stamp [HASH]   writes beside the libraries what they were built from, unless the hash has changed
     gpu_build.py check          imports them on this machine's GPU
 
-check prints "to build: REASON" last and exits with 0 when a build is what is missing, and exits with 1 and the reason
-when a build would not help. With GATEDOPS_DRY_GPU=1 it reports what is missing and goes on without a GPU.
+check prints "to build: REASON" last and exits with 0 when a build is what is missing, and exits with 3 and the reason
+when there is no GPU to build for. setup.py alone writes no stamp: check then says that the library is another one. With
+GATEDOPS_DRY_GPU=1 it reports what is missing and goes on without a GPU.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "gatedops"
 SUFFIX = str(sysconfig.get_config_var("EXT_SUFFIX"))
+LIBRARIES = tuple(name + SUFFIX for name in ("_C", "_C_cuda"))
 STAMP = PACKAGE / f"_C_cuda{SUFFIX.removesuffix('.so')}.stamp"
 COMPILED = (".cpp", ".cu", ".h")
+NO_GPU = 3  # the exit code of check
 COMPARED = ("Python", "torch", "sources")  # the stamp also names the commit, for people
 
 
@@ -36,7 +39,10 @@ def hash_of_sources() -> str:
 
 
 def commit() -> str:
-    done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
+    try:
+        done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
+    except OSError:  # git is not installed
+        return "unknown"
     return done.stdout.strip() or "unknown"
 
 
@@ -51,26 +57,56 @@ def here() -> dict[str, str]:
     }
 
 
+def digests() -> dict[str, str]:
+    """Of the bytes of both libraries."""
+    return {name: hashlib.sha256((PACKAGE / name).read_bytes()).hexdigest() for name in LIBRARIES}
+
+
 def write_stamp(hash_at_start: str | None) -> int:
     now = here()
+    why_not = missing_library()
     if hash_at_start not in (None, now["sources"]):
-        print("the sources changed while they were compiled: build again", file=sys.stderr)
+        why_not = "the sources changed while they were compiled: build again"
+    if why_not is not None:
+        print(why_not, file=sys.stderr)
         return 1
-    STAMP.write_text(json.dumps(now | {"commit": commit()}, indent=1) + "\n")
+    STAMP.write_text(json.dumps(now | {"commit": commit()} | digests(), indent=1) + "\n")
     return 0
+
+
+def read_stamp() -> dict[str, object] | None:
+    """None when it cannot be read."""
+    try:
+        stamp = json.loads(STAMP.read_text())
+    except (OSError, ValueError):
+        return None
+    return stamp if isinstance(stamp, dict) else None
+
+
+def missing_library() -> str | None:
+    for name in LIBRARIES:
+        if not (PACKAGE / name).is_file():
+            pattern = f"{name.removesuffix(SUFFIX)}.*so"
+            others = ", ".join(sorted(path.name for path in PACKAGE.glob(pattern))) or "no other"
+            return f"gatedops/{name} is not there ({others} is)"
+    return None
 
 
 def why_not_built(now: dict[str, str]) -> str | None:
     """What is wrong with the libraries of this interpreter, one sentence; None when they fit."""
-    for name in ("_C", "_C_cuda"):
-        if not (PACKAGE / (name + SUFFIX)).exists():
-            others = ", ".join(sorted(path.name for path in PACKAGE.glob(f"{name}.*so"))) or "no other"
-            return f"gatedops/{name}{SUFFIX} is not there ({others} is)"
+    missing = missing_library()
+    if missing is not None:
+        return missing
     if not STAMP.exists():
         return f"gatedops/{STAMP.name} is not there, so nobody knows what the libraries were built from"
-    built = json.loads(STAMP.read_text())
+    built = read_stamp()
+    if built is None:
+        return f"gatedops/{STAMP.name} cannot be read, so nobody knows what the libraries were built from"
     stale = [f"{name} {built.get(name)} (here: {now[name]})" for name in COMPARED if built.get(name) != now[name]]
-    return f"the libraries were built from {', '.join(stale)}" if stale else None
+    if stale:
+        return f"the libraries were built from {', '.join(stale)}"
+    other = [f"gatedops/{name}" for name, digest in digests().items() if built.get(name) != digest]
+    return f"{' and '.join(other)} is not the one that was stamped" if other else None
 
 
 def why_no_gpu() -> str | None:
@@ -97,7 +133,7 @@ def check() -> int:
         print(*filter(None, (no_gpu, not_built)), sep="\n")
     elif no_gpu is not None:
         print(no_gpu)
-        return 1
+        return NO_GPU
     elif not_built is not None:
         print(f"to build: {not_built}")
         return 0
