@@ -52,13 +52,28 @@ require_environment() {
   [[ ${found##* } != None ]] || fail "torch ${found%% *} of $program is built without CUDA"
 }
 
+# One sentence before anything is compiled, when nothing can be compiled for this list.
+require_architectures() {
+  local said
+  said=$("$program" -c 'import sys, setup_cuda; setup_cuda.architectures(sys.argv[1])' "$arch" 2>&1) ||
+    fail "--arch: ${said#TORCH_CUDA_ARCH_LIST: }"
+}
+
+# What went wrong first, when the log says it.
+first_error() { # LOG
+  grep -m 1 -iE '(error|fatal)( #[^:]*| *):|undefined reference|no space left' "$1"
+}
+
 # In folders of its own, so that no object is left from another torch.
 build() {
   local folder=build/gpu-objects-py${version//./}-torch${torch//./} hash
   mkdir -p "$folder"
   hash=$("$program" scripts/gpu_build.py hash) || fail "the sources cannot be read"
   TORCH_CUDA_ARCH_LIST=$arch "$program" setup.py --quiet build_ext --inplace --build-temp "$folder" \
-    --build-lib "$folder/lib" >"$folder/log" 2>&1 || { tail -n 40 "$folder/log" && fail "the build failed: $folder/log"; }
+    --build-lib "$folder/lib" >"$folder/log" 2>&1 || {
+    tail -n 40 "$folder/log" >&2
+    fail "the build failed, all of it is in $folder/log: $(first_error "$folder/log" || echo "no line of it names an error")"
+  }
   "$program" scripts/gpu_build.py stamp "$hash" || fail "the libraries have no stamp"
 }
 
@@ -72,6 +87,7 @@ gather_modules() {
 nvcc --version >/dev/null 2>&1 || fail "nvcc does not run: install the CUDA toolkit"
 [[ -n $program ]] || make_environment
 require_environment
+require_architectures
 echo "== building for Python $version, torch $torch, $arch"
 build
 modules=build/gpu-modules
