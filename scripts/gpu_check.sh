@@ -21,7 +21,7 @@ usage() {
 
 mode=real code=0
 case ${1-} in --dry | --list) mode=${1#--} && shift ;; esac
-(($# == 2)) || usage "needs what to check and a folder for the results"
+[[ $# == 2 && -n $2 ]] || usage "needs what to check and a folder for the results"
 check=$1 out=$2
 case $check in
   correct) limit=360 ;;
@@ -32,7 +32,11 @@ slowness=1
 [[ $mode != dry ]] || { limit=1800 slowness=3; } # of the CPU beside a GPU, in the limits of the steps
 limit=${GPU_CHECK_LIMIT:-$limit} only=${GPU_CHECK_ONLY-} python=${PYTHON:-python3} cores=$(nproc)
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-work=$(mktemp -d) && trouble=$(mktemp) || exit 2
+# Relative to the folder of the caller, which is left below.
+[[ $out == /* ]] || out=$PWD/$out
+[[ $python != */* || $python == /* ]] || python=$PWD/$python
+[[ ${TMPDIR:-/} == /* ]] || export TMPDIR=$PWD/$TMPDIR
+export PYTHON=$python
 # shellcheck source=scripts/gpu_steps.sh
 source "$here/gpu_steps.sh"
 trap leave EXIT
@@ -40,7 +44,7 @@ trap interrupt TERM INT HUP
 
 # What a dry run has in the place of a GPU, all of it.
 cuda=(env GATEDOPS_BACKEND=cuda) triton=(env GATEDOPS_BACKEND=triton) benchmark=("$python")
-unset GATEDOPS_BACKEND GATEDOPS_CUDA GATEDOPS_DRY_GPU
+unset GATEDOPS_BACKEND GATEDOPS_CUDA GATEDOPS_DRY_GPU PYTEST_ADDOPTS
 if [[ $mode == dry ]]; then
   export GATEDOPS_DRY_GPU=1
   cuda=(env) triton=(env)
@@ -53,23 +57,66 @@ kernels=(sm90 sm90x1 sm80)
 
 # --- what both checks begin with --------------------------------------------------------------------------------------
 
-prepare_out() {
-  if [[ $mode != list ]] && ! { mkdir -p "$out" 2>"$trouble" && out=$(cd "$out" && pwd) && keep; }; then
-    halt "${unkept:-$out cannot be written to: $(tail -n 1 "$trouble")}"
-    code=2
-  fi
+# The folder for the results, and the one where the logs grow.
+prepare_folders() {
+  local said
+  [[ $mode != list ]] || { work=LOGS && return; }
+  said=$(LC_ALL=C mkdir -p "$out" 2>&1) || unkept="$out cannot be written to: $said"
+  make_work
+  [[ -n $unkept ]] || keep
+  [[ -z $unkept ]] || halt "$unkept"
+  [[ -z $stopped ]] || code=2
+}
+
+# ${work}: beside other temporary files, or in OUT_DIR when those have no place.
+make_work() {
+  local where
+  for where in "${TMPDIR:-/tmp}" "$out"; do
+    work=$(mktemp -d "$where/tmp.XXXXXX" 2>/dev/null) || continue
+    made+=("$work")
+    head -c 100000 /dev/zero 2>/dev/null >"$work/probe" || continue
+    rm "$work/probe"
+    [[ $where != "$out" ]] || use_work_for_all
+    return
+  done
+  work=
+  halt "${unkept:-neither ${TMPDIR:-/tmp} nor $out has room for the logs}"
+}
+
+use_work_for_all() {
+  echo "gpu_check.sh: nothing can be written in ${TMPDIR:-/tmp}, so temporary files are in $out for now" >&2
+  export TMPDIR=$work/tmp
+  mkdir "$TMPDIR"
 }
 
 # A GPU, and libraries for it; without them nothing else runs.
 prepare_libraries() {
   step machine 20 bash "$here/gpu_machine.sh"
-  step ready 90 "${cuda[@]}" "$python" scripts/gpu_build.py check || halt "${notes[ready]}"
+  step ready 90 "${cuda[@]}" "$python" scripts/gpu_build.py check || halt "$(why_not_loaded ready)"
   [[ $mode != real || -n $stopped ]] || choose_for_gpu "$(sed -n 's/^compute capability //p' "$work/ready.log")"
   [[ ${notes[ready]-} == "to build: "* ]] || return 0
   if ! command -v nvcc >/dev/null; then
     halt "${notes[ready]#to build: }, and nvcc, which could build them, is not installed"
   elif ! build_libraries; then
-    halt "the libraries cannot be built: ${notes[built]:-${notes[build]}}"
+    halt "$(why_not_built)"
+  fi
+}
+
+why_not_loaded() { # STEP
+  if [[ ${results[$1]} == "failed 3" ]]; then
+    echo "${notes[$1]}" # of gpu_build.py, a reason
+  else
+    echo "the libraries cannot be loaded (${results[$1]}): ${notes[$1]}"
+  fi
+}
+
+why_not_built() {
+  if [[ -z ${results[built]-} ]]; then
+    echo "the libraries cannot be built (${results[build]}): ${notes[build]}"
+  elif went_well built; then
+    echo "the libraries are built and do not fit: ${notes[built]#to build: }"
+  else
+    why_not_loaded built
   fi
 }
 
@@ -110,9 +157,11 @@ under() {
   fi
 }
 
-# choose_kernel: ${chosen[@]} forces the first kernel whose single tiles are right; ${any[@]} does when one is wrong.
+# choose_kernel: ${chosen[@]} forces the first kernel whose single tiles are right, ${right[0]}; ${any[@]} does when one
+# is wrong. Blocks the steps that follow when all are.
 choose_kernel() {
-  local kernel right=()
+  local kernel
+  right=()
   for kernel in "${kernels[@]}"; do ! went_well "tiles_$kernel" || right+=("$kernel"); done
   chosen=(GATEDOPS_CUDA="${right[0]-}") any=() blocked=
   ((${#right[@]} == ${#kernels[@]})) || any=("${chosen[@]}")
@@ -121,7 +170,8 @@ choose_kernel() {
 
 # --- correct ----------------------------------------------------------------------------------------------------------
 
-pytest=("$python" -m pytest -v -m gpu -W default -p no:cacheprovider --tb=short --timeout-method thread) # -v: the names of what ran before a crash
+# -v: the names of what ran before a crash.
+pytest=("$python" -m pytest -v -m gpu -W default -p no:cacheprovider -p gpu_pytest --tb=short --timeout-method thread)
 gram_tests=(
   "tile single_tile"
   "lambda lambda or bfloat16 or scale"
@@ -131,14 +181,16 @@ gram_tests=(
 )
 sweep=(benchmarks/gram.py --device cuda --only sweep --layers 10 --width 1024 --no-peers --no-plot)
 
+# One worker for each group, where there is xdist: it is replaced when a test breaks it or hangs.
 gram_groups() {
-  local kernel group
+  local kernel group replaced=()
+  ! has_xdist || replaced=(-n 1 --max-worker-restart 20)
   for kernel in "${kernels[@]}"; do
     [[ $mode != dry || $kernel == "${kernels[0]}" ]] || continue # the CPU has one kernel
     only_when_right "$kernel"
     for group in "${gram_tests[@]}"; do
-      start "${kernel}_${group%% *}" 90 "${cuda[@]}" GATEDOPS_CUDA="$kernel" "${pytest[@]}" --timeout 40 \
-        tests/test_gpu_gram_cuda.py -k "${group#* }"
+      start "${kernel}_${group%% *}" 90 "${cuda[@]}" GATEDOPS_CUDA="$kernel" "${pytest[@]}" "${replaced[@]}" \
+        --timeout 40 tests/test_gpu_gram_cuda.py -k "${group#* }"
     done
   done
   blocked=
@@ -194,11 +246,13 @@ fast() {
     step "sweep_$kernel" 40 "${cuda[@]}" GATEDOPS_CUDA="$kernel" "${benchmark[@]}" "${sweep[@]}" --n 16384 60000 \
       --out "$work/$kernel"
   done
-  only_when_right "${kernels[0]}"
-  under ncu --clock-control none --set full --kernel-name "regex:gram_${kernels[0]}" --launch-skip 2 --launch-count 1 \
+  choose_kernel
+  kernel=${right[0]-}
+  # The names are gram_sm90<Sm90Traits<float, 2>, ...>, gram_sm90<Sm90Traits<float, 1>, ...> and gram_sm80<...>.
+  under ncu --clock-control none --set full --kernel-name "regex:gram_${kernel%x1}" --launch-skip 2 --launch-count 1 \
     --force-overwrite --export "$out/gram"
-  step profile 60 "${cuda[@]}" GATEDOPS_CUDA="${kernels[0]}" "${tool[@]}" "${benchmark[@]}" "${sweep[@]}" \
-    --n 16384 --out "$work/profiled"
+  step profile 60 "${cuda[@]}" "${chosen[@]}" "${tool[@]}" "${benchmark[@]}" "${sweep[@]}" --n 16384 \
+    --out "$work/profiled"
   blocked=
   step layers 120 "${triton[@]}" "${benchmark[@]}" benchmarks/gated_linear.py --device cuda --quick --only layer pair \
     --no-compile --no-plot --out "$work/layers"
@@ -207,9 +261,9 @@ fast() {
 
 cd "$here/.." || exit 2
 PATH=$PATH:${CUDA_HOME:-/usr/local/cuda}/bin
-export PYTHONUNBUFFERED=1 CUBLAS_WORKSPACE_CONFIG=:4096:8 PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}:$PWD/build/gpu-modules
+export PYTHONUNBUFFERED=1 CUBLAS_WORKSPACE_CONFIG=:4096:8 PYTHONPATH=$PWD:$here${PYTHONPATH:+:$PYTHONPATH}:$PWD/build/gpu-modules
 export OMP_NUM_THREADS=$((cores < 8 ? 1 : cores / 8)) # of each of the processes that share the cores
-prepare_out
+prepare_folders
 prepare_libraries
 if [[ $check == correct ]]; then correct; else fast; fi
 exit "$code"

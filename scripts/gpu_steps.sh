@@ -7,6 +7,9 @@ order=() # the names, as they were started
 stopped= # why no further step may run
 blocked= # why the steps of the part of the plan that is under way may not run
 unkept= # why there is no archive
+work= # the folder where the logs grow
+made=() # the folders to remove
+exec {stderr}>&2 # for what is said while stderr leads nowhere
 recorder= # what writes down the clocks beside the steps
 
 # result NAME RESULT SECONDS NOTE: the row of a step.
@@ -32,12 +35,12 @@ start() {
     ((seconds < left)) || seconds=$left
     echo "== $name (at most $seconds s)"
     result "$name" running - ""
-    timeout --kill-after=3 "$seconds" "$@" >"$work/$name.log" 2>&1 &
+    timeout --kill-after=3 "$seconds" "$@" >"$work/$name.log" 2>&1 {stderr}>&- &
     pids[$name]=$! begins[$name]=$SECONDS deadlines[$name]=$((SECONDS + seconds + 6))
   fi
 }
 
-# look: concludes the steps that have ended.
+# look: concludes the steps that have ended. Says nothing on stderr, where bash itself would tell of every signal.
 look() {
   local name
   for name in "${!pids[@]}"; do
@@ -49,7 +52,7 @@ look() {
     fi
   done
   sleep 0.05
-}
+} 2>/dev/null
 
 # finish: waits for all that was started.
 finish() {
@@ -81,10 +84,16 @@ conclude() {
   else
     found="failed $status"
   fi
+  [[ $found != "time out" && $last != *"+ Timeout +"* ]] || last=$(last_test "$log" || echo "$last")
   results[$name]=$found seconds_of[$name]=$((SECONDS - begins[$name])) notes[$name]=$last
   echo "== $name: $found, ${seconds_of[$name]} s: $last"
   keep
 }
+
+# last_test LOG: the test that pytest named last, which is the one that hangs unless several run at a time.
+last_test() { grep -aoE '[a-z0-9_/]+\.py::[^ ]+' "$1" | tail -n 1 | grep . | sed 's/^/timed out in /'; }
+
+has_xdist() { [[ $mode != list ]] && "$python" -c 'import xdist' 2>/dev/null; }
 
 # split NAME SECONDS PARTS FILES PYTEST...: the tests of these files by several processes, with xdist or without.
 split() {
@@ -93,7 +102,7 @@ split() {
   shift 4
   if [[ $mode == list || -n $stopped$blocked ]]; then
     start "$name" "$seconds" "$@" "${files[@]}"
-  elif "$python" -c 'import xdist' 2>/dev/null; then
+  elif has_xdist; then
     start "$name" "$seconds" "$@" -n "$parts" "${files[@]}"
   elif step "${name}_list" 60 "$@" --collect-only -qq "${files[@]}" && [[ -e $work/${name}_list.log ]]; then
     deal "$work/$name" "$parts" <"$work/${name}_list.log"
@@ -109,20 +118,24 @@ deal() { awk -v file="$1" -v parts="$2" '/::/ { print > (file "." n++ % parts ".
 
 # keep: one archive of all logs and values, replaced in one go.
 keep() {
-  local part=$out/.logs.part
-  tar czf "$part" -C "$work" . 2>"$trouble" || (($? == 1)) || { # 1: a log grew meanwhile
-    rm -f "$part"
-    unkept="the archive cannot be written to $out: $(tail -n 1 "$trouble")"
-    return 1
-  }
-  mv -f "$part" "$out/logs.tgz" || unkept="the archive cannot be written to $out"
+  local part=$out/.logs.part said
+  [[ -n $work ]] || return
+  said=$({ LC_ALL=C tar czf "$part" --exclude ./tmp -C "$work" . || (($? == 1)); } 2>&1) && # 1: a log grew meanwhile
+    said=$(LC_ALL=C mv -f "$part" "$out/logs.tgz" 2>&1) && unkept= && return
+  rm -f "$part"
+  unkept="the archive cannot be written to $out: $(reason "$said")"
+}
+
+# reason TEXT: the line that says why, of what tar and gzip say when they fail.
+reason() {
+  grep -m 1 -E 'No space left|[Qq]uota|Permission denied|Read-only file system' <(echo "$1") || head -n 1 <(echo "$1")
 }
 
 # halt WHY: the rest of the plan only leaves its rows.
 halt() {
   [[ -z $stopped ]] || return
   stopped=$1
-  echo "gpu_check.sh: $stopped" >&2
+  echo "gpu_check.sh: $stopped" >&"$stderr"
 }
 
 # interrupt: ends what runs (timeout kills what does not end), so that the rest of the plan only leaves its rows.
@@ -147,9 +160,9 @@ leave() {
   [[ -z $recorder ]] || kill "$recorder" 2>/dev/null
   ((${#pids[@]} == 0)) || { interrupt && finish; }
   for name in "${order[@]}"; do went_well "$name" || ((code)) || code=1; done
-  [[ $mode == list ]] || { echo && print_table | tee "$work/table.txt"; }
-  [[ ! -d $out ]] || keep
+  [[ $mode == list ]] || { echo && print_table; }
+  [[ ${#made[@]} == 0 || ! -d $out ]] || { print_table >"$work/table.txt"; keep; } 2>/dev/null
   [[ -z $unkept || $unkept == "$stopped" ]] || { echo "gpu_check.sh: $unkept" >&2 && ((code)) || code=1; }
-  rm -rf "$work" "$trouble"
+  ((${#made[@]} == 0)) || rm -rf "${made[@]}"
   exit "$code"
 }

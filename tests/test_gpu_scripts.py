@@ -35,12 +35,16 @@ last=${!#}
 if [[ -n ${HANG-} && "${GATEDOPS_CUDA-} $*" == *$HANG* ]]; then echo $BASHPID >"$CALLS.pid"; sleep 1000; fi
 case "$*" in
   *"gpu_build.py check") [[ -e $CALLS.built ]] && unset READY
-    printf '%b\n' "compute capability 9.0\n${READY-it loads}"; exit "${READY_CODE-0}" ;;
+    printf '%b\n' "compute capability 9.0\n${READY-it loads}"
+    [[ -z ${READY_SIGNAL-} ]] || kill -BUS $$
+    exit "${READY_CODE-0}" ;;
   *"gpu_build.py stamp"*) exit "${STAMP_CODE-0}" ;;
   *"gpu_build.py hash") echo abcd ;;
-  *setup.py*) touch "$CALLS.built" gatedops/_C.cpython-312.so gatedops/_C_cuda.cpython-312.{so,stamp} ;;
+  *setup_cuda.architectures*) [[ -z ${ARCHITECTURES-} ]] || { echo "$ARCHITECTURES" >&2; exit 1; } ;;
+  *setup.py*) [[ -z ${BUILD_LOG-} ]] || { echo -e "$BUILD_LOG"; exit 1; }
+    touch "$CALLS.built" gatedops/_C.cpython-312.so gatedops/_C_cuda.cpython-312.{so,stamp} ;;
   *gpu_single_tiles*) echo values >"$last"
-    [[ $GATEDOPS_CUDA != "${WRONG-}" ]] || { echo "1 of 11 products are wrong"; exit 1; } ;;
+    [[ " ${WRONG-} " != *" $GATEDOPS_CUDA "* ]] || { echo "1 of 11 products are wrong"; exit 1; } ;;
   *--collect-only*) echo "tests/t.py::a"; echo "tests/t.py::b[1 2]"; echo "2 tests collected in 0.1s" ;;
   *pytest*) echo "${PYTEST-===== 3 passed, 1 skipped in 0.10s =====}" ;;
   *"import xdist"*) exit "${NO_XDIST-0}" ;;
@@ -53,8 +57,12 @@ case "$*" in
 esac
 """
 FAILING_TAR = r"""#!/bin/bash
-(( $(cat "$CALLS.tars" 2>/dev/null | wc -l) < ${TARS-0} )) || { echo "tar: No space left on device" >&2; exit 2; }
 echo >>"$CALLS.tars"
+written=$(wc -l <"$CALLS.tars")
+if ((written > ${TARS-0} && written <= ${TARS-0} + ${FULL-1000})); then
+  echo -e "gzip: stdout: No space left on device\ntar: Child returned status 1\ntar: Error is not recoverable" >&2
+  exit 2
+fi
 exec /usr/bin/env -S PATH=/usr/bin:/bin tar "$@"
 """
 
@@ -88,7 +96,7 @@ class Tree:
     def run(self, script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         command = ["bash", str(self.folder / "scripts" / script), *arguments]
         environment = self.environment(**variables)
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=60)
 
     def check(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         return self.run("gpu_check.sh", *(arguments or ("correct", str(self.out))), **variables)
@@ -153,6 +161,14 @@ def test_without_xdist_the_tests_are_dealt_to_processes(tree):
     assert not any("test_gpu_conv_gram.py" in call for call in parts)
 
 
+def test_with_xdist_a_broken_worker_of_a_kernel_is_replaced(tree):
+    tree.check(GPU_CHECK_ONLY="sm80_tile|conv", PYTEST_ADDOPTS="--abacus")
+    workers = {call.split(" -n ")[1].split()[0] for call in tree.calls() if "-m pytest" in call}
+    assert "1" in workers
+    assert len(workers) == 2
+    assert all("-p gpu_pytest" in call for call in tree.calls() if "-m pytest" in call)
+
+
 def test_wrong_single_tiles_stop_their_kernel_alone(tree):
     done = tree.check(WRONG="sm90")
     rows = table(done.stdout)
@@ -163,6 +179,43 @@ def test_wrong_single_tiles_stop_their_kernel_alone(tree):
     assert {row.result for name, row in rows.items() if "sm90_" not in f"{name}_"} == {"ok"}
     assert any(call.startswith("sm90x1") and "--only sweep" in call for call in tree.calls())
     assert "tiles_sm90.pt" in tree.kept()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "profiled"),
+    [
+        ("", "sm90 --kernel-name regex:gram_sm90"),
+        ("sm90", "sm90x1 --kernel-name regex:gram_sm90"),
+        ("sm90 sm90x1", "sm80 --kernel-name regex:gram_sm80"),
+    ],
+)
+def test_the_profile_is_of_a_kernel_that_is_right(tree, wrong, profiled):
+    tree.tool("ncu", '#!/bin/bash\necho "$GATEDOPS_CUDA ${*:5:2} of ncu" >>"$CALLS"\n')
+    tree.check("fast", str(tree.out), WRONG=wrong, GPU_CHECK_ONLY="tiles|profile")
+    assert f"{profiled} of ncu" in tree.calls()
+
+
+def test_paths_are_relative_to_the_folder_of_the_caller(tree):
+    (tree.folder / "caller").mkdir()
+    command = ["bash", str(tree.folder / "scripts" / "gpu_check.sh"), "correct", "results"]
+    environment = tree.environment(PYTHON="../tools/python", GPU_CHECK_ONLY="ready")
+    done = subprocess.run(command, cwd=tree.folder / "caller", env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tree.folder / "caller" / "results" / "logs.tgz").exists()
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        "tests/t.py::a PASSED [ 50%]\\ntests/t.py::b[1-2] \\n+++++ Timeout +++++",
+        "[gw0] PASSED tests/t.py::a\\ntests/t.py::b[1-2] \\n+++++ Timeout +++++",
+    ],
+)
+def test_the_test_that_hangs_is_named(tree, log):
+    tree.tool("python", PYTHON.replace('echo "${PYTEST-', 'echo -e "${PYTEST-'))
+    assert table(tree.check(GPU_CHECK_ONLY="sm80_tile", PYTEST=log).stdout)["sm80_tile"].note == (
+        "timed out in tests/t.py::b[1-2]"
+    )
 
 
 def test_a_gpu_that_is_not_hopper_has_one_kernel(tree):
@@ -227,15 +280,73 @@ def test_no_space_for_the_archive(tree, tars, code, result):
     tree.tool("tar", FAILING_TAR)
     done = tree.check(TARS=tars)
     assert done.returncode == code
-    assert f"cannot be written to {tree.out}: tar: No space left on device" in only_line(done.stderr)
+    assert f"cannot be written to {tree.out}: gzip: stdout: No space left on device" in only_line(done.stderr)
     assert results(done.stdout) == {result}
     assert [path.name for path in tree.out.iterdir()] == (["logs.tgz"] if code == 1 else [])
+
+
+def test_space_that_comes_back_for_the_archive(tree):
+    tree.tool("tar", FAILING_TAR)
+    done = tree.check(TARS="3", FULL="2", GPU_CHECK_ONLY="machine|tiles")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "table.txt" in tree.kept()
+
+
+@pytest.fixture
+def full(tmp_path):
+    """A small file system without any space left."""
+    folder = tmp_path / "full"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode != 0:
+        pytest.skip("needs the right to mount a file system")
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            (folder / "filler").write_bytes(bytes(10**6))
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_file_system_is_said(tree, full):
+    done = tree.check("correct", str(full / "out"))
+    assert done.returncode == 2
+    assert only_line(done.stderr).endswith("No space left on device")
+    assert results(done.stdout) == {"not run"}
+
+
+def test_a_full_folder_for_temporary_files(tree, full):
+    done = tree.check(TMPDIR=str(full), GPU_CHECK_ONLY="tiles")
+    assert done.returncode == 0, done.stdout
+    assert only_line(done.stderr) == (
+        f"gpu_check.sh: nothing can be written in {full}, so temporary files are in {tree.out} for now"
+    )
+    assert {"ready.log", "table.txt"} <= tree.kept()
+    assert [path.name for path in tree.out.iterdir()] == ["logs.tgz"]
+
+
+@pytest.mark.parametrize("usable", [True, False])
+def test_a_missing_folder_for_temporary_files(tree, usable):
+    if not usable:
+        tree.out.write_text("")
+    done = tree.check(TMPDIR="/nowhere", GPU_CHECK_ONLY="tiles")
+    assert done.returncode == (0 if usable else 2)
+    assert results(done.stdout) == {"ok" if usable else "not run"}
+    assert only_line(done.stderr)
+
+
+def test_libraries_that_crash_when_they_are_loaded(tree):
+    done = tree.check(READY="", READY_SIGNAL="1")
+    assert done.returncode == 1
+    assert only_line(done.stderr) == (
+        "gpu_check.sh: the libraries cannot be loaded (failed 135): compute capability 9.0"
+    )
 
 
 @pytest.mark.parametrize(
     ("variables", "sentence"),
     [
-        ({"READY": "torch sees no NVIDIA GPU", "READY_CODE": "1"}, "torch sees no NVIDIA GPU"),
+        ({"READY": "torch sees no NVIDIA GPU", "READY_CODE": "3"}, "torch sees no NVIDIA GPU"),
         (
             {"READY": "to build: the libraries were built from torch 2.12.0 (here: 2.11.0)"},
             "the libraries were built from torch 2.12.0 (here: 2.11.0), and nvcc, which could build them, is not",
@@ -308,7 +419,8 @@ def test_the_groups_are_all_tests_once(tree):
     """Every call selects tests; together, those of a kernel select each test once."""
     calls = {tuple(c[c.index("pytest") + 1 :]) for c in listed(tree, "correct") if "pytest" in c}
     found = tree.folder / "found.json"
-    environment = {k: v for k, v in os.environ.items() if k != "GATEDOPS_BACKEND"} | {"GATEDOPS_DRY_GPU": "1"}
+    environment = {k: v for k, v in os.environ.items() if k != "GATEDOPS_BACKEND"}
+    environment |= {"GATEDOPS_DRY_GPU": "1", "PYTHONPATH": str(SCRIPTS)}  # where the plugin is
     subprocess.run(
         [sys.executable, "-c", COLLECT, found],
         input=json.dumps([*calls, ["tests/test_gpu_gram_cuda.py"]]),
@@ -363,8 +475,10 @@ def test_libraries_fit_when_their_stamp_does(build, tmp_path, capsys):
     now = build.here()
     (tmp_path / "_C.cpython-300.so").touch()
     assert build.why_not_built(now).endswith("is not there (_C.cpython-300.so is)")
-    for name in ("_C", "_C_cuda"):
-        (tmp_path / (name + build.SUFFIX)).touch()
+    assert build.write_stamp(None) == 1
+    assert "is not there" in capsys.readouterr().err
+    for name in build.LIBRARIES:
+        (tmp_path / name).write_text("a library")
     assert "nobody knows what the libraries were built from" in build.why_not_built(now)
     assert build.write_stamp("another hash") == 1
     assert "the sources changed while they were compiled" in capsys.readouterr().err
@@ -373,7 +487,22 @@ def test_libraries_fit_when_their_stamp_does(build, tmp_path, capsys):
     assert build.why_not_built(now | {"torch": "9.9"}) == (
         f"the libraries were built from torch {torch.__version__} (here: 9.9)"
     )
+    (tmp_path / build.LIBRARIES[1]).write_text("a lib")
+    assert build.why_not_built(now) == f"gatedops/{build.LIBRARIES[1]} is not the one that was stamped"
     assert "from Python 3." in build.why_not_built(now | {"Python": "9.9", "sources": "abcd"})
+
+
+@pytest.mark.parametrize("stamp", ["", "{", "[1]", "null", '"text"', "\x00"])
+def test_a_stamp_that_cannot_be_read(build, tmp_path, stamp):
+    for name in build.LIBRARIES:
+        (tmp_path / name).touch()
+    build.STAMP.write_text(stamp)
+    assert "cannot be read" in build.why_not_built(build.here())
+
+
+def test_the_commit_is_unknown_without_git(build, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert build.commit() == "unknown"
 
 
 @pytest.mark.parametrize(
@@ -395,6 +524,78 @@ def test_why_there_is_no_gpu(build, cuda, gpu, capability, sentence, monkeypatch
         assert (reason, capsys.readouterr().out) == (None, "an abacus\ncompute capability 9.0\n")
     else:
         assert sentence in reason
+
+
+# --- the plugin of pytest ---
+
+# The illegal access of a GPU: a torch of which every synchronize fails once a test has broken it.
+BROKEN_TORCH = """
+class cuda:
+    broken = False
+
+    @staticmethod
+    def is_initialized():
+        return True
+
+    @staticmethod
+    def synchronize():
+        if cuda.broken:
+            raise RuntimeError("CUDA error: an illegal memory access\\nCompile with ...")
+"""
+BREAKING_TESTS = """
+import torch
+
+def test_before():
+    assert not torch.cuda.broken
+
+def test_breaks():
+    torch.cuda.broken = True
+    assert 1 == 2, "that is why"
+
+def test_after():
+    assert not torch.cuda.broken
+
+def test_last():
+    assert not torch.cuda.broken
+"""
+
+
+def run_pytest(folder: Path, tests: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    (folder / "torch.py").write_text(BROKEN_TORCH)
+    (folder / "test_some.py").write_text(tests)
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    paths = [folder, SCRIPTS, *sys.path]
+    environment = os.environ | {"PYTHONPATH": ":".join(map(str, paths)), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    command = [sys.executable, "-m", "pytest", "-v", "-p", "gpu_pytest", "-p", "no:cacheprovider", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
+
+
+def test_a_process_with_a_broken_gpu_ends(tmp_path):
+    done = run_pytest(tmp_path, BREAKING_TESTS)
+    assert done.returncode == 70
+    assert only_line(done.stderr) == (
+        "test_some.py::test_breaks leaves CUDA broken, this process ends: CUDA error: an illegal memory access"
+    )
+    assert "test_before PASSED" in done.stdout
+    assert "that is why" in done.stdout
+    assert "test_after" not in done.stdout
+
+
+def test_with_xdist_the_later_tests_run_in_a_new_process(tmp_path):
+    pytest.importorskip("xdist")
+    done = run_pytest(tmp_path, BREAKING_TESTS, "-p", "xdist", "-n", "1", "--max-worker-restart", "20")
+    passed = [line.split("::")[1].strip() for line in done.stdout.splitlines() if "PASSED" in line]
+    assert sorted(passed) == ["test_after", "test_before", "test_last"]
+    assert "crashed while running 'test_some.py::test_breaks'" in done.stdout
+    assert "that is why" in done.stdout
+    assert "test_breaks leaves CUDA broken" in done.stderr
+
+
+def test_failures_before_a_hang_are_told(tmp_path):
+    tests = "import time\ndef test_fails():\n    assert 0, 'that is why'\ndef test_hangs():\n    time.sleep(30)\n"
+    done = run_pytest(tmp_path, tests, "-p", "pytest_timeout", "--timeout", "0.5", "--timeout-method", "thread")
+    assert "Timeout" in done.stdout + done.stderr
+    assert done.stdout.index("that is why") < done.stdout.index("test_some.py::test_hangs")
 
 
 # --- building on a machine without a GPU ---
@@ -433,6 +634,11 @@ def test_prepare_makes_its_environment_once(tree):
         (["--python", "python"], {"VERSION": "3.11"}, "python is Python 3.11, not 3.12"),
         (["--python", "python"], {"TORCH": "2.12.0+cu130 13.0"}, "python has torch 2.12.0+cu130, not 2.11.0"),
         (["--python", "python"], {"TORCH": "2.11.0+cpu None"}, "torch 2.11.0+cpu of python is built without CUDA"),
+        (
+            ["--python", "python", "--arch", "abacus"],
+            {"ARCHITECTURES": "TORCH_CUDA_ARCH_LIST: got 'abacus', needs versions from 8.0 on"},
+            "--arch: got 'abacus', needs versions from 8.0 on",
+        ),
         (["--python", "python"], {"STAMP_CODE": "1"}, "the libraries have no stamp"),
         (
             ["--python", "python"],
@@ -445,6 +651,23 @@ def test_prepare_says_what_is_missing(tree, arguments, variables, sentence):
     tree.tool("nvcc")
     done = tree.run("gpu_prepare.sh", *arguments, **variables)
     assert (done.returncode, only_line(done.stderr)) == (1, f"gpu_prepare.sh: {sentence}")
+
+
+@pytest.mark.parametrize(
+    ("log", "first"),
+    [
+        ("compiling\\na.cu(3): error: no x\\nb.cu(4): error: no y", "a.cu(3): error: no x"),
+        ("nvcc fatal   : Unsupported gpu architecture", "nvcc fatal   : Unsupported gpu architecture"),
+        ("g++ -Werror=all a.cpp", "no line of it names an error"),
+    ],
+)
+def test_prepare_names_the_first_error_of_a_build(tree, log, first):
+    tree.tool("nvcc")
+    done = tree.run("gpu_prepare.sh", "--python", "python", BUILD_LOG=log)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "gpu_prepare.sh: the build failed, all of it is in build/gpu-objects-py312-torch2110/log: " + first
+    )
 
 
 def test_prepare_needs_nvcc(tree):
