@@ -4,7 +4,7 @@
 
 Prints a line for each. VALUES.pt holds what the GPU computed and what was expected, and is written again after each
 product, so that a wrong place can be read off afterwards, also when a later product hangs or ends the process. Exit
-code 1 when one differs. With GATEDOPS_DRY_GPU=1 the CPU does both.
+code 1 when one differs, or when another kernel than GATEDOPS_CUDA's made it. With GATEDOPS_DRY_GPU=1 the CPU does both.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from gatedops import GateBits, gate_neighbors, gate_overlap, npk_gram, npk_matvec
+from gatedops import GateBits, cuda_library, gate_neighbors, gate_overlap, npk_gram, npk_matvec
 
-DEVICE = "cpu" if os.environ.get("GATEDOPS_DRY_GPU") == "1" else "cuda"
+DRY = os.environ.get("GATEDOPS_DRY_GPU") == "1"
+DEVICE = "cpu" if DRY else "cuda"
+WANTED = "" if DRY else os.environ.get("GATEDOPS_CUDA", "")  # the kernel that is to make all of them
 TILE, STAGE, STEP = 128, 1024, 256  # rows of a tile, gates of a stage, gates that one instruction multiplies
 
 
@@ -65,6 +67,14 @@ def products() -> Iterator[tuple[str, Tensor, Tensor]]:
     yield "matvec", found, npk_gram(None, few, scale="none", dtype=torch.float64).sum(1, keepdim=True).float()
 
 
+def why_wrong(found: Tensor, expected: Tensor) -> str | None:
+    """None when values and kernel are what they should be."""
+    if WANTED and cuda_library.last_gram_kernel() != WANTED:
+        return f"made by {cuda_library.last_gram_kernel()}, not by {WANTED}"
+    differ = int((found != expected).sum())
+    return f"wrong in {differ} of {expected.numel()}" if differ else None
+
+
 def main(values: str | None) -> int:
     torch.use_deterministic_algorithms(True, warn_only=True)  # fills new tensors: no result of the last product is left
     kept: dict[str, tuple[Tensor, Tensor]] = {}
@@ -74,9 +84,9 @@ def main(values: str | None) -> int:
             kept[name] = (found.cpu(), expected)
             if values is not None:
                 torch.save(kept, values)
-            differ = int((kept[name][0] != expected).sum())
-            wrong += differ > 0
-            print(f"{name}: wrong in {differ} of {expected.numel()}" if differ else f"{name}: right", flush=True)
+            reason = why_wrong(kept[name][0], expected)
+            wrong += reason is not None
+            print(f"{name}: {reason or 'right'}", flush=True)
     print(f"{wrong} of {len(kept)} products are wrong" if wrong else f"all {len(kept)} products are right")
     return int(wrong > 0)
 
