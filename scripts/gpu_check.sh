@@ -170,8 +170,9 @@ choose_kernel() {
 
 # --- correct ----------------------------------------------------------------------------------------------------------
 
-# -v: the names of what ran before a crash.
-pytest=("$python" -m pytest -v -m gpu -W default -p no:cacheprovider -p gpu_pytest --tb=short --timeout-method thread)
+# -v: the names of what ran before a crash. faulthandler_timeout: where a test hangs, which a worker of xdist leaves out.
+pytest=("$python" -m pytest -v -m gpu -W default -p no:cacheprovider -p gpu_pytest --tb=short --timeout-method thread
+  -o faulthandler_timeout=35)
 gram_tests=(
   "tile single_tile"
   "lambda lambda or bfloat16 or scale"

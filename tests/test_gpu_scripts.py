@@ -598,6 +598,15 @@ def test_failures_before_a_hang_are_told(tmp_path):
     assert done.stdout.index("that is why") < done.stdout.index("test_some.py::test_hangs")
 
 
+def test_with_xdist_the_place_of_a_hang_is_told(tmp_path):
+    pytest.importorskip("xdist")
+    tests = "import time\ndef test_hangs():\n    time.sleep(30)\ndef test_after():\n    pass\n"
+    limits = ("--timeout", "1", "--timeout-method", "thread", "-o", "faulthandler_timeout=0.5")
+    done = run_pytest(tmp_path, tests, "-p", "xdist", "-p", "pytest_timeout", "-n", "1", *limits)
+    assert "line 3 in test_hangs" in done.stderr
+    assert "PASSED test_some.py::test_after" in done.stdout
+
+
 # --- building on a machine without a GPU ---
 
 
