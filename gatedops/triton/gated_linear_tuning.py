@@ -48,10 +48,11 @@ class Tile:
 HALF_TILES = (Tile(128, 128, 64, 8, 3), Tile(128, 256, 64, 8, 3), Tile(64, 128, 64, 8, 3), Tile(64, 64, 64, 4, 4))
 # tf32: the same bytes, half as many numbers.
 TF32_TILES = (Tile(128, 128, 32, 8, 3), Tile(64, 128, 32, 8, 3), Tile(64, 64, 32, 4, 4))
-# float32 products run on the ordinary cores, their operands in registers.
-IEEE_TILES = (Tile(64, 64, 32, 4, 3),)
-# Pointers to single numbers fill registers too.
-SINGLES_TILE, SINGLES_PAIR_TILE = Tile(64, 64, 32, 4, 3), Tile(64, 64, 32, 8, 3)
+# float32 products run on the ordinary cores, their operands in registers. Half of the rows leave room there for pairs,
+# and for pointers to single numbers.
+IEEE_TILE, IEEE_SMALL_TILE = Tile(64, 64, 32, 4, 3), Tile(32, 64, 32, 4, 3)
+# Pointers to single numbers fill registers too. Twice the warps halve a thread's share of pairs and of tf32 layers.
+SINGLES_TILE, SINGLES_WIDE_TILE = Tile(64, 64, 32, 4, 3), Tile(64, 64, 32, 8, 3)
 SHARED_SLACK = 8 << 10  # bytes a kernel takes beside the operands under way
 
 
@@ -66,11 +67,12 @@ def tiles_of(name: str, dtype: torch.dtype, precision: str, capability: tuple[in
     """The tiles on offer for a kernel: those that spill no registers. Tensor cores before Hopper read their operands
     from registers, the results of those after it are copied there, and pointers into Hopper's largest tile would lie
     there; a soft pair keeps pre-activations beside sums."""
+    if dtype == torch.float32 and precision == "ieee":
+        return [IEEE_SMALL_TILE if read == "any" or name.endswith("pair") else IEEE_TILE]
     if read == "any":
-        return [SINGLES_PAIR_TILE if name.endswith("pair") else SINGLES_TILE]
-    tiles: tuple[Tile, ...] = IEEE_TILES
-    if dtype != torch.float32 or precision == "tf32":
-        tiles = TF32_TILES if dtype == torch.float32 else HALF_TILES
+        wide = name.endswith("pair") or (dtype == torch.float32 and name.endswith("layer"))
+        return [SINGLES_WIDE_TILE if wide else SINGLES_TILE]
+    tiles = TF32_TILES if dtype == torch.float32 else HALF_TILES
     most = 128 if capability[0] == 9 and dtype != torch.float32 and read == "tma" else 64
     return [tile for tile in tiles if tile.accumulators <= (most // 2 if name == "soft pair" else most)]
 
