@@ -30,7 +30,7 @@ COMPARED = ("Python", "torch", "sources")  # the stamp also names the commit, fo
 
 
 def hash_of_sources() -> str:
-    """Of the names and the bytes of all that is compiled, and of what says how."""
+    """Covers the names and the bytes of all that is compiled, and of what says how."""
     files = [path for path in (ROOT / "csrc").rglob("*") if path.suffix in COMPILED]
     total = hashlib.sha256()
     for path in sorted([*files, ROOT / "setup.py", ROOT / "setup_cuda.py"]):
@@ -58,7 +58,7 @@ def here() -> dict[str, str]:
 
 
 def digests() -> dict[str, str]:
-    """Of the bytes of both libraries."""
+    """Covers the bytes of both libraries."""
     return {name: hashlib.sha256((PACKAGE / name).read_bytes()).hexdigest() for name in LIBRARIES}
 
 

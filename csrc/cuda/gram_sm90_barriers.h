@@ -42,7 +42,7 @@ struct FinishedTile {
   }
 };
 
-// A piece of work: the layers [begin, end) of a tile. Where end is negative, there is no more work.
+// A piece of work: the layers [begin, end) of a tile. A negative end says that the work is done.
 struct alignas(16) Unit {
   int32_t row, col;  // of the tile, in tiles
   int32_t begin, end;

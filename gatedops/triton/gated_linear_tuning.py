@@ -29,9 +29,9 @@ class Tile:
         return self.m * self.n // (32 * self.warps)
 
     def shared_bytes(self, name: str, itemsize: int, capability: tuple[int, int]) -> int:
-        """Of the operands under way, which is nearly all shared memory that a kernel takes. A second time lie there
-        tf32 operands that are to be transposed, since Blackwell, and the operand that a gradient masks, on Hopper:
-        Triton keeps it in registers before 3.8."""
+        """Bytes that the operands under way take, which is nearly all shared memory of a kernel. tf32 operands that are
+        to be transposed lie there a second time since Blackwell, and so does the operand that a gradient masks on
+        Hopper, which Triton keeps in registers before 3.8."""
         operands = (self.m + self.n) * self.k * itemsize
         transposed = operands if capability[0] >= 10 and itemsize == 4 else 0
         masked = self.m * self.k * itemsize if capability[0] == 9 and name.endswith("gradient") else 0
