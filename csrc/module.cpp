@@ -1,7 +1,7 @@
 // gatedops._C: what is not a tensor op. Importing it also registers the ops of csrc/ops.cpp.
 
-// The pybind11 in torch before 2.13 refuses TORCH_TARGET_VERSION, because pybind11 is no part of torch's stable ABI. It
-// needs no part of torch either, so the macro is undefined while the two headers are read.
+// The pybind11 in torch before 2.13 refuses TORCH_TARGET_VERSION, since pybind11 does not belong to torch's stable ABI.
+// It does not need torch either, so the macro is undefined while the two headers are read.
 #pragma push_macro("TORCH_TARGET_VERSION")
 #undef TORCH_TARGET_VERSION
 #include <pybind11/pybind11.h>

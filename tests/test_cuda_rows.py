@@ -53,6 +53,14 @@ def test_gates_are_copied_where_rows_overlap(rows, t, kept):
     assert torch.equal(found, t)
 
 
+def test_both_sides_of_a_problem_lie_in_whole_rows(rows):
+    """Every op makes its problem of WholeArgs, and can make it of nothing else."""
+    given = WORDS[:1].expand(7, 24), WORDS.view(-1).as_strided((9, 24), (8, 1))
+    for found, expected in zip(rows.whole_args(*given), given, strict=True):
+        assert found.is_contiguous()
+        assert torch.equal(found, expected)
+
+
 @pytest.mark.parametrize(
     ("x", "kept"),
     [

@@ -468,7 +468,7 @@ def test_gates_written_into_a_buffer_are_ready_for_the_gram(kind):
     assert_same_bits(npk_gram(None, found[2]).cpu(), npk_gram(None, found[2].to("cpu")))
 
 
-@not_dry("there is no other device")
+@not_dry("a CPU has no second device")
 def test_a_gate_elsewhere_is_refused():
     x, weight, bias = on_gpu(*problem())
     with pytest.raises(ValueError, match="gate: is on cpu, x is on cuda"):

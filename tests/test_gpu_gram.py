@@ -160,7 +160,7 @@ def test_a_graph_packs_and_counts_new_activations():
     assert_same_bits(out.cpu(), npk_gram(None, GateBits.pack([q.cpu()])))
 
 
-@not_dry("there is no other device")
+@not_dry("a CPU has no second device")
 def test_gates_elsewhere_are_refused():
     a, b = sides(5, 6, dense(40))
     with pytest.raises(ValueError, match="y_bits"):

@@ -15,7 +15,7 @@ SHARE = {LAMBDA: 0.7, PIXELS: 0.7}  # of the limit
 
 
 def headline_targets(entries: Sequence[Entry], ours: str, never_stored: Cell | None) -> Iterator[Target]:
-    """Of the section `headline`; what was not timed, or failed, leaves its targets out."""
+    """The targets of section `headline`; what was not timed, or failed, leaves its own out."""
     times = {(e.what, e.by, e.cell): e for e in entries}
     for (what, by, cell), entry in times.items():
         if by != ours:

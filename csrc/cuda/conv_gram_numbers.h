@@ -1,4 +1,4 @@
-// Numbers of the host for kernels to read: they travel as parameters of launches. A copy from the host's memory would
+// Numbers of the host that kernels read travel as parameters of launches. A copy from the host's memory would
 // make the host wait for the GPU, and could not be captured in a CUDA graph.
 #pragma once
 

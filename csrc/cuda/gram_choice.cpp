@@ -63,7 +63,7 @@ int launch_matvec_sm90(const MatvecCall& call, void* workspace, void* stream) {
 
 }  // namespace gatedops::cuda
 
-// Null before the first launch.
+// Returns null before the first launch.
 extern "C" __attribute__((visibility("default"))) const char* gatedops_last_gram_kernel() {
   return gatedops::cuda::last_kernel;
 }

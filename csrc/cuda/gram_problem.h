@@ -50,7 +50,7 @@ struct GateRows {
   int64_t rows, stride;   // stride in words, a multiple of 4; any for a single row
 };
 
-// From one row to the next, in words: of a single row what its `words` words take, in whole 16 bytes.
+// How many words a row begins behind the one before. A single row gets what its `words` words take, in whole 16 bytes.
 GATEDOPS_HOST_DEVICE constexpr int64_t row_stride(const GateRows& gates, int32_t words) {
   return gates.rows > 1 ? gates.stride : (words + 3) / 4 * 4;
 }

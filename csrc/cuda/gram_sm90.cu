@@ -1,4 +1,4 @@
-// The wgmma kernel in clusters of two blocks.
+// Builds the wgmma kernel in clusters of two blocks.
 #include "gram_sm90_launch-inl.h"
 
 namespace gatedops::cuda {

@@ -116,7 +116,7 @@ __device__ __forceinline__ void init_barriers() {
   publish_barriers();
 }
 
-// All threads of all blocks of the cluster.
+// All threads of all blocks of the cluster wait here for each other.
 template <class Traits>
 __device__ __forceinline__ void wait_for_blocks() {
   if constexpr (Traits::kCluster > 1) {

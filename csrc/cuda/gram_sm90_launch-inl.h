@@ -25,7 +25,7 @@ PFN_cuTensorMapEncodeTiled_v12000 find_encode() {
 }
 
 // Words [first, first + words) of all rows, in boxes of box_rows rows of one stage. Rows lie at least a row apart
-// (whole_rows in gram_tensors.h).
+// (whole_rows.h).
 bool encode(const GateRows& gates, int32_t first, int32_t words, int box_rows, TensorMap& map) {
   static const auto encode_tiled = find_encode();
   const cuuint64_t sizes[] = {static_cast<cuuint64_t>(words), static_cast<cuuint64_t>(gates.rows)};

@@ -1,4 +1,4 @@
-// The wgmma kernel in blocks on their own.
+// Builds the wgmma kernel without clusters: each block works on its own.
 #include "gram_sm90_launch-inl.h"
 
 namespace gatedops::cuda {

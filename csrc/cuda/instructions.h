@@ -27,7 +27,7 @@ __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
 }
 
 // Values side by side that are read from shared memory, or written to global memory, at once: 16 bytes, written also 8,
-// at a multiple of as many. In PTX, since the compiler takes such a copy apart in a kernel of this size.
+// at a multiple of as many. It is written in PTX, since the compiler takes such a copy apart in a kernel of this size.
 template <class Value, int kCount>
 struct Together {
   Value value[kCount];

@@ -13,9 +13,9 @@ GATEDOPS_HOST_DEVICE constexpr int staged_swizzle(int row) {
   return (row & 1) | (row >> 1 & 3) << 3 | (row >> 3 & 3) << 1;
 }
 
-// A lane takes 2 or 4 elements of a line of the tile at once. Of a column it reads them one by one, element e ^ turn in
-// turn e, so that lanes whose rows have the same bank in one order do not meet: halves of a warp read doubles, with
-// half as many banks.
+// A lane takes 2 or 4 elements of a line of the tile at once. It reads those of a column one by one, element e ^ turn
+// in turn e: in the same order for all lanes, some would meet in a bank. Doubles are read by half a warp at a time,
+// which has half as many banks.
 GATEDOPS_HOST_DEVICE constexpr int column_turn(int lane, int elements) {
   return elements == 4 ? lane >> 3 : lane >> 1 & 1;
 }

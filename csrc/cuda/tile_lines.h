@@ -12,7 +12,8 @@ struct TileLines {
   static_assert(kTile == 32 * kTogether, "a warp takes a line at once");
   using Elements = Together<Value, kTogether>;
 
-  // Elements [kTogether * lane, kTogether * (lane + 1)) of row r. The swizzle moves them as a whole, and inside.
+  // Gives elements [kTogether * lane, kTogether * (lane + 1)) of row r. The swizzle moves them together, and changes
+  // their order.
   static __device__ __forceinline__ Elements of_row(const Value* values, int r, int lane) {
     const int swizzle = staged_swizzle(r);
     Elements read;
@@ -20,7 +21,7 @@ struct TileLines {
     return reordered(read, swizzle);
   }
 
-  // The same of column c.
+  // Gives the same elements of column c.
   static __device__ __forceinline__ Elements of_column(const Value* values, int c, int lane) {
     const int turn = column_turn(lane, kTogether);
     Elements read;

@@ -14,7 +14,7 @@ inline bool rows_overlap(const Tensor& t, int64_t row) {
   return t.size(0) > 1 && t.stride(0) < row;
 }
 
-// t, or a copy of it where its rows overlap.
+// Gives t, or a copy of it when its rows overlap.
 inline Tensor whole_rows(const Tensor& t) {
   return t.dim() == 2 && rows_overlap(t, t.size(1)) ? torch::stable::contiguous(t) : t;
 }

@@ -11,7 +11,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)  # in Python: there is no machine code then
+# Python runs the kernels then, and inline assembly cannot be used.
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 GROUP = tl.constexpr(8)  # rows of tiles that run beside each other, so that their operands are shared through L2
 
 

@@ -18,6 +18,12 @@ std::tuple<Tensor, bool> whole_rows(const Tensor& t) {
   return result(gatedops::cuda::whole_rows(t), t);
 }
 
+// The gates of both sides as a problem sees them.
+std::tuple<Tensor, Tensor> whole_args(const Tensor& words, const Tensor& y_words) {
+  const gatedops::cuda::WholeArgs args({{}, words, {}, y_words, {}, {}, {}, {}});
+  return {args.words, *args.y_words};
+}
+
 std::tuple<Tensor, bool> padded_bytes(const Tensor& t) {
   return result(gatedops::cuda::padded_bytes(t), t);
 }
@@ -26,10 +32,12 @@ std::tuple<Tensor, bool> padded_bytes(const Tensor& t) {
 
 STABLE_TORCH_LIBRARY(gatedops_whole_rows, m) {
   m.def("whole_rows(Tensor t) -> (Tensor, bool)");
+  m.def("whole_args(Tensor words, Tensor y_words) -> (Tensor, Tensor)");
   m.def("padded_bytes(Tensor t) -> (Tensor, bool)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(gatedops_whole_rows, CPU, m) {
   m.impl("whole_rows", TORCH_BOX(&whole_rows));
+  m.impl("whole_args", TORCH_BOX(&whole_args));
   m.impl("padded_bytes", TORCH_BOX(&padded_bytes));
 }
