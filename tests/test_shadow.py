@@ -1,0 +1,21 @@
+"""Tests of the device that shadow.py makes: in a process of their own, as torch never forgets such a device."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+
+
+def test_the_device_does_what_a_real_one_does():
+    options = ["-q", "-rs", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")} | {"OMP_NUM_THREADS": "1"}
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, str(TESTS / "shadow_checks.py")],
+        env=environment, cwd=TESTS.parent, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
+    assert "skipped" not in run.stdout
