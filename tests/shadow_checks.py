@@ -57,6 +57,15 @@ def test_views_share_the_memory_of_their_base():
     assert x.cpu().tolist() == [[1, 0, 2, 77], [40, 5, 0, 7], [80, 9, 100, 11]]
 
 
+def test_both_devices_can_lie_in_one_memory():
+    here = torch.arange(6.0).view(2, 3)
+    there = shadow.to_shadow(here[:, 1:])
+    there.mul_(10)
+    assert here.tolist() == [[0, 10, 20], [3, 40, 50]]
+    shadow.to_cpu(there)[0] = 7
+    assert there.cpu().tolist() == [[7, 7], [40, 50]]
+
+
 def test_results_go_to_out():
     x, out, rows = ones(2, 2), torch.empty(0, device="shadow"), torch.zeros(4, 2, device="shadow")
     assert torch.mm(x, x, out=out) is out
@@ -191,10 +200,12 @@ def test_work_on_the_device_is_no_waiting():
     ],
 )  # fmt: skip
 def test_float64_can_be_missing(compute):
-    x, c = ones(4), torch.ones(4, dtype=torch.float64)
+    x, c, old = ones(4), torch.ones(4, dtype=torch.float64), ones(4, dtype=torch.float64)
     with shadow.without_float64():
         with pytest.raises(TypeError, match="framework doesn't support float64"):
             compute(x, c)
+        with pytest.raises(TypeError, match="framework doesn't support float64"):
+            old.add_(1)
         assert (x / c[0]).dtype == torch.float32
     assert compute(x, c).dtype == torch.float64
 
