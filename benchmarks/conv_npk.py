@@ -32,6 +32,7 @@ from _common.options import (
     DEFAULT_OUT,
     DTYPES,
     at_least,
+    require_device,
     require_folder,
     require_matplotlib,
     require_memory,
@@ -95,7 +96,7 @@ def as_json(args: argparse.Namespace) -> dict[str, object]:
 
 
 def run_on_gpu(args: argparse.Namespace) -> None:
-    gpu.require_kernels()
+    require_device("cuda")
     require_folder(args.out)
     report = machine_report() | {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
     print(f"{report['gpu']}, torch {report['torch']}, CUDA {report['cuda']}; all of npk on a symmetric Gram, float32")

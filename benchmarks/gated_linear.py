@@ -80,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
 
 def require_gpu_kernels(device: str) -> None:
     require_device(device)
-    if device == "cuda" and not backends.supports(torch.device("cuda"), "gated_linear"):
+    if device == "cuda" and backends.backend_of("cuda") == "portable":
         raise ValueError("--device cuda needs the experimental kernels for GPUs: set GATEDOPS_BACKEND=triton")
 
 

@@ -2,7 +2,7 @@
 
 import torch  # noqa: F401  (before the extension: it links against torch's libraries)
 
-from gatedops import backends, cuda_library  # loads the extension, which registers the ops
+from gatedops import backends  # loads the extension, which registers the ops
 from gatedops._version import __version__
 from gatedops.gatebits import GateBits, pack_gates, unpack_gates
 from gatedops.kernels.npk import npk
@@ -18,6 +18,8 @@ from gatedops.ops.overlap import gate_agreement, gate_neighbors, gate_overlap
 from gatedops.ops.soft_gram import soft_npk_gram
 from gatedops.stats import count_regions, gate_stats, naswot_score
 from gatedops.trace import fuse_relu, gated_twin, record_gates
+
+from gatedops import dispatch  # isort: skip  (its ops need the modules above)
 
 __all__ = [
     "DGN",
@@ -55,13 +57,4 @@ __all__ = [
     "unpack_gates",
 ]
 
-if backends.chosen_backend()[0] == "cuda":
-    cuda_library.load()
-    backends.add_cuda_ops(cuda_library.OPS)
-
-if backends.chosen_backend()[0] == "triton" or (
-    backends.chosen_backend()[0] == "cuda" and backends.missing_for("triton") is None
-):
-    from gatedops.triton import register
-
-    register.register(taken=backends.cuda_ops())
+dispatch.register_kernels()

@@ -1,4 +1,4 @@
-"""`python -m gatedops`: versions, backends, instruction sets, and for what is missing, what to do."""
+"""`python -m gatedops`: versions, what runs where, instruction sets, and for what is missing, what to do."""
 
 from __future__ import annotations
 
@@ -28,18 +28,21 @@ def _versions() -> Iterator[tuple[str, str]]:
     yield "built with", f"{build['compiler']}, C++{build['c++']}, {build['architecture']}"
 
 
-def _backends() -> Iterator[tuple[str, str]]:
-    chosen, why = backends.chosen_backend()
+def _devices() -> Iterator[tuple[str, str]]:
+    """What runs where."""
+    yield "CPU", _runs_on("cpu")
+    yield "NVIDIA GPU", _runs_on("cuda") + ("" if torch.cuda.is_available() else "; torch sees none here")
+    yield "others", f"{_runs_on('mps')}, on every other device of torch"
     for backend in backends.BACKENDS:
-        kind = f"{backend.devices} (experimental)" if backend.experimental else backend.devices
-        if backend.name == chosen:
-            yield backend.name, f"{kind}: chosen, {why}"
-        elif backend.experimental:
-            yield backend.name, f"{kind}: not chosen; {_how_to_choose(backend.name)}"
-        elif backend.exists:
-            yield backend.name, f"{kind}: available"
-        else:
-            yield backend.name, f"{backend.devices}: no kernels in this version; keep tensors on the CPU"
+        if backend.experimental and backends.forced_backend() != backend.name:
+            yield backend.name, f"{backend.devices} (experimental): not chosen; {_how_to_choose(backend.name)}"
+
+
+def _runs_on(device: str) -> str:
+    name = backends.backend_of(device)
+    backend = next(backend for backend in backends.BACKENDS if backend.name == name)
+    asked = "; GATEDOPS_BACKEND asks for it" if backends.forced_backend() == name else ""
+    return f"{backend.how} ({name}){asked}"
 
 
 def _how_to_choose(backend: str) -> str:
@@ -63,7 +66,7 @@ def _instruction_sets() -> Iterator[tuple[str, str]]:
 
 def main() -> None:
     """Prints the report."""
-    sections = {"Versions": _versions(), "Backends": _backends(), "CPU": _instruction_sets()}
+    sections = {"Versions": _versions(), "Devices": _devices(), "CPU": _instruction_sets()}
     for title, rows in sections.items():
         print(title)
         for name, value in rows:

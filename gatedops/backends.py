@@ -1,16 +1,18 @@
-"""What the ops can run on here, what is chosen, and why. `python -m gatedops` prints it.
+"""Which kernels run on which device, and which instruction set of the CPU. `python -m gatedops` prints it.
 
-GATEDOPS_CPU (serial, avx2, avx512 or amx) forces the instruction set of the CPU kernels, where it is the faster as well
-as where it is not. GATEDOPS_BACKEND=triton adds the kernels for NVIDIA GPUs; GATEDOPS_BACKEND=cuda takes those of the
-gram and conv_gram families from gatedops._C_cuda instead, and GATEDOPS_CUDA (sm90, sm90x1 or sm80) then forces the
-kernel of the gram family. Tensors on the CPU run there all the same. All are read when gatedops is imported; a value
-that cannot be had is a ValueError there.
+Tensors on the CPU run in C++, tensors on any other device by portable ops, which are composites of torch's own
+operations. GATEDOPS_BACKEND changes that: "portable" runs tensors on the CPU by them too; "triton" gives NVIDIA GPUs
+the kernels in Triton; "cuda" those of gatedops._C_cuda for the gram and conv_gram families, and for the others Triton's
+where triton is installed. These two are experimental, and what they have no kernel for stays portable. GATEDOPS_CUDA
+(sm90, sm90x1 or sm80) then forces the kernel of the gram family. GATEDOPS_CPU (serial, avx2, avx512 or amx) forces the
+instruction set in C++, where it is the faster as well as where it is not. All are read when gatedops is imported; a
+value that cannot be had is a ValueError there.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import util
@@ -18,7 +20,6 @@ from importlib import util
 import torch
 
 from gatedops import cuda_library
-from gatedops._version import __version__
 
 try:
     from gatedops import _C
@@ -39,22 +40,21 @@ INSTRUCTION_SETS = {
 
 @dataclass(frozen=True)
 class Backend:
-    """One way to run the ops: its name, the devices it serves, whether this version has kernels for it, and whether
-    these are experimental: proved by what can be proved without a GPU, and used only where they are asked for."""
+    """One way to run the ops: its name, the devices it serves, how it is made, and whether it is experimental: proved
+    by what can be proved without a GPU, and used only where GATEDOPS_BACKEND asks for it."""
 
     name: str
     devices: str
-    exists: bool
+    how: str
     experimental: bool = False
 
 
 BACKENDS = (
-    Backend("cpu", "the CPU, in C++", exists=True),
-    Backend("triton", "NVIDIA GPUs, in Triton", exists=True, experimental=True),
-    Backend("cuda", "NVIDIA GPUs, in CUDA", exists=True, experimental=True),
+    Backend("cpu", "CPUs", "kernels in C++"),
+    Backend("portable", "every device", "torch's own operations"),
+    Backend("triton", "NVIDIA GPUs", "kernels in Triton", experimental=True),
+    Backend("cuda", "NVIDIA GPUs", "kernels in CUDA", experimental=True),
 )
-
-_cuda_ops: set[str] = set()  # functions that take CUDA tensors
 
 
 def available_isas() -> list[str]:
@@ -96,12 +96,17 @@ def force_cpu(name: str) -> Iterator[None]:
         _C.force_isa(before)
 
 
-def chosen_backend() -> tuple[str, str]:
-    """The backend that is chosen, and why."""
-    wanted = os.environ.get("GATEDOPS_BACKEND")
-    if wanted:
-        return wanted, "GATEDOPS_BACKEND asks for it"
-    return "cpu", "it is the only one that is not experimental"
+def forced_backend() -> str | None:
+    """The backend that GATEDOPS_BACKEND asks for; None where it asks for none."""
+    return os.environ.get("GATEDOPS_BACKEND") or None
+
+
+def backend_of(device: torch.device | str) -> str:
+    """The backend that runs tensors on a device."""
+    kind, forced = torch.device(device).type, forced_backend()
+    if kind == "cpu":
+        return "portable" if forced == "portable" else "cpu"
+    return forced if kind == "cuda" and forced in ("triton", "cuda") else "portable"
 
 
 def chosen_isa() -> tuple[str, str]:
@@ -109,31 +114,6 @@ def chosen_isa() -> tuple[str, str]:
     if os.environ.get("GATEDOPS_CPU"):
         return active_isa(), "GATEDOPS_CPU asks for it"
     return active_isa(), "it is the fastest this machine runs"
-
-
-def add_cuda_ops(names: Iterable[str]) -> None:
-    """Says that these functions take CUDA tensors from now on."""
-    _cuda_ops.update(names)
-
-
-def cuda_ops() -> frozenset[str]:
-    """The functions that take CUDA tensors."""
-    return frozenset(_cuda_ops)
-
-
-def supports(device: torch.device, op: str) -> bool:
-    """Whether a function takes tensors on this device."""
-    return device.type in ("cpu", "meta") or (device.type == "cuda" and op in _cuda_ops)
-
-
-def unsupported_device(device: torch.device, op: str) -> str:
-    """The sentence to raise where an op has no kernel for a device."""
-    if device.type == "cuda" and not _cuda_ops:
-        return (
-            f"is on {device}, but {op} runs on the CPU unless GATEDOPS_BACKEND=triton is set before Python starts"
-            " (experimental): set it, or move the tensor with .cpu()"
-        )
-    return f"is on {device}, but {op} has kernels for the CPU only: move it there with .cpu()"
 
 
 def missing_for_triton() -> str | None:
@@ -160,12 +140,10 @@ def _read_environment() -> None:
             _C.force_isa(isa)
         except ValueError as error:
             raise ValueError(f"GATEDOPS_CPU: {error}") from None
-    wanted = os.environ.get("GATEDOPS_BACKEND")
-    existing = [backend.name for backend in BACKENDS if backend.exists]
-    if wanted and wanted not in existing:
-        raise ValueError(
-            f"GATEDOPS_BACKEND: got {wanted!r}, but gatedops {__version__} has kernels only for: " + ", ".join(existing)
-        )
+    wanted = forced_backend()
+    names = [backend.name for backend in BACKENDS]
+    if wanted and wanted not in names:
+        raise ValueError(f"GATEDOPS_BACKEND: got {wanted!r}, needs one of {', '.join(names)}, or no value")
     missing = missing_for(wanted) if wanted else None
     if missing is not None:
         raise ValueError(f"GATEDOPS_BACKEND: got {wanted!r}, which {missing}")

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import torch
 
-# Functions with kernels in csrc/cuda/; gate_agreement is gate_overlap with widths.
+# Ops with kernels in csrc/cuda/.
 OPS = (
     "conv_gram",
-    "gate_agreement",
     "gate_neighbors",
     "gate_overlap",
     "npk_diag",

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gatedops.gatefile import FILE_FORMAT, read_words
 from gatedops.layout import GateLayer, layer_words
-from gatedops.ops.checks import require_device, require_dtype, require_supported, require_tensor
+from gatedops.ops.checks import require_device, require_dtype, require_tensor
 from gatedops.ops.gates import SOURCES, pack_layer, unpack_layer
 
 
@@ -239,7 +239,6 @@ def _require_packable(q: Tensor, first: Tensor, name: str, first_name: str) -> N
         raise ValueError(f"{name}: got {q.shape[0]} rows, {first_name} has {first.shape[0]}")
     if q.device != first.device:
         raise ValueError(f"{name}: is on {q.device}, {first_name} is on {first.device}")
-    require_supported(q, "pack_gates", name)
 
 
 def require_same_layers(a: GateBits, b: GateBits, a_name: str, b_name: str) -> None:

@@ -140,7 +140,7 @@ def check() -> int:
     sys.path.insert(0, str(ROOT))
     import gatedops
 
-    print(f"gatedops {gatedops.__version__} loads, {gatedops.backends.chosen_backend()[0]} is chosen")
+    print(f"gatedops {gatedops.__version__} loads, NVIDIA GPUs run {gatedops.backends.backend_of('cuda')}")
     return 0
 
 

@@ -28,7 +28,7 @@ OF_THE_COMPILER = [
 
 def needs_gpu(backend: str) -> list[pytest.MarkDecorator]:
     """For `pytestmark`: marked gpu, and skipped with one sentence where the kernels of a backend are not there."""
-    ready = DRY or backends.chosen_backend()[0] == backend
+    ready = DRY or backends.forced_backend() == backend
     missing = backends.missing_for(backend) or f"run where GATEDOPS_BACKEND={backend} is set before Python starts"
     return [pytest.mark.gpu, pytest.mark.skipif(not ready, reason=f"the {backend} kernels for NVIDIA GPUs: {missing}")]
 

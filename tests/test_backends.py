@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import gatedops
-from gatedops import backends, cuda_library, npk_gram, pack_gates
+from gatedops import backends, cuda_library
 
 
 def run_python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -68,8 +68,10 @@ def test_gatedops_cpu_forces_an_instruction_set():
     ("variable", "value", "message"),
     [
         ("GATEDOPS_CPU", "mmx", "ValueError: GATEDOPS_CPU: got 'mmx', but this machine runs only: serial"),
-        ("GATEDOPS_BACKEND", "abacus", "ValueError: GATEDOPS_BACKEND: got 'abacus', but gatedops"),
-        ("GATEDOPS_BACKEND", "abacus", "has kernels only for: cpu, triton, cuda"),
+        (
+            *("GATEDOPS_BACKEND", "abacus"),
+            "GATEDOPS_BACKEND: got 'abacus', needs one of cpu, portable, triton, cuda, or no value",
+        ),
     ],
 )
 def test_a_value_that_cannot_be_had_is_an_error_at_import(variable, value, message):
@@ -182,9 +184,51 @@ def test_the_report_names_versions_backends_and_instruction_sets():
     assert done.returncode == 0, done.stderr
     for word in [gatedops.__version__, torch.__version__, *backends.INSTRUCTION_SETS, "threads"]:
         assert word in done.stdout
-    for backend in backends.BACKENDS:
-        assert backend.name in done.stdout
-    assert "chosen, GATEDOPS_BACKEND asks for it" in done.stdout
+    assert "  CPU        kernels in C++ (cpu); GATEDOPS_BACKEND asks for it\n" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("forced", "on_cpu", "on_gpu"),
+    [
+        (None, "kernels in C++ (cpu)", "torch's own operations (portable)"),
+        (
+            "portable",
+            "torch's own operations (portable); GATEDOPS_BACKEND asks for it",
+            "torch's own operations (portable); GATEDOPS_BACKEND asks for it",
+        ),
+        ("triton", "kernels in C++ (cpu)", "kernels in Triton (triton); GATEDOPS_BACKEND asks for it"),
+        ("cuda", "kernels in C++ (cpu)", "kernels in CUDA (cuda); GATEDOPS_BACKEND asks for it"),
+    ],
+)
+def test_the_report_says_in_five_lines_what_runs_where(forced, on_cpu, on_gpu, monkeypatch, capsys):
+    from gatedops import __main__ as report
+
+    monkeypatch.setenv("GATEDOPS_BACKEND", forced or "")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    report.main()
+    lines = capsys.readouterr().out.splitlines()
+    where = lines[lines.index("Devices") + 1 : lines.index("CPU")]
+    assert where[:2] == [f"  CPU        {on_cpu}", f"  NVIDIA GPU {on_gpu}"]
+    assert where[2].startswith("  others     torch's own operations (portable)")
+    assert [line.split()[0] for line in where[3:]] == [name for name in ("triton", "cuda") if name != forced]
+
+
+@pytest.mark.parametrize(
+    ("device", "forced", "expected"),
+    [
+        ("cpu", None, "cpu"),
+        ("cpu", "portable", "portable"),
+        ("cpu", "triton", "cpu"),
+        ("cuda:1", None, "portable"),
+        ("cuda", "triton", "triton"),
+        ("cuda", "cuda", "cuda"),
+        ("xpu", "triton", "portable"),
+        ("mps", None, "portable"),
+    ],
+)
+def test_every_device_has_a_backend(device, forced, expected, monkeypatch):
+    monkeypatch.setenv("GATEDOPS_BACKEND", forced or "")
+    assert backends.backend_of(device) == expected
 
 
 def test_the_report_says_what_is_missing_and_what_to_do(monkeypatch, capsys):
@@ -210,22 +254,9 @@ def test_the_report_says_where_the_cuda_kernels_do_not_fit_the_gpu(monkeypatch, 
     monkeypatch.setattr(cuda_library, "library", lambda: path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 6))
-    monkeypatch.setattr(backends, "chosen_backend", lambda: ("cpu", "nobody asks for another"))
+    monkeypatch.setenv("GATEDOPS_BACKEND", "")
     report.main()
     assert "not chosen; it is built for sm_90a, this GPU is sm_86: build again" in capsys.readouterr().out
-
-
-def test_a_tensor_elsewhere_is_refused_with_what_to_do():
-    words = pack_gates(torch.ones(2, 3))
-    assert backends.unsupported_device(torch.device("xpu:0"), "npk_gram") == (
-        "is on xpu:0, but npk_gram has kernels for the CPU only: move it there with .cpu()"
-    )
-    message = backends.unsupported_device(torch.device("cuda:0"), "soft_npk_gram")
-    if backends.chosen_backend()[0] != "cpu":
-        assert "soft_npk_gram has kernels for the CPU only" in message
-    else:
-        assert "unless GATEDOPS_BACKEND=triton is set before Python starts" in message
-    assert npk_gram(None, words, scale="none").tolist() == [[3, 3], [3, 3]]
 
 
 @pytest.mark.parametrize("allocate", [torch.empty, torch.ones(1).new_empty])

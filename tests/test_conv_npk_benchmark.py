@@ -157,7 +157,7 @@ def test_timings_on_a_gpu_go_to_a_file_of_their_own(
 ) -> None:
     """With the CPU as stand-in for the GPU: what is compared, written and held against the target."""
     taken = SimpleNamespace(samples=(0.002, 0.001, 0.003))
-    monkeypatch.setattr(script.gpu, "require_kernels", lambda: None)
+    monkeypatch.setattr(script, "require_device", lambda device: None)
     monkeypatch.setattr(script.gpu, "QUICK_PROBLEMS", (script.speed.Problem(1, 32, 3, 2, 0),))
     monkeypatch.setattr(script.gpu, "interleaved_gpu_medians", lambda made, *_, **__: dict.fromkeys(made, taken))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")

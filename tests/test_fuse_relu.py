@@ -295,10 +295,19 @@ def test_modules_inside_torchs_own_layers_are_kept():
         assert_same_bits(fused(x), encoder(x))
 
 
-def test_layers_on_other_devices_are_kept():
-    fused = fuse_relu(mlp().to("meta"))
+def test_a_layer_on_two_devices_is_kept():
+    net = mlp()
+    net[0].bias = nn.Parameter(net[0].bias.to("meta"))
+    fused = fuse_relu(net)
     assert [type(module) for module in fused][:2] == [nn.Linear, Gate]
-    assert kept(fused) == dict.fromkeys(("0", "2"), "fused layers run on the CPU, it is on meta")
+    assert kept(fused) == {"0": "its parameters lie on cpu and meta"}
+
+
+def test_shapes_go_through_a_fused_net_on_the_meta_device():
+    net = fuse_relu(mlp().to("meta"))
+    assert kept(net) == {}
+    expected = mlp()(torch.zeros(2, mlp()[0].in_features)).shape
+    assert net(torch.zeros(2, net[0].in_features, device="meta")).shape == expected
 
 
 def test_a_model_that_is_a_relu_is_kept():

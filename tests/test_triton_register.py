@@ -24,17 +24,12 @@ def test_a_launcher_takes_what_its_schema_says(name):
 def test_registering_gives_the_ops_cuda_kernels():
     code = (
         "import torch\n"
-        "from gatedops import backends\n"
+        "import gatedops\n"
         "from gatedops.triton import register\n"
         "has = lambda name: torch._C._dispatch_has_kernel_for_dispatch_key(f'gatedops::{name}', 'CUDA')\n"
         "before = [name for name in register.LAUNCHERS if has(name)]\n"
         "register.register()\n"
-        "gpu = torch.device('cuda')\n"
-        "print(before, all(has(name) and backends.supports(gpu, name) for name in register.LAUNCHERS))\n"
-        "print(backends.supports(gpu, 'gate_agreement'), backends.supports(gpu, 'soft_npk_gram'))\n"
-        "print(backends.unsupported_device(gpu, 'soft_npk_gram'))\n"
+        "print(before, all(has(name) for name in register.LAUNCHERS), has('soft_npk_gram'))\n"
     )
     done = run_python("-c", code)
-    assert done.stdout == (
-        "[] True\nTrue False\nis on cuda, but soft_npk_gram has kernels for the CPU only: move it there with .cpu()\n"
-    ), done.stderr
+    assert done.stdout == "[] True False\n", done.stderr

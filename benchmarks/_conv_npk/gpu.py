@@ -6,22 +6,13 @@ from collections.abc import Iterator
 
 import torch
 from _common.gpu_timing import interleaved_gpu_medians
-from _common.options import require_device
 from _gram.targets import Target
 
 import gatedops
 from _conv_npk.speed import PLAIN, Entry, Problem, entries_of, plain_form, require_agreement
-from gatedops import backends
 
 PROBLEMS = (Problem(1, 8, 1024, 16, 0), Problem(3, 32, 256, 2, 0))
 QUICK_PROBLEMS = (Problem(1, 8, 256, 16, 0), Problem(3, 32, 64, 2, 0))
-
-
-def require_kernels() -> None:
-    """ValueError where there is no GPU, or no kernel for it."""
-    require_device("cuda")
-    if not backends.supports(torch.device("cuda"), "conv_gram"):
-        raise ValueError("--device cuda needs the experimental kernels for GPUs: set GATEDOPS_BACKEND=cuda")
 
 
 def time_problem(problem: Problem, seed: int, repeats: int) -> list[Entry]:

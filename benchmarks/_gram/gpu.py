@@ -46,7 +46,7 @@ def chosen_sections(args: argparse.Namespace) -> list[str]:
 
 def require_kernels() -> list[str]:
     require_device("cuda")
-    if not backends.supports(torch.device("cuda"), "npk_gram"):
+    if backends.backend_of("cuda") == "portable":
         raise ValueError("--device cuda needs the experimental kernels: set GATEDOPS_BACKEND=cuda, or triton")
     return kernels_here()
 

@@ -130,7 +130,7 @@ def kernel_names(backend: str, major: int, triton: bool, forced: str | None = No
 
 def kernels_here() -> list[str]:
     """ValueError when GATEDOPS_CUDA asks for what there is not."""
-    backend, _ = backends.chosen_backend()
+    backend = backends.backend_of("cuda")
     forced, major = os.environ.get("GATEDOPS_CUDA"), torch.cuda.get_device_capability()[0]
     names = kernel_names(backend, major, backends.missing_for("triton") is None, forced)
     if not names:

@@ -117,8 +117,8 @@ def at_windows(images: Tensor, geometry: Geometry) -> Tensor:
     around its edges where the geometry is circular."""
     height, width = images.shape[-2:]
     rows, columns = (
-        torch.arange(geometry.out[axis])[:, None] * geometry.stride[axis]
-        + torch.arange(geometry.kernel[axis]) * geometry.dilation[axis]
+        torch.arange(geometry.out[axis], device=images.device)[:, None] * geometry.stride[axis]
+        + torch.arange(geometry.kernel[axis], device=images.device) * geometry.dilation[axis]
         - geometry.before[axis]
         for axis in (0, 1)
     )

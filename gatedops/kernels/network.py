@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gatedops import trace
+from gatedops.devices import most_precise
 from gatedops.gatebits import GateBits
 from gatedops.trace import Step, record_gates
 from gatedops.trace.pooling import Window
@@ -98,8 +99,8 @@ def folded(steps: list[Step]) -> list[Step]:
 
 
 def _with_batch_norm(layer: Layer, norm: trace.BatchNorm) -> Layer:
-    """A layer that does what it and the batch norm do, in float64."""
-    scale = (norm.var.double() + norm.eps).rsqrt()
+    """A layer that does what it and the batch norm do, in float64 where the device has it."""
+    scale = (norm.var.to(most_precise(norm.var.device)) + norm.eps).rsqrt()
     if norm.weight is not None:
         scale = scale * norm.weight
     shift = -norm.mean if layer.bias is None else layer.bias - norm.mean

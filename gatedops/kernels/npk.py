@@ -12,7 +12,7 @@ from gatedops.kernels.dense import DenseKernel, is_dense
 from gatedops.kernels.images import ImageKernel
 from gatedops.kernels.network import layers_of, recorded_gates, steps_of
 from gatedops.kernels.npk_args import require_inputs, require_option, require_range, sigmas_of
-from gatedops.ops.checks import require_dtype
+from gatedops.ops.checks import require_dtype, require_precision
 from gatedops.ops.gram_args import DTYPES
 from gatedops.trace.batches import require_count
 
@@ -73,6 +73,7 @@ def npk(
     require_dtype(dtype, "dtype", DTYPES)
     require_count(batch_size)
     require_inputs(x, y)
+    require_precision(dtype, x.device, "dtype")
     steps = steps_of(model, x)
     sigmas = sigmas_of(sigma, layers_of(steps))
     tangent, biases = kernel == "ntk", bias == "path"

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from gatedops.kernels.tangents import Tangent, TangentFeatures
-from gatedops.ops.checks import require_dtype, require_tensor
+from gatedops.ops.checks import require_dtype, require_precision, require_tensor
 from gatedops.trace.checks import devices_of, require_device, require_model
 from gatedops.trace.progress import with_bar
 
@@ -190,6 +190,7 @@ def _dtype_of(model: nn.Module, dtype: torch.dtype | None) -> torch.dtype:
         raise TypeError(f"dtype: the model is {own}; give torch.float32 or torch.float64")
     if dtype is not None:
         require_dtype(dtype, "dtype", _DTYPES)
+        require_precision(dtype, trained[0].device, "dtype")
     return own if dtype is None else dtype
 
 

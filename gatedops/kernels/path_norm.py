@@ -14,6 +14,7 @@ from gatedops.kernels.geometry import windows_of
 from gatedops.kernels.masks import at_windows
 from gatedops.kernels.network import folded, pool_of
 from gatedops.kernels.npk_args import require_inputs
+from gatedops.ops.checks import require_float64
 from gatedops.trace import Step
 
 
@@ -43,6 +44,7 @@ def path_norm(model: nn.Module, p: float, x: Tensor | None = None) -> float:
         raise ValueError(f"p: got {p!r}, needs a finite number greater than 0")
     x = example_of(model, unique=True) if x is None else x
     require_inputs(x, None)
+    require_float64(x.device, "x")
     sums: list[Tensor] = []
     for step in folded(trace.steps(model, x)):
         inputs = [sums[index] for index in step.inputs]

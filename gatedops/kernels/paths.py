@@ -16,6 +16,7 @@ from gatedops.kernels.geometry import Geometry, geometry_of, windows_of
 from gatedops.kernels.masks import at_windows
 from gatedops.kernels.network import Layer, layers_of, pool_of, recorded_gates, recorded_of, shape_of, steps_of
 from gatedops.kernels.npk_args import require_inputs, require_option
+from gatedops.ops.checks import require_float64
 from gatedops.trace import Step
 
 _MOST = 1 << 26  # numbers in the largest tensor of a listing
@@ -71,6 +72,7 @@ def npv(model: nn.Module, x: Tensor | None = None, *, bias: str = "path") -> Ten
 
 def _steps(model: nn.Module, x: Tensor, rows: int) -> list[Step]:
     """The steps of a network that npk covers, with few enough paths to list."""
+    require_float64(x.device, "x")
     steps = steps_of(model, x)
     compile_steps(steps, [1.0] * len(layers_of(steps)), tangent=False, biases=True)
     paths: list[int] = []
@@ -178,7 +180,7 @@ def _constant(constant: Tensor, paths: _Paths) -> _Paths:
     images = constant.reshape(shape)
     values = images.expand(channels, *images.shape[1:]).flatten(1)
     rows, columns = (
-        torch.eye(size) if given > 1 else torch.ones(1, size)
+        torch.eye(size, device=values.device) if given > 1 else torch.ones(1, size, device=values.device)
         for given, size in zip(images.shape[1:], (height, width), strict=True)
     )
     pixels = torch.einsum("rh,sw->rshw", rows, columns).flatten(0, 1).to(values)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gatedops.backends import supports, unsupported_device
+from gatedops import devices
 
 
 def require_tensor(value: Any, name: str) -> None:
@@ -17,10 +17,16 @@ def require_tensor(value: Any, name: str) -> None:
         raise TypeError(f"{name}: got {type(value).__name__}, needs a tensor")
 
 
-def require_supported(tensor: Tensor, op: str, name: str) -> None:
-    """Raises ValueError where the op has no kernel for the tensor's device."""
-    if not supports(tensor.device, op):
-        raise ValueError(f"{name}: {unsupported_device(tensor.device, op)}")
+def require_precision(dtype: torch.dtype, device: torch.device, name: str) -> None:
+    """Raises TypeError where the device cannot compute in this dtype."""
+    if dtype == torch.float64 and not devices.has_float64(device):
+        raise TypeError(f"{name}: got torch.float64, which {device} does not have: use torch.float32")
+
+
+def require_float64(device: torch.device, name: str) -> None:
+    """Raises ValueError where the device cannot compute in float64, which the function works in."""
+    if not devices.has_float64(device):
+        raise ValueError(f"{name}: is on {device}, which has no float64, and it is needed: move it to the CPU, .cpu()")
 
 
 def require_dtype(dtype: Any, name: str, allowed: Sequence[torch.dtype]) -> None:

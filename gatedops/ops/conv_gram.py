@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gatedops import backends, reference_conv
+from gatedops.ops.checks import require_precision
 
 
 def conv_gram(
@@ -32,16 +32,14 @@ def conv_gram(
 
     Returns:
         ``(n, m)``. On the CPU every number is summed in one order: the same bits on every instruction set and for any
-        number of threads; no memory beside it grows with n or m. On an NVIDIA GPU likewise the same bits on every run,
-        in a workspace of 256 MiB, more where one pair needs it; there the CUDA kernels are experimental and run where
-        GATEDOPS_BACKEND=cuda is set, on rows of words at 8-byte boundaries. Elsewhere in plain torch.
+        number of threads; no memory beside it grows with n or m. On other devices the same bits on every run, in a
+        workspace of 256 MiB, more where one pair of inputs needs it.
 
     Raises:
         ValueError: naming the argument or the instruction, before any work.
     """
-    if backends.supports(x.device, "conv_gram"):
-        return torch.ops.gatedops.conv_gram(x, words, y, y_words, list(program), list(scalars), dtype)
-    return reference_conv.conv_gram(x, words, y, y_words, program, scalars, dtype)
+    require_precision(dtype, x.device, "dtype")
+    return torch.ops.gatedops.conv_gram(x, words, y, y_words, list(program), list(scalars), dtype)
 
 
 @torch.library.register_fake("gatedops::conv_gram")

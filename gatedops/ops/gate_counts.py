@@ -8,8 +8,9 @@ from torch import Tensor
 from gatedops.gatebits import GateBits
 from gatedops.layout import GateLayer
 from gatedops.ops.gates import from_positions
-from gatedops.ops.gram import npk_diag
 from gatedops.ops.gram_args import layout_of
+
+_WORDS = 1 << 18  # words that hold 2^23 gates, which float32 counts exactly
 
 
 def gate_counts(bits: GateBits) -> list[Tensor]:
@@ -19,9 +20,9 @@ def gate_counts(bits: GateBits) -> list[Tensor]:
         int64 ``(*shape)``, one tensor per layer, exact.
 
     Raises:
-        TypeError, ValueError: bits is no GateBits, or on a device without a kernel.
+        TypeError, ValueError: bits is no GateBits.
     """
-    first, _, count = layout_of("gate_counts", bits, None, "bits")
+    first, _, count = layout_of(bits, None, "bits")
     begin = min(first)
     end = max(start + words for start, words in zip(first, count, strict=True))
     counts = torch.ops.gatedops.gate_counts(bits.words[:, begin:end])
@@ -30,11 +31,13 @@ def gate_counts(bits: GateBits) -> list[Tensor]:
 
 def on_per_input(bits: GateBits) -> Tensor:
     """How many gates of each layer are on for each input: int32 ``(L, n)``, exact; errors as :func:`gate_counts`."""
-    layout_of("on_per_input", bits, None, "bits")
-    counts = bits.words.new_empty((len(bits.layers), bits.n))
-    for index, row in enumerate(counts):
-        # The kernel of one layer with itself is the number of its gates, which float64 holds exactly.
-        row.copy_(npk_diag(None, bits.layers_of([index]), scale="none", dtype=torch.float64))
+    first, _, count = layout_of(bits, None, "bits")
+    counts = bits.words.new_zeros((len(bits.layers), bits.n))
+    for row, begin, size in zip(counts, first, count, strict=True):
+        for start in range(begin, begin + size, _WORDS):
+            # The kernel of a layer with itself is the number of its gates.
+            words = min(_WORDS, begin + size - start)
+            row += torch.ops.gatedops.npk_diag(bits.words, [start], [words], [1.0], torch.float32).to(torch.int32)
     return counts
 
 

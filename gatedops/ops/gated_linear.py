@@ -68,7 +68,7 @@ def gated_linear(
     Raises:
         TypeError, ValueError: naming the argument, before any work.
     """
-    x, weight, bias = layer_arguments("gated_linear", x, weight, bias)
+    x, weight, bias = layer_arguments(x, weight, bias)
     width = weight.shape[0]
     if gate is None:
         y, words = gated_relu(x, weight, bias)

@@ -11,19 +11,18 @@ from torch import Tensor
 
 from gatedops.gatebits import GateBits
 from gatedops.layout import GateLayer
-from gatedops.ops.checks import require_supported, require_tensor
+from gatedops.ops.checks import require_tensor
 from gatedops.ops.gates import pack_layer
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def layer_arguments(
-    op: str, x: Tensor, weight: Tensor, bias: Tensor | None, names: Sequence[str] = ("x", "weight", "bias")
+    x: Tensor, weight: Tensor, bias: Tensor | None, names: Sequence[str] = ("x", "weight", "bias")
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """A layer's input and parameters, checked, in autocast's dtype where that is on; `names` stand in errors."""
     require_tensor(x, names[0])
     require_tensor(weight, names[1])
-    require_supported(x, op, names[0])
     if x.dtype not in DTYPES:
         raise TypeError(f"{names[0]}: got {x.dtype}, needs float32, float64, bfloat16 or float16")
     size, shape = x.shape, weight.shape

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gatedops.gatebits import GateBits
 from gatedops.layout import GateLayer, layer_words
-from gatedops.ops.checks import require_supported, require_tensor
+from gatedops.ops.checks import require_tensor
 from gatedops.ops.differentiable import Differentiable
 from gatedops.ops.gated_linear_args import DTYPES, soft_gate
 from gatedops.ops.gates import by_position, pack_layer
@@ -51,7 +51,6 @@ def apply_gate(q: Tensor, gate: GateBits | Tensor) -> Tensor:
 
 def _require_activations(q: Tensor) -> None:
     require_tensor(q, "q")
-    require_supported(q, "gate_relu", "q")
     if q.dtype not in DTYPES:
         raise TypeError(f"q: got {q.dtype}, needs float32, float64, bfloat16 or float16")
     if q.dim() not in (2, 3, 4) or 0 in q.shape[1:]:

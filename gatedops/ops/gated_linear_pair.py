@@ -65,8 +65,8 @@ def gated_linear_pair(
     Raises:
         TypeError, ValueError: naming the argument, before any work.
     """
-    h, w_f, b_f = layer_arguments("gated_linear_pair", h, w_f, b_f, ("h", "w_f", "b_f"))
-    z, w_v, b_v = layer_arguments("gated_linear_pair", z, w_v, b_v, ("z", "w_v", "b_v"))
+    h, w_f, b_f = layer_arguments(h, w_f, b_f, ("h", "w_f", "b_f"))
+    z, w_v, b_v = layer_arguments(z, w_v, b_v, ("z", "w_v", "b_v"))
     _require_pair(h, w_f, z, w_v)
     soft, linear_feature = _require_kind(gate, beta, gain, feature)
     width = w_f.shape[0]

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from gatedops.layout import GateLayer, layer_words
-from gatedops.ops.checks import require_supported
 
 SOURCES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.bool)
 
@@ -27,7 +26,6 @@ def by_position(q: Tensor) -> Tensor:
 
 def unpack_layer(words: Tensor, layer: GateLayer) -> Tensor:
     """The gates of one layer of packed rows, bool ``(n, *shape)``."""
-    require_supported(words, "unpack_gates", "words")
     span = words[:, layer.first_word : layer.first_word + layer.words]
     gates = torch.ops.gatedops.unpack_gates(span, layer.positions, layer.channels)
     return from_positions(gates, layer)

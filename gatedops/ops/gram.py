@@ -7,20 +7,21 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gatedops.devices import most_precise
 from gatedops.gatebits import GateBits
-from gatedops.ops.checks import require_dtype, require_tensor
+from gatedops.ops.checks import require_tensor
 from gatedops.ops.differentiable import is_recorded
 from gatedops.ops.gram_args import (
-    DTYPES,
     factors_of,
     layout_of,
     require_inputs,
     require_out,
+    require_result_dtype,
     require_same_device,
 )
 from gatedops.ops.gram_autograd import gram, matvec
 
-_COPIED = 1 << 20  # numbers of x converted to float64 at a time by npk_diag
+_COPIED = 1 << 20  # numbers of x converted at a time by npk_diag
 
 
 def npk_gram(
@@ -56,8 +57,8 @@ def npk_gram(
         TypeError, ValueError: naming the argument, before any work; also scale="none" where the product of the
             widths alone exceeds `dtype`.
     """
-    first, y_first, count = layout_of("npk_gram", bits, y_bits)
-    require_dtype(dtype, "dtype", DTYPES)
+    first, y_first, count = layout_of(bits, y_bits)
+    require_result_dtype(dtype, bits)
     factors = factors_of(scale, bits, dtype)
     require_inputs(x, bits, y, y_bits)
     y_words = None if y_bits is None else y_bits.words
@@ -82,8 +83,8 @@ def npk_diag(
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """The diagonal ``K_ii`` of :func:`npk_gram`, ``(n,)``; differentiable in x. Arguments and errors as there."""
-    first, _, count = layout_of("npk_diag", bits, None)
-    require_dtype(dtype, "dtype", DTYPES)
+    first, _, count = layout_of(bits, None)
+    require_result_dtype(dtype, bits)
     factors = factors_of(scale, bits, dtype)
     require_inputs(x, bits, None, None)
     diag = torch.ops.gatedops.npk_diag(bits.words, first, count, factors, dtype)
@@ -109,8 +110,8 @@ def npk_matvec(
     Returns:
         ``(n,)`` or ``(n, c)``; differentiable in x, y and v, to any order. The same bits for any number of threads.
     """
-    first, y_first, count = layout_of("npk_matvec", bits, y_bits)
-    require_dtype(dtype, "dtype", DTYPES)
+    first, y_first, count = layout_of(bits, y_bits)
+    require_result_dtype(dtype, bits)
     factors = factors_of(scale, bits, dtype)
     require_inputs(x, bits, y, y_bits)
     require_tensor(v, "v")
@@ -127,12 +128,13 @@ def npk_matvec(
 
 
 def _squared_norms(x: Tensor) -> Tensor:
-    """``<x_i, x_i>`` in float64, of uint8 rows exact; some rows at a time where no derivative is wanted."""
+    """``<x_i, x_i>``, of uint8 rows exact; some rows at a time where no derivative is wanted."""
+    dtype = torch.int64 if x.dtype == torch.uint8 else most_precise(x.device)
     if torch.compiler.is_compiling() or is_recorded(x):
-        return x.to(torch.float64).square().sum(1)
-    norms = x.new_empty(x.shape[0], dtype=torch.float64)
+        return x.to(dtype).square().sum(1)
+    norms = x.new_empty(x.shape[0], dtype=dtype)
     rows = max(1, _COPIED // max(1, x.shape[1]))
-    copy = x.new_empty((min(rows, x.shape[0]), x.shape[1]), dtype=torch.float64)
+    copy = x.new_empty((min(rows, x.shape[0]), x.shape[1]), dtype=dtype)
     for i in range(0, x.shape[0], rows):
         part = copy[: min(rows, x.shape[0] - i)].copy_(x[i : i + rows])
         torch.sum(part.square_(), 1, out=norms[i : i + rows])
@@ -140,7 +142,7 @@ def _squared_norms(x: Tensor) -> Tensor:
 
 
 def _inverse_roots(x: Tensor | None, bits: GateBits, factors: list[float]) -> Tensor:
-    """``K_ii ** -0.5``, 0 where ``K_ii`` is 0: float64, where K_ii of a deep net does not underflow."""
-    diag = npk_diag(x, bits, scale=factors, dtype=torch.float64)
+    """``K_ii ** -0.5``, 0 where ``K_ii`` is 0; in float64, where K_ii of a deep net does not underflow, if possible."""
+    diag = npk_diag(x, bits, scale=factors, dtype=most_precise(bits.device))
     on = diag > 0
     return torch.where(on, diag, 1.0).rsqrt() * on

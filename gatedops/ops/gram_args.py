@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from gatedops.gatebits import GateBits, require_same_layers
-from gatedops.ops.checks import require_dtype, require_supported, require_tensor
+from gatedops.ops.checks import require_dtype, require_precision, require_tensor
 
 DTYPES = (torch.float32, torch.float64)
 _X_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.uint8)
 
 
 def layout_of(
-    op: str, bits: GateBits, y_bits: GateBits | None, name: str = "bits", y_name: str = "y_bits"
+    bits: GateBits, y_bits: GateBits | None, name: str = "bits", y_name: str = "y_bits"
 ) -> tuple[list[int], list[int], list[int]]:
     """First word of each layer on both sides and the words it uses; checks both arguments."""
     for value, argument in ((bits, name), (y_bits, y_name)):
@@ -25,12 +25,17 @@ def layout_of(
             raise TypeError(f"{argument}: got {type(value).__name__}, needs a GateBits")
     if not bits.layers:
         raise ValueError(f"{name}: has no layers, needs at least one")
-    require_supported(bits.words, op, name)
     if y_bits is not None:
         require_same_layers(y_bits, bits, y_name, name)
     first = [layer.first_word for layer in bits.layers]
     y_first = first if y_bits is None else [layer.first_word for layer in y_bits.layers]
     return first, y_first, [layer.words for layer in bits.layers]
+
+
+def require_result_dtype(dtype: torch.dtype, bits: GateBits) -> None:
+    """Raises TypeError unless a Gram of these gates can be computed in `dtype` on their device."""
+    require_dtype(dtype, "dtype", DTYPES)
+    require_precision(dtype, bits.device, "dtype")
 
 
 def factors_of(scale: str | Sequence[float], bits: GateBits, dtype: torch.dtype) -> list[float]:

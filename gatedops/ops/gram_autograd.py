@@ -135,7 +135,7 @@ def _side_gradients(
 ) -> tuple[Tensor | None, Tensor | None]:
     """d rows_i = factor_i back_i and d factor_i = <rows_i, back_i>."""
     d_rows = _times(back, factor).to(rows.dtype) if needs_rows else None
-    d_factor = (rows.to(torch.float64) * back).sum(1) if needs_factor else None
+    d_factor = None if factor is None or not needs_factor else (rows.to(factor.dtype) * back).sum(1)
     return d_rows, d_factor
 
 

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from gatedops.gatebits import GateBits
-from gatedops.ops.checks import require_dtype
-from gatedops.ops.gram_args import DTYPES, factors_of, layout_of
+from gatedops.ops.gram_args import factors_of, layout_of, require_result_dtype
 
 
 def gate_overlap(a: GateBits, b: GateBits | None = None) -> Tensor:
@@ -24,7 +23,7 @@ def gate_overlap(a: GateBits, b: GateBits | None = None) -> Tensor:
     Raises:
         TypeError, ValueError: a or b is no GateBits, their layers or devices differ.
     """
-    return _count("gate_overlap", a, b, [])
+    return _count(a, b, [])
 
 
 def gate_agreement(a: GateBits, b: GateBits | None = None) -> Tensor:
@@ -33,7 +32,7 @@ def gate_agreement(a: GateBits, b: GateBits | None = None) -> Tensor:
     Arguments, result and errors as in :func:`gate_overlap`. Summed over layers this is the kernel of Mellor et al.,
     "Neural architecture search without training" (ICML 2021).
     """
-    return _count("gate_agreement", a, b, list(a.widths) if isinstance(a, GateBits) else [])
+    return _count(a, b, list(a.widths) if isinstance(a, GateBits) else [])
 
 
 def gate_neighbors(
@@ -58,8 +57,8 @@ def gate_neighbors(
     Raises:
         TypeError, ValueError: also k below 1 or above the number of candidates.
     """
-    first, y_first, count = layout_of("gate_neighbors", bits, y_bits)
-    require_dtype(dtype, "dtype", DTYPES)
+    first, y_first, count = layout_of(bits, y_bits)
+    require_result_dtype(dtype, bits)
     factors = factors_of(scale, bits, dtype)
     candidates = bits.n - 1 if y_bits is None else y_bits.n
     if isinstance(k, bool) or not isinstance(k, int):
@@ -70,8 +69,8 @@ def gate_neighbors(
     return torch.ops.gatedops.gate_neighbors(bits.words, y_words, first, y_first, count, factors, k, dtype)
 
 
-def _count(op: str, a: GateBits, b: GateBits | None, agree_widths: list[int]) -> Tensor:
-    first, y_first, count = layout_of(op, a, b, "a", "b")
+def _count(a: GateBits, b: GateBits | None, agree_widths: list[int]) -> Tensor:
+    first, y_first, count = layout_of(a, b, "a", "b")
     y_words = None if b is None else b.words
     return torch.ops.gatedops.gate_overlap(a.words, y_words, first, y_first, count, agree_widths)
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gatedops.ops.checks import require_dtype, require_supported, require_tensor
+from gatedops.ops.checks import require_dtype, require_precision, require_tensor
 from gatedops.ops.differentiable import Differentiable
 from gatedops.ops.gram_args import listed_factors
 
@@ -44,6 +44,7 @@ def soft_npk_gram(
     """
     require_dtype(dtype, "dtype", _DTYPES)
     layers = _layers(gates, "gates")
+    require_precision(dtype, layers[0].device, "dtype")
     rows = layers[0].shape[0]
     if (y is None) != (y_gates is None) and x is not None:
         raise ValueError(f"{'y' if y is None else 'y_gates'}: is missing, the other side needs both")
@@ -91,7 +92,6 @@ def _layers(gates: Sequence[Tensor], name: str) -> list[Tensor]:
             raise ValueError(f"{name}[{index}]: got {q.shape[0]} rows, {name}[0] has {layers[0].shape[0]}")
         if q.device != layers[0].device:
             raise ValueError(f"{name}[{index}]: is on {q.device}, {name}[0] is on {layers[0].device}")
-        require_supported(q, "soft_npk_gram", f"{name}[{index}]")
     return [q.flatten(1) for q in layers]
 
 

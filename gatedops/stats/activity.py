@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gatedops.devices import in_float64
 from gatedops.gatebits import GateBits
 from gatedops.ops.gate_counts import gate_counts, on_per_input
 from gatedops.stats.checks import require_gates
@@ -44,13 +45,13 @@ class LayerStats:
 
     @property
     def share_per_gate(self) -> Tensor:
-        """Share of the inputs for which each gate is on, float64 ``(*shape)``."""
-        return self.on_per_gate.double() / self.inputs
+        """Share of the inputs for which each gate is on, float64 ``(*shape)``, on the CPU where the device has none."""
+        return in_float64(self.on_per_gate) / self.inputs
 
     @property
     def share_per_input(self) -> Tensor:
-        """Share of the gates that are on for each input, float64 ``(n,)``."""
-        return self.on_per_input.double() / self.width
+        """Share of the gates that are on for each input, float64 ``(n,)``, on the CPU where the device has none."""
+        return in_float64(self.on_per_input) / self.width
 
     @property
     def dead(self) -> int:
@@ -97,7 +98,7 @@ def gate_stats(bits: GateBits) -> GateStats:
     Raises:
         TypeError, ValueError: bits is no GateBits or has no inputs.
     """
-    require_gates(bits, "gate_stats")
+    require_gates(bits)
     per_gate, per_input = gate_counts(bits), on_per_input(bits)
     layers = zip(bits.layers, per_gate, per_input, strict=True)
     net = LayerStats("net", torch.cat([counts.flatten() for counts in per_gate]), per_input.sum(0))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gatedops.gatebits import GateBits
+from gatedops.ops.checks import require_float64
 from gatedops.ops.gram import npk_gram, npk_matvec
 from gatedops.ops.gram_args import require_inputs
 from gatedops.stats.checks import require_gates, require_same_inputs
@@ -40,8 +41,8 @@ def npk_alignment(
     Raises:
         TypeError, ValueError: a or b is no GateBits, has no inputs, other inputs or other layers; x does not fit them.
     """
-    require_gates(a, "npk_alignment", "a")
-    require_gates(b, "npk_alignment", "b")
+    require_gates(a, "a")
+    require_gates(b, "b")
     require_same_inputs(b, a, "b", "a")
     return float(_alignments([a, b], x, block, progress)[0, 1])
 
@@ -56,7 +57,7 @@ def npk_alignments(
     if not checkpoints:
         raise ValueError("checkpoints: got none, needs at least one GateBits")
     for index, bits in enumerate(checkpoints):
-        require_gates(bits, "npk_alignments", f"checkpoints[{index}]")
+        require_gates(bits, f"checkpoints[{index}]")
         require_same_inputs(bits, checkpoints[0], f"checkpoints[{index}]", "checkpoints[0]")
     return _alignments(checkpoints, x, block, progress)
 
@@ -65,6 +66,7 @@ def _alignments(checkpoints: Sequence[GateBits], x: Tensor | None, block: int, p
     if isinstance(block, bool) or not isinstance(block, int) or block < 1:
         raise ValueError(f"block: got {block!r}, needs a whole number of at least 1")
     require_inputs(x, checkpoints[0], None, None)
+    require_float64(checkpoints[0].device, "bits")
     x = None if x is None else x.detach()
     n = checkpoints[0].n
     ones = torch.ones(n, dtype=torch.float64, device=checkpoints[0].device)

@@ -59,8 +59,8 @@ def gate_change(a: GateBits, b: GateBits) -> GateChange:
     Raises:
         TypeError, ValueError: a or b is no GateBits, has no inputs, other inputs or other layers.
     """
-    require_gates(a, "gate_change", "a")
-    require_gates(b, "gate_change", "b")
+    require_gates(a, "a")
+    require_gates(b, "b")
     require_same_inputs(b, a, "b", "a")
     rows = max(1, _BLOCK_BYTES // (4 * a.words.shape[1]))
     changed = [torch.zeros(layer.shape, dtype=torch.int64, device=a.device) for layer in a.layers]

@@ -8,18 +8,16 @@ import torch
 from torch import Tensor
 
 from gatedops.gatebits import GateBits, require_same_layers
-from gatedops.ops.checks import require_supported
 
 _LABELS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
-def require_gates(bits: Any, op: str, name: str = "bits") -> None:
-    """Raises unless bits is GateBits of at least one input, on a device that the statistics run on."""
+def require_gates(bits: Any, name: str = "bits") -> None:
+    """Raises unless bits is GateBits of at least one input."""
     if not isinstance(bits, GateBits):
         raise TypeError(f"{name}: got {type(bits).__name__}, needs a GateBits")
     if bits.n == 0:
         raise ValueError(f"{name}: has no inputs, needs the gates of at least one")
-    require_supported(bits.words, op, name)
 
 
 def require_same_inputs(a: GateBits, b: GateBits, a_name: str, b_name: str) -> None:

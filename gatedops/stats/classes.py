@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from gatedops.gatebits import GateBits
+from gatedops.ops.checks import require_float64
 from gatedops.ops.gate_counts import on_per_input
 from gatedops.ops.gram import npk_matvec
 from gatedops.stats.checks import labels_of, require_gates
@@ -55,10 +56,11 @@ def class_overlap(bits: GateBits, labels: Tensor | Sequence[int]) -> ClassOverla
         labels: n integers.
 
     Raises:
-        TypeError, ValueError: bits is no GateBits, or has no inputs; labels are not n integers, or have fewer than two
-            classes, or no class with two inputs.
+        TypeError, ValueError: bits is no GateBits, has no inputs, or lies on a device without float64; labels are not n
+            integers, or have fewer than two classes, or no class with two inputs.
     """
-    require_gates(bits, "class_overlap")
+    require_gates(bits)
+    require_float64(bits.device, "bits")
     classes, index = torch.unique(labels_of(labels, bits.n), return_inverse=True)
     members = one_hot(index).to(bits.device, torch.float64)
     on = on_per_input(bits).double() / torch.tensor(bits.widths, device=bits.device).unsqueeze(1)

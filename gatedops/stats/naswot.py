@@ -8,6 +8,7 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
+from gatedops.devices import in_float64
 from gatedops.gatebits import GateBits
 from gatedops.ops.overlap import gate_agreement
 from gatedops.stats.checks import require_gates
@@ -54,7 +55,7 @@ def naswot_score(
     Raises:
         TypeError, ValueError: bits is no GateBits, or has no inputs; batch_size, or n without it, is above 30,000.
     """
-    require_gates(bits, "naswot_score")
+    require_gates(bits)
     size = _batch(bits.n, batch_size)
     starts = range(0, bits.n - size + 1, size)
     total = [0.0] * (len(bits.layers) if per_layer else 1)
@@ -95,10 +96,10 @@ def _score(layers: list[GateBits], distinct: int) -> float:
     n, gates = layers[0].n, sum(layer.widths[0] for layer in layers)
     if distinct < n or n > gates + 1:
         return -math.inf
-    kernel = torch.zeros(n, n, dtype=torch.float64, device=layers[0].device)
-    for layer in layers:
+    kernel = gate_agreement(layers[0])[0]
+    for layer in layers[1:]:
         kernel += gate_agreement(layer)[0]
-    return _log_determinant(kernel)
+    return _log_determinant(in_float64(kernel))
 
 
 def _log_determinant(kernel: Tensor) -> float:

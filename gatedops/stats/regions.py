@@ -46,7 +46,7 @@ def count_regions(bits: GateBits, layers: Sequence[str | int] | None = None) -> 
     Raises:
         TypeError, ValueError, IndexError: bits is no GateBits or has no inputs; no such layer.
     """
-    require_gates(bits, "count_regions")
+    require_gates(bits)
     chosen = bits if layers is None else bits.layers_of(layers)
     words = chosen.words.cpu().numpy()
     multipliers = _odd_numbers(words.shape[1])

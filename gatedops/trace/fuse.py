@@ -107,7 +107,7 @@ class _Fuser:
             return "the layer is used elsewhere too"
         if _has_hooks(layer) or _has_hooks(relu):
             return "the layer or its ReLU has hooks"
-        return "" if devices == {"cpu"} else f"fused layers run on the CPU, it is on {'/'.join(sorted(devices))}"
+        return "" if len(devices) == 1 else f"its parameters lie on {' and '.join(sorted(devices))}"
 
     def _replace_relus(self, path: str, parent: nn.Module) -> None:
         before: nn.Module | None = None

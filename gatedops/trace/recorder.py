@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from gatedops.gatebits import GateBits
 from gatedops.layout import GateLayer
-from gatedops.ops.checks import require_supported
 from gatedops.ops.gates import pack_layer
 from gatedops.trace.checks import devices_of, require_device
 from gatedops.trace.mode import FUSED_RELU, MAX_POOL, RELU, Intercept, call_input
@@ -125,7 +124,6 @@ class Recorder:
         self._add(q.unsqueeze(1) if q.dim() == 1 else q, name, "gate")
 
     def _add(self, gates: Tensor, name: str, kind: str) -> None:
-        require_supported(gates, "pack_gates", f"model: {name}")
         self._found.append((self._numbering.unique(name), tuple(gates.shape[1:]), kind))
         self._words.append(pack_layer(gates))
 

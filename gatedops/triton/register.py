@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gatedops import backends
 from gatedops.triton import (
     gated_linear,
     gated_linear_backward,
@@ -67,4 +66,3 @@ def register(taken: Collection[str] = ()) -> None:
     for name, launcher in LAUNCHERS.items():
         if name not in taken:
             _library.impl(name, _on_the_tensors_gpu(launcher), "CUDA")
-    backends.add_cuda_ops([*LAUNCHERS, "gate_agreement"])  # which is gate_overlap with widths

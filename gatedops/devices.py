@@ -1,0 +1,32 @@
+"""What a device of torch can do."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+
+
+def has_float64(device: torch.device) -> bool:
+    """Whether torch computes in float64 on this device; Apple's and some of Intel's GPUs have none."""
+    return device.type in ("cpu", "cuda", "meta") or _computes(torch.float64, device)
+
+
+def most_precise(device: torch.device) -> torch.dtype:
+    """float64, or float32 on a device without it."""
+    return torch.float64 if has_float64(device) else torch.float32
+
+
+def in_float64(tensor: Tensor) -> Tensor:
+    """The same numbers in float64, on the CPU where their device has none."""
+    return (tensor if has_float64(tensor.device) else tensor.cpu()).to(torch.float64)
+
+
+@functools.cache
+def _computes(dtype: torch.dtype, device: torch.device) -> bool:
+    try:
+        torch.ones((), dtype=dtype, device=device).add_(1)
+    except (TypeError, RuntimeError, NotImplementedError):
+        return False
+    return True

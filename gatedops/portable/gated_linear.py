@@ -1,0 +1,149 @@
+"""gated_linear, its variants and its backwards by torch operations (docs/math.md, section 8)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from gatedops.layout import layer_words, words_used
+from gatedops.portable.checks import LAYER_DTYPES, require, require_one_device
+from gatedops.portable.gated_linear_gate import require_row_gates
+from gatedops.portable.gates import gate_pieces, gates_at, pack_into
+from gatedops.portable.layer_gradients import Piece, layer_gradients
+
+
+def gated_linear(x: Tensor, weight: Tensor, bias: Tensor | None, words: Tensor, first: int) -> Tensor:
+    """``G o (x W^T + b)``; arguments as of the op."""
+    require_linear(x, weight, bias)
+    rows = x.shape[:-1].numel()
+    require_row_gates(words, first, rows, words_used(1, weight.shape[0]))
+    require_one_device(x, words)
+    y = product_rows(x, weight, bias)
+    select_rows(y, words, first)
+    return in_shape(y, x)
+
+
+def gated_linear_relu(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """``relu(x W^T + b)`` and its words; arguments as of the op."""
+    require_linear(x, weight, bias)
+    y = product_rows(x, weight, bias)
+    words = words_of_rows(y)
+    return in_shape(y.relu_(), x), words
+
+
+def gated_linear_soft(x: Tensor, weight: Tensor, bias: Tensor | None, gate: Tensor) -> tuple[Tensor, Tensor]:
+    """``gate o v`` and ``v = x W^T + b``; arguments as of the op."""
+    require_linear(x, weight, bias)
+    product = in_shape(product_rows(x, weight, bias), x)
+    require_like(gate, product, "gate")
+    return product * gate, product
+
+
+def gated_linear_backward(
+    grad: Tensor, x: Tensor | None, weight: Tensor | None, words: Tensor | None, first: int, bias: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, weight and bias; arguments as of the op."""
+    require_backward(grad, x, weight)
+    return layer_gradients(gated_gradient(grad, words, first), grad, x, weight, bias)
+
+
+def gated_linear_soft_backward(
+    grad: Tensor, x: Tensor | None, weight: Tensor | None, gate: Tensor, product: Tensor | None, bias: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, weight, bias and the gate; arguments as of the op."""
+    require_backward(grad, x, weight)
+    require_like(gate, grad, "gate")
+    if product is not None:
+        require_like(product, grad, "product")
+    left, right = as_rows(grad), as_rows(gate)
+
+    def dv(rows: slice, columns: slice) -> Tensor:
+        return left[rows, columns] * right[rows, columns]
+
+    dgate = grad.new_empty(0) if product is None else (grad * product).contiguous()
+    return *layer_gradients(dv, grad, x, weight, bias), dgate
+
+
+def gated_gradient(grad: Tensor, words: Tensor | None, first: int) -> Piece:
+    """Makes pieces of ``G o grad``; words None: of grad."""
+    rows_of_grad = as_rows(grad)
+    if words is None:
+        return lambda rows, columns: rows_of_grad[rows, columns]
+    n, width = rows_of_grad.shape
+    require_row_gates(words, first, n, words_used(1, width))
+    require_one_device(grad, words)
+
+    def dv(rows: slice, columns: slice) -> Tensor:  # columns begin at a word
+        begin = first + columns.start // 32
+        off = gates_at(words[rows], begin, 1, columns.stop - columns.start, slice(0, 1), off=True)
+        return rows_of_grad[rows, columns].masked_fill(off.squeeze(1), 0)
+
+    return dv
+
+
+def product_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``x W^T + b`` by torch's linear, a new matrix with a row for each of x's leading dimensions."""
+    return as_rows(linear(x, weight, bias).contiguous())
+
+
+def in_shape(y: Tensor, x: Tensor) -> Tensor:
+    """Rows in x's leading dimensions."""
+    return y.view(*x.shape[:-1], y.shape[-1])
+
+
+def as_rows(y: Tensor) -> Tensor:
+    """``(..., width)`` as a matrix."""
+    return y.reshape(y.shape[:-1].numel(), y.shape[-1])
+
+
+def words_of_rows(y: Tensor) -> Tensor:
+    """The words of the gates of y ``(n, width)``."""
+    words = y.new_empty((y.shape[0], layer_words(1, y.shape[1])), dtype=torch.int32)
+    pack_into(words, y.unsqueeze(1))
+    return words
+
+
+def select_rows(y: Tensor, words: Tensor, first: int) -> None:
+    """Makes y ``(n, width)`` 0 where the gates are off."""
+    n, width = y.shape
+    for rows, here in gate_pieces(n, 1, width):
+        off = gates_at(words[rows], first, 1, width, here, off=True)
+        y[rows].masked_fill_(off.squeeze(1), 0)
+
+
+def require_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, names: tuple[str, str, str] = ("x", "weight", "bias")
+) -> None:
+    """Raises ValueError unless these are the input and parameters of a layer, on one device."""
+    require(x.dtype in LAYER_DTYPES, f"{names[0]}: got {x.dtype}, needs float32, float64, bfloat16 or float16")
+    require(x.dim() >= 1, f"{names[0]}: got shape (), needs (..., in_features)")
+    fits = weight.dim() == 2 and weight.shape[1] == x.shape[-1] and weight.shape[0] >= 1
+    require(fits, f"{names[1]}: got shape {tuple(weight.shape)}, needs (out_features, {x.shape[-1]})")
+    require(weight.dtype == x.dtype, f"{names[1]}: needs the dtype of {names[0]}")
+    if bias is not None:
+        fits = tuple(bias.shape) == (weight.shape[0],) and bias.dtype == x.dtype
+        require(fits, f"{names[2]}: got shape {tuple(bias.shape)}, needs ({weight.shape[0]},) of {names[0]}'s dtype")
+    require_one_device(x, weight, bias)
+
+
+def require_backward(
+    grad: Tensor, x: Tensor | None, weight: Tensor | None, names: tuple[str, str, str] = ("grad", "x", "weight")
+) -> None:
+    """Raises ValueError unless x and weight, where given, fit the gradient of the layer's output."""
+    require(grad.dtype in LAYER_DTYPES, f"{names[0]}: got {grad.dtype}, needs float32, float64, bfloat16 or float16")
+    require(grad.dim() >= 1, f"{names[0]}: got shape (), needs (..., out_features)")
+    if x is not None:
+        fits = x.dim() >= 1 and x.shape[:-1] == grad.shape[:-1] and x.dtype == grad.dtype
+        require(fits, f"{names[1]}: got {x.dtype} {tuple(x.shape)}, needs the rows and dtype of {names[0]}")
+    if weight is not None:
+        fits = weight.dim() == 2 and weight.shape[0] == grad.shape[-1] and weight.dtype == grad.dtype
+        require(fits, f"{names[2]}: got {weight.dtype} {tuple(weight.shape)}, needs {grad.shape[-1]} rows of its dtype")
+    require_one_device(grad, x, weight)
+
+
+def require_like(value: Tensor, y: Tensor, name: str) -> None:
+    """Raises ValueError unless value has the shape, dtype and device of y."""
+    fits = value.shape == y.shape and value.dtype == y.dtype
+    require(fits, f"{name}: got {value.dtype} {tuple(value.shape)}, needs {y.dtype} {tuple(y.shape)}")
+    require_one_device(value, y)

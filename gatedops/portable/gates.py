@@ -1,0 +1,94 @@
+"""pack_gates, pack_gates_out, unpack_gates and gate_counts by torch operations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from gatedops.layout import layer_words, words_used
+from gatedops.portable.bits import collect, spread
+from gatedops.portable.checks import require, require_words
+from gatedops.portable.workspace import pieces
+
+
+def pack_gates(q: Tensor) -> Tensor:
+    """The words ``(n, W)`` of gates ``(n, positions, channels)``; arguments as of the op."""
+    _require_gates(q)
+    out = q.new_empty((q.shape[0], layer_words(*q.shape[1:])), dtype=torch.int32)
+    pack_into(out, q)
+    return out
+
+
+def pack_gates_out(q: Tensor, *, out: Tensor) -> None:
+    """The same into given words; arguments as of the op."""
+    _require_gates(q)
+    require_words(out, "out")
+    needed = (q.shape[0], layer_words(*q.shape[1:]))
+    require(tuple(out.shape) == needed, f"out: got shape {tuple(out.shape)}, needs {needed}")
+    pack_into(out, q)
+
+
+def unpack_gates(words: Tensor, positions: int, channels: int) -> Tensor:
+    """The gates, bool ``(n, positions, channels)``; arguments as of the op."""
+    require_words(words, "words")
+    require(positions >= 1 and channels >= 1, "positions, channels: need at least 1")
+    used = words_used(positions, channels)
+    require(used <= words.shape[1], f"words: got {words.shape[1]} words in a row, needs {used}")
+    out = words.new_empty((words.shape[0], positions, channels), dtype=torch.bool)
+    for rows, here in gate_pieces(words.shape[0], positions, channels):
+        out[rows, here] = gates_at(words[rows], 0, positions, channels, here)
+    return out
+
+
+def gate_counts(words: Tensor) -> Tensor:
+    """In how many rows each bit is set, int64 ``(32 W)``; arguments as of the op."""
+    require_words(words, "words")
+    counts = words.new_zeros(32 * words.shape[1], dtype=torch.int64)
+    for columns in pieces(words.shape[1], 32 * 64):
+        here = slice(32 * columns.start, 32 * columns.stop)
+        for rows in pieces(words.shape[0], 32 * (columns.stop - columns.start)):
+            counts[here] += spread(words[rows, columns]).sum(0)
+    return counts
+
+
+def pack_into(out: Tensor, q: Tensor) -> None:
+    """Writes the words of gates or pre-activations q ``(n, positions, channels)`` into `out`, ``(n, W)``."""
+    n, positions, channels = q.shape
+    used = words_used(positions, channels)
+    out[:, used:] = 0
+    each = used // positions
+    for rows, here in gate_pieces(n, positions, channels):
+        source = q[rows, here]
+        padded = q.new_empty((*source.shape[:2], 32 * each), dtype=torch.bool)
+        padded[..., channels:] = False
+        # Also of masks, whose bytes may be other than 0 and 1.
+        compare = torch.ne if q.dtype == torch.bool else torch.gt
+        compare(source, 0, out=padded[..., :channels])
+        words = slice(each * here.start, each * here.stop)
+        out[rows, words] = collect(padded.flatten(1))
+
+
+def gates_at(words: Tensor, first: int, positions: int, channels: int, here: slice, *, off: bool = False) -> Tensor:
+    """Which gates are on, or off, at the positions `here` of a layer that begins at word `first`, bool ``(n, len(here),
+    channels)``."""
+    each = words_used(positions, channels) // positions
+    span = words[:, first + each * here.start : first + each * here.stop]
+    size = (words.shape[0], here.stop - here.start, 32 * each)
+    return spread(span, off=off).view(size)[..., :channels]
+
+
+def gate_pieces(n: int, positions: int, channels: int) -> Iterator[tuple[slice, slice]]:
+    """Pairs of slices, of the rows and of the positions, whose gates fit a piece of the workspace."""
+    padded = 32 * words_used(positions, channels) // positions
+    for here in pieces(positions, padded):
+        for rows in pieces(n, padded * (here.stop - here.start)):
+            yield rows, here
+
+
+def _require_gates(q: Tensor) -> None:
+    require(q.dim() == 3, f"q: got shape {tuple(q.shape)}, needs (n, positions, channels)")
+    require(min(q.shape[1:]) >= 1, f"q: got shape {tuple(q.shape)}, needs at least one gate")
+    known = q.dtype == torch.bool or q.dtype.is_floating_point
+    require(known, f"q: got {q.dtype}, needs a float dtype or bool")

@@ -1,0 +1,169 @@
+"""npk_gram, its variants, and gate_overlap by torch operations, tile by tile."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gatedops.portable.checks import require, require_float, require_one_device
+from gatedops.portable.gram_blocks import Problem, Tile, require_right_factor, require_scale, row_counts
+from gatedops.portable.sigma import Sigma, add_product
+
+
+def gate_overlap(
+    words: Tensor,
+    y_words: Tensor | None,
+    first: list[int],
+    y_first: list[int],
+    count: list[int],
+    agree_widths: list[int],
+) -> Tensor:
+    """Counts int32 ``(L, n, m)``; arguments as of the op."""
+    problem = Problem.of(words, y_words, first, y_first, count)
+    require(len(agree_widths) in (0, len(count)), "agree_widths: needs one entry per layer, or none")
+    out = words.new_empty((len(count), *problem.shape))
+    on = off_layers(problem) if agree_widths else None
+    for tile in problem.tiles():
+        for layer, size in enumerate(count):
+            counts = tile.counts(layer, size).to(torch.int32)
+            if on is not None:  # both on or both off: w - on_i - on_j + 2 <g_i, g_j>
+                left, right = on[0][layer, tile.rows], on[1][layer, tile.columns]
+                counts = counts.mul(2).sub_(left[:, None]).sub_(right).add_(agree_widths[layer])
+            tile.write(counts, out[layer])
+    return out
+
+
+def off_layers(problem: Problem) -> tuple[Tensor, Tensor]:
+    """Gates on in each layer of each row, int32 ``(L, n)``, of both sides."""
+    left = row_counts(problem.words, problem.first, problem.count).to(torch.int32)
+    if problem.symmetric:
+        return left, left
+    return left, row_counts(problem.y_words, problem.y_first, problem.count).to(torch.int32)
+
+
+def npk_diag(words: Tensor, first: list[int], count: list[int], scale: list[float], dtype: torch.dtype) -> Tensor:
+    """``Lambda_ii``, ``(n,)``; arguments as of the op."""
+    problem = Problem.of(words, None, first, first, count)
+    require_scale(scale, problem)
+    require_float(dtype, "dtype")
+    total: Tensor | None = None
+    for counts, factor in zip(row_counts(words, first, count), scale, strict=True):
+        scaled = counts.to(dtype).mul_(factor)
+        total = scaled if total is None else total.mul_(scaled)
+    assert total is not None
+    return total
+
+
+def npk_gram(
+    x: Tensor | None,
+    words: Tensor,
+    y: Tensor | None,
+    y_words: Tensor | None,
+    factor: Tensor | None,
+    y_factor: Tensor | None,
+    first: list[int],
+    y_first: list[int],
+    count: list[int],
+    scale: list[float],
+    dtype: torch.dtype,
+) -> Tensor:
+    """``Sigma * Lambda``, ``(n, m)`` of dtype; arguments as of the op."""
+    require_float(dtype, "dtype")
+    m = words.shape[0] if y_words is None else y_words.shape[0]
+    out = words.new_empty((words.shape[0], m), dtype=dtype)
+    npk_gram_out(x, words, y, y_words, factor, y_factor, first, y_first, count, scale, out=out)
+    return out
+
+
+def npk_gram_out(
+    x: Tensor | None,
+    words: Tensor,
+    y: Tensor | None,
+    y_words: Tensor | None,
+    factor: Tensor | None,
+    y_factor: Tensor | None,
+    first: list[int],
+    y_first: list[int],
+    count: list[int],
+    scale: list[float],
+    *,
+    out: Tensor,
+) -> None:
+    """out = Sigma * Lambda, rows and columns scaled; arguments as of the op."""
+    problem = Problem.of(words, y_words, first, y_first, count)
+    require_scale(scale, problem)
+    require_float(out.dtype, "out")
+    require(tuple(out.shape) == problem.shape, f"out: got shape {tuple(out.shape)}, needs {problem.shape}")
+    require(out.shape[1] <= 1 or out.stride(1) == 1, "out: the elements of a row must be contiguous")
+    require((y_factor is not None) == (factor is not None and y_words is not None), "y_factor: goes with factor")
+    require_one_device(words, x, y, factor, y_factor, out)
+    sigma = Sigma.of(x, y, problem, out.dtype)
+    left, right = factor, factor if y_factor is None else y_factor
+    for vector, rows, name in ((left, problem.shape[0], "factor"), (right, problem.shape[1], "y_factor")):
+        fits = vector is None or (tuple(vector.shape) == (rows,) and vector.dtype.is_floating_point)
+        require(fits, f"{name}: needs {rows} numbers")
+    for tile in problem.tiles():
+        values = _kernel(tile, sigma, problem, scale, out.dtype)
+        if left is not None and right is not None:
+            values = values.to(left.dtype).mul_(left[tile.rows, None] * right[tile.columns]).to(out.dtype)
+        tile.write(values, out)
+
+
+def npk_matvec(
+    x: Tensor | None,
+    words: Tensor,
+    y: Tensor | None,
+    y_words: Tensor | None,
+    v: Tensor,
+    first: list[int],
+    y_first: list[int],
+    count: list[int],
+    scale: list[float],
+) -> Tensor:
+    """The Gram times v, tile by tile; arguments as of the op."""
+    problem = Problem.of(words, y_words, first, y_first, count)
+    require_scale(scale, problem)
+    require_float(v.dtype, "v")
+    require_right_factor(v, problem, "v")
+    sigma = Sigma.of(x, y, problem, v.dtype)
+    out = v.new_zeros((problem.shape[0], v.shape[1]))
+    for tile in problem.tiles():
+        values = _kernel(tile, sigma, problem, scale, v.dtype)
+        out[tile.rows].addmm_(values, v[tile.columns])
+        if tile.mirrored:
+            out[tile.columns].addmm_(values.mT, v[tile.rows])
+    return out
+
+
+def npk_gram_backward(
+    grad: Tensor,
+    words: Tensor,
+    y: Tensor,
+    y_words: Tensor | None,
+    first: list[int],
+    y_first: list[int],
+    count: list[int],
+    scale: list[float],
+) -> Tensor:
+    """``(G * Lambda) Y``, symmetric ``((G + G^T) * Lambda) Y``; arguments as of the op."""
+    problem = Problem.of(words, y_words, first, y_first, count)
+    require_scale(scale, problem)
+    require_float(grad.dtype, "grad")
+    require_right_factor(y, problem, "y")
+    require(tuple(grad.shape) == problem.shape, f"grad: got shape {tuple(grad.shape)}, needs {problem.shape}")
+    require_one_device(words, grad)
+    out = grad.new_zeros((problem.shape[0], y.shape[1]))
+    for tile in problem.tiles():
+        values = tile.gram(count, scale, grad.dtype)
+        part = grad[tile.rows, tile.columns]
+        values.mul_(part + grad[tile.columns, tile.rows].mT if problem.symmetric else part)
+        add_product(out[tile.rows], values, y[tile.columns])
+        if tile.mirrored:
+            add_product(out[tile.columns], values.mT, y[tile.rows])
+    return out
+
+
+def _kernel(tile: Tile, sigma: Sigma | None, problem: Problem, scale: list[float], dtype: torch.dtype) -> Tensor:
+    """``Sigma * Lambda`` of a tile."""
+    values = tile.gram(problem.count, scale, dtype)
+    return values if sigma is None else values.mul_(sigma.tile(tile.rows, tile.columns))

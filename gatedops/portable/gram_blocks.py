@@ -1,0 +1,161 @@
+"""What the Grams are made of: the counts and Lambda of a block of rows with a block of columns (docs/math.md,
+sections 2 and 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gatedops.portable.bits import popcount, spread
+from gatedops.portable.checks import require, require_layers, require_one_device, require_rows, require_words
+from gatedops.portable.products import has_int8, operand, product
+from gatedops.portable.workspace import blocks, pieces
+
+EDGE = 2048  # rows and columns of a block: each tensor of its size takes 16 MiB in float32
+_GATES = 4096  # gates of each row that are taken apart at a time: 8 MiB of int8 or 32 MiB of float32
+_KEPT = 32 << 20  # bytes of gates that a block of rows keeps, to meet the next block of columns
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Gates of both sides; `symmetric`: they are the same, and each unordered pair of rows is computed once."""
+
+    words: Tensor
+    y_words: Tensor
+    first: Sequence[int]
+    y_first: Sequence[int]
+    count: Sequence[int]
+    symmetric: bool
+
+    @staticmethod
+    def of(
+        words: Tensor, y_words: Tensor | None, first: Sequence[int], y_first: Sequence[int], count: Sequence[int]
+    ) -> Problem:
+        """The problem of an op's arguments, checked."""
+        require_words(words, "words")
+        require_layers(first, count, words, "first")
+        if y_words is not None:
+            require_words(y_words, "y_words")
+            require_one_device(words, y_words)
+        right = words if y_words is None else y_words
+        require_layers(y_first, count, right, "y_first")
+        return Problem(words, right, first, y_first, count, y_words is None)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows of both sides."""
+        return self.words.shape[0], self.y_words.shape[0]
+
+    def tiles(self) -> Iterator[Tile]:
+        """Every pair of a block of rows and a block of columns; of a symmetric problem, those on and above the
+        diagonal."""
+        n, m = self.shape
+        for rows in blocks(n, EDGE):
+            left = Rows(self.words[rows], self.first, self.count, kept=True)
+            for columns in blocks(m, EDGE):
+                if not self.symmetric or columns.start >= rows.start:
+                    right = Rows(self.y_words[columns], self.y_first, self.count, kept=False)
+                    yield Tile(rows, columns, left, right, self.symmetric)
+
+
+class Rows:
+    """Some rows of one side, whose gates are taken apart into numbers where products need them."""
+
+    def __init__(self, words: Tensor, first: Sequence[int], count: Sequence[int], *, kept: bool) -> None:
+        self._words, self._first = words, first
+        self._int8 = has_int8(words.device)
+        size = words.shape[0] * 32 * sum(count) * (1 if self._int8 else 4)
+        self._kept: dict[tuple[int, int], Tensor] | None = {} if kept and size <= _KEPT else None
+
+    @property
+    def n(self) -> int:
+        return self._words.shape[0]
+
+    def operand(self, layer: int, span: slice) -> Tensor:
+        """The gates of these words of a layer as a factor of a product."""
+        key = (layer, span.start)
+        if self._kept is not None and key in self._kept:
+            return self._kept[key]
+        begin = self._first[layer]
+        made = operand(spread(self._words[:, begin + span.start : begin + span.stop]), self._int8)
+        if self._kept is not None:
+            self._kept[key] = made
+        return made
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A block of rows with a block of columns."""
+
+    rows: slice
+    columns: slice
+    left: Rows
+    right: Rows
+    symmetric: bool
+
+    @property
+    def diagonal(self) -> bool:
+        """Whether rows and columns are the same inputs."""
+        return self.symmetric and self.rows == self.columns
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether the tile stands for its mirror image below the diagonal as well."""
+        return self.symmetric and self.rows != self.columns
+
+    def counts(self, layer: int, words: int) -> Tensor:
+        """Gates in common of a layer of so many words, exact: int32 or, below 2^24, float32."""
+        total: Tensor | None = None
+        for span in blocks(words, _GATES // 32):
+            part = product(self.left.operand(layer, span), self.right.operand(layer, span))
+            part = part[: self.left.n, : self.right.n]
+            if words <= _GATES // 32:
+                return part
+            total = part.to(torch.int32) if total is None else total.add_(part.to(torch.int32))
+        assert total is not None
+        return total
+
+    def gram(self, count: Sequence[int], scale: Sequence[float], dtype: torch.dtype) -> Tensor:
+        """Lambda in the order of arithmetic of docs/math.md, section 3: the same bits as from every other kernel."""
+        total: Tensor | None = None
+        for layer, (words, factor) in enumerate(zip(count, scale, strict=True)):
+            # A number that multiplies a tensor is rounded to the tensor's dtype first.
+            scaled = self.counts(layer, words).to(dtype).mul_(factor)
+            total = scaled if total is None else total.mul_(scaled)
+        assert total is not None
+        return total
+
+    def write(self, values: Tensor, out: Tensor) -> None:
+        """Puts values of this tile into the matrix `out`, bitwise symmetric where the problem is."""
+        if self.diagonal:
+            values = torch.where(_upper(values), values, values.mT)
+        out[self.rows, self.columns] = values
+        if self.mirrored:
+            out[self.columns, self.rows] = values.mT
+
+
+def row_counts(words: Tensor, first: Sequence[int], count: Sequence[int]) -> Tensor:
+    """Gates on in each layer of each row, int64 ``(L, n)``."""
+    counts = words.new_empty((len(count), words.shape[0]), dtype=torch.int64)
+    for layer, (begin, size) in enumerate(zip(first, count, strict=True)):
+        for rows in pieces(words.shape[0], 4 * size):
+            torch.sum(popcount(words[rows, begin : begin + size]), 1, out=counts[layer, rows])
+    return counts
+
+
+def _upper(values: Tensor) -> Tensor:
+    return torch.ones_like(values, dtype=torch.bool).triu_()
+
+
+def require_scale(scale: Sequence[float], problem: Problem) -> None:
+    """Raises ValueError unless there is a factor for each layer."""
+    require(len(scale) == len(problem.count), "scale: needs one factor per layer")
+
+
+def require_right_factor(v: Tensor, problem: Problem, name: str) -> None:
+    """Raises ValueError unless v is a matrix with a row for each column of the Gram, on the device of the gates."""
+    require_rows(v, problem.shape[1], name, "c")
+    require_one_device(problem.words, v)

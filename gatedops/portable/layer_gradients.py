@@ -1,0 +1,89 @@
+"""The gradients of a layer's input, weight and bias for the gradient of its product, which is made piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from gatedops.portable.workspace import PIECE, blocks, pieces
+
+_DV = 4 * PIECE  # bytes of the gradient of a product that exist at a time
+_ROWS = 1 << 18  # rows that one product sums over: 32 columns of so many float64 numbers fill _DV
+
+Piece = Callable[[slice, slice], Tensor]  # the gradient at some rows and columns
+
+
+def layer_gradients(
+    dv: Piece, like: Tensor, x: Tensor | None, weight: Tensor | None, bias: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``dv W``, ``dv^T x`` and the column sums of dv, where weight, x and bias ask for them, else empty tensors.
+
+    Args:
+        dv: makes the gradient of the product at some rows and columns.
+        like: ``(..., width)``, of the shape and dtype of the gradient.
+        x: ``(..., in_features)``. weight: ``(width, in_features)``.
+    """
+    width = like.shape[-1]
+    n = like.shape[:-1].numel()
+    left = None if x is None else x.reshape(n, x.shape[-1])
+    if n * width * like.itemsize <= _DV:
+        dx, dw, db = _at_once(_made(dv, slice(0, n), slice(0, width), like), left, weight, bias)
+    else:
+        dx = like.new_empty(0) if weight is None else _by_rows(dv, n, weight, like)
+        dw, db = _by_columns(dv, n, left, bias, like)
+    return dx if weight is None else dx.view(*like.shape[:-1], weight.shape[1]), dw, db
+
+
+def _at_once(dv: Tensor, x: Tensor | None, weight: Tensor | None, bias: bool) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        dv.new_empty(0) if weight is None else dv @ weight,
+        dv.new_empty(0) if x is None else dv.mT @ x,
+        dv.sum(0) if bias else dv.new_empty(0),
+    )
+
+
+def _by_rows(dv: Piece, n: int, weight: Tensor, like: Tensor) -> Tensor:
+    width = like.shape[-1]
+    dx = like.new_empty((n, weight.shape[1]))
+    for rows in pieces(n, width * like.itemsize, size=_DV):
+        torch.mm(_made(dv, rows, slice(0, width), like), weight, out=dx[rows])
+    return dx
+
+
+def _by_columns(dv: Piece, n: int, x: Tensor | None, bias: bool, like: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients of weight and bias: some columns, and so some rows of the weight, after others. Where the rows are
+    too many for one product, sums of several are added, those of half precision in float32."""
+    width = like.shape[-1]
+    dw = like.new_empty((width, x.shape[1]) if x is not None else 0)
+    db = like.new_empty(width if bias else 0)
+    if x is None and not bias:
+        return dw, db
+    precise = torch.promote_types(like.dtype, torch.float32)
+    for columns in pieces(width, min(n, _ROWS) * like.itemsize, 32, size=_DV):
+        dw_sum: Tensor | float = 0.0
+        db_sum: Tensor | float = 0.0
+        for rows in blocks(n, _ROWS):
+            part = _made(dv, rows, columns, like)
+            if x is not None:
+                dw_sum = dw_sum + (part.mT @ x[rows]).to(precise)
+            if bias:
+                db_sum = db_sum + part.sum(0).to(precise)
+        if x is not None:
+            dw[columns] = dw_sum
+        if bias:
+            db[columns] = db_sum
+    return dw, db
+
+
+def _made(dv: Piece, rows: slice, columns: slice, like: Tensor) -> Tensor:
+    """The gradient at these rows and columns, made in pieces for which the steps in between fit the workspace."""
+    width = columns.stop - columns.start
+    parts = list(pieces(rows.stop - rows.start, 4 * width))
+    if len(parts) <= 1:
+        return dv(rows, columns).contiguous()  # so that sums do not depend on the strides of a gradient
+    made = like.new_empty((rows.stop - rows.start, width))
+    for part in parts:
+        made[part] = dv(slice(rows.start + part.start, rows.start + part.stop), columns)
+    return made
