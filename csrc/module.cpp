@@ -8,6 +8,7 @@
 #include <pybind11/stl.h>
 #pragma pop_macro("TORCH_TARGET_VERSION")
 
+#include "conv_program.h"
 #include "cpu/isa.h"
 
 namespace py = pybind11;
@@ -44,6 +45,11 @@ py::dict build_report() {
   return report;
 }
 
+void require_conv_program(
+    const std::vector<int64_t>& program, const std::vector<double>& scalars, int64_t columns, int64_t words) {
+  decode_program(program, scalars, columns, words);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -52,5 +58,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("active_isa", [] { return cpu::name(cpu::active_isa()); }, "The instruction set kernels use.");
   m.def("forced_isa", &cpu::forced_isa, "The instruction set that force_isa set; empty where it set none.");
   m.def("force_isa", &cpu::force_isa, py::arg("name"), "Makes kernels use this instruction set; empty: the fastest.");
+  m.def(
+      "require_conv_program", &require_conv_program, py::arg("program"), py::arg("scalars"), py::arg("columns"),
+      py::arg("words"), "Raises ValueError unless this is a program of conv_gram for such rows of x and words.");
   m.def("build_report", &build_report, "Compiler, C++ standard and torch version this module is built for.");
 }

@@ -1,0 +1,55 @@
+"""conv_gram by torch operations, tile by tile."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gatedops import _C
+from gatedops.portable.checks import require, require_float, require_one_device, require_rows, require_words
+from gatedops.portable.conv_plan import CPU_REGISTERS, REGISTERS, plan, tiles
+from gatedops.portable.conv_steps import Pairs, Side
+from gatedops.portable.products import has_int8
+
+
+def conv_gram(
+    x: Tensor,
+    words: Tensor,
+    y: Tensor | None,
+    y_words: Tensor | None,
+    program: list[int],
+    scalars: list[float],
+    dtype: torch.dtype,
+) -> Tensor:
+    """What a program computes for all pairs of inputs, ``(n, m)`` of dtype; arguments as of the op."""
+    require_float(dtype, "dtype")
+    require((y is None) == (y_words is None), "y: needs y_words, and y_words needs y")
+    left = _side(x, words, dtype, "x", "words")
+    right = left if y is None or y_words is None else _side(y, y_words, dtype, "y", "y_words")
+    require(right.x.shape[1] == x.shape[1], "y: needs as many columns as x")
+    require(right.words.shape[1] == words.shape[1], "y_words: needs as many words in a row as words")
+    require_one_device(x, words, y, y_words)
+    _C.require_conv_program(program, scalars, x.shape[1], words.shape[1])
+    steps, symmetric, int8 = plan(program), y is None, has_int8(x.device)
+    registers = CPU_REGISTERS if x.device.type == "cpu" else REGISTERS
+    out = x.new_empty((left.rows, right.rows))
+    for rows, columns in tiles(steps, (left.rows, right.rows), symmetric, dtype.itemsize, registers):
+        a, b = Side(left.x[rows], left.words[rows]), Side(right.x[columns], right.words[columns])
+        _write(Pairs(a, b, scalars, int8).run(steps), out, rows, columns, symmetric)
+    return out
+
+
+def _side(x: Tensor, words: Tensor, dtype: torch.dtype, name: str, words_name: str) -> Side:
+    require_words(words, words_name)
+    require_rows(x, words.shape[0], name, "D")
+    require(x.dtype == dtype, f"{name}: needs the given dtype")
+    return Side(x, words)
+
+
+def _write(values: Tensor, out: Tensor, rows: slice, columns: slice, symmetric: bool) -> None:
+    """Puts the values of a tile into `out`, of a symmetric Gram also where their mirror images are."""
+    if symmetric and rows == columns:
+        values = torch.where(torch.ones_like(values, dtype=torch.bool).triu_(), values, values.mT)
+    out[rows, columns] = values
+    if symmetric and rows != columns:
+        out[columns, rows] = values.mT

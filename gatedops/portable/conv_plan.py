@@ -1,0 +1,192 @@
+"""How conv_gram runs a program: which registers it needs, as a whole or on their diagonal, and in which tiles."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from gatedops.layout import words_used
+from gatedops.ops.conv_program import Instruction, Op, decode
+from gatedops.portable.workspace import WORKSPACE, blocks
+
+GATES = 4 << 20  # of each side that are taken apart at a time: up to ten bytes each for both sides, 40 MiB
+INPUTS = 8 << 20  # bytes of each side of an INPUT that are copied at a time
+REGISTERS = WORKSPACE * 3 // 4  # bytes of the registers and temporaries of a tile
+CPU_REGISTERS = 16 << 20  # on a CPU: small tensors stay in its caches, and large ones would be mapped anew each time
+_SPAN = 64  # words of a mask that are multiplied at a time, at most
+_WINDOWED = (Op.BOX, Op.SELECT, Op.POOL)
+
+
+@dataclass(frozen=True)
+class Step:
+    """An instruction that is needed, in the form it takes.
+
+    `diagonal`: it reads and writes R(p, p) only, ``(H, W, a, b)`` for a tile of a x b pairs; else a register is
+    ``(H, W, a, H', W', b)``. `drops`: the registers that nothing after it reads.
+    """
+
+    instruction: Instruction
+    diagonal: bool
+    drops: tuple[int, ...]
+
+    @property
+    def masked(self) -> bool:
+        """Whether it reads masks."""
+        i = self.instruction
+        return i.op in (Op.GATE, Op.SELECT) or (i.op == Op.BOX and i.first >= 0)
+
+    @property
+    def positions(self) -> int:
+        """Pixels that masks or an input belong to, of a SELECT one for each place in each window."""
+        i = self.instruction
+        windows = i.kernel_h * i.kernel_w if i.op == Op.SELECT else 1
+        return i.out_height * i.out_width * windows
+
+    @property
+    def words(self) -> int:
+        """Words that hold the masks of a position."""
+        return -(-self.instruction.channels // 32)
+
+    @property
+    def pitch(self) -> int:
+        """Words from one position to the next."""
+        return words_used(self.positions, self.instruction.channels) // self.positions
+
+    @property
+    def span(self) -> int:
+        """Words of each position that are multiplied at a time: few where a row has many positions."""
+        at_once = 1 if self.by_pixel else self.positions
+        return min(self.words, max(1, min(_SPAN, GATES // (8 * 32 * at_once))))
+
+    @property
+    def by_pixel(self) -> bool:
+        """Whether counts are products of each pixel, not of all pixels of one side with all of the other."""
+        return self.diagonal and self.positions > 1
+
+    @property
+    def numbers(self) -> int:
+        """Numbers of the register written, for one pair."""
+        return self.area(self.instruction.out_height * self.instruction.out_width)
+
+    def area(self, pixels: int) -> int:
+        """Numbers of a kernel between so many pixels, for one pair."""
+        return pixels if self.diagonal else pixels * pixels
+
+
+def tiled(i: Instruction) -> bool:
+    """Whether the windows of a pool lie side by side in the image: no pixel is in two, none is outside."""
+    return all(
+        before == 0
+        and (dilation == 1 or kernel == 1)
+        and (stride == kernel or out == 1)
+        and (out - 1) * stride + kernel <= size
+        for before, dilation, kernel, stride, out, size in (
+            (i.pad_top, i.dilation_h, i.kernel_h, i.stride_h, i.out_height, i.height),
+            (i.pad_left, i.dilation_w, i.kernel_w, i.stride_w, i.out_width, i.width),
+        )
+    )
+
+
+def plan(program: Sequence[int]) -> list[Step]:
+    """The steps of a valid program, without those that do not reach the last register."""
+    instructions = [_plain(instruction) for instruction in decode(program)]
+    needed, whole = {instructions[-1].dst}, set[int]()
+    steps: list[Step] = []
+    for i in reversed(instructions):
+        if i.dst not in needed:
+            continue
+        sources = {i.src, i.src2} - {-1}
+        one_pixel = i.out_height * i.out_width == 1
+        diagonal = i.op not in (Op.POOL, Op.SELECT) and (one_pixel or i.dst not in whole)
+        if not diagonal:
+            whole |= sources
+        steps.append(Step(i, diagonal, tuple(sources - needed)))
+        needed |= sources
+    return steps[::-1]
+
+
+def _plain(i: Instruction) -> Instruction:
+    """The instruction without the numbers that its kind does not use."""
+    if i.op == Op.TRACE:
+        i = i._replace(out_height=1, out_width=1)
+    if i.op in (Op.INPUT, Op.CONSTANT):
+        i = i._replace(src=-1, height=i.out_height, width=i.out_width)
+    if i.op != Op.ADD:
+        i = i._replace(src2=-1)
+    if i.op not in (Op.BOX, Op.ADD):
+        i = i._replace(constant=-1)
+    if i.op not in _WINDOWED:
+        i = i._replace(kernel_h=1, kernel_w=1, stride_h=1, stride_w=1, dilation_h=1, dilation_w=1)
+        i = i._replace(pad_top=0, pad_left=0)
+    return i if i.op == Op.BOX else i._replace(circular=0)
+
+
+# --- tiles ---------------------------------------------------------------------------------------------------
+
+
+def tiles(
+    steps: list[Step], shape: tuple[int, int], symmetric: bool, itemsize: int, registers: int
+) -> Iterator[tuple[slice, slice]]:
+    """Blocks of rows and of columns of the Gram whose registers and temporaries take at most `registers` bytes, as
+    large as that allows; of a symmetric Gram, those on and above the diagonal."""
+    rows, columns = _sides(shape, symmetric, max(1, registers // _peak(steps, itemsize)), _most_rows(steps, itemsize))
+    for some in blocks(shape[0], rows):
+        for others in blocks(shape[1], columns):
+            if not symmetric or others.start >= some.start:
+                yield some, others
+
+
+def _sides(shape: tuple[int, int], symmetric: bool, pairs: int, most: int) -> tuple[int, int]:
+    n, m = (max(1, size) for size in shape)
+    if symmetric:
+        side = _even(n, min(math.isqrt(pairs), most))
+        return side, side
+    columns = _even(m, min(most, max(math.isqrt(pairs), pairs // n)))
+    return _even(n, min(most, pairs // columns)), columns
+
+
+def _even(total: int, most: int) -> int:
+    """The size of blocks of at most `most` that are about equally large."""
+    return -(-total // -(-total // most))
+
+
+def _most_rows(steps: list[Step], itemsize: int) -> int:
+    """Rows of one side whose masks and inputs fit the memory for them."""
+    masks = [GATES // (32 * s.span * (1 if s.by_pixel else s.positions)) for s in steps if s.masked]
+    inputs = [INPUTS // (itemsize * s.positions) for s in steps if s.instruction.op == Op.INPUT]
+    return max(1, min(masks + inputs, default=WORKSPACE))
+
+
+def _peak(steps: list[Step], itemsize: int) -> int:
+    """The most bytes of registers and temporaries that are alive at a time, for one pair."""
+    alive: dict[int, int] = {}
+    peak = 0
+    for step in steps:
+        peak = max(peak, sum(alive.values()) + _bytes(step, itemsize))
+        alive[step.instruction.dst] = step.numbers * itemsize
+        for register in step.drops:
+            del alive[register]
+    return peak
+
+
+def _bytes(step: Step, itemsize: int) -> int:
+    """Of the result and the temporaries of a step, for one pair."""
+    i = step.instruction
+    h, w, out_h, out_w = i.height, i.width, i.out_height, i.out_width
+    result = step.numbers * itemsize
+    # Counts, and where they are put together from parts, the same in the dtype of the registers.
+    each = 0 if not step.masked else 4 + itemsize * (step.by_pixel or step.words > step.span)
+    match i.op:
+        case Op.BOX:
+            return max(step.area(out_h * w) * itemsize + result, result + step.numbers * each)
+        case Op.SELECT if tiled(i):
+            pixels = step.positions
+            return max(pixels**2 * (itemsize + each), (pixels**2 + pixels * out_h * out_w) * itemsize + result)
+        case Op.POOL if tiled(i):
+            return h * w * out_h * out_w * itemsize + result
+        case Op.POOL:
+            sizes = (h * w * out_h * w, h * w * out_h * out_w, out_h * w * out_h * out_w, (out_h * out_w) ** 2)
+            return max(map(sum, itertools.pairwise(sizes))) * itemsize
+    return result + step.numbers * each
