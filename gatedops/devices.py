@@ -6,8 +6,10 @@ import functools
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 
+@torch.compiler.assume_constant_result
 def has_float64(device: torch.device) -> bool:
     """Whether torch computes in float64 on this device; Apple's and some of Intel's GPUs have none."""
     return device.type in ("cpu", "cuda", "meta") or _computes(torch.float64, device)
@@ -26,7 +28,8 @@ def in_float64(tensor: Tensor) -> Tensor:
 @functools.cache
 def _computes(dtype: torch.dtype, device: torch.device) -> bool:
     try:
-        torch.ones((), dtype=dtype, device=device).add_(1)
+        with _disable_current_modes():  # fake tensors, of torch.export for one, compute in any dtype
+            torch.ones((), dtype=dtype, device=device).add_(1)
     except (TypeError, RuntimeError, NotImplementedError):
         return False
     return True

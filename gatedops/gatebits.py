@@ -93,6 +93,8 @@ class GateBits:
             if not -self.n <= row < self.n:
                 raise IndexError(f"rows: index {row} is out of range for {self.n} inputs")
             rows = slice(row % self.n, row % self.n + 1)
+        elif isinstance(rows, Tensor) and rows.device not in (self.device, torch.device("cpu")):
+            raise ValueError(f"rows: is on {rows.device}, the gates are on {self.device}")
         return replace(self, words=self.words[rows])
 
     def layers_of(self, selection: Sequence[str | int]) -> GateBits:

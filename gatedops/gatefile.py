@@ -30,7 +30,7 @@ def read_words(path: Path, mmap: bool) -> tuple[Tensor, dict[str, str]]:
         raise ValueError(f"{path}: the file is cut off; {start + span[1]} bytes are needed")
     offset, metadata = start + span[0], header.get("__metadata__", {})
     if shape[0] * shape[1] == 0:
-        return torch.empty(shape, dtype=torch.int32), metadata
+        return torch.empty(shape, dtype=torch.int32, device="cpu"), metadata
     if mmap:
         return torch.from_numpy(np.memmap(path, np.int32, "c", offset, tuple(shape))), metadata
     values = np.fromfile(path, np.int32, shape[0] * shape[1], offset=offset)

@@ -152,7 +152,7 @@ CALLING = {
         lambda: IMAGE_MODEL(IMAGES, gates=IMAGE_MODEL_TURNED.gates(IMAGES.mT)),
     ),
     "gates that are a tensor": ("gates: got Tensor", lambda: MODEL(X, gates=BITS.words)),
-    "gates on another device": ("gate: is on meta", lambda: MODEL(X, gates=BITS.to("meta"))),
+    "gates on another device": ("gates: is on meta", lambda: MODEL(X, gates=BITS.to("meta"))),
 }
 IMAGE_MODEL_TURNED = DGN(conv_spec((2, 4, 5), [4, 4], [8, 4], 3), "FR-II")
 

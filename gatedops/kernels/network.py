@@ -13,6 +13,7 @@ from gatedops import trace
 from gatedops.devices import most_precise
 from gatedops.gatebits import GateBits
 from gatedops.trace import Step, record_gates
+from gatedops.trace.checks import devices_of, require_device, require_model
 from gatedops.trace.pooling import Window
 
 Layer = trace.Linear | trace.Conv2d
@@ -24,6 +25,8 @@ def steps_of(model: nn.Module, x: Tensor) -> list[Step]:
     Raises:
         TypeError, ValueError: as :func:`gatedops.trace.steps`; a step the kernels do not cover, by its name.
     """
+    require_model(model)
+    require_device(devices_of(model), x, "x")
     steps = trace.steps(model, x)
     for step in steps:
         _require_covered(step, [steps[index] for index in step.inputs])
@@ -41,7 +44,7 @@ def pool_of(step: trace.AvgPool | trace.Mean, height: int, width: int) -> tuple[
     """The windows that a step averages, and for each output pixel what its sum is multiplied by."""
     if isinstance(step, trace.Mean):
         return Window((height, width), (height, width), (0, 0), (1, 1)), (1 / (height * width),)
-    window, ones = step.window, torch.ones(1, 1, height, width, dtype=torch.float64)
+    window, ones = step.window, torch.ones(1, 1, height, width, dtype=torch.float64, device="cpu")
     average = nn.functional.avg_pool2d
     arguments = (ones, window.kernel, window.stride, window.padding, window.ceil_mode)
     weights = average(*arguments, step.count_include_pad, step.divisor) / average(*arguments, True, 1)
@@ -62,12 +65,13 @@ def _require_covered(step: Step, inputs: list[Step]) -> None:
 
 def _require_own_weights(steps: list[Step]) -> None:
     """Raises ValueError where two layers have one weight: the values of their paths would not be independent."""
-    first: dict[tuple[int, tuple[int, ...]], str] = {}
+    first: dict[tuple[int, int, tuple[int, ...]], str] = {}
     for step in steps:
         tensors = (step.weight, step.bias) if isinstance(step, Layer) else ()
         for tensor in tensors:
             if tensor is not None:
-                key = (tensor.data_ptr(), tuple(tensor.shape))
+                # The storage, not its address: on the device "meta" all have one address.
+                key = (tensor.untyped_storage()._cdata, int(tensor.storage_offset()), tuple(tensor.shape))
                 if key in first:
                     raise ValueError(
                         f"model: {step.name} uses a weight or bias of {first[key]}; path kernels need layers with"

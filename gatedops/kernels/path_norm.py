@@ -16,6 +16,7 @@ from gatedops.kernels.network import folded, pool_of
 from gatedops.kernels.npk_args import require_inputs
 from gatedops.ops.checks import require_float64
 from gatedops.trace import Step
+from gatedops.trace.checks import devices_of, require_device, require_model
 
 
 def path_norm(model: nn.Module, p: float, x: Tensor | None = None) -> float:
@@ -44,6 +45,8 @@ def path_norm(model: nn.Module, p: float, x: Tensor | None = None) -> float:
         raise ValueError(f"p: got {p!r}, needs a finite number greater than 0")
     x = example_of(model, unique=True) if x is None else x
     require_inputs(x, None)
+    require_model(model)
+    require_device(devices_of(model), x, "x")
     require_float64(x.device, "x")
     sums: list[Tensor] = []
     for step in folded(trace.steps(model, x)):

@@ -87,7 +87,8 @@ def select_ridge(
     held = round(validation * len(labels))
     if not 0 < held < len(labels):
         raise ValueError(f"validation={validation} of {len(labels)} points leaves one side of the split empty")
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).to(labels.device)
+    made = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(labels), generator=made, device="cpu").to(labels.device)
     out, kept = order[:held], order[held:]
     targets = one_hot(labels, int(labels.max()) + 1)
     k_fit, k_out = k_train[kept][:, kept], k_train[out][:, kept]

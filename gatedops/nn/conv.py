@@ -43,6 +43,8 @@ class GatedConv2d(nn.Conv2d):
         """
         if x.dim() not in (3, 4):
             raise ValueError(f"x: got shape {tuple(x.shape)}, needs (n, in_channels, H, W)")
+        if x.device != self.weight.device:
+            raise ValueError(f"x: is on {x.device}, the layer is on {self.weight.device}; move one of them")
         q = self._conv_forward(x, self.weight, self.bias)
         if gate is None and not return_gates:
             return torch.relu(q)

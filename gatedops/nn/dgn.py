@@ -98,7 +98,7 @@ class DGN(nn.Module):
         require_input(x, self._shape, next(self.value.parameters()))
         z = x if self.value_input == "x" else torch.ones_like(x)
         if gates is not None:
-            self._require_gates(gates, x.shape[0])
+            self._require_gates(gates, x)
             return self._value_of(z, [gates.layers_of([layer]) for layer in range(len(gates.layers))])
         if self.gate == "hard":
             return self._value_of(z, self._hard_gates(x))
@@ -210,14 +210,16 @@ class DGN(nn.Module):
     def _gated_layers(self) -> list[nn.Module]:
         return [layer for layer, gated in zip(layers_of(self.value), self._gated, strict=True) if gated]
 
-    def _require_gates(self, gates: GateBits, rows: int) -> None:
+    def _require_gates(self, gates: GateBits, x: Tensor) -> None:
         if not isinstance(gates, GateBits):
             raise TypeError(f"gates: got {type(gates).__name__}, needs a GateBits")
         if self.gate != "hard":
             raise ValueError("gates: this network's gates are soft; freeze_features(hard=True) makes them hard")
         self.require_layers(gates)
-        if gates.n != rows:
-            raise ValueError(f"gates: has {gates.n} rows, x has {rows}")
+        if gates.n != x.shape[0]:
+            raise ValueError(f"gates: has {gates.n} rows, x has {x.shape[0]}")
+        if gates.device != x.device:
+            raise ValueError(f"gates: is on {gates.device}, x is on {x.device}; move one of them")
 
 
 class DLGN(DGN):

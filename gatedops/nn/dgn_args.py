@@ -76,7 +76,7 @@ def _gate_shape(layer: nn.Module) -> tuple[int | None, ...]:
 
 
 def _fits(given: Sequence[int], needed: Sequence[int | None]) -> bool:
-    return len(given) == len(needed) and all(n in (None, g) for g, n in zip(given, needed, strict=True))
+    return len(given) == len(needed) and all(n is None or n == g for g, n in zip(given, needed, strict=True))
 
 
 def _described(shape: Sequence[int | None]) -> str:

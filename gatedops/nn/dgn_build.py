@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gatedops.nn.dgn_args import layer_order, require_choice
 from gatedops.nn.dgn_chain import Chain, chain_of, cut_behind_last_gate, layers_of, without_activations
 from gatedops.nn.dgn_spec import Spec, draw_glorot
-from gatedops.ops.checks import require_device
+from gatedops.ops.checks import require_device, require_precision
 
 MODES = ("FR-II", "FR-DI", "FL", "DL")
 
@@ -57,6 +57,9 @@ def networks(
         raise TypeError(f"spec_or_net: got {type(spec_or_net).__name__}, needs fc_spec(..), conv_spec(..) or a network")
     network = spec_or_net.undrawn() if isinstance(spec_or_net, Spec) else spec_or_net
     chain = chain_of(network, "spec_or_net")
+    if device is not None:
+        own_dtype = next(network.parameters()).dtype
+        require_precision(own_dtype if dtype is None else dtype, torch.device(device), "dtype")
     value = cast(nn.Sequential, deepcopy(network)).requires_grad_(True).to(device=device, dtype=dtype)
     shape = spec_or_net.shape if isinstance(spec_or_net, Spec) else _input_shape(value)
     own = _shallow_features(value, chain, shape) if shallow else _deep_features(value, linear)

@@ -26,7 +26,7 @@ def require_precision(dtype: torch.dtype, device: torch.device, name: str) -> No
 def require_float64(device: torch.device, name: str) -> None:
     """Raises ValueError where the device cannot compute in float64, which the function works in."""
     if not devices.has_float64(device):
-        raise ValueError(f"{name}: is on {device}, which has no float64, and it is needed: move it to the CPU, .cpu()")
+        raise ValueError(f"{name}: is on {device}, which has no float64, and it is needed: move it with .to('cpu')")
 
 
 def require_dtype(dtype: Any, name: str, allowed: Sequence[torch.dtype]) -> None:

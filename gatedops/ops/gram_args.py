@@ -108,7 +108,7 @@ def require_out(out: Tensor, shape: tuple[int, int], dtype: torch.dtype, inputs:
         raise ValueError(f"out: has strides {out.stride()}, needs contiguous rows that do not overlap")
     if torch.is_grad_enabled() and any(t.requires_grad for t in [out, *given]):
         raise ValueError("out: is not differentiable; call without it, or under torch.no_grad()")
-    if not torch.compiler.is_compiling() and any(_overlaps(out, t) for t in given):
+    if not (out.is_meta or torch.compiler.is_compiling()) and any(_overlaps(out, t) for t in given):
         raise ValueError("out: overlaps an input in memory, needs its own")
 
 

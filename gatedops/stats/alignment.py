@@ -44,7 +44,7 @@ def npk_alignment(
     require_gates(a, "a")
     require_gates(b, "b")
     require_same_inputs(b, a, "b", "a")
-    return float(_alignments([a, b], x, block, progress)[0, 1])
+    return float(_alignments([a, b], "a", x, block, progress)[0, 1])
 
 
 def npk_alignments(
@@ -59,20 +59,23 @@ def npk_alignments(
     for index, bits in enumerate(checkpoints):
         require_gates(bits, f"checkpoints[{index}]")
         require_same_inputs(bits, checkpoints[0], f"checkpoints[{index}]", "checkpoints[0]")
-    return _alignments(checkpoints, x, block, progress)
+    return _alignments(checkpoints, "checkpoints", x, block, progress)
 
 
-def _alignments(checkpoints: Sequence[GateBits], x: Tensor | None, block: int, progress: bool | None) -> Tensor:
+def _alignments(
+    checkpoints: Sequence[GateBits], name: str, x: Tensor | None, block: int, progress: bool | None
+) -> Tensor:
+    """Of all pairs; errors name the checkpoints `name`."""
     if isinstance(block, bool) or not isinstance(block, int) or block < 1:
         raise ValueError(f"block: got {block!r}, needs a whole number of at least 1")
     require_inputs(x, checkpoints[0], None, None)
-    require_float64(checkpoints[0].device, "bits")
+    require_float64(checkpoints[0].device, name)
     x = None if x is None else x.detach()
     n = checkpoints[0].n
     ones = torch.ones(n, dtype=torch.float64, device=checkpoints[0].device)
     means = [npk_matvec(x, bits, ones, dtype=torch.float64) / n for bits in checkpoints]
     starts = list(itertools.combinations_with_replacement(range(0, n, block), 2))
-    products = torch.zeros(len(checkpoints), len(checkpoints), dtype=torch.float64)
+    products = torch.zeros(len(checkpoints), len(checkpoints), dtype=torch.float64, device="cpu")
     for i, j in with_bar(starts, "comparing kernels", "block", len(starts), progress):
         rows, columns = slice(i, i + block), slice(j, j + block)
         centred = torch.stack(
@@ -80,7 +83,7 @@ def _alignments(checkpoints: Sequence[GateBits], x: Tensor | None, block: int, p
         )
         products += (centred @ centred.T).cpu() * (1 if i == j else 2)
     norms = products.diagonal().sqrt()
-    sizes = torch.tensor([n * float(mean.mean()) for mean in means])
+    sizes = torch.tensor([n * float(mean.mean()) for mean in means], device="cpu")
     norms = torch.where(norms > _CONSTANT * sizes, norms, torch.nan)
     return products / norms.outer(norms)
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gatedops.devices import has_float64
 from gatedops.gatebits import GateBits
 from gatedops.ops.checks import require_tensor
 from gatedops.stats.activity import gate_stats
@@ -96,7 +97,11 @@ class GateRecorder:
         if self.history["digest"] not in (None, digest):
             raise ValueError("x: holds other inputs than the first record, needs the same ones in every call")
         bits = record_gates(model, x, self._batch_size, progress=False)
-        if self._first is not None:
+        if not has_float64(bits.device):  # in which kernels are compared
+            bits = bits.to("cpu")
+        if self._first is not None and self._last is not None:
+            # Those of a file come to the CPU.
+            self._first, self._last = self._first.to(bits.device), self._last.to(bits.device)
             require_same_inputs(bits, self._first, "model", "the first record")
         record = {"step": step, **self._statistics(bits)}
         self.history.update(inputs=bits.n, digest=digest)

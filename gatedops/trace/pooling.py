@@ -57,9 +57,9 @@ class Window:
         right = torch.arange(index.shape[-1], device=z.device) * self.stride[1] - self.padding[1]
         u = (index // columns - down) // self.dilation[0] * self.kernel[1]
         u += (index % columns - right) // self.dilation[1]
-        if z.numel() and bool(z.min() >= 0):
+        if z.numel():
             on = z.flatten(2).gather(2, index.flatten(2)).view_as(index) > 0
-            u = torch.where(on, u, -1)
+            u = torch.where(on | ~(z.min() >= 0), u, -1)
         masks = torch.arange(self.kernel[0] * self.kernel[1], device=z.device)
         return u.unsqueeze(1) == masks.view(1, -1, 1, 1, 1)
 
