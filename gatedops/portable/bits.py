@@ -1,6 +1,6 @@
 """Between gates as one byte each and gates as bits of words, by operations on whole tensors.
 
-Eight bytes that are 0 or 1, seen as one int64, become eight bits by one multiplication, and back by another one. The
+Eight bytes that are 0 or 1, seen as one int64, become eight bits by a multiplication, and back by two. The
 bytes of a word come in the order of its bits on every device of torch, all of which are little-endian.
 """
 
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 _COLLECT = 0x0102040810204080  # moves bit 0 of byte k to bit 56 + k
-_REPEAT = 0x0101010101010101  # copies a byte into all eight
-_SELECT = 0x8040201008040201 - (1 << 64)  # bit k of byte k
+_HALVES, _HALF = 0x10000001, 0x0000000F0000000F  # four bits of a byte to each half of eight bytes
+_STEPS, _LOWEST = 0x00204081, 0x0101010101010101  # bit k of a half to bit 8 k, beside others
 
 
 def collect(gates: Tensor) -> Tensor:
@@ -20,13 +20,13 @@ def collect(gates: Tensor) -> Tensor:
     return eights.view(torch.uint8)[:, 7::8].contiguous().view(torch.int32)
 
 
-def spread(words: Tensor, *, off: bool = False) -> Tensor:
-    """Which gates are on, or which are off, bool ``(n, 32 W)``, from words int32 ``(n, W)`` with contiguous rows."""
+def spread(words: Tensor) -> Tensor:
+    """Gates bool ``(n, 32 W)`` of words int32 ``(n, W)``, the words of a row contiguous."""
     if words.stride(1) != 1:  # a single word
         words = words.contiguous()
     eights = words.view(torch.uint8).to(torch.int64)
-    selected = eights.mul_(_REPEAT).bitwise_and_(_SELECT).view(torch.int8)
-    return selected == 0 if off else selected != 0
+    eights.mul_(_HALVES).bitwise_and_(_HALF).mul_(_STEPS).bitwise_and_(_LOWEST)
+    return eights.view(torch.bool)
 
 
 def popcount(words: Tensor) -> Tensor:

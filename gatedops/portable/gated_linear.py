@@ -11,6 +11,7 @@ from gatedops.portable.checks import LAYER_DTYPES, require, require_one_device
 from gatedops.portable.gated_linear_gate import require_row_gates
 from gatedops.portable.gates import gate_pieces, gates_at, pack_into
 from gatedops.portable.layer_gradients import Piece, layer_gradients
+from gatedops.portable.select import select
 
 
 def gated_linear(x: Tensor, weight: Tensor, bias: Tensor | None, words: Tensor, first: int) -> Tensor:
@@ -76,8 +77,8 @@ def gated_gradient(grad: Tensor, words: Tensor | None, first: int) -> Piece:
 
     def dv(rows: slice, columns: slice) -> Tensor:  # columns begin at a word
         begin = first + columns.start // 32
-        off = gates_at(words[rows], begin, 1, columns.stop - columns.start, slice(0, 1), off=True)
-        return rows_of_grad[rows, columns].masked_fill(off.squeeze(1), 0)
+        on = gates_at(words[rows], begin, 1, columns.stop - columns.start, slice(0, 1))
+        return select(rows_of_grad[rows, columns], on.squeeze(1))
 
     return dv
 
@@ -108,8 +109,8 @@ def select_rows(y: Tensor, words: Tensor, first: int) -> None:
     """Makes y ``(n, width)`` 0 where the gates are off."""
     n, width = y.shape
     for rows, here in gate_pieces(n, 1, width):
-        off = gates_at(words[rows], first, 1, width, here, off=True)
-        y[rows].masked_fill_(off.squeeze(1), 0)
+        on = gates_at(words[rows], first, 1, width, here).squeeze(1)
+        select(y[rows], on, out=y[rows])
 
 
 def require_linear(

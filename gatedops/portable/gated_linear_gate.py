@@ -9,6 +9,7 @@ from gatedops.layout import layer_words, words_used
 from gatedops.ops.gated_linear_gate import empty_activations
 from gatedops.portable.checks import LAYER_DTYPES, require, require_one_device, require_words
 from gatedops.portable.gates import gate_pieces, gates_at, pack_into
+from gatedops.portable.select import select
 
 
 def gate_relu(q: Tensor) -> tuple[Tensor, Tensor]:
@@ -28,10 +29,9 @@ def gate_select(q: Tensor, words: Tensor, first: int) -> Tensor:
     require_row_gates(words, first, n, words_used(positions, channels))
     require_one_device(q, words)
     z = empty_activations(q)
-    zero = q.new_zeros(())
     for rows, here in gate_pieces(n, positions, channels):
         on = gates_at(words[rows], first, positions, channels, here)
-        torch.where(on, q[rows, here], zero, out=z[rows, here])
+        select(q[rows, here], on, out=z[rows, here])
     return z
 
 

@@ -20,6 +20,7 @@ from gatedops.portable.gated_linear import (
 )
 from gatedops.portable.gates import pack_into
 from gatedops.portable.layer_gradients import layer_gradients
+from gatedops.portable.select import select
 from gatedops.portable.workspace import pieces
 
 Six = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -158,7 +159,7 @@ def gated_linear_pair_soft_backward(
             total = slope.mul_(by_z[rows, columns]).mul_(product[rows, columns])
         if by_h is not None:
             grad = by_h[rows, columns]
-            total += grad if linear_feature else grad.masked_fill(~(at > 0), 0)
+            total += grad if linear_feature else select(grad, at > 0)
         return total.to(q.dtype)
 
     def dv(rows: slice, columns: slice) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from gatedops.layout import layer_words, words_used
 from gatedops.portable.bits import collect, spread
 from gatedops.portable.checks import require, require_words
+from gatedops.portable.select import compare
 from gatedops.portable.workspace import pieces
 
 
@@ -63,20 +64,17 @@ def pack_into(out: Tensor, q: Tensor) -> None:
         source = q[rows, here]
         padded = q.new_empty((*source.shape[:2], 32 * each), dtype=torch.bool)
         padded[..., channels:] = False
-        # Also of masks, whose bytes may be other than 0 and 1.
-        compare = torch.ne if q.dtype == torch.bool else torch.gt
-        compare(source, 0, out=padded[..., :channels])
+        compare(source, padded[..., :channels])
         words = slice(each * here.start, each * here.stop)
         out[rows, words] = collect(padded.flatten(1))
 
 
-def gates_at(words: Tensor, first: int, positions: int, channels: int, here: slice, *, off: bool = False) -> Tensor:
-    """Which gates are on, or off, at the positions `here` of a layer that begins at word `first`, bool ``(n, len(here),
-    channels)``."""
+def gates_at(words: Tensor, first: int, positions: int, channels: int, here: slice) -> Tensor:
+    """The gates at the positions `here` of a layer that begins at word `first`, bool ``(n, len(here), channels)``."""
     each = words_used(positions, channels) // positions
     span = words[:, first + each * here.start : first + each * here.stop]
     size = (words.shape[0], here.stop - here.start, 32 * each)
-    return spread(span, off=off).view(size)[..., :channels]
+    return spread(span).view(size)[..., :channels]
 
 
 def gate_pieces(n: int, positions: int, channels: int) -> Iterator[tuple[slice, slice]]:

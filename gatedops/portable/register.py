@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from gatedops.portable import (
+    conv_gram,
     gated_linear,
     gated_linear_gate,
     gated_linear_pair,
@@ -33,6 +34,7 @@ OPS: dict[str, Callable[..., Any]] = {
         gram.npk_gram_backward,
         gram.npk_matvec,
         gram_neighbors.gate_neighbors,
+        conv_gram.conv_gram,
         soft_gram.soft_npk_gram,
         soft_gram.soft_npk_gram_backward,
         gated_linear.gated_linear,

@@ -1,0 +1,235 @@
+"""The portable ops themselves: one for every schema, in bounded memory, exact in both forms of an integer product."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from live_bytes import LiveBytes
+from strategies import dense, examples, random_bits, seeds
+from test_schemas import SCHEMAS
+from tolerances import assert_as_good_as_torch, assert_same_bits
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from gatedops import reference
+from gatedops.ops.conv_program import Instruction, Op, encode
+from gatedops.portable import gram, gram_blocks, layer_gradients, products, register, sigma
+from gatedops.portable.workspace import WORKSPACE
+
+NAMES = [schema.split("(")[0] for schema in SCHEMAS]
+
+
+def test_every_schema_has_a_portable_op():
+    assert sorted(register.OPS) == sorted(NAMES)
+
+
+@pytest.mark.parametrize("name", register.OPS)
+def test_a_portable_op_takes_what_its_schema_says(name):
+    schema = getattr(torch.ops.gatedops, name).default._schema
+    parameters = inspect.signature(register.OPS[name]).parameters.values()
+    assert [p.name for p in parameters] == [argument.name for argument in schema.arguments]
+    assert [p.kind is p.KEYWORD_ONLY for p in parameters] == [argument.kwarg_only for argument in schema.arguments]
+
+
+@pytest.mark.parametrize("key", ["CUDA", "MPS", "XPU", "HPU", "PrivateUse1"])
+@pytest.mark.parametrize("name", NAMES)
+def test_torch_finds_it_on_devices_without_a_kernel(name, key):
+    assert torch._C._dispatch_has_computed_kernel_for_dispatch_key(f"gatedops::{name}", key)
+
+
+# --- memory: each op on a problem far larger than the workspace, on tensors without any memory ----------------------
+
+
+def on_meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def words(n: int, layers: int, size: int) -> tuple[Tensor, list[int], list[int], list[float]]:
+    """Words of n rows of so many layers, and first, count and scale of each."""
+    first = [layer * size for layer in range(layers)]
+    return on_meta(n, layers * size, dtype=torch.int32), first, [size] * layers, [0.5] * layers
+
+
+def gram_case(dtype: torch.dtype, x_dtype: torch.dtype, columns: int, layers: int, size: int) -> tuple:
+    n = 9000
+    bits, first, count, scale = words(n, layers, size)
+    x, factor = on_meta(n, columns, dtype=x_dtype), on_meta(n, dtype=torch.float64)
+    return x, bits, None, None, factor, None, first, first, count, scale, dtype
+
+
+def gram_out_case() -> tuple:
+    *case, dtype = gram_case(torch.float32, torch.bfloat16, 9000, 3, 32)
+    return *case, {"out": on_meta(9000, 9000, dtype=dtype)}
+
+
+def sides(n: int, m: int) -> tuple[Tensor, Tensor, list[int], list[int], list[float]]:
+    left, first, count, scale = words(n, 2, 40)
+    return left, words(m, 2, 40)[0], first, count, scale
+
+
+def overlap_case() -> tuple:
+    left, right, first, count, _ = sides(7000, 5000)
+    return left, right, first, first, count, [1200, 1280]
+
+
+def neighbors_case() -> tuple:
+    left, right, first, count, scale = sides(3000, 30000)
+    return left, right, first, first, count, scale, 20000, torch.float64
+
+
+def matvec_case() -> tuple:
+    left, right, first, count, scale = sides(9000, 7000)
+    x, y = on_meta(9000, 3000, dtype=torch.float16), on_meta(7000, 3000, dtype=torch.float16)
+    return x, left, y, right, on_meta(7000, 2000, dtype=torch.float64), first, first, count, scale
+
+
+def gram_backward_case() -> tuple:
+    left, first, count, scale = words(9000, 3, 40)
+    return on_meta(9000, 9000), left, on_meta(9000, 20000, dtype=torch.bfloat16), None, first, first, count, scale
+
+
+def conv_case() -> tuple:
+    program = [
+        Instruction(Op.INPUT, 0, channels=3, height=16, width=16, out_height=16, out_width=16),
+        Instruction(Op.BOX, 1, 0, first=0, channels=64, height=16, width=16, out_height=16, out_width=16, kernel_h=3,
+                    kernel_w=3, pad_top=1, pad_left=1),
+        Instruction(Op.TRACE, 2, 1, height=16, width=16),
+    ]  # fmt: skip
+    return on_meta(300, 768), on_meta(300, 512, dtype=torch.int32), None, None, encode(program), [1.0], torch.float32
+
+
+ROWS, WIDTH = 300_000, 2048  # a layer whose output takes 2.3 GiB
+LAYER = (on_meta(ROWS, 100), on_meta(WIDTH, 100), on_meta(WIDTH))
+OUTPUT, BITS = on_meta(ROWS, WIDTH), on_meta(ROWS, WIDTH // 32, dtype=torch.int32)
+IMAGES, MASKS = on_meta(40, 112 * 112, 100), on_meta(40, 112 * 112 * 4, dtype=torch.int32)
+BOTH = (*LAYER, *LAYER)
+
+CASES: dict[str, tuple] = {
+    "pack_gates": (IMAGES,),
+    "pack_gates_out": (IMAGES, {"out": MASKS}),
+    "unpack_gates": (MASKS, 112 * 112, 100),
+    "gate_counts": (on_meta(100_000, 9000, dtype=torch.int32),),
+    "gate_overlap": overlap_case(),
+    "gate_neighbors": neighbors_case(),
+    "npk_gram": gram_case(torch.float64, torch.uint8, 20_000, 2, 2000),
+    "npk_gram_out": gram_out_case(),
+    "npk_gram_backward": gram_backward_case(),
+    "npk_matvec": matvec_case(),
+    "npk_diag": (*words(100_000, 3, 4000), torch.float64),
+    "soft_npk_gram": (on_meta(9000, 1000), None, [100] * 10, [1.0] * 10),
+    "soft_npk_gram_backward": (on_meta(2000, 2000), on_meta(2000, 1000), None, [10] * 100, [1.0] * 100),
+    "gated_linear": (*LAYER, BITS, 0),
+    "gated_linear_relu": LAYER,
+    "gated_linear_soft": (*LAYER, OUTPUT),
+    "gated_linear_backward": (OUTPUT, *LAYER[:2], BITS, 0, True),
+    "gated_linear_soft_backward": (OUTPUT, *LAYER[:2], OUTPUT, OUTPUT, True),
+    "gated_linear_pair": (*BOTH, False),
+    "gated_linear_pair_backward": (OUTPUT, OUTPUT, *LAYER[:2], True, *LAYER[:2], True, BITS, False),
+    "gated_linear_pair_soft": (*BOTH, 4.0, 1.0, False),
+    "gated_linear_pair_soft_backward": (
+        *(OUTPUT, OUTPUT, OUTPUT, OUTPUT, *LAYER[:2], True, *LAYER[:2], True, 4.0, 1.0, False),
+    ),
+    "gated_linear_pair_out": (
+        *(*BOTH, True, 4.0, 1.0, False),
+        {"h_next": OUTPUT, "z_next": OUTPUT, "gates_out": BITS},
+    ),
+    "gate_relu": (IMAGES,),
+    "gate_select": (IMAGES, MASKS, 0),
+    "conv_gram": conv_case(),
+}
+
+COUNTING = (
+    "gate_overlap",
+    "gate_neighbors",
+    "npk_gram",
+    "npk_gram_out",
+    "npk_gram_backward",
+    "npk_matvec",
+    "conv_gram",
+)
+
+
+@pytest.mark.parametrize(("name", "int8"), [*((name, True) for name in NAMES), *((name, False) for name in COUNTING)])
+def test_the_workspace_is_bounded(name, int8, monkeypatch):
+    for module in (products, gram_blocks, sigma):
+        monkeypatch.setattr(module, "has_int8", lambda device: int8)
+    *args, last = CASES[name]
+    args, kwargs = (args, last) if isinstance(last, dict) else ([*args, last], {})
+    given = [value for value in [*args, *kwargs.values()] if isinstance(value, Tensor)]
+    with LiveBytes(*given) as memory:
+        result = register.OPS[name](*args, **kwargs)
+    sizes = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tree_leaves(result) if t is not None}
+    assert memory.peak - sum(sizes.values()) <= WORKSPACE
+
+
+# --- both forms of an exact product ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[True, False], ids=["int8", "float32"])
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The products of small integers in one form."""
+    for module in (gram_blocks, sigma):
+        monkeypatch.setattr(module, "has_int8", lambda device: request.param)
+    monkeypatch.setattr(gram_blocks, "EDGE", 40)  # several tiles
+    monkeypatch.setattr(gram_blocks, "_GATES", 64)  # a layer is counted in parts
+
+
+def as_args(bits) -> tuple[list[int], list[int], list[float]]:
+    layers = bits.layers
+    return [layer.first_word for layer in layers], [layer.words for layer in layers], [1 / w for w in bits.widths]
+
+
+@given(st.lists(st.sampled_from([1, 33, 64, 130]), min_size=1, max_size=3), st.integers(0, 90), seeds)
+@examples(15)
+def test_counts_and_lambda_are_exact(form, widths, n, seed):
+    left, right = random_bits(n, dense(*widths), seed), random_bits(50, dense(*widths), seed + 1)
+    first, count, scale = as_args(left)
+    for other in (None, right):
+        y_words = None if other is None else other.words
+        found = gram.gate_overlap(left.words, y_words, first, first, count, [])
+        assert_same_bits(found, reference.gate_overlap(left, other))
+        found = gram.npk_gram(None, left.words, None, y_words, None, None, first, first, count, scale, torch.float32)
+        assert_same_bits(found, reference.npk_gram(None, left, y_bits=other))
+
+
+@pytest.mark.parametrize("columns", [1, 9, 300, 9000])
+def test_products_of_bytes_are_exact(form, columns):
+    x = torch.randint(0, 256, (70, columns), dtype=torch.uint8)
+    x[:5], x[5:9] = 255, 0
+    bits = random_bits(70, dense(32))
+    problem = gram_blocks.Problem.of(bits.words, None, [0], [0], [1])
+    found = sigma.Sigma.of(x, None, problem, torch.float64).tile(slice(0, 40), slice(3, 70))
+    assert_same_bits(found, (x[:40].long() @ x[3:].long().T).double())
+
+
+# --- gradients of layers larger than the workspace ------------------------------------------------------------------
+
+
+def exactly(values: Tensor) -> Callable[[slice, slice], Tensor]:
+    return lambda rows, columns: values[rows, columns]
+
+
+@pytest.mark.parametrize("rows_at_once", [1 << 18, 100])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_in_parts_are_as_good_as_in_one(dtype, rows_at_once, monkeypatch):
+    dv, x, weight = torch.randn(330, 200).to(dtype), torch.randn(330, 70).to(dtype), torch.randn(200, 70).to(dtype)
+    monkeypatch.setattr(layer_gradients, "_DV", 330 * 64 * dv.itemsize)
+    monkeypatch.setattr(layer_gradients, "_ROWS", rows_at_once)
+    whole = [dv @ weight, dv.mT @ x, dv.sum(0)]
+    truth = [dv.double() @ weight.double(), dv.double().mT @ x.double(), dv.double().sum(0)]
+    parts = layer_gradients.layer_gradients(exactly(dv), dv, x, weight, True)
+    for ours, torchs, exact in zip(parts, whole, truth, strict=True):
+        assert_as_good_as_torch(ours, torchs, exact)
+
+
+def test_gradients_that_nothing_asks_for_are_empty(monkeypatch):
+    dv, weight = torch.randn(330, 200), torch.randn(200, 70)
+    for size in (layer_gradients._DV, 1000):
+        monkeypatch.setattr(layer_gradients, "_DV", size)
+        dx, dw, db = layer_gradients.layer_gradients(exactly(dv), dv, None, weight, False)
+        assert (dx.shape, dw.numel(), db.numel()) == ((330, 70), 0, 0)
