@@ -50,14 +50,14 @@ class Recipe(nn.Module):
             if kind == "constant":
                 constant = torch.randn(options["shape"], generator=made, dtype=torch.float64)
                 self.register_buffer(f"{result}_constant", constant)
-            values[result] = self._apply((result, kind, sources, options), values, None, None)
+            values[result] = self._result_of((result, kind, sources, options), values, None, None)
         self.eval()
 
     def forward(self, x: Tensor, frozen: list[Tensor] | None = None, keep: list[Tensor] | None = None) -> Tensor:
         """frozen: the gates and the choices of max-pools to use; keep: where to put those of this run."""
         values, masks = {"x": x}, None if frozen is None else iter(frozen)
         for operation in self.operations:
-            values[operation[0]] = self._apply(operation, values, masks, keep)
+            values[operation[0]] = self._result_of(operation, values, masks, keep)
         return values[self.operations[-1][0]]
 
     def frozen(self, x: Tensor) -> list[Tensor]:
@@ -70,7 +70,7 @@ class Recipe(nn.Module):
     def inputs(self, n: int, seed: int = 0) -> Tensor:
         return torch.randn(n, *self.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
-    def _apply(
+    def _result_of(
         self, operation: Operation, values: dict[str, Tensor], frozen: Masks | None, keep: list[Tensor] | None
     ) -> Tensor:
         result, kind, sources, options = operation

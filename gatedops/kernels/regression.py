@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gatedops.ops.checks import require_float64
+
 RIDGES = (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 
 
@@ -121,6 +123,7 @@ def _solve(k_train: Tensor, targets: Tensor, ridge: float) -> KernelRegression |
 
 
 def _check(k_train: Tensor, targets: Tensor) -> None:
+    require_float64(k_train.device, "k_train")
     if k_train.ndim != 2 or k_train.shape[0] != k_train.shape[1] or len(k_train) == 0:
         raise ValueError(f"k_train must have shape (n, n) with n > 0, got {tuple(k_train.shape)}")
     if targets.ndim not in (1, 2) or len(targets) != len(k_train):

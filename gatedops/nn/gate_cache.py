@@ -11,6 +11,7 @@ from torch import Tensor
 from gatedops.gatebits import GateBits
 from gatedops.nn.dgn import DGN
 from gatedops.trace.batches import batches_of, file_at, require_count
+from gatedops.trace.checks import devices_of, require_device
 from gatedops.trace.progress import with_bar
 from gatedops.trace.rows import Rows, RowsInFile, RowsInMemory
 
@@ -71,10 +72,12 @@ class GateCache:
         total = len(data) if isinstance(data, Tensor) and data.dim() else None
         batches = _batches(data, batch_size)
         count = 0 if total is None else -(-total // batch_size)
+        devices = devices_of(model)
         rows: Rows = RowsInMemory(total) if path is None else RowsInFile(file_at(path, "path"))
         filled = False
         with rows:
             for inputs, new in with_bar(batches, "caching gates", "batch", count, progress):
+                require_device(devices, inputs, "data")
                 rows.add(model.gates(inputs)[-new:])
                 filled = True
             if not filled:

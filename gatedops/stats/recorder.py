@@ -23,6 +23,7 @@ from gatedops.stats.checks import labels_of, require_same_inputs
 from gatedops.stats.classes import class_overlap
 from gatedops.stats.regions import count_regions
 from gatedops.trace import record_gates
+from gatedops.trace.checks import devices_of, require_device, require_model
 
 FORMAT = "gatedops.GateRecorder/1"
 _HISTORY = "history.json"
@@ -92,6 +93,8 @@ class GateRecorder:
                 recorded then.
         """
         require_tensor(x, "x")
+        require_model(model)
+        require_device(devices_of(model), x, "x")
         self._require_step(step)
         digest = _digest(x)
         if self.history["digest"] not in (None, digest):
