@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections import Counter
 from contextlib import nullcontext
 from typing import Any
 
@@ -97,9 +98,17 @@ def test_dgn_is_trained_by_adam():
     assert_alike(*results)
 
 
+def assert_drawn_on_the_cpu(counts: Counter[str]) -> None:
+    """As a real device refuses a generator of the CPU."""
+    assert counts
+    assert not [name for name in counts if "rand" in name or "uniform" in name]
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_seed_gives_the_same_weights_on_the_device(variant):
-    found, expected = (list(dgn("gconv", variant, device=d).parameters()) for d in ("shadow", "cpu"))
+    with shadow.record() as counts:
+        found, expected = (list(dgn("gconv", variant, device=d).parameters()) for d in ("shadow", "cpu"))
+    assert_drawn_on_the_cpu(counts)
     assert_alike(found, expected, exact=True)
 
 
@@ -262,7 +271,7 @@ def test_kernels_of_cpu_nets_do_not_depend_on_the_default_device():
     net = network("average pool, padding not counted")
     x = net.inputs(5)
     expected = [npk(net, x), npf(net, x), npv(net, x), path_norm(net, 2, x)]
-    with torch.device("shadow"):
+    with without_float64(), torch.device("shadow"):
         found = [npk(net, x), npf(net, x), npv(net, x), path_norm(net, 2, x)]
     assert_alike(found, expected, exact=True, device="cpu")
 
@@ -275,7 +284,9 @@ def test_regression_works_on_the_device():
     with torch.device("shadow"):  # as the default device of torch, too
         kernel, classes = moved((gram, labels))
         assert_alike(fit(kernel, one_hot(classes, 3)).predict(kernel), expected)
-        assert select_ridge(kernel, classes) == select_ridge(gram, labels) == ridge
+        with shadow.record() as counts:
+            assert select_ridge(kernel, classes) == select_ridge(gram, labels) == ridge
+        assert_drawn_on_the_cpu(counts)
     single = kernel.float()
     with without_float64(), pytest.raises(ValueError, match="k_train: is on shadow:0, which has no float64"):
         fit(single, classes)

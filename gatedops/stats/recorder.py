@@ -41,7 +41,7 @@ class GateRecorder:
     None. The cost grows with the square of the number of inputs: some hundreds to a few thousand are a good probe.
 
     ``history`` holds the records as plain dicts, lists and numbers, ready for json; only the gates of the first and the
-    last record are kept.
+    last record are kept, on the model's device, or on the CPU where that has no float64.
 
     Args:
         model, x: what :meth:`record` records; both or neither.
