@@ -11,12 +11,13 @@ requirements := $(venv)/.requirements
 saved := benchmarks/.saved
 cxx_files = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu')
 
-.PHONY: help setup build demo test test-slow bench lint format check-torch211 clean
+.PHONY: help setup build demo test test-portable test-slow bench lint format check-torch211 clean
 
 help:
 	@echo "make setup      .venv, requirements, build, editable install"
 	@echo "make demo       the main example: NPK Grams of a trained net (ARGS=--help lists options)"
 	@echo "make test       tests; make test-slow: those that need minutes or many gigabytes"
+	@echo "make test-portable  the tests of the ops once more, by the portable ops that other devices run"
 	@echo "make bench      times every op and compares with the last saved run"
 	@echo "make lint       ruff, clang-format, mypy; make format rewrites what they would"
 	@echo "make check-torch211  builds for torch 2.11 and Python 3.12, needs nvcc, downloads gigabytes (PYTHON312=python3.12)"
@@ -29,6 +30,9 @@ demo: setup
 
 test: setup
 	$(python) -m pytest -m "not slow" $(ARGS)
+
+test-portable: setup
+	GATEDOPS_BACKEND=portable $(python) -m pytest -m "not slow" $(ARGS)
 
 test-slow: setup
 	$(python) -m pytest -m slow --timeout 3600 $(ARGS)

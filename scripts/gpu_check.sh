@@ -214,6 +214,9 @@ correct() {
   split conv 100 $((cores < 4 ? cores : 4)) tests/test_gpu_conv_gram.py "${cuda[@]}" "${pytest[@]}" --timeout 60
   gram_groups
   finish
+  split portable 110 $((cores < 8 ? cores : 8)) \
+    "tests/test_gpu_gram.py tests/test_gpu_gated_linear.py tests/test_gpu_conv_gram.py" \
+    env "${pytest[@]}" --timeout 60
   split triton 130 $((cores < 10 ? cores : 10)) "tests/test_gpu_gram.py tests/test_gpu_gated_linear.py" \
     "${triton[@]}" "${pytest[@]}" --timeout 100
   finish

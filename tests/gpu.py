@@ -26,16 +26,23 @@ OF_THE_COMPILER = [
 ]
 
 
-def needs_gpu(backend: str) -> list[pytest.MarkDecorator]:
-    """For `pytestmark`: marked gpu, and skipped with one sentence where the kernels of a backend are not there."""
-    ready = DRY or backends.forced_backend() == backend
-    missing = backends.missing_for(backend) or f"run where GATEDOPS_BACKEND={backend} is set before Python starts"
-    return [pytest.mark.gpu, pytest.mark.skipif(not ready, reason=f"the {backend} kernels for NVIDIA GPUs: {missing}")]
+def needs_gpu(*names: str) -> list[pytest.MarkDecorator]:
+    """For `pytestmark`: marked gpu, and skipped with one sentence where none of these backends runs tensors on a GPU."""
+    ready = DRY or (torch.cuda.is_available() and backends.backend_of("cuda") in names)
+    forced = " or ".join(f"GATEDOPS_BACKEND={name}" for name in names)
+    missing = backends.missing_for(names[-1]) or f"run where {forced} is set before Python starts"
+    return [pytest.mark.gpu, pytest.mark.skipif(not ready, reason=f"on an NVIDIA GPU, {' or '.join(names)}: {missing}")]
 
 
 def not_dry(subject: str) -> pytest.MarkDecorator:
     """Skips a test of something that only a GPU has."""
     return pytest.mark.skipif(DRY, reason=f"needs a GPU: {subject}")
+
+
+def only_on(name: str, subject: str) -> pytest.MarkDecorator:
+    """Skips a test of something that only one backend has."""
+    absent = DRY or backends.backend_of("cuda") != name
+    return pytest.mark.skipif(absent, reason=f"needs a GPU and GATEDOPS_BACKEND={name}: {subject}")
 
 
 def on_gpu(*values: object) -> list:

@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from gatedops import backends
+
+# What an op may take beside its result: the portable ops have larger tiles than the kernels in C++.
+WORKSPACE_MIB = 256 if backends.forced_backend() == "portable" else 64
 TESTS = Path(__file__).resolve().parent
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is read from Linux's /proc")

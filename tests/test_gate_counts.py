@@ -109,6 +109,7 @@ def test_gates_on_for_each_input_are_counted(n, specs, seed, density):
 
 
 @needs_proc
+@pytest.mark.cpu_kernels
 def test_counting_needs_no_memory_of_the_size_of_the_words():
     # 30,000 rows of 16 words are 1.8 MiB, their gates as bytes 14.6 MiB.
     setup = "from gatedops.ops.gate_counts import gate_counts\nbits = random_bits(30_000, dense(512))"

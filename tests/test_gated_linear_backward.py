@@ -46,6 +46,7 @@ def one_by_one(grad_h, grad_z, h, w_f, b_f, z, w_v, b_v, words, linear_feature):
 # --- both networks of a pair ------------------------------------------------------------------------------------
 
 
+@pytest.mark.cpu_kernels
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("linear_feature", [False, True])

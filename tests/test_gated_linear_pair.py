@@ -117,6 +117,7 @@ def test_nan_in_the_feature_network_passes_on_with_its_gate_off():
     assert_same_bits(z_next[3], torch.zeros(70))
 
 
+@pytest.mark.cpu_kernels
 def test_threads_and_repetition_do_not_change_a_bit():
     found = []
     for count in (1, 2, 3, 2):

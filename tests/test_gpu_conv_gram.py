@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 from conv_programs import Programs, RandomProgram, chain, same, window
-from gpu import DEVICE, captured, needs_gpu, not_dry, on_gpu
+from gpu import DEVICE, captured, needs_gpu, not_dry, on_gpu, only_on
 from test_conv_gram import residual
 from tolerances import assert_as_good_as_torch, assert_close_in_float64, assert_same_bits
 
@@ -18,7 +18,7 @@ from gatedops.nn import conv_spec
 from gatedops.ops.conv_gram import conv_gram
 from gatedops.ops.conv_program import Op
 
-pytestmark = needs_gpu("cuda")
+pytestmark = needs_gpu("portable", "cuda")
 
 SIZES = [(1, 7), (4, 4), (7, 5), (8, 8), (16, 16), (28, 28), (32, 32), (2, 40)]
 
@@ -102,13 +102,18 @@ def test_npk_of_a_model_on_the_gpu():
     assert_close_in_float64(found.cpu(), expected)
 
 
-@not_dry("the CPU takes words at any place, and has no other device")
+@only_on("cuda", "words may lie anywhere for others")
 def test_misaligned_words_are_refused():
     x, words, _, _, *rest = on_gpu(*chain((3, 3), 1).arguments(3))
     odd = torch.cat([words, words[:, :1]], 1)
     with pytest.raises(ValueError, match="words: the CUDA kernels need rows on 8-byte boundaries"):
         conv_gram(x, odd, None, None, *rest)
-    with pytest.raises(ValueError, match="x: needs to be on the device of words"):
+
+
+@not_dry("a CPU has no second device")
+def test_inputs_elsewhere_are_refused():
+    x, words, _, _, *rest = on_gpu(*chain((3, 3), 1).arguments(3))
+    with pytest.raises(ValueError, match="(x: needs to be on the device of words|got tensors on cpu and cuda:0)"):
         torch.ops.gatedops.conv_gram(x.cpu(), words, None, None, *rest)
 
 

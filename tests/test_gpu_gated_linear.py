@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from gpu import COMPILER, DEVICE, DRY, OF_THE_COMPILER, captured, needs_gpu, not_dry, on_gpu
+from gpu import COMPILER, DEVICE, DRY, OF_THE_COMPILER, captured, needs_gpu, not_dry, on_gpu, only_on
 from strategies import generator, special_values
 from test_gated_linear import GATES, gate_of, problem, saved_tensors
 from test_gated_linear_pair import IDS, KINDS
@@ -15,10 +15,10 @@ from test_gated_linear_pair import problem as pair_problem
 from tolerances import assert_as_good_as_torch, assert_close_in_float64, assert_same_bits
 from torch.nn.functional import linear
 
-from gatedops import Gate, GateBits, GatedLinear, gated_linear, gated_linear_pair, npk_gram, reference
+from gatedops import Gate, GateBits, GatedLinear, backends, gated_linear, gated_linear_pair, npk_gram, reference
 
 pytestmark = [
-    *needs_gpu("triton"),
+    *needs_gpu("portable", "triton"),
     *OF_THE_COMPILER,
     pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores.*:UserWarning"),
 ]
@@ -33,7 +33,7 @@ SHAPES = [((33,), 20, 70), ((1,), 1, 1), ((600,), 150, 257), ((3, 5), 64, 256), 
 @pytest.fixture(autouse=True)
 def first_tiles(monkeypatch):
     """One tile for each kernel: timing all of them would compile four times as much."""
-    if DRY:
+    if DRY or backends.backend_of("cuda") != "triton":
         return
     from gatedops.triton import gated_linear_tuning as tuning
 
@@ -330,7 +330,7 @@ def test_a_graph_of_forward_and_backward_replays_on_new_inputs(kind):
         assert_same_bits(replayed[name], eager.detach())
 
 
-@not_dry("it captures a CUDA graph before the kernels are timed")
+@only_on("triton", "a CUDA graph is captured before its kernels are timed")
 def test_a_graph_of_what_never_ran_before_needs_no_timing():
     from gatedops.triton import gated_linear_tuning as tuning
 
@@ -357,7 +357,7 @@ def test_same_inputs_same_bits(dtype):
             assert_same_bits(one, first)
 
 
-@not_dry("tiles are those of the Triton kernels")
+@only_on("triton", "tiles are those of its kernels")
 @pytest.mark.parametrize("precision", ["highest", "high"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_every_tile_and_way_to_read_gives_the_same_bits(dtype, precision, monkeypatch):
@@ -392,7 +392,7 @@ def test_every_tile_and_way_to_read_gives_the_same_bits(dtype, precision, monkey
             assert_same_bits(one, first)
 
 
-@not_dry("tiles are timed there")
+@only_on("triton", "its tiles are timed")
 def test_a_tile_is_chosen_once_for_batches_of_about_the_same_size(monkeypatch):
     from gatedops.triton import gated_linear_tuning as tuning
 

@@ -20,7 +20,7 @@ from gatedops import (
     unpack_gates,
 )
 
-pytestmark = [*needs_gpu("triton"), *OF_THE_COMPILER]
+pytestmark = [*needs_gpu("portable", "triton"), *OF_THE_COMPILER]
 
 FLOATS = [torch.float32, torch.float64]
 NETS = [dense(257, 64, 1, 1000), [((40, 3, 5), "gate"), ((4, 33, 2, 2), "select"), ((3, 65), "gate")], dense(128)]

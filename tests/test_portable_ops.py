@@ -95,7 +95,7 @@ def gram_backward_case() -> tuple:
 
 def conv_case() -> tuple:
     program = [
-        Instruction(Op.INPUT, 0, channels=3, height=16, width=16, out_height=16, out_width=16),
+        Instruction(Op.INPUT, 0, first=0, channels=3, height=16, width=16, out_height=16, out_width=16),
         Instruction(Op.BOX, 1, 0, first=0, channels=64, height=16, width=16, out_height=16, out_width=16, kernel_h=3,
                     kernel_w=3, pad_top=1, pad_left=1),
         Instruction(Op.TRACE, 2, 1, height=16, width=16),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from memory import needs_proc, peak_mib
+from memory import WORKSPACE_MIB, needs_proc, peak_mib
 from strategies import dense, examples, generator, random_bits, rows_of, seeds
 from test_gram import FLOATS, threads
 from tolerances import assert_as_good_as_torch, assert_close_in_float64, assert_same_bits
@@ -373,7 +373,7 @@ def test_no_layer_has_a_gram_of_its_own_in_memory(what):
         "from gatedops import soft_npk_gram\nx, gates = torch.rand(6000, 4), [torch.rand(6000, 16) for _ in range(8)]"
     )
     call, result = CALLS[what]
-    assert peak_mib(setup, call, sizes=(300, 6000)) < 64 + result
+    assert peak_mib(setup, call, sizes=(300, 6000)) < WORKSPACE_MIB + result
 
 
 # --- errors -------------------------------------------------------------------------------------------------
