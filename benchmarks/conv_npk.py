@@ -8,12 +8,13 @@ optional and needs JAX), its convolutional NTK of the same architecture. Writes 
 
     python benchmarks/conv_npk.py
     python benchmarks/conv_npk.py --data cifar10 --data-dir DIR --n 1000 --channels 64 64 128 128 --dense 256 256
-    GATEDOPS_BACKEND=cuda python benchmarks/conv_npk.py --device cuda
+    python benchmarks/conv_npk.py --device cuda
 
 The ridge of the regression is chosen on a held-out fifth of the training points. The net, and so its trained gates, has
 seen all training points; no test point is used before the test accuracies.
 
-With --device cuda the time of a pair alone is measured, on a GPU; writes OUT/conv_npk_cuda.json.
+With --device cuda the time of a pair alone is measured, on any GPU that torch calls by that name: by the portable ops,
+or by the kernels that GATEDOPS_BACKEND=cuda chooses. Writes OUT/conv_npk_cuda.json.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from _conv_npk import gpu, shifts, speed, study
 from _gram.targets import HEADER as TARGET_HEADER
 from _gram.targets import Target
 
-from gatedops import data
+from gatedops import backends, data
 from gatedops.nn import conv_spec
 
 DEFAULT_POINTS = {"digits": 1797, "mnist": 600, "cifar10": 400, "random": 200}
@@ -98,8 +99,10 @@ def as_json(args: argparse.Namespace) -> dict[str, object]:
 def run_on_gpu(args: argparse.Namespace) -> None:
     require_device("cuda")
     require_folder(args.out)
-    report = machine_report() | {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
-    print(f"{report['gpu']}, torch {report['torch']}, CUDA {report['cuda']}; all of npk on a symmetric Gram, float32")
+    gpu_report = {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
+    report = machine_report() | gpu_report | {"backend": backends.backend_of("cuda")}
+    facts = f"{report['gpu']}, {report['backend']}, torch {report['torch']}, CUDA {report['cuda']}"
+    print(f"{facts}; all of npk on a symmetric Gram, float32")
     problems = gpu.QUICK_PROBLEMS if args.quick else gpu.PROBLEMS
     repeats = QUICK_REPEATS if args.quick else GPU_REPEATS
     entries = [entry for one in problems for entry in gpu.time_problem(one, args.seed, repeats)]

@@ -11,11 +11,14 @@ Kinds of net, each chosen with --only:
 A net has `depth` layers of `width` gates and sees `batch` rows; its input needs no gradient. The limit is the time of
 the matrix products alone, by torch's own routines: all that the forward and the backward cannot do without. Saved
 bytes are those that autograd keeps for the backward beside the parameters. Writes OUT/gated_linear.json and
-OUT/gated_linear.png (gated_linear_cuda on a GPU). What cannot be timed is named with its error, and the rest goes on;
-the exit status is 1 where that happens to a net as a whole.
+OUT/gated_linear.png (gated_linear_cuda on a GPU, gated_linear_portable where GATEDOPS_BACKEND=portable runs the CPU's
+tensors, which then has targets of its own). What cannot be timed is named with its error, and the rest goes on; the
+exit status is 1 where that happens to a net as a whole.
 
     python benchmarks/gated_linear.py
     python benchmarks/gated_linear.py --only layer pair --size 512,128,6 --no-compile
+    GATEDOPS_BACKEND=portable python benchmarks/gated_linear.py --no-compile
+    python benchmarks/gated_linear.py --device cuda
     GATEDOPS_BACKEND=triton python benchmarks/gated_linear.py --device cuda
 
 On a GPU everything is in bfloat16 (--dtype), times are those of CUDA events, and hard gates have one more baseline:
@@ -39,8 +42,9 @@ from _common.output import print_table, write_json_atomically
 from _gated_linear.cublaslt import library
 from _gated_linear.measure import HEADER, OURS, Entry, Failure, failure, measure
 from _gated_linear.nets import KINDS, Cell, Net
-from _gated_linear.targets import gpu_targets, targets
+from _gated_linear.targets import gpu_targets, portable_targets, targets
 from _gram.targets import HEADER as TARGET_HEADER
+from _gram.targets import Target
 
 from gatedops import backends
 
@@ -78,12 +82,6 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
-def require_gpu_kernels(device: str) -> None:
-    require_device(device)
-    if device == "cuda" and backends.backend_of("cuda") == "portable":
-        raise ValueError("--device cuda needs the experimental kernels for GPUs: set GATEDOPS_BACKEND=triton")
-
-
 def cells_of(args: argparse.Namespace) -> tuple[Cell, ...]:
     if args.size:
         return tuple(args.size)
@@ -93,11 +91,27 @@ def cells_of(args: argparse.Namespace) -> tuple[Cell, ...]:
 
 
 def facts_of(args: argparse.Namespace, report: dict[str, object]) -> tuple[str, str]:
-    """The processor, and what ran on it."""
+    """The processor, and what ran on it: of the kernels in C++ the instruction set, else the backend."""
+    backend = backends.backend_of(args.device)
+    report |= {"backend": backend}
     if args.device == "cpu":
-        return str(report["cpu"]), f"{report['threads']} threads, {report['instruction_set']}, torch {report['torch']}"
+        kernels = report["instruction_set"] if backend == "cpu" else backend
+        return str(report["cpu"]), f"{report['threads']} threads, {kernels}, torch {report['torch']}"
     report |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
-    return str(report["gpu"]), f"{args.dtype}, torch {report['torch']}, CUDA {report['cuda']}"
+    return str(report["gpu"]), f"{args.dtype}, {backend}, torch {report['torch']}, CUDA {report['cuda']}"
+
+
+def name_of(device: str) -> str:
+    """Of the files: those of one backend never replace those of another on the CPU."""
+    if device == "cuda":
+        return "gated_linear_cuda"
+    return "gated_linear" if backends.backend_of(device) == "cpu" else "gated_linear_portable"
+
+
+def targets_of(device: str, entries: list[Entry]) -> list[Target]:
+    if device == "cuda":
+        return list(gpu_targets(entries))
+    return list(targets(entries) if backends.backend_of(device) == "cpu" else portable_targets(entries))
 
 
 def require_compiler() -> None:
@@ -138,7 +152,7 @@ def prepare(args: argparse.Namespace) -> tuple[Cell, ...]:
     """Refuses what cannot run, before anything does; the sizes to time."""
     if not args.no_plot:
         require_matplotlib()
-    require_gpu_kernels(args.device)
+    require_device(args.device)
     if not args.no_compile:
         require_compiler()
     require_folder(args.out)
@@ -153,8 +167,7 @@ def prepare(args: argparse.Namespace) -> tuple[Cell, ...]:
 def run(args: argparse.Namespace) -> int:
     """The exit status."""
     cells = prepare(args)
-    name = "gated_linear" if args.device == "cpu" else "gated_linear_cuda"
-    report = machine_report()
+    name, report = name_of(args.device), machine_report()
     processor, facts = facts_of(args, report)
     print(f"{processor}, {facts}; medians, in turns")
     if args.device == "cuda" and library() is None:
@@ -163,7 +176,7 @@ def run(args: argparse.Namespace) -> int:
     entries, failures = timed(args, cells)
     busy = contention.cores()
     print(sentence(busy))
-    held = list(targets(entries) if args.device == "cpu" else gpu_targets(entries))
+    held = targets_of(args.device, entries)
     print_table(TARGET_HEADER, [target.row() for target in held])
     content = {
         "machine": report,

@@ -2,8 +2,8 @@
 
 Sections, each chosen with --only:
 
-    sweep      Lambda over n, L and w: time, rate, share of the limit, torch in float32 and bfloat16
-    headline   n=4096, L=4, w=1024: with inputs, matvec, every instruction set, one thread and all
+    sweep      Lambda over n, L and w: time, rate, share of the limit, portable, torch in float32 and bfloat16
+    headline   n=4096, L=4, w=1024: with inputs, matvec, every instruction set, portable, one thread and all
     data-set   n=60,000, L=5, w=128, MNIST's size in the papers' network: a new result, a reused one, matvec
     one-core   one thread, L=4, w=4096, n=8192: the share of the inner loop's bound
     one-layer  counts of 1024 gates against NumKong's dots_symmetric, where it is installed
@@ -13,14 +13,17 @@ Sections, each chosen with --only:
 
 The limit of a cell is the larger of two times: of looking at every bit-pair at the rate of the instruction set
 (cores x clock x pairs per cycle), and of writing the n x n output at the bandwidth measured here. Gates are
-random, half of them on. Writes OUT/gram.json and OUT/gram.png.
+random, half of them on. "portable" is the op made of torch's own operations, called directly, in the same turns as the
+kernels in C++. Writes OUT/gram.json and OUT/gram.png.
 
     python benchmarks/gram.py
     python benchmarks/gram.py --only sweep --n 2048 8192 --layers 1 16 --width 512
+    python benchmarks/gram.py --device cuda
     GATEDOPS_BACKEND=cuda python benchmarks/gram.py --device cuda
 
 On a GPU (OUT/gram_cuda.json and .png) the sections are sweep, headline (n=60,000, L=10, w=1024), one-layer (counts,
-n=w=32,768) and packing; every kernel there is stands beside torch's products of int8 and float16 gates. The limit is
+n=w=32,768) and packing; every kernel there is stands beside torch's products of int8 and float16 gates: portable, and
+before it those that GATEDOPS_BACKEND, cuda or triton, adds. The targets are those of an H200. The limit is
 the largest of the times of the tensor cores, of the product over layers, of Sigma and of writing the output, at
 published rates (_gram/gpu_limits.py). A kernel or peer that is wrong or raises is named with the reason ("failures" in
 the JSON) and the rest goes on; the exit status is then 1. The JSON is written after every cell ("complete" is false
@@ -41,7 +44,10 @@ from _common.options import DEFAULT_OUT, at_least, require_folder, require_matpl
 from _common.output import print_table, write_json_atomically
 from _gram import data_set, gpu, headline, numkong, packing, scaling, soft, sweep, targets
 from _gram.entry import Entry
+from _gram.portable import PORTABLE
 from _gram.sizes import Sizes, default_sizes, full_sizes, given_sizes, quick_sizes
+
+from gatedops import backends
 
 SECTIONS = ("sweep", "headline", "data-set", "one-core", "one-layer", "packing", "scaling", "soft")
 BUFFERS = 5  # n x n arrays of float32 alive at the worst moment
@@ -58,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     add("--layers", type=at_least(1), nargs="+", metavar="L", help="gated layers")
     add("--width", type=at_least(1), nargs="+", metavar="W", help="gates per layer")
     add("--only", choices=SECTIONS, nargs="+", metavar="SECTION", help="(default: all) " + ", ".join(SECTIONS))
-    add("--no-peers", action="store_true", help="time gatedops alone in sweep and headline")
+    add("--no-peers", action="store_true", help="time gatedops alone in sweep and headline, on a CPU without portable")
     add("--no-plot", action="store_true", help="no PNG; matplotlib is not needed")
     add("--out", type=Path, default=DEFAULT_OUT, help="folder for the results (default: benchmarks/out)")
     add("--seed", type=at_least(0), default=0, help="of everything random (default: %(default)s)")
@@ -70,6 +76,12 @@ def chosen_sizes(args: argparse.Namespace) -> Sizes:
     if args.n or args.layers or args.width:
         return given_sizes(sizes, args.n, args.layers, args.width)
     return sizes
+
+
+def require_cpu_kernels() -> None:
+    """ValueError where what is called a kernel in C++ would be portable."""
+    if backends.backend_of("cpu") == PORTABLE:
+        raise ValueError("GATEDOPS_BACKEND=portable hides the kernels in C++: unset it, portable is timed beside them")
 
 
 def entries_json(entries: list[Entry]) -> list[dict[str, object]]:
@@ -90,7 +102,7 @@ class Run:
     def sweep(self) -> None:
         cells, budget = self.sizes.sweep, self.sizes.sweep_budget
         entries = sweep.sweep(cells, self.report, budget, peers=self.peers, seed=self.seed)
-        print("Lambda into a reused buffer; a dash: a peer that takes too long or too much memory")
+        print("Lambda into a reused buffer; a dash: what takes too long or too much memory, or is not timed")
         print_table(sweep.HEADER, sweep.sweep_rows(entries))
         self.ours += [entry for entry in entries if entry.by == "gatedops"]
         self.others += [entry for entry in entries if entry.by != "gatedops"]
@@ -164,6 +176,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def run_on_cpu(args: argparse.Namespace) -> None:
+    require_cpu_kernels()
     largest = max(cell.n for cell in (*chosen_sizes(args).sweep, chosen_sizes(args).headline))
     require_memory(BUFFERS * 4 * largest**2, f"n={largest}")
     report = machine_report()

@@ -152,20 +152,28 @@ def test_a_peer_that_is_installed_takes_its_turns(script: ModuleType, monkeypatc
     assert script.speed.neural_tangents_versions() is None
 
 
+@pytest.mark.parametrize("forced", ["", "cuda"])
 def test_timings_on_a_gpu_go_to_a_file_of_their_own(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    script: ModuleType,
+    forced: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """With the CPU as stand-in for the GPU: what is compared, written and held against the target."""
+    """With the CPU as stand-in for the GPU: what is compared, named, written and held against the target."""
     taken = SimpleNamespace(samples=(0.002, 0.001, 0.003))
     monkeypatch.setattr(script, "require_device", lambda device: None)
     monkeypatch.setattr(script.gpu, "QUICK_PROBLEMS", (script.speed.Problem(1, 32, 3, 2, 0),))
     monkeypatch.setattr(script.gpu, "interleaved_gpu_medians", lambda made, *_, **__: dict.fromkeys(made, taken))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    monkeypatch.setenv("GATEDOPS_BACKEND", forced)
     for kind in (torch.Tensor, torch.nn.Module):
         monkeypatch.setattr(kind, "cuda", lambda self: self)
     assert main_with(script, monkeypatch, "--device", "cuda", "--out", str(tmp_path)) == 0
     found = json.loads((tmp_path / "conv_npk_cuda.json").read_text())
-    assert found["machine"]["gpu"] == "a GPU"
+    backend = forced or "portable"
+    assert (found["machine"]["gpu"], found["machine"]["backend"]) == ("a GPU", backend)
+    assert capsys.readouterr().out.startswith(f"a GPU, {backend}, torch ")
     ours, plain = found["speed"]
     assert (ours["by"], ours["pairs"], plain["pairs"]) == ("gatedops", 6, 3)
     assert ours["us_per_pair"] == pytest.approx(2000 / 6)

@@ -6,7 +6,7 @@ import importlib
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -51,7 +51,14 @@ def test_a_whole_run_writes_json_and_png(tmp_path: Path) -> None:
         assert entry["runs"] >= 3
         pairs = 64 * 65 // 2 * entry["cell"]["layers"] * 40
         assert entry["bit_pairs_per_second"] == pytest.approx(pairs / entry["median_s"])
-    assert {entry["by"] for entry in found["sweep"]} == {"gatedops", "torch float32", "torch bfloat16"}
+    others = {"portable", "torch float32", "torch bfloat16"}
+    for cell in cells:
+        by = {entry["by"] for entry in found["sweep"] if tuple(entry["cell"].values()) == cell}
+        assert by == {"gatedops", *others}
+    assert "portable / ours" in done.stdout
+    for threads in {entry["threads"] for entry in found["headline"]}:
+        shown = [e for e in found["headline"] if (e["what"], e["threads"]) == ("Lambda", threads)]
+        assert {e["by"] for e in shown if e["instruction_set"] is None} == others
     isas = {entry["instruction_set"] for entry in found["headline"] if entry["what"] == "Lambda"}
     assert isas == {None, *gatedops.backends.available_isas()}
     assert len(found["packing"]) == 6
@@ -195,6 +202,115 @@ def test_a_peer_that_takes_too_long_or_too_much_memory_is_left_out(
     assert not sweep.is_affordable(cell, torch.float32, rate=1e10, seconds=0.3)
     monkeypatch.setattr(sweep, "available_memory", lambda: 10**7)
     assert not sweep.is_affordable(cell, torch.float32, rate=1e10, seconds=0.5)
+
+
+def small_problem() -> tuple[object, object, dict[str, object]]:
+    """A cell, a budget, and a machine of which no limit is known."""
+    entry, sweep = importlib.import_module("_gram.entry"), importlib.import_module("_gram.sweep")
+    report = {"instruction_set": "serial", "clock_hz": None, "threads": 1, "architecture": "x86_64"}
+    return entry.Cell(40, 2, 33), sweep.Budget(3, 0.1, 0.5), report
+
+
+def test_portable_is_not_what_gatedops_chooses(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    portable, speed = importlib.import_module("_gram.portable"), importlib.import_module("_common.gram_speed")
+    bits, other = (speed.random_problem(50, 2, 33, None, seed).bits for seed in (0, 1))
+    for name in ("npk_gram", "gate_overlap"):
+        monkeypatch.setattr(gatedops, name, lambda *_, **__: pytest.fail("this is the kernel in C++"))
+    called = []
+    out_op = portable.gram.npk_gram_out
+    monkeypatch.setattr(portable.gram, "npk_gram_out", lambda *a, out: called.append(out) or out_op(*a, out=out))
+    out = torch.empty(50, 50)
+    assert portable.portable_gram(None, bits, out)() is called[0] is out
+    assert out.equal(reference.npk_gram(None, bits))
+    x = torch.randint(0, 256, (50, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert portable.portable_gram(x, bits, out)().equal(reference.npk_gram(x, bits))
+    assert portable.portable_counts(bits, other).equal(reference.gate_overlap(bits, other))
+
+
+@pytest.mark.parametrize("fault", ["idle", "off by a bit"])
+def test_a_wrong_portable_gram_has_no_speed(script: ModuleType, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the kernels in C++ left in the buffer does not help it."""
+    portable = importlib.import_module("_gram.portable")
+    right = portable.gram.npk_gram_out
+
+    def faulty(*args: object, out: torch.Tensor) -> None:
+        if fault != "idle":
+            right(*args, out=out)
+            out[-1, 0] = out[-1, 0].nextafter(torch.tensor(9.0))
+
+    monkeypatch.setattr(portable.gram, "npk_gram_out", faulty)
+    cell, budget, report = small_problem()
+    with pytest.raises(RuntimeError, match="gatedops is wrong on portable, n=40"):
+        script.sweep.time_cell(cell, report, budget, {"torch float32": 1e12}, 0)
+    with pytest.raises(RuntimeError, match="gatedops is wrong on portable, n=40"):
+        script.headline.headline(cell, report, budget, peers=True, seed=0)
+    assert {e.by for e in script.headline.headline(cell, report, budget, peers=False, seed=0)} == {"gatedops"}
+
+
+def test_portable_that_takes_too_long_is_left_out(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell, budget, report = small_problem()
+    for seconds, by in ((0.6, ["gatedops", "torch float32"]), (0.4, ["gatedops", "portable", "torch float32"])):
+        monkeypatch.setattr(script.sweep, "portable_seconds", lambda bits, seconds=seconds: seconds)
+        entries = script.sweep.time_cell(cell, report, budget, {"torch float32": 1e12}, 0)
+        assert [entry.by for entry in entries] == by
+        assert script.sweep.sweep_rows(entries)[0][-3:].count("-") == 4 - len(by)
+
+
+def test_what_portable_takes_is_told_from_some_of_the_points(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    portable, speed = importlib.import_module("_gram.portable"), importlib.import_module("_common.gram_speed")
+    timed = SimpleNamespace(best=2.0)
+    monkeypatch.setattr(portable, "interleaved_medians", lambda calls, *_, **__: dict.fromkeys(calls, timed))
+    for n, expected in ((50, 2.0), (1536, 2.0 * 1.5**2), (4096, 2.0 * 4**2 * 3 / 4)):  # three of four blocks of 2048
+        assert portable.portable_seconds(speed.random_problem(n, 1, 32, None, 0).bits) == pytest.approx(expected)
+
+
+def test_portable_hides_no_kernel_in_cpp(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GATEDOPS_BACKEND", "portable")
+    monkeypatch.setattr(sys, "argv", ["gram.py", *SMALL, "--no-plot", "--out", str(tmp_path)])
+    assert script.main() == 2
+    assert "GATEDOPS_BACKEND=portable hides the kernels in C++" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def lambdas(**seconds: float) -> list[object]:
+    """Entries of section headline; those of gatedops' own kernels stand at 1 second."""
+    entry, headline = importlib.import_module("_gram.entry"), importlib.import_module("_gram.headline")
+    cell, isa = entry.Cell(40, 2, 33), gatedops.backends.available_isas()[-1]
+    matvecs = [f"matvec{x}, {headline.COLUMNS} columns" for x in ("", " with x")]
+    ours = [(what, "gatedops", isa, 1.0) for what in ("Lambda", "Gram with x, float32", *matvecs)]
+    theirs = [("Lambda", by.replace("_", " "), None, taken) for by, taken in seconds.items()]
+    return [entry.Entry(what, by, cell, 2, i, taken, taken, 5) for what, by, i, taken in [*ours, *theirs]]
+
+
+def test_portable_is_held_to_torchs_float32(script: ModuleType) -> None:
+    held = importlib.import_module("_gram.targets").headline_targets
+    name, peers = "Lambda, portable / torch float32", {"torch_float32": 20.0, "torch_bfloat16": 9.0}
+    for portable_s, met in ((30.0, True), (30.1, False)):
+        found = {target.name: target for target in held(lambdas(**peers, portable=portable_s))}
+        assert (found[name].wanted, found[name].at_least, found[name].met) == (1.5, False, met)
+        assert found[name].found == pytest.approx(portable_s / 20)
+    for without in (peers, {}):
+        assert name not in {target.name for target in held(lambdas(**without))}
+
+
+def test_portable_has_a_colour_of_its_own(script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    roofline, drawn = importlib.import_module("_gram.roofline"), {}
+    draw = roofline._scatter
+
+    def scatter(axis: object, entries: list[object], label: str, **style: object) -> None:
+        drawn[label] = (len(entries), style["color"])
+        draw(axis, entries, label, **style)
+
+    monkeypatch.setattr(roofline, "_scatter", scatter)
+    ours, *_, portable, peer = lambdas(portable=2.0, torch_float32=3.0)
+    roofline.plot_roofline(tmp_path / "gram.png", [ours], [portable, portable, peer], "")
+    assert drawn.pop("gatedops, n = 40")[0] == 1
+    assert drawn == {"gatedops, portable": (2, "#d95f02"), "torch float32": (1, "#777777")}
 
 
 def test_targets_say_whether_they_are_met(script: ModuleType) -> None:

@@ -81,9 +81,10 @@ def test_cells_cover_the_range_that_is_asked_for(gpu: ModuleType) -> None:
 
 def test_every_kernel_there_is_stands_in_the_table(gpu: ModuleType) -> None:
     names = part("gpu_peers").kernel_names
-    assert names("cuda", 9, True) == ["wgmma", "wgmma, no clusters", "mma.sync", "Triton"]
-    assert names("cuda", 8, False) == ["mma.sync"]
-    assert names("triton", 9, True) == ["Triton"]
+    assert names("cuda", 9, True) == ["wgmma", "wgmma, no clusters", "mma.sync", "Triton", "portable"]
+    assert names("cuda", 8, False) == ["mma.sync", "portable"]
+    assert names("triton", 9, True) == ["Triton", "portable"]
+    assert names("portable", 9, True) == names("portable", 7, False) == ["portable"]
 
 
 def test_a_forced_kernel_stands_in_the_table_alone(gpu: ModuleType) -> None:
@@ -91,6 +92,31 @@ def test_a_forced_kernel_stands_in_the_table_alone(gpu: ModuleType) -> None:
     assert names("cuda", 9, True, "sm90x1") == ["wgmma, no clusters"]
     assert names("cuda", 9, True, "sm80") == names("cuda", 8, True, "sm80") == ["mma.sync"]
     assert names("cuda", 8, True, "sm90") == names("cuda", 9, True, "abacus") == []
+    assert names("portable", 9, True, "sm90") == []
+
+
+def test_a_gpu_without_kernels_of_its_own_has_portable(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    for name in ("GATEDOPS_BACKEND", "GATEDOPS_CUDA"):
+        monkeypatch.delenv(name, raising=False)
+    assert gpu.require_kernels() == ["portable"]
+    monkeypatch.setenv("GATEDOPS_CUDA", "sm80")
+    with pytest.raises(ValueError, match="got 'sm80', which is not a kernel of the portable backend on this GPU"):
+        gpu.require_kernels()
+
+
+@pytest.mark.parametrize(
+    ("backend", "triton", "packs"),
+    [("cuda", True, "Triton"), ("triton", True, "Triton"), ("cuda", False, "portable"), ("", True, "portable")],
+)
+def test_packing_is_named_after_what_packs(
+    gpu: ModuleType, backend: str, triton: bool, packs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peers = part("gpu_peers")
+    monkeypatch.setenv("GATEDOPS_BACKEND", backend)
+    monkeypatch.setattr(peers.backends, "missing_for", lambda name: None if triton else "it is not installed")
+    assert peers.packing_kernel() == packs
 
 
 def test_a_forced_kernel_is_forced_inside_the_block_only(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,17 +203,22 @@ def test_packing_is_held_to_the_bytes_that_a_copy_moves(gpu: ModuleType) -> None
 
 
 @pytest.fixture
-def on_cpu(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """A GPU whose kernels are the CPU's: everything but the timing by events and the launch of a kernel."""
+def stand_in(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The CPU in place of a GPU: everything but the timing by events and the launch of a kernel."""
     sections, timing = part("gpu_sections"), importlib.import_module("_common.timing")
     monkeypatch.setattr(sections, "DEVICE", "cpu")
     monkeypatch.setattr(sections, "free_bytes", lambda: 1 << 40)
     monkeypatch.setattr(sections, "interleaved_gpu_medians", lambda f, r, label: timing.interleaved_medians(f, r))
-    monkeypatch.setattr(gpu, "require_kernels", lambda: ["wgmma", "mma.sync"])
-    monkeypatch.setattr(gpu, "kernels_here", lambda: ["wgmma", "mma.sync"])
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: H200)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     return importlib.import_module("gram")
+
+
+@pytest.fixture
+def on_cpu(stand_in: ModuleType, gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A GPU whose kernels are the CPU's."""
+    monkeypatch.setattr(gpu, "require_kernels", lambda: ["wgmma", "mma.sync"])
+    return stand_in
 
 
 def test_a_whole_run(on_cpu: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -225,6 +256,58 @@ def run_of(script: ModuleType, out: Path, *options: str) -> int:
 
 def found_in(out: Path) -> dict:
     return json.loads((out / "gram_cuda.json").read_text())
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise AssertionError("this is the device's own kernel")
+
+
+def test_portable_alone(
+    stand_in: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where GATEDOPS_BACKEND asks for nothing, everything is timed, and only portable is."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.delenv("GATEDOPS_BACKEND", raising=False)
+    for name in ("npk_gram", "gate_overlap"):
+        monkeypatch.setattr(gatedops, name, refuse)
+    assert run_of(stand_in, tmp_path, "--n", "64") == 0
+    found = found_in(tmp_path)
+    assert found["machine"]["kernels"] == ["portable"]
+    assert {e["by"] for e in found["sweep"]} == {"portable", "torch int8", "torch float16"}
+    assert {e["what"] for e in found["headline"] if e["by"] == "portable"} == {
+        "Lambda", "Gram with x, uint8", "Gram with x, float32", "matvec, 10 columns",
+    }  # fmt: skip
+    assert [e["by"] for e in found["one-layer"]] == ["portable"]
+    assert len(found["packing"]) == 6
+    told = capsys.readouterr().out
+    assert "chosen kernel: portable" in told
+    assert "packing by portable, into reused words" in told
+
+
+def test_portable_beside_triton_is_called_itself(
+    stand_in: ModuleType, gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sections = part("gpu_sections")
+    call_of, counts_of = sections.gram_call, sections.counts_call
+
+    def own_kernel(name: str, bits: GateBits, x: torch.Tensor | None, out: torch.Tensor) -> Callable[[], torch.Tensor]:
+        return call_of("portable" if name == "portable" else "mma.sync", bits, x, out)
+
+    def counts_call(name: str, x: GateBits, y: GateBits) -> Callable[[], torch.Tensor]:
+        counted.append(name)
+        return counts_of(name, x, y)
+
+    counted: list[str] = []
+    monkeypatch.setattr(sections, "gram_call", own_kernel)
+    monkeypatch.setattr(sections, "counts_call", counts_call)
+    monkeypatch.setattr(part("portable").gram, "npk_gram_out", refuse)
+    monkeypatch.setattr(gpu, "require_kernels", lambda: ["Triton", "portable"])
+    assert run_of(stand_in, tmp_path, "--n", "64", "--only", "sweep", "one-layer", "--no-peers") == 1
+    found = found_in(tmp_path)
+    assert [e["by"] for e in found["sweep"]] == ["Triton"]
+    assert [(f["what"], f["kernel"]) for f in found["failures"]] == [("Lambda", "portable")]
+    assert [e["by"] for e in found["one-layer"]] == counted == ["Triton", "portable"]
 
 
 def failing_gram(n: int, fault: str, also: str = "") -> Callable[..., Callable[[], torch.Tensor]]:
@@ -361,7 +444,7 @@ def test_a_contestant_that_fails_on_the_way_leaves_the_others_times(
 
 
 def test_packing_that_fails_leaves_the_other_inputs(
-    on_cpu: ModuleType, gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    on_cpu: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     sections = part("gpu_sections")
     time_packing = sections.time_packing
@@ -372,7 +455,7 @@ def test_packing_that_fails_leaves_the_other_inputs(
         return time_packing(problem, sizes)
 
     monkeypatch.setattr(sections, "time_packing", fails)
-    monkeypatch.setattr(gpu, "require_kernels", lambda: ["Triton"])
+    monkeypatch.setattr(sections, "packing_kernel", lambda: "Triton")
     assert run_of(on_cpu, tmp_path, "--n", "64", "--only", "packing") == 1
     found = found_in(tmp_path)
     assert len(found["packing"]) == 5

@@ -10,6 +10,7 @@ from _gated_linear.measure import OURS, PRODUCTS, Entry
 
 
 def targets(entries: list[Entry]) -> Iterator[Target]:
+    """The kernels in C++."""
     for entry in entries:
         if entry.by != OURS:
             continue
@@ -21,6 +22,14 @@ def targets(entries: list[Entry]) -> Iterator[Target]:
         yield Target(f"{name}, eager / ours", wanted, entry.speed)
         if entry.kind == "value" and entry.width >= 256 and entry.saved_of_eager is not None:
             yield Target(f"{name}, saved bytes, ours / eager", 0.56, entry.saved_of_eager, at_least=False)
+
+
+def portable_targets(entries: list[Entry]) -> Iterator[Target]:
+    """The portable ops, which are torch's own operations too, cost little over eager torch, forward and backward."""
+    for entry in entries:
+        if entry.by == OURS:
+            name = f"{entry.kind} {entry.batch} x {entry.width} x {entry.depth}"
+            yield Target(f"{name}, eager / ours", 1 / 1.1, entry.speed)
 
 
 def gpu_targets(entries: list[Entry]) -> Iterator[Target]:

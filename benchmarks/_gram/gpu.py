@@ -16,11 +16,10 @@ from _gram import gpu_sections as sections
 from _gram import gpu_targets, packing, targets
 from _gram.entry import Entry
 from _gram.gpu_limits import rates_of
-from _gram.gpu_peers import TRITON, kernels_here
+from _gram.gpu_peers import kernels_here, packing_kernel
 from _gram.gpu_sizes import GpuSizes, default_sizes, full_sizes, given_sizes, quick_sizes
 from _gram.gpu_trials import GpuLostError, Trials
 from _gram.packing import PackEntry
-from gatedops import backends
 
 SECTIONS = ("sweep", "headline", "one-layer", "packing")
 
@@ -45,9 +44,8 @@ def chosen_sections(args: argparse.Namespace) -> list[str]:
 
 
 def require_kernels() -> list[str]:
+    """What can be timed here, the chosen kernel first; ValueError without a GPU."""
     require_device("cuda")
-    if backends.backend_of("cuda") == "portable":
-        raise ValueError("--device cuda needs the experimental kernels: set GATEDOPS_BACKEND=cuda, or triton")
     return kernels_here()
 
 
@@ -75,16 +73,14 @@ class Run:
         self.targets += gpu_targets.one_layer_targets(entries, self.kernels[0])
 
     def packing(self) -> None:
-        if TRITON not in self.kernels:
-            print("packing on a GPU needs triton, which is not installed")
-            return
         entries: list[PackEntry] = []
         try:
             for part in sections.packing(self.plan):
                 entries += part
                 self._keep("packing", [asdict(e) | {"share_of_moved": e.share_of_moved} for e in entries])
         finally:
-            print("into reused words; memcpy: torch's copy_ of the same bytes, which writes as much as it reads")
+            print(f"packing by {packing_kernel()}, into reused words")
+            print("memcpy: torch's copy_ of the same bytes, which writes as much as it reads")
             print_table(packing.HEADER, [entry.row() for entry in entries])
         self.targets += gpu_targets.packing_targets(entries)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 import gatedops
 from _gram.entry import Cell
+from _gram.portable import PORTABLE, portable_counts, portable_gram
 from gatedops import GateBits, backends
 
 WGMMA, ALONE, MMA_SYNC, TRITON = "wgmma", "wgmma, no clusters", "mma.sync", "Triton"
@@ -120,12 +121,12 @@ def forced_kernel(name: str) -> Iterator[None]:
 
 
 def kernel_names(backend: str, major: int, triton: bool, forced: str | None = None) -> list[str]:
-    """The kernels that can be timed with a backend on a GPU of this major version, the one that it chooses first; with
-    GATEDOPS_CUDA, the forced one alone."""
+    """The kernels that can be timed with a backend on a GPU of this major version, the one that it chooses first and
+    portable, which every GPU runs, last; with GATEDOPS_CUDA, the forced one alone."""
     ours = [] if backend != "cuda" else list(FORCED) if major == 9 else [MMA_SYNC]
     if forced:
         return [name for name in ours if FORCED[name] == forced]
-    return [*ours, TRITON] if triton else ours
+    return [*ours, *([TRITON] if triton and backend != PORTABLE else []), PORTABLE]
 
 
 def kernels_here() -> list[str]:
@@ -138,8 +139,28 @@ def kernels_here() -> list[str]:
     return names
 
 
+def packing_kernel() -> str:
+    """What packs gates here: the cuda backend has no kernel of its own for that."""
+    own = backends.backend_of("cuda") != PORTABLE and backends.missing_for("triton") is None
+    return TRITON if own else PORTABLE
+
+
+def counts_call(name: str, x: GateBits, y: GateBits) -> Callable[[], Tensor]:
+    """The counts of two sets of rows by one of our kernels; Triton's is the one that gatedops chooses with it alone."""
+    if name == PORTABLE:
+        return lambda: portable_counts(x, y)
+
+    def chosen() -> Tensor:
+        with forced_kernel(name):
+            return gatedops.gate_overlap(x, y)
+
+    return chosen
+
+
 def gram_call(name: str, bits: GateBits, x: Tensor | None, out: Tensor) -> Callable[[], Tensor]:
     """The Gram by one of our kernels, into `out`."""
+    if name == PORTABLE:
+        return portable_gram(x, bits, out)
     if name == TRITON:
         from gatedops.triton import gram
 

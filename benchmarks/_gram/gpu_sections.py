@@ -14,7 +14,17 @@ from torch import Tensor
 import gatedops
 from _gram.entry import Cell, Entry, Limit, entry_of, require_close, require_right, require_right_product
 from _gram.gpu_limits import Rates, counts_limit, gpu_limit
-from _gram.gpu_peers import INT8, TRITON, Int8PerLayer, affordable_peers, forced_kernel, gram_call, torch_peer
+from _gram.gpu_peers import (
+    INT8,
+    TRITON,
+    Int8PerLayer,
+    affordable_peers,
+    counts_call,
+    forced_kernel,
+    gram_call,
+    packing_kernel,
+    torch_peer,
+)
 from _gram.gpu_sizes import GpuSizes
 from _gram.gpu_trials import ALL, ContestantError, Trials, attributed, gpu_works
 from _gram.packing import PackEntry, PackProblem, inputs
@@ -188,19 +198,17 @@ def counts_cell(plan: Plan, cell: Cell) -> list[Entry]:
     few = slice(0, 16)
     expected = reference.gate_overlap(x[few].to("cpu"), y[few].to("cpu"))
 
-    def call_of(name: str) -> Callable[[], Tensor]:
-        def call() -> Tensor:
-            with forced_kernel(name):
-                return gatedops.gate_overlap(x, y)
-
+    def checked(name: str) -> Callable[[], Tensor]:
+        call = counts_call(name, x, y)
         if not call()[:, few, few].cpu().equal(expected):
             raise RuntimeError(f"gatedops is wrong on {cell}, {name}")
         return call
 
     calls: Calls = {}
-    for name in [name for name in plan.kernels if name != TRITON] or plan.kernels:
-        with plan.trials.trial(COUNTS, name, cell):
-            calls[COUNTS, name] = call_of(name)
+    for name in plan.kernels:
+        if name != TRITON or name == plan.kernels[0]:
+            with plan.trials.trial(COUNTS, name, cell):
+                calls[COUNTS, name] = checked(name)
     return timed(plan, cell, calls, {COUNTS: counts_limit(cell, plan.rates)}, plan.sizes.repeats)
 
 
@@ -208,7 +216,7 @@ def packing(plan: Plan) -> Iterator[list[PackEntry]]:
     """Input by input: into reused words, against torch's copy of the input."""
     for name, make in inputs(plan.sizes.packing, plan.seed, DEVICE).items():
         entries: list[PackEntry] = []
-        with plan.trials.trial("packing", TRITON, name):
+        with plan.trials.trial("packing", packing_kernel(), name):
             entries.append(time_packing(PackProblem(name, make()), plan.sizes))
         yield entries
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 import gatedops
 from _gram.entry import Cell, Entry, entry_of, gram_limit, require_right
+from _gram.portable import PORTABLE, portable_lambda
 from _gram.sweep import PEERS, Budget
 from gatedops import GateBits, backends
 
@@ -46,24 +47,25 @@ def lambda_on(isa: str, bits: GateBits, out: Tensor) -> Callable[[], Tensor]:
 
 
 def headline(cell: Cell, report: dict[str, object], budget: Budget, *, peers: bool, seed: int) -> list[Entry]:
-    """Everything on all threads, in turns, and then Lambda alone on one."""
+    """Everything on all threads, in turns, and then Lambda alone on one; with `peers`, portable and torch too."""
     problem = random_problem(cell.n, cell.layers, cell.width, INPUTS, seed)
     bits, x = problem.bits, problem.x
     assert x is not None
     out = torch.empty(cell.n, cell.n)
-    torchs: dict[tuple[str, str], Callable[[], Tensor]] = {}
+    others: dict[tuple[str, str], Callable[[], Tensor]] = {}
     if peers:
         masks, factors = bits.unpack(), [1 / cell.width] * cell.layers
-        torchs = {("Lambda", name): MatmulPerLayer(masks, factors, dtype) for name, dtype in PEERS.items()}
+        others = {("Lambda", PORTABLE): portable_lambda(bits, out)}
+        others |= {("Lambda", name): MatmulPerLayer(masks, factors, dtype) for name, dtype in PEERS.items()}
     lambdas = {("Lambda", isa): lambda_on(isa, bits, out) for isa in backends.available_isas()}
     with_inputs = _with_inputs(bits, x, out)
     if peers:
         with_inputs[INPUT_MATMUL, "torch float32"] = InputMatmul(x)
     count = torch.get_num_threads()
-    entries = _timed(cell, lambdas | torchs | with_inputs, count, report, budget)
+    entries = _timed(cell, lambdas | others | with_inputs, count, report, budget)
     if count > 1:
         with threads(1):
-            entries += _timed(cell, lambdas | torchs, 1, report, budget)
+            entries += _timed(cell, lambdas | others, 1, report, budget)
     return entries
 
 
@@ -90,8 +92,8 @@ def _timed(
     report: dict[str, object],
     budget: Budget,
 ) -> list[Entry]:
-    """functions: (what, by) -> call; by is a peer or an instruction set. The limits are those at the clock of the same
-    turns: on a shared machine it wanders by a third within minutes."""
+    """functions: (what, by) -> call; by is a peer, portable or an instruction set. The limits are those at the clock of
+    the same turns: on a shared machine it wanders by a third within minutes."""
     clocks: list[float | None] = []
     named = {f"{what}, {by}": call for (what, by), call in functions.items()}
     named["clock"] = lambda: clocks.append(clock_hz())

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 from _common.output import replacing
 
 from _gram.entry import Entry
+from _gram.portable import PORTABLE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PEER_MARKERS = {
+    PORTABLE: "v",
     "torch float32": "x",
     "torch bfloat16": "+",
     "numkong": "^",
@@ -23,13 +25,13 @@ PEER_MARKERS = {
     "wgmma, no clusters": "D",
     "Triton": "^",
 }
-FILLED = "^sD"
-PEER_COLOUR = "#777777"
+FILLED = "^sDv"
+PEER_COLOUR, PORTABLE_COLOUR = "#777777", "#d95f02"
 LIMIT_COLOUR = "#222222"
 
 
 def plot_roofline(path: Path, ours: Sequence[Entry], others: Sequence[Entry], title: str) -> None:
-    """One PNG. ours: the sweep of gatedops, with or without limits; others: peers."""
+    """One PNG. ours: the sweep of gatedops, with or without limits; others: portable and peers."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -47,7 +49,8 @@ def plot_roofline(path: Path, ours: Sequence[Entry], others: Sequence[Entry], ti
         shown = [entry for entry in others if entry.by == name]
         if shown:
             style = {"edgecolors": "none"} if marker in FILLED else {"linewidths": 1.6}
-            _scatter(axis, shown, name, marker=marker, s=50, color=PEER_COLOUR, **style)
+            colour, label = (PORTABLE_COLOUR, f"gatedops, {name}") if name == PORTABLE else (PEER_COLOUR, name)
+            _scatter(axis, shown, label, marker=marker, s=50, color=colour, **style)
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
     axis.set_xlabel("bits per pair of points, L * w", fontsize=12)

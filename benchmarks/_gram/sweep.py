@@ -1,4 +1,4 @@
-"""Lambda over n, L and w: time, rate, share of the machine's limit, and torch where it is affordable."""
+"""Lambda over n, L and w: time, rate, share of the machine's limit; portable and torch where they are affordable."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from tqdm import tqdm
 
 import gatedops
 from _gram.entry import Cell, Entry, entry_of, gram_limit, require_right
+from _gram.portable import PORTABLE, portable_lambda, portable_seconds
 
 PEERS = {"torch float32": torch.float32, "torch bfloat16": torch.bfloat16}
-HEADER = ("n", "L", "w", "median", "runs", "bit-pairs/s", "limit", "by", "of limit", *(f"{p} / ours" for p in PEERS))
+OTHERS = (PORTABLE, *PEERS)
+HEADER = ("n", "L", "w", "median", "runs", "bit-pairs/s", "limit", "by", "of limit", *(f"{o} / ours" for o in OTHERS))
 PROBE = 2048  # rows and columns of the product that tells how fast torch multiplies
 
 
@@ -27,7 +29,7 @@ PROBE = 2048  # rows and columns of the product that tells how fast torch multip
 class Budget:
     """repeats   runs of a fast function
     seconds      for all runs of one function in one cell; at least three are made
-    peer_seconds a peer that would need longer for one run is left out
+    peer_seconds a peer, or portable, that would need longer for one run is left out
     """
 
     repeats: int
@@ -36,7 +38,7 @@ class Budget:
 
 
 def sweep(cells: Sequence[Cell], report: dict[str, object], budget: Budget, *, peers: bool, seed: int) -> list[Entry]:
-    """Entries of gatedops and of the peers that each cell can afford."""
+    """Entries of gatedops and, with `peers`, of portable and of the peers that each cell can afford."""
     rates = multiply_rates() if peers else {}
     entries: list[Entry] = []
     for cell in tqdm(cells, desc="sweep", unit="cell", leave=False, disable=None):
@@ -45,10 +47,13 @@ def sweep(cells: Sequence[Cell], report: dict[str, object], budget: Budget, *, p
 
 
 def time_cell(cell: Cell, report: dict[str, object], budget: Budget, rates: dict[str, float], seed: int) -> list[Entry]:
+    """rates: those of the peers; none: gatedops alone."""
     bits = random_problem(cell.n, cell.layers, cell.width, None, seed).bits
     out = torch.empty(cell.n, cell.n)
     functions: dict[str, Callable[[], Tensor]] = {"gatedops": lambda: gatedops.npk_gram(None, bits, out=out)}
     require_right(functions["gatedops"], bits, str(cell))
+    if rates and portable_seconds(bits) < budget.peer_seconds:
+        functions[PORTABLE] = portable_lambda(bits, out)
     for name, rate in rates.items():
         if is_affordable(cell, PEERS[name], rate, budget.peer_seconds):
             functions[name] = MatmulPerLayer(bits.unpack(), [1 / cell.width] * cell.layers, PEERS[name])
@@ -94,7 +99,7 @@ def _row(cell: Cell, found: dict[str, Entry]) -> tuple[str, ...]:
     limit = ("-", "-", "-")
     if ours.limit is not None and ours.share is not None:
         limit = (readable_seconds(ours.limit.seconds), ours.limit.by, f"{ours.share:.0%}")
-    ratios = (f"{found[p].median_s / ours.median_s:.1f}x" if p in found else "-" for p in PEERS)
+    ratios = (f"{found[o].median_s / ours.median_s:.1f}x" if o in found else "-" for o in OTHERS)
     time, rate = readable_seconds(ours.median_s), f"{ours.bit_pairs_per_second:.3g}"
     return str(cell.n), str(cell.layers), str(cell.width), time, str(ours.runs), rate, *limit, *ratios
 

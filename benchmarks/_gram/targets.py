@@ -9,6 +9,7 @@ from _gram.entry import Entry
 from _gram.headline import COLUMNS, INPUT_MATMUL, lambda_entry
 from _gram.numkong import NAME
 from _gram.packing import PackEntry
+from _gram.portable import PORTABLE
 
 HEADER = ("target", "wanted", "found", "met")
 
@@ -32,7 +33,7 @@ class Target:
 
 
 def headline_targets(entries: list[Entry]) -> Iterator[Target]:
-    """Of the section `headline`; peers that were not timed leave theirs out."""
+    """Of the section `headline`; portable and peers that were not timed leave theirs out."""
     count = max(entry.threads for entry in entries)
     times = {(e.what, e.instruction_set or e.by): e.median_s for e in entries if e.threads == count}
     ours = lambda_entry(entries, count)
@@ -43,6 +44,9 @@ def headline_targets(entries: list[Entry]) -> Iterator[Target]:
         yield Target("Lambda, torch bfloat16 / ours", 11, times["Lambda", "torch bfloat16"] / lambda_s)
         if ("Lambda", "avx2") in times:
             yield Target("Lambda with AVX2, torch float32 / ours", 8, float32 / times["Lambda", "avx2"])
+        if ("Lambda", PORTABLE) in times:
+            share = times["Lambda", PORTABLE] / float32
+            yield Target(f"Lambda, {PORTABLE} / torch float32", 1.5, share, at_least=False)
     if (INPUT_MATMUL, "torch float32") in times:
         share = times["Gram with x, float32", isa] / times[INPUT_MATMUL, "torch float32"]
         yield Target(f"Gram with x, ours / torch's {INPUT_MATMUL}", 0.88, share, at_least=False)
