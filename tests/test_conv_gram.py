@@ -177,6 +177,7 @@ def test_the_bits_do_not_depend_on_threads_or_instruction_set(dtype):
                 assert_same_bits(conv_gram(*arguments), expected)
 
 
+@pytest.mark.cpu_kernels
 @FEW
 @given(ROWS, st.sampled_from(FLOATS), seeds)
 def test_the_symmetric_gram_is_the_lower_half_of_the_rectangular(n, dtype, seed):

@@ -91,6 +91,7 @@ def test_the_whole_net_follows_the_chosen_layers():
 
 
 @needs_proc
+@pytest.mark.cpu_kernels
 def test_statistics_unpack_nothing():
     # 30,000 rows of 2,048 gates are 58.6 MiB as bytes; the counts of the inputs 30,000 numbers.
     setup = "from gatedops import gate_stats\nbits = random_bits(30_000, dense(2048))"
@@ -186,6 +187,7 @@ def test_labels_may_be_of_any_integer_kind(kind):
 
 
 @needs_proc
+@pytest.mark.cpu_kernels
 def test_overlaps_need_no_gram_in_memory():
     # 4,000^2 float64 numbers are 122 MiB.
     setup = "from gatedops.stats import class_overlap\nbits = random_bits(4_000, dense(32))"
@@ -255,6 +257,7 @@ def test_threads_do_not_change_an_alignment():
 
 
 @needs_proc
+@pytest.mark.cpu_kernels
 def test_alignment_needs_no_gram_in_memory():
     # 3,000^2 float64 numbers are 69 MiB, two blocks of 512 x 512 with their copies 12.
     setup = "from gatedops.stats import npk_alignment\nbits = random_bits(3_000, dense(32))"

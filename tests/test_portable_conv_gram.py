@@ -24,6 +24,7 @@ from gatedops import reference_conv
 from gatedops.ops.conv_program import Instruction, Op, decode
 from gatedops.portable import conv_counts, conv_gram, conv_plan, conv_steps
 from gatedops.portable.conv_windows import Axis
+from gatedops.portable.tiles import tiles
 from gatedops.portable.workspace import WORKSPACE
 
 FLOATS = (torch.float32, torch.float64)
@@ -245,8 +246,8 @@ def test_memory_stays_within_the_workspace(counted_in, case, dtype):
     words = sum(-(-conv_plan.words_used(*layer) // 8) * 8 for layer in program.masks)
     x = torch.empty(n, program.columns, dtype=dtype, device="meta")
     masks = torch.empty(n, words, dtype=torch.int32, device="meta")
-    tiles = conv_plan.tiles(conv_plan.plan(code), (n, n), True, dtype.itemsize, conv_plan.REGISTERS)
-    assert len(list(tiles)) > 2
+    edges = conv_plan.edges_of(conv_plan.plan(code), (n, n), True, dtype.itemsize, conv_plan.REGISTERS)
+    assert len(list(tiles((n, n), edges, True))) > 2
     with LiveBytes(x, masks) as live:
         out = conv_gram.conv_gram(x, masks, None, None, code, scalars, dtype)
     assert WORKSPACE // 8 < live.peak - out.nbytes <= WORKSPACE
@@ -306,7 +307,7 @@ def test_tiles_cover_every_pair_once(n, m, symmetric, pairs):
     m = n if symmetric else m
     seen = torch.zeros(n, m)
     each = conv_plan._peak(steps, 8)
-    for rows, columns in conv_plan.tiles(steps, (n, m), symmetric, 8, pairs * each):
+    for rows, columns in tiles((n, m), conv_plan.edges_of(steps, (n, m), symmetric, 8, pairs * each), symmetric):
         assert (rows.stop - rows.start) * (columns.stop - columns.start) <= pairs
         seen[rows, columns] += 1
         if symmetric and rows != columns:

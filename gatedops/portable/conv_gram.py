@@ -7,9 +7,10 @@ from torch import Tensor
 
 from gatedops import _C
 from gatedops.portable.checks import require, require_float, require_one_device, require_rows, require_words
-from gatedops.portable.conv_plan import CPU_REGISTERS, REGISTERS, plan, tiles
+from gatedops.portable.conv_plan import CPU_REGISTERS, REGISTERS, edges_of, plan
 from gatedops.portable.conv_steps import Pairs, Side
 from gatedops.portable.products import has_int8
+from gatedops.portable.tiles import tiles, write
 
 
 def conv_gram(
@@ -33,9 +34,10 @@ def conv_gram(
     steps, symmetric, int8 = plan(program), y is None, has_int8(x.device)
     registers = CPU_REGISTERS if x.device.type == "cpu" else REGISTERS
     out = x.new_empty((left.rows, right.rows))
-    for rows, columns in tiles(steps, (left.rows, right.rows), symmetric, dtype.itemsize, registers):
+    shape = (left.rows, right.rows)
+    for rows, columns in tiles(shape, edges_of(steps, shape, symmetric, dtype.itemsize, registers), symmetric):
         a, b = Side(left.x[rows], left.words[rows]), Side(right.x[columns], right.words[columns])
-        _write(Pairs(a, b, scalars, int8).run(steps), out, rows, columns, symmetric)
+        write(Pairs(a, b, scalars, int8).run(steps), out, rows, columns, symmetric)
     return out
 
 
@@ -44,12 +46,3 @@ def _side(x: Tensor, words: Tensor, dtype: torch.dtype, name: str, words_name: s
     require_rows(x, words.shape[0], name, "D")
     require(x.dtype == dtype, f"{name}: needs the given dtype")
     return Side(x, words)
-
-
-def _write(values: Tensor, out: Tensor, rows: slice, columns: slice, symmetric: bool) -> None:
-    """Puts the values of a tile into `out`, of a symmetric Gram also where their mirror images are."""
-    if symmetric and rows == columns:
-        values = torch.where(torch.ones_like(values, dtype=torch.bool).triu_(), values, values.mT)
-    out[rows, columns] = values
-    if symmetric and rows != columns:
-        out[columns, rows] = values.mT

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gatedops.layout import words_used
 from gatedops.ops.conv_program import Instruction, Op, decode
-from gatedops.portable.workspace import WORKSPACE, blocks
+from gatedops.portable.workspace import WORKSPACE
 
 GATES = 4 << 20  # of each side that are taken apart at a time: up to ten bytes each for both sides, 40 MiB
 INPUTS = 8 << 20  # bytes of each side of an INPUT that are copied at a time
@@ -126,16 +126,12 @@ def _plain(i: Instruction) -> Instruction:
 # --- tiles ---------------------------------------------------------------------------------------------------
 
 
-def tiles(
+def edges_of(
     steps: list[Step], shape: tuple[int, int], symmetric: bool, itemsize: int, registers: int
-) -> Iterator[tuple[slice, slice]]:
-    """Blocks of rows and of columns of the Gram whose registers and temporaries take at most `registers` bytes, as
-    large as that allows; of a symmetric Gram, those on and above the diagonal."""
-    rows, columns = _sides(shape, symmetric, max(1, registers // _peak(steps, itemsize)), _most_rows(steps, itemsize))
-    for some in blocks(shape[0], rows):
-        for others in blocks(shape[1], columns):
-            if not symmetric or others.start >= some.start:
-                yield some, others
+) -> tuple[int, int]:
+    """Rows and columns of a tile whose registers and temporaries take at most `registers` bytes, as large as that
+    allows."""
+    return _sides(shape, symmetric, max(1, registers // _peak(steps, itemsize)), _most_rows(steps, itemsize))
 
 
 def _sides(shape: tuple[int, int], symmetric: bool, pairs: int, most: int) -> tuple[int, int]:

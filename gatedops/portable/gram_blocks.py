@@ -12,6 +12,7 @@ from torch import Tensor
 from gatedops.portable.bits import popcount, spread
 from gatedops.portable.checks import require, require_layers, require_one_device, require_rows, require_words
 from gatedops.portable.products import has_int8, operand, product
+from gatedops.portable.tiles import tiles, write
 from gatedops.portable.workspace import blocks, pieces
 
 EDGE = 2048  # rows and columns of a block: each tensor of its size takes 16 MiB in float32
@@ -50,15 +51,13 @@ class Problem:
         return self.words.shape[0], self.y_words.shape[0]
 
     def tiles(self) -> Iterator[Tile]:
-        """Every pair of a block of rows and a block of columns; of a symmetric problem, those on and above the
-        diagonal."""
-        n, m = self.shape
-        for rows in blocks(n, EDGE):
-            left = Rows(self.words[rows], self.first, self.count, kept=True)
-            for columns in blocks(m, EDGE):
-                if not self.symmetric or columns.start >= rows.start:
-                    right = Rows(self.y_words[columns], self.y_first, self.count, kept=False)
-                    yield Tile(rows, columns, left, right, self.symmetric)
+        """Every tile of the Gram; of a symmetric problem, those on and above the diagonal."""
+        left: tuple[slice, Rows] | None = None
+        for rows, columns in tiles(self.shape, (EDGE, EDGE), self.symmetric):
+            if left is None or left[0] != rows:
+                left = rows, Rows(self.words[rows], self.first, self.count, kept=True)
+            right = Rows(self.y_words[columns], self.y_first, self.count, kept=False)
+            yield Tile(rows, columns, left[1], right, self.symmetric)
 
 
 class Rows:
@@ -130,11 +129,7 @@ class Tile:
 
     def write(self, values: Tensor, out: Tensor) -> None:
         """Puts values of this tile into the matrix `out`, bitwise symmetric where the problem is."""
-        if self.diagonal:
-            values = torch.where(_upper(values), values, values.mT)
-        out[self.rows, self.columns] = values
-        if self.mirrored:
-            out[self.columns, self.rows] = values.mT
+        write(values, out, self.rows, self.columns, self.symmetric)
 
 
 def row_counts(words: Tensor, first: Sequence[int], count: Sequence[int]) -> Tensor:
@@ -144,10 +139,6 @@ def row_counts(words: Tensor, first: Sequence[int], count: Sequence[int]) -> Ten
         for rows in pieces(words.shape[0], 4 * size):
             torch.sum(popcount(words[rows, begin : begin + size]), 1, out=counts[layer, rows])
     return counts
-
-
-def _upper(values: Tensor) -> Tensor:
-    return torch.ones_like(values, dtype=torch.bool).triu_()
 
 
 def require_scale(scale: Sequence[float], problem: Problem) -> None:

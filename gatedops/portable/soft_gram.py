@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from gatedops.portable.checks import require, require_float, require_one_device, require_rows
-from gatedops.portable.workspace import WORKSPACE, blocks
+from gatedops.portable.tiles import tiles, write
+from gatedops.portable.workspace import WORKSPACE
 
 _EDGE = 2048  # rows and columns of a tile, fewer where a backward holds many layers
 
@@ -19,16 +20,12 @@ def soft_npk_gram(a: Tensor, b: Tensor | None, widths: list[int], scale: list[fl
     _require_soft(a, b, widths, scale)
     right = a if b is None else b
     out = a.new_empty((a.shape[0], right.shape[0]))
-    for rows, columns in _tiles(a.shape[0], right.shape[0], _EDGE, b is None):
+    for rows, columns in tiles((a.shape[0], right.shape[0]), (_EDGE, _EDGE), b is None):
         values: Tensor | None = None
         for counts in _counts(a[rows], right[columns], widths, scale):
             values = counts if values is None else values.mul_(counts)
         assert values is not None
-        if b is None and rows == columns:
-            values = torch.where(torch.ones_like(values, dtype=torch.bool).triu_(), values, values.mT)
-        out[rows, columns] = values
-        if b is None and rows != columns:
-            out[columns, rows] = values.mT
+        write(values, out, rows, columns, b is None)
     return out
 
 
@@ -45,7 +42,7 @@ def soft_npk_gram_backward(grad: Tensor, a: Tensor, b: Tensor | None, widths: li
     out = torch.zeros_like(a, memory_format=torch.contiguous_format)
     each = WORKSPACE // 2 // ((2 * len(widths) + 6) * a.itemsize)
     edge = min(_EDGE, max(16, math.isqrt(each)))
-    for rows, columns in _tiles(a.shape[0], right.shape[0], edge, b is None):
+    for rows, columns in tiles((a.shape[0], right.shape[0]), (edge, edge), b is None):
         counts = list(_counts(a[rows], right[columns], widths, scale))
         part = grad[rows, columns].to(a.dtype)
         before = [part + grad[columns, rows].mT if b is None else part]
@@ -60,14 +57,6 @@ def soft_npk_gram_backward(grad: Tensor, a: Tensor, b: Tensor | None, widths: li
             if b is None and rows != columns:
                 out[columns, first:last].addmm_(weights.mT, a[rows, first:last])
     return out
-
-
-def _tiles(n: int, m: int, edge: int, symmetric: bool) -> Iterator[tuple[slice, slice]]:
-    """All blocks of a Gram, of a symmetric one those on and above the diagonal."""
-    for rows in blocks(n, edge):
-        for columns in blocks(m, edge):
-            if not symmetric or columns.start >= rows.start:
-                yield rows, columns
 
 
 def _counts(left: Tensor, right: Tensor, widths: list[int], scale: list[float]) -> Iterator[Tensor]:

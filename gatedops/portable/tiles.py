@@ -1,0 +1,28 @@
+"""The tiles of a Gram: blocks of rows with blocks of columns, of a symmetric Gram those on and above the diagonal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from gatedops.portable.workspace import blocks
+
+
+def tiles(shape: tuple[int, int], edges: tuple[int, int], symmetric: bool) -> Iterator[tuple[slice, slice]]:
+    """The rows and columns of each tile of a Gram of this shape; `edges`: rows and columns of a whole tile, which are
+    the same where the Gram is symmetric."""
+    for rows in blocks(shape[0], edges[0]):
+        for columns in blocks(shape[1], edges[1]):
+            if not symmetric or columns.start >= rows.start:
+                yield rows, columns
+
+
+def write(values: Tensor, out: Tensor, rows: slice, columns: slice, symmetric: bool) -> None:
+    """Puts the values of a tile into `out`, and where that is symmetric their mirror images too, bit for bit."""
+    if symmetric and rows == columns:
+        values = torch.where(torch.ones_like(values, dtype=torch.bool).triu_(), values, values.mT)
+    out[rows, columns] = values
+    if symmetric and rows != columns:
+        out[columns, rows] = values.mT
