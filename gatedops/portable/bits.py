@@ -17,7 +17,7 @@ _STEPS, _LOWEST = 0x00204081, 0x0101010101010101  # bit k of a half to bit 8 k, 
 def collect(gates: Tensor) -> Tensor:
     """Words int32 ``(n, W)`` of gates bool ``(n, 32 W)``, contiguous."""
     eights = gates.view(torch.int64) * _COLLECT
-    return eights.view(torch.uint8)[:, 7::8].contiguous().view(torch.int32)
+    return eights.view(torch.uint8)[:, 7::8].clone(memory_format=torch.contiguous_format).view(torch.int32)
 
 
 def spread(words: Tensor) -> Tensor:

@@ -44,5 +44,5 @@ def conv_gram(
 def _side(x: Tensor, words: Tensor, dtype: torch.dtype, name: str, words_name: str) -> Side:
     require_words(words, words_name)
     require_rows(x, words.shape[0], name, "D")
-    require(x.dtype == dtype, f"{name}: needs the given dtype")
+    require(x.dtype == dtype, lambda: f"{name}: needs the given dtype")
     return Side(x, words)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from gatedops.layout import layer_words, words_used
+from gatedops.layout import words_used
 from gatedops.portable.checks import LAYER_DTYPES, require, require_one_device
 from gatedops.portable.gated_linear_gate import require_row_gates
-from gatedops.portable.gates import gate_pieces, gates_at, pack_into
+from gatedops.portable.gates import gate_pieces, gates_at, words_of
 from gatedops.portable.layer_gradients import Piece, layer_gradients
 from gatedops.portable.select import select
 
@@ -29,7 +28,7 @@ def gated_linear_relu(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[T
     """``relu(x W^T + b)`` and its words; arguments as of the op."""
     require_linear(x, weight, bias)
     y = product_rows(x, weight, bias)
-    words = words_of_rows(y)
+    words = words_of(y.unsqueeze(1))
     return in_shape(y.relu_(), x), words
 
 
@@ -98,17 +97,10 @@ def as_rows(y: Tensor) -> Tensor:
     return y.reshape(y.shape[:-1].numel(), y.shape[-1])
 
 
-def words_of_rows(y: Tensor) -> Tensor:
-    """The words of the gates of y ``(n, width)``."""
-    words = y.new_empty((y.shape[0], layer_words(1, y.shape[1])), dtype=torch.int32)
-    pack_into(words, y.unsqueeze(1))
-    return words
-
-
 def select_rows(y: Tensor, words: Tensor, first: int) -> None:
     """Makes y ``(n, width)`` 0 where the gates are off."""
     n, width = y.shape
-    for rows, here in gate_pieces(n, 1, width):
+    for rows, here in gate_pieces(n, 1, width, y.device):
         on = gates_at(words[rows], first, 1, width, here).squeeze(1)
         select(y[rows], on, out=y[rows])
 
@@ -117,14 +109,16 @@ def require_linear(
     x: Tensor, weight: Tensor, bias: Tensor | None, names: tuple[str, str, str] = ("x", "weight", "bias")
 ) -> None:
     """Raises ValueError unless these are the input and parameters of a layer, on one device."""
-    require(x.dtype in LAYER_DTYPES, f"{names[0]}: got {x.dtype}, needs float32, float64, bfloat16 or float16")
-    require(x.dim() >= 1, f"{names[0]}: got shape (), needs (..., in_features)")
+    require(x.dtype in LAYER_DTYPES, lambda: f"{names[0]}: got {x.dtype}, needs float32, float64, bfloat16 or float16")
+    require(x.dim() >= 1, lambda: f"{names[0]}: got shape (), needs (..., in_features)")
     fits = weight.dim() == 2 and weight.shape[1] == x.shape[-1] and weight.shape[0] >= 1
-    require(fits, f"{names[1]}: got shape {tuple(weight.shape)}, needs (out_features, {x.shape[-1]})")
-    require(weight.dtype == x.dtype, f"{names[1]}: needs the dtype of {names[0]}")
+    require(fits, lambda: f"{names[1]}: got shape {tuple(weight.shape)}, needs (out_features, {x.shape[-1]})")
+    require(weight.dtype == x.dtype, lambda: f"{names[1]}: needs the dtype of {names[0]}")
     if bias is not None:
         fits = tuple(bias.shape) == (weight.shape[0],) and bias.dtype == x.dtype
-        require(fits, f"{names[2]}: got shape {tuple(bias.shape)}, needs ({weight.shape[0]},) of {names[0]}'s dtype")
+        require(
+            fits, lambda: f"{names[2]}: got shape {tuple(bias.shape)}, needs ({weight.shape[0]},) of {names[0]}'s dtype"
+        )
     require_one_device(x, weight, bias)
 
 
@@ -132,19 +126,24 @@ def require_backward(
     grad: Tensor, x: Tensor | None, weight: Tensor | None, names: tuple[str, str, str] = ("grad", "x", "weight")
 ) -> None:
     """Raises ValueError unless x and weight, where given, fit the gradient of the layer's output."""
-    require(grad.dtype in LAYER_DTYPES, f"{names[0]}: got {grad.dtype}, needs float32, float64, bfloat16 or float16")
-    require(grad.dim() >= 1, f"{names[0]}: got shape (), needs (..., out_features)")
+    require(
+        grad.dtype in LAYER_DTYPES, lambda: f"{names[0]}: got {grad.dtype}, needs float32, float64, bfloat16 or float16"
+    )
+    require(grad.dim() >= 1, lambda: f"{names[0]}: got shape (), needs (..., out_features)")
     if x is not None:
         fits = x.dim() >= 1 and x.shape[:-1] == grad.shape[:-1] and x.dtype == grad.dtype
-        require(fits, f"{names[1]}: got {x.dtype} {tuple(x.shape)}, needs the rows and dtype of {names[0]}")
+        require(fits, lambda: f"{names[1]}: got {x.dtype} {tuple(x.shape)}, needs the rows and dtype of {names[0]}")
     if weight is not None:
         fits = weight.dim() == 2 and weight.shape[0] == grad.shape[-1] and weight.dtype == grad.dtype
-        require(fits, f"{names[2]}: got {weight.dtype} {tuple(weight.shape)}, needs {grad.shape[-1]} rows of its dtype")
+        require(
+            fits,
+            lambda: f"{names[2]}: got {weight.dtype} {tuple(weight.shape)}, needs {grad.shape[-1]} rows of its dtype",
+        )
     require_one_device(grad, x, weight)
 
 
 def require_like(value: Tensor, y: Tensor, name: str) -> None:
     """Raises ValueError unless value has the shape, dtype and device of y."""
     fits = value.shape == y.shape and value.dtype == y.dtype
-    require(fits, f"{name}: got {value.dtype} {tuple(value.shape)}, needs {y.dtype} {tuple(y.shape)}")
+    require(fits, lambda: f"{name}: got {value.dtype} {tuple(value.shape)}, needs {y.dtype} {tuple(y.shape)}")
     require_one_device(value, y)

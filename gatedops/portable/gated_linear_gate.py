@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gatedops.layout import layer_words, words_used
+from gatedops.layout import words_used
 from gatedops.ops.gated_linear_gate import empty_activations
 from gatedops.portable.checks import LAYER_DTYPES, require, require_one_device, require_words
-from gatedops.portable.gates import gate_pieces, gates_at, pack_into
+from gatedops.portable.gates import gate_pieces, gates_at, words_of
 from gatedops.portable.select import select
 
 
@@ -17,9 +17,7 @@ def gate_relu(q: Tensor) -> tuple[Tensor, Tensor]:
     _require_activations(q)
     z = empty_activations(q)
     torch.ops.aten.relu.out(q, out=z)
-    words = q.new_empty((q.shape[0], layer_words(*q.shape[1:])), dtype=torch.int32)
-    pack_into(words, q)
-    return z, words
+    return z, words_of(q)
 
 
 def gate_select(q: Tensor, words: Tensor, first: int) -> Tensor:
@@ -29,7 +27,7 @@ def gate_select(q: Tensor, words: Tensor, first: int) -> Tensor:
     require_row_gates(words, first, n, words_used(positions, channels))
     require_one_device(q, words)
     z = empty_activations(q)
-    for rows, here in gate_pieces(n, positions, channels):
+    for rows, here in gate_pieces(n, positions, channels, q.device):
         on = gates_at(words[rows], first, positions, channels, here)
         select(q[rows, here], on, out=z[rows, here])
     return z
@@ -40,11 +38,12 @@ def require_row_gates(words: Tensor, first: int, rows: int, used: int) -> None:
     require_words(words, "words")
     fits = words.shape[0] == rows and first >= 0 and first + used <= words.shape[1]
     require(
-        fits, f"words: got shape {tuple(words.shape)}, needs {rows} rows that hold {used} words from word {first} on"
+        fits,
+        lambda: f"words: got shape {tuple(words.shape)}, needs {rows} rows that hold {used} words from word {first} on",
     )
 
 
 def _require_activations(q: Tensor) -> None:
-    require(q.dtype in LAYER_DTYPES, f"q: got {q.dtype}, needs float32, float64, bfloat16 or float16")
-    require(q.dim() == 3, f"q: got shape {tuple(q.shape)}, needs (n, positions, channels)")
-    require(min(q.shape[1:]) >= 1, f"q: got shape {tuple(q.shape)}, needs at least one gate")
+    require(q.dtype in LAYER_DTYPES, lambda: f"q: got {q.dtype}, needs float32, float64, bfloat16 or float16")
+    require(q.dim() == 3, lambda: f"q: got shape {tuple(q.shape)}, needs (n, positions, channels)")
+    require(min(q.shape[1:]) >= 1, lambda: f"q: got shape {tuple(q.shape)}, needs at least one gate")

@@ -16,12 +16,11 @@ from gatedops.portable.gated_linear import (
     require_like,
     require_linear,
     select_rows,
-    words_of_rows,
 )
-from gatedops.portable.gates import pack_into
+from gatedops.portable.gates import pack_into, words_of
 from gatedops.portable.layer_gradients import layer_gradients
 from gatedops.portable.select import select
-from gatedops.portable.workspace import pieces
+from gatedops.portable.workspace import piece_of, pieces
 
 Six = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -38,7 +37,7 @@ def gated_linear_pair(
     """Next features, gated values and words; arguments as of the op."""
     _require_pair(h, w_f, b_f, z, w_v, b_v)
     q, v = product_rows(h, w_f, b_f), product_rows(z, w_v, b_v)
-    words = words_of_rows(q)
+    words = words_of(q.unsqueeze(1))
     select_rows(v, words, 0)
     return in_shape(q if linear_feature else q.relu_(), h), in_shape(v, z), words
 
@@ -57,7 +56,7 @@ def gated_linear_pair_soft(
     """Next features, gated values, words, and q (empty where it is the first result) and v; arguments as of the op."""
     _require_pair(h, w_f, b_f, z, w_v, b_v)
     q, v = product_rows(h, w_f, b_f), product_rows(z, w_v, b_v)
-    words, z_next = words_of_rows(q), torch.empty_like(v)
+    words, z_next = words_of(q.unsqueeze(1)), torch.empty_like(v)
     _gate_softly(q, v, beta, gain, z_next)
     if linear_feature:
         return in_shape(q, h), in_shape(z_next, z), words, q.new_empty(0), in_shape(v, z)
@@ -89,7 +88,7 @@ def gated_linear_pair_out(
     require_words(gates_out, "gates_out")
     q, v = as_rows(h_next), as_rows(z_next)
     needed = (q.shape[0], layer_words(1, q.shape[1]))
-    require(tuple(gates_out.shape) == needed, f"gates_out: got shape {tuple(gates_out.shape)}, needs {needed}")
+    require(tuple(gates_out.shape) == needed, lambda: f"gates_out: got shape {tuple(gates_out.shape)}, needs {needed}")
     require_one_device(h, h_next, z_next, gates_out)
     _product_into(q, h, w_f, b_f)
     _product_into(v, z, w_v, b_v)
@@ -174,7 +173,7 @@ def gated_linear_pair_soft_backward(
 def _gate_softly(q: Tensor, v: Tensor, beta: float, gain: float, out: Tensor) -> None:
     """out = v * gain * sigmoid(beta q), in float32 at least; out may be v."""
     precise = torch.promote_types(q.dtype, torch.float32)
-    for rows in pieces(q.shape[0], q.shape[1] * precise.itemsize):
+    for rows in pieces(q.shape[0], q.shape[1], size=piece_of(q.device) // 2):
         gate = q[rows].to(precise).mul(beta).sigmoid_().mul_(gain)
         out[rows] = gate.mul_(v[rows])
 
@@ -192,7 +191,7 @@ def _require_pair(h: Tensor, w_f: Tensor, b_f: Tensor | None, z: Tensor, w_v: Te
     require_linear(h, w_f, b_f, ("h", "w_f", "b_f"))
     require_linear(z, w_v, b_v, ("z", "w_v", "b_v"))
     require(z.dtype == h.dtype, "z: needs the dtype of h")
-    require(w_v.shape[0] == w_f.shape[0], f"w_v: has {w_v.shape[0]} rows, w_f has {w_f.shape[0]}")
+    require(w_v.shape[0] == w_f.shape[0], lambda: f"w_v: has {w_v.shape[0]} rows, w_f has {w_f.shape[0]}")
     fits = z.shape[:-1] == h.shape[:-1]
-    require(fits, f"z: got shape {tuple(z.shape)}, needs the leading dimensions of h, {tuple(h.shape)}")
+    require(fits, lambda: f"z: got shape {tuple(z.shape)}, needs the leading dimensions of h, {tuple(h.shape)}")
     require_one_device(h, z)

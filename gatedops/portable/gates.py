@@ -11,15 +11,13 @@ from gatedops.layout import layer_words, words_used
 from gatedops.portable.bits import collect, spread
 from gatedops.portable.checks import require, require_words
 from gatedops.portable.select import compare
-from gatedops.portable.workspace import pieces
+from gatedops.portable.workspace import piece_of, pieces
 
 
 def pack_gates(q: Tensor) -> Tensor:
     """The words ``(n, W)`` of gates ``(n, positions, channels)``; arguments as of the op."""
     _require_gates(q)
-    out = q.new_empty((q.shape[0], layer_words(*q.shape[1:])), dtype=torch.int32)
-    pack_into(out, q)
-    return out
+    return words_of(q)
 
 
 def pack_gates_out(q: Tensor, *, out: Tensor) -> None:
@@ -27,7 +25,7 @@ def pack_gates_out(q: Tensor, *, out: Tensor) -> None:
     _require_gates(q)
     require_words(out, "out")
     needed = (q.shape[0], layer_words(*q.shape[1:]))
-    require(tuple(out.shape) == needed, f"out: got shape {tuple(out.shape)}, needs {needed}")
+    require(tuple(out.shape) == needed, lambda: f"out: got shape {tuple(out.shape)}, needs {needed}")
     pack_into(out, q)
 
 
@@ -36,9 +34,9 @@ def unpack_gates(words: Tensor, positions: int, channels: int) -> Tensor:
     require_words(words, "words")
     require(positions >= 1 and channels >= 1, "positions, channels: need at least 1")
     used = words_used(positions, channels)
-    require(used <= words.shape[1], f"words: got {words.shape[1]} words in a row, needs {used}")
+    require(used <= words.shape[1], lambda: f"words: got {words.shape[1]} words in a row, needs {used}")
     out = words.new_empty((words.shape[0], positions, channels), dtype=torch.bool)
-    for rows, here in gate_pieces(words.shape[0], positions, channels):
+    for rows, here in gate_pieces(words.shape[0], positions, channels, words.device):
         out[rows, here] = gates_at(words[rows], 0, positions, channels, here)
     return out
 
@@ -54,19 +52,43 @@ def gate_counts(words: Tensor) -> Tensor:
     return counts
 
 
+def words_of(q: Tensor) -> Tensor:
+    """The words ``(n, W)`` of gates or pre-activations q ``(n, positions, channels)``."""
+    words = layer_words(*q.shape[1:])
+    if q.shape[0] * 32 * words <= piece_of(q.device):
+        return collect(_padded(q, words))
+    out = q.new_empty((q.shape[0], words), dtype=torch.int32)
+    pack_into(out, q)
+    return out
+
+
 def pack_into(out: Tensor, q: Tensor) -> None:
     """Writes the words of gates or pre-activations q ``(n, positions, channels)`` into `out`, ``(n, W)``."""
     n, positions, channels = q.shape
     used = words_used(positions, channels)
     out[:, used:] = 0
     each = used // positions
-    for rows, here in gate_pieces(n, positions, channels):
-        source = q[rows, here]
-        padded = q.new_empty((*source.shape[:2], 32 * each), dtype=torch.bool)
-        padded[..., channels:] = False
-        compare(source, padded[..., :channels])
+    for rows, here in gate_pieces(n, positions, channels, q.device):
         words = slice(each * here.start, each * here.stop)
-        out[rows, words] = collect(padded.flatten(1))
+        out[rows, words] = collect(_padded(q[rows, here], words.stop - words.start))
+
+
+def _padded(q: Tensor, words: int) -> Tensor:
+    """The gates of q ``(n, positions, channels)`` where they stand in rows of so many words, bool ``(n, 32 words)``."""
+    n, positions, channels = q.shape
+    each = 32 * words_used(positions, channels) // positions
+    padded = q.new_empty((n, 32 * words), dtype=torch.bool)
+    if positions == 1:
+        inside = padded[:, None, :channels]
+    else:
+        whole = padded[:, : positions * each].view(n, positions, each)
+        whole[..., channels:] = False
+        inside = whole[..., :channels]
+    behind = channels if positions == 1 else positions * each
+    if behind < 32 * words:
+        padded[:, behind:] = False
+    compare(q, inside)
+    return padded
 
 
 def gates_at(words: Tensor, first: int, positions: int, channels: int, here: slice) -> Tensor:
@@ -77,16 +99,16 @@ def gates_at(words: Tensor, first: int, positions: int, channels: int, here: sli
     return spread(span).view(size)[..., :channels]
 
 
-def gate_pieces(n: int, positions: int, channels: int) -> Iterator[tuple[slice, slice]]:
-    """Pairs of slices, of the rows and of the positions, whose gates fit a piece of the workspace."""
-    padded = 32 * words_used(positions, channels) // positions
-    for here in pieces(positions, padded):
-        for rows in pieces(n, padded * (here.stop - here.start)):
+def gate_pieces(n: int, positions: int, channels: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
+    """Pairs of slices, of the rows and of the positions, with as many gates as are handled at a time."""
+    padded, size = 32 * words_used(positions, channels) // positions, piece_of(device)
+    for here in pieces(positions, padded, size=size):
+        for rows in pieces(n, padded * (here.stop - here.start), size=size):
             yield rows, here
 
 
 def _require_gates(q: Tensor) -> None:
-    require(q.dim() == 3, f"q: got shape {tuple(q.shape)}, needs (n, positions, channels)")
-    require(min(q.shape[1:]) >= 1, f"q: got shape {tuple(q.shape)}, needs at least one gate")
+    require(q.dim() == 3, lambda: f"q: got shape {tuple(q.shape)}, needs (n, positions, channels)")
+    require(min(q.shape[1:]) >= 1, lambda: f"q: got shape {tuple(q.shape)}, needs at least one gate")
     known = q.dtype == torch.bool or q.dtype.is_floating_point
-    require(known, f"q: got {q.dtype}, needs a float dtype or bool")
+    require(known, lambda: f"q: got {q.dtype}, needs a float dtype or bool")

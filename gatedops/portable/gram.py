@@ -93,7 +93,7 @@ def npk_gram_out(
     problem = Problem.of(words, y_words, first, y_first, count)
     require_scale(scale, problem)
     require_float(out.dtype, "out")
-    require(tuple(out.shape) == problem.shape, f"out: got shape {tuple(out.shape)}, needs {problem.shape}")
+    require(tuple(out.shape) == problem.shape, lambda: f"out: got shape {tuple(out.shape)}, needs {problem.shape}")
     require(out.shape[1] <= 1 or out.stride(1) == 1, "out: the elements of a row must be contiguous")
     require((y_factor is not None) == (factor is not None and y_words is not None), "y_factor: goes with factor")
     require_one_device(words, x, y, factor, y_factor, out)
@@ -150,7 +150,7 @@ def npk_gram_backward(
     require_scale(scale, problem)
     require_float(grad.dtype, "grad")
     require_right_factor(y, problem, "y")
-    require(tuple(grad.shape) == problem.shape, f"grad: got shape {tuple(grad.shape)}, needs {problem.shape}")
+    require(tuple(grad.shape) == problem.shape, lambda: f"grad: got shape {tuple(grad.shape)}, needs {problem.shape}")
     require_one_device(words, grad)
     out = grad.new_zeros((problem.shape[0], y.shape[1]))
     for tile in problem.tiles():

@@ -26,7 +26,7 @@ def gate_neighbors(
     require_float(dtype, "dtype")
     n, m = problem.shape
     candidates = m - 1 if problem.symmetric else m
-    require(k >= 1 and (k <= candidates or n == 0), f"k: got {k}, needs 1 to {candidates}")
+    require(k >= 1 and (k <= candidates or n == 0), lambda: f"k: got {k}, needs 1 to {candidates}")
     values = words.new_empty((n, k), dtype=dtype)
     indices = words.new_empty((n, k), dtype=torch.int64)
     for rows in blocks(n, EDGE):

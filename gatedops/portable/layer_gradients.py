@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from gatedops.portable.workspace import PIECE, blocks, pieces
+from gatedops.portable.workspace import PIECE, blocks, piece_of, pieces
 
 _DV = 4 * PIECE  # bytes of the gradient of a product that exist at a time
 _ROWS = 1 << 18  # rows that one product sums over: 32 columns of so many float64 numbers fill _DV
@@ -80,7 +80,7 @@ def _by_columns(dv: Piece, n: int, x: Tensor | None, bias: bool, like: Tensor) -
 def _made(dv: Piece, rows: slice, columns: slice, like: Tensor) -> Tensor:
     """The gradient at these rows and columns, made in pieces for which the steps in between fit the workspace."""
     width = columns.stop - columns.start
-    parts = list(pieces(rows.stop - rows.start, 4 * width))
+    parts = list(pieces(rows.stop - rows.start, width, size=piece_of(like.device) // 4))
     if len(parts) <= 1:
         return dv(rows, columns).contiguous()  # so that sums do not depend on the strides of a gradient
     made = like.new_empty((rows.stop - rows.start, width))

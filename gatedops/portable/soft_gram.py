@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from gatedops.portable.checks import require, require_float, require_one_device, require_rows
+from gatedops.portable.checks import require, require_float, require_one_device
 from gatedops.portable.tiles import tiles, write
 from gatedops.portable.workspace import WORKSPACE
 
@@ -36,7 +36,7 @@ def soft_npk_gram_backward(grad: Tensor, a: Tensor, b: Tensor | None, widths: li
     right = a if b is None else b
     require(
         tuple(grad.shape) == (a.shape[0], right.shape[0]),
-        f"grad: got shape {tuple(grad.shape)}, needs that of the Gram",
+        lambda: f"grad: got shape {tuple(grad.shape)}, needs that of the Gram",
     )
     require_one_device(a, grad)
     out = torch.zeros_like(a, memory_format=torch.contiguous_format)
@@ -71,7 +71,7 @@ def _require_soft(a: Tensor, b: Tensor | None, widths: list[int], scale: list[fl
     require_float(a.dtype, "a")
     for value, name in ((a, "a"), (b, "b")):
         if value is not None:
-            require_rows(value, value.shape[0] if value.dim() else 0, name, "sum of widths")
-            require(value.shape[1] == sum(widths), f"{name}: got shape {tuple(value.shape)}, needs (n, {sum(widths)})")
+            fits = value.dim() == 2 and value.shape[1] == sum(widths)
+            require(fits, f"{name}: got shape {tuple(value.shape)}, needs (n, {sum(widths)})")
             require(value.dtype == a.dtype, f"{name}: needs the dtype of a")
     require_one_device(a, b)

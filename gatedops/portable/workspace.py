@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
+
 WORKSPACE = 256 << 20  # bytes
-PIECE = 16 << 20  # bytes of the largest tensor of a step; a step has a dozen of them at most
+PIECE = 16 << 20  # gates, or bytes, of a step at a time
+_CPU_PIECE = 1 << 22  # on a CPU, where large tensors are mapped anew each time and leave the caches
 
 
-def pieces(total: int, bytes_each: int, multiple: int = 1, size: int = PIECE) -> Iterator[slice]:
-    """Slices of ``range(total)`` whose members, `bytes_each` bytes each, take at most `size` bytes; each slice but the
-    last is a multiple of `multiple` long."""
-    step = max(multiple, size // max(1, bytes_each) // multiple * multiple)
+def piece_of(device: torch.device) -> int:
+    """Gates that a step of a layer takes at a time."""
+    return _CPU_PIECE if device.type == "cpu" else PIECE
+
+
+def pieces(total: int, each: int, multiple: int = 1, size: int = PIECE) -> Iterator[slice]:
+    """Slices of ``range(total)`` whose members, of size `each`, together have at most `size`; each slice but the last
+    is a multiple of `multiple` long."""
+    step = max(multiple, size // max(1, each) // multiple * multiple)
     return blocks(total, step)
 
 
