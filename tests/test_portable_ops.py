@@ -175,7 +175,7 @@ def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
     """The products of small integers in one form."""
     for module in (gram_blocks, sigma):
         monkeypatch.setattr(module, "has_int8", lambda device: request.param)
-    monkeypatch.setattr(gram_blocks, "EDGE", 40)  # several tiles
+    monkeypatch.setattr(gram_blocks, "edge_of", lambda device: 40)  # several tiles
     monkeypatch.setattr(gram_blocks, "_GATES", 64)  # a layer is counted in parts
 
 

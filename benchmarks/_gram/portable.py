@@ -12,7 +12,7 @@ from _gram.entry import require_right
 from gatedops import GateBits
 from gatedops.ops.gram_args import layout_of
 from gatedops.portable import gram
-from gatedops.portable.gram_blocks import EDGE
+from gatedops.portable.workspace import edge_of
 
 PORTABLE = "portable"
 PROBE = 1024  # points that tell what the pairs of a cell take
@@ -48,5 +48,5 @@ def portable_seconds(bits: GateBits) -> float:
     """About what Lambda takes, from that of some of the points. Blocks off the diagonal are computed once for both."""
     some = bits[: min(bits.n, PROBE)]
     call = portable_gram(None, some, torch.empty(some.n, some.n))
-    pairs = bits.n * (bits.n + min(bits.n, EDGE)) / 2
+    pairs = bits.n * (bits.n + min(bits.n, edge_of(bits.device))) / 2
     return interleaved_medians({PORTABLE: call}, 3, label=PORTABLE)[PORTABLE].best * pairs / some.n**2

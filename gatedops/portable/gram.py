@@ -29,7 +29,7 @@ def gate_overlap(
             if on is not None:  # both on or both off: w - on_i - on_j + 2 <g_i, g_j>
                 left, right = on[0][layer, tile.rows], on[1][layer, tile.columns]
                 counts = counts.mul(2).sub_(left[:, None]).sub_(right).add_(agree_widths[layer])
-            tile.write(counts, out[layer])
+            tile.write(counts, out[layer], exact=True)
     return out
 
 
@@ -106,7 +106,7 @@ def npk_gram_out(
         values = _kernel(tile, sigma, problem, scale, out.dtype)
         if left is not None and right is not None:
             values = values.to(left.dtype).mul_(left[tile.rows, None] * right[tile.columns]).to(out.dtype)
-        tile.write(values, out)
+        tile.write(values, out, exact=sigma is None or sigma.exact)
 
 
 def npk_matvec(

@@ -13,9 +13,8 @@ from gatedops.portable.bits import popcount, spread
 from gatedops.portable.checks import require, require_layers, require_one_device, require_rows, require_words
 from gatedops.portable.products import has_int8, operand, product
 from gatedops.portable.tiles import tiles, write
-from gatedops.portable.workspace import blocks, pieces
+from gatedops.portable.workspace import blocks, edge_of, pieces
 
-EDGE = 2048  # rows and columns of a block: each tensor of its size takes 16 MiB in float32
 _GATES = 4096  # gates of each row that are taken apart at a time: 8 MiB of int8 or 32 MiB of float32
 _KEPT = 32 << 20  # bytes of gates that a block of rows keeps, to meet the next block of columns
 
@@ -53,7 +52,8 @@ class Problem:
     def tiles(self) -> Iterator[Tile]:
         """Every tile of the Gram; of a symmetric problem, those on and above the diagonal."""
         left: tuple[slice, Rows] | None = None
-        for rows, columns in tiles(self.shape, (EDGE, EDGE), self.symmetric):
+        edge = edge_of(self.words.device)
+        for rows, columns in tiles(self.shape, (edge, edge), self.symmetric):
             if left is None or left[0] != rows:
                 left = rows, Rows(self.words[rows], self.first, self.count, kept=True)
             right = Rows(self.y_words[columns], self.y_first, self.count, kept=False)
@@ -127,9 +127,10 @@ class Tile:
         assert total is not None
         return total
 
-    def write(self, values: Tensor, out: Tensor) -> None:
-        """Puts values of this tile into the matrix `out`, bitwise symmetric where the problem is."""
-        write(values, out, self.rows, self.columns, self.symmetric)
+    def write(self, values: Tensor, out: Tensor, *, exact: bool) -> None:
+        """Puts values of this tile into the matrix `out`, bitwise symmetric where the problem is; `exact`: the values
+        are made from whole numbers alone."""
+        write(values, out, self.rows, self.columns, self.symmetric, exact=exact)
 
 
 def row_counts(words: Tensor, first: Sequence[int], count: Sequence[int]) -> Tensor:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from gatedops.portable.checks import require, require_float
-from gatedops.portable.gram_blocks import EDGE, Problem, Rows, Tile, require_scale
-from gatedops.portable.workspace import blocks, pieces
+from gatedops.portable.gram_blocks import Problem, Rows, Tile, require_scale
+from gatedops.portable.workspace import blocks, edge_of, pieces
 
 
 def gate_neighbors(
@@ -29,10 +29,11 @@ def gate_neighbors(
     require(k >= 1 and (k <= candidates or n == 0), lambda: f"k: got {k}, needs 1 to {candidates}")
     values = words.new_empty((n, k), dtype=dtype)
     indices = words.new_empty((n, k), dtype=torch.int64)
-    for rows in blocks(n, EDGE):
+    edge = edge_of(words.device)
+    for rows in blocks(n, edge):
         left = Rows(words[rows], first, count, kept=True)
         found = _Nearest(values[rows], indices[rows])
-        for columns in blocks(m, EDGE):
+        for columns in blocks(m, edge):
             right = Rows(problem.y_words[columns], y_first, count, kept=False)
             tile = Tile(rows, columns, left, right, problem.symmetric)
             found.add(tile.gram(count, scale, dtype), columns.start, without_diagonal=tile.diagonal)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from gatedops.portable.checks import require, require_rows
-from gatedops.portable.gram_blocks import EDGE, Problem
+from gatedops.portable.gram_blocks import Problem
 from gatedops.portable.products import has_int8, operand, product
-from gatedops.portable.workspace import blocks, pieces
+from gatedops.portable.workspace import EDGE, blocks, pieces
 
 _INT8_COLUMNS = 8192  # multiplied at a time: 2^13 products of at most 2^14 lie inside int32
 _FLOAT_COLUMNS = 256  # 2^8 products of less than 2^16, a float32 counts to 2^24
@@ -23,6 +23,11 @@ class Sigma:
     x: Tensor
     y: Tensor
     dtype: torch.dtype
+
+    @property
+    def exact(self) -> bool:
+        """Whether the products are whole numbers, rounded once."""
+        return self.x.dtype == torch.uint8
 
     @staticmethod
     def of(x: Tensor | None, y: Tensor | None, problem: Problem, dtype: torch.dtype) -> Sigma | None:
@@ -41,7 +46,7 @@ class Sigma:
     def tile(self, rows: slice, columns: slice) -> Tensor:
         """``<x_i, y_j>`` of these rows of x and of y."""
         left, right = self.x[rows], self.y[columns]
-        if left.dtype == torch.uint8:
+        if self.exact:
             return _bytes_product(left, right).to(self.dtype)
         sums = left.new_zeros((left.shape[0], right.shape[0]), dtype=self.dtype)
         return add_product(sums, left, right.mT)

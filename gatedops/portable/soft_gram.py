@@ -10,9 +10,7 @@ from torch import Tensor
 
 from gatedops.portable.checks import require, require_float, require_one_device
 from gatedops.portable.tiles import tiles, write
-from gatedops.portable.workspace import WORKSPACE
-
-_EDGE = 2048  # rows and columns of a tile, fewer where a backward holds many layers
+from gatedops.portable.workspace import WORKSPACE, edge_of
 
 
 def soft_npk_gram(a: Tensor, b: Tensor | None, widths: list[int], scale: list[float]) -> Tensor:
@@ -20,7 +18,8 @@ def soft_npk_gram(a: Tensor, b: Tensor | None, widths: list[int], scale: list[fl
     _require_soft(a, b, widths, scale)
     right = a if b is None else b
     out = a.new_empty((a.shape[0], right.shape[0]))
-    for rows, columns in tiles((a.shape[0], right.shape[0]), (_EDGE, _EDGE), b is None):
+    edge = edge_of(a.device)
+    for rows, columns in tiles((a.shape[0], right.shape[0]), (edge, edge), b is None):
         values: Tensor | None = None
         for counts in _counts(a[rows], right[columns], widths, scale):
             values = counts if values is None else values.mul_(counts)
@@ -41,7 +40,7 @@ def soft_npk_gram_backward(grad: Tensor, a: Tensor, b: Tensor | None, widths: li
     require_one_device(a, grad)
     out = torch.zeros_like(a, memory_format=torch.contiguous_format)
     each = WORKSPACE // 2 // ((2 * len(widths) + 6) * a.itemsize)
-    edge = min(_EDGE, max(16, math.isqrt(each)))
+    edge = min(edge_of(a.device), max(16, math.isqrt(each)))  # fewer where there are many layers
     for rows, columns in tiles((a.shape[0], right.shape[0]), (edge, edge), b is None):
         counts = list(_counts(a[rows], right[columns], widths, scale))
         part = grad[rows, columns].to(a.dtype)

@@ -19,9 +19,10 @@ def tiles(shape: tuple[int, int], edges: tuple[int, int], symmetric: bool) -> It
                 yield rows, columns
 
 
-def write(values: Tensor, out: Tensor, rows: slice, columns: slice, symmetric: bool) -> None:
-    """Puts the values of a tile into `out`, and where that is symmetric their mirror images too, bit for bit."""
-    if symmetric and rows == columns:
+def write(values: Tensor, out: Tensor, rows: slice, columns: slice, symmetric: bool, *, exact: bool = False) -> None:
+    """Puts the values of a tile into `out`, and where that is symmetric their mirror images too, bit for bit. `exact`:
+    a tile on the diagonal is symmetric as it is, because no sum in it was rounded."""
+    if symmetric and rows == columns and not exact:
         values = torch.where(torch.ones_like(values, dtype=torch.bool).triu_(), values, values.mT)
     out[rows, columns] = values
     if symmetric and rows != columns:

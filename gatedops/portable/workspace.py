@@ -8,12 +8,19 @@ import torch
 
 WORKSPACE = 256 << 20  # bytes
 PIECE = 16 << 20  # gates, or bytes, of a step at a time
-_CPU_PIECE = 1 << 22  # on a CPU, where large tensors are mapped anew each time and leave the caches
+EDGE = 2048  # rows and columns of a tile of a Gram, which takes 16 MiB in float32
+# On a CPU, where large tensors leave the caches.
+_CPU_PIECE, _CPU_EDGE = 4 << 20, 512
 
 
 def piece_of(device: torch.device) -> int:
     """Gates that a step of a layer takes at a time."""
     return _CPU_PIECE if device.type == "cpu" else PIECE
+
+
+def edge_of(device: torch.device) -> int:
+    """Rows and columns of a tile of a Gram."""
+    return _CPU_EDGE if device.type == "cpu" else EDGE
 
 
 def pieces(total: int, each: int, multiple: int = 1, size: int = PIECE) -> Iterator[slice]:
