@@ -21,6 +21,9 @@ PORTABLE = backends.forced_backend() == "portable"
 _OF_OTHER_THINGS = ["test_*benchmark*.py", "test_cuda_*.py", "test_gpu_*.py", "test_triton_*.py", "test_backends.py"]
 _OF_OTHER_THINGS += ["test_build.py", "test_cpu_isa.py", "test_data.py", "test_output_memory.py", "test_shadow.py"]
 collect_ignore_glob = _OF_OTHER_THINGS if PORTABLE else []
+# The share of them that CI runs, marked `portable`: files that take seconds.
+_SHARE = ["gates", "packing_layouts", "gate_counts", "gram_autograd", "gram_errors"]
+_SHARE += ["gated_linear", "gated_linear_backward", "gated_linear_errors", "gated_linear_pair", "dgn_errors"]
 
 settings.register_profile("local", deadline=None, max_examples=30)
 settings.register_profile("ci", deadline=None, max_examples=30, derandomize=True)
@@ -28,8 +31,10 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips what the portable ops do not promise, such as the same bits for any number of threads."""
+    """Marks the share of CI, and skips what the portable ops do not promise: the same bits for any number of threads."""
     for item in items:
+        if item.path.stem.removeprefix("test_") in _SHARE:
+            item.add_marker(pytest.mark.portable)
         if PORTABLE and item.get_closest_marker("cpu_kernels"):
             item.add_marker(pytest.mark.skip(reason="a promise of the kernels in C++ alone"))
 
