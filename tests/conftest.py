@@ -31,7 +31,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the share of CI, and skips what the portable ops do not promise: the same bits for any number of threads."""
+    """Marks the share of CI, and skips what the portable ops do not promise, the same bits on any threads for one."""
     for item in items:
         if item.path.stem.removeprefix("test_") in _SHARE:
             item.add_marker(pytest.mark.portable)

@@ -27,7 +27,7 @@ OF_THE_COMPILER = [
 
 
 def needs_gpu(*names: str) -> list[pytest.MarkDecorator]:
-    """For `pytestmark`: marked gpu, and skipped with one sentence where none of these backends runs tensors on a GPU."""
+    """For `pytestmark`: marked gpu, and skipped with one sentence where none of these backends runs on a GPU."""
     ready = DRY or (torch.cuda.is_available() and backends.backend_of("cuda") in names)
     forced = " or ".join(f"GATEDOPS_BACKEND={name}" for name in names)
     missing = backends.missing_for(names[-1]) or f"run where {forced} is set before Python starts"

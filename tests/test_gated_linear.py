@@ -53,7 +53,16 @@ def every_other(t: torch.Tensor) -> torch.Tensor:
     return torch.stack([t, -t], -1)[..., 0]
 
 
-MEMORY = {"contiguous": lambda t: t, "transposed": transposed, "every other": every_other}
+def part_of_rows(t: torch.Tensor) -> torch.Tensor:
+    return torch.cat([t, -t], -1)[..., : t.shape[-1]]
+
+
+MEMORY = {
+    "contiguous": lambda t: t,
+    "transposed": transposed,
+    "every other": every_other,
+    "part of rows": part_of_rows,
+}
 
 
 # --- values -----------------------------------------------------------------------------------------------------
@@ -198,6 +207,23 @@ def test_gradients_are_as_good_as_torch(kind, dtype):
             assert_close_in_float64(one, exact)
         else:
             assert_as_good_as_torch(one, other, exact)
+
+
+@pytest.mark.parametrize("kind", GATES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("memory", sorted(MEMORY))
+@pytest.mark.parametrize("leading", [(), (9,), (1, 20), (2, 3), (1, 6, 5)], ids=str)
+def test_gradients_of_inputs_of_any_strides(leading, memory, dtype, kind):
+    x, weight, bias = problem(leading, 8, 33, dtype)
+    gate = gate_of(kind, leading, 33, dtype)
+    cotangent = problem(leading, 33, 1, dtype, seed=3)[0]
+    found = []
+    for given in (x, MEMORY[memory](x)):
+        arguments = [given.detach(), weight.clone().requires_grad_(), bias.clone().requires_grad_()]
+        gated_linear(arguments[0].requires_grad_(), *arguments[1:], gate).backward(cotangent)
+        found.append([t.grad for t in arguments])
+    for ours, contiguous in zip(found[1], found[0], strict=True):
+        torch.testing.assert_close(ours, contiguous)
 
 
 @pytest.mark.parametrize("kind", GATES)

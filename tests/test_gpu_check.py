@@ -39,7 +39,12 @@ def test_a_run_in_which_all_goes_well(tree, check):
     assert results(done.stdout) == {"ok"}
     assert {f"{name}.log" for name in rows} | {f"tiles_{name}.pt" for name in KERNELS} | {"table.txt"} <= tree.kept()
     assert sorted(path.name for path in tree.out.iterdir()) == ["logs.tgz"]
-    expected = {f"{kernel}_{group}" for kernel in KERNELS for group in GROUPS} | {"conv", "portable", "triton", "number"}
+    expected = {f"{kernel}_{group}" for kernel in KERNELS for group in GROUPS} | {
+        "conv",
+        "portable",
+        "triton",
+        "number",
+    }
     assert (expected if check == "correct" else {"grams", "sweep_sm90x1", "profile", "layers", "conv"}) <= set(rows)
     assert not list(tree.folder.glob("tmp.*"))
 

@@ -113,7 +113,7 @@ def test_misaligned_words_are_refused():
 @not_dry("a CPU has no second device")
 def test_inputs_elsewhere_are_refused():
     x, words, _, _, *rest = on_gpu(*chain((3, 3), 1).arguments(3))
-    with pytest.raises(ValueError, match="(x: needs to be on the device of words|got tensors on cpu and cuda:0)"):
+    with pytest.raises(ValueError, match=r"(x: needs to be on the device of words|got tensors on cpu and cuda:0)"):
         torch.ops.gatedops.conv_gram(x.cpu(), words, None, None, *rest)
 
 

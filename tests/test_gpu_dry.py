@@ -9,7 +9,11 @@ import sys
 from pathlib import Path
 
 TESTS = Path(__file__).parent
-REASONS = ("needs a GPU: ", "needs a GPU and GATEDOPS_BACKEND=", "needs channels")  # for which a test may be skipped in a dry run
+REASONS = (
+    "needs a GPU: ",
+    "needs a GPU and GATEDOPS_BACKEND=",
+    "needs channels",
+)  # for which a test may be skipped in a dry run
 
 
 def test_the_tests_for_gpus_pass_on_the_cpu():

@@ -30,12 +30,13 @@ inline Matrix rows_as_matrix(const Tensor& t) {
 
 // (..., d) as a matrix (rows, d) over memory that `owner` keeps.
 inline Matrix as_matrix(const Tensor& t, Tensor& owner) {
-  if (t.dim() == 2) {
+  if (t.dim() != 2 && t.is_contiguous()) {
     owner = t;
-    return Matrix(t);
+    return rows_as_matrix(t);
   }
-  owner = t.is_contiguous() ? t : torch::stable::reshape(t, {rows_of(t), t.size(t.dim() - 1)});
-  return rows_as_matrix(owner);
+  // A view where t's strides allow one: its rows need not follow each other.
+  owner = t.dim() == 2 ? t : torch::stable::reshape(t, {rows_of(t), t.size(t.dim() - 1)});
+  return Matrix(owner);
 }
 
 // out = x weight^T + bias for x (n, in_features) and a contiguous out (n, out_features). This is how torch's linear

@@ -113,7 +113,7 @@ class Pairs:
                 if i.pattern & bit:
                     pixels = torch.arange(size, device=x.device)
                     equal = (pixels[:, None] == pixels).view([size if d in (dim, dim + 3) else 1 for d in range(6)])
-                    kernel = kernel * equal
+                    kernel = torch.where(equal, kernel, 0.0)
         return kernel.expand(self._shape(step))
 
     # --- one to one ------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ def gate_relu(q: Tensor) -> tuple[Tensor, Tensor]:
     """relu(q) and its gates as words; arguments as of the op."""
     _require_activations(q)
     z = empty_activations(q)
-    torch.ops.aten.relu.out(q, out=z)
+    torch.clamp(q, min=0, out=z)  # which relu is; its own form with `out` makes a copy first
     return z, words_of(q)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gatedops.layout import layer_words, words_used
 from gatedops.portable.bits import collect, spread
-from gatedops.portable.checks import require, require_words
+from gatedops.portable.checks import LAYER_DTYPES, require, require_one_device, require_words
 from gatedops.portable.select import compare
 from gatedops.portable.workspace import piece_of, pieces
 
@@ -24,6 +24,7 @@ def pack_gates_out(q: Tensor, *, out: Tensor) -> None:
     """The same into given words; arguments as of the op."""
     _require_gates(q)
     require_words(out, "out")
+    require_one_device(q, out)
     needed = (q.shape[0], layer_words(*q.shape[1:]))
     require(tuple(out.shape) == needed, lambda: f"out: got shape {tuple(out.shape)}, needs {needed}")
     pack_into(out, q)
@@ -110,5 +111,5 @@ def gate_pieces(n: int, positions: int, channels: int, device: torch.device) -> 
 def _require_gates(q: Tensor) -> None:
     require(q.dim() == 3, lambda: f"q: got shape {tuple(q.shape)}, needs (n, positions, channels)")
     require(min(q.shape[1:]) >= 1, lambda: f"q: got shape {tuple(q.shape)}, needs at least one gate")
-    known = q.dtype == torch.bool or q.dtype.is_floating_point
-    require(known, lambda: f"q: got {q.dtype}, needs a float dtype or bool")
+    known = q.dtype == torch.bool or q.dtype in LAYER_DTYPES
+    require(known, lambda: f"q: got {q.dtype}, needs float32, float64, bfloat16, float16 or bool")

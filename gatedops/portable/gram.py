@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gatedops.devices import most_precise
 from gatedops.portable.checks import require, require_float, require_one_device
 from gatedops.portable.gram_blocks import Problem, Tile, require_right_factor, require_scale, row_counts
 from gatedops.portable.sigma import Sigma, add_product
@@ -99,14 +100,24 @@ def npk_gram_out(
     require_one_device(words, x, y, factor, y_factor, out)
     sigma = Sigma.of(x, y, problem, out.dtype)
     left, right = factor, factor if y_factor is None else y_factor
+    factor_dtype = most_precise(words.device)
     for vector, rows, name in ((left, problem.shape[0], "factor"), (right, problem.shape[1], "y_factor")):
-        fits = vector is None or (tuple(vector.shape) == (rows,) and vector.dtype.is_floating_point)
-        require(fits, f"{name}: needs {rows} numbers")
+        fits = vector is None or (tuple(vector.shape) == (rows,) and vector.dtype == factor_dtype)
+        require(fits, f"{name}: needs {rows} numbers of dtype {factor_dtype}")
+    exact = (sigma is None or sigma.exact) and (left is None or left.dtype == torch.float64)
     for tile in problem.tiles():
         values = _kernel(tile, sigma, problem, scale, out.dtype)
         if left is not None and right is not None:
-            values = values.to(left.dtype).mul_(left[tile.rows, None] * right[tile.columns]).to(out.dtype)
-        tile.write(values, out, exact=sigma is None or sigma.exact)
+            values = _scaled(values, left[tile.rows, None], right[tile.columns]).to(out.dtype)
+        tile.write(values, out, exact=exact)
+
+
+def _scaled(values: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """``K_ij f_i g_j``. In float32, which stands in where a device has no float64, the product of both factors can be
+    infinite where K is tiny, so one follows the other."""
+    if rows.dtype == torch.float64:
+        return values.to(torch.float64).mul_(rows * columns)
+    return values.mul_(rows).mul_(columns)
 
 
 def npk_matvec(
@@ -125,6 +136,7 @@ def npk_matvec(
     require_scale(scale, problem)
     require_float(v.dtype, "v")
     require_right_factor(v, problem, "v")
+    require_one_device(words, x, y)
     sigma = Sigma.of(x, y, problem, v.dtype)
     out = v.new_zeros((problem.shape[0], v.shape[1]))
     for tile in problem.tiles():

@@ -55,12 +55,13 @@ OPS: dict[str, Callable[..., Any]] = {
 _library = torch.library.Library("gatedops", "IMPL")  # kernels stay registered as long as it lives
 
 
-def _without_autocast(op: Callable[..., Any]) -> Callable[..., Any]:
-    """Autocast would turn the products inside an op to half precision; the wrappers have applied it already."""
+def _as_kernel(op: Callable[..., Any]) -> Callable[..., Any]:
+    """The op as torch runs a kernel: without autocast, which would turn the products inside it to half precision and
+    which the wrappers have applied already, and without a record of what it does for a backward."""
 
     @wraps(op)
     def run(*args: Any, **kwargs: Any) -> Any:
-        with torch._C._DisableAutocast():
+        with torch._C._DisableAutocast(), torch._C._AutoDispatchBelowAutograd():
             return op(*args, **kwargs)
 
     return run
@@ -70,4 +71,4 @@ def register(key: str) -> None:
     """Registers all ops for a dispatch key: CompositeExplicitAutograd stands for all devices, and a device's own
     kernel comes before it."""
     for name, op in OPS.items():
-        _library.impl(name, _without_autocast(op), key)
+        _library.impl(name, _as_kernel(op), key)

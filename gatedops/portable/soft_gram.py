@@ -44,7 +44,7 @@ def soft_npk_gram_backward(grad: Tensor, a: Tensor, b: Tensor | None, widths: li
     for rows, columns in tiles((a.shape[0], right.shape[0]), (edge, edge), b is None):
         counts = list(_counts(a[rows], right[columns], widths, scale))
         part = grad[rows, columns].to(a.dtype)
-        before = [part + grad[columns, rows].mT if b is None else part]
+        before = [part + grad[columns, rows].mT.to(a.dtype) if b is None else part]
         for values in counts[:-1]:
             before.append(before[-1] * values)
         behind = torch.ones_like(part)

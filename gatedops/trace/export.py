@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,13 +56,14 @@ def steps(model: nn.Module, example: Tensor) -> list[Step]:
         raise ValueError(f"example: got shape {tuple(example.shape)}, needs (n, ...) with at least one row")
     require_device(devices_of(model), example, "example")
     rows = example.detach()[:1].repeat(_ROWS, *[1] * (example.dim() - 1))
-    exported = _exported(model, rows)
-    places = Places(model)
-    for node in exported.graph.nodes:
-        flag, why = _TRAINING_FLAGS.get(node.target, (None, ""))
-        if flag is not None and arguments(node)[flag]:
-            raise ValueError(f"model: {places.where(node)} {why}")
-    return StepBuilder(_functional(exported), places, _ROWS).steps()
+    with _without_autocast(rows.device.type):
+        exported = _exported(model, rows)
+        places = Places(model)
+        for node in exported.graph.nodes:
+            flag, why = _TRAINING_FLAGS.get(node.target, (None, ""))
+            if flag is not None and arguments(node)[flag]:
+                raise ValueError(f"model: {places.where(node)} {why}")
+        return StepBuilder(_functional(exported), places, _ROWS).steps()
 
 
 def _exported(model: nn.Module, rows: Tensor) -> ExportedProgram:
@@ -71,6 +74,13 @@ def _exported(model: nn.Module, rows: Tensor) -> ExportedProgram:
     except Exception as error:
         reason = str(error).strip().split("\n")[0]
         raise ValueError(f"model: torch.export does not follow it: {type(error).__name__}: {reason}") from error
+
+
+def _without_autocast(kind: str) -> AbstractContextManager[Any]:
+    """Autocast would fill the program with conversions."""
+    if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
+        return nullcontext()
+    return torch.autocast(kind, enabled=False)
 
 
 def _functional(exported: ExportedProgram) -> ExportedProgram:
