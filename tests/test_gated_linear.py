@@ -218,8 +218,8 @@ def test_gradients_of_inputs_of_any_strides(leading, memory, dtype, kind):
     gate = gate_of(kind, leading, 33, dtype)
     cotangent = problem(leading, 33, 1, dtype, seed=3)[0]
     found = []
-    for given in (x, MEMORY[memory](x)):
-        arguments = [given.detach(), weight.clone().requires_grad_(), bias.clone().requires_grad_()]
+    for inputs in (x, MEMORY[memory](x)):
+        arguments = [inputs.detach(), weight.clone().requires_grad_(), bias.clone().requires_grad_()]
         gated_linear(arguments[0].requires_grad_(), *arguments[1:], gate).backward(cotangent)
         found.append([t.grad for t in arguments])
     for ours, contiguous in zip(found[1], found[0], strict=True):

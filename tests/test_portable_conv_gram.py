@@ -348,3 +348,14 @@ def test_sides_on_two_devices_are_refused():
     elsewhere = WORDS.to("meta")
     with pytest.raises(ValueError, match="got tensors on cpu and meta"):
         conv_gram.conv_gram(X, elsewhere, None, None, CODE, SCALARS, DTYPE)
+
+
+def test_an_infinite_constant_is_zero_off_its_pattern():
+    program = [
+        Instruction(Op.CONSTANT, 0, height=2, width=2, out_height=2, out_width=2, pattern=1),
+        Instruction(Op.POOL, 1, 0, height=2, width=2, kernel_h=2, kernel_w=2),
+    ]
+    args = (torch.zeros(3, 1), torch.zeros(3, 8, dtype=torch.int32), None, None)
+    code = [number for line in program for number in line]
+    found = conv_gram.conv_gram(*args, code, [math.inf], torch.float32)
+    assert_same_bits(found, torch.full((3, 3), math.inf))

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from gatedops import reference
 from gatedops.ops.conv_program import Instruction, Op, encode
-from gatedops.portable import gram, gram_blocks, layer_gradients, products, register, sigma
+from gatedops.portable import gates, gram, gram_blocks, layer_gradients, products, register, rows, sigma
 from gatedops.portable.workspace import WORKSPACE
 
 NAMES = [schema.split("(")[0] for schema in SCHEMAS]
@@ -167,6 +167,43 @@ def test_the_workspace_is_bounded(name, int8, monkeypatch):
     assert memory.peak - sum(sizes.values()) <= WORKSPACE
 
 
+def test_what_is_no_matrix_is_not_copied_as_a_whole():
+    grad, x = on_meta(8, 1, 1024).expand(8, 20_000, 1024), on_meta(20_000, 8, 512).transpose(0, 1)
+    weight = on_meta(1024, 512)
+    words = on_meta(8 * 20_000, 32, dtype=torch.int32)
+    for name, args in (("gated_linear", (x, weight, None, words, 0)),
+                       ("gated_linear_backward", (grad, x, weight, words, 0, True))):  # fmt: skip
+        with LiveBytes(grad, x, weight, words) as memory:
+            result = register.OPS[name](*args)
+        sizes = sum(t.nbytes for t in tree_leaves(result))
+        assert memory.peak - sizes <= WORKSPACE
+
+
+@pytest.mark.parametrize("large", [1 << 26, 5000])
+def test_rows_of_any_strides_are_those_of_a_copy(large, monkeypatch):
+    for module in (rows, layer_gradients):
+        monkeypatch.setattr(module, "LARGE", large)
+    x, grad = torch.randn(20, 6, 40).transpose(0, 1), torch.randn(6, 1, 70).expand(6, 20, 70)
+    weight, words = torch.randn(70, 40), random_bits(120, dense(70)).words
+    for name, args in (("gated_linear", (x, weight, None, words, 0)),
+                       ("gated_linear_backward", (grad, x, weight, words, 0, True))):  # fmt: skip
+        found = register.OPS[name](*args)
+        copied = [t.contiguous() if isinstance(t, Tensor) else t for t in args]
+        for ours, expected in zip(tree_leaves(found), tree_leaves(register.OPS[name](*copied)), strict=True):
+            torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 700), (3, 5, 40), (2, 3, 20), (1, 2, 300)], ids=str)
+def test_gates_in_pieces_are_those_of_the_whole(shape, monkeypatch):
+    q = torch.randn(shape)
+    whole = register.OPS["pack_gates"](q)
+    for size in (gates.piece_of(q.device), 64, 128):
+        monkeypatch.setattr(gates, "piece_of", lambda device, size=size: size)
+        assert_same_bits(register.OPS["pack_gates"](q), whole)
+        assert_same_bits(register.OPS["unpack_gates"](whole, *shape[1:]), q > 0)
+        assert_same_bits(register.OPS["gate_select"](q, whole, 0), torch.where(q > 0, q, 0.0))
+
+
 # --- both forms of an exact product ---------------------------------------------------------------------------------
 
 
@@ -218,7 +255,7 @@ def exactly(values: Tensor) -> Callable[[slice, slice], Tensor]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_gradients_in_parts_are_as_good_as_in_one(dtype, rows_at_once, monkeypatch):
     dv, x, weight = torch.randn(330, 200).to(dtype), torch.randn(330, 70).to(dtype), torch.randn(200, 70).to(dtype)
-    monkeypatch.setattr(layer_gradients, "_DV", 330 * 64 * dv.itemsize)
+    monkeypatch.setattr(layer_gradients, "LARGE", 330 * 64 * dv.itemsize)
     monkeypatch.setattr(layer_gradients, "_ROWS", rows_at_once)
     whole = [dv @ weight, dv.mT @ x, dv.sum(0)]
     truth = [dv.double() @ weight.double(), dv.double().mT @ x.double(), dv.double().sum(0)]
@@ -229,7 +266,34 @@ def test_gradients_in_parts_are_as_good_as_in_one(dtype, rows_at_once, monkeypat
 
 def test_gradients_that_nothing_asks_for_are_empty(monkeypatch):
     dv, weight = torch.randn(330, 200), torch.randn(200, 70)
-    for size in (layer_gradients._DV, 1000):
-        monkeypatch.setattr(layer_gradients, "_DV", size)
+    for size in (layer_gradients.LARGE, 1000):
+        monkeypatch.setattr(layer_gradients, "LARGE", size)
         dx, dw, db = layer_gradients.layer_gradients(exactly(dv), dv, None, weight, False)
         assert (dx.shape, dw.numel(), db.numel()) == ((330, 70), 0, 0)
+
+
+# --- devices without float64 and mixed ones -------------------------------------------------------------------------
+
+
+def test_factors_in_float32_do_not_overflow_where_the_kernel_is_tiny(monkeypatch):
+    monkeypatch.setattr(gram, "most_precise", lambda device: torch.float32)
+    bits = random_bits(60, dense(64), 0)
+    first, count, _ = as_args(bits)
+    factor = torch.full((60,), 1e20)
+    tiny = gram.npk_gram(None, bits.words, None, None, None, None, first, first, count, [1e-40], torch.float32)
+    found = gram.npk_gram(None, bits.words, None, None, factor, None, first, first, count, [1e-40], torch.float32)
+    torch.testing.assert_close(found.double(), tiny.double() * 1e40, rtol=1e-6, atol=0)
+    assert_same_bits(found, found.mT)
+
+
+@pytest.mark.parametrize("name", ["pack_gates_out", "npk_matvec"])
+def test_tensors_on_two_devices_are_refused(name):
+    q, bits = torch.randn(4, 1, 40), random_bits(4, dense(40))
+    args = {
+        "pack_gates_out": lambda: register.OPS[name](q, out=on_meta(4, 8, dtype=torch.int32)),
+        "npk_matvec": lambda: register.OPS[name](
+            on_meta(4, 3), bits.words, None, None, torch.randn(4, 2), [0], [0], [2], [1.0]
+        ),
+    }
+    with pytest.raises(ValueError, match="got tensors on cpu and meta, needs all of them on one device"):
+        args[name]()

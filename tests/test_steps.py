@@ -265,3 +265,13 @@ def test_a_layer_under_two_names_has_the_first():
     layer = nn.Linear(4, 4)
     net = nn.Sequential(nn.Sequential(layer, nn.ReLU()), layer, nn.ReLU())
     assert [step.name for step in trace.steps(net, torch.randn(1, 4))] == ["input", "0.0", "0.1", "0.0#2", "2"]
+
+
+def test_autocast_leaves_no_conversions_among_the_steps():
+    net = nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 2)).eval()
+    x = torch.randn(3, 5)
+    expected = [type(step) for step in trace.steps(net, x)]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = trace.steps(net, x)
+        assert torch.is_autocast_enabled("cpu")
+    assert [type(step) for step in found] == expected

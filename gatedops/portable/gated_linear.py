@@ -10,7 +10,9 @@ from gatedops.portable.checks import LAYER_DTYPES, require, require_one_device
 from gatedops.portable.gated_linear_gate import require_row_gates
 from gatedops.portable.gates import gate_pieces, gates_at, words_of
 from gatedops.portable.layer_gradients import Piece, layer_gradients
+from gatedops.portable.rows import Rows
 from gatedops.portable.select import select
+from gatedops.portable.workspace import blocks
 
 
 def gated_linear(x: Tensor, weight: Tensor, bias: Tensor | None, words: Tensor, first: int) -> Tensor:
@@ -56,10 +58,10 @@ def gated_linear_soft_backward(
     require_like(gate, grad, "gate")
     if product is not None:
         require_like(product, grad, "product")
-    left, right = as_rows(grad), as_rows(gate)
+    left, right = Rows(grad), Rows(gate)
 
     def dv(rows: slice, columns: slice) -> Tensor:
-        return left[rows, columns] * right[rows, columns]
+        return left.at(rows, columns) * right.at(rows, columns)
 
     dgate = grad.new_empty(0) if product is None else (grad * product).contiguous()
     return *layer_gradients(dv, grad, x, weight, bias), dgate
@@ -67,24 +69,28 @@ def gated_linear_soft_backward(
 
 def gated_gradient(grad: Tensor, words: Tensor | None, first: int) -> Piece:
     """Makes pieces of ``G o grad``; words None: of grad."""
-    rows_of_grad = as_rows(grad)
+    rows_of_grad = Rows(grad)
     if words is None:
-        return lambda rows, columns: rows_of_grad[rows, columns]
-    n, width = rows_of_grad.shape
-    require_row_gates(words, first, n, words_used(1, width))
+        return rows_of_grad.at
+    require_row_gates(words, first, rows_of_grad.n, words_used(1, rows_of_grad.width))
     require_one_device(grad, words)
 
     def dv(rows: slice, columns: slice) -> Tensor:  # columns begin at a word
-        begin = first + columns.start // 32
-        on = gates_at(words[rows], begin, 1, columns.stop - columns.start, slice(0, 1))
-        return select(rows_of_grad[rows, columns], on.squeeze(1))
+        on = gates_at(words[rows], first, 1, rows_of_grad.width, slice(0, 1), columns)
+        return select(rows_of_grad.at(rows, columns), on.squeeze(1))
 
     return dv
 
 
 def product_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """``x W^T + b`` by torch's linear, a new matrix with a row for each of x's leading dimensions."""
-    return as_rows(linear(x, weight, bias).contiguous())
+    left = Rows(x)
+    if left.matrix is not None:
+        return as_rows(linear(x, weight, bias).contiguous())
+    y = x.new_empty((left.n, weight.shape[0]))
+    for rows in blocks(left.n, left.at_once):
+        y[rows] = linear(left.at(rows), weight, bias)
+    return y
 
 
 def in_shape(y: Tensor, x: Tensor) -> Tensor:
@@ -100,9 +106,9 @@ def as_rows(y: Tensor) -> Tensor:
 def select_rows(y: Tensor, words: Tensor, first: int) -> None:
     """Makes y ``(n, width)`` 0 where the gates are off."""
     n, width = y.shape
-    for rows, here in gate_pieces(n, 1, width, y.device):
-        on = gates_at(words[rows], first, 1, width, here).squeeze(1)
-        select(y[rows], on, out=y[rows])
+    for rows, here, cut in gate_pieces(n, 1, width, y.device):
+        on = gates_at(words[rows], first, 1, width, here, cut).squeeze(1)
+        select(y[rows, cut], on, out=y[rows, cut])
 
 
 def require_linear(

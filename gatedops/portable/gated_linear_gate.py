@@ -27,9 +27,9 @@ def gate_select(q: Tensor, words: Tensor, first: int) -> Tensor:
     require_row_gates(words, first, n, words_used(positions, channels))
     require_one_device(q, words)
     z = empty_activations(q)
-    for rows, here in gate_pieces(n, positions, channels, q.device):
-        on = gates_at(words[rows], first, positions, channels, here)
-        select(q[rows, here], on, out=z[rows, here])
+    for rows, here, cut in gate_pieces(n, positions, channels, q.device):
+        on = gates_at(words[rows], first, positions, channels, here, cut)
+        select(q[rows, here, cut], on, out=z[rows, here, cut])
     return z
 
 

@@ -19,8 +19,9 @@ from gatedops.portable.gated_linear import (
 )
 from gatedops.portable.gates import pack_into, words_of
 from gatedops.portable.layer_gradients import layer_gradients
+from gatedops.portable.rows import Rows
 from gatedops.portable.select import select
-from gatedops.portable.workspace import piece_of, pieces
+from gatedops.portable.workspace import blocks, piece_of, pieces
 
 Six = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -146,26 +147,26 @@ def gated_linear_pair_soft_backward(
     asks_feature = h is not None or w_f is not None or b_f
     require(v is not None or not asks_feature, "v: is missing, the gradient of the feature network needs it")
     precise = torch.promote_types(q.dtype, torch.float32)
-    by_h, by_z, pre, product = (None if t is None else as_rows(t) for t in (grad_h, grad_z, q, v))
-    assert pre is not None
+    by_h, by_z, product = (None if t is None else Rows(t) for t in (grad_h, grad_z, v))
+    pre = Rows(q)
 
     def dq(rows: slice, columns: slice) -> Tensor:
-        at = pre[rows, columns].to(precise)
+        at = pre.at(rows, columns).to(precise)
         total = torch.zeros_like(at)
         if by_z is not None and product is not None:
             gate = torch.sigmoid(beta * at)
             slope = (1 - gate).mul_(gate).mul_(gain * beta)
-            total = slope.mul_(by_z[rows, columns]).mul_(product[rows, columns])
+            total = slope.mul_(by_z.at(rows, columns)).mul_(product.at(rows, columns))
         if by_h is not None:
-            grad = by_h[rows, columns]
+            grad = by_h.at(rows, columns)
             total += grad if linear_feature else select(grad, at > 0)
         return total.to(q.dtype)
 
     def dv(rows: slice, columns: slice) -> Tensor:
-        at = pre[rows, columns].to(precise)
+        at = pre.at(rows, columns).to(precise)
         if by_z is None:
             return torch.zeros_like(at, dtype=q.dtype)
-        return torch.sigmoid_(at.mul(beta)).mul_(gain).mul_(by_z[rows, columns]).to(q.dtype)
+        return torch.sigmoid_(at.mul(beta)).mul_(gain).mul_(by_z.at(rows, columns)).to(q.dtype)
 
     return *layer_gradients(dq, q, h, w_f, b_f), *layer_gradients(dv, q, z, w_v, b_v)
 
@@ -180,11 +181,12 @@ def _gate_softly(q: Tensor, v: Tensor, beta: float, gain: float, out: Tensor) ->
 
 def _product_into(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     """out = x W^T + b, in rows."""
-    left = as_rows(x)
-    if bias is None:
-        torch.mm(left, weight.mT, out=out)
-    else:
-        torch.addmm(bias, left, weight.mT, out=out)
+    left = Rows(x)
+    for rows in blocks(left.n, max(1, left.at_once)):
+        if bias is None:
+            torch.mm(left.at(rows), weight.mT, out=out[rows])
+        else:
+            torch.addmm(bias, left.at(rows), weight.mT, out=out[rows])
 
 
 def _require_pair(h: Tensor, w_f: Tensor, b_f: Tensor | None, z: Tensor, w_v: Tensor, b_v: Tensor | None) -> None:

@@ -37,8 +37,8 @@ def unpack_gates(words: Tensor, positions: int, channels: int) -> Tensor:
     used = words_used(positions, channels)
     require(used <= words.shape[1], lambda: f"words: got {words.shape[1]} words in a row, needs {used}")
     out = words.new_empty((words.shape[0], positions, channels), dtype=torch.bool)
-    for rows, here in gate_pieces(words.shape[0], positions, channels, words.device):
-        out[rows, here] = gates_at(words[rows], 0, positions, channels, here)
+    for rows, here, cut in gate_pieces(words.shape[0], positions, channels, words.device):
+        out[rows, here, cut] = gates_at(words[rows], 0, positions, channels, here, cut)
     return out
 
 
@@ -68,10 +68,9 @@ def pack_into(out: Tensor, q: Tensor) -> None:
     n, positions, channels = q.shape
     used = words_used(positions, channels)
     out[:, used:] = 0
-    each = used // positions
-    for rows, here in gate_pieces(n, positions, channels, q.device):
-        words = slice(each * here.start, each * here.stop)
-        out[rows, words] = collect(_padded(q[rows, here], words.stop - words.start))
+    for rows, here, cut in gate_pieces(n, positions, channels, q.device):
+        words = _words_at(positions, channels, here, cut)
+        out[rows, words] = collect(_padded(q[rows, here, cut], words.stop - words.start))
 
 
 def _padded(q: Tensor, words: int) -> Tensor:
@@ -92,20 +91,31 @@ def _padded(q: Tensor, words: int) -> Tensor:
     return padded
 
 
-def gates_at(words: Tensor, first: int, positions: int, channels: int, here: slice) -> Tensor:
-    """The gates at the positions `here` of a layer that begins at word `first`, bool ``(n, len(here), channels)``."""
+def gates_at(words: Tensor, first: int, positions: int, channels: int, here: slice, cut: slice) -> Tensor:
+    """The gates at the positions `here` and channels `cut` of a layer that begins at word `first`, bool ``(n,
+    len(here), len(cut))``; `cut` begins at a word, and is all channels where there are several positions."""
+    span = _words_at(positions, channels, here, cut)
+    gates = spread(words[:, first + span.start : first + span.stop])
+    return gates.unflatten(1, (here.stop - here.start, -1))[..., : cut.stop - cut.start]
+
+
+def _words_at(positions: int, channels: int, here: slice, cut: slice) -> slice:
+    """The words of some positions and channels of a layer."""
+    if positions == 1:
+        return slice(cut.start // 32, -(-cut.stop // 32))
     each = words_used(positions, channels) // positions
-    span = words[:, first + each * here.start : first + each * here.stop]
-    size = (words.shape[0], here.stop - here.start, 32 * each)
-    return spread(span).view(size)[..., :channels]
+    return slice(each * here.start, each * here.stop)
 
 
-def gate_pieces(n: int, positions: int, channels: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
-    """Pairs of slices, of the rows and of the positions, with as many gates as are handled at a time."""
+def gate_pieces(n: int, positions: int, channels: int, device: torch.device) -> Iterator[tuple[slice, slice, slice]]:
+    """Slices of the rows, the positions and the channels with as many gates as are handled at a time; all channels
+    where there are several positions."""
     padded, size = 32 * words_used(positions, channels) // positions, piece_of(device)
     for here in pieces(positions, padded, size=size):
-        for rows in pieces(n, padded * (here.stop - here.start), size=size):
-            yield rows, here
+        for cut in pieces(channels, 1, 32, size) if positions == 1 else (slice(0, channels),):
+            gates = (here.stop - here.start) * (padded if positions > 1 else cut.stop - cut.start)
+            for rows in pieces(n, gates, size=size):
+                yield rows, here, cut
 
 
 def _require_gates(q: Tensor) -> None:

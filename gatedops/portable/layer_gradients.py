@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from gatedops.portable.workspace import PIECE, blocks, piece_of, pieces
+from gatedops.portable.rows import LARGE, Rows
+from gatedops.portable.workspace import blocks, piece_of, pieces
 
-_DV = 4 * PIECE  # bytes of the gradient of a product that exist at a time
-_ROWS = 1 << 18  # rows that one product sums over: 32 columns of so many float64 numbers fill _DV
+_ROWS = 1 << 18  # rows that one product sums over: 32 columns of so many float64 numbers are as many bytes as LARGE
 
 Piece = Callable[[slice, slice], Tensor]  # the gradient at some rows and columns
 
@@ -27,9 +27,10 @@ def layer_gradients(
     """
     width = like.shape[-1]
     n = like.shape[:-1].numel()
-    left = None if x is None else x.reshape(n, x.shape[-1])
-    if n * width * like.itemsize <= _DV:
-        dx, dw, db = _at_once(_made(dv, slice(0, n), slice(0, width), like), left, weight, bias)
+    left = None if x is None else Rows(x)
+    if n * width * like.itemsize <= LARGE and (left is None or left.matrix is not None):
+        inputs = None if left is None else left.matrix
+        dx, dw, db = _at_once(_made(dv, slice(0, n), slice(0, width), like), inputs, weight, bias)
     else:
         dx = like.new_empty(0) if weight is None else _by_rows(dv, n, weight, like)
         dw, db = _by_columns(dv, n, left, bias, like)
@@ -47,27 +48,28 @@ def _at_once(dv: Tensor, x: Tensor | None, weight: Tensor | None, bias: bool) ->
 def _by_rows(dv: Piece, n: int, weight: Tensor, like: Tensor) -> Tensor:
     width = like.shape[-1]
     dx = like.new_empty((n, weight.shape[1]))
-    for rows in pieces(n, width * like.itemsize, size=_DV):
+    for rows in pieces(n, width * like.itemsize, size=LARGE):
         torch.mm(_made(dv, rows, slice(0, width), like), weight, out=dx[rows])
     return dx
 
 
-def _by_columns(dv: Piece, n: int, x: Tensor | None, bias: bool, like: Tensor) -> tuple[Tensor, Tensor]:
+def _by_columns(dv: Piece, n: int, x: Rows | None, bias: bool, like: Tensor) -> tuple[Tensor, Tensor]:
     """The gradients of weight and bias: some columns, and so some rows of the weight, after others. Where the rows are
     too many for one product, sums of several are added, those of half precision in float32."""
     width = like.shape[-1]
-    dw = like.new_empty((width, x.shape[1]) if x is not None else 0)
+    dw = like.new_empty((width, x.width) if x is not None else 0)
+    most = _ROWS if x is None else min(_ROWS, x.at_once)
     db = like.new_empty(width if bias else 0)
     if x is None and not bias:
         return dw, db
     precise = torch.promote_types(like.dtype, torch.float32)
-    for columns in pieces(width, min(n, _ROWS) * like.itemsize, 32, size=_DV):
+    for columns in pieces(width, min(n, most) * like.itemsize, 32, size=LARGE):
         dw_sum: Tensor | float = 0.0
         db_sum: Tensor | float = 0.0
-        for rows in blocks(n, _ROWS):
+        for rows in blocks(n, most):
             part = _made(dv, rows, columns, like)
             if x is not None:
-                dw_sum = dw_sum + (part.mT @ x[rows]).to(precise)
+                dw_sum = dw_sum + (part.mT @ x.at(rows)).to(precise)
             if bias:
                 db_sum = db_sum + part.sum(0).to(precise)
         if x is not None:
