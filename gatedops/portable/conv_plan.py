@@ -168,7 +168,7 @@ def _peak(steps: list[Step], itemsize: int) -> int:
 
 
 def _bytes(step: Step, itemsize: int) -> int:
-    """Of the result and the temporaries of a step, for one pair."""
+    """What the result and the temporaries of a step take, for one pair."""
     i = step.instruction
     h, w, out_h, out_w = i.height, i.width, i.out_height, i.out_width
     result = step.numbers * itemsize

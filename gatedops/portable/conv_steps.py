@@ -81,7 +81,7 @@ class Pairs:
         return kernel if step.diagonal or kernel.dim() == 6 else kernel[:, :, :, None, None]  # of one pixel
 
     def _shape(self, step: Step) -> tuple[int, ...]:
-        """Of the register that a step writes."""
+        """The shape of the register that a step writes."""
         i, a, b = step.instruction, self._left.rows, self._right.rows
         pixels = (i.out_height, i.out_width)
         return (*pixels, a, b) if step.diagonal else (*pixels, a, *pixels, b)

@@ -51,16 +51,16 @@ class Problem:
 
     def tiles(self) -> Iterator[Tile]:
         """Every tile of the Gram; of a symmetric problem, those on and above the diagonal."""
-        left: tuple[slice, Rows] | None = None
+        left: tuple[slice, GateRows] | None = None
         edge = edge_of(self.words.device)
         for rows, columns in tiles(self.shape, (edge, edge), self.symmetric):
             if left is None or left[0] != rows:
-                left = rows, Rows(self.words[rows], self.first, self.count, kept=True)
-            right = Rows(self.y_words[columns], self.y_first, self.count, kept=False)
+                left = rows, GateRows(self.words[rows], self.first, self.count, kept=True)
+            right = GateRows(self.y_words[columns], self.y_first, self.count, kept=False)
             yield Tile(rows, columns, left[1], right, self.symmetric)
 
 
-class Rows:
+class GateRows:
     """Some rows of one side, whose gates are taken apart into numbers where products need them."""
 
     def __init__(self, words: Tensor, first: Sequence[int], count: Sequence[int], *, kept: bool) -> None:
@@ -91,8 +91,8 @@ class Tile:
 
     rows: slice
     columns: slice
-    left: Rows
-    right: Rows
+    left: GateRows
+    right: GateRows
     symmetric: bool
 
     @property

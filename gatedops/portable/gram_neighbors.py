@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gatedops.portable.checks import require, require_float
-from gatedops.portable.gram_blocks import Problem, Rows, Tile, require_scale
+from gatedops.portable.gram_blocks import GateRows, Problem, Tile, require_scale
 from gatedops.portable.workspace import blocks, edge_of, pieces
 
 
@@ -31,10 +31,10 @@ def gate_neighbors(
     indices = words.new_empty((n, k), dtype=torch.int64)
     edge = edge_of(words.device)
     for rows in blocks(n, edge):
-        left = Rows(words[rows], first, count, kept=True)
+        left = GateRows(words[rows], first, count, kept=True)
         found = _Nearest(values[rows], indices[rows])
         for columns in blocks(m, edge):
-            right = Rows(problem.y_words[columns], y_first, count, kept=False)
+            right = GateRows(problem.y_words[columns], y_first, count, kept=False)
             tile = Tile(rows, columns, left, right, problem.symmetric)
             found.add(tile.gram(count, scale, dtype), columns.start, without_diagonal=tile.diagonal)
     return values, indices
