@@ -102,7 +102,7 @@ def facts_of(args: argparse.Namespace, report: dict[str, object]) -> tuple[str, 
 
 
 def name_of(device: str) -> str:
-    """Of the files: those of one backend never replace those of another on the CPU."""
+    """The name of the files: those of one backend never replace those of another on the CPU."""
     if device == "cuda":
         return "gated_linear_cuda"
     return "gated_linear" if backends.backend_of(device) == "cpu" else "gated_linear_portable"

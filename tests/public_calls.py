@@ -149,7 +149,7 @@ def recorded(q: Tensor) -> Any:
 
 
 def gradients(results: Any, numbers: list[Tensor]) -> list[Tensor | None]:
-    """Of all numbers, of the sum of all results' sines."""
+    """Gradients of all numbers, for the sum of the sines of all results."""
     leaves = [t for t in pytree.tree_leaves(results) if isinstance(t, Tensor) and t.requires_grad]
     if not leaves:
         return []

@@ -49,7 +49,7 @@ THERE, SINGLE = HERE.on("shadow"), Things(FLOAT32).on("shadow")
 
 
 def mlp(dtype: torch.dtype = FLOAT64) -> nn.Sequential:
-    """Of inputs like the rows x of the things."""
+    """A network that takes inputs like the rows x of the things."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return nn.Sequential(nn.Linear(5, 20), nn.ReLU(), nn.Linear(20, 9), nn.ReLU(), nn.Linear(9, 2)).to(dtype)

@@ -5,20 +5,35 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 TESTS = Path(__file__).parent
+FILES = ("shadow_models", "shadow_functions", "shadow_ops")
 
 
-@pytest.mark.parametrize("name", ["shadow_ops", "shadow_functions", "shadow_models"])
-def test_it_works_as_on_the_cpu(name):
+@pytest.fixture(scope="module")
+def runs() -> Iterator[dict[str, subprocess.Popen[str]]]:
+    """The tests of all files, each in its process, all at the same time."""
     options = ["-q", "-rs", "--show-capture=no", "-p", "no:cacheprovider", "-p", "no:xdist"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")} | {"OMP_NUM_THREADS": "1"}
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, str(TESTS / f"{name}.py")],
-        env=environment, cwd=TESTS.parent, capture_output=True, text=True, timeout=280,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
-    assert "skipped" not in run.stdout
+    started = {
+        name: subprocess.Popen(
+            [sys.executable, "-m", "pytest", *options, str(TESTS / f"{name}.py")],
+            env=environment, cwd=TESTS.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for name in FILES
+    }  # fmt: skip
+    yield started
+    for run in started.values():
+        run.kill()
+        run.communicate()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_it_works_as_on_the_cpu(runs, name):
+    printed, _ = runs[name].communicate(timeout=280)
+    assert runs[name].returncode == 0, printed[-6000:]
+    assert "skipped" not in printed

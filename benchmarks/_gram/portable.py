@@ -48,5 +48,10 @@ def portable_seconds(bits: GateBits) -> float:
     """About what Lambda takes, from that of some of the points. Blocks off the diagonal are computed once for both."""
     some = bits[: min(bits.n, PROBE)]
     call = portable_gram(None, some, torch.empty(some.n, some.n))
-    pairs = bits.n * (bits.n + min(bits.n, edge_of(bits.device))) / 2
-    return interleaved_medians({PORTABLE: call}, 3, label=PORTABLE)[PORTABLE].best * pairs / some.n**2
+    best = interleaved_medians({PORTABLE: call}, 3, label=PORTABLE)[PORTABLE].best
+    return best * _pairs(bits) / _pairs(some)
+
+
+def _pairs(bits: GateBits) -> float:
+    """Pairs of rows in the tiles of a symmetric Gram, which are those on and above the diagonal."""
+    return bits.n * (bits.n + min(bits.n, edge_of(bits.device))) / 2

@@ -33,7 +33,7 @@ class Target:
 
 
 def headline_targets(entries: list[Entry]) -> Iterator[Target]:
-    """Of the section `headline`; portable and peers that were not timed leave theirs out."""
+    """The targets of the section `headline`; portable and peers that were not timed leave theirs out."""
     count = max(entry.threads for entry in entries)
     times = {(e.what, e.instruction_set or e.by): e.median_s for e in entries if e.threads == count}
     ours = lambda_entry(entries, count)

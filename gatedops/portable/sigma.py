@@ -31,7 +31,7 @@ class Sigma:
 
     @staticmethod
     def of(x: Tensor | None, y: Tensor | None, problem: Problem, dtype: torch.dtype) -> Sigma | None:
-        """From the arguments of an op, checked; None where there is no x."""
+        """Checks the arguments of an op, and makes its Sigma of them; None without x."""
         complete = problem.symmetric == (y is None) or x is None
         require(complete, "y: needs y_words, and y_words needs y where x is given")
         if x is None:

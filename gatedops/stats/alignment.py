@@ -65,7 +65,7 @@ def npk_alignments(
 def _alignments(
     checkpoints: Sequence[GateBits], name: str, x: Tensor | None, block: int, progress: bool | None
 ) -> Tensor:
-    """Of all pairs; errors name the checkpoints `name`."""
+    """The alignments of all pairs; errors name the checkpoints `name`."""
     if isinstance(block, bool) or not isinstance(block, int) or block < 1:
         raise ValueError(f"block: got {block!r}, needs a whole number of at least 1")
     require_inputs(x, checkpoints[0], None, None)
