@@ -23,7 +23,7 @@ def gate_overlap(
     problem = Problem.of(words, y_words, first, y_first, count)
     require(len(agree_widths) in (0, len(count)), "agree_widths: needs one entry per layer, or none")
     out = words.new_empty((len(count), *problem.shape))
-    on = off_layers(problem) if agree_widths else None
+    on = _on_in_both(problem) if agree_widths else None
     for tile in problem.tiles():
         for layer, size in enumerate(count):
             counts = tile.counts(layer, size).to(torch.int32)
@@ -34,8 +34,8 @@ def gate_overlap(
     return out
 
 
-def off_layers(problem: Problem) -> tuple[Tensor, Tensor]:
-    """Gates on in each layer of each row, int32 ``(L, n)``, of both sides."""
+def _on_in_both(problem: Problem) -> tuple[Tensor, Tensor]:
+    """How many gates are on in each layer of each row, int32 ``(L, n)``, for both sides."""
     left = row_counts(problem.words, problem.first, problem.count).to(torch.int32)
     if problem.symmetric:
         return left, left
