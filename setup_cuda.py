@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -52,12 +54,24 @@ def architectures(listed: str | None = None) -> list[str]:
     return sorted(found, key=lambda name: int(name.rstrip("af"))) or list(ARCHITECTURES)
 
 
+@cache
+def digest_of_sources() -> str:
+    """Of the names and bytes of all that the kernels are compiled from, 16 characters. The library carries it, and a
+    kernel that proved itself is known by it (gatedops/backends/proved.py)."""
+    files = [*(ROOT / "csrc" / "cuda").glob("*"), *(ROOT / "csrc").glob("*.h"), *SOURCES]
+    total = hashlib.sha256()
+    for path in sorted(set(files)):
+        total.update(f"{path.name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return total.hexdigest()[:16]
+
+
 def compile_command(source: Path, target: Path, torch_target: str, names: list[str]) -> list[str]:
     """nvcc for one file: machine code for each architecture, no PTX."""
     return [
         *("nvcc", "-O3", "-std=c++20", "-c", str(source), "-o", str(target), "-I" + str(ROOT / "csrc")),
         *("-I" + path for path in include_paths()),
         *("-DUSE_CUDA", f"-DTORCH_TARGET_VERSION={torch_target}", "-DGATEDOPS_ARCHITECTURES=" + "_".join(names)),
+        "-DGATEDOPS_SOURCES=" + digest_of_sources(),
         *("-Xcompiler", "-fPIC,-fvisibility=hidden", "-Xptxas", "-v,-warn-spills"),
         *(f"-gencode=arch=compute_{name},code=sm_{name}" for name in names),
     ]

@@ -43,7 +43,8 @@ from _conv_npk import gpu, shifts, speed, study
 from _gram.targets import HEADER as TARGET_HEADER
 from _gram.targets import Target
 
-from gatedops import backends, data
+from gatedops import data
+from gatedops.backends.choice import backend_of
 from gatedops.nn import conv_spec
 
 DEFAULT_POINTS = {"digits": 1797, "mnist": 600, "cifar10": 400, "random": 200}
@@ -100,7 +101,7 @@ def run_on_gpu(args: argparse.Namespace) -> None:
     require_device("cuda")
     require_folder(args.out)
     gpu_report = {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
-    report = machine_report() | gpu_report | {"backend": backends.backend_of("cuda")}
+    report = machine_report() | gpu_report | {"backend": backend_of("cuda", "conv_gram")}
     facts = f"{report['gpu']}, {report['backend']}, torch {report['torch']}, CUDA {report['cuda']}"
     print(f"{facts}; all of npk on a symmetric Gram, float32")
     problems = gpu.QUICK_PROBLEMS if args.quick else gpu.PROBLEMS

@@ -46,7 +46,7 @@ from _gated_linear.targets import gpu_targets, portable_targets, targets
 from _gram.targets import HEADER as TARGET_HEADER
 from _gram.targets import Target
 
-from gatedops import backends
+from gatedops.backends.choice import backend_of
 
 CELLS = (Cell(512, 128, 6), Cell(1024, 256, 4), Cell(2048, 256, 4), Cell(2048, 512, 4), Cell(4096, 1024, 4))
 QUICK_CELLS = (Cell(512, 128, 6),)
@@ -92,7 +92,7 @@ def cells_of(args: argparse.Namespace) -> tuple[Cell, ...]:
 
 def facts_of(args: argparse.Namespace, report: dict[str, object]) -> tuple[str, str]:
     """The processor, and what ran on it: of the kernels in C++ the instruction set, else the backend."""
-    backend = backends.backend_of(args.device)
+    backend = backend_of(args.device, "gated_linear")
     report |= {"backend": backend}
     if args.device == "cpu":
         kernels = report["instruction_set"] if backend == "cpu" else backend
@@ -105,13 +105,13 @@ def name_of(device: str) -> str:
     """The name of the files: those of one backend never replace those of another on the CPU."""
     if device == "cuda":
         return "gated_linear_cuda"
-    return "gated_linear" if backends.backend_of(device) == "cpu" else "gated_linear_portable"
+    return "gated_linear" if backend_of(device, "gated_linear") == "cpu" else "gated_linear_portable"
 
 
 def targets_of(device: str, entries: list[Entry]) -> list[Target]:
     if device == "cuda":
         return list(gpu_targets(entries))
-    return list(targets(entries) if backends.backend_of(device) == "cpu" else portable_targets(entries))
+    return list(targets(entries) if backend_of(device, "gated_linear") == "cpu" else portable_targets(entries))
 
 
 def require_compiler() -> None:

@@ -47,7 +47,7 @@ from _gram.entry import Entry
 from _gram.portable import PORTABLE
 from _gram.sizes import Sizes, default_sizes, full_sizes, given_sizes, quick_sizes
 
-from gatedops import backends
+from gatedops.backends.choice import backend_of
 
 SECTIONS = ("sweep", "headline", "data-set", "one-core", "one-layer", "packing", "scaling", "soft")
 BUFFERS = 5  # n x n arrays of float32 alive at the worst moment
@@ -80,7 +80,7 @@ def chosen_sizes(args: argparse.Namespace) -> Sizes:
 
 def require_cpu_kernels() -> None:
     """ValueError where what is called a kernel in C++ would be portable."""
-    if backends.backend_of("cpu") == PORTABLE:
+    if backend_of("cpu", "gram") == PORTABLE:
         raise ValueError("GATEDOPS_BACKEND=portable hides the kernels in C++: unset it, portable is timed beside them")
 
 

@@ -1,28 +1,114 @@
 """Gives torch the kernels of every device, once, when gatedops is imported.
 
 Tensors on the CPU run in C++. On every other device the portable ops run, which are composites of torch's own
-operations; GATEDOPS_BACKEND names others (gatedops/backends.py).
+operations. On GPUs the kernel of an op is looked up when the first tensor there comes (gatedops/backends/choice.py): no
+import starts CUDA.
 """
 
 from __future__ import annotations
 
+import logging
+import threading
 import warnings
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
 
-from gatedops import backends, cuda_library
-from gatedops.portable import register as portable
+import torch
+
+from gatedops import backends
+from gatedops.backends.families import FAMILY_OF
+from gatedops.backends.kernels import KERNEL_BACKENDS, Kernel
+from gatedops.portable.register import OPS
+
+_library = torch.library.Library("gatedops", "IMPL")  # kernels stay registered as long as it lives
 
 
 def register_kernels() -> None:
-    """Registers the portable ops for all devices, and over them the kernels that GATEDOPS_BACKEND asks for."""
-    portable.register("CompositeExplicitAutograd")
-    forced = backends.forced_backend()
-    if forced == "portable":
+    """Registers the portable ops for all devices, over them for GPUs what looks up the kernel, and, where
+    GATEDOPS_BACKEND asks for it, the portable ops in place of the CPU's kernels."""
+    for name, op in OPS.items():
+        _library.impl(name, as_kernel(op), "CompositeExplicitAutograd")
+        _library.impl(name, as_kernel(_chosen_kernel(name)), "CUDA")
+    if backends.forced_backend() == "portable":
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Warning only once for all operators", UserWarning)
-            portable.register("CPU")
-    if forced == "cuda":
-        cuda_library.load()
-    if forced == "triton" or (forced == "cuda" and backends.missing_for("triton") is None):
-        from gatedops.triton import register as triton
+            for name, op in OPS.items():
+                _library.impl(name, as_kernel(op), "CPU")
 
-        triton.register(taken=cuda_library.OPS if forced == "cuda" else ())
+
+def as_kernel(op: Kernel) -> Kernel:
+    """The op as torch runs a kernel: without autocast, which would turn the products inside it to half precision and
+    which the wrappers have applied already, and without a record of what it does for a backward."""
+
+    @wraps(op)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with torch._C._DisableAutocast(), torch._C._AutoDispatchBelowAutograd():
+            return op(*args, **kwargs)
+
+    return run
+
+
+def _chosen_kernel(name: str) -> Kernel:
+    """Runs the kernel that is chosen for an op on GPUs."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return (_gpu_kernels or _look_up_kernels())[name](*args, **kwargs)
+
+    return run
+
+
+_gpu_kernels: dict[str, Kernel] = {}  # of every op, once they are looked up
+_lock = threading.Lock()
+
+
+def _look_up_kernels() -> dict[str, Kernel]:
+    from gatedops.backends.choice import choices
+
+    with _lock:
+        if not _gpu_kernels:
+            chosen = {family: choice.backend for family, choice in choices().items()}
+            _gpu_kernels.update(kernels_of(chosen, forced=backends.forced_backend() is not None))
+        return _gpu_kernels
+
+
+def kernels_of(chosen: dict[str, str], *, forced: bool) -> dict[str, Kernel]:
+    """The kernel of every op, where each family has the backend of this name. What a backend has no kernel for is
+    portable, and so is all of one that cannot be loaded, or, unless it is forced, a call that a kernel refuses."""
+    loaded = {backend.name: _loaded(backend.load, backend.name, forced) for backend in KERNEL_BACKENDS
+              if backend.name in chosen.values()}  # fmt: skip
+    found = {}
+    for name, portable in OPS.items():
+        kernel = loaded.get(chosen[FAMILY_OF[name]], {}).get(name)
+        if kernel is None:
+            found[name] = portable
+        else:
+            found[name] = kernel if forced else _or_portable(kernel, portable)
+    return found
+
+
+def _loaded(load: Callable[[], dict[str, Kernel]], name: str, forced: bool) -> dict[str, Kernel]:
+    try:
+        return load()
+    except (ImportError, OSError, RuntimeError) as error:
+        if forced:
+            raise
+        logging.getLogger("gatedops").warning(
+            "The kernels of gatedops in %s proved themselves and cannot be loaded now (%s), so torch's own operations "
+            "run instead: `python -m gatedops selftest` tries them again.", name, error
+        )  # fmt: skip
+        return {}
+
+
+def _or_portable(kernel: Kernel, portable: Kernel) -> Kernel:
+    """A call that the kernel refuses, which it does before any work, goes to the portable op: that one takes all that
+    makes sense, and has its own words for the rest."""
+
+    @wraps(kernel)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return kernel(*args, **kwargs)
+        except ValueError:
+            return portable(*args, **kwargs)
+
+    return run

@@ -35,7 +35,7 @@ echo "== importing"
 "$python" - "$torch" <<'EOF'
 import sys
 import torch, gatedops
-from gatedops import cuda_library
+from gatedops.backends import cuda_library
 
 version = torch.__version__.split("+")[0]
 assert version == sys.argv[1], f"torch is {version}"

@@ -139,8 +139,9 @@ def check() -> int:
         return 0
     sys.path.insert(0, str(ROOT))
     import gatedops
+    from gatedops.backends.choice import backend_of
 
-    print(f"gatedops {gatedops.__version__} loads, NVIDIA GPUs run {gatedops.backends.backend_of('cuda')}")
+    print(f"gatedops {gatedops.__version__} loads, NVIDIA GPUs run Grams by {backend_of('cuda', 'gram')}")
     return 0
 
 

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from gatedops import GateBits, cuda_library, gate_neighbors, gate_overlap, npk_gram, npk_matvec
+from gatedops import GateBits, gate_neighbors, gate_overlap, npk_gram, npk_matvec
+from gatedops.backends import cuda_library
 
 DRY = os.environ.get("GATEDOPS_DRY_GPU") == "1"
 DEVICE = "cpu" if DRY else "cuda"

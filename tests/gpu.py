@@ -27,8 +27,9 @@ OF_THE_COMPILER = [
 
 
 def needs_gpu(*names: str) -> list[pytest.MarkDecorator]:
-    """For `pytestmark`: marked gpu, and skipped with one sentence where none of these backends runs on a GPU."""
-    ready = DRY or (torch.cuda.is_available() and backends.backend_of("cuda") in names)
+    """For `pytestmark`: marked gpu, and skipped with one sentence where none of these backends runs on a GPU. Where
+    GATEDOPS_BACKEND forces none, what is chosen by itself runs, and counts as portable."""
+    ready = DRY or (torch.cuda.is_available() and (backends.forced_backend() or "portable") in names)
     forced = " or ".join(f"GATEDOPS_BACKEND={name}" for name in names)
     missing = backends.missing_for(names[-1]) or f"run where {forced} is set before Python starts"
     return [pytest.mark.gpu, pytest.mark.skipif(not ready, reason=f"on an NVIDIA GPU, {' or '.join(names)}: {missing}")]
@@ -41,7 +42,7 @@ def not_dry(subject: str) -> pytest.MarkDecorator:
 
 def only_on(name: str, subject: str) -> pytest.MarkDecorator:
     """Skips a test of something that only one backend has."""
-    absent = DRY or backends.backend_of("cuda") != name
+    absent = DRY or backends.forced_backend() != name
     return pytest.mark.skipif(absent, reason=f"needs a GPU and GATEDOPS_BACKEND={name}: {subject}")
 
 

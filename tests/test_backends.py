@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import gatedops
-from gatedops import backends, cuda_library
+from gatedops import backends
+from gatedops.backends import cuda_library
 
 
 def run_python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -163,7 +164,7 @@ def test_a_forced_kernel_is_checked_at_import(monkeypatch):
 
 
 def test_each_interpreter_takes_the_library_that_it_built(monkeypatch, tmp_path):
-    monkeypatch.setattr(cuda_library, "__file__", str(tmp_path / "cuda_library.py"))
+    monkeypatch.setattr(cuda_library, "PACKAGE", tmp_path)
     assert cuda_library.library() is None
     others = tmp_path / "_C_cuda.cpython-300-x86_64-linux-gnu.so"
     others.touch()

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gatedops import cuda_library
+from gatedops.backends import cuda_library
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))

@@ -15,7 +15,8 @@ from test_gated_linear_pair import problem as pair_problem
 from tolerances import assert_as_good_as_torch, assert_close_in_float64, assert_same_bits
 from torch.nn.functional import linear
 
-from gatedops import Gate, GateBits, GatedLinear, backends, gated_linear, gated_linear_pair, npk_gram, reference
+from gatedops import Gate, GateBits, GatedLinear, gated_linear, gated_linear_pair, npk_gram, reference
+from gatedops.backends.choice import backend_of
 
 pytestmark = [
     *needs_gpu("portable", "triton"),
@@ -33,7 +34,7 @@ SHAPES = [((33,), 20, 70), ((1,), 1, 1), ((600,), 150, 257), ((3, 5), 64, 256), 
 @pytest.fixture(autouse=True)
 def first_tiles(monkeypatch):
     """One tile for each kernel: timing all of them would compile four times as much."""
-    if DRY or backends.backend_of("cuda") != "triton":
+    if DRY or backend_of("cuda", "gated_linear") != "triton":
         return
     from gatedops.triton import gated_linear_tuning as tuning
 

@@ -19,7 +19,6 @@ from tolerances import assert_as_good_as_torch, assert_close_in_float64, assert_
 
 from gatedops import (
     GateBits,
-    cuda_library,
     gate_agreement,
     gate_neighbors,
     gate_overlap,
@@ -27,6 +26,7 @@ from gatedops import (
     npk_gram,
     npk_matvec,
 )
+from gatedops.backends import cuda_library
 
 pytestmark = needs_gpu("cuda")
 

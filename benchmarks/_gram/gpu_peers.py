@@ -15,6 +15,7 @@ import gatedops
 from _gram.entry import Cell
 from _gram.portable import PORTABLE, portable_counts, portable_gram
 from gatedops import GateBits, backends
+from gatedops.backends.choice import backend_of
 
 WGMMA, ALONE, MMA_SYNC, TRITON = "wgmma", "wgmma, no clusters", "mma.sync", "Triton"
 FORCED = {WGMMA: "sm90", ALONE: "sm90x1", MMA_SYNC: "sm80"}  # what GATEDOPS_CUDA calls them
@@ -131,7 +132,7 @@ def kernel_names(backend: str, major: int, triton: bool, forced: str | None = No
 
 def kernels_here() -> list[str]:
     """ValueError when GATEDOPS_CUDA asks for what there is not."""
-    backend = backends.backend_of("cuda")
+    backend = backend_of("cuda", "gram")
     forced, major = os.environ.get("GATEDOPS_CUDA"), torch.cuda.get_device_capability()[0]
     names = kernel_names(backend, major, backends.missing_for("triton") is None, forced)
     if not names:
@@ -141,8 +142,7 @@ def kernels_here() -> list[str]:
 
 def packing_kernel() -> str:
     """What packs gates here: the cuda backend has no kernel of its own for that."""
-    own = backends.backend_of("cuda") != PORTABLE and backends.missing_for("triton") is None
-    return TRITON if own else PORTABLE
+    return TRITON if backend_of("cuda", "gates") == "triton" else PORTABLE
 
 
 def counts_call(name: str, x: GateBits, y: GateBits) -> Callable[[], Tensor]:

@@ -115,6 +115,6 @@ Tensor conv_gram(
 }  // namespace
 }  // namespace gatedops::cuda
 
-STABLE_TORCH_LIBRARY_IMPL(gatedops, CUDA, m) {
+STABLE_TORCH_LIBRARY_IMPL(gatedops_cuda, CUDA, m) {
   m.impl("conv_gram", GATEDOPS_KERNEL(gatedops::cuda::conv_gram));
 }

@@ -88,15 +88,16 @@ Tensor gate_overlap(
   return out;
 }
 
-// Read from the file by gatedops/cuda_library.py.
+// Read from the file by gatedops/backends/cuda_library.py.
 #define GATEDOPS_TEXT(...) #__VA_ARGS__
 #define GATEDOPS_TEXT_OF(...) GATEDOPS_TEXT(__VA_ARGS__)
-__attribute__((used)) const char kBuiltFor[] = "gatedops._C_cuda for " GATEDOPS_TEXT_OF(GATEDOPS_ARCHITECTURES);
+__attribute__((used)) const char kBuiltFor[] =
+    "gatedops._C_cuda for " GATEDOPS_TEXT_OF(GATEDOPS_ARCHITECTURES) " from " GATEDOPS_TEXT_OF(GATEDOPS_SOURCES);
 
 }  // namespace
 }  // namespace gatedops::cuda
 
-STABLE_TORCH_LIBRARY_IMPL(gatedops, CUDA, m) {
+STABLE_TORCH_LIBRARY_IMPL(gatedops_cuda, CUDA, m) {
   m.impl("npk_gram", GATEDOPS_KERNEL(gatedops::cuda::npk_gram));
   m.impl("npk_gram_out", GATEDOPS_KERNEL(gatedops::cuda::npk_gram_out));
   m.impl("npk_diag", GATEDOPS_KERNEL(gatedops::cuda::npk_diag));

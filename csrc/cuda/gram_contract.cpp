@@ -163,7 +163,7 @@ std::tuple<Tensor, Tensor> gate_neighbors(
 }  // namespace
 }  // namespace gatedops::cuda
 
-STABLE_TORCH_LIBRARY_IMPL(gatedops, CUDA, m) {
+STABLE_TORCH_LIBRARY_IMPL(gatedops_cuda, CUDA, m) {
   m.impl("npk_matvec", GATEDOPS_KERNEL(gatedops::cuda::npk_matvec));
   m.impl("npk_gram_backward", GATEDOPS_KERNEL(gatedops::cuda::npk_gram_backward));
   m.impl("gate_neighbors", GATEDOPS_KERNEL(gatedops::cuda::gate_neighbors));

@@ -10,7 +10,7 @@ namespace gatedops::cuda {
 enum class OutputType { kFloat32, kFloat64, kBFloat16, kInt32 };  // kInt32: counts, one plane per layer
 
 // Notes which kernel is launched, as GATEDOPS_CUDA calls it; gatedops_last_gram_kernel() gives it to Python
-// (gatedops/cuda_library.py), so that a test of a kernel can tell that this kernel ran.
+// (gatedops/backends/cuda_library.py), so that a test of a kernel can tell that this kernel ran.
 void note_kernel(const char* name);
 
 // schedule is left to the launcher, which knows its tiles. Any GPU from sm_80 on, but from sm_100 on its bit

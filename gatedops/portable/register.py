@@ -1,12 +1,9 @@
-"""Registers the portable ops: on every device without a kernel of its own, or in place of the CPU's kernels too."""
+"""All portable ops, by name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
 from typing import Any
-
-import torch
 
 from gatedops.portable import (
     conv_gram,
@@ -51,24 +48,3 @@ OPS: dict[str, Callable[..., Any]] = {
         gated_linear_pair.gated_linear_pair_soft_backward,
     )
 }
-
-_library = torch.library.Library("gatedops", "IMPL")  # kernels stay registered as long as it lives
-
-
-def _as_kernel(op: Callable[..., Any]) -> Callable[..., Any]:
-    """The op as torch runs a kernel: without autocast, which would turn the products inside it to half precision and
-    which the wrappers have applied already, and without a record of what it does for a backward."""
-
-    @wraps(op)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        with torch._C._DisableAutocast(), torch._C._AutoDispatchBelowAutograd():
-            return op(*args, **kwargs)
-
-    return run
-
-
-def register(key: str) -> None:
-    """Registers all ops for a dispatch key: CompositeExplicitAutograd stands for all devices, and a device's own
-    kernel comes before it."""
-    for name, op in OPS.items():
-        _library.impl(name, _as_kernel(op), key)

@@ -1,10 +1,11 @@
 """Which kernels run on which device, and which instruction set of the CPU. `python -m gatedops` prints it.
 
 Tensors on the CPU run in C++, tensors on any other device by portable ops, which are composites of torch's own
-operations. GATEDOPS_BACKEND changes that: "portable" runs tensors on the CPU by them too; "triton" gives NVIDIA GPUs
-the kernels in Triton; "cuda" those of gatedops._C_cuda for the gram and conv_gram families, and for the others Triton's
-where triton is installed. These two are experimental, and what they have no kernel for stays portable. GATEDOPS_CUDA
-(sm90, sm90x1 or sm80) then forces the kernel of the gram family. GATEDOPS_CPU (serial, avx2, avx512 or amx) forces the
+operations; on a GPU a family of ops goes to kernels that proved themselves there (choice.py). GATEDOPS_BACKEND changes
+that: "portable" runs tensors on the CPU by torch's operations too; "triton" gives GPUs the kernels in Triton, whatever
+they proved; "cuda" those of gatedops._C_cuda for the gram and conv_gram families, and for the others Triton's where
+triton is installed; what they have no kernel for stays portable. GATEDOPS_CUDA (sm90, sm90x1 or sm80) then forces the
+kernel of the gram family. GATEDOPS_CPU (serial, avx2, avx512 or amx) forces the
 instruction set in C++, where it is the faster as well as where it is not. All are read when gatedops is imported; a
 value that cannot be had is a ValueError there.
 """
@@ -15,11 +16,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import util
 
-import torch
-
-from gatedops import cuda_library
+from gatedops.backends import cuda_library, triton_package
 
 try:
     from gatedops import _C
@@ -40,20 +38,18 @@ INSTRUCTION_SETS = {
 
 @dataclass(frozen=True)
 class Backend:
-    """One way to run the ops: its name, the devices it serves, how it is made, and whether it is experimental: proved
-    by what can be proved without a GPU, and used only where GATEDOPS_BACKEND asks for it."""
+    """One way to run the ops: its name, the devices it serves, and how it is made."""
 
     name: str
     devices: str
     how: str
-    experimental: bool = False
 
 
 BACKENDS = (
     Backend("cpu", "CPUs", "kernels in C++"),
     Backend("portable", "every device", "torch's own operations"),
-    Backend("triton", "NVIDIA GPUs", "kernels in Triton", experimental=True),
-    Backend("cuda", "NVIDIA GPUs", "kernels in CUDA", experimental=True),
+    Backend("triton", "NVIDIA GPUs", "kernels in Triton"),
+    Backend("cuda", "NVIDIA GPUs", "kernels in CUDA"),
 )
 
 
@@ -101,14 +97,6 @@ def forced_backend() -> str | None:
     return os.environ.get("GATEDOPS_BACKEND") or None
 
 
-def backend_of(device: torch.device | str) -> str:
-    """The backend that runs tensors on a device."""
-    kind, forced = torch.device(device).type, forced_backend()
-    if kind == "cpu":
-        return "portable" if forced == "portable" else "cpu"
-    return forced if kind == "cuda" and forced in ("triton", "cuda") else "portable"
-
-
 def chosen_isa() -> tuple[str, str]:
     """The instruction set of the CPU kernels, and why."""
     if os.environ.get("GATEDOPS_CPU"):
@@ -116,20 +104,11 @@ def chosen_isa() -> tuple[str, str]:
     return active_isa(), "it is the fastest this machine runs"
 
 
-def missing_for_triton() -> str | None:
-    """What the Triton kernels need and this machine lacks, and what to do; None where they run."""
-    if util.find_spec("triton") is None:
-        return "needs the triton package, which is not installed: pip install triton"
-    if not torch.cuda.is_available():
-        return "needs an NVIDIA GPU and a torch built for CUDA, and torch sees none: keep tensors on the CPU"
-    return None
-
-
 def missing_for(backend: str) -> str | None:
     """What a backend needs and this machine lacks, and what to do; None where it runs."""
     if backend == "cuda":
         return cuda_library.missing()
-    return missing_for_triton() if backend == "triton" else None
+    return triton_package.missing() if backend == "triton" else None
 
 
 def _read_environment() -> None:

@@ -5,9 +5,14 @@ from __future__ import annotations
 import ctypes
 import re
 import sysconfig
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
+
+PACKAGE = Path(__file__).resolve().parents[1]
 
 # Ops with kernels in csrc/cuda/.
 OPS = (
@@ -28,12 +33,15 @@ GRAM_KERNELS = {
     "sm80": "mma.sync",
 }
 
-_MARK = rb"gatedops\._C_cuda for ([0-9a-z_]+)"  # written by csrc/cuda/gram.cpp
+_namespace = torch.library.Library("gatedops_cuda", "DEF")
+
+# Written by csrc/cuda/gram.cpp.
+_MARK = rb"gatedops\._C_cuda for ([0-9a-z_]+)(?: from ([0-9a-f]+))?"
 
 
 def library() -> Path | None:
     """The built library, the one whose name has this interpreter's tag when several interpreters built theirs."""
-    built = sorted(Path(__file__).parent.glob("_C_cuda*.so"))
+    built = sorted(PACKAGE.glob("_C_cuda*.so"))
     own = "_C_cuda" + str(sysconfig.get_config_var("EXT_SUFFIX"))
     return next((path for path in built if path.name == own), built[0] if built else None)
 
@@ -42,6 +50,13 @@ def architectures(path: Path) -> list[str]:
     """What a library is built for: "80", "90a", .... Read from the file, so that it needs no GPU."""
     found = re.search(_MARK, path.read_bytes())
     return found[1].decode().split("_") if found else []
+
+
+def sources(path: Path) -> str:
+    """The digest of the sources that a library was built from, setup_cuda.digest_of_sources(); empty where it says
+    none."""
+    found = re.search(_MARK, path.read_bytes())
+    return found[2].decode() if found and found[2] else ""
 
 
 def runs_on(capability: tuple[int, int], built: list[str]) -> bool:
@@ -94,8 +109,14 @@ def last_gram_kernel() -> str | None:
     return None if name is None else name.decode()
 
 
-def load() -> None:
-    """Registers the kernels for the CUDA dispatch key."""
+@cache
+def kernels() -> dict[str, Callable[..., Any]]:
+    """Loads the library; the kernel of each op. They are ops too, of the same schemas in a namespace of their own, so
+    that loading them chooses nothing."""
     path = library()
     assert path is not None
+    for name in OPS:
+        schema = str(getattr(torch.ops.gatedops, name).default._schema)
+        _namespace.define(schema.removeprefix("gatedops::"))
     torch.ops.load_library(str(path))
+    return {name: getattr(torch.ops.gatedops_cuda, name).default for name in OPS}

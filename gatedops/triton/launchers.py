@@ -1,8 +1,8 @@
-"""Makes the Triton launchers the CUDA kernels of the ops. Done once, when GATEDOPS_BACKEND=triton asks for it."""
+"""The Triton launchers of all ops that have one, as kernels of those ops (gatedops/backends/kernels.py)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
@@ -18,9 +18,22 @@ from gatedops.triton import (
     gram,
 )
 
+
+def _on_the_tensors_gpu(launcher: Callable[..., Any]) -> Callable[..., Any]:
+    """Triton launches on the current GPU, which need not be that of the arguments."""
+
+    @wraps(launcher)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        tensor = next(value for value in args if isinstance(value, Tensor))
+        with torch.cuda.device_of(tensor):
+            return launcher(*args, **kwargs)
+
+    return run
+
+
 # Every op that has a launcher; its arguments are those of the schema in csrc/ops.cpp.
 LAUNCHERS = {
-    launcher.__name__: launcher
+    launcher.__name__: _on_the_tensors_gpu(launcher)
     for launcher in (
         gates.pack_gates,
         gates.pack_gates_out,
@@ -45,24 +58,3 @@ LAUNCHERS = {
         gated_linear_pair.gated_linear_pair_soft_backward,
     )
 }
-
-_library = torch.library.Library("gatedops", "IMPL")  # kernels stay registered as long as it lives
-
-
-def _on_the_tensors_gpu(launcher: Callable[..., Any]) -> Callable[..., Any]:
-    """Triton launches on the current GPU, which need not be that of the arguments."""
-
-    @wraps(launcher)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        tensor = next(value for value in args if isinstance(value, Tensor))
-        with torch.cuda.device_of(tensor):
-            return launcher(*args, **kwargs)
-
-    return run
-
-
-def register(taken: Collection[str] = ()) -> None:
-    """Registers all launchers for the CUDA dispatch key, but of ops taken by other kernels."""
-    for name, launcher in LAUNCHERS.items():
-        if name not in taken:
-            _library.impl(name, _on_the_tensors_gpu(launcher), "CUDA")

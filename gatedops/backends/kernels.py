@@ -1,0 +1,123 @@
+"""The backends whose kernels must prove themselves on a GPU before they are chosen there."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gatedops.backends import cuda_library, triton_package
+from gatedops.backends.families import FAMILY_OF
+
+Kernel = Callable[..., Any]  # takes the arguments of the op's schema in csrc/ops.cpp
+
+
+@dataclass(frozen=True)
+class KernelBackend:
+    """Kernels for some families of ops.
+
+    Attributes:
+        name: of the backend, in reports and in GATEDOPS_BACKEND.
+        at: where it is found, "module:name": the self-test runs in processes of its own.
+        ops: the ops that it has kernels for, known without loading them.
+        missing: what the kernels need and this machine lacks, and what to do; None where they run.
+        build: names the kernels as they are on this machine: another text after any change.
+        sources: names what they are built from, wherever it was.
+        load: the kernel of each op.
+    """
+
+    name: str
+    at: str
+    ops: tuple[str, ...]
+    missing: Callable[[], str | None]
+    build: Callable[[], str]
+    sources: Callable[[], str]
+    load: Callable[[], dict[str, Kernel]]
+
+    def ops_of(self, family: str) -> tuple[str, ...]:
+        """Those of a family, none where it has no kernels for it."""
+        return tuple(op for op in self.ops if FAMILY_OF[op] == family)
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """The families that it has kernels for."""
+        return tuple(dict.fromkeys(FAMILY_OF[op] for op in self.ops))
+
+
+def digest_of(paths: list[Path]) -> str:
+    """Of the names and the bytes of files, 16 characters."""
+    total = hashlib.sha256()
+    for path in sorted(paths):
+        total.update(f"{path.name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return total.hexdigest()[:16]
+
+
+def _build_of_triton() -> str:
+    return digest_of(list((cuda_library.PACKAGE / "triton").glob("*.py")))
+
+
+def _sources_of_triton() -> str:
+    """Compiled on this machine: what compiles it counts too."""
+    return f"{_build_of_triton()}, triton {'.'.join((triton_package.version() or 'none').split('.')[:2])}"
+
+
+def _load_triton() -> dict[str, Kernel]:
+    from gatedops.triton.launchers import LAUNCHERS
+
+    return dict(LAUNCHERS)
+
+
+def _build_of_cuda() -> str:
+    path = cuda_library.library()
+    return "none" if path is None else digest_of([path])
+
+
+def _sources_of_cuda() -> str:
+    path = cuda_library.library()
+    return "none" if path is None else cuda_library.sources(path) or "unknown"
+
+
+TRITON = KernelBackend(
+    "triton",
+    f"{__name__}:TRITON",
+    (
+        "pack_gates",
+        "pack_gates_out",
+        "unpack_gates",
+        "gate_overlap",
+        "npk_diag",
+        "npk_gram",
+        "npk_gram_out",
+        "npk_gram_backward",
+        "npk_matvec",
+        "gated_linear",
+        "gated_linear_relu",
+        "gated_linear_soft",
+        "gated_linear_backward",
+        "gated_linear_soft_backward",
+        "gate_relu",
+        "gate_select",
+        "gated_linear_pair",
+        "gated_linear_pair_out",
+        "gated_linear_pair_soft",
+        "gated_linear_pair_backward",
+        "gated_linear_pair_soft_backward",
+    ),
+    triton_package.missing,
+    _build_of_triton,
+    _sources_of_triton,
+    _load_triton,
+)
+CUDA = KernelBackend(
+    "cuda",
+    f"{__name__}:CUDA",
+    cuda_library.OPS,
+    cuda_library.missing,
+    _build_of_cuda,
+    _sources_of_cuda,
+    cuda_library.kernels,
+)
+
+KERNEL_BACKENDS = (CUDA, TRITON)

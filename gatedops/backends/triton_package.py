@@ -1,0 +1,30 @@
+"""The Triton kernels, gatedops.triton: whether the package that compiles them is here."""
+
+from __future__ import annotations
+
+from importlib import metadata, util
+
+import torch
+
+_DISTRIBUTIONS = ("triton", "pytorch-triton", "pytorch-triton-rocm", "triton-windows")
+
+
+def missing() -> str | None:
+    """What the kernels need and this machine lacks, and what to do; None where they run."""
+    if util.find_spec("triton") is None:
+        return "needs the triton package, which is not installed: pip install triton"
+    if not torch.cuda.is_available():
+        return "needs an NVIDIA GPU and a torch built for CUDA, and torch sees none: keep tensors on the CPU"
+    return None
+
+
+def version() -> str | None:
+    """triton's version, found without importing it; None where it is not installed."""
+    if util.find_spec("triton") is None:
+        return None
+    for name in _DISTRIBUTIONS:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return "unknown"

@@ -1,0 +1,49 @@
+"""What the self-test found on this machine: a verdict for each family of each backend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+# How a family of kernels can do: "right", or a way to fail.
+RIGHT = "right"
+OUTCOMES = {
+    RIGHT: "every result is what it should be",
+    "wrong": "a result differs from what the portable ops give",
+    "unsteady": "two runs gave different results",
+    "raised": "a kernel raised an error",
+    "hung": "the time limit was passed",
+    "crashed": "the process ended by itself",
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How the kernels of one backend for one family did on one kind of GPU.
+
+    Attributes:
+        outcome: a key of OUTCOMES.
+        why: for an outcome other than RIGHT the case and what went wrong, one sentence; else why there is no time, or
+            empty.
+        faster: how many times as fast as the portable ops, at a small and at a large size; empty where nothing was
+            timed.
+        date: the day of the test, "2026-11-28".
+        cases: how many cases were right.
+        timings: what was timed, for reports: {"what", "size", "kernel_s", "portable_s"} each.
+    """
+
+    outcome: str
+    why: str = ""
+    faster: tuple[float, ...] = ()
+    date: str = ""
+    cases: int = 0
+    timings: tuple[dict[str, Any], ...] = field(default=())
+
+    @property
+    def is_right(self) -> bool:
+        return self.outcome == RIGHT
+
+    @property
+    def is_chosen(self) -> bool:
+        """Whether it earns the kernels their place: right, and faster at both sizes."""
+        return self.is_right and len(self.faster) > 0 and min(self.faster) > 1.0
