@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import threading
 import warnings
-from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
@@ -18,7 +17,7 @@ import torch
 
 from gatedops import backends
 from gatedops.backends.families import FAMILY_OF
-from gatedops.backends.kernels import KERNEL_BACKENDS, Kernel
+from gatedops.backends.kernels import KERNEL_BACKENDS, Kernel, KernelBackend
 from gatedops.portable.register import OPS
 
 _library = torch.library.Library("gatedops", "IMPL")  # kernels stay registered as long as it lives
@@ -75,8 +74,8 @@ def _look_up_kernels() -> dict[str, Kernel]:
 def kernels_of(chosen: dict[str, str], *, forced: bool) -> dict[str, Kernel]:
     """The kernel of every op, where each family has the backend of this name. What a backend has no kernel for is
     portable, and so is all of one that cannot be loaded, or, unless it is forced, a call that a kernel refuses."""
-    loaded = {backend.name: _loaded(backend.load, backend.name, forced) for backend in KERNEL_BACKENDS
-              if backend.name in chosen.values()}  # fmt: skip
+    wanted = [backend for backend in KERNEL_BACKENDS if backend.name in chosen.values()]
+    loaded = {backend.name: _loaded(backend, forced) for backend in wanted}
     found = {}
     for name, portable in OPS.items():
         kernel = loaded.get(chosen[FAMILY_OF[name]], {}).get(name)
@@ -87,16 +86,18 @@ def kernels_of(chosen: dict[str, str], *, forced: bool) -> dict[str, Kernel]:
     return found
 
 
-def _loaded(load: Callable[[], dict[str, Kernel]], name: str, forced: bool) -> dict[str, Kernel]:
+def _loaded(backend: KernelBackend, forced: bool) -> dict[str, Kernel]:
     try:
-        return load()
+        return backend.load()
     except (ImportError, OSError, RuntimeError) as error:
         if forced:
             raise
         logging.getLogger("gatedops").warning(
             "The kernels of gatedops in %s proved themselves and cannot be loaded now (%s), so torch's own operations "
-            "run instead: `python -m gatedops selftest` tries them again.", name, error
-        )  # fmt: skip
+            "run instead: `python -m gatedops selftest` tries them again.",
+            backend.name,
+            error,
+        )
         return {}
 
 
