@@ -1,101 +1,51 @@
-"""`python -m gatedops`: versions, what runs where, instruction sets, and for what is missing, what to do."""
+"""`python -m gatedops`: what runs where, and commands."""
 
 from __future__ import annotations
 
 import os
-import platform
-from collections.abc import Iterator
+import signal
+import sys
+from collections.abc import Sequence
 
-import torch
+_HELP = """usage: python -m gatedops [command]
 
-from gatedops import __version__, backends
-from gatedops.backends import kernels, triton_package
+Without a command it prints versions, what runs where, and what is missing.
 
+commands:
+  selftest   tries the kernels for GPUs on this machine; those that are right and faster run from then on
 
-def _versions() -> Iterator[tuple[str, str]]:
-    build = backends.build_report()
-    yield "gatedops", __version__
-    yield "torch", f"{torch.__version__} (gatedops._C loads on torch {build['torch_target']} or newer)"
-    yield "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    yield "triton", triton_package.version() or "not installed; only the kernels in Triton for GPUs need it"
-    yield "built with", f"{build['compiler']}, C++{build['c++']}, {build['architecture']}"
+`python -m gatedops selftest --help` lists its options."""
 
 
-def _devices() -> Iterator[tuple[str, str]]:
-    """What runs where."""
-    portable_cpu = backends.forced_backend() == "portable"
-    yield "CPU", _how("portable" if portable_cpu else "cpu")
-    yield "GPUs", _on_gpus()
-    yield "others", f"{_how('portable')}, on every other device of torch"
-    for backend in kernels.KERNEL_BACKENDS:
-        families = ", ".join(backend.families)
-        yield backend.name, f"{_how(backend.name)} for {families}: {backend.missing() or 'can run here'}"
+def main(arguments: Sequence[str]) -> int:
+    """Runs a command; its exit code."""
+    command = arguments[0] if arguments else None
+    if command is None:
+        from gatedops.commands import report
+
+        report.main()
+        return 0
+    if command == "selftest":
+        from gatedops.commands import selftest
+
+        return selftest.main(arguments[1:])
+    if command in ("-h", "--help"):
+        print(_HELP)
+        return 0
+    print(f"python -m gatedops: got {command!r}, needs selftest, --help, or nothing for the report", file=sys.stderr)
+    return 2
 
 
-def _how(name: str) -> str:
-    """How a backend is made, with its name, and who asks for it."""
-    how = next(backend.how for backend in backends.BACKENDS if backend.name == name)
-    asked = "; GATEDOPS_BACKEND asks for it" if backends.forced_backend() == name else ""
-    return f"{how} ({name}){asked}"
-
-
-def _on_gpus() -> str:
-    forced = backends.forced_backend()
-    if forced in ("triton", "cuda", "portable"):
-        return _how(forced)
-    return f"{_how('portable')}, and kernels where they proved themselves, below"
-
-
-def _gpu_kernels() -> Iterator[tuple[str, str]]:
-    """What each kind of GPU runs: the backend of each family and why, and what is known of those that have kernels."""
-    from gatedops.backends import choice, gpus
-
-    found = gpus.gpus()
-    if not found:
-        yield "none", "torch sees no GPU here"
-        return
-    for gpu in found:
-        yield "GPU", f"{gpu.name}, compute capability {gpu.capability[0]}.{gpu.capability[1]}, driver {gpu.driver}"
-    for family, chosen in choice.choices().items():
-        yield family, f"{chosen.backend}: {chosen.why}"
-        for gpu in found:
-            known = choice.known_of(gpu, kernels.KERNEL_BACKENDS).get(family, {})
-            for backend in kernels.KERNEL_BACKENDS:
-                if backend.ops_of(family):
-                    said = choice.said_of(known.get(backend.name))
-                    when = f", {known[backend.name].date}" if backend.name in known else ""
-                    on = f" on {gpu.name}" if len(found) > 1 else ""
-                    yield "", f"{backend.name}{on}: {said}{when}"
-    yield "", "`python -m gatedops selftest` tries the kernels again"
-
-
-def _instruction_sets() -> Iterator[tuple[str, str]]:
-    chosen, why = backends.chosen_isa()
-    for isa in backends.INSTRUCTION_SETS:
-        if isa == chosen:
-            yield isa, f"used, {why}"
-        elif isa in backends.available_isas():
-            yield isa, f"available; GATEDOPS_CPU={isa} forces it"
-        else:
-            missing = ", ".join(backends.missing_flags(isa))
-            yield isa, f"not on this machine (no {missing}); nothing to do, the kernels run without it"
-    yield "CPU flags", " ".join(backends.cpu_features()) or "none that a kernel asks for"
-    yield "threads", f"{torch.get_num_threads()} of {os.cpu_count()} cores; torch.set_num_threads changes it"
-
-
-def main() -> None:
-    """Prints the report."""
-    sections = {
-        "Versions": _versions(),
-        "Devices": _devices(),
-        "GPU kernels": _gpu_kernels(),
-        "CPU": _instruction_sets(),
-    }
-    for title, rows in sections.items():
-        print(title)
-        for name, value in rows:
-            print(f"  {name:<11}{value}")
+def _exit_code() -> int:
+    """That of the command; where nobody reads on what it prints, the one that shells give for that."""
+    try:
+        code = main(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes as it ends
+        return 128 + signal.SIGPIPE
+    return code
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(_exit_code())

@@ -1,0 +1,247 @@
+"""`python -m gatedops selftest`: tries the kernels on this machine's GPUs. Those that are right and faster run then."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+import torch
+
+from gatedops.backends import verdict_files
+from gatedops.backends.choice import said_of
+from gatedops.backends.families import FAMILIES
+from gatedops.backends.gpus import Gpu, gpus, why_unusable
+from gatedops.backends.kernels import KERNEL_BACKENDS, KernelBackend
+from gatedops.backends.verdicts import Verdict
+from gatedops.selftest import report
+from gatedops.selftest.report import Tested
+from gatedops.selftest.run import Limits, Progress, run
+
+_EXIT_CODES = "exit codes: 0, all that was tried is right; 1, something is not right; 2, nothing could be tried."
+
+
+class NothingToTry(Exception):
+    """Why no kernel can be tried, one sentence."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A kind of GPU, and the one of this kind that is tested, as torch names it."""
+
+    gpu: Gpu
+    device: str
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command; its exit code."""
+    options = _parse(arguments)
+    try:
+        with _ending_cleanly():
+            if options.forget:
+                return _forget()
+            families = families_to_try(options.families, KERNEL_BACKENDS)
+            targets = usable(targets_of(options.device, gpus()))
+            return self_test(KERNEL_BACKENDS, targets, families, as_json=options.json)
+    except NothingToTry as error:
+        _tell(str(error))
+        return 2
+    except KeyboardInterrupt:
+        _tell("Interrupted: nothing of this self-test is kept.")
+        return 128 + signal.SIGINT
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m gatedops selftest",
+        description="Runs the kernels for GPUs against the portable ops, which are torch's own operations, on this "
+        "machine's GPUs. Where all results of a family of ops are right and the kernels are faster, they run from then "
+        "on. Kernels that crash or hang do no harm: each family runs in a process of its own.",
+        epilog=_EXIT_CODES,
+    )
+    parser.add_argument("--device", help="cuda or cuda:1, say; else one GPU of every kind that torch sees")
+    parser.add_argument("--families", nargs="+", metavar="FAMILY", help="gates or gram, say; else all with kernels")
+    parser.add_argument("--json", action="store_true", help="print the result, the times included, as JSON")
+    parser.add_argument("--forget", action="store_true", help="remove the verdicts that are kept, and try nothing")
+    return parser.parse_args(arguments)
+
+
+# --- what to try ----------------------------------------------------------------------------------------------------
+
+
+def families_to_try(asked: Sequence[str] | None, backends: Sequence[KernelBackend]) -> list[str]:
+    """The families asked for, each once; all that have kernels where none are."""
+    with_kernels = [family for family in FAMILIES if any(backend.ops_of(family) for backend in backends)]
+    for family in asked or ():
+        if family not in FAMILIES:
+            raise NothingToTry(f"--families: got {family!r}, needs some of {', '.join(with_kernels)}")
+        if family not in with_kernels:
+            raise NothingToTry(f"--families: {family} has no kernels beside the portable ones")
+    return list(dict.fromkeys(asked)) if asked else with_kernels
+
+
+def targets_of(asked: str | None, found: Sequence[Gpu]) -> list[Target]:
+    """The GPU asked for among the kinds found; one of every kind where none is."""
+    index = None if asked is None else _index_of(asked)
+    if not found:
+        raise NothingToTry(_why_no_gpu())
+    if index is None:
+        return [Target(gpu, gpu.device) for gpu in found]
+    for gpu in found:
+        if index in gpu.indices:
+            return [Target(gpu, f"cuda:{index}")]
+    names = ", ".join(f"cuda:{index}" for index in sorted(index for gpu in found for index in gpu.indices))
+    raise NothingToTry(f"--device: got {asked!r}, torch sees {names}")
+
+
+def _index_of(asked: str) -> int:
+    try:
+        device = torch.device(asked)
+    except RuntimeError:
+        _refuse(asked)
+    if device.type != "cuda":
+        _refuse(asked)
+    return device.index or 0
+
+
+def _refuse(device: str) -> NoReturn:
+    raise NothingToTry(f"--device: got {device!r}, needs an NVIDIA GPU: cuda, or cuda:1 for the second one") from None
+
+
+def _why_no_gpu() -> str:
+    if torch.version.cuda is None and torch.version.hip is None:
+        return "torch sees no GPU, as it is built for the CPU alone: install a torch built for CUDA"
+    return "torch sees no GPU, and the kernels to try need an NVIDIA GPU and its driver"
+
+
+def usable(targets: Sequence[Target]) -> list[Target]:
+    """The targets that torch can compute on; tells of the others."""
+    reasons = {target: why_unusable(target.device) for target in targets}
+    if all(reasons.values()):
+        raise NothingToTry("; ".join(reason for reason in reasons.values() if reason))
+    for reason in reasons.values():
+        if reason:
+            _tell(reason)
+    return [target for target, reason in reasons.items() if not reason]
+
+
+# --- trying it ------------------------------------------------------------------------------------------------------
+
+
+def self_test(
+    backends: Sequence[KernelBackend],
+    targets: Sequence[Target],
+    families: Sequence[str],
+    *,
+    as_json: bool = False,
+    limits: Limits = Limits(),  # noqa: B008 (it is frozen)
+) -> int:
+    """Tries families of backends on targets, keeps the verdicts and prints them; the exit code of the command.
+
+    Raises NothingToTry where no backend can run on any target.
+    """
+    concerned = [backend for backend in backends if any(backend.ops_of(family) for family in families)]
+    missing = [_missing(concerned, target) for target in targets]
+    if all(len(lacks) == len(concerned) for lacks in missing):
+        lacks = "; ".join(f"{name} {lack}" for name, lack in missing[0].items())
+        raise NothingToTry(f"No kernels can run here: {lacks}")
+    with verdict_files.alone(_tell):
+        tested = [
+            _try(backends, families, target, lacks, limits) for target, lacks in zip(targets, missing, strict=True)
+        ]
+    print((report.json_of if as_json else report.text_of)(tested, backends), flush=True)
+    return 0 if all(found.is_right for found in tested) else 1
+
+
+def _missing(backends: Sequence[KernelBackend], target: Target) -> dict[str, str]:
+    """What backends need and lack where this target is the current GPU."""
+    on_gpu = torch.device(target.device).type == "cuda"
+    with torch.cuda.device(target.device) if on_gpu else contextlib.nullcontext():
+        found = {backend.name: backend.missing() for backend in backends}
+    return {name: lack for name, lack in found.items() if lack is not None}
+
+
+def _try(
+    backends: Sequence[KernelBackend],
+    families: Sequence[str],
+    target: Target,
+    missing: dict[str, str],
+    limits: Limits,
+) -> Tested:
+    """Tests on one target, and keeps what was found."""
+    able = [backend for backend in backends if backend.name not in missing]
+    count = sum(bool(backend.ops_of(family)) for family in families for backend in able)
+    with _shown(f"{target.gpu.name} ({target.device})", count) as progress:
+        verdicts = run(able, families, target.device, limits, progress)
+    try:
+        kept, not_kept = str(verdict_files.keep(target.gpu, backends, verdicts)), ""
+    except OSError as error:
+        kept, not_kept = None, error.strerror or str(error)
+    return Tested(target.gpu, target.device, verdicts, missing, kept, not_kept)
+
+
+# --- around it ------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _shown(where: str, count: int) -> Iterator[Progress]:
+    """Shows the verdicts on stderr as they come: by a bar on a terminal if tqdm is installed, else in a line each."""
+
+    def show_line(family: str, backend: str, verdict: Verdict) -> None:
+        _tell(f"{family} in {backend}: {said_of(verdict)}")
+
+    _tell(f"Testing on {where}; this can take some minutes.")
+    try:
+        from tqdm import tqdm  # type: ignore[import-untyped]
+    except ModuleNotFoundError:
+        tqdm = None
+    if tqdm is None or not sys.stderr.isatty():
+        yield show_line
+        return
+    with tqdm(total=count, desc="selftest", unit="family", leave=False) as bar:
+
+        def advance(family: str, backend: str, verdict: Verdict) -> None:
+            bar.set_postfix_str(f"{family} in {backend}: {said_of(verdict)}")
+            bar.update()
+
+        yield advance
+
+
+@contextlib.contextmanager
+def _ending_cleanly() -> Iterator[None]:
+    """Ends by an exception where the process is told to end, so that no test goes on without it; what is ignored, as
+    under nohup, stays ignored."""
+
+    def end(number: int, frame: object) -> NoReturn:
+        sys.exit(128 + number)
+
+    heeded = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, end) for number in heeded}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _forget() -> int:
+    try:
+        removed = verdict_files.forget()
+    except OSError as error:
+        _tell(f"The verdicts in {verdict_files.folder()} cannot be removed: {error.strerror or error}")
+        return 1
+    for path in removed:
+        print(f"Removed {path}")
+    if not removed:
+        print(f"There is nothing to forget: no verdicts are kept in {verdict_files.folder()}.")
+    return 0
+
+
+def _tell(sentence: str) -> None:
+    """Prints on stderr, which may be closed."""
+    with contextlib.suppress(BrokenPipeError):
+        print(sentence, file=sys.stderr, flush=True)

@@ -1,0 +1,206 @@
+"""Runs the self-test: every family of every backend in processes of its own, one after another.
+
+Each family has one process that checks its kernels and, where they are right, a second one that times them
+(gatedops/selftest/worker.py). What such a process does, the self-test goes on: one that takes too long is killed with
+all that it started, one that crashes is told from its exit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import math
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from gatedops.backends.kernels import KernelBackend
+from gatedops.backends.verdict_files import Verdicts
+from gatedops.backends.verdicts import RIGHT, Verdict
+
+Progress = Callable[[str, str, Verdict], None]  # takes a family, the name of a backend, and its verdict
+
+SIZES = ("small", "large")
+
+_NOT_PASSED_ON = ("GATEDOPS_BACKEND", "GATEDOPS_CUDA")  # they choose kernels, and the test has its own
+_GRACE = 30  # seconds past its limit after which a worker ends by itself, should nobody be there to kill it
+_DYING = 10.0  # seconds that a killed process has to be gone: one that waits for a GPU may never be
+_TAIL = 4096  # bytes of what a worker printed that are read
+_LONGEST = 200  # characters of a line of it that are told
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Seconds that the two parts of the test of a family may take."""
+
+    check: float = 300.0
+    time: float = 180.0
+
+
+@dataclass(frozen=True)
+class _Report:
+    """What a worker wrote: how many cases were right, the one that began and did not end, and its last line."""
+
+    right: int
+    within: str | None
+    last: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class _End:
+    """How a worker ended: its exit code, minus the number of a signal; None where it passed its limit."""
+
+    code: int | None
+    report: _Report
+    printed: str
+
+
+def run(
+    backends: Sequence[KernelBackend], families: Sequence[str], device: str, limits: Limits, progress: Progress
+) -> Verdicts:
+    """The verdicts on families of backends. One after another: two at once would disturb each other's times."""
+    found: Verdicts = {}
+    for family in families:
+        for backend in backends:
+            if backend.ops_of(family):
+                verdict = test_family(backend, family, device, limits)
+                found.setdefault(family, {})[backend.name] = verdict
+                progress(family, backend.name, verdict)
+    return found
+
+
+def test_family(backend: KernelBackend, family: str, device: str, limits: Limits) -> Verdict:
+    """The verdict on the kernels that a backend has for a family."""
+    today = datetime.date.today().isoformat()
+    verdict = replace(_checked(_worker(backend, family, device, "check", limits.check), limits.check), date=today)
+    if not verdict.is_right:
+        return verdict
+    return _timed(verdict, _worker(backend, family, device, "time", limits.time), limits.time)
+
+
+# --- verdicts -------------------------------------------------------------------------------------------------------
+
+
+def _checked(end: _End, limit: float) -> Verdict:
+    last, right = end.report.last, end.report.right
+    if last is not None and "outcome" in last:  # a process that ends badly after that adds nothing
+        return Verdict(last["outcome"], last["why"], cases=right)
+    failed = _failed(end, limit)
+    return Verdict(RIGHT, cases=right) if failed is None else Verdict(*failed, cases=right)
+
+
+def _timed(verdict: Verdict, end: _End, limit: float) -> Verdict:
+    """The verdict on kernels that were right, with their times. Some are right and yet cannot be timed, where memory
+    is short; but those that crash or hang now are not right."""
+    failed = _failed(end, limit)
+    if failed is not None:
+        return replace(verdict, outcome=failed[0], why=f"while it was timed, {failed[1]}")
+    last = end.report.last
+    assert last is not None
+    if "outcome" in last:
+        return replace(verdict, why=f"not timed: {last['why']}")
+    timings = tuple(last["timings"])
+    faster = _faster(timings)
+    return replace(verdict, faster=faster, timings=timings, why="" if faster else "nothing of it is timed")
+
+
+def _failed(end: _End, limit: float) -> tuple[str, str] | None:
+    """The outcome and what went wrong, for a worker that did not come to a good end."""
+    begun = end.report.last is not None or end.report.right > 0
+    where = end.report.within or ("after the last case" if begun else "loading the kernels")
+    if end.code is None:
+        return "hung", f"{where}: not done after {limit:g} s"
+    if end.code == 0 and end.report.last is not None:
+        return None
+    said = f": {end.printed}" if end.printed else ""
+    return "crashed", f"{where}: the process ended with {_exit_name(end.code)}{said}"
+
+
+def _exit_name(code: int) -> str:
+    """ "SIGSEGV" for an exit code of -11, "exit code 3" for 3."""
+    if code >= 0:
+        return f"exit code {code}"
+    with contextlib.suppress(ValueError):
+        return signal.Signals(-code).name
+    return f"signal {-code}"
+
+
+def _faster(timings: Sequence[dict[str, Any]]) -> tuple[float, ...]:
+    """How many times as fast as portable, the geometric mean at each size; empty where a size was not timed."""
+    ratios = {size: [t["portable_s"] / t["kernel_s"] for t in timings if t["size"] == size] for size in SIZES}
+    if not all(ratios.values()):
+        return ()
+    return tuple(statistics.geometric_mean(ratios[size]) for size in SIZES)
+
+
+# --- processes ------------------------------------------------------------------------------------------------------
+
+
+def _worker(backend: KernelBackend, family: str, device: str, part: str, limit: float) -> _End:
+    """Runs a worker. Whatever happens, Ctrl-C too, no process that it started and no file stays behind."""
+    with tempfile.TemporaryDirectory(prefix="gatedops-selftest-") as folder:
+        report, printed = Path(folder, "report"), Path(folder, "stderr")
+        command = [sys.executable, "-m", "gatedops.selftest.worker", "--backend", backend.at, "--family", family]
+        command += ["--device", device, "--part", part, "--report", str(report)]
+        command += ["--limit", str(math.ceil(limit) + _GRACE)]
+        with printed.open("wb") as stderr:
+            code = _exit_code(command, stderr, limit)
+        return _End(code, _read(report), _last_line(printed))
+
+
+def _exit_code(command: Sequence[str], stderr: Any, limit: float) -> int | None:
+    """Of a command that runs in a process group of its own, killed in the end; None where it took too long."""
+    quiet = subprocess.DEVNULL
+    # Not in a `with` block, which would wait for a process that cannot be killed.
+    process = subprocess.Popen(
+        command, stdin=quiet, stdout=quiet, stderr=stderr, env=_environment(), start_new_session=True
+    )
+    try:
+        return process.wait(limit)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # all of the group have ended
+            os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_DYING)
+
+
+def _environment() -> dict[str, str]:
+    """That of this process, without what chooses kernels, and with the folders in which it finds its modules."""
+    inherited = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
+    return inherited | {"PYTHONPATH": os.pathsep.join(folder for folder in sys.path if folder)}
+
+
+def _read(path: Path) -> _Report:
+    """A report, as far as it was written."""
+    right, within, last = 0, None, None
+    for line in path.read_text("utf-8").splitlines() if path.exists() else ():
+        try:
+            told = json.loads(line)
+        except ValueError:
+            break  # the process was killed while it wrote this line
+        if "begins" in told:
+            within = told["begins"]
+        elif "ends" in told:
+            right, within = right + 1, None
+        else:
+            last = told
+    return _Report(right, within, last)
+
+
+def _last_line(path: Path) -> str:
+    """The last line of a text that is not blank, shortened; empty where there is none."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _TAIL))
+        lines = file.read().decode("utf-8", "replace").split("\n")
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return "".join(character for character in last if character.isprintable())[:_LONGEST]

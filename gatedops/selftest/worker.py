@@ -1,0 +1,146 @@
+"""Tests the kernels of one backend for one family of ops, in a process of its own: kernels that crash or hang take
+nothing else with them. `gatedops.selftest.run` starts it as
+
+    python -m gatedops.selftest.worker --backend MODULE:NAME --family F --device cuda:0 --part check --report FILE
+
+What it finds goes to the report, one JSON object a line, written at once; kernels may print what they like:
+
+    {"begins": "a case"}, {"ends": "a case"}    around each case
+    {"outcome": "wrong", "why": "..."}          the last line, where something failed
+    {"cases": 12} or {"timings": [...]}         the last line, where nothing did
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import signal
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from gatedops.backends.kernels import Kernel, KernelBackend
+from gatedops.portable.register import OPS
+from gatedops.selftest.case import Case, Timing
+from gatedops.selftest.cases import cases_of, timings_of
+from gatedops.selftest.compare import fault_of
+
+Tell = Callable[[dict[str, Any]], None]  # writes a line of the report
+
+_ENOUGH = 0.3  # seconds that each of the two runs in all
+_AT_MOST = 3.0  # seconds that both together run in all, where one is far slower than the other
+_RUNS = (3, 50)  # at least, at most
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs one part of the test of a family."""
+    options = _parse(arguments)
+    if options.limit:
+        signal.alarm(options.limit)  # ends this process even where its parent is gone and a kernel hangs
+    device = torch.device(options.device)
+    with open(options.report, "a", encoding="utf-8") as report:
+
+        def tell(line: dict[str, Any]) -> None:
+            report.write(json.dumps(line) + "\n")
+            report.flush()
+
+        try:
+            backend = _found(options.backend)
+            kernels = backend.load()
+        except Exception as error:
+            tell(_raised("loading the kernels", error))
+            return
+        ops = backend.ops_of(options.family)
+        if options.part == "check":
+            tell(_check(cases_of(options.family, ops), kernels, device, tell))
+        else:
+            tell(_time(timings_of(options.family, ops), kernels, device, tell))
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m gatedops.selftest.worker", description=__doc__)
+    parser.add_argument("--backend", required=True, help="where the KernelBackend is, MODULE:NAME")
+    parser.add_argument("--family", required=True)
+    parser.add_argument("--device", required=True)
+    parser.add_argument("--part", required=True, choices=["check", "time"])
+    parser.add_argument("--report", required=True, help="file that lines are added to")
+    parser.add_argument("--limit", type=int, default=0, help="seconds after which it ends by itself; 0: never")
+    return parser.parse_args(arguments)
+
+
+def _found(at: str) -> KernelBackend:
+    module, _, name = at.partition(":")
+    backend: KernelBackend = getattr(importlib.import_module(module), name)
+    return backend
+
+
+def _raised(what: str, error: Exception) -> dict[str, Any]:
+    """The line for an error."""
+    message = (str(error).strip().splitlines() or ["no message"])[0]
+    return {"outcome": "raised", "why": f"{what}: {type(error).__name__}: {message}"}
+
+
+def _check(cases: Sequence[Case], kernels: dict[str, Kernel], device: torch.device, tell: Tell) -> dict[str, Any]:
+    """The last line: of the first case whose result is not what it should be, else how many were right."""
+    for case in cases:
+        tell({"begins": case.name})
+        try:
+            fault = fault_of(case, kernels[case.op], device)
+        except Exception as error:  # the portable op's: a kernel may have left the GPU unusable
+            return _raised(case.name, error)
+        if fault is not None:
+            outcome, why = fault
+            return {"outcome": outcome, "why": f"{case.name}: {why}"}
+        tell({"ends": case.name})
+    return {"cases": len(cases)}
+
+
+def _time(timings: Sequence[Timing], kernels: dict[str, Kernel], device: torch.device, tell: Tell) -> dict[str, Any]:
+    """The last line: the times of all that is timed, or the first error."""
+    found = []
+    for timing in timings:
+        tell({"begins": timing.name})
+        try:
+            kernel_s, portable_s = _medians(timing, kernels[timing.op], device)
+        except Exception as error:
+            return _raised(timing.name, error)
+        found.append({"what": timing.name, "size": timing.size, "kernel_s": kernel_s, "portable_s": portable_s})
+        tell({"ends": timing.name})
+    return {"timings": found}
+
+
+def _medians(timing: Timing, kernel: Kernel, device: torch.device) -> list[float]:
+    """Seconds that the kernel and the portable op take, run in turns after one run of each, which compiles."""
+    calls = [(op, timing.make(device)) for op in (kernel, OPS[timing.op])]
+    seconds: list[list[float]] = [[], []]
+    with torch.no_grad():
+        for op, (args, kwargs) in calls:
+            op(*args, **kwargs)
+        while not _is_enough(seconds):
+            for (op, (args, kwargs)), taken in zip(calls, seconds, strict=True):
+                _wait_for(device)
+                begin = time.perf_counter()
+                op(*args, **kwargs)
+                _wait_for(device)
+                taken.append(time.perf_counter() - begin)
+    return [statistics.median(taken) for taken in seconds]
+
+
+def _is_enough(seconds: list[list[float]]) -> bool:
+    runs, totals = len(seconds[0]), [sum(taken) for taken in seconds]
+    if runs < _RUNS[0]:
+        return False
+    return runs >= _RUNS[1] or min(totals) >= _ENOUGH or sum(totals) >= _AT_MOST
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+if __name__ == "__main__":
+    main()
