@@ -13,15 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# One unit in the last place of the largest result: for cases where torch happens to be exact.
-TINY = {
-    torch.float64: 2.0**-52,
-    torch.float32: 2.0**-23,
-    torch.float16: 2.0**-10,
-    torch.bfloat16: 2.0**-7,
-}
-# Relative error of float64 sums of at most a few hundred terms against the same sums in another order.
-FLOAT64_SUMS = 1e-12
+from gatedops.selftest.compare import FLOAT64_SUMS, TINY
+
 # Error of a float32 kernel of some tens of layers relative to sqrt(K_ii K_jj): each layer rounds a few times.
 FLOAT32_KERNEL = 1e-5
 # What rotations of an image may change in a float32 kernel that they leave as it is: the order of its sums.

@@ -1,0 +1,303 @@
+"""Cases of gated layers and their backwards, and of gates on activations of any shape (docs/math.md, section 8)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gatedops.portable.gates import words_of
+from gatedops.selftest.case import Arguments, Case, Timing
+from gatedops.selftest.cases.gates import Shape, pre_activations
+from gatedops.selftest.cases.inputs import (
+    FLOAT32,
+    FLOAT64,
+    HALVES,
+    LAYER_DTYPES,
+    Draw,
+    Layout,
+    call,
+    drawn,
+    drawn_rows,
+    every_other,
+    name_of,
+    packed,
+    plain,
+    sliced,
+    transposed,
+    unaligned,
+)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The inputs of a layer: leading dimensions, inner length and gates, of a dtype and with x and weight in a layout.
+
+    whole: of whole numbers, which give the same bits in any order of summation; else any floats.
+    """
+
+    leading: tuple[int, ...]
+    inner: int
+    width: int
+    dtype: torch.dtype = FLOAT32
+    layout: Layout = plain
+    bias: bool = True
+    whole: bool = True
+
+    def __str__(self) -> str:
+        kind = "whole" if self.whole else "any"
+        layout = "" if self.layout is plain else f", {self.layout.__name__}"
+        bias = "" if self.bias else ", no bias"
+        rows = ", ".join(map(str, self.leading))
+        return f"({rows}) x {self.inner} -> {self.width}, {kind} {name_of(self.dtype)}{layout}{bias}"
+
+    @property
+    def rows(self) -> int:
+        return math.prod(self.leading)
+
+    def numbers(self, draw: Draw, *shape: int, large: bool = True) -> Tensor:
+        """Of this kind; large: of many bits where whole."""
+        if not self.whole:
+            return draw.normal(*shape, dtype=self.dtype)
+        return draw.whole(*shape, dtype=self.dtype) if large else draw.small(*shape, dtype=self.dtype)
+
+    def parameters(self, draw: Draw) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias. The first two columns of the weight cancel."""
+        weight = self.numbers(draw, self.width, self.inner)
+        if self.inner > 1:
+            weight[:, 1] = -weight[:, 0]
+        bias = draw.integers(-2, 2, self.width, dtype=self.dtype) if self.whole else self.numbers(draw, self.width)
+        return self.layout(weight), bias if self.bias else None
+
+    def inputs(self, draw: Draw, *, nonfinite: bool = False) -> Tensor:
+        """x. The first row of several gives the bias alone, and so pre-activations that are exactly 0; nonfinite: the
+        last ones hold an infinity and a NaN."""
+        x = self.numbers(draw, self.rows, self.inner)
+        if self.rows > 2 and self.inner > 1:
+            x[0] = 0
+            x[0, :2] = 1
+            if nonfinite:
+                x[-2, 0], x[-1, -1] = math.inf, math.nan
+        return self.layout(x.view(*self.leading, self.inner))
+
+    def gates(self, draw: Draw, share: float = 0.5) -> Tensor:
+        """Gates of all rows."""
+        return draw.gates(self.rows, self.width, share=share)
+
+    def cotangent(self, draw: Draw, gates: Tensor | None = None, *, large: bool = True) -> Tensor:
+        """The gradient of the layer's output, infinite or NaN in places where gates are off."""
+        grad = self.numbers(draw, self.rows, self.width, large=large)
+        if gates is not None:
+            bad = ~gates & draw.gates(self.rows, self.width, share=0.1)
+            grad[bad] = math.nan
+            grad[bad & draw.gates(self.rows, self.width)] = math.inf
+        return self.layout(grad.view(*self.leading, self.width))
+
+
+ODD = Layer((129,), 75, 33)
+WIDE = Layer((37,), 64, 200)
+FORWARD = (
+    ODD,
+    WIDE,
+    Layer((3, 5), 31, 31, layout=every_other, bias=False),
+    Layer((37,), 48, 64, layout=transposed),
+    Layer((5,), 100, 33, FLOAT64),
+    *(Layer((129,), 64, 200, dtype) for dtype in HALVES),
+    *(Layer((3, 7), 33, 65, dtype, unaligned, False) for dtype in HALVES),
+    Layer((1,), 2, 1),
+    Layer((0,), 20, 33),
+)
+ANY = tuple(Layer((70,), 320, 65, dtype, whole=False) for dtype in LAYER_DTYPES)
+# So long that sums in half precision are off by more than their last rounding.
+LONG = tuple(Layer((40,), 2048, 33, dtype, whole=False) for dtype in HALVES)
+# The gradient of a bias is few sums of single numbers, whose largest error says little: whole numbers test it.
+SUMS_OF_PRODUCTS = "xw"
+
+
+def cases() -> list[Case]:
+    return [
+        *(_hard_case(layer) for layer in (*FORWARD, *ANY, *LONG)),
+        *(_relu_case(layer) for layer in FORWARD),
+        *_soft_cases(),
+        *_backward_cases(),
+        *_soft_backward_cases(),
+        *_activation_cases(),
+    ]
+
+
+def timings() -> list[Timing]:
+    made = []
+    for size, rows, width in (("small", 512, 256), ("large", 8192, 2048)):
+        for dtype in (FLOAT32, torch.bfloat16):
+            for op, build in (
+                ("gated_linear", _hard),
+                ("gated_linear_relu", _relu),
+                ("gated_linear_backward", _backward),
+            ):
+                make = drawn_rows(_timed, rows, build, width, dtype)
+                made.append(Timing(f"{op} of {rows} x {width} -> {width}, {name_of(dtype)}", op, size, make))
+    return made
+
+
+def _timed(
+    draw: Draw, rows: int, build: Callable[[Draw, Layer], Arguments], width: int, dtype: torch.dtype
+) -> Arguments:
+    return build(draw, Layer((rows,), width, width, dtype, whole=False))
+
+
+# --- forward --------------------------------------------------------------------------------------------------------
+
+
+def close_unless_whole(layer: Layer, *results: int) -> frozenset[int]:
+    return frozenset() if layer.whole else frozenset(results)
+
+
+def _hard_case(layer: Layer) -> Case:
+    make = drawn(_hard, layer)
+    return Case(f"gated_linear of {layer}", "gated_linear", make, close_unless_whole(layer, 0))
+
+
+def _hard(draw: Draw, layer: Layer) -> Arguments:
+    words, first, _ = packed(draw, [layer.gates(draw), layer.gates(draw)])
+    weight, bias = layer.parameters(draw)
+    return call(layer.inputs(draw, nonfinite=layer.whole), weight, bias, words, first[1])
+
+
+def _relu_case(layer: Layer) -> Case:
+    return Case(f"gated_linear_relu of {layer}", "gated_linear_relu", drawn(_relu, layer))
+
+
+def _relu(draw: Draw, layer: Layer) -> Arguments:
+    weight, bias = layer.parameters(draw)
+    return call(layer.inputs(draw, nonfinite=layer.whole), weight, bias)
+
+
+def _soft_cases() -> list[Case]:
+    layers = (ODD, Layer((3, 5), 31, 31, bias=False, layout=transposed), Layer((0,), 20, 33), *ANY)
+    return [
+        Case(f"gated_linear_soft of {layer}", "gated_linear_soft", drawn(_soft, layer), close_unless_whole(layer, 0, 1))
+        for layer in layers
+    ]
+
+
+def _soft(draw: Draw, layer: Layer) -> Arguments:
+    weight, bias = layer.parameters(draw)
+    x = layer.inputs(draw)
+    gate = draw.small(layer.rows, layer.width, dtype=layer.dtype) if layer.whole else _sigmoid(draw, layer)
+    return call(x, weight, bias, gate.view(*layer.leading, layer.width))
+
+
+def _sigmoid(draw: Draw, layer: Layer) -> Tensor:
+    return torch.sigmoid(draw.normal(layer.rows, layer.width, dtype=layer.dtype))
+
+
+# --- backward -------------------------------------------------------------------------------------------------------
+
+
+def _backward_cases() -> list[Case]:
+    many = Layer((2500,), 16, 40)  # rows that a kernel may sum in parts
+    made = [
+        *(_backward_case(layer) for layer in FORWARD),
+        _backward_case(ODD, asked="xb"),
+        _backward_case(WIDE, asked="w"),
+        _backward_case(Layer((37,), 64, 200, torch.bfloat16), asked="b"),
+        _backward_case(WIDE, gated=False),
+        _backward_case(WIDE, large_grad=True),
+        _backward_case(many),
+        _backward_case(Layer((2500,), 16, 40, torch.bfloat16), share=0.05),
+    ]
+    return [*made, *(_backward_case(layer, asked=SUMS_OF_PRODUCTS) for layer in ANY)]
+
+
+def _backward_case(
+    layer: Layer, *, asked: str = "xwb", gated: bool = True, large_grad: bool = False, share: float = 0.5
+) -> Case:
+    gates = "" if gated else ", no gates"
+    name = f"gated_linear_backward of {layer}{gates}, asked for {', '.join(asked)}{', large' if large_grad else ''}"
+    make = drawn(_backward, layer, asked, gated, large_grad, share)
+    return Case(name, "gated_linear_backward", make, close_unless_whole(layer, 0, 1, 2))
+
+
+def _backward(
+    draw: Draw, layer: Layer, asked: str = "xwb", gated: bool = True, large_grad: bool = False, share: float = 0.5
+) -> Arguments:
+    """asked: the gradients, of "x", "w" and "b"; large_grad: the gradient has many bits instead of x and weight."""
+    gates = layer.gates(draw, share)
+    words, first, _ = packed(draw, [layer.gates(draw), gates])
+    grad = layer.cotangent(draw, gates if gated else None, large=large_grad)
+    x, weight = backward_inputs(draw, layer, large=not large_grad)
+    return call(
+        grad, x if "w" in asked else None, weight if "x" in asked else None, words if gated else None,
+        first[1] if gated else 0, "b" in asked,
+    )  # fmt: skip
+
+
+def backward_inputs(draw: Draw, layer: Layer, *, large: bool = True) -> tuple[Tensor, Tensor]:
+    """x and weight of a backward, whose sums run over rows and gates."""
+    x = layer.numbers(draw, layer.rows, layer.inner, large=large).view(*layer.leading, layer.inner)
+    return layer.layout(x), layer.layout(layer.numbers(draw, layer.width, layer.inner, large=large))
+
+
+def _soft_backward_cases() -> list[Case]:
+    small = Layer((129,), 31, 64)
+    made = [
+        _soft_backward_case(small),
+        _soft_backward_case(small, asked="xg"),
+        _soft_backward_case(Layer((3, 5), 31, 33, layout=transposed), asked="wb"),
+        _soft_backward_case(Layer((0,), 20, 33)),
+    ]
+    return [*made, *(_soft_backward_case(layer, asked=SUMS_OF_PRODUCTS + "g") for layer in ANY)]
+
+
+def _soft_backward_case(layer: Layer, *, asked: str = "xwbg") -> Case:
+    def build(draw: Draw) -> Arguments:
+        grad = layer.cotangent(draw, large=False)
+        x, weight = backward_inputs(draw, layer, large=False)
+        gate, product = (layer.cotangent(draw, large=False) for _ in range(2))
+        if not layer.whole:
+            gate = gate.sigmoid()
+        return call(
+            grad, x if "w" in asked else None, weight if "x" in asked else None, gate,
+            product if "g" in asked else None, "b" in asked,
+        )  # fmt: skip
+
+    name = f"gated_linear_soft_backward of {layer}, asked for {', '.join(asked)}"
+    return Case(name, "gated_linear_soft_backward", drawn(build), close_unless_whole(layer, 0, 1, 2, 3))
+
+
+# --- activations of any shape ---------------------------------------------------------------------------------------
+
+
+def _activation_cases() -> list[Case]:
+    shapes: tuple[tuple[Shape, torch.dtype, Layout], ...] = (
+        ((37, 1, 1), FLOAT32, plain),
+        ((5, 1, 31), FLOAT64, plain),
+        ((3, 4, 33), FLOAT32, sliced),
+        ((129, 1, 200), torch.bfloat16, plain),
+        ((3, 49, 64), FLOAT32, plain),
+        ((3, 35, 48), torch.float16, transposed),
+        ((0, 1, 33), FLOAT32, plain),
+    )
+    made = []
+    for shape, dtype, layout in shapes:
+        told = f"{' x '.join(map(str, shape))} {name_of(dtype)}, {layout.__name__}"
+        relu, select = (drawn(build, shape, dtype, layout) for build in (_activations, _select))
+        made += [
+            Case(f"gate_relu of {told}", "gate_relu", relu),
+            Case(f"gate_select of {told}", "gate_select", select),
+        ]
+    return made
+
+
+def _activations(draw: Draw, shape: Shape, dtype: torch.dtype, layout: Layout) -> Arguments:
+    return call(layout(pre_activations(draw, shape, dtype, signed_zeros=False)))
+
+
+def _select(draw: Draw, shape: Shape, dtype: torch.dtype, layout: Layout) -> Arguments:
+    q = pre_activations(draw, shape, dtype)
+    before = packed(draw, [draw.gates(shape[0], 40)]).words
+    words = torch.cat([before, words_of(draw.gates(*shape))], 1)
+    return call(layout(q), words, before.shape[1])

@@ -1,0 +1,240 @@
+"""Cases of one layer of both networks of a DGN, and of its backwards (docs/math.md, section 8). The features are whole
+numbers, so that no gate depends on how a sum is rounded; what soft gates give is rounded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from gatedops.layout import layer_words
+from gatedops.selftest.case import Arguments, Case, Timing
+from gatedops.selftest.cases.gated_linear import Layer, backward_inputs, close_unless_whole
+from gatedops.selftest.cases.inputs import (
+    FLOAT32,
+    FLOAT64,
+    HALVES,
+    LAYER_DTYPES,
+    Draw,
+    Layout,
+    call,
+    contiguous_frame,
+    drawn,
+    drawn_rows,
+    framed,
+    name_of,
+    packed,
+    plain,
+    transposed,
+    unaligned,
+)
+
+GAIN = 0.5
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The feature layer, of whole numbers, and the value layer beside it."""
+
+    feature: Layer
+    value: Layer
+    linear: bool = False
+
+    def __str__(self) -> str:
+        return f"features {self.feature}{', linear' if self.linear else ''}, values {self.value}"
+
+    @property
+    def beta(self) -> float:
+        """Steep, for pre-activations around 1, and for large whole numbers not so steep that all gates are 0 or 1."""
+        return 2.0**-10 if self.feature.dtype in (FLOAT32, FLOAT64) else 0.25
+
+    def arguments(self, draw: Draw, *, nonfinite: bool = False) -> list[Tensor | None]:
+        """h, w_f, b_f, z, w_v and b_v; nonfinite: with infinities and NaN in both inputs."""
+        w_f, b_f = self.feature.parameters(draw)
+        w_v, b_v = self.value.parameters(draw)
+        h, z = (layer.inputs(draw, nonfinite=nonfinite) for layer in (self.feature, self.value))
+        return [h, w_f, b_f, z, w_v, b_v]
+
+
+def _pair(
+    leading: tuple[int, ...],
+    inner: tuple[int, int],
+    width: int,
+    dtype: torch.dtype = FLOAT32,
+    layout: Layout = plain,
+    *,
+    bias: bool = True,
+    linear: bool = False,
+) -> Pair:
+    feature, value = (Layer(leading, length, width, dtype, layout) for length in inner)
+    return Pair(replace(feature, bias=bias), value, linear)
+
+
+ODD = _pair((129,), (75, 40), 33)
+WIDE = _pair((37,), (64, 128), 200, linear=True)
+WHOLE = (
+    ODD,
+    WIDE,
+    _pair((3, 5), (31, 64), 31, layout=transposed),
+    _pair((5,), (100, 33), 33, FLOAT64, linear=True),
+    *(_pair((129,), (64, 48), 200, dtype) for dtype in HALVES),
+    *(_pair((3, 7), (33, 20), 65, dtype, unaligned, bias=False, linear=True) for dtype in HALVES),
+    _pair((1,), (2, 2), 1),
+    _pair((0,), (20, 8), 33),
+)
+# Features of whole numbers, values of any floats.
+ANY = tuple(
+    Pair(Layer((70,), 40, 65, dtype), Layer((70,), 320, 65, dtype, whole=False), linear)
+    for dtype, linear in zip(LAYER_DTYPES, (False, True, True, False), strict=True)
+)
+
+
+def cases() -> list[Case]:
+    return [
+        *(_hard_case(pair) for pair in (*WHOLE, *ANY)),
+        *(_soft_case(pair) for pair in (ODD, WIDE, *ANY)),
+        *(_filled_case(pair, soft=False) for pair in (ODD, WHOLE[2], ANY[2])),
+        *(_filled_case(pair, soft=True) for pair in (ODD, *ANY[:3])),
+        *_backward_cases(),
+        *_soft_backward_cases(),
+    ]
+
+
+def timings() -> list[Timing]:
+    made = []
+    for size, rows, width in (("small", 512, 256), ("large", 8192, 2048)):
+        for dtype in (FLOAT32, torch.bfloat16):
+            for op, build in (
+                ("gated_linear_pair", _hard),
+                ("gated_linear_pair_soft", _soft),
+                ("gated_linear_pair_backward", _backward),
+                ("gated_linear_pair_soft_backward", _soft_backward),
+            ):
+                make = drawn_rows(_timed, rows, build, width, dtype)
+                made.append(Timing(f"{op} of {rows} x {width} -> {width}, {name_of(dtype)}", op, size, make))
+    return made
+
+
+def _timed(
+    draw: Draw, rows: int, build: Callable[[Draw, Pair], Arguments], width: int, dtype: torch.dtype
+) -> Arguments:
+    layer = Layer((rows,), width, width, dtype, whole=False)
+    return build(draw, Pair(layer, layer))
+
+
+# --- forward --------------------------------------------------------------------------------------------------------
+
+
+def _hard_case(pair: Pair) -> Case:
+    return Case(
+        f"gated_linear_pair of {pair}", "gated_linear_pair", drawn(_hard, pair), close_unless_whole(pair.value, 1)
+    )
+
+
+def _hard(draw: Draw, pair: Pair) -> Arguments:
+    return call(*pair.arguments(draw, nonfinite=pair.value.whole), pair.linear)
+
+
+def _soft_case(pair: Pair) -> Case:
+    close = frozenset({1}) | close_unless_whole(pair.value, 4)
+    return Case(f"gated_linear_pair_soft of {pair}", "gated_linear_pair_soft", drawn(_soft, pair), close)
+
+
+def _soft(draw: Draw, pair: Pair) -> Arguments:
+    return call(*pair.arguments(draw), pair.beta, GAIN, pair.linear)
+
+
+def _filled_case(pair: Pair, *, soft: bool) -> Case:
+    def build(draw: Draw) -> Arguments:
+        feature = pair.feature
+        shape = (*feature.leading, feature.width)
+        h_next, z_next = (contiguous_frame(*shape, dtype=feature.dtype) for _ in range(2))
+        gates = framed(feature.rows, layer_words(1, feature.width), torch.int32)
+        return call(
+            *pair.arguments(draw, nonfinite=pair.value.whole and not soft), soft, pair.beta, GAIN, pair.linear,
+            h_next=h_next, z_next=z_next, gates_out=gates,
+        )  # fmt: skip
+
+    name = f"gated_linear_pair_out of {pair}, {'soft' if soft else 'hard'}"
+    close = frozenset({1}) if soft else close_unless_whole(pair.value, 1)
+    return Case(name, "gated_linear_pair_out", drawn(build), close)
+
+
+# --- backward -------------------------------------------------------------------------------------------------------
+
+
+def _backward_cases() -> list[Case]:
+    return [
+        *(_backward_case(pair) for pair in WHOLE),
+        *(_backward_case(pair, asked="hwbzv") for pair in ANY),
+        _backward_case(WIDE, asked="hwb"),
+        _backward_case(ODD, asked="zvc"),
+        _backward_case(WIDE, asked="wz"),
+    ]
+
+
+def _backward_case(pair: Pair, *, asked: str = "hwbzvc") -> Case:
+    make = drawn(_backward, pair, asked)
+    name = f"gated_linear_pair_backward of {pair}, asked for {_told(asked)}"
+    return Case(name, "gated_linear_pair_backward", make, close_unless_whole(pair.value, 3, 4, 5))
+
+
+def _backward(draw: Draw, pair: Pair, asked: str = "hwbzvc") -> Arguments:
+    """asked: the gradients, of h, w_f, b_f, z, w_v and b_v: "h", "w", "b", "z", "v", "c"."""
+    gates = pair.feature.gates(draw)
+    words = packed(draw, [gates]).words
+    grad_h = pair.feature.cotangent(draw, None if pair.linear else gates, large=False)
+    grad_z = pair.value.cotangent(draw, gates, large=False)
+    return call(grad_h, grad_z, *_asked(draw, pair, asked), words, pair.linear)
+
+
+def _asked(draw: Draw, pair: Pair, asked: str) -> list[Tensor | bool | None]:
+    """The arguments of a backward that ask for these gradients."""
+    h, w_f = backward_inputs(draw, pair.feature)
+    z, w_v = backward_inputs(draw, pair.value)
+    wanted = {letter: letter in asked for letter in "hwbzvc"}
+    return [
+        h if wanted["w"] else None, w_f if wanted["h"] else None, wanted["b"],
+        z if wanted["v"] else None, w_v if wanted["z"] else None, wanted["c"],
+    ]  # fmt: skip
+
+
+def _soft_backward_cases() -> list[Case]:
+    pairs = [
+        Pair(Layer((70,), 320, 65, dtype, whole=False), Layer((70,), 100, 65, dtype, whole=False), linear)
+        for dtype, linear in zip(LAYER_DTYPES, (False, True, False, True), strict=True)
+    ]
+    first = pairs[0]
+    odd = Pair(replace(first.feature, leading=(13, 7), layout=transposed), replace(first.value, leading=(13, 7)))
+    empty = Pair(replace(first.feature, leading=(0,)), replace(first.value, leading=(0,)))
+    return [
+        *(_soft_backward_case(pair) for pair in pairs),
+        _soft_backward_case(odd),
+        _soft_backward_case(empty, asked="hwbzvc"),
+        _soft_backward_case(first, asked="hw"),
+        _soft_backward_case(first, asked="zv", given="zq"),
+        _soft_backward_case(first, given="hqv"),
+        _soft_backward_case(replace(first, linear=True), asked="wv", given="zqv"),
+        *(_soft_backward_case(pair, asked="hwbzvc") for pair in (ODD, WIDE, WHOLE[2], *WHOLE[4:6])),
+    ]
+
+
+def _soft_backward_case(pair: Pair, *, asked: str = "hwzv", given: str = "hzqv") -> Case:
+    make = drawn(_soft_backward, pair, asked, given)
+    name = f"gated_linear_pair_soft_backward of {pair}, asked for {_told(asked)}, given {_told(given)}"
+    return Case(name, "gated_linear_pair_soft_backward", make, close_unless_whole(pair.feature, *range(6)))
+
+
+def _soft_backward(draw: Draw, pair: Pair, asked: str = "hwbzvc", given: str = "hzqv") -> Arguments:
+    """asked: as of :func:`_backward`; given: which of grad_h, grad_z, q and v there are: "h", "z", "q", "v". Where all
+    are whole numbers the gates are so steep that they are exactly 0 or 1."""
+    grad_h, grad_z, q, v = (pair.feature.cotangent(draw, large=False) for _ in range(4))
+    present = [t if letter in given else None for t, letter in zip((grad_h, grad_z, q, v), "hzqv", strict=True)]
+    beta = 2000.0 if pair.feature.whole else 2.0
+    return call(*present, *_asked(draw, pair, asked), beta, GAIN, pair.linear)
+
+
+def _told(letters: str) -> str:
+    return ", ".join(letters)

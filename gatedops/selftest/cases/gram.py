@@ -1,0 +1,326 @@
+"""Cases of the ops of Grams. Lambda has the same bits in every backend (docs/math.md, section 3), and so has a Gram
+whose Sigma is of bytes or of whole numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gatedops.selftest.case import Arguments, Case, Timing
+from gatedops.selftest.cases.inputs import (
+    FLOAT32,
+    FLOAT64,
+    Draw,
+    Layers,
+    Layout,
+    call,
+    drawn,
+    drawn_rows,
+    every_other,
+    framed,
+    name_of,
+    plain,
+    transposed,
+    unaligned,
+)
+
+
+@dataclass(frozen=True)
+class Size:
+    """Rows of both sides and gates of each layer; m None: the symmetric problem."""
+
+    n: int
+    m: int | None
+    widths: tuple[int, ...]
+
+    def __str__(self) -> str:
+        rows = f"{self.n} x {self.m}" if self.m is not None else f"{self.n} symmetric"
+        return f"{rows}, layers {', '.join(map(str, self.widths))}"
+
+    @property
+    def scale(self) -> list[float]:
+        return [1 / width for width in self.widths]
+
+    def sides(self, draw: Draw) -> tuple[Layers, Layers | None]:
+        """Gates of both sides, whose rows are laid out differently."""
+        left = draw.layers(self.n, self.widths)
+        return left, None if self.m is None else draw.layers(self.m, self.widths, skip=8)
+
+
+SMALL = Size(37, None, (1, 31, 33, 64, 200))
+RECTANGLE = Size(37, 129, (33, 1000, 2100))
+TILES = Size(260, 131, (33, 64))
+SQUARE = Size(260, None, (33, 1000))
+ONE = Size(1, None, (33,))
+NO_ROWS = Size(0, 5, (33, 64))
+NO_COLUMNS = Size(5, 0, (33, 64))
+FEW = Size(131, 70, (33, 20))  # whose Lambda without a scale is small enough for exact sums
+FEW_SYMMETRIC = Size(131, None, (33, 20))
+
+
+def cases() -> list[Case]:
+    return [
+        *_overlap_cases(),
+        *_neighbor_cases(),
+        *_diagonal_cases(),
+        *_gram_cases(),
+        *_filled_cases(),
+        *_matvec_cases(),
+        *_backward_cases(),
+    ]
+
+
+def timings() -> list[Timing]:
+    made = []
+    for label, rows, count_rows, layers in (
+        ("small", 2048, 2048, (512, 512, 512)),
+        ("large", 16384, 8192, (1024, 1024, 1024, 1024)),
+    ):
+        told, counted = (f"{n} rows, {len(layers)} layers of {layers[0]}" for n in (rows, count_rows))
+        for op, told_of, make in (
+            ("npk_gram", told, drawn_rows(_timed_gram, rows, layers)),
+            ("npk_matvec", f"{told}, 10 columns", drawn_rows(_timed_matvec, rows, layers)),
+            ("gate_overlap", counted, drawn_rows(_timed_overlap, count_rows, layers)),
+            ("gate_neighbors", f"{counted}, 10 of each", drawn_rows(_timed_neighbors, count_rows, layers)),
+        ):
+            made.append(Timing(f"{op} of {told_of}", op, label, make))
+    return made
+
+
+def _timed_gram(draw: Draw, rows: int, layers: tuple[int, ...]) -> Arguments:
+    return _gram_arguments(draw, Size(rows, None, layers))
+
+
+def _timed_matvec(draw: Draw, rows: int, layers: tuple[int, ...]) -> Arguments:
+    return _matvec_arguments(draw, Size(rows, None, layers), None, 10, whole=False)
+
+
+def _timed_overlap(draw: Draw, rows: int, layers: tuple[int, ...]) -> Arguments:
+    return _overlap_arguments(draw, Size(rows, None, layers), False)
+
+
+def _timed_neighbors(draw: Draw, rows: int, layers: tuple[int, ...]) -> Arguments:
+    return _neighbor_arguments(draw, Size(rows, None, layers), 10, FLOAT32)
+
+
+# --- counts, neighbours, the diagonal -------------------------------------------------------------------------------
+
+
+def _overlap_cases() -> list[Case]:
+    made = []
+    for size in (SMALL, RECTANGLE, TILES, SQUARE, ONE, NO_ROWS):
+        for agree in (False, True) if size.n > 1 and size is not TILES else (True,):
+            make = drawn(_overlap_arguments, size, agree)
+            made.append(Case(f"gate_overlap of {size}{', agreeing' if agree else ''}", "gate_overlap", make))
+    return made
+
+
+def _overlap_arguments(draw: Draw, size: Size, agree: bool) -> Arguments:
+    words, y_words, layout = _words(*size.sides(draw))
+    return call(words, y_words, *layout, list(size.widths) if agree else [])
+
+
+def _neighbor_cases() -> list[Case]:
+    made = []
+    for size, k, dtype in (
+        (Size(37, None, (3, 2)), 5, FLOAT32),  # few gates: most candidates are as near as others
+        (Size(150, 260, (3, 2)), 40, FLOAT32),
+        (TILES, 1, FLOAT32),
+        (SQUARE, 10, FLOAT64),
+        (Size(131, None, (33,)), 130, FLOAT32),  # all of them
+        (Size(5, 300, (1,)), 300, FLOAT64),
+        (Size(0, 40, (33,)), 7, FLOAT32),
+    ):
+        make = drawn(_neighbor_arguments, size, k, dtype)
+        made.append(Case(f"gate_neighbors of {size}, {k} of {name_of(dtype)}", "gate_neighbors", make))
+    return made
+
+
+def _neighbor_arguments(draw: Draw, size: Size, k: int, dtype: torch.dtype) -> Arguments:
+    words, y_words, layout = _words(*size.sides(draw))
+    return call(words, y_words, *layout, size.scale, k, dtype)
+
+
+def _diagonal_cases() -> list[Case]:
+    made = []
+    for size, dtype in ((SMALL, FLOAT32), (Size(260, None, (33, 1000, 2100)), FLOAT32), (SMALL, FLOAT64)):
+        make = drawn(_diagonal_arguments, size, dtype)
+        made.append(Case(f"npk_diag of {size}, {name_of(dtype)}", "npk_diag", make))
+    return made
+
+
+def _diagonal_arguments(draw: Draw, size: Size, dtype: torch.dtype) -> Arguments:
+    words, first, count = draw.layers(size.n, size.widths, skip=8)
+    return call(words, first, count, size.scale, dtype)
+
+
+# --- Grams ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The rows of x: so many columns of a kind, "bytes", "whole" or "normal", of a dtype and a layout."""
+
+    kind: str
+    columns: int
+    dtype: torch.dtype = FLOAT32
+    layout: Layout = plain
+
+    def __str__(self) -> str:
+        layout = "" if self.layout is plain else f" {self.layout.__name__}"
+        return f"{self.columns} {self.kind} {name_of(self.dtype)}{layout}"
+
+    def rows(self, draw: Draw, n: int) -> Tensor:
+        if self.kind == "bytes":
+            return self.layout(draw.bytes(n, self.columns))
+        made = draw.whole if self.kind == "whole" else draw.normal
+        return self.layout(made(n, self.columns, dtype=self.dtype))
+
+
+BYTES = Inputs("bytes", 784, torch.uint8)
+
+
+def _gram_cases() -> list[Case]:
+    return [
+        *(_gram_case(size, None, dtype) for size in (SMALL, RECTANGLE) for dtype in (FLOAT32, FLOAT64)),
+        *(_gram_case(size, None) for size in (SQUARE, ONE, NO_ROWS)),
+        _gram_case(SQUARE, BYTES),
+        _gram_case(RECTANGLE, BYTES, FLOAT64),
+        _gram_case(TILES, Inputs("bytes", 33, torch.uint8, every_other)),
+        _gram_case(TILES, Inputs("whole", 100)),
+        _gram_case(SQUARE, Inputs("whole", 300)),
+        _gram_case(RECTANGLE, Inputs("whole", 10, layout=transposed)),
+        _gram_case(SMALL, Inputs("whole", 33, layout=unaligned)),
+        _gram_case(TILES, Inputs("whole", 100, FLOAT64), FLOAT64),
+        _gram_case(TILES, Inputs("whole", 100, torch.bfloat16)),
+        _gram_case(TILES, None, factors=True),
+        _gram_case(SQUARE, BYTES, factors=True),
+        _gram_case(RECTANGLE, Inputs("whole", 100), factors=True),
+        _gram_case(TILES, Inputs("normal", 300)),
+        _gram_case(SQUARE, Inputs("normal", 20)),
+        _gram_case(TILES, Inputs("normal", 300, FLOAT64), FLOAT64),
+    ]
+
+
+def _filled_cases() -> list[Case]:
+    return [
+        _gram_case(SQUARE, None, filled=True),
+        _gram_case(TILES, Inputs("whole", 100, FLOAT64), FLOAT64, filled=True),
+        _gram_case(RECTANGLE, Inputs("whole", 100), factors=True, filled=True),
+        _gram_case(NO_COLUMNS, None, filled=True),
+        _gram_case(TILES, Inputs("normal", 70), filled=True),
+    ]
+
+
+def _gram_case(
+    size: Size, x: Inputs | None, dtype: torch.dtype = FLOAT32, *, factors: bool = False, filled: bool = False
+) -> Case:
+    op = "npk_gram_out" if filled else "npk_gram"
+    name = f"{op} of {x or 'no'} inputs, {size}, {name_of(dtype)}{', factors' if factors else ''}"
+    close = frozenset({0}) if x is not None and x.kind == "normal" else frozenset[int]()
+    return Case(name, op, drawn(_gram_arguments, size, x, dtype, factors, filled), close)
+
+
+def _gram_arguments(
+    draw: Draw,
+    size: Size,
+    x: Inputs | None = None,
+    dtype: torch.dtype = FLOAT32,
+    factors: bool = False,
+    filled: bool = False,
+) -> Arguments:
+    words, y_words, layout = _words(*size.sides(draw))
+    left, right = _rows(draw, size, x)
+    factor = draw.uniform(size.n, dtype=FLOAT64) if factors else None
+    y_factor = draw.uniform(size.m, dtype=FLOAT64) if factors and size.m is not None else None
+    args = (left, words, right, y_words, factor, y_factor, *layout, size.scale)
+    if filled:
+        return call(*args, out=framed(size.n, size.n if size.m is None else size.m, dtype))
+    return call(*args, dtype)
+
+
+def _words(left: Layers, right: Layers | None) -> tuple[Tensor, Tensor | None, tuple[list[int], list[int], list[int]]]:
+    """Words of both sides, and first, y_first and count."""
+    if right is None:
+        return left.words, None, (left.first, left.first, left.sizes)
+    return left.words, right.words, (left.first, right.first, left.sizes)
+
+
+def _rows(draw: Draw, size: Size, x: Inputs | None) -> tuple[Tensor | None, Tensor | None]:
+    """x and y."""
+    if x is None:
+        return None, None
+    return x.rows(draw, size.n), None if size.m is None else x.rows(draw, size.m)
+
+
+# --- Grams that are used and not kept: sums over rows, exact for whole numbers --------------------------------------
+
+
+def _matvec_cases() -> list[Case]:
+    few = Inputs("whole", 2)
+    return [
+        _matvec_case(FEW, None, 1),
+        _matvec_case(FEW_SYMMETRIC, None, 5),
+        _matvec_case(FEW, few, 5),
+        _matvec_case(FEW_SYMMETRIC, few, 1),
+        _matvec_case(FEW, Inputs("whole", 2, FLOAT64), 5, FLOAT64),
+        _matvec_case(NO_ROWS, None, 5),
+        _matvec_case(NO_COLUMNS, few, 1),
+        _matvec_case(RECTANGLE, BYTES, 5, whole=False),
+        _matvec_case(SQUARE, Inputs("normal", 100), 1, whole=False),
+        _matvec_case(RECTANGLE, Inputs("normal", 20, FLOAT64), 5, FLOAT64, whole=False),
+    ]
+
+
+def _matvec_case(
+    size: Size, x: Inputs | None, columns: int, dtype: torch.dtype = FLOAT32, *, whole: bool = True
+) -> Case:
+    name = f"npk_matvec of {x or 'no'} inputs, {size}, {columns} columns of {name_of(dtype)}"
+    make = drawn(_matvec_arguments, size, x, columns, dtype, whole=whole)
+    return Case(name, "npk_matvec", make, frozenset() if whole else frozenset({0}))
+
+
+def _matvec_arguments(
+    draw: Draw, size: Size, x: Inputs | None, columns: int, dtype: torch.dtype = FLOAT32, *, whole: bool
+) -> Arguments:
+    words, y_words, layout = _words(*size.sides(draw))
+    left, right = _rows(draw, size, x)
+    v = _vectors(draw, size.n if size.m is None else size.m, columns, dtype, whole)
+    return call(left, words, right, y_words, v, *layout, _scale(size, whole))
+
+
+def _vectors(draw: Draw, rows: int, columns: int, dtype: torch.dtype, whole: bool) -> Tensor:
+    return draw.small(rows, columns, dtype=dtype) if whole else draw.normal(rows, columns, dtype=dtype)
+
+
+def _scale(size: Size, whole: bool) -> list[float]:
+    return [1.0] * len(size.widths) if whole else size.scale
+
+
+def _backward_cases() -> list[Case]:
+    return [
+        _backward_case(FEW, FLOAT32),
+        _backward_case(FEW_SYMMETRIC, FLOAT32),
+        _backward_case(FEW_SYMMETRIC, FLOAT64, layout=transposed),
+        _backward_case(FEW, FLOAT32, y_dtype=torch.bfloat16, layout=every_other),
+        _backward_case(ONE, FLOAT32),
+        _backward_case(NO_ROWS, FLOAT32),
+        _backward_case(SQUARE, FLOAT32, whole=False),
+        _backward_case(RECTANGLE, FLOAT64, whole=False),
+    ]
+
+
+def _backward_case(
+    size: Size, dtype: torch.dtype, *, y_dtype: torch.dtype | None = None, layout: Layout = plain, whole: bool = True
+) -> Case:
+    def build(draw: Draw) -> Arguments:
+        words, y_words, layers = _words(*size.sides(draw))
+        m = size.n if size.m is None else size.m
+        grad = layout(_vectors(draw, size.n, m, dtype, whole))
+        y = _vectors(draw, m, 20, y_dtype or dtype, whole)
+        return call(grad, words, y, y_words, *layers, _scale(size, whole))
+
+    name = f"npk_gram_backward of {size}, {name_of(dtype)}, y {name_of(y_dtype or dtype)}, grad {layout.__name__}"
+    return Case(name, "npk_gram_backward", drawn(build), frozenset() if whole else frozenset({0}))

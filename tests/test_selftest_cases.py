@@ -1,0 +1,515 @@
+"""The cases of the self-test: right kernels pass all of them, and kernels with mistakes do not.
+
+Right kernels are those in C++ on the CPU, and Triton's in its interpreter: two other implementations of every op.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+from torch.utils import _pytree as pytree
+
+from gatedops.backends.families import FAMILIES, FAMILY_OF
+from gatedops.backends.kernels import KERNEL_BACKENDS, Kernel
+from gatedops.portable.register import OPS
+from gatedops.selftest.case import Case
+from gatedops.selftest.cases import cases_of, timings_of
+from gatedops.selftest.compare import argument_names, fault_of, output_names
+
+CPU = torch.device("cpu")
+TESTED = [family for family in FAMILIES if family != "soft_gram"]
+TESTED_OPS = [op for family in TESTED for op in FAMILIES[family]]
+LAYERS = [op for op in TESTED_OPS if op.startswith("gated_linear")]
+DIGITS = {torch.float64: 53, torch.float32: 24, torch.float16: 11, torch.bfloat16: 8}
+
+
+def cases_of_op(op: str) -> list[Case]:
+    return cases_of(FAMILY_OF[op], [op])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Threads wait for each other longer than they compute on problems as small as these."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+ALL_CASES = [case for family in TESTED for case in cases_of(family, FAMILIES[family])]
+
+
+# --- right kernels --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", TESTED)
+def test_the_kernels_in_cpp_pass(family):
+    for case in cases_of(family, FAMILIES[family]):
+        kernel = getattr(torch.ops.gatedops, case.op).default
+        assert fault_of(case, kernel, CPU) is None, case.name
+
+
+# The interpreter gets bfloat16 wrong, and takes a minute for what is left out here.
+IN_THE_INTERPRETER = """
+import sys
+import torch
+from gatedops.backends.kernels import TRITON
+from gatedops.selftest.cases import cases_of
+from gatedops.selftest.compare import fault_of
+
+kernels = TRITON.load()
+for case in cases_of(sys.argv[1], TRITON.ops_of(sys.argv[1])):
+    if "bfloat16" in case.name or "260" in case.name:
+        continue
+    fault = fault_of(case, kernels[case.op], torch.device("cpu"))
+    assert fault is None, f"{case.name}: {fault}"
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["gates", "gram", "gated_linear", "gated_linear_pair"])
+def test_the_kernels_in_triton_pass_in_the_interpreter(family):
+    pytest.importorskip("triton")
+    run = subprocess.run(
+        [sys.executable, "-c", IN_THE_INTERPRETER, family],
+        env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, cwd=Path(__file__).parents[1],
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr[-2000:]
+
+
+# --- what there is --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", KERNEL_BACKENDS, ids=lambda backend: backend.name)
+def test_every_op_of_a_backend_has_cases_and_every_family_timings(backend):
+    assert {case.op for case in ALL_CASES} >= set(backend.ops)
+    for family in backend.families:
+        ops = backend.ops_of(family)
+        assert {timing.op for timing in timings_of(family, ops)} <= set(ops)
+        assert {timing.size for timing in timings_of(family, ops)} == {"small", "large"}
+
+
+def test_only_cases_of_the_given_ops_are_listed():
+    assert {case.op for case in cases_of("gram", ["npk_diag"])} == {"npk_diag"}
+    assert {timing.op for timing in timings_of("gram", ["npk_gram"])} == {"npk_gram"}
+    for listed in (cases_of, timings_of):
+        assert listed("gates", []) == []
+        with pytest.raises(KeyError):
+            listed("soft_gram", FAMILIES["soft_gram"])
+
+
+def test_names_of_cases_tell_them_apart():
+    names = [case.name for case in ALL_CASES]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("family", TESTED)
+def test_timings_can_be_called(family):
+    for timing in timings_of(family, FAMILIES[family]):
+        args, kwargs = timing.make(CPU)
+        OPS[timing.op](*args, **kwargs)
+
+
+@pytest.mark.parametrize("family", TESTED)
+def test_arguments_are_the_same_every_time_in_memory_of_their_own(family):
+    for case in cases_of(family, FAMILIES[family]):
+        (once, outs), (again, other_outs) = case.make(CPU), case.make(CPU)
+        for one, other in zip(once, again, strict=True):
+            if not isinstance(one, Tensor):
+                assert one == other
+                continue
+            assert (one.stride(), one.storage_offset()) == (other.stride(), other.storage_offset())
+            assert torch.equal(one.nan_to_num(7), other.nan_to_num(7))
+        for one, other in zip(pytree.tree_leaves((once, outs)), pytree.tree_leaves((again, other_outs)), strict=True):
+            if isinstance(one, Tensor) and one.numel() > 0:
+                assert one.untyped_storage().data_ptr() != other.untyped_storage().data_ptr()
+
+
+def absolute(case: Case) -> tuple[list[Any], dict[str, Any]]:
+    """Its arguments, floats by their absolute value in float64."""
+    args, outs = case.make(CPU)
+    double = [t.double().abs() if isinstance(t, Tensor) and t.is_floating_point() else t for t in args]
+    double = [torch.float64 if isinstance(value, torch.dtype) else value for value in double]
+    return double, {name: out.double() if out.is_floating_point() else out for name, out in outs.items()}
+
+
+@pytest.mark.parametrize("family", ["gram", "conv_gram", "gated_linear", "gated_linear_pair"])
+def test_exact_cases_are_exact_in_any_order_of_summation(family):
+    """No sum of absolute values, and so no sum of some of the terms, has more bits than the dtype."""
+    for case in cases_of(family, FAMILIES[family]):
+        if case.close or "soft" in case.op or case.op in ("gate_neighbors", "gate_relu", "gate_select"):
+            continue
+        args, outs = absolute(case)
+        if case.op.startswith("npk_gram") and case.op != "npk_gram_backward":  # Sigma is a sum, Lambda is none
+            x, y = (args[0], args[0] if args[2] is None else args[2]) if args[0] is not None else (None, None)
+            bounds = [] if x is None or x.dtype == torch.uint8 else [x @ y.mT]
+        else:
+            bounds = returned_by(case.op, args, outs)
+        for bound, result in zip(bounds, results_of(case), strict=False):
+            if isinstance(result, Tensor) and result.is_floating_point() and bound.isfinite().any():
+                assert bound[bound.isfinite()].max() <= 2 ** DIGITS[result.dtype], case.name
+
+
+# --- faults of any kind ---------------------------------------------------------------------------------------------
+
+Change = Callable[[list[Any]], None]  # of the results, in place
+
+
+def changed(op: str, change: Change) -> Kernel:
+    """The portable op, its results changed."""
+
+    def kernel(*args: Any, **kwargs: Any) -> Any:
+        returned = OPS[op](*args, **kwargs)
+        results = list(kwargs.values()) or pytree.tree_leaves(returned)
+        change(results)
+        if kwargs:
+            return None
+        return tuple(results) if isinstance(returned, tuple) else results[0]
+
+    return kernel
+
+
+def as_bits(tensor: Tensor) -> Tensor:
+    return tensor.view({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.itemsize])
+
+
+def flip(tensor: Tensor, close: bool = False) -> None:
+    """Changes one bit: the sign of the largest number where results are rounded, else the last bit of a number."""
+    if close:
+        place = tuple((tensor.abs() == tensor.abs().max()).nonzero()[0])
+        tensor[place] = -tensor[place] if tensor[place] != 0 else 1
+    else:
+        place = (~tensor.isnan()).nonzero()[-1]
+        as_bits(tensor)[tuple(place)] ^= 1
+
+
+def results_of(case: Case) -> list[Tensor]:
+    return returned_by(case.op, *case.make(CPU))
+
+
+def returned_by(op: str, args: list[Any], outs: dict[str, Any]) -> list[Tensor]:
+    """What the portable op returns or fills."""
+    returned = OPS[op](*args, **outs)
+    return list(outs.values()) or pytree.tree_leaves(returned)
+
+
+@pytest.mark.parametrize("family", TESTED)
+def test_one_wrong_bit_is_found_in_every_result_of_every_case(family):
+    for case in cases_of(family, FAMILIES[family]):
+        for index, result in enumerate(results_of(case)):
+            if result.numel() > 0:
+                kernel = changed(case.op, lambda results, i=index, c=case: flip(results[i], i in c.close))
+                outcome, why = fault_of(case, kernel, CPU)
+                assert (outcome, why.startswith(f"result {index}: 1 of")) == ("wrong", True), f"{case.name}: {why}"
+
+
+def one_case(op: str) -> Case:
+    """A case with numbers in its first result and its first two rows different."""
+    return next(case for case in cases_of_op(op) if swap(results_of(case)))
+
+
+def swap(results: list[Any]) -> bool:
+    """Swaps the first two rows of the first result; whether that changes anything."""
+    rows = results[0].movedim(-2, 0) if results[0].dim() == 3 else results[0]
+    if rows.shape[0] < 2 or rows.numel() == 0 or torch.equal(rows[0], rows[1]):
+        return False
+    rows[:2] = rows[:2].flip(0)
+    return True
+
+
+def retype(results: list[Any]) -> None:
+    results[0] = results[0].to(torch.int64 if results[0].dtype != torch.int64 else torch.int32)
+
+
+def reshape(results: list[Any]) -> None:
+    results[0] = results[0].unsqueeze(0)
+
+
+@pytest.mark.parametrize("op", TESTED_OPS)
+def test_rows_in_another_order_are_wrong(op):
+    outcome, why = fault_of(one_case(op), changed(op, swap), CPU)
+    assert outcome == "wrong"
+    assert "expected" in why
+
+
+@pytest.mark.parametrize("op", [op for op in TESTED_OPS if not output_names(op)])
+def test_results_of_another_form_are_wrong(op):
+    def one_more(*args, **kwargs):
+        returned = OPS[op](*args, **kwargs)
+        return (*returned, returned[0]) if isinstance(returned, tuple) else (returned, returned)
+
+    for kernel in (changed(op, retype), changed(op, reshape), one_more, lambda *args: None):
+        outcome, why = fault_of(one_case(op), kernel, CPU)
+        assert outcome == "wrong"
+        assert "expected" in why
+
+
+@pytest.mark.parametrize("op", TESTED_OPS)
+def test_a_second_run_that_differs_is_unsteady(op):
+    runs = iter((False, True))
+    kernel = changed(op, lambda results: flip(results[0]) if next(runs) else None)
+    outcome, why = fault_of(one_case(op), kernel, CPU)
+    assert (outcome, why.startswith("two runs differ: result 0: 1 of")) == ("unsteady", True)
+
+
+@pytest.mark.parametrize("op", TESTED_OPS)
+def test_an_error_is_told_by_its_first_line(op):
+    def kernel(*args, **kwargs):
+        raise RuntimeError("no such tile\nand more")
+
+    assert fault_of(one_case(op), kernel, CPU) == ("raised", "RuntimeError: no such tile")
+
+
+@pytest.mark.parametrize("op", TESTED_OPS)
+def test_a_changed_argument_is_found(op):
+    case = one_case(op)
+    for position, value in enumerate(case.make(CPU)[0]):
+        if not isinstance(value, Tensor):
+            continue
+
+        def kernel(*args, position=position, **kwargs):
+            returned = OPS[op](*args, **kwargs)
+            flip(args[position])
+            return returned
+
+        name = argument_names(op)[position]
+        assert fault_of(case, kernel, CPU) == ("wrong", f"the kernel changed its argument {name}")
+
+
+@pytest.mark.parametrize("op", [op for op in TESTED_OPS if output_names(op)])
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_write_beside_an_output_is_found(op, behind):
+    """Right before its first number, or right behind its first row, or where it is contiguous behind it."""
+    for index, name in enumerate(output_names(op)):
+
+        def change(results, index=index):
+            out = results[index]
+            row = out.numel() if out.is_contiguous() else out.shape[-1]
+            out.as_strided((1,), (1,), out.storage_offset() + (row if behind else -1)).fill_(1)
+
+        case = next(case for case in cases_of_op(op) if results_of(case)[0].numel() > 0)
+        assert fault_of(case, changed(op, change), CPU) == ("wrong", f"wrote outside of {name}")
+
+
+def test_an_output_that_is_not_filled_is_found():
+    for op in (op for op in TESTED_OPS if output_names(op)):
+        assert fault_of(one_case(op), lambda *args, **kwargs: None, CPU)[0] == "wrong"
+
+
+def test_a_rounded_gram_that_is_not_symmetric_is_found():
+    case = next(case for case in cases_of_op("npk_gram") if case.close and "symmetric" in case.name)
+    kernel = changed("npk_gram", lambda results: as_bits(results[0])[:1, 1:].bitwise_xor_(1))
+    outcome, why = fault_of(case, kernel, CPU)
+    assert outcome == "wrong"
+    assert "not symmetric" in why
+
+
+def test_infinities_in_the_wrong_place_are_found():
+    case = next(case for case in cases_of_op("npk_gram") if case.close)
+    outcome, why = fault_of(case, changed("npk_gram", lambda results: results[0][2:3].fill_(torch.inf)), CPU)
+    assert outcome == "wrong"
+    assert "infinite or NaN in the wrong place" in why
+
+
+# --- mistakes that kernels make -------------------------------------------------------------------------------------
+
+
+def assert_found(op: str, kernel: Kernel) -> None:
+    """That a case tells a kernel from the portable op."""
+    faults = (fault_of(case, kernel, CPU) for case in cases_of_op(op))
+    first = next((fault for fault in faults if fault is not None), None)
+    assert first is not None
+    assert first[0] == "wrong", first
+
+
+def on_changed_arguments(op: str, change: Callable[[str, Any], Any]) -> Kernel:
+    """The portable op on changed arguments."""
+
+    def kernel(*args: Any, **kwargs: Any) -> Any:
+        return OPS[op](*map(change, argument_names(op), args), **kwargs)
+
+    return kernel
+
+
+def tf32(tensor: Tensor) -> Tensor:
+    """Rounded to 10 bits behind the first."""
+    return ((tensor.view(torch.int32) + 0x1000) & -0x2000).view(torch.float32)
+
+
+def of_dtype(dtype: torch.dtype, rounded: Callable[[Tensor], Tensor]) -> Callable[[str, Any], Any]:
+    """Rounds the tensors of a dtype."""
+    return lambda _, value: rounded(value) if isinstance(value, Tensor) and value.dtype == dtype else value
+
+
+WITH_PRODUCTS = ["npk_gram", "npk_gram_out", "npk_gram_backward", "npk_matvec", "conv_gram", *LAYERS]
+
+
+@pytest.mark.parametrize("op", WITH_PRODUCTS)
+def test_products_in_tf32_are_found(op):
+    assert_found(op, on_changed_arguments(op, of_dtype(torch.float32, tf32)))
+
+
+@pytest.mark.parametrize("op", [op for op in WITH_PRODUCTS if op != "npk_gram_backward"])
+def test_products_of_float64_in_float32_are_found(op):
+    assert_found(op, on_changed_arguments(op, of_dtype(torch.float64, lambda t: t.float().double())))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_sums_in_half_precision_are_found(dtype):
+    def kernel(x, weight, bias, words, first):
+        if x.dtype != dtype:
+            return OPS["gated_linear"](x, weight, bias, words, first)
+        y = torch.zeros(*x.shape[:-1], weight.shape[0], dtype=dtype)
+        for k in range(0, x.shape[-1], 16):
+            y += linear(x[..., k : k + 16], weight[:, k : k + 16])
+        y = y if bias is None else y + bias
+        return OPS["gate_select"](y.flatten(0, -2)[:, None], words, first).view(y.shape)
+
+    assert_found("gated_linear", kernel)
+
+
+@pytest.mark.parametrize("op", ["pack_gates", "gate_relu", "gated_linear_relu", "gated_linear_pair"])
+def test_gates_that_are_on_at_zero_are_found(op):
+    def kernel(*args):
+        if op == "pack_gates":
+            q = args[0]
+            return OPS[op](q if q.dtype == torch.bool else q >= 0)
+        results = OPS[op](*args)
+        q = args[0] if op == "gate_relu" else linear(*args[:3]).flatten(0, -2)[:, None]
+        return *results[:-1], OPS["pack_gates"](q >= 0)
+
+    assert_found(op, kernel)
+
+
+@pytest.mark.parametrize("op", ["gate_select", "gated_linear", "gated_linear_backward", "gated_linear_pair"])
+def test_products_with_the_mask_are_found(op):
+    """NaN and infinity times 0 are NaN."""
+
+    def mask(words, first, width):
+        return OPS["unpack_gates"](words[:, first:], 1, width).squeeze(1)
+
+    def select(q, words, first):
+        return q * OPS["unpack_gates"](words[:, first:], *q.shape[1:])
+
+    def layer(x, weight, bias, words, first):
+        return linear(x, weight, bias) * mask(words, first, weight.shape[0]).view(*x.shape[:-1], weight.shape[0])
+
+    def backward(grad, x, weight, words, first, bias):
+        if words is not None:
+            grad = grad * mask(words, first, grad.shape[-1]).view(grad.shape)
+        return OPS["gated_linear_backward"](grad, x, weight, None, 0, bias)
+
+    def pair(h, w_f, b_f, z, w_v, b_v, linear_feature):
+        h_next, _, words = OPS["gated_linear_pair"](h, w_f, b_f, z, w_v, b_v, linear_feature)
+        return h_next, layer(z, w_v, b_v, words, 0), words
+
+    assert_found(op, {"gate_select": select, "gated_linear": layer, "gated_linear_backward": backward}.get(op, pair))
+
+
+def lambda_of(words, y_words, first, y_first, count, scale, dtype, how):
+    """Lambda with a mistake in the order of arithmetic."""
+    counts = OPS["gate_overlap"](words, y_words, first, y_first, count, []).to(dtype)
+    if how == "rounded once":
+        factors = torch.tensor(scale, dtype=torch.float64).to(dtype).double()
+        return (counts.double() * factors[:, None, None]).prod(0).to(dtype)
+    scaled = [layer * factor for layer, factor in zip(counts, scale, strict=True)]
+    if how == "scaled last":
+        scaled = [*counts, torch.tensor(scale, dtype=dtype).prod()]
+    total = scaled[-1] if how == "layers backwards" else scaled[0]
+    for layer in scaled[-2::-1] if how == "layers backwards" else scaled[1:]:
+        total = total * layer
+    return total
+
+
+@pytest.mark.parametrize("how", ["rounded once", "scaled last", "layers backwards"])
+def test_lambda_in_another_order_of_arithmetic_is_found(how):
+    def gram(x, words, y, y_words, factor, y_factor, first, y_first, count, scale, dtype):
+        if x is not None or factor is not None or (how == "rounded once" and dtype == torch.float64):
+            return OPS["npk_gram"](x, words, y, y_words, factor, y_factor, first, y_first, count, scale, dtype)
+        return lambda_of(words, y_words, first, y_first, count, scale, dtype, how)
+
+    def diagonal(words, first, count, scale, dtype):
+        return lambda_of(words, None, first, first, count, scale, dtype, how).diagonal().contiguous()
+
+    assert_found("npk_gram", gram)
+    assert_found("npk_diag", diagonal)
+
+
+@pytest.mark.parametrize("op", ["pack_gates", "pack_gates_out", "gate_relu", "gated_linear_relu", "gated_linear_pair"])
+def test_padding_that_is_not_zero_is_found(op):
+    assert_found(op, changed(op, lambda results: results[-1][:, -1:].bitwise_or_(-(2**31))))
+
+
+@pytest.mark.parametrize(
+    "op", ["gated_linear", "gated_linear_relu", "gated_linear_soft", "gated_linear_pair", "gated_linear_pair_soft"]
+)
+@pytest.mark.parametrize("bias", ["bias", "b_f", "b_v"])
+def test_a_forgotten_bias_is_found(op, bias):
+    if bias in argument_names(op):
+        assert_found(op, on_changed_arguments(op, lambda name, value: None if name == bias else value))
+
+
+@pytest.mark.parametrize(
+    ("op", "name", "value"),
+    [
+        ("gate_overlap", "agree_widths", []),
+        ("gated_linear", "first", 0),
+        ("gate_select", "first", 0),
+        ("gated_linear_pair", "linear_feature", False),
+        ("gated_linear_pair_backward", "linear_feature", False),
+        ("gated_linear_pair_soft", "gain", 1.0),
+        ("gated_linear_pair_soft_backward", "beta", 1.0),
+    ],
+)
+def test_an_argument_that_is_ignored_is_found(op, name, value):
+    assert_found(op, on_changed_arguments(op, lambda given, v: value if given == name else v))
+
+
+def test_a_y_first_that_is_ignored_is_found():
+    for op in ("gate_overlap", "npk_gram", "gate_neighbors"):
+
+        def kernel(*args, op=op):
+            named = dict(zip(argument_names(op), args, strict=True))
+            return OPS[op](*(named | {"y_first": named["first"]}).values())
+
+        assert_found(op, kernel)
+
+
+def test_neighbours_that_are_as_near_in_another_order_are_found():
+    def kernel(words, y_words, first, y_first, count, scale, k, dtype):
+        kernel_of_all = (None, words, None, y_words, None, None, first, y_first, count, scale, dtype)
+        values = OPS["npk_gram"](*kernel_of_all)
+        if y_words is None:
+            values.fill_diagonal_(-1)
+        found, order = torch.sort(values.flip(1), dim=1, descending=True, stable=True)
+        return found[:, :k].contiguous(), values.shape[1] - 1 - order[:, :k]
+
+    assert_found("gate_neighbors", kernel)
+
+
+TILE = 128
+
+
+def zero_rows_behind_a_tile(results: list[Any]) -> None:
+    for result in results:
+        rows = result.movedim(1, 0) if result.dim() == 3 and result.dtype == torch.int32 else result  # counts
+        rows[TILE:] = 0
+
+
+@pytest.mark.parametrize("op", [op for op in TESTED_OPS if op not in ("conv_gram", "npk_diag", "gate_counts")])
+def test_rows_behind_a_tile_that_are_left_out_are_found(op):
+    assert_found(op, changed(op, zero_rows_behind_a_tile))
+
+
+@pytest.mark.parametrize("op", ["gate_overlap", "npk_gram", "gated_linear", "gated_linear_pair", "gated_linear_relu"])
+def test_columns_behind_a_tile_that_are_left_out_are_found(op):
+    assert_found(op, changed(op, lambda results: results[0][..., TILE:].fill_(0)))
