@@ -43,12 +43,16 @@ trap leave EXIT
 trap interrupt TERM INT HUP
 
 # What a dry run has in the place of a GPU, all of it.
+# shellcheck disable=SC2016
+self_test=(bash -c '"${@:2}" >"$1"' self_test)
 cuda=(env GATEDOPS_BACKEND=cuda) triton=(env GATEDOPS_BACKEND=triton) benchmark=("$python")
 unset GATEDOPS_BACKEND GATEDOPS_CUDA GATEDOPS_DRY_GPU PYTEST_ADDOPTS
 if [[ $mode == dry ]]; then
   export GATEDOPS_DRY_GPU=1
   cuda=(env) triton=(env)
-  # A benchmark reads its arguments before it misses the GPU, and is right to end there.
+  # A benchmark and the self-test read their arguments before they miss the GPU, and are right to end there.
+  # shellcheck disable=SC2016
+  self_test=(bash -c '"${@:2}" 2>&1 | tee "$1" | grep "torch sees no GPU"' self_test)
   # shellcheck disable=SC2016
   benchmark=(bash -c '"$@" 2>&1 | tee /dev/stderr | tail -n 1 | grep "needs an NVIDIA GPU"' without_a_gpu "$python")
 fi
@@ -209,6 +213,23 @@ memory_checks() {
   finish
 }
 
+# self NAME SECONDS FAMILIES...: the self-test of a user, of these families or of all; its verdicts come back.
+self() {
+  local families=("${@:3}")
+  ((${#families[@]} == 0)) || families=(--families "${families[@]}")
+  start "$1" "$2" "${self_test[@]}" "$work/$1.json" env GATEDOPS_CACHE="$work/$1.cache" \
+    "$python" -m gatedops selftest --json --limit 60 "${families[@]}"
+}
+
+# Whether all kernels are right, all families at a time: their speeds are those of a busy GPU.
+self_tests() {
+  self self_gates 130 gates
+  self self_gram 130 gram
+  self self_conv 130 conv_gram
+  self self_layers 130 gated_linear
+  self self_pairs 130 gated_linear_pair
+}
+
 correct() {
   single_tiles
   split conv 100 $((cores < 4 ? cores : 4)) tests/test_gpu_conv_gram.py "${cuda[@]}" "${pytest[@]}" --timeout 60
@@ -216,9 +237,10 @@ correct() {
   finish
   split portable 110 $((cores < 8 ? cores : 8)) \
     "tests/test_gpu_gram.py tests/test_gpu_gated_linear.py tests/test_gpu_conv_gram.py" \
-    env "${pytest[@]}" --timeout 60
+    env GATEDOPS_BACKEND=portable "${pytest[@]}" --timeout 60
   split triton 130 $((cores < 10 ? cores : 10)) "tests/test_gpu_gram.py tests/test_gpu_gated_linear.py" \
     "${triton[@]}" "${pytest[@]}" --timeout 100
+  self_tests
   finish
   choose_kernel
   step number 50 "${cuda[@]}" "${chosen[@]}" "${benchmark[@]}" "${sweep[@]}" --n 16384 60000 --out "$work/number"
@@ -261,6 +283,8 @@ fast() {
   step layers 120 "${triton[@]}" "${benchmark[@]}" benchmarks/gated_linear.py --device cuda --quick --only layer pair \
     --no-compile --no-plot --out "$work/layers"
   step conv 50 "${cuda[@]}" "${benchmark[@]}" benchmarks/conv_npk.py --device cuda --quick --out "$work/conv"
+  self self 150 # on a GPU that does nothing else, for scripts/record_proved.py
+  finish
 }
 
 cd "$here/.." || exit 2

@@ -12,7 +12,9 @@ import torch
 
 import gatedops
 from gatedops import backends
-from gatedops.backends import cuda_library
+from gatedops.backends import cuda_library, triton_package
+from gatedops.backends.choice import backend_of
+from gatedops.commands import report
 
 
 def run_python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -92,9 +94,9 @@ def test_a_value_that_cannot_be_had_is_an_error_at_import(variable, value, messa
     ],
 )
 def test_what_the_triton_kernels_lack_is_said(installed, gpu, missing, monkeypatch):
-    monkeypatch.setattr(backends.util, "find_spec", lambda name: installed)
+    monkeypatch.setattr(triton_package.util, "find_spec", lambda name: installed)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    assert backends.missing_for_triton() == missing
+    assert backends.missing_for("triton") == missing
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what a machine without a GPU lacks")
@@ -188,10 +190,14 @@ def test_the_report_names_versions_backends_and_instruction_sets():
     assert "  CPU        kernels in C++ (cpu); GATEDOPS_BACKEND asks for it\n" in done.stdout
 
 
+PROVED = "torch's own operations (portable), and kernels where they proved themselves, below"
+
+
 @pytest.mark.parametrize(
     ("forced", "on_cpu", "on_gpu"),
     [
-        (None, "kernels in C++ (cpu)", "torch's own operations (portable)"),
+        (None, "kernels in C++ (cpu)", PROVED),
+        ("cpu", "kernels in C++ (cpu); GATEDOPS_BACKEND asks for it", PROVED.split(",")[0]),
         (
             "portable",
             "torch's own operations (portable); GATEDOPS_BACKEND asks for it",
@@ -202,16 +208,13 @@ def test_the_report_names_versions_backends_and_instruction_sets():
     ],
 )
 def test_the_report_says_in_five_lines_what_runs_where(forced, on_cpu, on_gpu, monkeypatch, capsys):
-    from gatedops import __main__ as report
-
     monkeypatch.setenv("GATEDOPS_BACKEND", forced or "")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     report.main()
     lines = capsys.readouterr().out.splitlines()
-    where = lines[lines.index("Devices") + 1 : lines.index("CPU")]
-    assert where[:2] == [f"  CPU        {on_cpu}", f"  NVIDIA GPU {on_gpu}"]
+    where = lines[lines.index("Devices") + 1 : lines.index("GPU kernels")]
+    assert where[:2] == [f"  CPU        {on_cpu}", f"  GPUs       {on_gpu}"]
     assert where[2].startswith("  others     torch's own operations (portable)")
-    assert [line.split()[0] for line in where[3:]] == [name for name in ("triton", "cuda") if name != forced]
+    assert [line.split()[0] for line in where[3:]] == ["cuda", "triton"]
 
 
 @pytest.mark.parametrize(
@@ -229,35 +232,32 @@ def test_the_report_says_in_five_lines_what_runs_where(forced, on_cpu, on_gpu, m
 )
 def test_every_device_has_a_backend(device, forced, expected, monkeypatch):
     monkeypatch.setenv("GATEDOPS_BACKEND", forced or "")
-    assert backends.backend_of(device) == expected
+    assert backend_of(device, "gram") == expected
 
 
 def test_the_report_says_what_is_missing_and_what_to_do(monkeypatch, capsys):
-    from gatedops import __main__ as report
-
     monkeypatch.setattr(backends, "cpu_features", lambda: ["popcnt"])
     monkeypatch.setattr(backends, "available_isas", lambda: ["serial"])
     monkeypatch.setattr(backends, "active_isa", lambda: "serial")
-    monkeypatch.setattr(report.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(triton_package.util, "find_spec", lambda name: None)
     report.main()
     printed = capsys.readouterr().out
     assert "avx2       not on this machine (no avx2); nothing to do" in printed
-    assert "triton     not installed; only the experimental kernels for NVIDIA GPUs need it" in printed
-    assert "(experimental): not chosen; it needs the triton package, which is not installed" in printed
+    assert "triton     not installed; only the kernels in Triton for GPUs need it" in printed
+    assert "gated_linear_pair: needs the triton package, which is not installed: pip install triton" in printed
 
 
 def test_the_report_says_where_the_cuda_kernels_do_not_fit_the_gpu(monkeypatch, capsys, tmp_path):
-    from gatedops import __main__ as report
-
     path = tmp_path / "_C_cuda.so"
     path.write_bytes(b"gatedops._C_cuda for 90a\0")
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(cuda_library, "library", lambda: path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 6))
+    monkeypatch.setattr(report.gpus, "gpus", list)
     monkeypatch.setenv("GATEDOPS_BACKEND", "")
     report.main()
-    assert "not chosen; it is built for sm_90a, this GPU is sm_86: build again" in capsys.readouterr().out
+    assert "for conv_gram, gram: is built for sm_90a, this GPU is sm_86: build again" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("allocate", [torch.empty, torch.ones(1).new_empty])

@@ -22,6 +22,7 @@ from gatedops.backends.gpus import Gpu
 from gatedops.backends.kernels import CUDA, KERNEL_BACKENDS, TRITON
 from gatedops.backends.proved import Proved
 from gatedops.backends.verdicts import OUTCOMES, Verdict
+from gatedops.commands import report
 from gatedops.portable.register import OPS
 
 H100 = Gpu("NVIDIA H100", (9, 0), "580.65.06")
@@ -118,7 +119,7 @@ def test_a_family_must_be_proved_on_every_kind_of_gpu():
 def test_the_reasons_say_what_is_known():
     known = {"gram": {"cuda": replace(RIGHT, outcome="hung", faster=()), "triton": replace(RIGHT, faster=(0.5, 0.75))}}
     chosen = proved_choices(BOTH, [known])
-    assert chosen["gram"].why == "cuda: hung; triton: right, 0.5x and 0.8x as fast as the portable ops"
+    assert chosen["gram"].why == "cuda: hung; triton: right, 0.5x and 0.75x as fast as the portable ops"
     assert chosen["gates"].why == "no other kernels were tried here"
     assert chosen["soft_gram"].why == "no other kernels can run here"
     assert (
@@ -283,6 +284,7 @@ def with_gpus(monkeypatch):
         able = [replace(backend, missing=lambda: None) for backend in KERNEL_BACKENDS]
         monkeypatch.setattr(choice, "KERNEL_BACKENDS", able)
         monkeypatch.setattr(choice, "gpus", lambda: list(found))
+        monkeypatch.setattr(gpus, "gpus", lambda: list(found))
         monkeypatch.delenv("GATEDOPS_BACKEND", raising=False)
 
     choice._proved_here.cache_clear()
@@ -316,6 +318,22 @@ def test_a_forced_backend_asks_for_no_verdict(with_gpus, monkeypatch, caplog):
         assert choice.backend_of("cuda", "gram") == expected
         assert choice.backend_of("cpu", "gram") == ("portable" if forced == "portable" else "cpu")
     assert not caplog.records
+
+
+def test_the_report_shows_the_verdict_on_every_family(with_gpus, capsys):
+    with_gpus(H100)
+    verdict_files.keep(H100, KERNEL_BACKENDS, {"gram": {"cuda": RIGHT, "triton": Verdict("hung", "npk_gram: it")}})
+    report.main()
+    lines = capsys.readouterr().out.splitlines()
+    lines = lines[lines.index("GPU kernels") + 1 : lines.index("CPU")]
+    assert lines[:6] == [
+        "  cuda:0            NVIDIA H100, compute capability 9.0, driver 580.65.06",
+        "  gates             portable (no other kernels were tried here)",
+        "    triton          on cuda:0 not tried",
+        "  gram              cuda (it proved itself, 1.5 times as fast or more)",
+        "    cuda            on cuda:0 right, 1.5x and 3.0x as fast as the portable ops, 2026-11-28",
+        "    triton          on cuda:0 hung",
+    ]
 
 
 # --- the kernels of a choice ---

@@ -19,6 +19,10 @@ import pytest
 import torch
 from gpu_scripts import FAILING_TAR, KERNELS, PYTHON, ROOT, SCRIPTS, Tree, only_line, results, table
 
+from gatedops.backends.families import FAMILIES
+from gatedops.backends.kernels import KERNEL_BACKENDS
+from gatedops.commands import selftest
+
 GROUPS = ("tile", "lambda", "sigma", "matvec", "rest")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the scripts are for Linux, where the GPUs are")
 
@@ -44,13 +48,16 @@ def test_a_run_in_which_all_goes_well(tree, check):
         "portable",
         "triton",
         "number",
+        *(f"self_{name}" for name in ("gates", "gram", "conv", "layers", "pairs")),
     }
-    assert (expected if check == "correct" else {"grams", "sweep_sm90x1", "profile", "layers", "conv"}) <= set(rows)
+    assert (expected if check == "correct" else {"grams", "sweep_sm90x1", "profile", "layers", "conv", "self"}) <= set(
+        rows
+    )
     assert not list(tree.folder.glob("tmp.*"))
 
 
 def test_without_xdist_the_tests_are_dealt_to_processes(tree):
-    done = tree.check(NO_XDIST="1", GPU_CHECK_ONLY="conv")
+    done = tree.check(NO_XDIST="1", GPU_CHECK_ONLY="^conv")
     assert list(table(done.stdout)) == ["ready", "conv_list", "conv.0", "conv.1"]
     assert results(done.stdout) == {"ok"}
     parts = [call for call in tree.calls() if "@" in call]
@@ -334,6 +341,16 @@ def test_the_groups_are_all_tests_once(tree):
 
 
 @pytest.mark.parametrize("check", ["correct", "fast"])
+def test_the_self_test_takes_its_arguments(tree, check):
+    """And finds every family that has kernels."""
+    commands = [c for c in listed(tree, check) if "selftest" in c]
+    asked = [selftest._parse(command[command.index("selftest") + 1 :]) for command in commands]
+    tried = [family for one in asked for family in selftest.families_to_try(one.families, KERNEL_BACKENDS)]
+    assert tried == [family for family in FAMILIES if family != "soft_gram"]
+    assert all(one.json and one.limit for one in asked)
+
+
+@pytest.mark.parametrize("check", ["correct", "fast"])
 def test_the_benchmarks_take_their_arguments(tree, check, benchmark_module):
     commands = [c for c in listed(tree, check) if any(part.startswith("benchmarks/") for part in c)]
     assert len(commands) == (1 if check == "correct" else 7)
@@ -345,10 +362,14 @@ def test_the_benchmarks_take_their_arguments(tree, check, benchmark_module):
 
 def test_a_dry_run_puts_the_cpu_in_the_place_of_the_gpu(tmp_path):
     """Two real steps. The whole, `scripts/gpu_check.sh --dry correct OUT_DIR`, takes minutes."""
-    environment = dict(os.environ) | {"PYTHON": sys.executable, "GPU_CHECK_ONLY": "machine|tiles_sm80|number"}
+    environment = dict(os.environ) | {
+        "PYTHON": sys.executable,
+        "GPU_CHECK_ONLY": "machine|tiles_sm80|number|self_gates",
+    }
     command = ["bash", str(SCRIPTS / "gpu_check.sh"), "--dry", "correct", str(tmp_path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     assert table(done.stdout)["tiles_sm80"] == ("ok", "all 11 products are right")
     if not torch.cuda.is_available():
         assert "needs an NVIDIA GPU" in table(done.stdout)["number"].note
+        assert table(done.stdout)["self_gates"].note.startswith("torch sees no GPU")

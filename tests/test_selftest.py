@@ -29,10 +29,9 @@ from gatedops.commands.selftest import NothingToTry, Target
 from gatedops.portable.register import OPS
 from gatedops.selftest import report, run, worker
 from gatedops.selftest.cases import cases_of, gates
-from gatedops.selftest.run import Limits
 
 TARGET = Target(fakes.GPU, "cpu")
-PATIENT = Limits(60, 60)
+PATIENT = 60.0
 FIRST = cases_of(fakes.FAMILY, [fakes.OP])[0].name
 A100 = Gpu("NVIDIA A100", (8, 0), "580.65.06", (0, 2))
 H100 = Gpu("NVIDIA H100", (9, 0), "580.65.06", (1,))
@@ -63,7 +62,7 @@ def temporary(monkeypatch, tmp_path) -> Path:
 def quick(monkeypatch) -> None:
     """Every test of a family ends at once and finds it right, and twice as fast or more."""
     verdict = Verdict(RIGHT, faster=(2.04, 3.4), date="2026-11-28", cases=12)
-    monkeypatch.setattr(run, "test_family", lambda *_: verdict)
+    monkeypatch.setattr(run, "verdict_on", lambda *_: verdict)
 
 
 # --- processes ------------------------------------------------------------------------------------------------------
@@ -86,7 +85,7 @@ def test_a_kernel_that_hangs_is_killed_with_all_that_it_started(monkeypatch, tmp
     pids = tmp_path / "pids"
     monkeypatch.setenv(fakes.PIDS, str(pids))
     for limit in (5, 10, 20, 40):  # on a busy machine torch may load for longer than the first
-        verdict = run.test_family(fakes.HANGS, fakes.FAMILY, "cpu", Limits(check=limit))
+        verdict = run.verdict_on(fakes.HANGS, fakes.FAMILY, "cpu", limit)
         if pids.exists():
             break
     assert verdict.outcome == "hung"
@@ -97,21 +96,21 @@ def test_a_kernel_that_hangs_is_killed_with_all_that_it_started(monkeypatch, tmp
 
 
 def test_a_kernel_that_crashes_is_told_by_its_signal():
-    verdict = run.test_family(fakes.KILLS, fakes.FAMILY, "cpu", PATIENT)
+    verdict = run.verdict_on(fakes.KILLS, fakes.FAMILY, "cpu", PATIENT)
     assert verdict.outcome == "crashed"
     assert verdict.why == f"{FIRST}: the process ended with SIGSEGV"
     assert (verdict.cases, verdict.faster) == (0, ())
 
 
 def test_a_kernel_that_crashes_only_when_it_is_timed_is_not_right():
-    end = run._worker(fakes.CRASHES_ONLY_WHEN_TIMED, fakes.FAMILY, "cpu", "time", PATIENT.time)
-    verdict = run._timed(Verdict(RIGHT, cases=5), end, PATIENT.time)
+    end = run._worker(fakes.CRASHES_ONLY_WHEN_TIMED, fakes.FAMILY, "cpu", "time", PATIENT)
+    verdict = run._timed(Verdict(RIGHT, cases=5), end, PATIENT)
     assert (verdict.outcome, verdict.cases) == ("crashed", 5)
     assert verdict.why == "while it was timed, pack_gates, small: the process ended with exit code 3: the last words"
 
 
 def test_kernels_may_print_what_they_like(capfd):
-    assert selftest.self_test([fakes.FLOODS], [TARGET], [fakes.FAMILY], as_json=True, limits=PATIENT) == 0
+    assert selftest.self_test([fakes.FLOODS], [TARGET], [fakes.FAMILY], as_json=True, limit=PATIENT) == 0
     out, err = capfd.readouterr()
     found = json.loads(out)
     (gpu,) = found["gpus"]
@@ -140,7 +139,7 @@ def test_kernels_may_print_what_they_like(capfd):
     ],
 )
 def test_every_kind_of_kernel_gets_its_verdict(backend, outcome, why):
-    verdict = run.test_family(backend, fakes.FAMILY, "cpu", PATIENT)
+    verdict = run.verdict_on(backend, fakes.FAMILY, "cpu", PATIENT)
     assert verdict.outcome == outcome
     assert why in verdict.why
     assert len(verdict.faster) == (2 if outcome == RIGHT else 0)
@@ -238,8 +237,10 @@ def ended(last: dict | None, code: int | None = 0, within: str | None = None, pr
 
 
 def test_what_cannot_be_timed_stays_right():
-    verdict = run._timed(Verdict(RIGHT, cases=5), ended({"outcome": "raised", "why": "large: out of memory"}), 5)
+    verdict = run._timed(Verdict(RIGHT, cases=5), ended({"untimed": "large: out of memory"}), 5)
     assert verdict == Verdict(RIGHT, "not timed: large: out of memory", cases=5)
+    verdict = run._timed(Verdict(RIGHT, cases=5), ended({"outcome": "raised", "why": "large: an illegal access"}), 5)
+    assert verdict == Verdict("raised", "while it was timed, large: an illegal access", cases=5)
     assert run._timed(Verdict(RIGHT), ended({"timings": []}), 5) == Verdict(RIGHT, "nothing of it is timed")
 
 
@@ -319,7 +320,7 @@ def test_what_is_not_chosen_has_a_reason(verdict, row):
     best = Verdict(RIGHT, faster=(9.0, 9.0), cases=1)
     backends = [replace(fakes.RIGHT_ONE, name="best"), replace(fakes.RIGHT_ONE, name="other")]
     text = report.text_of(
-        [report.Tested(fakes.GPU, "cpu", {"gates": {"best": best, "other": verdict}}, {}, "f")], backends
+        [report.GpuResult(fakes.GPU, "cpu", {"gates": {"best": best, "other": verdict}}, {}, "f")], backends
     )
     assert f"gates other {row}" in [" ".join(line.split()) for line in text.splitlines()]
 
@@ -327,7 +328,7 @@ def test_what_is_not_chosen_has_a_reason(verdict, row):
 def test_a_kind_of_gpu_where_it_is_wrong_keeps_it_from_all():
     right, wrong = Verdict(RIGHT, faster=(9.0, 9.0), cases=1), Verdict("wrong", "a")
     tested = [
-        report.Tested(gpu, gpu.device, {"gates": {"right_one": verdict}}, {}, "f")
+        report.GpuResult(gpu, gpu.device, {"gates": {"right_one": verdict}}, {}, "f")
         for gpu, verdict in ((A100, right), (H100, wrong))
     ]
     text = report.text_of(tested, [fakes.RIGHT_ONE])
@@ -342,7 +343,7 @@ def test_a_variable_that_chooses_is_told(quick, monkeypatch, capsys):
 
 
 def test_something_wrong_is_exit_code_1(monkeypatch, capsys):
-    monkeypatch.setattr(run, "test_family", lambda *_: Verdict("wrong", "a: 1 of 2 differ"))
+    monkeypatch.setattr(run, "verdict_on", lambda *_: Verdict("wrong", "a: 1 of 2 differ"))
     assert selftest.self_test([fakes.RIGHT_ONE], [TARGET], [fakes.FAMILY]) == 1
     assert "wrong" in capsys.readouterr().out
 
@@ -370,7 +371,7 @@ def test_two_self_tests_at_once_take_turns_and_keep_what_both_found(monkeypatch,
         inside[0] -= 1
         return Verdict(RIGHT)
 
-    monkeypatch.setattr(run, "test_family", slow)
+    monkeypatch.setattr(run, "verdict_on", slow)
     backend = replace(fakes.RIGHT_ONE, ops=(fakes.OP, "conv_gram"))
     families = [fakes.FAMILY, "conv_gram"]
     threads = [threading.Thread(target=selftest.self_test, args=([backend], [TARGET], [family])) for family in families]

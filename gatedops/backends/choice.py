@@ -19,7 +19,7 @@ from gatedops.backends.families import FAMILIES
 from gatedops.backends.gpus import Gpu, gpus
 from gatedops.backends.kernels import KERNEL_BACKENDS, KernelBackend
 from gatedops.backends.verdict_files import Verdicts
-from gatedops.backends.verdicts import Verdict
+from gatedops.backends.verdicts import Verdict, times
 
 PORTABLE = "portable"
 # The backends that a value of GATEDOPS_BACKEND takes for a family, the first that has kernels for it.
@@ -125,7 +125,7 @@ def said_of(verdict: Verdict | None) -> str:
         return verdict.outcome
     if not verdict.faster:
         return "right, not timed"
-    return f"right, {' and '.join(f'{ratio:.1f}x' for ratio in verdict.faster)} as fast as the portable ops"
+    return f"right, {' and '.join(map(times, verdict.faster))} as fast as the portable ops"
 
 
 def _tell_of_the_self_test(backends: Sequence[KernelBackend], untried: Sequence[Gpu]) -> None:

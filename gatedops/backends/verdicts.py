@@ -17,6 +17,11 @@ OUTCOMES = {
 }
 
 
+def times(ratio: float) -> str:
+    """A ratio of speeds in words: "2.1x"."""
+    return f"{ratio:.1f}x" if ratio >= 1 else f"{ratio:.2g}x"
+
+
 @dataclass(frozen=True)
 class Verdict:
     """How the kernels of one backend for one family did on one kind of GPU.

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import torch
 
 from gatedops import __version__, backends
-from gatedops.backends import kernels, triton_package
+from gatedops.backends import choice, gpus, kernels, triton_package
+from gatedops.backends.verdicts import Verdict
 
 
 def _versions() -> Iterator[tuple[str, str]]:
@@ -41,32 +42,34 @@ def _how(name: str) -> str:
 
 def _on_gpus() -> str:
     forced = backends.forced_backend()
-    if forced in ("triton", "cuda", "portable"):
-        return _how(forced)
+    if forced is not None:
+        return _how("portable" if forced == "cpu" else forced)
     return f"{_how('portable')}, and kernels where they proved themselves, below"
 
 
 def _gpu_kernels() -> Iterator[tuple[str, str]]:
-    """What each kind of GPU runs: the backend of each family and why, and what is known of those that have kernels."""
-    from gatedops.backends import choice, gpus
-
+    """The kinds of GPU, the backend of each family there and why, and what is known of those that have kernels."""
     found = gpus.gpus()
     if not found:
         yield "none", "torch sees no GPU here"
         return
     for gpu in found:
-        yield "GPU", f"{gpu.name}, compute capability {gpu.capability[0]}.{gpu.capability[1]}, driver {gpu.driver}"
+        capability = "{}.{}".format(*gpu.capability)
+        yield gpu.device, f"{gpu.name}, compute capability {capability}, driver {gpu.driver}"
+    known = {gpu.device: choice.known_of(gpu, kernels.KERNEL_BACKENDS) for gpu in found}
     for family, chosen in choice.choices().items():
-        yield family, f"{chosen.backend}: {chosen.why}"
-        for gpu in found:
-            known = choice.known_of(gpu, kernels.KERNEL_BACKENDS).get(family, {})
-            for backend in kernels.KERNEL_BACKENDS:
-                if backend.ops_of(family):
-                    said = choice.said_of(known.get(backend.name))
-                    when = f", {known[backend.name].date}" if backend.name in known else ""
-                    on = f" on {gpu.name}" if len(found) > 1 else ""
-                    yield "", f"{backend.name}{on}: {said}{when}"
-    yield "", "`python -m gatedops selftest` tries the kernels again"
+        yield family, f"{chosen.backend} ({chosen.why})"
+        for backend in kernels.KERNEL_BACKENDS:
+            if backend.ops_of(family):
+                said = (
+                    _known(device, verdicts.get(family, {}).get(backend.name)) for device, verdicts in known.items()
+                )
+                yield f"  {backend.name}", "; ".join(said)
+
+
+def _known(device: str, verdict: Verdict | None) -> str:
+    """What is known of kernels on a GPU, and since when."""
+    return f"on {device} {choice.said_of(verdict)}" + (f", {verdict.date}" if verdict and verdict.date else "")
 
 
 def _instruction_sets() -> Iterator[tuple[str, str]]:
@@ -91,7 +94,9 @@ def main() -> None:
         "GPU kernels": _gpu_kernels(),
         "CPU": _instruction_sets(),
     }
-    for title, rows in sections.items():
+    for title, found in sections.items():
         print(title)
+        rows = list(found)
+        width = max(11, *(len(name) + 1 for name, _ in rows))
         for name, value in rows:
-            print(f"  {name:<11}{value}")
+            print(f"  {name:<{width}}{value}")

@@ -19,8 +19,8 @@ from gatedops.backends.gpus import Gpu, gpus, why_unusable
 from gatedops.backends.kernels import KERNEL_BACKENDS, KernelBackend
 from gatedops.backends.verdicts import Verdict
 from gatedops.selftest import report
-from gatedops.selftest.report import Tested
-from gatedops.selftest.run import Limits, Progress, run
+from gatedops.selftest.report import GpuResult
+from gatedops.selftest.run import LIMIT, Progress, run
 
 _EXIT_CODES = "exit codes: 0, all that was tried is right; 1, something is not right; 2, nothing could be tried."
 
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
                 return _forget()
             families = families_to_try(options.families, KERNEL_BACKENDS)
             targets = usable(targets_of(options.device, gpus()))
-            return self_test(KERNEL_BACKENDS, targets, families, as_json=options.json)
+            return self_test(KERNEL_BACKENDS, targets, families, as_json=options.json, limit=options.limit)
     except NothingToTry as error:
         _tell(str(error))
         return 2
@@ -66,8 +66,22 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--device", help="cuda or cuda:1, say; else one GPU of every kind that torch sees")
     parser.add_argument("--families", nargs="+", metavar="FAMILY", help="gates or gram, say; else all with kernels")
     parser.add_argument("--json", action="store_true", help="print the result, the times included, as JSON")
+    parser.add_argument(
+        "--limit",
+        type=_seconds,
+        metavar="SECONDS",
+        default=LIMIT,
+        help=f"that a case may take, compiling its kernels included; else {LIMIT:g}",
+    )
     parser.add_argument("--forget", action="store_true", help="remove the verdicts that are kept, and try nothing")
     return parser.parse_args(arguments)
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"got {text!r}, needs seconds above 0")
+    return value
 
 
 # --- what to try ----------------------------------------------------------------------------------------------------
@@ -138,7 +152,7 @@ def self_test(
     families: Sequence[str],
     *,
     as_json: bool = False,
-    limits: Limits = Limits(),  # noqa: B008 (it is frozen)
+    limit: float = LIMIT,
 ) -> int:
     """Tries families of backends on targets, keeps the verdicts and prints them; the exit code of the command.
 
@@ -151,7 +165,7 @@ def self_test(
         raise NothingToTry(f"No kernels can run here: {lacks}")
     with verdict_files.alone(_tell):
         tested = [
-            _try(backends, families, target, lacks, limits) for target, lacks in zip(targets, missing, strict=True)
+            _try(backends, families, target, lacks, limit) for target, lacks in zip(targets, missing, strict=True)
         ]
     print((report.json_of if as_json else report.text_of)(tested, backends), flush=True)
     return 0 if all(found.is_right for found in tested) else 1
@@ -170,18 +184,18 @@ def _try(
     families: Sequence[str],
     target: Target,
     missing: dict[str, str],
-    limits: Limits,
-) -> Tested:
+    limit: float,
+) -> GpuResult:
     """Tests on one target, and keeps what was found."""
     able = [backend for backend in backends if backend.name not in missing]
     count = sum(bool(backend.ops_of(family)) for family in families for backend in able)
     with _shown(f"{target.gpu.name} ({target.device})", count) as progress:
-        verdicts = run(able, families, target.device, limits, progress)
+        verdicts = run(able, families, target.device, limit, progress)
     try:
         kept, not_kept = str(verdict_files.keep(target.gpu, backends, verdicts)), ""
     except OSError as error:
         kept, not_kept = None, error.strerror or str(error)
-    return Tested(target.gpu, target.device, verdicts, missing, kept, not_kept)
+    return GpuResult(target.gpu, target.device, verdicts, missing, kept, not_kept)
 
 
 # --- around it ------------------------------------------------------------------------------------------------------

@@ -15,13 +15,13 @@ from gatedops.backends.choice import PORTABLE, Choice, proved_choices
 from gatedops.backends.gpus import Gpu
 from gatedops.backends.kernels import KernelBackend
 from gatedops.backends.verdict_files import Verdicts
-from gatedops.backends.verdicts import Verdict
+from gatedops.backends.verdicts import Verdict, times
 
 _HEAD = ("family", "backend", "verdict", "times as fast, small / large", "choice", "")
 
 
 @dataclass(frozen=True)
-class Tested:
+class GpuResult:
     """What was found on one kind of GPU.
 
     Attributes:
@@ -46,7 +46,7 @@ class Tested:
         return all(verdict.is_right for by_backend in self.verdicts.values() for verdict in by_backend.values())
 
 
-def text_of(tested: Sequence[Tested], backends: Sequence[KernelBackend]) -> str:
+def text_of(tested: Sequence[GpuResult], backends: Sequence[KernelBackend]) -> str:
     """For each kind of GPU a table and where its verdicts are kept."""
     chosen = _choices(tested, backends)
     parts = [_text_of_one(found, chosen) for found in tested]
@@ -55,7 +55,7 @@ def text_of(tested: Sequence[Tested], backends: Sequence[KernelBackend]) -> str:
     return "\n\n".join(parts)
 
 
-def _text_of_one(found: Tested, chosen: dict[str, Choice]) -> str:
+def _text_of_one(found: GpuResult, chosen: dict[str, Choice]) -> str:
     gpu = found.gpu
     capability = "{}.{}".format(*gpu.capability)
     head = f"{gpu.name}, compute capability {capability}, driver {gpu.driver}, tested on {found.device}"
@@ -63,7 +63,7 @@ def _text_of_one(found: Tested, chosen: dict[str, Choice]) -> str:
     return "\n".join([head, *table, _where_kept(found)])
 
 
-def json_of(tested: Sequence[Tested], backends: Sequence[KernelBackend]) -> str:
+def json_of(tested: Sequence[GpuResult], backends: Sequence[KernelBackend]) -> str:
     """All that was found, timings included, and what it holds for."""
     chosen = _choices(tested, backends)
     return json.dumps(
@@ -79,7 +79,7 @@ def json_of(tested: Sequence[Tested], backends: Sequence[KernelBackend]) -> str:
     )
 
 
-def _as_json(found: Tested) -> dict[str, Any]:
+def _as_json(found: GpuResult) -> dict[str, Any]:
     return {
         "name": found.gpu.name,
         "capability": "{}.{}".format(*found.gpu.capability),
@@ -95,13 +95,13 @@ def _as_json(found: Tested) -> dict[str, Any]:
     }
 
 
-def _choices(tested: Sequence[Tested], backends: Sequence[KernelBackend]) -> dict[str, Choice]:
+def _choices(tested: Sequence[GpuResult], backends: Sequence[KernelBackend]) -> dict[str, Choice]:
     """The choice for each family that was tested, made of what was found now on all GPUs."""
     choices = proved_choices(backends, [found.verdicts for found in tested])
     return {family: choice for family, choice in choices.items() if any(family in t.verdicts for t in tested)}
 
 
-def _rows(found: Tested, chosen: dict[str, Choice]) -> list[tuple[str, ...]]:
+def _rows(found: GpuResult, chosen: dict[str, Choice]) -> list[tuple[str, ...]]:
     rows = [
         _row(family, name, verdict, chosen[family].backend)
         for family, by_backend in found.verdicts.items()
@@ -112,7 +112,7 @@ def _rows(found: Tested, chosen: dict[str, Choice]) -> list[tuple[str, ...]]:
 
 def _row(family: str, name: str, verdict: Verdict, chosen: str) -> tuple[str, ...]:
     said = f"right in {verdict.cases} cases" if verdict.is_right else verdict.outcome
-    ratios = " / ".join(map(_times, verdict.faster)) or "-"
+    ratios = " / ".join(map(times, verdict.faster)) or "-"
     why = verdict.why
     if verdict.faster and not verdict.is_chosen:
         why = "the portable ops are faster"
@@ -121,16 +121,12 @@ def _row(family: str, name: str, verdict: Verdict, chosen: str) -> tuple[str, ..
     return (family, name, said, ratios, "chosen" if chosen == name else "-", why)
 
 
-def _times(ratio: float) -> str:
-    return f"{ratio:.1f}x" if ratio >= 1 else f"{ratio:.2g}x"
-
-
 def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def _where_kept(found: Tested) -> str:
+def _where_kept(found: GpuResult) -> str:
     if found.kept is not None:
         return f"The verdicts are kept in {found.kept}."
     return (

@@ -7,6 +7,7 @@ What it finds goes to the report, one JSON object a line, written at once; kerne
 
     {"begins": "a case"}, {"ends": "a case"}    around each case
     {"outcome": "wrong", "why": "..."}          the last line, where something failed
+    {"untimed": "why"}                          the last line, where there was no memory to time it
     {"cases": 12} or {"timings": [...]}         the last line, where nothing did
 """
 
@@ -39,12 +40,12 @@ _RUNS = (3, 50)  # at least, at most
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one part of the test of a family."""
     options = _parse(arguments)
-    if options.limit:
-        signal.alarm(options.limit)  # ends this process even where its parent is gone and a kernel hangs
     device = torch.device(options.device)
+    torch.set_float32_matmul_precision("highest")
     with open(options.report, "a", encoding="utf-8") as report:
 
         def tell(line: dict[str, Any]) -> None:
+            signal.alarm(options.limit)  # ends this process even where its parent is gone and a kernel hangs
             report.write(json.dumps(line) + "\n")
             report.flush()
 
@@ -68,7 +69,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", required=True)
     parser.add_argument("--part", required=True, choices=["check", "time"])
     parser.add_argument("--report", required=True, help="file that lines are added to")
-    parser.add_argument("--limit", type=int, default=0, help="seconds after which it ends by itself; 0: never")
+    parser.add_argument(
+        "--limit",
+        type=int,
+        default=0,
+        help="seconds after a line of the report after which it ends by itself; 0: never",
+    )
     return parser.parse_args(arguments)
 
 
@@ -100,12 +106,14 @@ def _check(cases: Sequence[Case], kernels: dict[str, Kernel], device: torch.devi
 
 
 def _time(timings: Sequence[Timing], kernels: dict[str, Kernel], device: torch.device, tell: Tell) -> dict[str, Any]:
-    """The last line: the times of all that is timed, or the first error."""
+    """The last line: the times of all that is timed, or the first error; too little memory is none of a kernel."""
     found = []
     for timing in timings:
         tell({"begins": timing.name})
         try:
             kernel_s, portable_s = _medians(timing, kernels[timing.op], device)
+        except torch.OutOfMemoryError:
+            return {"untimed": f"{timing.name}: the GPU has too little memory free"}
         except Exception as error:
             return _raised(timing.name, error)
         found.append({"what": timing.name, "size": timing.size, "kernel_s": kernel_s, "portable_s": portable_s})
