@@ -8,7 +8,6 @@ import starts CUDA.
 from __future__ import annotations
 
 import logging
-import threading
 import warnings
 from functools import wraps
 from typing import Any
@@ -29,11 +28,22 @@ def register_kernels() -> None:
     for name, op in OPS.items():
         _library.impl(name, as_kernel(op), "CompositeExplicitAutograd")
         _library.impl(name, as_kernel(_chosen_kernel(name)), "CUDA")
-    if backends.forced_backend() == "portable":
+    forced = backends.forced_backend()
+    if forced in ("triton", "cuda"):
+        _load_forced(forced)
+    if forced == "portable":
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Warning only once for all operators", UserWarning)
             for name, op in OPS.items():
                 _library.impl(name, as_kernel(op), "CPU")
+
+
+def _load_forced(forced: str) -> None:
+    """Looks the kernels up now, so that a backend that cannot be had is an error at the import."""
+    try:
+        _look_up_kernels()
+    except Exception as error:
+        raise ValueError(f"GATEDOPS_BACKEND: got {forced!r}, whose kernels cannot be loaded: {error}") from error
 
 
 def as_kernel(op: Kernel) -> Kernel:
@@ -58,58 +68,72 @@ def _chosen_kernel(name: str) -> Kernel:
 
 
 _gpu_kernels: dict[str, Kernel] = {}  # of every op, once they are looked up
-_lock = threading.Lock()
 
 
 def _look_up_kernels() -> dict[str, Kernel]:
     from gatedops.backends.choice import choices
 
-    with _lock:
-        if not _gpu_kernels:
-            chosen = {family: choice.backend for family, choice in choices().items()}
-            _gpu_kernels.update(kernels_of(chosen, forced=backends.forced_backend() is not None))
-        return _gpu_kernels
+    chosen = {family: choice.backend for family, choice in choices().items()}
+    _gpu_kernels.update(kernels_of(chosen, backends.forced_backend()))
+    return _gpu_kernels
 
 
-def kernels_of(chosen: dict[str, str], *, forced: bool) -> dict[str, Kernel]:
+def kernels_of(chosen: dict[str, str], forced: str | None) -> dict[str, Kernel]:
     """The kernel of every op, where each family has the backend of this name. What a backend has no kernel for is
-    portable, and so is all of one that cannot be loaded, or, unless it is forced, a call that a kernel refuses."""
-    wanted = [backend for backend in KERNEL_BACKENDS if backend.name in chosen.values()]
-    loaded = {backend.name: _loaded(backend, forced) for backend in wanted}
+    portable, and so is, unless a backend is forced, a call that a kernel fails."""
+    loaded = {backend.name: _loaded(backend, forced) for backend in KERNEL_BACKENDS if backend.name in chosen.values()}
     found = {}
     for name, portable in OPS.items():
         kernel = loaded.get(chosen[FAMILY_OF[name]], {}).get(name)
         if kernel is None:
             found[name] = portable
         else:
-            found[name] = kernel if forced else _or_portable(kernel, portable)
+            found[name] = kernel if forced else _or_portable(name, kernel, portable)
     return found
 
 
-def _loaded(backend: KernelBackend, forced: bool) -> dict[str, Kernel]:
+def _loaded(backend: KernelBackend, forced: str | None) -> dict[str, Kernel]:
+    """Its kernels. Where another backend is forced, those beside it may be missing."""
     try:
         return backend.load()
-    except (ImportError, OSError, RuntimeError) as error:
-        if forced:
+    except Exception as error:
+        if forced in (None, backend.name):
             raise
         logging.getLogger("gatedops").warning(
-            "The kernels of gatedops in %s proved themselves and cannot be loaded now (%s), so torch's own operations "
-            "run instead: `python -m gatedops selftest` tries them again.",
+            "The kernels of gatedops in %s cannot be loaded (%s), so torch's own operations run beside those in %s.",
             backend.name,
             error,
+            forced,
         )
         return {}
 
 
-def _or_portable(kernel: Kernel, portable: Kernel) -> Kernel:
-    """A call that the kernel refuses, which it does before any work, goes to the portable op: that one takes all that
-    makes sense, and has its own words for the rest."""
+def _or_portable(name: str, kernel: Kernel, portable: Kernel) -> Kernel:
+    """A call that the kernel refuses by a ValueError, which it does before any work, goes to the portable op: that one
+    takes all that makes sense, and has its own words for the rest. After any other error, as when nothing here can
+    compile the kernel, the portable op runs for good. Where memory is short, it would be no better off."""
+    failed = False
 
     @wraps(kernel)
     def run(*args: Any, **kwargs: Any) -> Any:
+        nonlocal failed
+        if failed:
+            return portable(*args, **kwargs)
         try:
             return kernel(*args, **kwargs)
+        except torch.OutOfMemoryError:
+            raise
         except ValueError:
+            return portable(*args, **kwargs)
+        except Exception as error:
+            failed = True
+            logging.getLogger("gatedops").warning(
+                "The kernel of %s proved itself and failed now (%s: %s): from here on torch's own operations run in "
+                "its place. `python -m gatedops selftest` tries it again.",
+                name,
+                type(error).__name__,
+                error,
+            )
             return portable(*args, **kwargs)
 
     return run

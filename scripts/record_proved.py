@@ -3,15 +3,16 @@
     python -m gatedops selftest --json > FILE   # on the machine with the GPU
     python scripts/record_proved.py FILE...     # here, with the sources that ran there
 
-A row is written for each family of a backend that was right and faster there; older rows of the same family, backend
-and compute capability go. Kernels from other sources than those here are refused, for no build here would match a row.
+A row is written for each family of a backend that was right and faster in all of these; what was tried again and is not
+loses its row. Kernels from other sources than those here are refused, for no build here would match a row.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,41 +29,49 @@ def sources_here() -> dict[str, str]:
     return {"cuda": setup_cuda.digest_of_sources(), "triton": TRITON.build()}
 
 
-def rows_of(found: dict[str, Any]) -> list[Proved]:
-    """A row for each family of a backend that was right and faster. SystemExit where its kernels are not those here."""
-    rows = []
+Key = tuple[str, str, str]  # family, backend and compute capability of a row
+
+
+def rows_of(found: dict[str, Any]) -> dict[Key, list[Proved | None]]:
+    """What a self-test says of each family of a backend: a row where it was right and faster, else None. SystemExit
+    where the kernels of a row are not those here."""
+    said: dict[Key, list[Proved | None]] = {}
     for gpu in found["gpus"]:
         for family, by_backend in gpu["families"].items():
             for backend, made in by_backend.items():
-                verdict = Verdict(**made)
-                if verdict.is_chosen:
-                    sources = found["backends"][backend]["sources"]
-                    _require_sources(backend, sources)
-                    faster = tuple(round(ratio, 2) for ratio in verdict.faster)
-                    rows.append(Proved(family, backend, gpu["capability"], sources, gpu["name"], faster, verdict.date))
-    return rows
+                row = _row(family, backend, gpu, found["backends"][backend]["sources"], Verdict(**made))
+                said.setdefault((family, backend, gpu["capability"]), []).append(row)
+    return said
 
 
-def _require_sources(backend: str, sources: str) -> None:
+def _row(family: str, backend: str, gpu: dict[str, Any], sources: str, verdict: Verdict) -> Proved | None:
+    faster = tuple(math.floor(ratio * 100) / 100 for ratio in verdict.faster)  # never said to be faster than it was
+    if not replace(verdict, faster=faster).is_chosen:
+        return None
     here = sources_here()[backend]
     if sources.split(",")[0] != here:
         raise SystemExit(f"record_proved.py: the kernels in {backend} ran from the sources {sources}, here are {here}")
+    return Proved(family, backend, gpu["capability"], sources, gpu["name"], faster, verdict.date)
 
 
-def merged(old: list[Proved], new: list[Proved]) -> list[Proved]:
-    """The old rows and the new ones, which replace those of the same family, backend and compute capability."""
-    rows = {(row.family, row.backend, row.capability): row for row in [*old, *new]}
-    return [rows[key] for key in sorted(rows)]
+def merged(old: list[Proved], said: list[dict[Key, list[Proved | None]]]) -> list[Proved]:
+    """The old rows and the new ones. What was tried again has a row only where it was right and faster in every
+    self-test: that of the slowest."""
+    rows: dict[Key, Proved | None] = {(row.family, row.backend, row.capability): row for row in old}
+    for key in {key for one in said for key in one}:
+        new = [row for one in said for row in one.get(key, [])]
+        kept = [row for row in new if row is not None]
+        rows[key] = min(kept, key=lambda row: min(row.faster)) if len(kept) == len(new) else None
+    return [row for key, row in sorted(rows.items()) if row is not None]
 
 
 def main(files: list[str]) -> int:
     if not files:
         print("record_proved.py: needs what `python -m gatedops selftest --json` printed, one file or more")
         return 2
-    new = [row for file in files for row in rows_of(json.loads(Path(file).read_text()))]
-    rows = merged(list(proved.table()), new)
+    rows = merged(list(proved.table()), [rows_of(json.loads(Path(file).read_text())) for file in files])
     proved.TABLE.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
-    for row in new:
+    for row in rows:
         print(f"{row.family} in {row.backend} on {row.gpu}: {' and '.join(map(str, row.faster))} times as fast")
     print(f"{len(rows)} rows in {proved.TABLE}")
     return 0

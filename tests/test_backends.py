@@ -208,7 +208,7 @@ PROVED = "torch's own operations (portable), and kernels where they proved thems
     ],
 )
 def test_the_report_says_in_five_lines_what_runs_where(forced, on_cpu, on_gpu, monkeypatch, capsys):
-    monkeypatch.setenv("GATEDOPS_BACKEND", forced or "")
+    monkeypatch.setattr(backends, "_forced", forced)
     report.main()
     lines = capsys.readouterr().out.splitlines()
     where = lines[lines.index("Devices") + 1 : lines.index("GPU kernels")]
@@ -231,7 +231,7 @@ def test_the_report_says_in_five_lines_what_runs_where(forced, on_cpu, on_gpu, m
     ],
 )
 def test_every_device_has_a_backend(device, forced, expected, monkeypatch):
-    monkeypatch.setenv("GATEDOPS_BACKEND", forced or "")
+    monkeypatch.setattr(backends, "_forced", forced)
     assert backend_of(device, "gram") == expected
 
 
@@ -255,7 +255,7 @@ def test_the_report_says_where_the_cuda_kernels_do_not_fit_the_gpu(monkeypatch, 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 6))
     monkeypatch.setattr(report.gpus, "gpus", list)
-    monkeypatch.setenv("GATEDOPS_BACKEND", "")
+    monkeypatch.setattr(backends, "_forced", None)
     report.main()
     assert "for conv_gram, gram: is built for sm_90a, this GPU is sm_86: build again" in capsys.readouterr().out
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import logging
 import multiprocessing
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from gatedops import dispatch
-from gatedops.backends import choice, gpus, proved, verdict_files
+from gatedops import backends, dispatch
+from gatedops.backends import choice, cuda_library, gpus, kernels, proved, verdict_files
 from gatedops.backends.choice import Choice, forced_choices, proved_choices
 from gatedops.backends.families import FAMILIES, FAMILY_OF
 from gatedops.backends.gpus import Gpu
@@ -30,6 +33,7 @@ A100 = Gpu("NVIDIA A100", (8, 0), "580.65.06", (1,))
 RIGHT = Verdict("right", faster=(1.5, 3.0), date="2026-11-28", cases=12)
 FASTER = replace(RIGHT, faster=(2.0, 2.5))
 BOTH = (CUDA, TRITON)
+EVERYTHING = {family: {b.name: RIGHT for b in BOTH if b.ops_of(family)} for family in FAMILIES}
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +57,15 @@ def test_a_backend_is_found_where_it_says():
         assert getattr(sys.modules[module], name) is backend
         assert backend.build()
         assert backend.sources()
+
+
+def test_a_build_of_triton_covers_what_its_launchers_import():
+    covered = {path.relative_to(cuda_library.PACKAGE.parent) for path in kernels.files_of_triton()}
+    for path in (cuda_library.PACKAGE / "triton").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("gatedops."):
+                module = Path(*node.module.split("."))
+                assert module.with_suffix(".py") in covered or module.name == "triton", f"{path} imports {node.module}"
 
 
 # --- the choice ---
@@ -182,7 +195,24 @@ def kept_content(change) -> Path:
         lambda content: content.update(families=[]),
         lambda content: content["families"].update(gram=[1]),
         lambda content: content["families"]["gram"]["cuda"].update(outcome="splendid"),
-        lambda content: content["families"]["gram"]["cuda"].update(faster="fast"),
+        *(
+            lambda content, faster=faster: content["families"]["gram"]["cuda"].update(faster=faster)
+            for faster in (
+                "99",
+                [2],
+                [2, 3, 4],
+                [2, True],
+                [2, "3"],
+                [0, 2],
+                [-1, 2],
+                [2, 1e400],
+                [2, 10**400],
+                {"3": 1},
+            )
+        ),
+        lambda content: content["families"]["gram"]["cuda"].update(faster=[2.0, float("nan")]),
+        lambda content: content["families"]["gram"]["cuda"].update(why=None),
+        lambda content: content["families"]["gram"]["cuda"].update(cases="many"),
         lambda content: content["families"]["gram"]["cuda"].update(unknown=1),
         lambda content: content["families"]["gram"]["cuda"].pop("faster"),
     ],
@@ -232,6 +262,40 @@ def test_the_folder_is_the_users(environment, expected, monkeypatch):
     assert str(verdict_files.folder()) == expected
 
 
+def test_without_a_home_there_is_no_folder(monkeypatch, tmp_path):
+    for name in ("GATEDOPS_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as for a user that the system does not know
+    monkeypatch.chdir(tmp_path)
+    assert verdict_files.read(H100, BOTH) == {}
+    with pytest.raises(FileNotFoundError, match="there is no home folder"):
+        verdict_files.keep(H100, BOTH, {"gram": {"cuda": RIGHT}})
+    assert verdict_files.folder_in_words() == "nowhere (there is no home folder)"
+    with verdict_files.alone(pytest.fail):
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_everybody_may_read_what_was_kept(cache):
+    before = os.umask(0o022)
+    try:
+        path = verdict_files.keep(H100, BOTH, {"gram": {"cuda": RIGHT}})
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("kind", ["file", "loop"])
+def test_where_no_file_can_be_there_is_none(kind, monkeypatch, tmp_path, caplog):
+    place = tmp_path / kind
+    if kind == "file":
+        place.touch()
+    else:
+        place.symlink_to(place)
+    monkeypatch.setenv("GATEDOPS_CACHE", str(place))
+    assert verdict_files.read(H100, BOTH) == {}
+    assert not caplog.records
+
+
 def test_a_folder_that_cannot_be_written_is_an_oserror_and_no_lock(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("GATEDOPS_CACHE", str(tmp_path / "file"))
@@ -271,6 +335,8 @@ def test_what_was_found_here_outranks_the_table(monkeypatch):
     wrong = Verdict("wrong", "npk_gram: 1 of 9 differ")
     verdict_files.keep(H100, KERNEL_BACKENDS, {"gram": {"cuda": wrong}})
     assert choice.known_of(H100, able)["gram"] == {"cuda": wrong}
+    verdict_files.keep(H100, KERNEL_BACKENDS, {"gram": {"cuda": replace(RIGHT, faster=())}})  # no memory to time it
+    assert choice.known_of(H100, able)["gram"]["cuda"].faster == (4.0, 9.0)
 
 
 # --- a process with GPUs, by make-believe ---
@@ -280,16 +346,15 @@ def test_what_was_found_here_outranks_the_table(monkeypatch):
 def with_gpus(monkeypatch):
     """Puts GPUs of these kinds there, and kernels that can run on them."""
 
-    def put(*found: Gpu) -> None:
-        able = [replace(backend, missing=lambda: None) for backend in KERNEL_BACKENDS]
+    def put(*found: Gpu, load: Callable[[], dict] = dict) -> None:
+        able = [replace(backend, missing=lambda: None, load=load) for backend in KERNEL_BACKENDS]
         monkeypatch.setattr(choice, "KERNEL_BACKENDS", able)
         monkeypatch.setattr(choice, "gpus", lambda: list(found))
         monkeypatch.setattr(gpus, "gpus", lambda: list(found))
-        monkeypatch.delenv("GATEDOPS_BACKEND", raising=False)
+        monkeypatch.setattr(backends, "_forced", None)
 
-    choice._proved_here.cache_clear()
-    yield put
-    choice._proved_here.cache_clear()
+    monkeypatch.setattr(choice, "_decided", {})
+    return put
 
 
 def test_without_a_verdict_portable_runs_and_one_line_says_what_to_do(with_gpus, caplog):
@@ -297,13 +362,50 @@ def test_without_a_verdict_portable_runs_and_one_line_says_what_to_do(with_gpus,
     for _ in range(3):
         assert choice.backend_of("cuda", "gram") == "portable"
     [line] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert "cuda and triton have not been tried on NVIDIA H100 and NVIDIA A100" in line
-    assert "`python -m gatedops selftest` tries them" in line
+    assert "conv_gram, gram in cuda on NVIDIA H100; gates, gram, gated_linear, gated_linear_pair in triton on" in line
+    assert "in triton on NVIDIA A100. `python -m gatedops selftest` tries them" in line
+
+
+def test_what_was_not_tried_is_told_though_something_was(with_gpus, caplog):
+    with_gpus(H100)
+    verdict_files.keep(H100, KERNEL_BACKENDS, {"gram": {"cuda": RIGHT, "triton": RIGHT}, "conv_gram": {"cuda": RIGHT}})
+    assert choice.backend_of("cuda", "gram") == "cuda"
+    assert "no others were: gates, gated_linear, gated_linear_pair in triton on NVIDIA H100. `python" in caplog.text
+
+
+def test_threads_decide_once(with_gpus, caplog):
+    with_gpus(H100)
+    threads = [threading.Thread(target=choice.choices) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(caplog.records) == 1
+
+
+def test_what_goes_wrong_on_the_way_leads_to_portable(with_gpus, monkeypatch, caplog):
+    with_gpus(H100)
+    monkeypatch.setattr(proved, "TABLE", Path("/nowhere/proved.json"))
+    proved.table.cache_clear()
+    assert choice.backend_of("cuda", "gram") == "portable"
+    assert "cannot be told (FileNotFoundError: " in caplog.text
+    assert set(backends_of(choice.choices()).values()) == {"portable"}
+    assert len(caplog.records) == 1
+
+
+def test_kernels_that_cannot_be_loaded_now_are_not_chosen(with_gpus, caplog):
+    def fails():
+        raise OSError("libcudart.so.13: cannot open shared object file")
+
+    with_gpus(H100, load=fails)
+    verdict_files.keep(H100, KERNEL_BACKENDS, EVERYTHING)
+    assert set(backends_of(choice.choices()).values()) == {"portable"}
+    assert caplog.text.count("cannot be loaded now (OSError: libcudart.so.13: cannot open shared object file)") == 2
 
 
 def test_with_a_verdict_the_kernels_run_and_nothing_is_said(with_gpus, caplog):
     with_gpus(H100)
-    verdict_files.keep(H100, KERNEL_BACKENDS, {"gram": {"cuda": RIGHT}})
+    verdict_files.keep(H100, KERNEL_BACKENDS, EVERYTHING | {"gates": {"triton": Verdict("hung", "pack_gates: it")}})
     assert [choice.backend_of("cuda:1", family) for family in ("gram", "gates")] == ["cuda", "portable"]
     assert [choice.backend_of(device, "gram") for device in ("cpu", "mps", "xpu")] == ["cpu", "portable", "portable"]
     assert not caplog.records
@@ -314,7 +416,7 @@ def test_a_forced_backend_asks_for_no_verdict(with_gpus, monkeypatch, caplog):
     verdict_files.keep(H100, KERNEL_BACKENDS, {"gram": {"cuda": RIGHT}})
     monkeypatch.setattr(choice, "gpus", lambda: pytest.fail("CUDA is started"))
     for forced, expected in [("portable", "portable"), ("triton", "triton"), ("cuda", "cuda")]:
-        monkeypatch.setenv("GATEDOPS_BACKEND", forced)
+        monkeypatch.setattr(backends, "_forced", forced)
         assert choice.backend_of("cuda", "gram") == expected
         assert choice.backend_of("cpu", "gram") == ("portable" if forced == "portable" else "cpu")
     assert not caplog.records
@@ -348,7 +450,7 @@ def put_kernels(monkeypatch, **load):
 
 def test_ops_without_a_kernel_stay_portable(monkeypatch):
     put_kernels(monkeypatch, npk_gram=lambda *_: "mine")
-    found = dispatch.kernels_of(PORTABLE | {"gram": "triton"}, forced=False)
+    found = dispatch.kernels_of(PORTABLE | {"gram": "triton"}, None)
     assert set(found) == set(OPS)
     assert found["npk_gram"](1) == "mine"
     assert all(found[name] is op for name, op in OPS.items() if name != "npk_gram")
@@ -356,7 +458,7 @@ def test_ops_without_a_kernel_stay_portable(monkeypatch):
 
 def test_only_the_chosen_backends_are_loaded(monkeypatch):
     monkeypatch.setattr(dispatch, "KERNEL_BACKENDS", (replace(TRITON, load=lambda: pytest.fail("it is loaded")),))
-    assert dispatch.kernels_of(PORTABLE, forced=False) == OPS
+    assert dispatch.kernels_of(PORTABLE, None) == OPS
 
 
 def test_a_call_that_a_chosen_kernel_refuses_is_portables(monkeypatch):
@@ -366,7 +468,7 @@ def test_a_call_that_a_chosen_kernel_refuses_is_portables(monkeypatch):
     put_kernels(monkeypatch, gate_counts=refuses)
     words = torch.tensor([[3], [1]], dtype=torch.int32)
     chosen, forced = (
-        dispatch.kernels_of(PORTABLE | {"gates": "triton"}, forced=forced)["gate_counts"] for forced in (False, True)
+        dispatch.kernels_of(PORTABLE | {"gates": "triton"}, forced)["gate_counts"] for forced in (None, "triton")
     )
     assert chosen(words)[:3].tolist() == [2, 1, 0]
     with pytest.raises(ValueError, match="16-byte boundaries"):
@@ -375,15 +477,48 @@ def test_a_call_that_a_chosen_kernel_refuses_is_portables(monkeypatch):
         chosen(words[:, 0])  # in the words of the portable op
 
 
-def test_a_backend_that_does_not_load_is_portable_and_says_so(monkeypatch, caplog):
+def test_a_kernel_that_fails_is_portable_from_then_on(monkeypatch, caplog):
+    calls = []
+
+    def fails(words):
+        calls.append(words)
+        raise RuntimeError("Failed to find C compiler")
+
+    put_kernels(monkeypatch, gate_counts=fails)
+    words = torch.tensor([[3], [1]], dtype=torch.int32)
+    chosen, forced = (
+        dispatch.kernels_of(PORTABLE | {"gates": "triton"}, forced)["gate_counts"] for forced in (None, "triton")
+    )
+    for _ in range(3):
+        assert chosen(words)[:3].tolist() == [2, 1, 0]
+    assert len(calls) == len(caplog.records) == 1
+    assert "The kernel of gate_counts proved itself and failed now (RuntimeError: Failed to find C comp" in caplog.text
+    with pytest.raises(RuntimeError, match="Failed to find C compiler"):
+        forced(words)
+
+
+def test_too_little_memory_is_no_fault_of_a_kernel(monkeypatch):
+    def fails(words):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    put_kernels(monkeypatch, gate_counts=fails)
+    with pytest.raises(torch.OutOfMemoryError):
+        dispatch.kernels_of(PORTABLE | {"gates": "triton"}, None)["gate_counts"](torch.zeros(1, 1, dtype=torch.int32))
+
+
+def test_a_forced_backend_that_does_not_load_is_an_error_and_one_beside_it_is_not(monkeypatch, caplog):
     def fails():
         raise OSError("libcudart.so.13: cannot open shared object file")
 
-    monkeypatch.setattr(dispatch, "KERNEL_BACKENDS", (replace(TRITON, load=fails),))
-    assert dispatch.kernels_of(PORTABLE | {"gram": "triton"}, forced=False) == OPS
-    assert "cannot be loaded now (libcudart.so.13: cannot open shared object file)" in caplog.text
+    monkeypatch.setattr(dispatch, "KERNEL_BACKENDS", (replace(TRITON, load=fails), replace(CUDA, load=dict)))
+    chosen = PORTABLE | {"gates": "triton", "gram": "cuda"}
+    assert dispatch.kernels_of(chosen, "cuda") == OPS
+    assert "in triton cannot be loaded (libcudart.so.13: cannot open shared object file)" in caplog.text
     with pytest.raises(OSError, match=r"libcudart.so.13"):
-        dispatch.kernels_of(PORTABLE | {"gram": "triton"}, forced=True)
+        dispatch.kernels_of(chosen, "triton")
+    monkeypatch.setattr(dispatch, "_look_up_kernels", fails)
+    with pytest.raises(ValueError, match=r"GATEDOPS_BACKEND: got 'triton', whose kernels cannot be loaded: libcudart"):
+        dispatch._load_forced("triton")
 
 
 # --- the kinds of GPU ---

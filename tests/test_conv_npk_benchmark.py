@@ -12,6 +12,7 @@ import torch
 from benchmark_scripts import Importer, run_script
 
 import gatedops
+from gatedops import backends
 
 SMALL = ("--n", "30", "--channels", "4", "5", "--dense", "6", "--epochs", "1")
 
@@ -166,7 +167,7 @@ def test_timings_on_a_gpu_go_to_a_file_of_their_own(
     monkeypatch.setattr(script.gpu, "QUICK_PROBLEMS", (script.speed.Problem(1, 32, 3, 2, 0),))
     monkeypatch.setattr(script.gpu, "interleaved_gpu_medians", lambda made, *_, **__: dict.fromkeys(made, taken))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
-    monkeypatch.setenv("GATEDOPS_BACKEND", forced)
+    monkeypatch.setattr(backends, "_forced", forced or None)
     for kind in (torch.Tensor, torch.nn.Module):
         monkeypatch.setattr(kind, "cuda", lambda self: self)
     assert main_with(script, monkeypatch, "--device", "cuda", "--out", str(tmp_path)) == 0

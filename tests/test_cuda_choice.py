@@ -40,6 +40,7 @@ def chosen(library, forced, major=9, rows=100, layers=3, dtype=FLOAT32, op=0):
 @pytest.fixture(autouse=True)
 def _forced(monkeypatch):
     monkeypatch.setenv("GATEDOPS_CUDA", "")  # restored afterwards
+    monkeypatch.setenv("GATEDOPS_BACKEND", "cuda")
 
 
 @pytest.mark.parametrize("op", range(4), ids=OPS)
@@ -48,6 +49,14 @@ def _forced(monkeypatch):
 )
 def test_a_forced_kernel_is_the_one_that_is_launched(library, forced, kernel, op):
     assert chosen(library, forced, op=op) == kernel
+
+
+@pytest.mark.parametrize("backend", [None, "", "triton"])
+def test_only_beside_the_backend_is_a_kernel_forced(library, backend, monkeypatch):
+    monkeypatch.delenv("GATEDOPS_BACKEND")
+    if backend is not None:
+        monkeypatch.setenv("GATEDOPS_BACKEND", backend)
+    assert chosen(library, "sm80") == "sm90"
 
 
 @pytest.mark.parametrize("forced", [None, "sm90x1"])

@@ -11,6 +11,8 @@ import torch
 from benchmark_scripts import Importer, run_script
 from torch import Tensor
 
+from gatedops import backends
+
 SMALL = ("--size", "6,70,2", "--no-compile")
 KINDS = ["layer", "value", "pair", "frozen", "soft"]
 
@@ -91,7 +93,7 @@ def test_any_gpu_will_do(
     benchmark_module: Importer, forced: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     script = benchmark_module("gated_linear")
-    monkeypatch.setenv("GATEDOPS_BACKEND", forced)
+    monkeypatch.setattr(backends, "_forced", forced or None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
     options = ["--device", "cuda", "--no-compile", "--no-plot", "--out", str(tmp_path)]

@@ -270,7 +270,7 @@ def test_what_portable_takes_is_told_from_some_of_the_points(
 def test_portable_hides_no_kernel_in_cpp(
     script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("GATEDOPS_BACKEND", "portable")
+    monkeypatch.setattr(gatedops.backends, "_forced", "portable")
     monkeypatch.setattr(sys, "argv", ["gram.py", *SMALL, "--no-plot", "--out", str(tmp_path)])
     assert script.main() == 2
     assert "GATEDOPS_BACKEND=portable hides the kernels in C++" in capsys.readouterr().err

@@ -10,7 +10,7 @@ import pytest
 import torch
 from benchmark_scripts import Importer
 
-from gatedops import GateBits, npk_gram
+from gatedops import GateBits, backends, npk_gram
 from gatedops.backends import choice
 
 H200, H100 = "NVIDIA H200", "NVIDIA H100 80GB HBM3"
@@ -110,9 +110,9 @@ def test_packing_is_named_after_what_packs(
     gpu: ModuleType, backend: str, triton: bool, packs: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     peers = part("gpu_peers")
-    monkeypatch.setenv("GATEDOPS_BACKEND", backend)
+    monkeypatch.setattr(backends, "_forced", backend or None)
     found = [b for b in choice.KERNEL_BACKENDS if triton or b.name != "triton"]
-    monkeypatch.setattr(choice, "_able", lambda but=None: found if but else [])
+    monkeypatch.setattr(choice, "able_backends", lambda but=None: found if but else [])
     assert peers.packing_kernel() == packs
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,10 +55,26 @@ def test_what_was_right_and_faster_becomes_a_row(script, tmp_path):
     assert proved.proved_on(H100, KERNEL_BACKENDS)["gram"]["triton"].is_chosen
 
 
+OLD = [Proved("gram", "triton", c, "old", "a", (2.0, 2.0), "2026-11-01") for c in ("8.0", "9.0")]
+NEW = Proved("gram", "triton", "9.0", "new", "b", (3.0, 3.0), "2026-12-01")
+KEY = ("gram", "triton", "9.0")
+
+
 def test_a_new_row_replaces_an_older_one_of_its_kind(script):
-    old = [Proved("gram", "triton", c, "old", "a", (2.0, 2.0), "2026-11-01") for c in ("8.0", "9.0")]
-    new = Proved("gram", "triton", "9.0", "new", "b", (3.0, 3.0), "2026-12-01")
-    assert script.merged(old, [new]) == [old[0], new]
+    slower = replace(NEW, faster=(1.5, 9.0))
+    assert script.merged(OLD, [{KEY: [NEW]}]) == [OLD[0], NEW]
+    assert script.merged(OLD, [{KEY: [NEW]}, {KEY: [slower]}]) == [OLD[0], slower]
+    assert script.merged(OLD, [{("gates", "triton", "9.0"): [None]}]) == OLD
+
+
+def test_what_is_not_right_and_faster_everywhere_loses_its_row(script, tmp_path):
+    assert script.merged(OLD, [{KEY: [None]}]) == script.merged(OLD, [{KEY: [NEW, None]}]) == OLD[:1]
+    assert script.merged(OLD, [{KEY: [None]}, {KEY: [NEW]}]) == OLD[:1]
+    barely = {"gram": {"triton": replace(RIGHT, faster=(1.004, 3.0))}}  # 1.00 in the table
+    for found in (FOUND, barely):
+        assert script.main([written(tmp_path, found)]) == 0
+        proved.table.cache_clear()
+    assert proved.table() == ()
 
 
 def test_kernels_of_other_sources_are_refused(script, tmp_path, monkeypatch):

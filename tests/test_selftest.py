@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from gatedops import __main__ as program
+from gatedops import backends
 from gatedops.backends import verdict_files
 from gatedops.backends.families import FAMILIES
 from gatedops.backends.gpus import Gpu
@@ -337,7 +338,7 @@ def test_a_kind_of_gpu_where_it_is_wrong_keeps_it_from_all():
 
 
 def test_a_variable_that_chooses_is_told(quick, monkeypatch, capsys):
-    monkeypatch.setenv("GATEDOPS_BACKEND", "portable")
+    monkeypatch.setattr(backends, "_forced", "portable")
     selftest.self_test([fakes.RIGHT_ONE], [TARGET], [fakes.FAMILY])
     assert "GATEDOPS_BACKEND=portable is set, and it chooses" in capsys.readouterr().out
 

@@ -92,7 +92,8 @@ Tensor gate_overlap(
 #define GATEDOPS_TEXT(...) #__VA_ARGS__
 #define GATEDOPS_TEXT_OF(...) GATEDOPS_TEXT(__VA_ARGS__)
 __attribute__((used)) const char kBuiltFor[] =
-    "gatedops._C_cuda for " GATEDOPS_TEXT_OF(GATEDOPS_ARCHITECTURES) " from " GATEDOPS_TEXT_OF(GATEDOPS_SOURCES);
+    "gatedops._C_cuda for " GATEDOPS_TEXT_OF(GATEDOPS_ARCHITECTURES) " from " GATEDOPS_TEXT_OF(
+        GATEDOPS_SOURCES) ", nvcc " GATEDOPS_TEXT_OF(__CUDACC_VER_MAJOR__) "." GATEDOPS_TEXT_OF(__CUDACC_VER_MINOR__);
 
 }  // namespace
 }  // namespace gatedops::cuda

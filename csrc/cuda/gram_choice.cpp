@@ -1,4 +1,5 @@
-// Which kernel of the gram family runs on this GPU, and with which clusters. GATEDOPS_CUDA forces the choice:
+// Which kernel of the gram family runs on this GPU, and with which clusters. Beside GATEDOPS_BACKEND=cuda, GATEDOPS_CUDA
+// forces the choice:
 //   sm80     mma.sync everywhere;
 //   sm90     wgmma in clusters of two blocks, where the GPU has it (what is chosen by itself);
 //   sm90x1   wgmma without clusters.
@@ -13,9 +14,14 @@
 namespace gatedops::cuda {
 namespace {
 
+std::string_view variable(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? "" : value;
+}
+
+// Nothing, unless kernels that proved nothing may run.
 std::string_view forced() {
-  const char* name = std::getenv("GATEDOPS_CUDA");
-  return name == nullptr ? "" : name;
+  return variable("GATEDOPS_BACKEND") == "cuda" ? variable("GATEDOPS_CUDA") : "";
 }
 
 bool is_sm90() {

@@ -2,12 +2,12 @@
 
 Tensors on the CPU run in C++, tensors on any other device by portable ops, which are composites of torch's own
 operations; on a GPU a family of ops goes to kernels that proved themselves there (choice.py). GATEDOPS_BACKEND changes
-that: "portable" runs tensors on the CPU by torch's operations too; "triton" gives GPUs the kernels in Triton, whatever
-they proved; "cuda" those of gatedops._C_cuda for the gram and conv_gram families, and for the others Triton's where
-triton is installed; what they have no kernel for stays portable. GATEDOPS_CUDA (sm90, sm90x1 or sm80) then forces the
-kernel of the gram family. GATEDOPS_CPU (serial, avx2, avx512 or amx) forces the
-instruction set in C++, where it is the faster as well as where it is not. All are read when gatedops is imported; a
-value that cannot be had is a ValueError there.
+that: "portable" runs tensors on the CPU by torch's operations too; "cpu" gives GPUs no kernels; "triton" gives them the
+kernels in Triton, whatever they proved; "cuda" those of gatedops._C_cuda for the gram and conv_gram families, and for
+the others Triton's where triton is installed; what these have no kernel for stays portable. Beside "cuda" alone,
+GATEDOPS_CUDA (sm90, sm90x1 or sm80) forces the kernel of the gram family. GATEDOPS_CPU (serial, avx2, avx512 or amx)
+forces the instruction set in C++, where it is the faster as well as where it is not. All are read when gatedops is
+imported; a value that cannot be had is a ValueError there.
 """
 
 from __future__ import annotations
@@ -92,9 +92,12 @@ def force_cpu(name: str) -> Iterator[None]:
         _C.force_isa(before)
 
 
+_forced: str | None = None  # by _read_environment()
+
+
 def forced_backend() -> str | None:
-    """The backend that GATEDOPS_BACKEND asks for; None where it asks for none."""
-    return os.environ.get("GATEDOPS_BACKEND") or None
+    """The backend that GATEDOPS_BACKEND asked for when gatedops was imported; None where it asked for none."""
+    return _forced
 
 
 def chosen_isa() -> tuple[str, str]:
@@ -112,14 +115,15 @@ def missing_for(backend: str) -> str | None:
 
 
 def _read_environment() -> None:
-    """Applies GATEDOPS_CPU, checks GATEDOPS_BACKEND and GATEDOPS_CUDA; an empty value is as good as none."""
+    """Applies GATEDOPS_CPU and GATEDOPS_BACKEND, checks GATEDOPS_CUDA; an empty value is as good as none."""
+    global _forced
     isa = os.environ.get("GATEDOPS_CPU")
     if isa:
         try:
             _C.force_isa(isa)
         except ValueError as error:
             raise ValueError(f"GATEDOPS_CPU: {error}") from None
-    wanted = forced_backend()
+    wanted = os.environ.get("GATEDOPS_BACKEND") or None
     names = [backend.name for backend in BACKENDS]
     if wanted and wanted not in names:
         raise ValueError(f"GATEDOPS_BACKEND: got {wanted!r}, needs one of {', '.join(names)}, or no value")
@@ -130,6 +134,7 @@ def _read_environment() -> None:
     refused = cuda_library.refused_kernel(kernel) if kernel else None
     if refused is not None:
         raise ValueError(f"GATEDOPS_CUDA: {refused}")
+    _forced = wanted
 
 
 _read_environment()

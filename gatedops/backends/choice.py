@@ -8,9 +8,9 @@ it said nothing, on a GPU of the project (proved.py). Else the portable ops run 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -37,21 +37,71 @@ class Choice:
 def choices() -> dict[str, Choice]:
     """The backend of each family on GPUs. Starts CUDA, unless GATEDOPS_BACKEND names one."""
     forced = forced_backend()
-    return _proved_here() if forced is None else forced_choices(forced, _able(but=forced))
+    return _proved_here() if forced is None else forced_choices(forced, able_backends(but=forced))
 
 
-@cache
+_decided: dict[str, Choice] = {}  # by _proved_here(), once in a process
+_lock = threading.RLock()
+
+
 def _proved_here() -> dict[str, Choice]:
-    """Decided once in a process."""
-    there, found = _able(), gpus()
-    known = [known_of(gpu, there) for gpu in found]
-    untried = [gpu for gpu, verdicts in zip(found, known, strict=True) if not verdicts]
-    if there and untried:
-        _tell_of_the_self_test(there, untried)
-    return proved_choices(there, known)
+    """What nothing forces. Whatever goes wrong on the way, the portable ops run, and a line says what it was."""
+    with _lock:
+        if _decided:
+            return _decided
+        said: list[str] = []
+        try:
+            chosen = _decide(able_backends(), said)
+        except Exception as error:
+            said.append(
+                f"Which kernels of gatedops proved themselves here cannot be told ({type(error).__name__}: {error}): "
+                "torch's own operations run instead."
+            )
+            chosen = dict.fromkeys(FAMILIES, Choice(PORTABLE, "what proved itself cannot be told"))
+        _decided.update(chosen)
+    for line in said:
+        logging.getLogger("gatedops").warning("%s", line)
+    return _decided
 
 
-def _able(but: str | None = None) -> list[KernelBackend]:
+def _decide(able: list[KernelBackend], said: list[str]) -> dict[str, Choice]:
+    """The choice by all that is known here; adds to what is to be said of it."""
+    found = gpus()
+    known = [known_of(gpu, able) for gpu in found]
+    chosen = proved_choices(able, known)
+    for backend in able:
+        if any(choice.backend == backend.name for choice in chosen.values()):
+            try:
+                backend.load()
+            except Exception as error:
+                said.append(
+                    f"The kernels of gatedops in {backend.name} proved themselves and cannot be loaded now "
+                    f"({type(error).__name__}: {error}), so others run instead: `python -m gatedops selftest` tries "
+                    "them again."
+                )
+                return _decide([other for other in able if other is not backend], said)
+    untried = untried_of(able, found, known)
+    if untried:
+        said.append(
+            f"Kernels of gatedops have not been tried here, and torch's own operations run where no others were: "
+            f"{'; '.join(untried)}. `python -m gatedops selftest` tries them; from then on those that are right and "
+            "faster run. GATEDOPS_BACKEND=portable keeps torch's and ends this line."
+        )
+    return chosen
+
+
+def untried_of(backends: Sequence[KernelBackend], found: Sequence[Gpu], known: Sequence[Verdicts]) -> list[str]:
+    """What nothing is known of, in words: for each kind of GPU the families of each backend."""
+    untried = []
+    for gpu, verdicts in zip(found, known, strict=True):
+        for backend in backends:
+            families = [family for family in backend.families if backend.name not in verdicts.get(family, {})]
+            if families:
+                untried.append(f"{', '.join(families)} in {backend.name} on {gpu.name}")
+    return untried
+
+
+def able_backends(but: str | None = None) -> list[KernelBackend]:
     """The backends that can run here; `but` is one that was found able at the import."""
     return [backend for backend in KERNEL_BACKENDS if backend.name == but or backend.missing() is None]
 
@@ -65,10 +115,15 @@ def backend_of(device: torch.device | str, family: str) -> str:
 
 
 def known_of(gpu: Gpu, backends: Sequence[KernelBackend]) -> Verdicts:
-    """What is known of backends on a kind of GPU: what the self-test found, and else what the table says."""
+    """What is known of backends on a kind of GPU: what the self-test found, else what the table says. The table also
+    gives the speed of kernels that were right here and could not be timed."""
     found = proved.proved_on(gpu, backends)
     for family, by_backend in verdict_files.read(gpu, KERNEL_BACKENDS).items():
-        found[family] = found.get(family, {}) | by_backend
+        shipped = found.setdefault(family, {})
+        for name, verdict in by_backend.items():
+            if verdict.is_right and not verdict.faster and name in shipped:
+                verdict = replace(verdict, faster=shipped[name].faster)
+            shipped[name] = verdict
     return found
 
 
@@ -126,13 +181,3 @@ def said_of(verdict: Verdict | None) -> str:
     if not verdict.faster:
         return "right, not timed"
     return f"right, {' and '.join(map(times, verdict.faster))} as fast as the portable ops"
-
-
-def _tell_of_the_self_test(backends: Sequence[KernelBackend], untried: Sequence[Gpu]) -> None:
-    logging.getLogger("gatedops").warning(
-        "The kernels of gatedops in %s have not been tried on %s, so torch's own operations run instead. `python -m "
-        "gatedops selftest` tries them; from then on those that are right and faster run. GATEDOPS_BACKEND=portable "
-        "keeps torch's and ends this line.",
-        " and ".join(backend.name for backend in backends),
-        " and ".join(dict.fromkeys(gpu.name for gpu in untried)),
-    )

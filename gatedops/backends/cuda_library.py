@@ -33,10 +33,8 @@ GRAM_KERNELS = {
     "sm80": "mma.sync",
 }
 
-_namespace = torch.library.Library("gatedops_cuda", "DEF")
-
 # Written by csrc/cuda/gram.cpp.
-_MARK = rb"gatedops\._C_cuda for ([0-9a-z_]+)(?: from ([0-9a-f]+))?"
+_MARK = rb"gatedops\._C_cuda for ([0-9a-z_]+)(?: from ([0-9a-f]+, nvcc [0-9.]+))?"
 
 
 def library() -> Path | None:
@@ -53,8 +51,8 @@ def architectures(path: Path) -> list[str]:
 
 
 def sources(path: Path) -> str:
-    """The digest of the sources that a library was built from, setup_cuda.digest_of_sources(); empty where it says
-    none."""
+    """The digest of the sources that a library was built from, setup_cuda.digest_of_sources(), and the compiler, as
+    "7a3290474c9f5f40, nvcc 13.0"; empty where it says none."""
     found = re.search(_MARK, path.read_bytes())
     return found[2].decode() if found and found[2] else ""
 
@@ -88,7 +86,7 @@ def missing() -> str | None:
 
 
 def refused_kernel(name: str) -> str | None:
-    """Why GATEDOPS_CUDA cannot be `name`, one sentence; None where it can."""
+    """Why GATEDOPS_CUDA cannot be `name` beside GATEDOPS_BACKEND=cuda, one sentence; None where it can."""
     if name not in GRAM_KERNELS:
         return f"got {name!r}, needs one of {', '.join(GRAM_KERNELS)}, or no value for the fastest"
     capability = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
@@ -115,8 +113,15 @@ def kernels() -> dict[str, Callable[..., Any]]:
     that loading them chooses nothing."""
     path = library()
     assert path is not None
-    for name in OPS:
-        schema = str(getattr(torch.ops.gatedops, name).default._schema)
-        _namespace.define(schema.removeprefix("gatedops::"))
     torch.ops.load_library(str(path))
+    for name in OPS:
+        if not hasattr(torch.ops.gatedops_cuda, name):  # they stay where gatedops is imported again
+            schema = str(getattr(torch.ops.gatedops, name).default._schema)
+            _namespace().define(schema.removeprefix("gatedops::"))
     return {name: getattr(torch.ops.gatedops_cuda, name).default for name in OPS}
+
+
+@cache
+def _namespace() -> torch.library.Library:
+    """Lives as long as this module, and what it defines with it."""
+    return torch.library.Library("gatedops_cuda", "FRAGMENT")

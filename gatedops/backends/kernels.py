@@ -50,12 +50,18 @@ def digest_of(paths: list[Path]) -> str:
     """Of the names and the bytes of files, 16 characters."""
     total = hashlib.sha256()
     for path in sorted(paths):
-        total.update(f"{path.name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+        total.update(f"{path.parent.name}/{path.name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return total.hexdigest()[:16]
 
 
 def _build_of_triton() -> str:
-    return digest_of(list((cuda_library.PACKAGE / "triton").glob("*.py")))
+    return digest_of(files_of_triton())
+
+
+def files_of_triton() -> list[Path]:
+    """The kernels, and the modules that their launchers import."""
+    package = cuda_library.PACKAGE
+    return [*(package / "triton").glob("*.py"), *(package / "ops").glob("*.py"), package / "layout.py"]
 
 
 def _sources_of_triton() -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
 import os
 import re
-import tempfile
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -31,17 +32,30 @@ except ImportError:  # Windows
 Verdicts = dict[str, dict[str, Verdict]]  # by family, then by backend
 
 _FORMAT = 1  # of the files; what has another is another version's
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # there is no such file, and can be none
+_MOST = 1e9  # times as fast
 
 
 def folder() -> Path:
     """The folder of the verdicts: in GATEDOPS_CACHE, else in gatedops in the user's cache folder (XDG_CACHE_HOME, else
-    ~/.cache). It need not be there."""
+    ~/.cache). It need not be there. Raises FileNotFoundError where nothing says where it is."""
     named = os.environ.get("GATEDOPS_CACHE")
     if named:
         return Path(named).absolute() / "selftest"
-    cache = os.environ.get("XDG_CACHE_HOME") or ""
-    base = Path(cache) if Path(cache).is_absolute() else Path(os.path.expanduser("~")) / ".cache"
-    return base / "gatedops" / "selftest"
+    cache, home = Path(os.environ.get("XDG_CACHE_HOME") or ""), Path(os.path.expanduser("~"))
+    if not cache.is_absolute():
+        cache = home / ".cache"
+    if not cache.is_absolute():
+        raise FileNotFoundError(errno.ENOENT, "there is no home folder")
+    return cache / "gatedops" / "selftest"
+
+
+def folder_in_words() -> str:
+    """The folder, for people."""
+    try:
+        return str(folder())
+    except OSError as error:
+        return f"nowhere ({error.strerror})"
 
 
 def key_of(gpu: Gpu, backends: Sequence[KernelBackend]) -> dict[str, str]:
@@ -67,16 +81,23 @@ def path_of(key: dict[str, str]) -> Path:
 def read(gpu: Gpu, backends: Sequence[KernelBackend]) -> Verdicts:
     """The verdicts kept for a kind of GPU as it is now; none, and a line in the log, where their file is damaged."""
     key = key_of(gpu, backends)
-    path = path_of(key)
     try:
-        return _verdicts_in(json.loads(path.read_text()), key)
-    except FileNotFoundError:
+        path = path_of(key)
+    except OSError:
         return {}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        logging.getLogger("gatedops").warning(
-            "%s cannot be read (%s) and counts for nothing: `python -m gatedops selftest` writes it again", path, error
-        )
-        return {}
+    try:
+        return _verdicts_in(json.loads(path.read_text("utf-8")), key)
+    except OSError as error:
+        return {} if error.errno in _ABSENT else _unread(path, error)
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError) as error:
+        return _unread(path, error)
+
+
+def _unread(path: Path, error: Exception) -> Verdicts:
+    logging.getLogger("gatedops").warning(
+        "%s cannot be read (%s) and counts for nothing: `python -m gatedops selftest` writes it again", path, error
+    )
+    return {}
 
 
 def _verdicts_in(content: Any, key: dict[str, str]) -> Verdicts:
@@ -91,11 +112,18 @@ def _verdicts_in(content: Any, key: dict[str, str]) -> Verdicts:
 
 
 def _verdict(made: dict[str, Any]) -> Verdict:
-    faster = tuple(float(ratio) for ratio in made["faster"])
-    verdict = Verdict(**{**made, "faster": faster, "timings": tuple(made["timings"])})
-    if verdict.outcome not in OUTCOMES:
-        raise ValueError(f"the outcome {verdict.outcome!r} is none of {', '.join(OUTCOMES)}")
-    return verdict
+    faster, texts = made["faster"], (made["outcome"], made["why"], made["date"])
+    if made["outcome"] not in OUTCOMES:
+        raise ValueError(f"the outcome {made['outcome']!r} is none of {', '.join(OUTCOMES)}")
+    if not isinstance(faster, list) or len(faster) not in (0, 2) or not all(map(_is_ratio, faster)):
+        raise ValueError(f"{faster!r} are not two ratios of speeds")
+    if not all(isinstance(text, str) for text in texts) or not isinstance(made["cases"], int):
+        raise ValueError("a verdict has words or a number of cases that are none")
+    return Verdict(**{**made, "faster": tuple(map(float, faster)), "timings": tuple(made["timings"])})
+
+
+def _is_ratio(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < _MOST
 
 
 def keep(gpu: Gpu, backends: Sequence[KernelBackend], found: Verdicts) -> Path:
@@ -114,16 +142,16 @@ def keep(gpu: Gpu, backends: Sequence[KernelBackend], found: Verdicts) -> Path:
         family: {name: asdict(verdict) for name, verdict in by_backend.items()} for family, by_backend in merged.items()
     }
     content = json.dumps({"format": _FORMAT, "key": key, "families": families}, indent=1) + "\n"
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".new")
+    temporary = path.with_suffix(f".{os.getpid()}-{secrets.token_hex(4)}.new")
     try:
-        with os.fdopen(handle, "w") as file:
+        with open(temporary, "x", encoding="utf-8") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.unlink(temporary)
+            temporary.unlink()
         raise
     return path
 

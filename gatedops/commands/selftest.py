@@ -246,12 +246,12 @@ def _forget() -> int:
     try:
         removed = verdict_files.forget()
     except OSError as error:
-        _tell(f"The verdicts in {verdict_files.folder()} cannot be removed: {error.strerror or error}")
+        _tell(f"The verdicts in {verdict_files.folder_in_words()} cannot be removed: {error.strerror or error}")
         return 1
     for path in removed:
         print(f"Removed {path}")
     if not removed:
-        print(f"There is nothing to forget: no verdicts are kept in {verdict_files.folder()}.")
+        print(f"There is nothing to forget: no verdicts are kept in {verdict_files.folder_in_words()}.")
     return 0
 
 

@@ -130,6 +130,6 @@ def _where_kept(found: GpuResult) -> str:
     if found.kept is not None:
         return f"The verdicts are kept in {found.kept}."
     return (
-        f"The cache folder {verdict_files.folder()} cannot be written ({found.not_kept}): the verdicts are not kept, "
-        "so they do not change which kernels run. GATEDOPS_CACHE names another folder."
+        f"The cache folder {verdict_files.folder_in_words()} cannot be written ({found.not_kept}): the verdicts are "
+        "not kept, so they do not change which kernels run. GATEDOPS_CACHE names another folder."
     )
