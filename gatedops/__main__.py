@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -38,13 +39,35 @@ def main(arguments: Sequence[str]) -> int:
 
 def _exit_code() -> int:
     """That of the command; where nobody reads on what it prints, the one that shells give for that."""
+    _open_streams()
     try:
         code = main(sys.argv[1:])
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes as it ends
+        _print_no_more()
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _print_no_more()
+        print(f"python -m gatedops: what it prints has no place: {error.strerror}", file=sys.stderr)
+        return 1
     return code
+
+
+def _open_streams() -> None:
+    """Makes everything printable, where a stream is closed, or has not got all letters."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (it stays open)
+        else:
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _print_no_more() -> None:
+    """For what Python itself flushes as it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -99,7 +99,10 @@ def test_a_forced_backend_takes_what_it_has_kernels_for(forced, able, gram, pair
         ({"triton": RIGHT, "cuda": FASTER}, "cuda"),  # 2.0 against 1.5 where they are slowest
         ({"triton": FASTER, "cuda": RIGHT}, "triton"),
         ({"cuda": replace(RIGHT, faster=(0.9, 30.0)), "triton": RIGHT}, "triton"),
-        ({"cuda": replace(RIGHT, faster=(1.0, 1.0))}, "portable"),
+        ({"cuda": replace(RIGHT, faster=(1.0, 9.0))}, "portable"),
+        ({"cuda": replace(RIGHT, faster=(1.04, 9.0))}, "portable"),
+        ({"cuda": replace(RIGHT, timings=({"portable_s": 0.89, "kernel_s": 1.0},))}, "portable"),
+        ({"cuda": replace(RIGHT, timings=({"portable_s": 0.91, "kernel_s": 1.0},))}, "cuda"),
         ({"cuda": replace(RIGHT, faster=())}, "portable"),
         *(({"cuda": replace(FASTER, outcome=outcome)}, "portable") for outcome in OUTCOMES if outcome != "right"),
     ],
@@ -239,9 +242,11 @@ def test_families_of_another_version_are_passed_over():
 
 
 def test_forgetting_removes_all_verdicts(cache):
-    assert verdict_files.forget() == []
+    assert verdict_files.forget() == ([], [])
     kept = [verdict_files.keep(gpu, BOTH, {"gram": {"cuda": RIGHT}}) for gpu in (H100, A100)]
-    assert verdict_files.forget() == sorted(kept)
+    (cache / "a.json").mkdir()
+    removed, [error] = verdict_files.forget()
+    assert (removed, error.filename) == (sorted(kept), str(cache / "a.json"))
     assert verdict_files.read(H100, BOTH) == {}
 
 
@@ -303,7 +308,7 @@ def test_a_folder_that_cannot_be_written_is_an_oserror_and_no_lock(tmp_path, mon
     with pytest.raises(OSError, match="file"):
         verdict_files.keep(H100, BOTH, {"gram": {"cuda": RIGHT}})
     with verdict_files.alone(pytest.fail):
-        assert verdict_files.forget() == []
+        assert verdict_files.forget() == ([], [])
 
 
 # --- the table that ships ---
@@ -331,12 +336,12 @@ def test_the_table_holds_for_a_capability_and_a_build():
 def test_what_was_found_here_outranks_the_table(monkeypatch):
     able = (replace(CUDA, sources=lambda: "abc"), TRITON)
     monkeypatch.setattr(proved, "table", lambda: (ROW,))
-    assert choice.known_of(H100, able)["gram"]["cuda"].faster == (4.0, 9.0)
+    assert choice.known_of(H100, able, KERNEL_BACKENDS)["gram"]["cuda"].faster == (4.0, 9.0)
     wrong = Verdict("wrong", "npk_gram: 1 of 9 differ")
     verdict_files.keep(H100, KERNEL_BACKENDS, {"gram": {"cuda": wrong}})
-    assert choice.known_of(H100, able)["gram"] == {"cuda": wrong}
+    assert choice.known_of(H100, able, KERNEL_BACKENDS)["gram"] == {"cuda": wrong}
     verdict_files.keep(H100, KERNEL_BACKENDS, {"gram": {"cuda": replace(RIGHT, faster=())}})  # no memory to time it
-    assert choice.known_of(H100, able)["gram"]["cuda"].faster == (4.0, 9.0)
+    assert choice.known_of(H100, able, KERNEL_BACKENDS)["gram"]["cuda"].faster == (4.0, 9.0)
 
 
 # --- a process with GPUs, by make-believe ---

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gatedops.backends import proved
+from gatedops.backends.choice import proved_choices
 from gatedops.backends.gpus import Gpu
 from gatedops.backends.kernels import KERNEL_BACKENDS
 from gatedops.backends.proved import Proved
@@ -42,7 +43,7 @@ def script(monkeypatch, tmp_path):
 def written(tmp_path: Path, found: dict) -> str:
     """A file of what the command printed."""
     path = tmp_path / "found.json"
-    path.write_text(json_of([GpuResult(H100, "cuda:0", found, {}, None)], KERNEL_BACKENDS))
+    path.write_text(json_of([GpuResult(H100, "cuda:0", found, {}, None)], KERNEL_BACKENDS, proved_choices([], [])))
     return str(path)
 
 
@@ -70,7 +71,7 @@ def test_a_new_row_replaces_an_older_one_of_its_kind(script):
 def test_what_is_not_right_and_faster_everywhere_loses_its_row(script, tmp_path):
     assert script.merged(OLD, [{KEY: [None]}]) == script.merged(OLD, [{KEY: [NEW, None]}]) == OLD[:1]
     assert script.merged(OLD, [{KEY: [None]}, {KEY: [NEW]}]) == OLD[:1]
-    barely = {"gram": {"triton": replace(RIGHT, faster=(1.004, 3.0))}}  # 1.00 in the table
+    barely = {"gram": {"triton": replace(RIGHT, faster=(1.054, 3.0))}}  # 1.05 in the table
     for found in (FOUND, barely):
         assert script.main([written(tmp_path, found)]) == 0
         proved.table.cache_clear()

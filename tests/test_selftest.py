@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,7 +21,8 @@ import torch
 
 from gatedops import __main__ as program
 from gatedops import backends
-from gatedops.backends import verdict_files
+from gatedops.backends import child, verdict_files
+from gatedops.backends.choice import proved_choices
 from gatedops.backends.families import FAMILIES
 from gatedops.backends.gpus import Gpu
 from gatedops.backends.kernels import KERNEL_BACKENDS
@@ -111,7 +113,7 @@ def test_a_kernel_that_crashes_only_when_it_is_timed_is_not_right():
 
 
 def test_kernels_may_print_what_they_like(capfd):
-    assert selftest.self_test([fakes.FLOODS], [TARGET], [fakes.FAMILY], as_json=True, limit=PATIENT) == 0
+    assert selftest.self_test([fakes.FLOODS], [TARGET], [fakes.FAMILY], [TARGET.gpu], as_json=True, limit=PATIENT) == 0
     out, err = capfd.readouterr()
     found = json.loads(out)
     (gpu,) = found["gpus"]
@@ -258,7 +260,11 @@ def test_faster_is_the_geometric_mean_at_each_size():
         (ended(None, code=None, within="a"), "hung", "a: not done after 7 s"),
         (ended({"cases": 5}, code=-6), "crashed", "after the last case: the process ended with SIGABRT"),
         (ended(None, code=-99, within="a"), "crashed", "a: the process ended with signal 99"),
-        (ended(None, code=0, within="a"), "crashed", "a: the process ended with exit code 0"),
+        (
+            ended(None, code=0, within="a"),
+            "crashed",
+            "a: the process ended with exit code 0 and no report that makes sense",
+        ),
         (ended(None, 1, "a", "OSError: full"), "crashed", "a: the process ended with exit code 1: OSError: full"),
         (ended({"outcome": "wrong", "why": "a: 1 of 2"}, code=-6), "wrong", "a: 1 of 2"),
     ],
@@ -277,25 +283,105 @@ def test_half_a_line_of_a_report_is_none(tmp_path):
 def test_the_last_words_are_short_and_printable(tmp_path):
     path = tmp_path / "stderr"
     path.write_bytes(b"first\n\x1b[31mlast\xff" + b"x" * 9999 + b"\r\n \n")
-    assert run._last_line(path) == "x" * run._LONGEST
+    assert run._last_line(path) == "x" * (run._LONGEST - 4) + " ..."
     path.write_bytes(b"\x1b[31mlast\xff\n")
-    assert run._last_line(path) == "[31mlast\N{REPLACEMENT CHARACTER}"
+    assert run._last_line(path) == " [31mlast\N{REPLACEMENT CHARACTER}"
     path.write_bytes(b"")
     assert run._last_line(path) == ""
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(b"1", b"null", b"[]", b"{}", b"\xff\xfe", b"[" * 9999, b'{"cases": 3}', b'{"cases": "2"}'),
+        *(b'{"outcome": "wrong"}', b'{"outcome": "splendid", "why": "a"}', b'{"outcome": "right", "why": "a"}'),
+        b'{"timings": [{"what": "a", "size": "huge", "kernel_s": 1.0, "portable_s": 1.0}]}',
+        b'{"timings": [{"what": "a", "size": "small", "kernel_s": 0.0, "portable_s": 1.0}]}',
+        b'{"timings": [{"what": "a", "size": "small", "kernel_s": NaN, "portable_s": 1.0}]}',
+    ],
+)
+def test_a_line_that_no_worker_writes_ends_a_report(line, tmp_path):
+    path = tmp_path / "report"
+    path.write_bytes(
+        b'{"begins": "a"}\n{"ends": "a"}\n{"begins": "b"}\n' + line + b'\n{"outcome": "wrong", "why": "c"}\n'
+    )
+    assert run._read(path) == run._Report(1, "b", None)
+    assert run._read(tmp_path / "none") == run._Report(0, None, None)
+
+
+def test_what_a_kernel_says_is_one_short_line(tmp_path):
+    path = tmp_path / "report"
+    path.write_text(json.dumps({"outcome": "raised", "why": "a\n\x1b[31m" + "b" * 9999}))
+    why = run._read(path).last["why"]
+    assert why.startswith("a  [31mbbb")
+    assert len(why) == run._LONGEST
+
+
+def test_a_signal_while_a_worker_starts_leaves_none_behind(monkeypatch):
+    """It comes when the process is there and nobody knows it yet."""
+    started = []
+    popen = subprocess.Popen
+
+    def interrupted(*args, **kwargs):
+        started.append(popen(*args, **kwargs))
+        os.kill(os.getpid(), signal.SIGINT)
+        return started[-1]
+
+    monkeypatch.setattr(run.subprocess, "Popen", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run.verdict_on(fakes.HANGS, fakes.FAMILY, "cpu", PATIENT)
+    assert started[0].poll() == -signal.SIGKILL
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_interrupted_test_keeps_what_was_done(monkeypatch):
+    def one_only(backend, family, *_):
+        if family != fakes.FAMILY:
+            raise KeyboardInterrupt
+        return Verdict(RIGHT, cases=1)
+
+    monkeypatch.setattr(run, "verdict_on", one_only)
+    backend = replace(fakes.RIGHT_ONE, ops=(fakes.OP, "conv_gram"))
+    with pytest.raises(KeyboardInterrupt):
+        selftest.self_test([backend], [TARGET], [fakes.FAMILY, "conv_gram"], [])
+    assert set(verdict_files.read(fakes.GPU, [backend])) == {fakes.FAMILY}
+
+
+def test_what_could_not_be_tried_is_not_kept(monkeypatch, capsys):
+    monkeypatch.setattr(run, "verdict_on", lambda *_: Verdict("unknown", "a: too little memory"))
+    assert selftest.self_test([fakes.RIGHT_ONE], [TARGET], [fakes.FAMILY], [TARGET.gpu]) == 1
+    assert verdict_files.read(fakes.GPU, [fakes.RIGHT_ONE]) == {}
+    assert "unknown" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("redirected", "code", "err"),
+    [
+        (">&-", 0, ""),
+        ("2>&-", 0, ""),
+        (">/dev/full", 1, "python -m gatedops: what it prints has no place: No space left on device\n"),
+    ],
+)
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
+def test_streams_that_take_nothing_are_no_crash(redirected, code, err):
+    command = f"{shlex.quote(sys.executable)} -m gatedops {redirected}"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (code, err)
 
 
 def test_what_chooses_kernels_is_not_passed_on(monkeypatch):
     for name in ("GATEDOPS_BACKEND", "GATEDOPS_CUDA", "GATEDOPS_CPU"):
         monkeypatch.setenv(name, "x")
-    assert "GATEDOPS_CPU" in run._environment()
-    assert {"GATEDOPS_BACKEND", "GATEDOPS_CUDA"}.isdisjoint(run._environment())
+    passed_on = child.environment(run._NOT_PASSED_ON)
+    assert "GATEDOPS_CPU" in passed_on
+    assert {"GATEDOPS_BACKEND", "GATEDOPS_CUDA"}.isdisjoint(passed_on)
 
 
 # --- the command ----------------------------------------------------------------------------------------------------
 
 
 def test_the_table_names_verdict_speed_and_choice(quick, capsys):
-    assert selftest.self_test([fakes.RIGHT_ONE, fakes.MISSING], [TARGET], [fakes.FAMILY]) == 0
+    assert selftest.self_test([fakes.RIGHT_ONE, fakes.MISSING], [TARGET], [fakes.FAMILY], [TARGET.gpu]) == 0
     out, err = capsys.readouterr()
     assert out.splitlines()[:5] == [
         "Fake GPU, compute capability 9.0, driver 580.65.06, tested on cpu",
@@ -311,8 +397,12 @@ def test_the_table_names_verdict_speed_and_choice(quick, capsys):
 @pytest.mark.parametrize(
     ("verdict", "row"),
     [
-        (Verdict(RIGHT, faster=(0.019, 3.0), cases=2), "right in 2 cases 0.019x / 3.0x - the portable ops are faster"),
+        (Verdict(RIGHT, faster=(0.019, 3.0), cases=2), "right in 2 cases 0.019x / 3.0x - not faster at both sizes"),
         (Verdict(RIGHT, faster=(1.5, 1.5), cases=2), "right in 2 cases 1.5x / 1.5x - best is faster"),
+        (
+            Verdict(RIGHT, faster=(2.0, 2.0), cases=2, timings=({"portable_s": 0.8, "kernel_s": 1.0},)),
+            "right in 2 cases 2.0x / 2.0x - a call that was timed is slower",
+        ),
         (Verdict(RIGHT, "not timed: a", cases=2), "right in 2 cases - - not timed: a"),
         (Verdict("wrong", "a: 1 of 2 differ"), "wrong - - a: 1 of 2 differ"),
     ],
@@ -320,9 +410,9 @@ def test_the_table_names_verdict_speed_and_choice(quick, capsys):
 def test_what_is_not_chosen_has_a_reason(verdict, row):
     best = Verdict(RIGHT, faster=(9.0, 9.0), cases=1)
     backends = [replace(fakes.RIGHT_ONE, name="best"), replace(fakes.RIGHT_ONE, name="other")]
-    text = report.text_of(
-        [report.GpuResult(fakes.GPU, "cpu", {"gates": {"best": best, "other": verdict}}, {}, "f")], backends
-    )
+    known = {"gates": {"best": best, "other": verdict}}
+    chosen = proved_choices(backends, [known])
+    text = report.text_of([report.GpuResult(fakes.GPU, "cpu", known, {}, "f")], chosen)
     assert f"gates other {row}" in [" ".join(line.split()) for line in text.splitlines()]
 
 
@@ -332,34 +422,39 @@ def test_a_kind_of_gpu_where_it_is_wrong_keeps_it_from_all():
         report.GpuResult(gpu, gpu.device, {"gates": {"right_one": verdict}}, {}, "f")
         for gpu, verdict in ((A100, right), (H100, wrong))
     ]
-    text = report.text_of(tested, [fakes.RIGHT_ONE])
-    assert "-       not chosen: the other GPUs need it right and faster too" in text
-    assert json.loads(report.json_of(tested, [fakes.RIGHT_ONE]))["chosen"] == {"gates": "portable"}
+    chosen = proved_choices([fakes.RIGHT_ONE], [found.verdicts for found in tested])
+    text = report.text_of(tested, chosen)
+    assert "-       right and faster, as it must be on the other GPUs here too" in text
+    assert json.loads(report.json_of(tested, [fakes.RIGHT_ONE], chosen))["chosen"] == {"gates": "portable"}
+
+
+def test_a_kind_of_gpu_that_was_not_tried_keeps_it_from_all(quick, capsys):
+    selftest.self_test([fakes.RIGHT_ONE], [TARGET], [fakes.FAMILY], [TARGET.gpu, A100])
+    assert "-       right and faster, as it must be on the other GPUs here too" in capsys.readouterr().out
 
 
 def test_a_variable_that_chooses_is_told(quick, monkeypatch, capsys):
     monkeypatch.setattr(backends, "_forced", "portable")
-    selftest.self_test([fakes.RIGHT_ONE], [TARGET], [fakes.FAMILY])
+    selftest.self_test([fakes.RIGHT_ONE], [TARGET], [fakes.FAMILY], [TARGET.gpu])
     assert "GATEDOPS_BACKEND=portable is set, and it chooses" in capsys.readouterr().out
 
 
 def test_something_wrong_is_exit_code_1(monkeypatch, capsys):
     monkeypatch.setattr(run, "verdict_on", lambda *_: Verdict("wrong", "a: 1 of 2 differ"))
-    assert selftest.self_test([fakes.RIGHT_ONE], [TARGET], [fakes.FAMILY]) == 1
+    assert selftest.self_test([fakes.RIGHT_ONE], [TARGET], [fakes.FAMILY], [TARGET.gpu]) == 1
     assert "wrong" in capsys.readouterr().out
 
 
 def test_a_folder_that_cannot_be_written_is_told(quick, monkeypatch, tmp_path, capsys):
     (tmp_path / "file").touch()
     monkeypatch.setenv("GATEDOPS_CACHE", str(tmp_path / "file"))
-    assert selftest.self_test([fakes.RIGHT_ONE], [TARGET], [fakes.FAMILY]) == 0
-    told = (
-        f"The cache folder {tmp_path / 'file' / 'selftest'} cannot be written (Not a directory): the verdicts are not"
-    )
-    assert told in capsys.readouterr().out
-    selftest.self_test([fakes.RIGHT_ONE], [TARGET], [fakes.FAMILY], as_json=True)
+    assert selftest.self_test([fakes.RIGHT_ONE], [TARGET], [fakes.FAMILY], [TARGET.gpu]) == 0
+    told, place = capsys.readouterr().out, tmp_path / "file" / "selftest"
+    assert f"The verdicts cannot be kept in {place} ({place}: Not a directory), so they do not change" in told
+    assert "-       right and faster, but not kept\n" in told
+    selftest.self_test([fakes.RIGHT_ONE], [TARGET], [fakes.FAMILY], [TARGET.gpu], as_json=True)
     (gpu,) = json.loads(capsys.readouterr().out)["gpus"]
-    assert (gpu["kept"], gpu["not_kept"]) == (None, "Not a directory")
+    assert (gpu["kept"], gpu["not_kept"]) == (None, f"{place}: Not a directory")
 
 
 def test_two_self_tests_at_once_take_turns_and_keep_what_both_found(monkeypatch, capsys):
@@ -375,7 +470,9 @@ def test_two_self_tests_at_once_take_turns_and_keep_what_both_found(monkeypatch,
     monkeypatch.setattr(run, "verdict_on", slow)
     backend = replace(fakes.RIGHT_ONE, ops=(fakes.OP, "conv_gram"))
     families = [fakes.FAMILY, "conv_gram"]
-    threads = [threading.Thread(target=selftest.self_test, args=([backend], [TARGET], [family])) for family in families]
+    threads = [
+        threading.Thread(target=selftest.self_test, args=([backend], [TARGET], [family], [])) for family in families
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -387,7 +484,20 @@ def test_two_self_tests_at_once_take_turns_and_keep_what_both_found(monkeypatch,
 
 def test_nothing_that_can_run_is_told():
     with pytest.raises(NothingToTry, match=r"^No kernels can run here: missing needs a thing that is not here$"):
-        selftest.self_test([fakes.MISSING], [TARGET], [fakes.FAMILY])
+        selftest.self_test([fakes.MISSING], [TARGET], [fakes.FAMILY], [TARGET.gpu])
+
+
+@pytest.mark.parametrize("text", ["abc", "0", "-1", "nan", "inf", "1e6"])
+def test_a_limit_that_is_none_is_told(text, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        selftest.main(["--limit", text])
+    assert f"--limit: got {text!r}, needs seconds, above 0 and at most 86400" in capsys.readouterr().err
+
+
+def test_forgetting_is_for_all(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        selftest.main(["--forget", "--families", "gram"])
+    assert "--forget removes the verdicts on all families and GPUs: give it alone" in capsys.readouterr().err
 
 
 def test_all_families_with_kernels_are_tried_unless_some_are_named():
@@ -463,13 +573,13 @@ def test_the_bar_of_a_terminal_leaves_the_output_alone(quick, monkeypatch, capsy
     terminal = io.StringIO()
     terminal.isatty = lambda: True
     monkeypatch.setattr(sys, "stderr", terminal)
-    selftest.self_test([fakes.RIGHT_ONE], [TARGET], [fakes.FAMILY], as_json=True)
+    selftest.self_test([fakes.RIGHT_ONE], [TARGET], [fakes.FAMILY], [TARGET.gpu], as_json=True)
     json.loads(capsys.readouterr().out)
     assert "gates in right_one: right" in terminal.getvalue()
 
 
 def test_verdicts_are_forgotten(quick, capsys):
-    selftest.self_test([fakes.RIGHT_ONE], [TARGET], [fakes.FAMILY])
+    selftest.self_test([fakes.RIGHT_ONE], [TARGET], [fakes.FAMILY], [TARGET.gpu])
     (kept,) = verdict_files.folder().glob("*.json")
     capsys.readouterr()
     assert selftest.main(["--forget"]) == 0

@@ -67,7 +67,7 @@ def _proved_here() -> dict[str, Choice]:
 def _decide(able: list[KernelBackend], said: list[str]) -> dict[str, Choice]:
     """The choice by all that is known here; adds to what is to be said of it."""
     found = gpus()
-    known = [known_of(gpu, able) for gpu in found]
+    known = [known_of(gpu, able, KERNEL_BACKENDS) for gpu in found]
     chosen = proved_choices(able, known)
     for backend in able:
         if any(choice.backend == backend.name for choice in chosen.values()):
@@ -114,11 +114,11 @@ def backend_of(device: torch.device | str, family: str) -> str:
     return "cpu" if kind == "cpu" and forced != PORTABLE else PORTABLE
 
 
-def known_of(gpu: Gpu, backends: Sequence[KernelBackend]) -> Verdicts:
-    """What is known of backends on a kind of GPU: what the self-test found, else what the table says. The table also
-    gives the speed of kernels that were right here and could not be timed."""
-    found = proved.proved_on(gpu, backends)
-    for family, by_backend in verdict_files.read(gpu, KERNEL_BACKENDS).items():
+def known_of(gpu: Gpu, able: Sequence[KernelBackend], backends: Sequence[KernelBackend]) -> Verdicts:
+    """What is known, on a kind of GPU, of those backends that are able to run: what the self-test found, else what the
+    table says. The table also gives the speed of kernels that were right here and could not be timed."""
+    found = proved.proved_on(gpu, able)
+    for family, by_backend in verdict_files.read(gpu, backends).items():
         shipped = found.setdefault(family, {})
         for name, verdict in by_backend.items():
             if verdict.is_right and not verdict.faster and name in shipped:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from gatedops.backends import child
+
 _DRIVER_FILE = Path("/proc/driver/nvidia/version")
 _LIMIT = 120  # seconds for a first product on a GPU, which starts CUDA and loads its libraries
 _TRIAL = "import sys, torch; d = sys.argv[1]; a = torch.ones(8, 8, device=d); print(float((a @ a + a).sum()))"
@@ -70,7 +72,12 @@ def why_unusable(device: str) -> str | None:
     which an error of CUDA leaves unusable."""
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _TRIAL, device], capture_output=True, text=True, timeout=_LIMIT, check=False
+            [sys.executable, "-c", _TRIAL, device],
+            capture_output=True,
+            text=True,
+            timeout=_LIMIT,
+            check=False,
+            env=child.environment(),
         )
     except subprocess.TimeoutExpired:
         return f"{device}: torch sees it, and a small product on it did not end within {_LIMIT} s"

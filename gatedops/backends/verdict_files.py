@@ -95,7 +95,7 @@ def read(gpu: Gpu, backends: Sequence[KernelBackend]) -> Verdicts:
 
 def _unread(path: Path, error: Exception) -> Verdicts:
     logging.getLogger("gatedops").warning(
-        "%s cannot be read (%s) and counts for nothing: `python -m gatedops selftest` writes it again", path, error
+        "%s cannot be read (%s) and counts for nothing: `python -m gatedops selftest --forget` removes it", path, error
     )
     return {}
 
@@ -112,6 +112,7 @@ def _verdicts_in(content: Any, key: dict[str, str]) -> Verdicts:
 
 
 def _verdict(made: dict[str, Any]) -> Verdict:
+    timings = tuple(made["timings"])
     faster, texts = made["faster"], (made["outcome"], made["why"], made["date"])
     if made["outcome"] not in OUTCOMES:
         raise ValueError(f"the outcome {made['outcome']!r} is none of {', '.join(OUTCOMES)}")
@@ -119,7 +120,9 @@ def _verdict(made: dict[str, Any]) -> Verdict:
         raise ValueError(f"{faster!r} are not two ratios of speeds")
     if not all(isinstance(text, str) for text in texts) or not isinstance(made["cases"], int):
         raise ValueError("a verdict has words or a number of cases that are none")
-    return Verdict(**{**made, "faster": tuple(map(float, faster)), "timings": tuple(made["timings"])})
+    if not all(_is_ratio(timing[name]) for timing in timings for name in ("portable_s", "kernel_s")):
+        raise ValueError("a timing has seconds that are none")
+    return Verdict(**{**made, "faster": tuple(map(float, faster)), "timings": timings})
 
 
 def _is_ratio(value: object) -> bool:
@@ -156,12 +159,16 @@ def keep(gpu: Gpu, backends: Sequence[KernelBackend], found: Verdicts) -> Path:
     return path
 
 
-def forget() -> list[Path]:
-    """Removes all verdicts, of every kind of GPU; the files that were there. Raises OSError where one cannot be."""
-    there = sorted(folder().glob("*.json"))
-    for path in there:
-        path.unlink(missing_ok=True)
-    return there
+def forget() -> tuple[list[Path], list[OSError]]:
+    """Removes all verdicts, of every kind of GPU: the files that were removed, and why others could not be."""
+    removed, errors = [], []
+    for path in sorted(folder().glob("*.json")):
+        try:
+            path.unlink()
+            removed.append(path)
+        except OSError as error:
+            errors.append(error)
+    return removed, errors
 
 
 @contextlib.contextmanager

@@ -5,16 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-# How a family of kernels can do: "right", or a way to fail.
-RIGHT = "right"
+# How a family of kernels can do: "right", a way to fail, or "unknown", which is never kept.
+RIGHT, UNKNOWN = "right", "unknown"
 OUTCOMES = {
     RIGHT: "every result is what it should be",
     "wrong": "a result differs from what the portable ops give",
     "unsteady": "two runs gave different results",
     "raised": "a kernel raised an error",
+    UNKNOWN: "it could not be tried",
     "hung": "the time limit was passed",
     "crashed": "the process ended by itself",
 }
+
+
+FASTER = 1.05  # times as fast in the mean, at least: less is noise
+SLOWEST = 0.9  # times as fast, of each call: no call may lose more for what others gain
 
 
 def times(ratio: float) -> str:
@@ -49,6 +54,12 @@ class Verdict:
         return self.outcome == RIGHT
 
     @property
+    def is_faster(self) -> bool:
+        """Whether the kernels are faster at both sizes, and no call that was timed loses much."""
+        ratios = [timing["portable_s"] / timing["kernel_s"] for timing in self.timings]
+        return len(self.faster) > 0 and min(self.faster) > FASTER and min(ratios, default=1.0) >= SLOWEST
+
+    @property
     def is_chosen(self) -> bool:
-        """Whether it earns the kernels their place: right, and faster at both sizes."""
-        return self.is_right and len(self.faster) > 0 and min(self.faster) > 1.0
+        """Whether it earns the kernels their place: right and faster."""
+        return self.is_right and self.is_faster

@@ -56,7 +56,7 @@ def _gpu_kernels() -> Iterator[tuple[str, str]]:
     for gpu in found:
         capability = "{}.{}".format(*gpu.capability)
         yield gpu.device, f"{gpu.name}, compute capability {capability}, driver {gpu.driver}"
-    known = {gpu.device: choice.known_of(gpu, kernels.KERNEL_BACKENDS) for gpu in found}
+    known = {gpu.device: choice.known_of(gpu, kernels.KERNEL_BACKENDS, kernels.KERNEL_BACKENDS) for gpu in found}
     for family, chosen in choice.choices().items():
         yield family, f"{chosen.backend} ({chosen.why})"
         for backend in kernels.KERNEL_BACKENDS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,16 +14,18 @@ from typing import NoReturn
 import torch
 
 from gatedops.backends import verdict_files
-from gatedops.backends.choice import said_of
+from gatedops.backends.choice import known_of, proved_choices, said_of
 from gatedops.backends.families import FAMILIES
 from gatedops.backends.gpus import Gpu, gpus, why_unusable
 from gatedops.backends.kernels import KERNEL_BACKENDS, KernelBackend
-from gatedops.backends.verdicts import Verdict
+from gatedops.backends.verdicts import UNKNOWN, Verdict
 from gatedops.selftest import report
 from gatedops.selftest.report import GpuResult
-from gatedops.selftest.run import LIMIT, Progress, run
+from gatedops.selftest.run import ENDING, LIMIT, Progress, run
 
 _EXIT_CODES = "exit codes: 0, all that was tried is right; 1, something is not right; 2, nothing could be tried."
+
+_LONGEST = 86_400  # seconds of a limit
 
 
 class NothingToTry(Exception):
@@ -45,13 +48,14 @@ def main(arguments: Sequence[str]) -> int:
             if options.forget:
                 return _forget()
             families = families_to_try(options.families, KERNEL_BACKENDS)
-            targets = usable(targets_of(options.device, gpus()))
-            return self_test(KERNEL_BACKENDS, targets, families, as_json=options.json, limit=options.limit)
+            seen = gpus()
+            targets = usable(targets_of(options.device, seen))
+            return self_test(KERNEL_BACKENDS, targets, families, seen, as_json=options.json, limit=options.limit)
     except NothingToTry as error:
         _tell(str(error))
         return 2
     except KeyboardInterrupt:
-        _tell("Interrupted: nothing of this self-test is kept.")
+        _tell("Interrupted: the verdicts on the families that were done are kept.")
         return 128 + signal.SIGINT
 
 
@@ -74,13 +78,19 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         help=f"that a case may take, compiling its kernels included; else {LIMIT:g}",
     )
     parser.add_argument("--forget", action="store_true", help="remove the verdicts that are kept, and try nothing")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.forget and (options.device or options.families or options.json):
+        parser.error("--forget removes the verdicts on all families and GPUs: give it alone")
+    return options
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1e6:
-        raise argparse.ArgumentTypeError(f"got {text!r}, needs seconds above 0")
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= _LONGEST:
+        raise argparse.ArgumentTypeError(f"got {text!r}, needs seconds, above 0 and at most {_LONGEST}")
     return value
 
 
@@ -150,11 +160,13 @@ def self_test(
     backends: Sequence[KernelBackend],
     targets: Sequence[Target],
     families: Sequence[str],
+    seen: Sequence[Gpu],
     *,
     as_json: bool = False,
     limit: float = LIMIT,
 ) -> int:
-    """Tries families of backends on targets, keeps the verdicts and prints them; the exit code of the command.
+    """Tries families of backends on targets, keeps the verdicts and prints them; the exit code of the command. Seen are
+    all kinds of GPU that torch sees: a family must be right and faster on each of them to be chosen.
 
     Raises NothingToTry where no backend can run on any target.
     """
@@ -167,7 +179,9 @@ def self_test(
         tested = [
             _try(backends, families, target, lacks, limit) for target, lacks in zip(targets, missing, strict=True)
         ]
-    print((report.json_of if as_json else report.text_of)(tested, backends), flush=True)
+    able = [backend for backend in backends if not all(backend.name in lacks for lacks in missing)]
+    chosen = proved_choices(able, [known_of(gpu, able, backends) for gpu in seen])
+    print(report.json_of(tested, backends, chosen) if as_json else report.text_of(tested, chosen), flush=True)
     return 0 if all(found.is_right for found in tested) else 1
 
 
@@ -189,13 +203,20 @@ def _try(
     """Tests on one target, and keeps what was found."""
     able = [backend for backend in backends if backend.name not in missing]
     count = sum(bool(backend.ops_of(family)) for family in families for backend in able)
-    with _shown(f"{target.gpu.name} ({target.device})", count) as progress:
-        verdicts = run(able, families, target.device, limit, progress)
-    try:
-        kept, not_kept = str(verdict_files.keep(target.gpu, backends, verdicts)), ""
-    except OSError as error:
-        kept, not_kept = None, error.strerror or str(error)
-    return GpuResult(target.gpu, target.device, verdicts, missing, kept, not_kept)
+    kept, not_kept = None, ""
+    with _shown(f"{target.gpu.name} ({target.device})", count) as show:
+
+        def keep(family: str, name: str, verdict: Verdict) -> None:
+            nonlocal kept, not_kept
+            show(family, name, verdict)
+            found = {} if verdict.outcome == UNKNOWN else {family: {name: verdict}}
+            try:
+                kept = str(verdict_files.keep(target.gpu, backends, found))
+            except OSError as error:
+                not_kept = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+
+        verdicts = run(able, families, target.device, limit, keep)
+    return GpuResult(target.gpu, target.device, verdicts, missing, None if not_kept else kept, not_kept)
 
 
 # --- around it ------------------------------------------------------------------------------------------------------
@@ -213,7 +234,7 @@ def _shown(where: str, count: int) -> Iterator[Progress]:
         from tqdm import tqdm  # type: ignore[import-untyped]
     except ModuleNotFoundError:
         tqdm = None
-    if tqdm is None or not sys.stderr.isatty():
+    if tqdm is None or sys.stderr is None or not sys.stderr.isatty():
         yield show_line
         return
     with tqdm(total=count, desc="selftest", unit="family", leave=False) as bar:
@@ -233,7 +254,7 @@ def _ending_cleanly() -> Iterator[None]:
     def end(number: int, frame: object) -> NoReturn:
         sys.exit(128 + number)
 
-    heeded = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
+    heeded = [n for n in ENDING if n != signal.SIGINT and signal.getsignal(n) != signal.SIG_IGN]
     before = {number: signal.signal(number, end) for number in heeded}
     try:
         yield
@@ -244,18 +265,19 @@ def _ending_cleanly() -> Iterator[None]:
 
 def _forget() -> int:
     try:
-        removed = verdict_files.forget()
+        removed, errors = verdict_files.forget()
     except OSError as error:
-        _tell(f"The verdicts in {verdict_files.folder_in_words()} cannot be removed: {error.strerror or error}")
-        return 1
+        removed, errors = [], [error]
     for path in removed:
         print(f"Removed {path}")
-    if not removed:
+    for reason in errors:
+        _tell(f"A verdict cannot be removed: {reason}")
+    if not removed and not errors:
         print(f"There is nothing to forget: no verdicts are kept in {verdict_files.folder_in_words()}.")
-    return 0
+    return 1 if errors else 0
 
 
 def _tell(sentence: str) -> None:
-    """Prints on stderr, which may be closed."""
-    with contextlib.suppress(BrokenPipeError):
+    """Prints on stderr, which may be closed or full."""
+    with contextlib.suppress(OSError):
         print(sentence, file=sys.stderr, flush=True)

@@ -11,11 +11,11 @@ import torch
 
 from gatedops._version import __version__
 from gatedops.backends import forced_backend, triton_package, verdict_files
-from gatedops.backends.choice import PORTABLE, Choice, proved_choices
+from gatedops.backends.choice import PORTABLE, Choice
 from gatedops.backends.gpus import Gpu
 from gatedops.backends.kernels import KernelBackend
 from gatedops.backends.verdict_files import Verdicts
-from gatedops.backends.verdicts import Verdict, times
+from gatedops.backends.verdicts import FASTER, Verdict, times
 
 _HEAD = ("family", "backend", "verdict", "times as fast, small / large", "choice", "")
 
@@ -46,9 +46,8 @@ class GpuResult:
         return all(verdict.is_right for by_backend in self.verdicts.values() for verdict in by_backend.values())
 
 
-def text_of(tested: Sequence[GpuResult], backends: Sequence[KernelBackend]) -> str:
-    """For each kind of GPU a table and where its verdicts are kept."""
-    chosen = _choices(tested, backends)
+def text_of(tested: Sequence[GpuResult], chosen: dict[str, Choice]) -> str:
+    """For each kind of GPU a table and where its verdicts are kept. chosen: what runs each family from now on."""
     parts = [_text_of_one(found, chosen) for found in tested]
     if forced_backend():
         parts.append(f"GATEDOPS_BACKEND={forced_backend()} is set, and it chooses, whatever the verdicts are.")
@@ -63,9 +62,9 @@ def _text_of_one(found: GpuResult, chosen: dict[str, Choice]) -> str:
     return "\n".join([head, *table, _where_kept(found)])
 
 
-def json_of(tested: Sequence[GpuResult], backends: Sequence[KernelBackend]) -> str:
-    """All that was found, timings included, and what it holds for."""
-    chosen = _choices(tested, backends)
+def json_of(tested: Sequence[GpuResult], backends: Sequence[KernelBackend], chosen: dict[str, Choice]) -> str:
+    """All that was found, timings included, and what it holds for. chosen: what runs each family from now on."""
+    families = dict.fromkeys(family for found in tested for family in found.verdicts)
     return json.dumps(
         {
             "gatedops": __version__,
@@ -73,7 +72,7 @@ def json_of(tested: Sequence[GpuResult], backends: Sequence[KernelBackend]) -> s
             "triton": triton_package.version(),
             "backends": {b.name: {"build": b.build(), "sources": b.sources()} for b in backends},
             "gpus": [_as_json(found) for found in tested],
-            "chosen": {family: choice.backend for family, choice in chosen.items()},
+            "chosen": {family: chosen[family].backend for family in families},
         },
         indent=1,
     )
@@ -95,30 +94,33 @@ def _as_json(found: GpuResult) -> dict[str, Any]:
     }
 
 
-def _choices(tested: Sequence[GpuResult], backends: Sequence[KernelBackend]) -> dict[str, Choice]:
-    """The choice for each family that was tested, made of what was found now on all GPUs."""
-    choices = proved_choices(backends, [found.verdicts for found in tested])
-    return {family: choice for family, choice in choices.items() if any(family in t.verdicts for t in tested)}
-
-
 def _rows(found: GpuResult, chosen: dict[str, Choice]) -> list[tuple[str, ...]]:
     rows = [
-        _row(family, name, verdict, chosen[family].backend)
+        _row(found, family, name, chosen[family].backend)
         for family, by_backend in found.verdicts.items()
-        for name, verdict in by_backend.items()
+        for name in by_backend
     ]
     return rows + [("-", name, "not tried", "-", "-", missing) for name, missing in found.missing.items()]
 
 
-def _row(family: str, name: str, verdict: Verdict, chosen: str) -> tuple[str, ...]:
+def _row(found: GpuResult, family: str, name: str, chosen: str) -> tuple[str, ...]:
+    verdict = found.verdicts[family][name]
     said = f"right in {verdict.cases} cases" if verdict.is_right else verdict.outcome
     ratios = " / ".join(map(times, verdict.faster)) or "-"
-    why = verdict.why
-    if verdict.faster and not verdict.is_chosen:
-        why = "the portable ops are faster"
-    elif verdict.is_chosen and chosen != name:
-        why = f"{chosen} is faster" if chosen != PORTABLE else "not chosen: the other GPUs need it right and faster too"
-    return (family, name, said, ratios, "chosen" if chosen == name else "-", why)
+    if chosen == name:
+        return (family, name, said, ratios, "chosen", "")
+    return (family, name, said, ratios, "-", verdict.why or _why_not(found, verdict, chosen))
+
+
+def _why_not(found: GpuResult, verdict: Verdict, chosen: str) -> str:
+    """Why kernels that are right are not chosen."""
+    if verdict.faster and min(verdict.faster) <= FASTER:
+        return "not faster at both sizes"
+    if not verdict.is_chosen:
+        return "a call that was timed is slower"
+    if found.kept is None:
+        return "right and faster, but not kept"
+    return f"{chosen} is faster" if chosen != PORTABLE else "right and faster, as it must be on the other GPUs here too"
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
@@ -130,6 +132,6 @@ def _where_kept(found: GpuResult) -> str:
     if found.kept is not None:
         return f"The verdicts are kept in {found.kept}."
     return (
-        f"The cache folder {verdict_files.folder_in_words()} cannot be written ({found.not_kept}): the verdicts are "
-        "not kept, so they do not change which kernels run. GATEDOPS_CACHE names another folder."
+        f"The verdicts cannot be kept in {verdict_files.folder_in_words()} ({found.not_kept}), so they do not change "
+        "which kernels run. GATEDOPS_CACHE names another folder."
     )

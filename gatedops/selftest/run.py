@@ -17,28 +17,31 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from gatedops.backends import child
 from gatedops.backends.kernels import KernelBackend
 from gatedops.backends.verdict_files import Verdicts
-from gatedops.backends.verdicts import RIGHT, Verdict
+from gatedops.backends.verdicts import OUTCOMES, RIGHT, Verdict
 
 Progress = Callable[[str, str, Verdict], None]  # takes a family, the name of a backend, and its verdict
 
 SIZES = ("small", "large")
 LIMIT = 120.0  # seconds that a case may take, compiling its kernels included
 
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the signals that end the self-test
 # What chooses kernels, of which the test has its own, and what lets products of float32 be less precise.
 _NOT_PASSED_ON = ("GATEDOPS_BACKEND", "GATEDOPS_CUDA", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "NVIDIA_TF32_OVERRIDE")
 _GRACE = 30  # seconds past the limit after which a worker ends by itself, should nobody be there to kill it
 _LOOK = 0.1  # seconds between two looks at a report
 _DYING = 10.0  # seconds that a killed process has to be gone: one that waits for a GPU may never be
 _TAIL = 4096  # bytes of what a worker printed that are read
-_LONGEST = 200  # characters of a line of it that are told
+_LONGEST = 300  # characters of a sentence that are told
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,8 @@ def _failed(end: _End, limit: float) -> tuple[str, str] | None:
     if end.code == 0 and end.report.last is not None:
         return None
     said = f": {end.printed}" if end.printed else ""
-    return "crashed", f"{where}: the process ended with {_exit_name(end.code)}{said}"
+    name = _exit_name(end.code) if end.code else "exit code 0 and no report that makes sense"
+    return "crashed", f"{where}: the process ended with {name}{said}"
 
 
 def _exit_name(code: int) -> str:
@@ -143,7 +147,7 @@ def _faster(timings: Sequence[dict[str, Any]]) -> tuple[float, ...]:
 
 
 def _worker(backend: KernelBackend, family: str, device: str, part: str, limit: float) -> _End:
-    """Runs a worker. Whatever happens, Ctrl-C too, no process that it started and no file stays behind."""
+    """Runs a worker. Whatever happens, Ctrl-C too, no process of its group and no file stays behind."""
     with tempfile.TemporaryDirectory(prefix="gatedops-selftest-") as folder:
         report, printed = Path(folder, "report"), Path(folder, "stderr")
         command = [sys.executable, "-m", "gatedops.selftest.worker", "--backend", backend.at, "--family", family]
@@ -157,17 +161,36 @@ def _worker(backend: KernelBackend, family: str, device: str, part: str, limit: 
 def _exit_code(command: Sequence[str], stderr: Any, report: Path, limit: float) -> int | None:
     """Of a command that runs in a process group of its own, killed in the end; None where it took too long."""
     quiet = subprocess.DEVNULL
-    # Not in a `with` block, which would wait for a process that cannot be killed.
-    process = subprocess.Popen(
-        command, stdin=quiet, stdout=quiet, stderr=stderr, env=_environment(), start_new_session=True
-    )
+    environment, process = child.environment(_NOT_PASSED_ON), None
     try:
+        with _signals_wait():  # until there is a process to kill for them
+            # Not in a `with` block of its own, which would wait for a process that cannot be killed.
+            process = subprocess.Popen(
+                command, stdin=quiet, stdout=quiet, stderr=stderr, env=environment, start_new_session=True
+            )
         return _watched(process, report, limit)
     finally:
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # all of the group have ended
-            os.killpg(process.pid, signal.SIGKILL)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_DYING)
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # all of the group have ended
+                os.killpg(process.pid, signal.SIGKILL)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_DYING)
+
+
+@contextlib.contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Signals that end the self-test come at the end of the block."""
+    came: list[int] = []
+    in_charge = threading.current_thread() is threading.main_thread()  # other threads get no signals
+    heeded = [number for number in ENDING if in_charge and signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in heeded}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for late in came:
+            signal.raise_signal(late)
 
 
 def _watched(process: subprocess.Popen[bytes], report: Path, limit: float) -> int | None:
@@ -182,20 +205,17 @@ def _watched(process: subprocess.Popen[bytes], report: Path, limit: float) -> in
     return None
 
 
-def _environment() -> dict[str, str]:
-    """That of this process, but for _NOT_PASSED_ON, and with the folders in which it finds its modules."""
-    inherited = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
-    return inherited | {"PYTHONPATH": os.pathsep.join(folder for folder in sys.path if folder)}
-
-
 def _read(path: Path) -> _Report:
-    """A report, as far as it was written."""
+    """A report, as far as it was written and makes sense."""
     right, within, last = 0, None, None
-    for line in path.read_text("utf-8").splitlines() if path.exists() else ():
-        try:
-            told = json.loads(line)
-        except ValueError:
-            break  # the process was killed while it wrote this line
+    try:
+        lines = path.read_bytes().decode("utf-8", "replace").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        told = _told(line)
+        if told is None or told.get("cases", right) != right:
+            break  # the process was killed while it wrote this line, or another wrote it
         if "begins" in told:
             within = told["begins"]
         elif "ends" in told:
@@ -205,10 +225,41 @@ def _read(path: Path) -> _Report:
     return _Report(right, within, last)
 
 
+def _told(line: str) -> dict[str, Any] | None:
+    """What a line of a report says; None where it is none that a worker writes."""
+    try:
+        told = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    match told:
+        case {"begins": str(name)} | {"ends": str(name)} | {"untimed": str(name)}:
+            return {key: _shortened(name) for key in told}
+        case {"outcome": outcome, "why": str(why)} if outcome in OUTCOMES and outcome != RIGHT:
+            return {"outcome": outcome, "why": _shortened(why)}
+        case {"cases": int(_)}:
+            return told
+        case {"timings": [*timings]} if all(map(_is_timing, timings)):
+            return told
+    return None
+
+
+def _is_timing(told: object) -> bool:
+    match told:
+        case {"what": str(_), "size": size, "kernel_s": float(kernel), "portable_s": float(portable)}:
+            return size in SIZES and 0 < kernel < math.inf and 0 < portable < math.inf
+    return False
+
+
+def _shortened(text: str) -> str:
+    """One line of a text that a terminal shows as it is."""
+    shown = "".join(character if character.isprintable() else " " for character in text)
+    return shown if len(shown) <= _LONGEST else shown[: _LONGEST - 4] + " ..."
+
+
 def _last_line(path: Path) -> str:
     """The last line of a text that is not blank, shortened; empty where there is none."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - _TAIL))
         lines = file.read().decode("utf-8", "replace").split("\n")
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    return "".join(character for character in last if character.isprintable())[:_LONGEST]
+    return _shortened(last)

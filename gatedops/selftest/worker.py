@@ -40,12 +40,13 @@ _RUNS = (3, 50)  # at least, at most
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one part of the test of a family."""
     options = _parse(arguments)
+    signal.alarm(options.limit)  # ends this process even where its parent is gone and a kernel hangs
     device = torch.device(options.device)
     torch.set_float32_matmul_precision("highest")
     with open(options.report, "a", encoding="utf-8") as report:
 
         def tell(line: dict[str, Any]) -> None:
-            signal.alarm(options.limit)  # ends this process even where its parent is gone and a kernel hangs
+            signal.alarm(options.limit)
             report.write(json.dumps(line) + "\n")
             report.flush()
 
