@@ -21,9 +21,11 @@ from torch.utils import _pytree as pytree
 from gatedops.backends.families import FAMILIES, FAMILY_OF
 from gatedops.backends.kernels import KERNEL_BACKENDS, Kernel
 from gatedops.portable.register import OPS
+from gatedops.selftest import worker
+from gatedops.selftest.calls import argument_names, output_names, whole_memory
 from gatedops.selftest.case import Case
 from gatedops.selftest.cases import cases_of, timings_of
-from gatedops.selftest.compare import argument_names, fault_of, output_names
+from gatedops.selftest.compare import fault_of, fault_when_timed, unsteady_when_timed
 
 CPU = torch.device("cpu")
 TESTED = [family for family in FAMILIES if family != "soft_gram"]
@@ -112,17 +114,22 @@ def test_names_of_cases_tell_them_apart():
     assert len(set(names)) == len(names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", TESTED)
-def test_timings_can_be_called(family):
+def test_the_kernels_in_cpp_pass_when_they_are_timed(family):
     for timing in timings_of(family, FAMILIES[family]):
         args, kwargs = timing.make(CPU)
-        OPS[timing.op](*args, **kwargs)
+        assert kwargs == {}
+        expected = OPS[timing.op](*args)
+        found = getattr(torch.ops.gatedops, timing.op).default(*args)
+        assert fault_when_timed(timing, found, expected) is None, timing.name
+        assert unsteady_when_timed(found, found) is None
 
 
 @pytest.mark.parametrize("family", TESTED)
 def test_arguments_are_the_same_every_time_in_memory_of_their_own(family):
     for case in cases_of(family, FAMILIES[family]):
-        (once, outs), (again, other_outs) = case.make(CPU), case.make(CPU)
+        (once, outs), (again, other_outs) = case.make(CPU, seed=1), case.make(CPU, seed=1)
         for one, other in zip(once, again, strict=True):
             if not isinstance(one, Tensor):
                 assert one == other
@@ -134,27 +141,44 @@ def test_arguments_are_the_same_every_time_in_memory_of_their_own(family):
                 assert one.untyped_storage().data_ptr() != other.untyped_storage().data_ptr()
 
 
-def absolute(case: Case) -> tuple[list[Any], dict[str, Any]]:
+@pytest.mark.slow
+@pytest.mark.parametrize("family", TESTED)
+def test_other_seeds_give_other_numbers_in_the_same_form(family):
+    for case in cases_of(family, FAMILIES[family]):
+        (once, _), (other, _) = case.make(CPU), case.make(CPU, seed=1)
+        changed = False
+        for one, another in zip(once, other, strict=True):
+            if not isinstance(one, Tensor):
+                assert one == another
+                continue
+            assert (one.shape, one.dtype, one.stride()) == (another.shape, another.dtype, another.stride())
+            assert whole_memory(one).shape == whole_memory(another).shape
+            changed |= not torch.equal(one.nan_to_num(7), another.nan_to_num(7))
+        assert changed or "all on" in case.name or once[0].numel() < 2 or once[0] is None, case.name
+
+
+def absolute(case: Case, seed: int) -> tuple[list[Any], dict[str, Any]]:
     """Its arguments, floats by their absolute value in float64."""
-    args, outs = case.make(CPU)
+    args, outs = case.make(CPU, seed=seed)
     double = [t.double().abs() if isinstance(t, Tensor) and t.is_floating_point() else t for t in args]
     double = [torch.float64 if isinstance(value, torch.dtype) else value for value in double]
     return double, {name: out.double() if out.is_floating_point() else out for name, out in outs.items()}
 
 
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("family", ["gram", "conv_gram", "gated_linear", "gated_linear_pair"])
-def test_exact_cases_are_exact_in_any_order_of_summation(family):
+def test_exact_cases_are_exact_in_any_order_of_summation(family, seed):
     """No sum of absolute values, and so no sum of some of the terms, has more bits than the dtype."""
     for case in cases_of(family, FAMILIES[family]):
         if case.close or "soft" in case.op or case.op in ("gate_neighbors", "gate_relu", "gate_select"):
             continue
-        args, outs = absolute(case)
+        args, outs = absolute(case, seed)
         if case.op.startswith("npk_gram") and case.op != "npk_gram_backward":  # Sigma is a sum, Lambda is none
             x, y = (args[0], args[0] if args[2] is None else args[2]) if args[0] is not None else (None, None)
             bounds = [] if x is None or x.dtype == torch.uint8 else [x @ y.mT]
         else:
             bounds = returned_by(case.op, args, outs)
-        for bound, result in zip(bounds, results_of(case), strict=False):
+        for bound, result in zip(bounds, returned_by(case.op, *case.make(CPU, seed=seed)), strict=False):
             if isinstance(result, Tensor) and result.is_floating_point() and bound.isfinite().any():
                 assert bound[bound.isfinite()].max() <= 2 ** DIGITS[result.dtype], case.name
 
@@ -185,7 +209,8 @@ def as_bits(tensor: Tensor) -> Tensor:
 def flip(tensor: Tensor, close: bool = False) -> None:
     """Changes one bit: the sign of the largest number where results are rounded, else the last bit of a number."""
     if close:
-        place = tuple((tensor.abs() == tensor.abs().max()).nonzero()[0])
+        sizes = torch.where(tensor.isfinite(), tensor.abs(), 0)
+        place = tuple((sizes == sizes.max()).nonzero()[0])
         tensor[place] = -tensor[place] if tensor[place] != 0 else 1
     else:
         place = (~tensor.isnan()).nonzero()[-1]
@@ -255,7 +280,7 @@ def test_results_of_another_form_are_wrong(op):
 
 @pytest.mark.parametrize("op", TESTED_OPS)
 def test_a_second_run_that_differs_is_unsteady(op):
-    runs = iter((False, True))
+    runs = iter((False, True, False))
     kernel = changed(op, lambda results: flip(results[0]) if next(runs) else None)
     outcome, why = fault_of(one_case(op), kernel, CPU)
     assert (outcome, why.startswith("two runs differ: result 0: 1 of")) == ("unsteady", True)
@@ -513,3 +538,305 @@ def test_rows_behind_a_tile_that_are_left_out_are_found(op):
 @pytest.mark.parametrize("op", ["gate_overlap", "npk_gram", "gated_linear", "gated_linear_pair", "gated_linear_relu"])
 def test_columns_behind_a_tile_that_are_left_out_are_found(op):
     assert_found(op, changed(op, lambda results: results[0][..., TILE:].fill_(0)))
+
+
+# --- mistakes that show after other calls, in other memory, or when much is computed ---------------------------------
+
+WITH_NEW_RESULTS = [op for op in TESTED_OPS if not output_names(op)]
+BACKWARD = [op for op in TESTED_OPS if op.endswith("backward")]
+
+
+def first_fault(op: str, kernel: Kernel) -> tuple[str, str] | None:
+    """The first that a case of the op finds."""
+    faults = (fault_of(case, kernel, CPU) for case in cases_of_op(op))
+    return next((fault for fault in faults if fault is not None), None)
+
+
+def form_of(value: Any) -> Any:
+    """What a careless cache looks at: not the numbers."""
+    if isinstance(value, Tensor):
+        return value.shape, value.stride(), value.dtype
+    return tuple(value) if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("op", WITH_NEW_RESULTS)
+def test_results_in_memory_that_is_used_again_are_found(op):
+    memory: dict[Any, Any] = {}
+
+    def kernel(*args):
+        returned = OPS[op](*args)
+        kept = memory.setdefault(tuple(map(form_of, args)), returned)
+        for old, new in zip(pytree.tree_leaves(kept), pytree.tree_leaves(returned), strict=True):
+            if isinstance(old, Tensor):
+                old.copy_(new)
+        return kept
+
+    assert first_fault(op, kernel) == ("wrong", "a later call changed an earlier result")
+
+
+@pytest.mark.parametrize("by_address", [False, True])
+@pytest.mark.parametrize("op", WITH_NEW_RESULTS)
+def test_results_of_earlier_values_are_found(op, by_address):
+    memory: dict[Any, Any] = {}
+
+    def kernel(*args):
+        key = tuple(map(form_of, args))
+        if by_address:
+            key += tuple(value.data_ptr() for value in args if isinstance(value, Tensor))
+        if key not in memory:
+            memory[key] = args, OPS[op](*args)  # keeps the memory in use
+        return pytree.tree_map_only(Tensor, torch.clone, memory[key][1])
+
+    outcome, why = first_fault(op, kernel)
+    assert outcome == "wrong"
+    assert why.startswith("after a call with other values: result ")
+
+
+@pytest.mark.parametrize("op", TESTED_OPS)
+def test_a_write_around_an_argument_is_found(op):
+    def kernel(*args, **kwargs):
+        returned = OPS[op](*args, **kwargs)
+        for value in args:
+            if isinstance(value, Tensor) and value.numel() < whole_memory(value).numel():
+                before, whole = value.clone(), whole_memory(value)
+                whole.fill_(1)
+                if 0 not in value.stride():
+                    value.copy_(before)
+        return returned
+
+    outcome, why = first_fault(op, kernel)
+    assert outcome == "wrong"
+    assert why.startswith("the kernel changed memory around its argument ")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "back"),
+    [
+        ("the default dtype", lambda: torch.set_default_dtype(torch.float64), torch.set_default_dtype),
+        ("the state of the random numbers", lambda: torch.rand(1), lambda _: None),
+        (
+            "the precision of products",
+            lambda: torch.set_float32_matmul_precision("high"),
+            lambda _: torch.set_float32_matmul_precision("highest"),
+        ),
+        (
+            "the deterministic mode",
+            lambda: torch.use_deterministic_algorithms(False),
+            lambda _: torch.use_deterministic_algorithms(True, warn_only=True),  # as in all tests
+        ),
+    ],
+)
+def test_a_changed_state_is_found(name, change, back):
+    def kernel(q):
+        words = OPS["pack_gates"](q)
+        change()
+        return words
+
+    dtype = torch.get_default_dtype()
+    try:
+        assert first_fault("pack_gates", kernel) == ("wrong", f"the kernel changed {name}")
+    finally:
+        back(dtype)
+
+
+def test_what_is_not_written_is_found_though_memory_held_it_before():
+    """torch.empty stands in for it: filled where new memory is filled, else lucky."""
+
+    def kernel(q):
+        words = OPS["pack_gates"](q)
+        return torch.empty_like(words) if torch.are_deterministic_algorithms_enabled() else words
+
+    torch.use_deterministic_algorithms(False)
+    try:
+        assert first_fault("pack_gates", kernel) is not None
+    finally:
+        torch.use_deterministic_algorithms(True, warn_only=True)  # as in all tests
+
+
+@pytest.mark.parametrize("op", BACKWARD)
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+def test_gradients_that_are_not_finite_and_are_dropped_are_found(op, number):
+    if number == torch.inf and op in ("npk_gram_backward", "gated_linear_pair_soft_backward"):
+        pytest.skip("infinities may become NaN there")
+
+    def finite(name, value):
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            return value
+        return value.nan_to_num(0.0, torch.inf, -torch.inf) if number != number else value.where(value != number, 0.0)
+
+    assert_found(op, on_changed_arguments(op, finite))
+
+
+@pytest.mark.parametrize(
+    "op", ["npk_gram", "npk_gram_out", "npk_matvec", "gated_linear_soft", "gated_linear_pair_soft", "gated_linear"]
+)
+def test_inputs_that_are_nan_and_are_dropped_are_found(op):
+    names = ("x", "h", "z")
+    assert_found(op, on_changed_arguments(op, lambda name, v: v.nan_to_num() if name in names and v is not None and
+                                          v.is_floating_point() else v))  # fmt: skip
+
+
+def read_without_strides(tensor: Tensor) -> Tensor:
+    """What a kernel reads that takes it for contiguous."""
+    memory = whole_memory(tensor)
+    places = torch.arange(tensor.numel()).add(tensor.storage_offset()).clamp(max=memory.numel() - 1)
+    return memory[places].view(tensor.shape)
+
+
+FORMS = [
+    (op, name)
+    for op in TESTED_OPS
+    for name in argument_names(op)
+    if name not in output_names(op)
+    and any(isinstance(value, Tensor) for case in cases_of_op(op)
+            for given, value in zip(argument_names(op), case.make(CPU)[0], strict=False) if given == name)
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("op", "name"), FORMS)
+def test_strides_that_are_ignored_are_found(op, name):
+    def dense(given, value):
+        return read_without_strides(value) if given == name and isinstance(value, Tensor) else value
+
+    def kernel(*args, **kwargs):
+        return OPS[op](*map(dense, argument_names(op), args), **kwargs)
+
+    assert_found(op, kernel)
+
+
+@pytest.mark.parametrize("op", BACKWARD)
+def test_a_gradient_of_stride_0_is_among_the_cases(op):
+    def kernel(*args):
+        if any(isinstance(value, Tensor) and value.numel() > 1 and max(value.stride()) == 0 for value in args):
+            raise RuntimeError("stride 0")
+        return OPS[op](*args)
+
+    assert first_fault(op, kernel) == ("raised", "RuntimeError: stride 0")
+
+
+@pytest.mark.parametrize("op", ["gated_linear_pair", "gated_linear_pair_soft", "gated_linear_pair_out"])
+@pytest.mark.parametrize("bias", ["b_f", "b_v"])
+def test_no_bias_is_among_the_cases(op, bias):
+    def kernel(*args, **kwargs):
+        if dict(zip(argument_names(op), args, strict=False))[bias] is None:
+            raise RuntimeError("no bias")
+        return OPS[op](*args, **kwargs)
+
+    assert first_fault(op, kernel) == ("raised", "RuntimeError: no bias")
+
+
+def counts_in_half(results: list[Any]) -> None:
+    results[0].copy_(results[0].half().to(results[0].dtype))
+
+
+def test_counts_that_are_rounded_to_half_precision_are_found():
+    def gram(x, words, y, y_words, factor, y_factor, first, y_first, count, scale, dtype):
+        if x is not None or factor is not None:
+            return OPS["npk_gram"](x, words, y, y_words, factor, y_factor, first, y_first, count, scale, dtype)
+        counts = OPS["gate_overlap"](words, y_words, first, y_first, count, []).half().to(dtype)
+        scaled = [layer * factor for layer, factor in zip(counts, scale, strict=True)]
+        total = scaled[0]
+        for layer in scaled[1:]:
+            total = total * layer
+        return total
+
+    def diagonal(words, first, count, scale, dtype):
+        return gram(None, words, None, None, None, None, first, first, count, scale, dtype).diagonal().contiguous()
+
+    assert_found("gate_overlap", changed("gate_overlap", counts_in_half))
+    assert_found("npk_gram", gram)
+    assert_found("npk_diag", diagonal)
+
+
+def half_linear(x: Tensor, weight: Tensor, bias: Tensor | None, chunk: int) -> Tensor:
+    """linear with sums that are rounded to the dtype once every `chunk` products."""
+    y = x.new_zeros(*x.shape[:-1], weight.shape[0])
+    for k in range(0, x.shape[-1], chunk):
+        y = y + (x[..., k : k + chunk].float() @ weight[:, k : k + chunk].float().T).to(x.dtype)
+    return y if bias is None else y + bias
+
+
+def rounded_layer(op: str, dtype: torch.dtype, chunk: int) -> Kernel:
+    """A layer whose sums in half precision are rounded in between."""
+
+    def kernel(*args):
+        if args[0].dtype != dtype:
+            return OPS[op](*args)
+        y = half_linear(*args[:3], chunk)
+        flat = y.reshape(args[0].shape[:-1].numel(), 1, -1)
+        if op == "gated_linear":
+            return OPS["gate_select"](flat, *args[3:]).view(y.shape)
+        if op == "gated_linear_soft":
+            return y * args[3], y
+        words = OPS["pack_gates"](flat)
+        if op == "gated_linear_relu":
+            return y.relu(), words
+        v = half_linear(*args[3:6], chunk)
+        selected = OPS["gate_select"](v.reshape(flat.shape), words, 0).view(v.shape)
+        return y if args[6] else y.relu(), selected, words
+
+    return kernel
+
+
+def weight_gradient_rounded(dtype: torch.dtype, chunk: int) -> Kernel:
+    """A backward whose sums over rows are rounded in between."""
+
+    def kernel(grad, x, weight, words, first, bias):
+        results = list(OPS["gated_linear_backward"](grad, x, weight, words, first, bias))
+        if grad.dtype == dtype and x is not None:
+            flat = grad.reshape(x.shape[:-1].numel(), 1, -1)
+            g = (flat if words is None else OPS["gate_select"](flat, words, first)).squeeze(1)
+            results[1] = half_linear(g.T, x.reshape(len(g), -1).T, None, chunk)
+        return tuple(results)
+
+    return kernel
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("chunk", [64, pytest.param(256, marks=pytest.mark.slow)])
+def test_sums_that_are_rounded_in_between_are_found(dtype, chunk):
+    for op in ("gated_linear", "gated_linear_relu", "gated_linear_soft", "gated_linear_pair"):
+        assert_found(op, rounded_layer(op, dtype, chunk))
+    assert_found("gated_linear_backward", weight_gradient_rounded(dtype, chunk))
+
+
+# --- results of calls that are timed --------------------------------------------------------------------------------
+
+
+def timed(op: str, kernel: Kernel) -> dict[str, Any]:
+    """What a worker tells of the timings of an op."""
+    return worker._time(timings_of(FAMILY_OF[op], [op]), {op: kernel}, CPU, lambda line: None)
+
+
+def test_a_result_that_is_wrong_only_where_it_is_timed_is_found():
+    def cut(results: list[Any]) -> None:
+        results[0][256:] = 0
+
+    told = timed("pack_gates", changed("pack_gates", cut))
+    assert told["outcome"] == "wrong"
+    assert told["why"].startswith("pack_gates of 32768 x 2048, float32: result 0: ")
+
+
+def test_a_result_of_another_form_is_found_when_it_is_timed():
+    told = timed("unpack_gates", lambda words, positions, channels: torch.zeros(1))
+    assert told["outcome"] == "wrong"
+
+
+def test_a_run_that_differs_from_the_first_is_found_when_it_is_timed():
+    runs = iter([False, False, True])
+    told = timed("pack_gates", changed("pack_gates", lambda results: flip(results[0]) if next(runs) else None))
+    assert told["outcome"] == "unsteady"
+    assert told["why"].startswith("pack_gates of 512 x 512, float32: two runs differ: result 0: 1 of ")
+
+
+@pytest.mark.parametrize("family", TESTED)
+def test_half_of_the_rows_left_out_are_found_in_every_result_that_is_timed(family):
+    for timing in timings_of(family, FAMILIES[family]):
+        if timing.size == "large":
+            continue
+        args, _ = timing.make(CPU)
+        for index, expected in enumerate(pytree.tree_leaves(OPS[timing.op](*args))):
+            results = pytree.tree_leaves(OPS[timing.op](*args))
+            results[index][results[index].shape[0] // 2 :] = 0
+            if not torch.equal(results[index], expected):
+                assert fault_when_timed(timing, tuple(results), OPS[timing.op](*args))[0] == "wrong", timing.name

@@ -1,26 +1,47 @@
 """Whether a kernel gives what the portable op gives: the same bits or, where sums are rounded, as small an error.
 
-A kernel runs twice, on arguments of their own each time. Both runs must give the same bits. A result that is not in
-`close` of the case must then have the bits of the portable op's, whatever its strides. One that is must have
+A kernel runs three times: twice on the same values, which must give the same bits, and then on others, in the memory of
+those before. It may change nothing but its results: no argument, nothing around one or around an output, no earlier
+result, no state of the process. A result that is not in `close` of the case must have the bits of the portable op's,
+whatever its strides. One that is must have
 
     max|kernel - truth| <= 2 * max|portable - truth| + TINY[dtype] * max|truth|
 
+and in half precision, where sums are rounded once,
+
+    rms(kernel - truth) <= 1.5 * rms(portable - truth) + TINY[dtype] / 64 * rms(truth)
+
 with the truth from the portable op in float64; a float64 result, for which nothing more precise is at hand, must lie
 within FLOAT64_SUMS * max|truth|. Infinities and NaN must stand where they stand in the truth.
+
+Results that are timed are as large as a user's. There a rounded one must be within NEAR[dtype] * max|portable| of the
+portable op's, and every run must give the same bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from gatedops.backends.kernels import Kernel
 from gatedops.portable.register import OPS
-from gatedops.selftest.case import Case
+from gatedops.selftest.calls import (
+    INTEGERS,
+    Run,
+    as_list,
+    copied,
+    new_memory_is_nan,
+    run,
+    run_late,
+    state_of,
+    whole_memory,
+)
+from gatedops.selftest.case import Arguments, Case, Timing
 
 Fault = tuple[str, str]  # an outcome, a key of gatedops.backends.verdicts.OUTCOMES, and what went wrong, one sentence
 
@@ -33,101 +54,96 @@ TINY = {
 }
 # Relative error of float64 sums of at most a few hundred terms against the same sums in another order.
 FLOAT64_SUMS = 1e-12
+# Relative error of sums of thousands of terms against the same sums in another order, of a few roundings where half
+# precision is rounded to. Numbers that a kernel left out, or put in the wrong place, are off by far more.
+NEAR = {
+    torch.float64: 1e-11,
+    torch.float32: 2.0**-15,
+    torch.float16: 2.0**-8,
+    torch.bfloat16: 2.0**-5,
+}
 
-_PATTERN = 0x5B  # every byte of outputs, and of what lies around them, before they are filled
-_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # of a size in bytes
 _SYMMETRIC = ("npk_gram", "npk_gram_out", "conv_gram")  # give a symmetric matrix where y_words is None
 
 
 @dataclass(frozen=True)
-class _Run:
-    """What one call of an op made of arguments of its own.
+class _Runs:
+    """What three calls of a kernel made.
 
     Attributes:
-        results: what it returned or filled.
-        arguments: all others, by their names, as it left them.
-        spilled: the outputs around which it wrote.
+        first, second, other: on the same values twice, and on others. Their results are copies, made at once.
+        left: what became of the results of the first.
+        changed: what the kernel changed of the state of the process.
     """
 
-    results: list[Any]
-    arguments: dict[str, Any]
-    spilled: list[str]
+    first: Run
+    second: Run
+    other: Run
+    left: list[Any]
+    changed: list[str]
 
 
 def fault_of(case: Case, kernel: Kernel, device: torch.device) -> Fault | None:
     """What is wrong with a kernel on a case: one of "wrong", "unsteady" and "raised", and a sentence. None: nothing."""
     with torch.no_grad():
-        expected = _run(case, OPS[case.op], device)
+        values, others = case.make(device), case.make(device, seed=1)
         try:
-            first, second = (_run(case, kernel, device) for _ in range(2))
+            runs = _runs_of(case, kernel, values, others, device)
         except Exception as error:
             return "raised", f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        unsteady = _difference(first, second, exactly=range(len(first.results)))
+        unsteady = _difference(runs.second.results, runs.first.results)
         if unsteady is not None:
             return "unsteady", f"two runs differ: {unsteady}"
-        wrong = _wrong_result(case, first, expected, device) or _side_effect(case, first, device)
+        wrong = _wrong_result(case, runs.first, values, device) or _side_effect(runs, values)
+        if wrong is None:
+            wrong = _wrong_result(case, runs.other, others, device)
+            wrong = wrong and f"after a call with other values: {wrong}"
         return None if wrong is None else ("wrong", wrong)
 
 
-def _run(case: Case, op: Kernel, device: torch.device) -> _Run:
-    args, kwargs = case.make(device)
-    outputs = output_names(case.op)
-    for name in outputs:
-        _whole_storage(kwargs[name]).fill_(_PATTERN)
-    returned = op(*args, **kwargs)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)  # an error of the kernel shows here at the latest
-    arguments = dict(zip(argument_names(case.op), args, strict=False)) | kwargs
-    results = [arguments.pop(name) for name in outputs] if outputs else _as_list(returned)
-    spilled = [name for name, out in zip(outputs, results, strict=False) if _is_written_around(out)]
-    return _Run(results, arguments, spilled)
+def _runs_of(case: Case, kernel: Kernel, values: Arguments, others: Arguments, device: torch.device) -> _Runs:
+    state = state_of(device)
+    with new_memory_is_nan():
+        returned = run(case.op, kernel, copied(values), device)
+    first = _kept(returned)
+    arguments = copied(values)
+    second = _kept(run(case.op, kernel, arguments, device))
+    reused = (arguments[0], copied(others)[1])  # outputs are not used again
+    other = _kept(run_late(case.op, kernel, reused, others, device))
+    changed = [name for name, value in state_of(device).items() if value != state[name]]
+    return _Runs(first, second, other, returned.results, changed)
 
 
-def _as_list(returned: Any) -> list[Any]:
-    return list(returned) if isinstance(returned, tuple | list) else [returned]
+def _kept(done: Run) -> Run:
+    """The same with results that no later call can change."""
+    return replace(done, results=pytree.tree_map_only(Tensor, torch.clone, done.results))
 
 
-def argument_names(op: str) -> list[str]:
-    """The arguments of an op, in the order of its schema."""
-    return [argument.name for argument in _schema(op).arguments]
+def fault_when_timed(timing: Timing, found: Any, expected: Any) -> Fault | None:
+    """What is wrong with what a timed kernel returned, beside what the portable op did."""
+    ours, theirs = as_list(found), as_list(expected)
+    wrong = _difference(ours, theirs, but=timing.close)
+    for index in sorted(timing.close) if wrong is None else ():
+        error = _far(ours[index], theirs[index])
+        wrong = wrong or (error and f"result {index}: {error}")
+    return None if wrong is None else ("wrong", wrong)
 
 
-def output_names(op: str) -> list[str]:
-    """Those of them that the op fills."""
-    return [argument.name for argument in _schema(op).arguments if argument.is_out]
-
-
-def _schema(op: str) -> Any:
-    return getattr(torch.ops.gatedops, op).default._schema
-
-
-# --- outputs that are filled ----------------------------------------------------------------------------------------
-
-
-def _whole_storage(tensor: Tensor) -> Tensor:
-    """All bytes of the memory that a tensor is a part of."""
-    return torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(tensor.untyped_storage())
-
-
-def _is_written_around(out: Tensor) -> bool:
-    """Whether the bytes around an output are no longer those of before."""
-    whole = _whole_storage(out).clone()
-    integer = _INTEGERS[out.itemsize]
-    inside = torch.empty(0, dtype=integer, device=out.device)
-    inside.set_(whole.untyped_storage(), out.storage_offset(), out.shape, out.stride())
-    inside.fill_(int.from_bytes([_PATTERN] * out.itemsize, "little"))
-    return bool((whole != _PATTERN).any())
+def unsteady_when_timed(again: Any, first: Any) -> Fault | None:
+    """What is wrong with what a timed kernel returned, beside what it returned first."""
+    unsteady = _difference(as_list(again), as_list(first))
+    return None if unsteady is None else ("unsteady", f"two runs differ: {unsteady}")
 
 
 # --- comparisons ----------------------------------------------------------------------------------------------------
 
 
-def _wrong_result(case: Case, found: _Run, expected: _Run, device: torch.device) -> str | None:
-    exactly = [index for index in range(len(expected.results)) if index not in case.close]
-    wrong = _difference(found, expected, exactly)
+def _wrong_result(case: Case, found: Run, values: Arguments, device: torch.device) -> str | None:
+    expected = run(case.op, OPS[case.op], copied(values), device)
+    wrong = _difference(found.results, expected.results, but=case.close)
     if wrong is not None or not case.close:
         return wrong
-    truth = _run(_in_float64(case), OPS[case.op], device)
+    truth = run(case.op, OPS[case.op], _in_float64(values), device)
     for index in sorted(case.close):
         ours, exact = found.results[index], truth.results[index]
         wrong = _error(ours, expected.results[index], exact)
@@ -139,28 +155,25 @@ def _wrong_result(case: Case, found: _Run, expected: _Run, device: torch.device)
     return None
 
 
-def _in_float64(case: Case) -> Case:
-    """The same case with every floating tensor and dtype argument in float64."""
+def _in_float64(arguments: Arguments) -> Arguments:
+    """The same with every floating tensor and dtype argument in float64."""
 
     def precise(value: Any) -> Any:
         if isinstance(value, torch.dtype) and value.is_floating_point:
             return torch.float64
         return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
 
-    def make(device: torch.device) -> tuple[list[Any], dict[str, Any]]:
-        args, kwargs = case.make(device)
-        return [precise(value) for value in args], {name: precise(value) for name, value in kwargs.items()}
-
-    return Case(case.name, case.op, make)
+    args, kwargs = copied(arguments)
+    return [precise(value) for value in args], {name: precise(value) for name, value in kwargs.items()}
 
 
-def _difference(found: _Run, expected: _Run, exactly: Sequence[int]) -> str | None:
-    """The first difference in number or form of the results, or in the bits of those listed in `exactly`."""
-    if len(found.results) != len(expected.results):
-        return f"{len(found.results)} results, expected {len(expected.results)}"
-    for index, (ours, theirs) in enumerate(zip(found.results, expected.results, strict=True)):
+def _difference(found: list[Any], expected: list[Any], *, but: Collection[int] = ()) -> str | None:
+    """The first difference in number or form of results, or in the bits of any but those listed."""
+    if len(found) != len(expected):
+        return f"{len(found)} results, expected {len(expected)}"
+    for index, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
         wrong = _form_difference(ours, theirs)
-        if wrong is None and theirs is not None and index in exactly:
+        if wrong is None and isinstance(theirs, Tensor) and index not in but:
             wrong = _bits_difference(ours, theirs)
         if wrong is not None:
             return f"result {index}: {wrong}"
@@ -183,6 +196,8 @@ def _form_difference(found: Any, expected: Any) -> str | None:
 
 def _bits_difference(found: Tensor, expected: Tensor) -> str | None:
     """Between the bits of two tensors of the same form; every NaN is the same."""
+    if torch.equal(_bits(found), _bits(expected)):
+        return None
     differ = _bits(found) != _bits(expected)
     if expected.is_floating_point():
         differ &= ~(found.isnan() & expected.isnan())
@@ -190,42 +205,71 @@ def _bits_difference(found: Tensor, expected: Tensor) -> str | None:
 
 
 def _bits(tensor: Tensor) -> Tensor:
-    return tensor.contiguous().view(_INTEGERS[tensor.itemsize])
+    return tensor.contiguous().view(INTEGERS[tensor.itemsize])
 
 
 def _told(wrong: Tensor, found: Tensor, expected: Tensor, how: str) -> str:
-    place = tuple(wrong.nonzero()[0].tolist())
+    first = wrong.flatten().view(torch.uint8).argmax()
+    place = tuple(int(index) for index in torch.unravel_index(first, wrong.shape))
     values = f"{found[place].item()}, expected {expected[place].item()}"
     return f"{int(wrong.sum())} of {wrong.numel()} numbers {how}, the first at {list(place)}: {values}"
 
 
 def _error(found: Tensor, portable: Tensor, truth: Tensor) -> str | None:
     """How far a rounded result is from the truth, where that is too far."""
-    ours, theirs = found.double(), portable.double()
+    misplaced = _misplaced(found, truth)
     finite = truth.isfinite()
-    misplaced = torch.where(finite, ~ours.isfinite(), ~((ours == truth) | (ours.isnan() & truth.isnan())))
-    if misplaced.any():
-        return _told(misplaced, found, truth, "are infinite or NaN in the wrong place")
-    if not finite.any():
-        return None
-    largest = truth[finite].abs().max().item()
-    errors = torch.where(finite, (ours - truth).abs(), 0.0)
+    if misplaced is not None or not finite.any():
+        return misplaced
+    exact = torch.where(finite, truth, 0.0)
+    ours, theirs = (torch.where(finite, result.double(), 0.0) - exact for result in (found, portable))
+    largest = exact.abs().max().item()
     allowed = FLOAT64_SUMS * largest
     if found.dtype != torch.float64:
-        allowed = 2 * (theirs - truth)[finite].abs().max().item() + TINY[found.dtype] * largest
-    wrong = errors > allowed
-    if not wrong.any():
-        return None
-    return _told(wrong, found, truth, f"are off by more than the allowed {allowed:.3g}")
-
-
-def _side_effect(case: Case, found: _Run, device: torch.device) -> str | None:
-    """What a kernel changed beside its results."""
-    if found.spilled:
-        return f"wrote outside of {found.spilled[0]}"
-    args, kwargs = case.make(device)
-    fresh = dict(zip(argument_names(case.op), args, strict=False)) | kwargs
-    for name, value in found.arguments.items():
-        if isinstance(value, Tensor) and not torch.equal(_bits(value), _bits(fresh[name])):
-            return f"the kernel changed its argument {name}"
+        allowed = 2 * theirs.abs().max().item() + TINY[found.dtype] * largest
+    wrong = ours.abs() > allowed
+    if wrong.any():
+        return _told(wrong, found, truth, f"are off by more than the allowed {allowed:.3g}")
+    if found.dtype in (torch.float16, torch.bfloat16):
+        mean, allowed = _mean(ours), 1.5 * _mean(theirs) + TINY[found.dtype] / 64 * _mean(exact)
+        if mean > allowed:
+            return f"off by {mean:.3g} in the root mean square, more than the allowed {allowed:.3g}"
     return None
+
+
+def _mean(errors: Tensor) -> float:
+    """The root mean square."""
+    return errors.square().mean().sqrt().item()
+
+
+def _far(found: Tensor, portable: Tensor) -> str | None:
+    """How far a rounded result is from the portable op's, where that is too far."""
+    misplaced = _misplaced(found, portable)
+    finite = portable.isfinite()
+    if misplaced is not None or not finite.any():
+        return misplaced
+    allowed = NEAR[portable.dtype] * portable[finite].abs().max().item()
+    wrong = finite & ((found.double() - portable).abs() > allowed)
+    return _told(wrong, found, portable, f"are off by more than the allowed {allowed:.3g}") if wrong.any() else None
+
+
+def _misplaced(found: Tensor, expected: Tensor) -> str | None:
+    """Infinities and NaN that are not where they are expected."""
+    same = (found == expected) | (found.isnan() & expected.isnan())
+    misplaced = torch.where(expected.isfinite(), ~found.isfinite(), ~same)
+    return _told(misplaced, found, expected, "are infinite or NaN in the wrong place") if misplaced.any() else None
+
+
+def _side_effect(runs: _Runs, values: Arguments) -> str | None:
+    """What a kernel changed beside its results."""
+    if runs.first.spilled:
+        return f"wrote outside of {runs.first.spilled[0]}"
+    for name, value in zip(runs.first.arguments, values[0], strict=False):
+        if isinstance(value, Tensor):
+            now = runs.first.arguments[name]
+            if not torch.equal(_bits(whole_memory(now)), _bits(whole_memory(value))):
+                inside = torch.equal(_bits(now), _bits(value))
+                return f"the kernel changed {'memory around ' if inside else ''}its argument {name}"
+    if _difference(runs.left, runs.first.results) is not None:
+        return "a later call changed an earlier result"
+    return f"the kernel changed {runs.changed[0]}" if runs.changed else None

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import math
 import signal
 import statistics
 import time
@@ -28,7 +29,7 @@ from gatedops.backends.kernels import Kernel, KernelBackend
 from gatedops.portable.register import OPS
 from gatedops.selftest.case import Case, Timing
 from gatedops.selftest.cases import cases_of, timings_of
-from gatedops.selftest.compare import fault_of
+from gatedops.selftest.compare import Fault, fault_of, fault_when_timed, unsteady_when_timed
 
 Tell = Callable[[dict[str, Any]], None]  # writes a line of the report
 
@@ -107,36 +108,42 @@ def _check(cases: Sequence[Case], kernels: dict[str, Kernel], device: torch.devi
 
 
 def _time(timings: Sequence[Timing], kernels: dict[str, Kernel], device: torch.device, tell: Tell) -> dict[str, Any]:
-    """The last line: the times of all that is timed, or the first error; too little memory is none of a kernel."""
+    """The last line: the times of all that is timed, or the first fault; too little memory is none of a kernel."""
     found = []
     for timing in timings:
         tell({"begins": timing.name})
         try:
-            kernel_s, portable_s = _medians(timing, kernels[timing.op], device)
+            fault, (kernel_s, portable_s) = _medians(timing, kernels[timing.op], device)
         except torch.OutOfMemoryError:
             return {"untimed": f"{timing.name}: the GPU has too little memory free"}
         except Exception as error:
             return _raised(timing.name, error)
+        if fault is not None:
+            return {"outcome": fault[0], "why": f"{timing.name}: {fault[1]}"}
         found.append({"what": timing.name, "size": timing.size, "kernel_s": kernel_s, "portable_s": portable_s})
         tell({"ends": timing.name})
     return {"timings": found}
 
 
-def _medians(timing: Timing, kernel: Kernel, device: torch.device) -> list[float]:
-    """Seconds that the kernel and the portable op take, run in turns after one run of each, which compiles."""
+def _medians(timing: Timing, kernel: Kernel, device: torch.device) -> tuple[Fault | None, list[float]]:
+    """Seconds that the kernel and the portable op take, run in turns after one run of each, which compiles; and what is
+    wrong with what the kernel returned, first or in a run that was timed."""
     calls = [(op, timing.make(device)) for op in (kernel, OPS[timing.op])]
     seconds: list[list[float]] = [[], []]
     with torch.no_grad():
-        for op, (args, kwargs) in calls:
-            op(*args, **kwargs)
-        while not _is_enough(seconds):
+        first, expected = (op(*args, **kwargs) for op, (args, kwargs) in calls)
+        fault = fault_when_timed(timing, first, expected)
+        del expected
+        while fault is None and not _is_enough(seconds):
             for (op, (args, kwargs)), taken in zip(calls, seconds, strict=True):
                 _wait_for(device)
                 begin = time.perf_counter()
-                op(*args, **kwargs)
+                returned = op(*args, **kwargs)
                 _wait_for(device)
                 taken.append(time.perf_counter() - begin)
-    return [statistics.median(taken) for taken in seconds]
+                fault = fault or (unsteady_when_timed(returned, first) if op is kernel else None)
+                del returned
+    return fault, [statistics.median(taken or [math.nan]) for taken in seconds]
 
 
 def _is_enough(seconds: list[list[float]]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from gatedops.selftest.cases.inputs import (
     drawn,
     drawn_rows,
     every_other,
+    expanded,
     name_of,
     packed,
     plain,
@@ -36,7 +37,12 @@ from gatedops.selftest.cases.inputs import (
 class Layer:
     """The inputs of a layer: leading dimensions, inner length and gates, of a dtype and with x and weight in a layout.
 
-    whole: of whole numbers, which give the same bits in any order of summation; else any floats.
+    kind: what the numbers are.
+        "whole": whole ones, which give the same bits in any order of summation;
+        "sparse": the same with most of them 0, for sums of thousands;
+        "any": any floats;
+        "clear": any floats, all of x positive and each row of the weight of one sign, so that no gate depends on how a
+        sum is rounded.
     """
 
     leading: tuple[int, ...]
@@ -45,14 +51,17 @@ class Layer:
     dtype: torch.dtype = FLOAT32
     layout: Layout = plain
     bias: bool = True
-    whole: bool = True
+    kind: str = "whole"
 
     def __str__(self) -> str:
-        kind = "whole" if self.whole else "any"
         layout = "" if self.layout is plain else f", {self.layout.__name__}"
         bias = "" if self.bias else ", no bias"
         rows = ", ".join(map(str, self.leading))
-        return f"({rows}) x {self.inner} -> {self.width}, {kind} {name_of(self.dtype)}{layout}{bias}"
+        return f"({rows}) x {self.inner} -> {self.width}, {self.kind} {name_of(self.dtype)}{layout}{bias}"
+
+    @property
+    def whole(self) -> bool:
+        return self.kind in ("whole", "sparse")
 
     @property
     def rows(self) -> int:
@@ -62,21 +71,28 @@ class Layer:
         """Of this kind; large: of many bits where whole."""
         if not self.whole:
             return draw.normal(*shape, dtype=self.dtype)
+        if self.kind == "sparse":
+            return draw.sparse(*shape, dtype=self.dtype)
         return draw.whole(*shape, dtype=self.dtype) if large else draw.small(*shape, dtype=self.dtype)
 
     def parameters(self, draw: Draw) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias. The first two columns of the weight cancel."""
+        """Weight and bias. The first two columns of a weight whose gates are not clear cancel."""
         weight = self.numbers(draw, self.width, self.inner)
-        if self.inner > 1:
+        if self.kind == "clear":
+            weight = weight.abs() * draw.small(self.width, 1, dtype=FLOAT64).sign().to(self.dtype)
+        elif self.inner > 1:
             weight[:, 1] = -weight[:, 0]
         bias = draw.integers(-2, 2, self.width, dtype=self.dtype) if self.whole else self.numbers(draw, self.width)
+        bias = bias if self.layout is plain else every_other(bias)
         return self.layout(weight), bias if self.bias else None
 
     def inputs(self, draw: Draw, *, nonfinite: bool = False) -> Tensor:
         """x. The first row of several gives the bias alone, and so pre-activations that are exactly 0; nonfinite: the
         last ones hold an infinity and a NaN."""
         x = self.numbers(draw, self.rows, self.inner)
-        if self.rows > 2 and self.inner > 1:
+        if self.kind == "clear":
+            x = x.abs()
+        elif self.rows > 2 and self.inner > 1:
             x[0] = 0
             x[0, :2] = 1
             if nonfinite:
@@ -84,16 +100,30 @@ class Layer:
         return self.layout(x.view(*self.leading, self.inner))
 
     def gates(self, draw: Draw, share: float = 0.5) -> Tensor:
-        """Gates of all rows."""
-        return draw.gates(self.rows, self.width, share=share)
+        """Gates of all rows. The last of all and the first in the row before are on, where there are more."""
+        gates = draw.gates(self.rows, self.width, share=share)
+        if self.has_corners:
+            gates[-2, 0] = gates[-1, -1] = True
+        return gates
 
-    def cotangent(self, draw: Draw, gates: Tensor | None = None, *, large: bool = True) -> Tensor:
-        """The gradient of the layer's output, infinite or NaN in places where gates are off."""
+    @property
+    def has_corners(self) -> bool:
+        """Whether a number that is not finite can be put in two rows and columns, and leaves finite results."""
+        return self.rows > 2 and self.width > 2
+
+    def cotangent(
+        self, draw: Draw, gates: Tensor | None = None, *, large: bool = True, nan: bool = True, inf: bool = False
+    ) -> Tensor:
+        """The gradient of the layer's output, infinite or NaN in places where gates are off. Where numbers are whole it
+        is NaN (nan) and infinite (inf) where those gates are that are always on."""
         grad = self.numbers(draw, self.rows, self.width, large=large)
         if gates is not None:
             bad = ~gates & draw.gates(self.rows, self.width, share=0.1)
             grad[bad] = math.nan
             grad[bad & draw.gates(self.rows, self.width)] = math.inf
+        if self.kind == "whole" and self.has_corners:
+            grad[-2, 0] = math.inf if inf else grad[-2, 0]
+            grad[-1, -1] = math.nan if nan else grad[-1, -1]
         return self.layout(grad.view(*self.leading, self.width))
 
 
@@ -102,7 +132,7 @@ WIDE = Layer((37,), 64, 200)
 FORWARD = (
     ODD,
     WIDE,
-    Layer((3, 5), 31, 31, layout=every_other, bias=False),
+    Layer((3, 5), 31, 31, layout=every_other),
     Layer((37,), 48, 64, layout=transposed),
     Layer((5,), 100, 33, FLOAT64),
     *(Layer((129,), 64, 200, dtype) for dtype in HALVES),
@@ -110,9 +140,14 @@ FORWARD = (
     Layer((1,), 2, 1),
     Layer((0,), 20, 33),
 )
-ANY = tuple(Layer((70,), 320, 65, dtype, whole=False) for dtype in LAYER_DTYPES)
+ANY = tuple(Layer((70,), 320, 65, dtype, kind="any") for dtype in LAYER_DTYPES)
 # So long that sums in half precision are off by more than their last rounding.
-LONG = tuple(Layer((40,), 2048, 33, dtype, whole=False) for dtype in HALVES)
+LONG = tuple(Layer((40,), 2048, 33, dtype, kind="any") for dtype in HALVES)
+LONG_AND_CLEAR = tuple(replace(layer, kind="clear") for layer in LONG)
+# The same of backwards, which sum over rows and over gates.
+LONG_BACKWARD = tuple(
+    Layer((rows,), 24, width, dtype, kind="any") for dtype in HALVES for rows, width in ((2500, 40), (40, 2500))
+)
 # The gradient of a bias is few sums of single numbers, whose largest error says little: whole numbers test it.
 SUMS_OF_PRODUCTS = "xw"
 
@@ -120,7 +155,7 @@ SUMS_OF_PRODUCTS = "xw"
 def cases() -> list[Case]:
     return [
         *(_hard_case(layer) for layer in (*FORWARD, *ANY, *LONG)),
-        *(_relu_case(layer) for layer in FORWARD),
+        *(_relu_case(layer) for layer in (*FORWARD, *LONG_AND_CLEAR)),
         *_soft_cases(),
         *_backward_cases(),
         *_soft_backward_cases(),
@@ -145,7 +180,7 @@ def timings() -> list[Timing]:
 def _timed(
     draw: Draw, rows: int, build: Callable[[Draw, Layer], Arguments], width: int, dtype: torch.dtype
 ) -> Arguments:
-    return build(draw, Layer((rows,), width, width, dtype, whole=False))
+    return build(draw, Layer((rows,), width, width, dtype, kind="sparse"))
 
 
 # --- forward --------------------------------------------------------------------------------------------------------
@@ -167,7 +202,8 @@ def _hard(draw: Draw, layer: Layer) -> Arguments:
 
 
 def _relu_case(layer: Layer) -> Case:
-    return Case(f"gated_linear_relu of {layer}", "gated_linear_relu", drawn(_relu, layer))
+    close = close_unless_whole(layer, 0)
+    return Case(f"gated_linear_relu of {layer}", "gated_linear_relu", drawn(_relu, layer), close)
 
 
 def _relu(draw: Draw, layer: Layer) -> Arguments:
@@ -176,7 +212,7 @@ def _relu(draw: Draw, layer: Layer) -> Arguments:
 
 
 def _soft_cases() -> list[Case]:
-    layers = (ODD, Layer((3, 5), 31, 31, bias=False, layout=transposed), Layer((0,), 20, 33), *ANY)
+    layers = (ODD, Layer((3, 5), 31, 31, layout=transposed), Layer((0,), 20, 33), *ANY, *LONG)
     return [
         Case(f"gated_linear_soft of {layer}", "gated_linear_soft", drawn(_soft, layer), close_unless_whole(layer, 0, 1))
         for layer in layers
@@ -185,9 +221,9 @@ def _soft_cases() -> list[Case]:
 
 def _soft(draw: Draw, layer: Layer) -> Arguments:
     weight, bias = layer.parameters(draw)
-    x = layer.inputs(draw)
+    x = layer.inputs(draw, nonfinite=layer.whole)
     gate = draw.small(layer.rows, layer.width, dtype=layer.dtype) if layer.whole else _sigmoid(draw, layer)
-    return call(x, weight, bias, gate.view(*layer.leading, layer.width))
+    return call(x, weight, bias, layer.layout(gate.view(*layer.leading, layer.width)))
 
 
 def _sigmoid(draw: Draw, layer: Layer) -> Tensor:
@@ -208,6 +244,8 @@ def _backward_cases() -> list[Case]:
         _backward_case(WIDE, large_grad=True),
         _backward_case(many),
         _backward_case(Layer((2500,), 16, 40, torch.bfloat16), share=0.05),
+        _backward_case(replace(ODD, layout=expanded)),
+        *(_backward_case(layer) for layer in LONG_BACKWARD),
     ]
     return [*made, *(_backward_case(layer, asked=SUMS_OF_PRODUCTS) for layer in ANY)]
 
@@ -227,7 +265,7 @@ def _backward(
     """asked: the gradients, of "x", "w" and "b"; large_grad: the gradient has many bits instead of x and weight."""
     gates = layer.gates(draw, share)
     words, first, _ = packed(draw, [layer.gates(draw), gates])
-    grad = layer.cotangent(draw, gates if gated else None, large=large_grad)
+    grad = layer.cotangent(draw, gates if gated else None, large=large_grad, inf=True)
     x, weight = backward_inputs(draw, layer, large=not large_grad)
     return call(
         grad, x if "w" in asked else None, weight if "x" in asked else None, words if gated else None,
@@ -238,25 +276,31 @@ def _backward(
 def backward_inputs(draw: Draw, layer: Layer, *, large: bool = True) -> tuple[Tensor, Tensor]:
     """x and weight of a backward, whose sums run over rows and gates."""
     x = layer.numbers(draw, layer.rows, layer.inner, large=large).view(*layer.leading, layer.inner)
-    return layer.layout(x), layer.layout(layer.numbers(draw, layer.width, layer.inner, large=large))
+    weight = layer.numbers(draw, layer.width, layer.inner, large=large)
+    return (x, weight) if layer.layout is expanded else (layer.layout(x), layer.layout(weight))
 
 
 def _soft_backward_cases() -> list[Case]:
     small = Layer((129,), 31, 64)
     made = [
         _soft_backward_case(small),
-        _soft_backward_case(small, asked="xg"),
-        _soft_backward_case(Layer((3, 5), 31, 33, layout=transposed), asked="wb"),
+        _soft_backward_case(replace(small, layout=sliced), asked="xg"),
+        _soft_backward_case(Layer((3, 5), 31, 33, layout=transposed)),
+        _soft_backward_case(small, asked="wb"),
+        _soft_backward_case(replace(small, layout=expanded)),
+        *(_soft_backward_case(layer) for layer in LONG_BACKWARD),
         _soft_backward_case(Layer((0,), 20, 33)),
     ]
     return [*made, *(_soft_backward_case(layer, asked=SUMS_OF_PRODUCTS + "g") for layer in ANY)]
 
 
 def _soft_backward_case(layer: Layer, *, asked: str = "xwbg") -> Case:
+    held = plain if layer.layout is expanded else layer.layout
+
     def build(draw: Draw) -> Arguments:
-        grad = layer.cotangent(draw, large=False)
+        grad = layer.cotangent(draw, large=False, inf=True)
         x, weight = backward_inputs(draw, layer, large=False)
-        gate, product = (layer.cotangent(draw, large=False) for _ in range(2))
+        gate, product = (replace(layer, layout=held).cotangent(draw, large=False, nan=False) for _ in range(2))
         if not layer.whole:
             gate = gate.sigmoid()
         return call(
@@ -299,5 +343,5 @@ def _activations(draw: Draw, shape: Shape, dtype: torch.dtype, layout: Layout) -
 def _select(draw: Draw, shape: Shape, dtype: torch.dtype, layout: Layout) -> Arguments:
     q = pre_activations(draw, shape, dtype)
     before = packed(draw, [draw.gates(shape[0], 40)]).words
-    words = torch.cat([before, words_of(draw.gates(*shape))], 1)
-    return call(layout(q), words, before.shape[1])
+    words = torch.cat([before, words_of(draw.gates(*shape)), before], 1)
+    return call(layout(q), words[:, : words.shape[1] - before.shape[1]], before.shape[1])

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gatedops.layout import layer_words
 from gatedops.selftest.case import Arguments, Case, Timing
+from gatedops.selftest.cases import gated_linear
 from gatedops.selftest.cases.gated_linear import Layer, backward_inputs, close_unless_whole
 from gatedops.selftest.cases.inputs import (
     FLOAT32,
@@ -23,10 +24,12 @@ from gatedops.selftest.cases.inputs import (
     contiguous_frame,
     drawn,
     drawn_rows,
+    expanded,
     framed,
     name_of,
     packed,
     plain,
+    sliced,
     transposed,
     unaligned,
 )
@@ -65,11 +68,13 @@ def _pair(
     dtype: torch.dtype = FLOAT32,
     layout: Layout = plain,
     *,
-    bias: bool = True,
+    biases: tuple[bool, bool] = (True, True),
     linear: bool = False,
 ) -> Pair:
-    feature, value = (Layer(leading, length, width, dtype, layout) for length in inner)
-    return Pair(replace(feature, bias=bias), value, linear)
+    feature, value = (
+        Layer(leading, length, width, dtype, layout, bias) for length, bias in zip(inner, biases, strict=True)
+    )
+    return Pair(feature, value, linear)
 
 
 ODD = _pair((129,), (75, 40), 33)
@@ -80,23 +85,32 @@ WHOLE = (
     _pair((3, 5), (31, 64), 31, layout=transposed),
     _pair((5,), (100, 33), 33, FLOAT64, linear=True),
     *(_pair((129,), (64, 48), 200, dtype) for dtype in HALVES),
-    *(_pair((3, 7), (33, 20), 65, dtype, unaligned, bias=False, linear=True) for dtype in HALVES),
+    _pair((3, 7), (33, 20), 65, torch.bfloat16, unaligned, biases=(False, False), linear=True),
+    _pair((3, 7), (33, 20), 65, torch.float16, unaligned, biases=(True, False), linear=True),
     _pair((1,), (2, 2), 1),
     _pair((0,), (20, 8), 33),
 )
 # Features of whole numbers, values of any floats.
 ANY = tuple(
-    Pair(Layer((70,), 40, 65, dtype), Layer((70,), 320, 65, dtype, whole=False), linear)
+    Pair(Layer((70,), 40, 65, dtype), Layer((70,), 320, 65, dtype, kind="any"), linear)
     for dtype, linear in zip(LAYER_DTYPES, (False, True, True, False), strict=True)
 )
 
 
+# Sums so long that rounding them in between shows.
+LONG = tuple(
+    Pair(Layer((40,), 2048, 33, dtype, kind="clear"), Layer((40,), 2048, 33, dtype, kind="any")) for dtype in HALVES
+)
+LONG_BACKWARD = tuple(Pair(layer, layer) for layer in gated_linear.LONG_BACKWARD)
+NO_BIAS = replace(ANY[0], value=replace(ANY[0].value, bias=False))
+
+
 def cases() -> list[Case]:
     return [
-        *(_hard_case(pair) for pair in (*WHOLE, *ANY)),
-        *(_soft_case(pair) for pair in (ODD, WIDE, *ANY)),
-        *(_filled_case(pair, soft=False) for pair in (ODD, WHOLE[2], ANY[2])),
-        *(_filled_case(pair, soft=True) for pair in (ODD, *ANY[:3])),
+        *(_hard_case(pair) for pair in (*WHOLE, *ANY, *LONG)),
+        *(_soft_case(pair) for pair in (ODD, WIDE, WHOLE[2], *WHOLE[6:8], *ANY, *LONG, NO_BIAS)),
+        *(_filled_case(pair, soft=False) for pair in (ODD, WHOLE[2], WHOLE[6], ANY[2], *LONG)),
+        *(_filled_case(pair, soft=True) for pair in (ODD, WHOLE[2], NO_BIAS, *ANY[:3])),
         *_backward_cases(),
         *_soft_backward_cases(),
     ]
@@ -106,21 +120,22 @@ def timings() -> list[Timing]:
     made = []
     for size, rows, width in (("small", 512, 256), ("large", 8192, 2048)):
         for dtype in (FLOAT32, torch.bfloat16):
-            for op, build in (
-                ("gated_linear_pair", _hard),
-                ("gated_linear_pair_soft", _soft),
-                ("gated_linear_pair_backward", _backward),
-                ("gated_linear_pair_soft_backward", _soft_backward),
+            for op, build, kind, close in (
+                ("gated_linear_pair", _hard, "sparse", ()),
+                ("gated_linear_pair_soft", _soft, "sparse", (1,)),
+                ("gated_linear_pair_backward", _backward, "sparse", ()),
+                ("gated_linear_pair_soft_backward", _soft_backward, "any", range(6)),
             ):
-                make = drawn_rows(_timed, rows, build, width, dtype)
-                made.append(Timing(f"{op} of {rows} x {width} -> {width}, {name_of(dtype)}", op, size, make))
+                make = drawn_rows(_timed, rows, build, width, dtype, kind)
+                name = f"{op} of {rows} x {width} -> {width}, {name_of(dtype)}"
+                made.append(Timing(name, op, size, make, frozenset(close)))
     return made
 
 
 def _timed(
-    draw: Draw, rows: int, build: Callable[[Draw, Pair], Arguments], width: int, dtype: torch.dtype
+    draw: Draw, rows: int, build: Callable[[Draw, Pair], Arguments], width: int, dtype: torch.dtype, kind: str
 ) -> Arguments:
-    layer = Layer((rows,), width, width, dtype, whole=False)
+    layer = Layer((rows,), width, width, dtype, kind=kind)
     return build(draw, Pair(layer, layer))
 
 
@@ -128,9 +143,12 @@ def _timed(
 
 
 def _hard_case(pair: Pair) -> Case:
-    return Case(
-        f"gated_linear_pair of {pair}", "gated_linear_pair", drawn(_hard, pair), close_unless_whole(pair.value, 1)
-    )
+    return Case(f"gated_linear_pair of {pair}", "gated_linear_pair", drawn(_hard, pair), _close(pair))
+
+
+def _close(pair: Pair) -> frozenset[int]:
+    """Which of the results with hard gates are rounded."""
+    return close_unless_whole(pair.feature, 0) | close_unless_whole(pair.value, 1)
 
 
 def _hard(draw: Draw, pair: Pair) -> Arguments:
@@ -138,12 +156,12 @@ def _hard(draw: Draw, pair: Pair) -> Arguments:
 
 
 def _soft_case(pair: Pair) -> Case:
-    close = frozenset({1}) | close_unless_whole(pair.value, 4)
+    close = frozenset({1}) | close_unless_whole(pair.feature, 0, 3) | close_unless_whole(pair.value, 4)
     return Case(f"gated_linear_pair_soft of {pair}", "gated_linear_pair_soft", drawn(_soft, pair), close)
 
 
 def _soft(draw: Draw, pair: Pair) -> Arguments:
-    return call(*pair.arguments(draw), pair.beta, GAIN, pair.linear)
+    return call(*pair.arguments(draw, nonfinite=pair.value.whole), pair.beta, GAIN, pair.linear)
 
 
 def _filled_case(pair: Pair, *, soft: bool) -> Case:
@@ -153,12 +171,12 @@ def _filled_case(pair: Pair, *, soft: bool) -> Case:
         h_next, z_next = (contiguous_frame(*shape, dtype=feature.dtype) for _ in range(2))
         gates = framed(feature.rows, layer_words(1, feature.width), torch.int32)
         return call(
-            *pair.arguments(draw, nonfinite=pair.value.whole and not soft), soft, pair.beta, GAIN, pair.linear,
+            *pair.arguments(draw, nonfinite=pair.value.whole), soft, pair.beta, GAIN, pair.linear,
             h_next=h_next, z_next=z_next, gates_out=gates,
         )  # fmt: skip
 
     name = f"gated_linear_pair_out of {pair}, {'soft' if soft else 'hard'}"
-    close = frozenset({1}) if soft else close_unless_whole(pair.value, 1)
+    close = _close(pair) | frozenset({1} if soft else ())
     return Case(name, "gated_linear_pair_out", drawn(build), close)
 
 
@@ -169,6 +187,8 @@ def _backward_cases() -> list[Case]:
     return [
         *(_backward_case(pair) for pair in WHOLE),
         *(_backward_case(pair, asked="hwbzv") for pair in ANY),
+        *(_backward_case(pair) for pair in LONG_BACKWARD),
+        _backward_case(_laid_out(ODD, expanded)),
         _backward_case(WIDE, asked="hwb"),
         _backward_case(ODD, asked="zvc"),
         _backward_case(WIDE, asked="wz"),
@@ -178,15 +198,21 @@ def _backward_cases() -> list[Case]:
 def _backward_case(pair: Pair, *, asked: str = "hwbzvc") -> Case:
     make = drawn(_backward, pair, asked)
     name = f"gated_linear_pair_backward of {pair}, asked for {_told(asked)}"
-    return Case(name, "gated_linear_pair_backward", make, close_unless_whole(pair.value, 3, 4, 5))
+    close = close_unless_whole(pair.feature, 0, 1, 2) | close_unless_whole(pair.value, 3, 4, 5)
+    return Case(name, "gated_linear_pair_backward", make, close)
+
+
+def _laid_out(pair: Pair, layout: Layout) -> Pair:
+    feature, value = (replace(layer, layout=layout) for layer in (pair.feature, pair.value))
+    return replace(pair, feature=feature, value=value)
 
 
 def _backward(draw: Draw, pair: Pair, asked: str = "hwbzvc") -> Arguments:
     """asked: the gradients, of h, w_f, b_f, z, w_v and b_v: "h", "w", "b", "z", "v", "c"."""
     gates = pair.feature.gates(draw)
     words = packed(draw, [gates]).words
-    grad_h = pair.feature.cotangent(draw, None if pair.linear else gates, large=False)
-    grad_z = pair.value.cotangent(draw, gates, large=False)
+    grad_h = pair.feature.cotangent(draw, None if pair.linear else gates, large=False, inf=True)
+    grad_z = pair.value.cotangent(draw, gates, large=False, inf=True)
     return call(grad_h, grad_z, *_asked(draw, pair, asked), words, pair.linear)
 
 
@@ -203,7 +229,7 @@ def _asked(draw: Draw, pair: Pair, asked: str) -> list[Tensor | bool | None]:
 
 def _soft_backward_cases() -> list[Case]:
     pairs = [
-        Pair(Layer((70,), 320, 65, dtype, whole=False), Layer((70,), 100, 65, dtype, whole=False), linear)
+        Pair(Layer((70,), 320, 65, dtype, kind="any"), Layer((70,), 100, 65, dtype, kind="any"), linear)
         for dtype, linear in zip(LAYER_DTYPES, (False, True, False, True), strict=True)
     ]
     first = pairs[0]
@@ -212,8 +238,10 @@ def _soft_backward_cases() -> list[Case]:
     return [
         *(_soft_backward_case(pair) for pair in pairs),
         _soft_backward_case(odd),
+        _soft_backward_case(_laid_out(first, expanded)),
+        *(_soft_backward_case(pair, asked="hwbzvc") for pair in LONG_BACKWARD),
         _soft_backward_case(empty, asked="hwbzvc"),
-        _soft_backward_case(first, asked="hw"),
+        _soft_backward_case(_laid_out(first, sliced), asked="hw"),
         _soft_backward_case(first, asked="zv", given="zq"),
         _soft_backward_case(first, given="hqv"),
         _soft_backward_case(replace(first, linear=True), asked="wv", given="zqv"),
@@ -230,7 +258,9 @@ def _soft_backward_case(pair: Pair, *, asked: str = "hwzv", given: str = "hzqv")
 def _soft_backward(draw: Draw, pair: Pair, asked: str = "hwbzvc", given: str = "hzqv") -> Arguments:
     """asked: as of :func:`_backward`; given: which of grad_h, grad_z, q and v there are: "h", "z", "q", "v". Where all
     are whole numbers the gates are so steep that they are exactly 0 or 1."""
-    grad_h, grad_z, q, v = (pair.feature.cotangent(draw, large=False) for _ in range(4))
+    grad_h, grad_z = (pair.feature.cotangent(draw, large=False) for _ in range(2))
+    held = replace(pair.feature, layout=plain) if pair.feature.layout is expanded else pair.feature
+    q, v = (held.cotangent(draw, large=False, nan=False) for _ in range(2))
     present = [t if letter in given else None for t, letter in zip((grad_h, grad_z, q, v), "hzqv", strict=True)]
     beta = 2000.0 if pair.feature.whole else 2.0
     return call(*present, *_asked(draw, pair, asked), beta, GAIN, pair.linear)

@@ -78,9 +78,13 @@ def _pack_cases() -> list[Case]:
         )
         for shape, dtype, layout in (*plain_ones, *others, *strided)
     ]
-    for shape, dtype in (((5, 1, 200), FLOAT32), ((3, 4, 33), torch.bool), ((129, 1, 64), torch.bfloat16)):
-        name = f"pack_gates_out of {_told(shape)} {name_of(dtype)}"
-        made.append(Case(name, "pack_gates_out", _q(shape, dtype, plain, out=True)))
+    for shape, dtype, layout in (
+        ((5, 1, 200), FLOAT32, every_other),
+        ((3, 4, 33), torch.bool, plain),
+        ((129, 1, 64), torch.bfloat16, plain),
+    ):
+        name = f"pack_gates_out of {_told(shape)} {name_of(dtype)}, {layout.__name__}"
+        made.append(Case(name, "pack_gates_out", _q(shape, dtype, layout, out=True)))
     return made
 
 

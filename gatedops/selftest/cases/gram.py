@@ -3,6 +3,7 @@ whose Sigma is of bytes or of whole numbers."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,7 @@ from gatedops.selftest.cases.inputs import (
     drawn,
     drawn_rows,
     every_other,
+    expanded,
     framed,
     name_of,
     plain,
@@ -29,15 +31,16 @@ from gatedops.selftest.cases.inputs import (
 
 @dataclass(frozen=True)
 class Size:
-    """Rows of both sides and gates of each layer; m None: the symmetric problem."""
+    """Rows of both sides and gates of each layer; m None: the symmetric problem; share: of the gates that are on."""
 
     n: int
     m: int | None
     widths: tuple[int, ...]
+    share: float = 0.6
 
     def __str__(self) -> str:
         rows = f"{self.n} x {self.m}" if self.m is not None else f"{self.n} symmetric"
-        return f"{rows}, layers {', '.join(map(str, self.widths))}"
+        return f"{rows}, layers {', '.join(map(str, self.widths))}{', all on' if self.share == 1 else ''}"
 
     @property
     def scale(self) -> list[float]:
@@ -45,8 +48,8 @@ class Size:
 
     def sides(self, draw: Draw) -> tuple[Layers, Layers | None]:
         """Gates of both sides, whose rows are laid out differently."""
-        left = draw.layers(self.n, self.widths)
-        return left, None if self.m is None else draw.layers(self.m, self.widths, skip=8)
+        left = draw.layers(self.n, self.widths, share=self.share)
+        return left, None if self.m is None else draw.layers(self.m, self.widths, skip=8, share=self.share)
 
 
 SMALL = Size(37, None, (1, 31, 33, 64, 200))
@@ -56,6 +59,7 @@ SQUARE = Size(260, None, (33, 1000))
 ONE = Size(1, None, (33,))
 NO_ROWS = Size(0, 5, (33, 64))
 NO_COLUMNS = Size(5, 0, (33, 64))
+ALL_ON = Size(20, None, (5001, 8195), 1.0)  # counts that half precision rounds
 FEW = Size(131, 70, (33, 20))  # whose Lambda without a scale is small enough for exact sums
 FEW_SYMMETRIC = Size(131, None, (33, 20))
 
@@ -85,7 +89,7 @@ def timings() -> list[Timing]:
             ("gate_overlap", counted, drawn_rows(_timed_overlap, count_rows, layers)),
             ("gate_neighbors", f"{counted}, 10 of each", drawn_rows(_timed_neighbors, count_rows, layers)),
         ):
-            made.append(Timing(f"{op} of {told_of}", op, label, make))
+            made.append(Timing(f"{op} of {told_of}", op, label, make, frozenset({0} if op == "npk_matvec" else ())))
     return made
 
 
@@ -110,7 +114,7 @@ def _timed_neighbors(draw: Draw, rows: int, layers: tuple[int, ...]) -> Argument
 
 def _overlap_cases() -> list[Case]:
     made = []
-    for size in (SMALL, RECTANGLE, TILES, SQUARE, ONE, NO_ROWS):
+    for size in (SMALL, RECTANGLE, TILES, SQUARE, ONE, NO_ROWS, ALL_ON):
         for agree in (False, True) if size.n > 1 and size is not TILES else (True,):
             make = drawn(_overlap_arguments, size, agree)
             made.append(Case(f"gate_overlap of {size}{', agreeing' if agree else ''}", "gate_overlap", make))
@@ -145,14 +149,15 @@ def _neighbor_arguments(draw: Draw, size: Size, k: int, dtype: torch.dtype) -> A
 
 def _diagonal_cases() -> list[Case]:
     made = []
-    for size, dtype in ((SMALL, FLOAT32), (Size(260, None, (33, 1000, 2100)), FLOAT32), (SMALL, FLOAT64)):
+    sizes = (SMALL, Size(260, None, (33, 1000, 2100)), ALL_ON)
+    for size, dtype in (*((size, FLOAT32) for size in sizes), (SMALL, FLOAT64)):
         make = drawn(_diagonal_arguments, size, dtype)
         made.append(Case(f"npk_diag of {size}, {name_of(dtype)}", "npk_diag", make))
     return made
 
 
 def _diagonal_arguments(draw: Draw, size: Size, dtype: torch.dtype) -> Arguments:
-    words, first, count = draw.layers(size.n, size.widths, skip=8)
+    words, first, count = draw.layers(size.n, size.widths, skip=8, share=size.share)
     return call(words, first, count, size.scale, dtype)
 
 
@@ -172,11 +177,14 @@ class Inputs:
         layout = "" if self.layout is plain else f" {self.layout.__name__}"
         return f"{self.columns} {self.kind} {name_of(self.dtype)}{layout}"
 
-    def rows(self, draw: Draw, n: int) -> Tensor:
+    def rows(self, draw: Draw, n: int, *, nan: bool = False) -> Tensor:
+        """nan: the last number of the last row is NaN where numbers are whole."""
         if self.kind == "bytes":
             return self.layout(draw.bytes(n, self.columns))
-        made = draw.whole if self.kind == "whole" else draw.normal
-        return self.layout(made(n, self.columns, dtype=self.dtype))
+        made = (draw.whole if self.kind == "whole" else draw.normal)(n, self.columns, dtype=self.dtype)
+        if nan and self.kind == "whole" and n > 1:
+            made[-1, -1] = math.nan
+        return self.layout(made)
 
 
 BYTES = Inputs("bytes", 784, torch.uint8)
@@ -185,7 +193,7 @@ BYTES = Inputs("bytes", 784, torch.uint8)
 def _gram_cases() -> list[Case]:
     return [
         *(_gram_case(size, None, dtype) for size in (SMALL, RECTANGLE) for dtype in (FLOAT32, FLOAT64)),
-        *(_gram_case(size, None) for size in (SQUARE, ONE, NO_ROWS)),
+        *(_gram_case(size, None) for size in (SQUARE, ONE, NO_ROWS, ALL_ON)),
         _gram_case(SQUARE, BYTES),
         _gram_case(RECTANGLE, BYTES, FLOAT64),
         _gram_case(TILES, Inputs("bytes", 33, torch.uint8, every_other)),
@@ -208,7 +216,7 @@ def _filled_cases() -> list[Case]:
     return [
         _gram_case(SQUARE, None, filled=True),
         _gram_case(TILES, Inputs("whole", 100, FLOAT64), FLOAT64, filled=True),
-        _gram_case(RECTANGLE, Inputs("whole", 100), factors=True, filled=True),
+        _gram_case(RECTANGLE, Inputs("whole", 100, layout=every_other), factors=True, filled=True),
         _gram_case(NO_COLUMNS, None, filled=True),
         _gram_case(TILES, Inputs("normal", 70), filled=True),
     ]
@@ -233,8 +241,8 @@ def _gram_arguments(
 ) -> Arguments:
     words, y_words, layout = _words(*size.sides(draw))
     left, right = _rows(draw, size, x)
-    factor = draw.uniform(size.n, dtype=FLOAT64) if factors else None
-    y_factor = draw.uniform(size.m, dtype=FLOAT64) if factors and size.m is not None else None
+    factor = every_other(draw.uniform(size.n, dtype=FLOAT64)) if factors else None
+    y_factor = every_other(draw.uniform(size.m, dtype=FLOAT64)) if factors and size.m is not None else None
     args = (left, words, right, y_words, factor, y_factor, *layout, size.scale)
     if filled:
         return call(*args, out=framed(size.n, size.n if size.m is None else size.m, dtype))
@@ -248,22 +256,22 @@ def _words(left: Layers, right: Layers | None) -> tuple[Tensor, Tensor | None, t
     return left.words, right.words, (left.first, right.first, left.sizes)
 
 
-def _rows(draw: Draw, size: Size, x: Inputs | None) -> tuple[Tensor | None, Tensor | None]:
-    """x and y."""
+def _rows(draw: Draw, size: Size, x: Inputs | None, *, nan: bool = True) -> tuple[Tensor | None, Tensor | None]:
+    """x, with a NaN or without, and y."""
     if x is None:
         return None, None
-    return x.rows(draw, size.n), None if size.m is None else x.rows(draw, size.m)
+    return x.rows(draw, size.n, nan=nan), None if size.m is None else x.rows(draw, size.m)
 
 
 # --- Grams that are used and not kept: sums over rows, exact for whole numbers --------------------------------------
 
 
 def _matvec_cases() -> list[Case]:
-    few = Inputs("whole", 2)
+    few, other_few = (Inputs("whole", 2, layout=layout) for layout in (plain, transposed))
     return [
         _matvec_case(FEW, None, 1),
         _matvec_case(FEW_SYMMETRIC, None, 5),
-        _matvec_case(FEW, few, 5),
+        _matvec_case(FEW, other_few, 5, layout=transposed),
         _matvec_case(FEW_SYMMETRIC, few, 1),
         _matvec_case(FEW, Inputs("whole", 2, FLOAT64), 5, FLOAT64),
         _matvec_case(NO_ROWS, None, 5),
@@ -275,20 +283,34 @@ def _matvec_cases() -> list[Case]:
 
 
 def _matvec_case(
-    size: Size, x: Inputs | None, columns: int, dtype: torch.dtype = FLOAT32, *, whole: bool = True
+    size: Size,
+    x: Inputs | None,
+    columns: int,
+    dtype: torch.dtype = FLOAT32,
+    *,
+    layout: Layout = plain,
+    whole: bool = True,
 ) -> Case:
-    name = f"npk_matvec of {x or 'no'} inputs, {size}, {columns} columns of {name_of(dtype)}"
-    make = drawn(_matvec_arguments, size, x, columns, dtype, whole=whole)
+    name = f"npk_matvec of {x or 'no'} inputs, {size}, {columns} columns of {name_of(dtype)}, {layout.__name__}"
+    make = drawn(_matvec_arguments, size, x, columns, dtype, layout=layout, whole=whole)
     return Case(name, "npk_matvec", make, frozenset() if whole else frozenset({0}))
 
 
 def _matvec_arguments(
-    draw: Draw, size: Size, x: Inputs | None, columns: int, dtype: torch.dtype = FLOAT32, *, whole: bool
+    draw: Draw,
+    size: Size,
+    x: Inputs | None,
+    columns: int,
+    dtype: torch.dtype = FLOAT32,
+    *,
+    layout: Layout = plain,
+    whole: bool,
 ) -> Arguments:
-    words, y_words, layout = _words(*size.sides(draw))
-    left, right = _rows(draw, size, x)
-    v = _vectors(draw, size.n if size.m is None else size.m, columns, dtype, whole)
-    return call(left, words, right, y_words, v, *layout, _scale(size, whole))
+    """layout: of the vectors."""
+    words, y_words, layers = _words(*size.sides(draw))
+    left, right = _rows(draw, size, x, nan=size.m is not None)  # in a symmetric one it would be in every sum
+    v = layout(_vectors(draw, size.n if size.m is None else size.m, columns, dtype, whole))
+    return call(left, words, right, y_words, v, *layers, _scale(size, whole))
 
 
 def _vectors(draw: Draw, rows: int, columns: int, dtype: torch.dtype, whole: bool) -> Tensor:
@@ -305,6 +327,7 @@ def _backward_cases() -> list[Case]:
         _backward_case(FEW_SYMMETRIC, FLOAT32),
         _backward_case(FEW_SYMMETRIC, FLOAT64, layout=transposed),
         _backward_case(FEW, FLOAT32, y_dtype=torch.bfloat16, layout=every_other),
+        _backward_case(FEW, FLOAT32, layout=expanded),
         _backward_case(ONE, FLOAT32),
         _backward_case(NO_ROWS, FLOAT32),
         _backward_case(SQUARE, FLOAT32, whole=False),
@@ -318,9 +341,11 @@ def _backward_case(
     def build(draw: Draw) -> Arguments:
         words, y_words, layers = _words(*size.sides(draw))
         m = size.n if size.m is None else size.m
-        grad = layout(_vectors(draw, size.n, m, dtype, whole))
+        grad = _vectors(draw, size.n, m, dtype, whole)
+        if whole and size.n > 1:
+            grad[-1, -1] = math.nan
         y = _vectors(draw, m, 20, y_dtype or dtype, whole)
-        return call(grad, words, y, y_words, *layers, _scale(size, whole))
+        return call(layout(grad), words, y if layout is plain else transposed(y), y_words, *layers, _scale(size, whole))
 
     name = f"npk_gram_backward of {size}, {name_of(dtype)}, y {name_of(y_dtype or dtype)}, grad {layout.__name__}"
     return Case(name, "npk_gram_backward", drawn(build), frozenset() if whole else frozenset({0}))

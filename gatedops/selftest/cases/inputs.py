@@ -1,4 +1,4 @@
-"""Arguments of cases and timings, drawn on the CPU from a fixed seed and moved to the device as they lie in memory.
+"""Arguments of cases and timings, drawn on the CPU from a seed and moved to the device as they lie in memory.
 
 Most floats are whole numbers for which every product and every sum is exact, in any order, so that results can be
 compared bit for bit. Among them are some of so many bits that a product of less precision, TF32 for float32 or float32
@@ -42,14 +42,22 @@ def shrunk(device: torch.device, rows: int) -> int:
 
 def drawn(build: Callable[Concatenate[Draw, P], Arguments], *args: P.args, **kwargs: P.kwargs) -> Make:
     """Makes on any device what is built on the CPU."""
-    return lambda device: moved(build(Draw(), *args, **kwargs), device)
+
+    def make(device: torch.device, seed: int = 0) -> Arguments:
+        return moved(build(Draw(seed), *args, **kwargs), device)
+
+    return make
 
 
 def drawn_rows(
     build: Callable[Concatenate[Draw, int, P], Arguments], rows: int, *args: P.args, **kwargs: P.kwargs
 ) -> Make:
     """The same of a timing, built for as many rows as are timed on the device."""
-    return lambda device: moved(build(Draw(), shrunk(device, rows), *args, **kwargs), device)
+
+    def make(device: torch.device, seed: int = 0) -> Arguments:
+        return moved(build(Draw(seed), shrunk(device, rows), *args, **kwargs), device)
+
+    return make
 
 
 def moved(arguments: Arguments, device: torch.device) -> Arguments:
@@ -71,10 +79,10 @@ class Layers(NamedTuple):
 
 
 class Draw:
-    """Draws numbers, the same ones in the same order of calls."""
+    """Draws numbers, for a seed the same ones in the same order of calls."""
 
-    def __init__(self) -> None:
-        self._generator = torch.Generator().manual_seed(0)
+    def __init__(self, seed: int = 0) -> None:
+        self._generator = torch.Generator().manual_seed(seed)
 
     def integers(self, low: int, high: int, *shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
         """Whole numbers from low to high, both included."""
@@ -101,6 +109,10 @@ class Draw:
             odd = self.integers(low // 2, (high - 1) // 2, *shape[:-1], 1).mul(2).add(1).to(dtype)
             values.scatter_(-1, self.integers(2, shape[-1] - 1, *shape[:-1], 1), odd)
         return values
+
+    def sparse(self, *shape: int, dtype: torch.dtype) -> Tensor:
+        """-1, 0 and 1, three in four of them 0: sums of thousands of products are exact even in half precision."""
+        return (self.integers(-1, 1, *shape) * self.gates(*shape, share=0.375)).to(dtype)
 
     def bytes(self, *shape: int) -> Tensor:
         """Numbers of one byte."""
@@ -155,6 +167,11 @@ def unaligned(tensor: Tensor) -> Tensor:
 def every_other(tensor: Tensor) -> Tensor:
     """Numbers with another one between each two."""
     return torch.stack([tensor, tensor], -1)[..., 0]
+
+
+def expanded(tensor: Tensor) -> Tensor:
+    """One number everywhere, as of the gradient of a sum: all strides are 0."""
+    return torch.ones((), dtype=tensor.dtype).expand(tensor.shape)
 
 
 def framed(rows: int, columns: int, dtype: torch.dtype) -> Tensor:
