@@ -500,6 +500,38 @@ def test_forgetting_is_for_all(capsys):
     assert "--forget removes the verdicts on all families and GPUs: give it alone" in capsys.readouterr().err
 
 
+def full(*_: object) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def broken(*_: object) -> None:
+    raise RuntimeError("no such operation\nhere")
+
+
+@pytest.mark.parametrize(
+    ("kernel", "portable", "why"),
+    [
+        (full, None, "too little memory is free; free some and run the self-test again"),
+        (None, full, "too little memory is free; free some and run the self-test again"),
+        (None, broken, "by the portable op: RuntimeError: no such operation"),
+    ],
+)
+def test_what_is_no_fault_of_a_kernel_is_no_verdict(kernel, portable, why, monkeypatch, tmp_path):
+    op = OPS[fakes.OP]
+    monkeypatch.setattr(worker, "_found", lambda _: replace(fakes.RIGHT_ONE, load=lambda: {fakes.OP: kernel or op}))
+    monkeypatch.setitem(OPS, fakes.OP, portable or op)
+    told = told_by(fakes.RIGHT_ONE, "check", tmp_path / "report")
+    assert told["outcome"] == "unknown"
+    assert told["why"].endswith(why)
+
+
+def test_a_result_that_is_wrong_only_when_it_is_timed_is_found(quick, tmp_path):
+    told = told_by(fakes.WRONG_BY_A_BIT, "time", tmp_path / "report")
+    assert (told["outcome"], "result 0: 1 of " in told["why"]) == ("wrong", True)
+    told = told_by(fakes.UNSTEADY, "time", tmp_path / "unsteady")
+    assert (told["outcome"], "two runs differ: result 0" in told["why"]) == ("unsteady", True)
+
+
 def test_all_families_with_kernels_are_tried_unless_some_are_named():
     assert selftest.families_to_try(None, KERNEL_BACKENDS) == [family for family in FAMILIES if family != "soft_gram"]
     assert selftest.families_to_try(["gram", "gates", "gram"], KERNEL_BACKENDS) == ["gram", "gates"]

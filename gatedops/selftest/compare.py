@@ -84,11 +84,15 @@ class _Runs:
 
 
 def fault_of(case: Case, kernel: Kernel, device: torch.device) -> Fault | None:
-    """What is wrong with a kernel on a case: one of "wrong", "unsteady" and "raised", and a sentence. None: nothing."""
+    """What is wrong with a kernel on a case: one of "wrong", "unsteady" and "raised", and a sentence. None: nothing.
+    Raises what the portable op does, and where memory is too short to tell.
+    """
     with torch.no_grad():
         values, others = case.make(device), case.make(device, seed=1)
         try:
             runs = _runs_of(case, kernel, values, others, device)
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:
             return "raised", f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         unsteady = _difference(runs.second.results, runs.first.results)

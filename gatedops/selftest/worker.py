@@ -26,6 +26,7 @@ from typing import Any
 import torch
 
 from gatedops.backends.kernels import Kernel, KernelBackend
+from gatedops.backends.verdicts import UNKNOWN
 from gatedops.portable.register import OPS
 from gatedops.selftest.case import Case, Timing
 from gatedops.selftest.cases import cases_of, timings_of
@@ -33,6 +34,7 @@ from gatedops.selftest.compare import Fault, fault_of, fault_when_timed, unstead
 
 Tell = Callable[[dict[str, Any]], None]  # writes a line of the report
 
+_NO_MEMORY = "too little memory is free; free some and run the self-test again"
 _ENOUGH = 0.3  # seconds that each of the two runs in all
 _AT_MOST = 3.0  # seconds that both together run in all, where one is far slower than the other
 _RUNS = (3, 50)  # at least, at most
@@ -98,8 +100,10 @@ def _check(cases: Sequence[Case], kernels: dict[str, Kernel], device: torch.devi
         tell({"begins": case.name})
         try:
             fault = fault_of(case, kernels[case.op], device)
-        except Exception as error:  # the portable op's: a kernel may have left the GPU unusable
-            return _raised(case.name, error)
+        except torch.OutOfMemoryError:
+            return {"outcome": UNKNOWN, "why": f"{case.name}: {_NO_MEMORY}"}
+        except Exception as error:  # the portable op's, whose results are what a kernel is held to
+            return _raised(f"{case.name}, by the portable op", error) | {"outcome": UNKNOWN}
         if fault is not None:
             outcome, why = fault
             return {"outcome": outcome, "why": f"{case.name}: {why}"}
@@ -115,7 +119,7 @@ def _time(timings: Sequence[Timing], kernels: dict[str, Kernel], device: torch.d
         try:
             fault, (kernel_s, portable_s) = _medians(timing, kernels[timing.op], device)
         except torch.OutOfMemoryError:
-            return {"untimed": f"{timing.name}: the GPU has too little memory free"}
+            return {"untimed": f"{timing.name}: {_NO_MEMORY}"}
         except Exception as error:
             return _raised(timing.name, error)
         if fault is not None:
