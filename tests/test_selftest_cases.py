@@ -29,6 +29,10 @@ from gatedops.selftest.compare import fault_of, fault_when_timed, unsteady_when_
 
 CPU = torch.device("cpu")
 TESTED = [family for family in FAMILIES if family != "soft_gram"]
+SOME_SLOW = [
+    pytest.param(family, marks=pytest.mark.slow if family in ("conv_gram", "gated_linear_pair") else ())
+    for family in TESTED
+]
 TESTED_OPS = [op for family in TESTED for op in FAMILIES[family]]
 LAYERS = [op for op in TESTED_OPS if op.startswith("gated_linear")]
 DIGITS = {torch.float64: 53, torch.float32: 24, torch.float16: 11, torch.bfloat16: 8}
@@ -227,7 +231,7 @@ def returned_by(op: str, args: list[Any], outs: dict[str, Any]) -> list[Tensor]:
     return list(outs.values()) or pytree.tree_leaves(returned)
 
 
-@pytest.mark.parametrize("family", TESTED)
+@pytest.mark.parametrize("family", SOME_SLOW)
 def test_one_wrong_bit_is_found_in_every_result_of_every_case(family):
     for case in cases_of(family, FAMILIES[family]):
         for index, result in enumerate(results_of(case)):
