@@ -63,6 +63,7 @@ def _layer(
     """Launches :func:`layer_kernel`; gate (rows, ...), contiguous where soft."""
     left, (cols, inner) = as_matrix(x), weight.shape
     rows, read = left.shape[0], way_to_read(left, weight)
+    bias = None if bias is None else bias.contiguous()
 
     def launch(tile: Tile) -> None:
         layer_kernel[(triton.cdiv(rows, tile.m) * triton.cdiv(cols, tile.n),)](

@@ -109,6 +109,7 @@ def _pair(
     rows, cols = left.shape[0], w_f.shape[0]
     read = way_to_read(left, w_f, right, w_v)
     beta, gain = (1.0, 1.0) if soft is None else soft
+    b_f, b_v = (None if bias is None else bias.contiguous() for bias in (b_f, b_v))
 
     def launch(tile: Tile) -> None:
         pair_kernel[(triton.cdiv(rows, tile.m) * triton.cdiv(cols, tile.n),)](

@@ -245,6 +245,19 @@ def test_arguments_of_any_strides(memory):
         assert_same_bits(ours, other)
 
 
+def test_a_bias_of_any_stride():
+    p = Problem((40, 33, 70), torch.float32)
+    biased = every_other(p.bias[None])[0]
+    assert_same_bits(
+        layer.gated_linear_relu(p.x, p.weight, biased)[0], layer.gated_linear_relu(p.x, p.weight, p.bias)[0]
+    )
+    ours = pair.gated_linear_pair(p.x, p.weight, biased, p.z, p.w_v, biased, False)
+    for found, expected in zip(
+        ours, pair.gated_linear_pair(p.x, p.weight, p.bias, p.z, p.w_v, p.bias, False), strict=True
+    ):
+        assert_same_bits(found, expected)
+
+
 @pytest.mark.parametrize("leading", [(), (3, 5), (2, 0)])
 def test_leading_dimensions_are_rows(leading):
     p = Problem((15, 20, 70), torch.float32)
