@@ -12,6 +12,7 @@ import pytest
 import torch
 from benchmark_scripts import BENCHMARKS, Importer
 from hypothesis import settings
+from selftest_fixtures import quick, untouched_ops  # noqa: F401 (fixtures)
 from torch import nn
 
 from gatedops import backends, trace
@@ -25,8 +26,10 @@ _OF_OTHER_THINGS = [
     "test_triton_*.py",
     "test_backends.py",
     "test_choice.py",
+    "test_gpus.py",
     "test_record_proved.py",
     "test_selftest*.py",
+    "test_verdict_files.py",
 ]
 _OF_OTHER_THINGS += ["test_build.py", "test_cpu_isa.py", "test_data.py", "test_output_memory.py", "test_shadow.py"]
 collect_ignore_glob = _OF_OTHER_THINGS if PORTABLE else []
@@ -65,6 +68,15 @@ def _fill_uninitialized_memory() -> Iterator[None]:
 
 
 _STEPS: dict[tuple[nn.Module, torch.Size], list[trace.Step]] = {}
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For problems so small that threads wait for each other longer than they compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
-// Which kernel of the gram family runs on this GPU, and with which clusters. Beside GATEDOPS_BACKEND=cuda, GATEDOPS_CUDA
-// forces the choice:
+// Which kernel of the gram family runs on this GPU, and with which clusters. Beside GATEDOPS_BACKEND=cuda,
+// GATEDOPS_CUDA forces the choice:
 //   sm80     mma.sync everywhere;
 //   sm90     wgmma in clusters of two blocks, where the GPU has it (what is chosen by itself);
 //   sm90x1   wgmma without clusters.
