@@ -56,8 +56,8 @@ def architectures(listed: str | None = None) -> list[str]:
 
 @cache
 def digest_of_sources() -> str:
-    """Of the names and bytes of all that the kernels are compiled from, and of this file, 16 characters. The library
-    carries it, and a kernel that proved itself is known by it (gatedops/backends/proved.py)."""
+    """A digest of the names and bytes of all that the kernels are compiled from, and of this file. The library carries
+    its 16 characters, and a kernel that proved itself is known by it (gatedops/backends/proved.py)."""
     files = [*(ROOT / "csrc" / "cuda").glob("*"), *(ROOT / "csrc").glob("*.h"), *SOURCES, Path(__file__)]
     total = hashlib.sha256()
     for path in sorted(set(files)):

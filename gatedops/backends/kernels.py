@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gatedops.backends import cuda_library, triton_package
-from gatedops.backends.families import FAMILY_OF
+from gatedops.backends.families import FAMILIES, FAMILY_OF
 
 Kernel = Callable[..., Any]  # takes the arguments of the op's schema in csrc/ops.cpp
 
@@ -47,7 +47,7 @@ class KernelBackend:
 
 
 def digest_of(paths: list[Path]) -> str:
-    """Of the names and the bytes of files, 16 characters."""
+    """A digest of the names and the bytes of files, 16 characters."""
     total = hashlib.sha256()
     for path in sorted(paths):
         total.update(f"{path.parent.name}/{path.name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
@@ -85,32 +85,13 @@ def _sources_of_cuda() -> str:
     return "none" if path is None else cuda_library.sources(path) or "unknown"
 
 
+_OF_TRITON = ("gates", "gram", "gated_linear", "gated_linear_pair")
+_NOT_IN_TRITON = ("gate_counts", "gate_neighbors")
+
 TRITON = KernelBackend(
     "triton",
     f"{__name__}:TRITON",
-    (
-        "pack_gates",
-        "pack_gates_out",
-        "unpack_gates",
-        "gate_overlap",
-        "npk_diag",
-        "npk_gram",
-        "npk_gram_out",
-        "npk_gram_backward",
-        "npk_matvec",
-        "gated_linear",
-        "gated_linear_relu",
-        "gated_linear_soft",
-        "gated_linear_backward",
-        "gated_linear_soft_backward",
-        "gate_relu",
-        "gate_select",
-        "gated_linear_pair",
-        "gated_linear_pair_out",
-        "gated_linear_pair_soft",
-        "gated_linear_pair_backward",
-        "gated_linear_pair_soft_backward",
-    ),
+    tuple(op for family in _OF_TRITON for op in FAMILIES[family] if op not in _NOT_IN_TRITON),
     triton_package.missing,
     _build_of_triton,
     _sources_of_triton,

@@ -33,8 +33,8 @@ class Verdict:
 
     Attributes:
         outcome: a key of OUTCOMES.
-        why: for an outcome other than RIGHT the case and what went wrong, one sentence; else why there is no time, or
-            empty.
+        why: for an outcome other than RIGHT the case and what went wrong, one sentence; else why nothing was timed,
+            or empty.
         faster: how many times as fast as the portable ops, at a small and at a large size; empty where nothing was
             timed.
         date: the day of the test, "2026-11-28".

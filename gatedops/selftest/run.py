@@ -159,7 +159,8 @@ def _worker(backend: KernelBackend, family: str, device: str, part: str, limit: 
 
 
 def _exit_code(command: Sequence[str], stderr: Any, report: Path, limit: float) -> int | None:
-    """Of a command that runs in a process group of its own, killed in the end; None where it took too long."""
+    """Runs a command in a process group of its own, which is killed in the end. The exit code; None where it took too
+    long."""
     quiet = subprocess.DEVNULL
     environment, process = child.environment(_NOT_PASSED_ON), None
     try:

@@ -91,8 +91,8 @@ class Net:
         return sum(before.words for before in self.masks[:-1])
 
     def arguments(self, draw: Draw, value: Value, n: int, m: int | None, dtype: torch.dtype, whole: bool) -> Arguments:
-        """Of the op, for the kernel that this value is; m None: the symmetric Gram of n inputs. Those of a Gram of two
-        sets are slices."""
+        """The op's arguments for the kernel that this value stands for; m None: the symmetric Gram of n inputs. Inputs
+        of two sets lie in longer rows."""
         program = self.builder.finish(value)
         x, words = self._rows(draw, n, dtype, whole)
         y, y_words = (None, None) if m is None else map(sliced, self._rows(draw, m, dtype, whole))
@@ -106,7 +106,7 @@ class Net:
 
 
 def _windows(size: Pair, kernel: Pair, stride: Pair) -> Geometry:
-    """Of a pool without padding."""
+    """The window of a pool without padding."""
     out = ((size[0] - kernel[0]) // stride[0] + 1, (size[1] - kernel[1]) // stride[1] + 1)
     return Geometry(kernel, stride, (0, 0), (1, 1), out)
 

@@ -68,7 +68,7 @@ class Layer:
         return math.prod(self.leading)
 
     def numbers(self, draw: Draw, *shape: int, large: bool = True) -> Tensor:
-        """Of this kind; large: of many bits where whole."""
+        """Numbers of this kind; large: whole ones have many bits."""
         if not self.whole:
             return draw.normal(*shape, dtype=self.dtype)
         if self.kind == "sparse":
