@@ -32,7 +32,7 @@ except ImportError:  # Windows
 Verdicts = dict[str, dict[str, Verdict]]  # by family, then by backend
 
 _FORMAT = 1  # of the files; what has another is another version's
-_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # there is no such file, and can be none
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # a place that holds no file, and cannot
 _MOST = 1e9  # times as fast
 
 
