@@ -1,0 +1,45 @@
+"""What the outermost functions take for tensors: those of torch, and arrays of numpy."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def as_tensor(value: Any, name: str) -> Tensor:
+    """A tensor as it is, or a numpy array as a tensor on the CPU that shares its memory.
+
+    Arrays that torch cannot share (negative strides, another byte order) are copied. An array that must not be written
+    to is shared as well, without a warning: callers only read what they get here.
+
+    Raises:
+        TypeError: value is neither, or an array of a dtype that torch does not have, or a masked array.
+    """
+    if isinstance(value, Tensor):
+        return value
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{name}: got {type(value).__name__}, needs a tensor or a numpy array")
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name}: got a masked array, needs one without a mask: fill in its values with .filled()")
+    try:
+        return _from_numpy(value)
+    except TypeError:
+        raise TypeError(
+            f"{name}: got a numpy array of {value.dtype}, which torch does not have: convert it with .astype()"
+        ) from None
+
+
+def _from_numpy(array: np.ndarray) -> Tensor:
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    if any(stride < 0 or stride % max(1, array.itemsize) for stride in array.strides):
+        array = array.copy()
+    if array.flags.writeable:
+        return torch.from_numpy(array)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+        return torch.from_numpy(array)
