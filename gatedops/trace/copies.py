@@ -1,0 +1,115 @@
+"""Copies of models: also of those that keep what a training pass computed, or hold what cannot be copied."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from copy import deepcopy
+from types import FunctionType
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+_Model = TypeVar("_Model", bound=nn.Module)
+
+
+def copied(model: _Model, name: str = "model", instead: str = "") -> _Model:
+    """A deep copy of a model. Tensors that it keeps from a training pass become constants in the copy: same values,
+    without the graph that they came from. A weak reference to a part of the model refers to that part of the copy.
+
+    Args:
+        model: any module; it stays as it is.
+        name: of the argument that errors are about.
+        instead: what else the caller offers, at the end of an error: ", or pass inplace=True".
+
+    Raises:
+        ValueError: a part cannot be copied, such as a lock or a generator, or is a function that holds a part of the
+            model, so that the copy would call the original; by the path of the module and the attribute.
+    """
+    memo: dict[int, Any] = {}
+    try:
+        with _WithoutGraphs():
+            copy = deepcopy(model, memo)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"{name}: {_uncopied(model)} cannot be copied ({error}); remove it, or set it to None, and make it again"
+            f" after the call{instead}"
+        ) from error
+    for path, module in model.named_modules():
+        _point_into_copy(path, module, memo, name, instead)
+    return copy
+
+
+class _WithoutGraphs(TorchFunctionMode):
+    """While entered, deepcopy copies the values of tensors that were computed, which it refuses otherwise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept: list[Tensor] = []  # deepcopy knows what it has copied by the address, which must not be reused
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+        if func is Tensor.__deepcopy__ and not args[0].is_leaf:
+            constant = args[0].detach()
+            self._kept.append(constant)
+            args = (constant, *args[1:])
+        return func(*args, **(kwargs or {}))
+
+
+def _uncopied(model: nn.Module) -> str:
+    """The attribute that cannot be copied, in words; the model, where each attribute alone can be."""
+    themselves = {id(module): module for module in model.modules()}
+    for path, module in reversed(list(model.named_modules())):
+        parts = {**vars(module), **module._parameters, **module._buffers}
+        for attribute, value in parts.items():
+            if attribute in ("_modules", "_parameters", "_buffers"):
+                continue
+            try:
+                with _WithoutGraphs():
+                    deepcopy(value, dict(themselves))
+            except Exception:
+                return f"{attribute!r} of {_called(path, module)}, a {type(value).__name__},"
+        if type(module).__dict__.keys() & {"__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__"}:
+            try:
+                with _WithoutGraphs():
+                    deepcopy(module, {key: value for key, value in themselves.items() if value is not module})
+            except Exception:
+                return f"{_called(path, module)}, by its own way of copying,"
+    return "it"
+
+
+def _point_into_copy(path: str, module: nn.Module, memo: dict[int, Any], name: str, instead: str) -> None:
+    """Mends what deepcopy shares between a module and its copy though it refers to the model."""
+    copy = memo.get(id(module))
+    if not isinstance(copy, nn.Module):
+        return
+    for attribute, value in vars(module).items():
+        if vars(copy).get(attribute) is not value:
+            continue
+        if isinstance(value, weakref.ref) and id(value()) in memo and value() is not None:
+            vars(copy)[attribute] = weakref.ref(memo[id(value())])
+        if isinstance(value, FunctionType) and any(
+            isinstance(held, nn.Module | Tensor) and id(held) in memo for held in _held(value)
+        ):
+            raise ValueError(
+                f"{name}: {attribute!r} of {_called(path, module)} is a function that holds a part of the model, so"
+                f" that a copy would go on calling the original; make it a method of the module{instead}"
+            )
+
+
+def _held(function: FunctionType) -> Iterator[Any]:
+    """What a function takes along: the variables around it and the defaults of its arguments."""
+    for cell in function.__closure__ or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # the variable has no value yet
+            continue
+    yield from function.__defaults__ or ()
+    yield from (function.__kwdefaults__ or {}).values()
+
+
+def _called(path: str, module: nn.Module) -> str:
+    return f"{path or 'the model'} ({type(module).__name__})"
