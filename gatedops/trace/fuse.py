@@ -10,7 +10,7 @@ from itertools import pairwise
 from torch import nn
 
 from gatedops.trace.checks import require_model
-from gatedops.trace.mode import KINDS, RELU
+from gatedops.trace.rectifiers import FORMS
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _LIBRARIES = ("torch.nn.", "gatedops.nn.")
@@ -155,7 +155,7 @@ def _as(kind: type[nn.Module], layer: nn.Module) -> nn.Module:
 def _functional_relu(module: nn.Module) -> str:
     """How a module calls a ReLU as a function, as far as its class and its attributes show; "" where it does not."""
     for name, value in vars(module).items():
-        if callable(value) and not isinstance(value, nn.Module) and KINDS.get(value) == RELU:
+        if callable(value) and not isinstance(value, nn.Module) and value in FORMS:
             return f"it calls a function, its attribute {name}"
     names = getattr(getattr(type(module).forward, "__code__", None), "co_names", ())
     own = not type(module).__module__.startswith(_LIBRARIES)

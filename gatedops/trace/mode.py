@@ -1,72 +1,145 @@
 """Seeing the calls of any torch model: a TorchFunctionMode that hands those of one kind to a handler.
 
 A mode sees torch's functions whoever calls them (modules, functional forms, methods, torch's own layers) and in call
-order, without capturing a graph. What it does not see: TorchScript, and operations inside compiled code.
+order, without capturing a graph. What it does not see: TorchScript, operations inside compiled code, and what a
+function of torch or of an extension calls inside.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-aten = torch.ops.aten
+from gatedops.trace.constants import Constants
+from gatedops.trace.rectifiers import FORMS, Masks, forms_of, is_in_place
 
 RELU = "relu"
 FUSED_RELU = "fused ReLU"
+RNN_RELU = "rnn_relu"
 MAX_POOL = "max_pool2d"
+OTHER_POOL = "another max-pool"
 BATCH_NORM = "batch_norm"
 
 _GATED_LINEAR, _GATE_RELU = torch.ops.gatedops.gated_linear_relu.default, torch.ops.gatedops.gate_relu.default
+_BY_DIMENSIONS = [
+    f"{name}{d}d{tail}"
+    for name in ("adaptive_max_pool", "fractional_max_pool")
+    for d in (1, 2, 3)
+    for tail in ("", "_with_indices")
+]
 
-# The functions of each kind.
+# The functions of each kind; those of rectifiers.FORMS are RELU calls with some arguments.
 KINDS: dict[Any, str] = {
-    **dict.fromkeys([F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_], RELU),
-    **dict.fromkeys([aten.relu, aten.relu.default, aten.relu_, aten.relu_.default], RELU),
-    **dict.fromkeys([F.max_pool2d, F.max_pool2d_with_indices, torch.max_pool2d], MAX_POOL),
-    **dict.fromkeys([aten.max_pool2d, aten.max_pool2d.default], MAX_POOL),
+    **dict.fromkeys(forms_of("rnn_relu", "rnn_relu_cell"), RNN_RELU),
+    **dict.fromkeys(forms_of("max_pool2d", "max_pool2d_with_indices"), MAX_POOL),
+    **dict.fromkeys(forms_of("max_pool1d", "max_pool1d_with_indices"), OTHER_POOL),
+    **dict.fromkeys(forms_of("max_pool3d", "max_pool3d_with_indices", *_BY_DIMENSIONS), OTHER_POOL),
     **dict.fromkeys([_GATED_LINEAR, _GATE_RELU], FUSED_RELU),
     F.batch_norm: BATCH_NORM,
 }
 
-_IN_PLACE = frozenset([torch.relu_, Tensor.relu_, aten.relu_, aten.relu_.default])
 
-Handler = Callable[[Any, tuple, dict[str, Any]], Any]
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call of a kind.
+
+    Args:
+        kind: RELU, FUSED_RELU (ours, whose results are (activation, words)), RNN_RELU, MAX_POOL (2-d), OTHER_POOL,
+            BATCH_NORM.
+        func, args, kwargs: what was called with what.
+        input: the tensor that it works on: of a RELU its pre-activation.
+    """
+
+    kind: str
+    func: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    input: Tensor
+
+    @property
+    def name(self) -> str:
+        """What torch calls the function."""
+        return name_of(self.func)
+
+    @property
+    def in_place(self) -> bool:
+        """Whether a RELU overwrites its pre-activation."""
+        return is_in_place(self.func, self.args, self.kwargs)
+
+    def run(self) -> Any:
+        """The call as it was meant."""
+        return self.func(*self.args, **self.kwargs)
+
+
+Handler = Callable[[Call], Any]
 
 
 class Intercept(TorchFunctionMode):
-    """Gives each call of a kind that has a handler to ``handler(func, args, kwargs)``, whose result takes the call's
-    place; every other call goes through.
+    """Gives each call of a kind that has a handler to ``handler(call)``, whose result takes the call's place; every
+    other call goes through. Calls on what no input changes, such as weights, go through as well.
 
     Args:
-        handlers: by kind: RELU, FUSED_RELU (ours, whose results are (activation, words)), MAX_POOL, BATCH_NORM.
+        model: the model that is called while the mode is on; it is on for one pass.
+        handlers: by kind.
         otherwise: ``otherwise(func)`` sees every call that no handler takes.
+        on_constants: takes the calls on what no input changes, as far as their kinds have handlers.
     """
 
-    def __init__(self, handlers: Mapping[str, Handler], otherwise: Callable[[Any], None] | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        handlers: Mapping[str, Handler],
+        otherwise: Callable[[Any], None] | None = None,
+        on_constants: Handler | None = None,
+    ) -> None:
         super().__init__()
         self._handlers = dict(handlers)
         self._otherwise = otherwise
+        self._on_constants = on_constants
+        self._constants = Constants(model)
+        self._masks = Masks()
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = {} if kwargs is None else kwargs
-        kind = KINDS.get(func)
-        if kind is not None and kind in self._handlers:
-            return self._handlers[kind](func, args, kwargs)
+        result = self._result(func, args, kwargs)
+        self._constants.see(func, args, kwargs, result)
+        self._masks.see(func, args, kwargs, result)
+        return result
+
+    def is_constant(self, tensor: Any) -> bool:
+        """Whether no input changes a tensor, as far as the calls of this pass show."""
+        return tensor in self._constants
+
+    def _result(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+        call = self._call(func, args, kwargs)
+        handler = None if call is None else self._handlers.get(call.kind)
+        if call is not None and handler is not None:
+            if call.input not in self._constants:
+                return handler(call)
+            if self._on_constants is not None:
+                return self._on_constants(call)
         if self._otherwise is not None:
             self._otherwise(func)
         return func(*args, **kwargs)
 
+    def _call(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Call | None:
+        kind = KINDS.get(func)
+        if kind is not None:
+            return Call(kind, func, args, kwargs, args[0] if args else kwargs["input"])
+        form = FORMS.get(func)
+        q = None if form is None or "out" in kwargs else form(args, kwargs, self._masks)
+        # A clamp of whole numbers is one of indices or lengths.
+        if not isinstance(q, Tensor) or not (q.is_floating_point() or name_of(func) == RELU):
+            return None
+        return Call(RELU, func, args, kwargs, q)
 
-def call_input(args: tuple, kwargs: dict[str, Any]) -> Tensor:
-    """The tensor that a function of one of the kinds works on."""
-    return args[0] if args else kwargs["input"]
 
-
-def is_in_place(func: Any, args: tuple, kwargs: dict[str, Any]) -> bool:
-    """Whether a ReLU call overwrites its pre-activation."""
-    return func in _IN_PLACE or bool(args[1] if len(args) > 1 else kwargs.get("inplace", False))
+def name_of(func: Any) -> str:
+    """What torch calls a function: "threshold" for F.threshold and for torch.ops.aten.threshold_.default."""
+    return str(getattr(func, "__name__", "")).split(".")[0].strip("_")

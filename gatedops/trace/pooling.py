@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gatedops.trace.rectifiers import forms_of
+
+_WITH_INDICES = frozenset(forms_of("max_pool2d_with_indices"))
 _PARAMETERS = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
 
 Pair = tuple[int, int]
@@ -67,7 +70,7 @@ class Window:
 def wants_indices(func: Any, args: tuple, kwargs: dict[str, Any]) -> bool:
     """Whether the call returns (maxima, indices)."""
     given = dict(zip(_PARAMETERS, args, strict=False)) | kwargs
-    return func is F.max_pool2d_with_indices or bool(given.get("return_indices", False))
+    return func in _WITH_INDICES or bool(given.get("return_indices", False))
 
 
 def pair(value: Any) -> Pair:

@@ -13,7 +13,7 @@ from gatedops.gatebits import GateBits
 from gatedops.layout import GateLayer
 from gatedops.ops.gates import pack_layer
 from gatedops.trace.checks import devices_of, require_device
-from gatedops.trace.mode import FUSED_RELU, MAX_POOL, RELU, Intercept, call_input
+from gatedops.trace.mode import FUSED_RELU, MAX_POOL, RELU, Call, Intercept
 from gatedops.trace.names import Numbering, RunningModules
 from gatedops.trace.pooling import Window
 
@@ -37,7 +37,7 @@ class Recorder:
         handlers = {RELU: self._on_relu, FUSED_RELU: self._on_fused}
         if max_pool:
             handlers[MAX_POOL] = self._on_max_pool
-        self._mode = Intercept(handlers, self._on_other)
+        self._handlers = handlers
         self._max_pool = max_pool
         self._others: dict[str, None] = {}  # activations without gates, in the order they were seen
         self._expected: list[Spec] = []  # the layers of the first batch
@@ -55,7 +55,7 @@ class Recorder:
         """The gates of one batch; its number is for errors."""
         require_device(self._devices, inputs, "data")
         self._begin(inputs.shape[0])
-        with torch.no_grad(), self._mode:
+        with torch.no_grad(), Intercept(self._model, self._handlers, self._on_other):
             self._model(inputs)
         if not self._found:
             others = f"; its activations have none: {', '.join(self._others)}" if self._others else ""
@@ -87,23 +87,23 @@ class Recorder:
             first += words.shape[1]
         return tuple(layers)
 
-    def _on_relu(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-        self._add_gates(call_input(args, kwargs))  # before the call: in place it overwrites its pre-activation
-        return func(*args, **kwargs)
+    def _on_relu(self, call: Call) -> Any:
+        self._add_gates(call.input)  # before the call: in place it overwrites its pre-activation
+        return call.run()
 
-    def _on_fused(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-        results = func(*args, **kwargs)
+    def _on_fused(self, call: Call) -> Any:
+        results = call.run()
         z = results[0]  # > 0 where its pre-activation is
         # (n, positions, channels) where a Gate records its gates: one position is a fully connected layer.
         self._add_gates(z.squeeze(1) if z.dim() == 3 and z.shape[1] == 1 else z)
         return results
 
-    def _on_max_pool(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-        z = call_input(args, kwargs)
+    def _on_max_pool(self, call: Call) -> Any:
+        z = call.input
         name = self._modules.name(MAX_POOL)
         self._require_rows(z, name)
-        self._add(Window.of_call(args, kwargs).select(z), name, "select")
-        return func(*args, **kwargs)
+        self._add(Window.of_call(call.args, call.kwargs).select(z), name, "select")
+        return call.run()
 
     def _on_other(self, func: Any) -> None:
         op = getattr(func, "__name__", "").split(".")[0].rstrip("_")

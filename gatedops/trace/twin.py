@@ -106,17 +106,20 @@ class GatedTwin(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         features = Features(self.soft)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.train_features), self._intercept(features):
+        with (
+            torch.set_grad_enabled(torch.is_grad_enabled() and self.train_features),
+            self._intercept(self.feature, features),
+        ):
             self.feature(*args, **kwargs)
         if not features.gates:
             raise ValueError("model: calls no ReLU, so there are no gates for its twin")
         replay = Replay(features)
-        with self._intercept(replay):
+        with self._intercept(self.value, replay):
             result = self.value(*args, **kwargs)
         replay.require_all_used()
         return result
 
-    def _intercept(self, side: Features | Replay) -> Intercept:
+    def _intercept(self, network: nn.Module, side: Features | Replay) -> Intercept:
         """The mode for one of the two networks."""
         handlers: dict[str, Any] = {RELU: side.relu, FUSED_RELU: side.fused_relu}
         if self.pool == "feature":
@@ -125,7 +128,7 @@ class GatedTwin(nn.Module):
             handlers[BATCH_NORM] = side.batch_norm
         if self.batch_norm == "off" and isinstance(side, Replay):
             handlers[BATCH_NORM] = no_batch_norm
-        return Intercept(handlers)
+        return Intercept(network, handlers)
 
     def extra_repr(self) -> str:
         gate = "hard" if self.soft is None else f"soft, beta={self.soft[0]}, gain={self.soft[1]}"

@@ -1,0 +1,231 @@
+"""ReLU under all its names: which calls compute ``q`` where ``q > 0`` and 0 elsewhere, and which tensor is q."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Arguments = tuple[Any, ...]
+Keywords = dict[str, Any]
+
+
+def forms_of(*names: str) -> Iterator[Any]:
+    """Every function object that torch calls by one of these names: functions, methods, operators of ATen."""
+    for name in names:
+        for home in (torch, F, Tensor, torch._C._nn):
+            if hasattr(home, name):
+                yield getattr(home, name)
+        packet = getattr(torch.ops.aten, name, None)
+        if isinstance(packet, torch._ops.OpOverloadPacket):
+            yield packet
+            yield from (getattr(packet, overload) for overload in packet.overloads())
+
+
+# --- masks: whether a number is greater than 0 -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Mask:
+    """What is known of a tensor of truth values (or of 0 and 1): it is on where q > 0, or where it is not."""
+
+    q: Tensor
+    version: int  # of q when it was compared
+    positive: bool
+
+
+class Masks:
+    """Follows the calls of a pass and knows which tensors say where another one is greater than 0."""
+
+    def __init__(self) -> None:
+        self._known: dict[Tensor, _Mask] = {}  # tensors are told apart as objects
+
+    def see(self, func: Any, args: Arguments, kwargs: Keywords, result: Any) -> None:
+        """A call that was made."""
+        if func in _COMPARISONS:
+            compared = _compared(_COMPARISONS[func], *args, **kwargs)
+            if compared is not None and isinstance(result, Tensor):
+                q, positive = compared
+                self._known[result] = _Mask(q, _version(q), positive)
+        elif self._known and func in _COPIES and isinstance(result, Tensor):
+            source = args[0] if args else kwargs.get("input")
+            known = self._known.get(source) if isinstance(source, Tensor) else None
+            if known is not None:
+                positive = known.positive != (func in _NEGATIONS)
+                self._known[result] = _Mask(known.q, known.version, positive)
+
+    def says(self, mask: Any, q: Any, positive: bool) -> bool:
+        """Whether the mask is on exactly where q is greater than 0 (positive), or exactly where it is not."""
+        if not isinstance(mask, Tensor) or not isinstance(q, Tensor):
+            return False
+        known = self._known.get(mask)
+        if known is None or known.positive != positive:
+            return False
+        return known.version == _version(q) and _same(known.q, q)
+
+
+def _compared(order: str, left: Any = None, right: Any = None, **named: Any) -> tuple[Tensor, bool] | None:
+    """The tensor that a comparison compares with 0, and whether the result is on where it is greater."""
+    left, right = named.get("input", named.get("self", left)), named.get("other", right)
+    if isinstance(left, Tensor) and _is_zero(right):
+        return left, order in ("gt", "ge")
+    if isinstance(right, Tensor) and _is_zero(left):
+        return right, order in ("lt", "le")
+    return None
+
+
+def _is_zero(value: Any) -> bool:
+    """Whether a number or tensor is 0 throughout."""
+    if isinstance(value, Tensor):
+        if value.numel() == 0 or value.is_meta:
+            return False
+        try:
+            return not bool(value.detach().any())
+        except RuntimeError:  # inside transformations of functions values are not to be had
+            return False
+    return isinstance(value, (int, float)) and value == 0
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are one piece of memory seen in one way."""
+    if a is b:
+        return True
+    if torch.compiler.is_compiling() or a.is_meta:
+        return False
+    try:
+        return (a.data_ptr(), a.shape, a.stride()) == (b.data_ptr(), b.shape, b.stride())
+    except RuntimeError:  # inside transformations of functions
+        return False
+
+
+def _version(tensor: Tensor) -> int:
+    """Grows when a tensor is written to."""
+    if torch.compiler.is_compiling():
+        return 0
+    try:
+        return int(tensor._version)
+    except RuntimeError:  # made in inference mode
+        return 0
+
+
+_COMPARISONS: dict[Any, str] = {
+    **dict.fromkeys(forms_of("gt", "greater", "__gt__"), "gt"),
+    **dict.fromkeys(forms_of("ge", "greater_equal", "__ge__"), "ge"),
+    **dict.fromkeys(forms_of("lt", "less", "__lt__"), "lt"),
+    **dict.fromkeys(forms_of("le", "less_equal", "__le__"), "le"),
+}
+_NEGATIONS = frozenset(forms_of("logical_not", "bitwise_not", "__invert__"))
+_COPIES = _NEGATIONS.union(
+    forms_of("to", "type", "type_as", "float", "double", "half", "bfloat16", "detach", "clone", "contiguous", "bool")
+)
+
+
+# --- the forms of a ReLU -----------------------------------------------------------------------------------------
+
+
+def _first(args: Arguments, kwargs: Keywords, masks: Masks) -> Tensor | None:
+    return _argument(args, kwargs, 0, "input", "self")
+
+
+def _clamp(args: Arguments, kwargs: Keywords, masks: Masks) -> Tensor | None:
+    """clamp(q, 0) and clamp(q, 0, inf)."""
+    least, most = _argument(args, kwargs, 1, "min"), _argument(args, kwargs, 2, "max")
+    unlimited = most is None or (isinstance(most, (int, float)) and most == math.inf)
+    return _argument(args, kwargs, 0, "input", "self") if _is_zero(least) and unlimited else None
+
+
+def _threshold(args: Arguments, kwargs: Keywords, masks: Masks) -> Tensor | None:
+    both = (_argument(args, kwargs, 1, "threshold"), _argument(args, kwargs, 2, "value"))
+    return _argument(args, kwargs, 0, "input", "self") if all(_is_zero(value) for value in both) else None
+
+
+def _hardtanh(args: Arguments, kwargs: Keywords, masks: Masks) -> Tensor | None:
+    least = _argument(args, kwargs, 1, "min_val", default=-1.0)
+    most = _argument(args, kwargs, 2, "max_val", default=1.0)
+    return _argument(args, kwargs, 0, "input", "self") if _is_zero(least) and most == math.inf else None
+
+
+def _leaky_relu(args: Arguments, kwargs: Keywords, masks: Masks) -> Tensor | None:
+    slope = _argument(args, kwargs, 1, "negative_slope", default=0.01)
+    return _argument(args, kwargs, 0, "input", "self") if _is_zero(slope) else None
+
+
+def _maximum(args: Arguments, kwargs: Keywords, masks: Masks) -> Tensor | None:
+    """The larger of q and 0; torch.max(q, dim=0) is another function."""
+    left, right = _argument(args, kwargs, 0, "input", "self"), _argument(args, kwargs, 1, "other")
+    if not isinstance(left, Tensor) or not isinstance(right, Tensor):
+        return None
+    for q, zero in ((left, right), (right, left)):
+        if zero.dim() <= q.dim() and torch.broadcast_shapes(q.shape, zero.shape) == q.shape and _is_zero(zero):
+            return q
+    return None
+
+
+def _where(args: Arguments, kwargs: Keywords, masks: Masks) -> Tensor | None:
+    """where(q > 0, q, 0) and where(q <= 0, 0, q); the method where(q, mask, 0) has another order of arguments."""
+    given = [_argument(args, kwargs, index, *names) for index, names in enumerate((("condition",), ("input", "self")))]
+    mask, chosen, other = *given, _argument(args, kwargs, 2, "other")
+    if isinstance(mask, Tensor) and mask.dtype != torch.bool:
+        mask, chosen = chosen, mask
+    for q, zero, positive in ((chosen, other, True), (other, chosen, False)):
+        if masks.says(mask, q, positive) and _is_zero(zero):
+            return q if isinstance(q, Tensor) else None
+    return None
+
+
+def _product(args: Arguments, kwargs: Keywords, masks: Masks) -> Tensor | None:
+    """q times (q > 0)."""
+    left, right = _argument(args, kwargs, 0, "input", "self"), _argument(args, kwargs, 1, "other")
+    for q, mask in ((left, right), (right, left)):
+        if masks.says(mask, q, True):
+            return q if isinstance(q, Tensor) else None
+    return None
+
+
+def _filled(args: Arguments, kwargs: Keywords, masks: Masks) -> Tensor | None:
+    """q.masked_fill(q <= 0, 0) and q[q <= 0] = 0."""
+    q, mask = _argument(args, kwargs, 0, "input", "self"), _argument(args, kwargs, 1, "mask")
+    value = _argument(args, kwargs, 2, "value")
+    return q if masks.says(mask, q, False) and _is_zero(value) and isinstance(q, Tensor) else None
+
+
+def _argument(args: Arguments, kwargs: Keywords, index: int, *names: str, default: Any = None) -> Any:
+    """An argument by its place or one of its names."""
+    if index < len(args):
+        return args[index]
+    return next((kwargs[name] for name in names if name in kwargs), default)
+
+
+Form = Callable[[Arguments, Keywords, Masks], Tensor | None]
+
+# For each function that can be a ReLU, what finds its pre-activation; None where a call of it is not a ReLU.
+FORMS: dict[Any, Form] = {
+    **dict.fromkeys(forms_of("relu", "relu_"), _first),
+    **dict.fromkeys(forms_of("clamp", "clamp_", "clip", "clip_", "clamp_min", "clamp_min_"), _clamp),
+    **dict.fromkeys(forms_of("threshold", "threshold_", "_threshold"), _threshold),
+    **dict.fromkeys(forms_of("hardtanh", "hardtanh_"), _hardtanh),
+    **dict.fromkeys(forms_of("leaky_relu", "leaky_relu_"), _leaky_relu),
+    **dict.fromkeys(forms_of("maximum", "fmax", "max"), _maximum),
+    **dict.fromkeys(forms_of("where"), _where),
+    **dict.fromkeys(forms_of("mul", "mul_", "multiply", "multiply_", "__mul__", "__rmul__", "__imul__"), _product),
+    **dict.fromkeys(forms_of("masked_fill", "masked_fill_", "__setitem__"), _filled),
+}
+_IN_PLACE = frozenset(
+    forms_of(
+        *["relu_", "clamp_", "clip_", "clamp_min_", "threshold_", "hardtanh_", "leaky_relu_"],
+        *["mul_", "multiply_", "__imul__", "masked_fill_", "__setitem__"],
+    )
+)
+
+
+def is_in_place(func: Any, args: Arguments, kwargs: Keywords) -> bool:
+    """Whether a ReLU call overwrites its pre-activation."""
+    if func in _IN_PLACE:
+        return True
+    places = {F.relu: 1, F.threshold: 3, F.hardtanh: 3, F.leaky_relu: 2}
+    return func in places and bool(_argument(args, kwargs, places[func], "inplace", default=False))
