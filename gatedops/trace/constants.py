@@ -28,42 +28,40 @@ class Constants:
     """Follows the calls of a pass and knows which tensors do not depend on its inputs.
 
     A tensor does not depend on them if it is a parameter or buffer, or the result of a call all of whose tensors do
-    not, one that makes a new tensor (torch.zeros) among them. Tensors are told apart by their memory: a view of a
-    parameter does not depend on the inputs either, and what an input is written into does from then on.
+    not, one that makes a new tensor (torch.zeros) among them. What an input is written into depends on it from then on,
+    and so do its views.
 
     Args:
         model: the model that is called.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._held: dict[Any, Tensor] = {}  # held, lest another tensor takes the place of a dead one
-        for tensor in chain(model.parameters(), model.buffers()):
-            self._held[_key(tensor)] = tensor
+        # By the number that tells objects apart; held, lest another tensor takes the place of a dead one.
+        self._held: dict[int, Tensor] = {id(t): t for t in chain(model.parameters(), model.buffers())}
 
-    def __contains__(self, tensor: Any) -> bool:
-        return isinstance(tensor, Tensor) and _key(tensor) in self._held
+    def __contains__(self, tensor: Tensor) -> bool:
+        return id(tensor) in self._held
 
     def see(self, func: Any, args: tuple, kwargs: dict[str, Any], result: Any) -> None:
         """A call that was made."""
-        if self._hold(args) and self._hold(kwargs.values()):
+        held = self._held
+        constant = len(args) == 0 or not isinstance(args[0], Tensor) or id(args[0]) in held
+        if constant and all(id(tensor) in held for tensor in _tensors(args) + _tensors(kwargs.values())):
             if func not in _FROM_OUTSIDE:
                 for tensor in _tensors((result,)):
-                    self._held.setdefault(_key(tensor), tensor)
+                    held[id(tensor)] = tensor
             return
-        if args and args[0] in self and func in _WRITERS:
-            self._held.pop(_key(args[0]), None)
-        for tensor in _tensors((kwargs.get("out"),)):
-            self._held.pop(_key(tensor), None)
+        if constant and len(args) > 0 and isinstance(args[0], Tensor) and func in _WRITERS:
+            self._drop(args[0])
+        if "out" in kwargs:
+            for tensor in _tensors((kwargs["out"],)):
+                self._drop(tensor)
 
-    def _hold(self, values: Any) -> bool:
-        """Whether no tensor among the values depends on the inputs."""
-        for value in values:
-            if isinstance(value, Tensor):
-                if _key(value) not in self._held:
-                    return False
-            elif isinstance(value, (list, tuple)) and not all(_key(t) in self._held for t in _tensors(value)):
-                return False
-        return True
+    def _drop(self, written: Tensor) -> None:
+        """Forgets a tensor that an input was written into, and what shares its memory."""
+        for tensor in list(self._held.values()):
+            if tensor is written or _share_memory(tensor, written):
+                del self._held[id(tensor)]
 
 
 def _tensors(values: Any, depth: int = 0) -> list[Tensor]:
@@ -77,12 +75,10 @@ def _tensors(values: Any, depth: int = 0) -> list[Tensor]:
     return found
 
 
-def _key(tensor: Tensor) -> Any:
-    """The same for tensors that share memory. Those of transformations of functions have no memory of their own, and a
-    compiler does not look at it: they are told apart as objects."""
-    if torch.compiler.is_compiling():
-        return tensor
+def _share_memory(a: Tensor, b: Tensor) -> bool:
+    if torch.compiler.is_compiling():  # which makes no difference between a view and a copy
+        return False
     try:
-        return int(tensor.untyped_storage()._cdata)
-    except (RuntimeError, NotImplementedError):
-        return tensor
+        return bool(a.untyped_storage()._cdata == b.untyped_storage()._cdata)
+    except (RuntimeError, NotImplementedError):  # inside transformations of functions
+        return False
