@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gatedops.trace.rectifiers import forms_of
+from gatedops.trace.mode import Call
 
-_WITH_INDICES = frozenset(forms_of("max_pool2d_with_indices"))
 _PARAMETERS = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+# The place of return_indices among the arguments of torch.nn.functional's pools, by the start of their names.
+_RETURN_INDICES = {"max_pool": 6, "adaptive_max_pool": 2, "fractional_max_pool": 4}
 
 Pair = tuple[int, int]
 
@@ -29,7 +30,7 @@ class Window:
 
     @staticmethod
     def of_call(args: tuple, kwargs: dict[str, Any]) -> Window:
-        """Of a call of torch's max_pool2d."""
+        """The window of a call of torch's max_pool2d."""
         given = dict(zip(_PARAMETERS, args, strict=False)) | kwargs
         kernel = pair(given["kernel_size"])
         stride = given.get("stride")
@@ -42,7 +43,8 @@ class Window:
         )
 
     def chosen(self, z: Tensor) -> Tensor:
-        """int64 ``(n, C, H', W')``: where in the H*W pixels of z ``(n, C, H, W)`` each output's maximum lies."""
+        """int64 ``(n, C, H', W')``: where in the H*W pixels of z ``(n, C, H, W)`` each output's maximum lies; among
+        equal ones it is the first in row order."""
         return F.max_pool2d(
             z, self.kernel, self.stride, self.padding, self.dilation, self.ceil_mode, return_indices=True
         )[1]
@@ -51,29 +53,84 @@ class Window:
         """bool ``(n, K, C, H', W')``, K = kernel height * width: mask u is on where the window's u-th input is the
         channel's maximum and its gate is on (docs/math.md, section 9).
 
-        The gates of z are on where z > 0, provided z has passed gates, i.e. is nowhere negative; otherwise there are
-        none and the maximum alone decides.
+        The gates of an image of z are on where z > 0, provided it has passed gates, i.e. is nowhere negative;
+        otherwise it has none and the maximum alone decides.
         """
         index = self.chosen(z)
-        columns = z.shape[-1]
-        down = torch.arange(index.shape[-2], device=z.device).unsqueeze(1) * self.stride[0] - self.padding[0]
-        right = torch.arange(index.shape[-1], device=z.device) * self.stride[1] - self.padding[1]
+        masks = self.masks(index, z.shape[-1])
+        if not z.numel():
+            return masks
+        on = taken(z, index, 2) > 0
+        ungated = ~(z.flatten(1).amin(1) >= 0)  # of each image by itself: its masks do not depend on its batch
+        return masks & (on | ungated.view(-1, 1, 1, 1)).unsqueeze(1)
+
+    def masks(self, index: Tensor, columns: int) -> Tensor:
+        """bool ``(n, K, C, H', W')``: mask u is on where the window's u-th input is the one chosen.
+
+        Args:
+            index: ``(n, C, H', W')``, as :meth:`chosen` gives it.
+            columns: W, of the image that is pooled.
+        """
+        down, right = self._corners(index)
         u = (index // columns - down) // self.dilation[0] * self.kernel[1]
         u += (index % columns - right) // self.dilation[1]
-        if z.numel():
-            on = z.flatten(2).gather(2, index.flatten(2)).view_as(index) > 0
-            u = torch.where(on | ~(z.min() >= 0), u, -1)
-        masks = torch.arange(self.kernel[0] * self.kernel[1], device=z.device)
+        masks = torch.arange(self.kernel[0] * self.kernel[1], device=index.device)
         return u.unsqueeze(1) == masks.view(1, -1, 1, 1, 1)
 
+    def index(self, masks: Tensor, columns: int) -> Tensor:
+        """The inverse of :meth:`masks`, where one mask is on at each output."""
+        u = masks.to(torch.uint8).argmax(1)
+        down, right = self._corners(u)
+        row = down + u // self.kernel[1] * self.dilation[0]
+        return row * columns + right + u % self.kernel[1] * self.dilation[1]
 
-def wants_indices(func: Any, args: tuple, kwargs: dict[str, Any]) -> bool:
-    """Whether the call returns (maxima, indices)."""
-    given = dict(zip(_PARAMETERS, args, strict=False)) | kwargs
-    return func in _WITH_INDICES or bool(given.get("return_indices", False))
+    def _corners(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Row (H', 1) and column (W',) of the first input of the windows; negative ones lie in the padding."""
+        down = torch.arange(index.shape[-2], device=index.device).unsqueeze(1) * self.stride[0] - self.padding[0]
+        return down, torch.arange(index.shape[-1], device=index.device) * self.stride[1] - self.padding[1]
+
+
+def pooled(call: Call) -> tuple[Tensor, Tensor]:
+    """The maxima of a max-pool call of any kind, and where in the positions of an input each of them lies."""
+    if gives_indices(call) and not _is_functional(call):
+        maxima, index = call.run()
+        return maxima, index
+    kwargs = {"input" if name == "self" else name: value for name, value in call.kwargs.items()}
+    maxima, index = getattr(F, f"{_plain_name(call)}_with_indices")(*call.args, **kwargs)
+    return maxima, index
+
+
+def gives_indices(call: Call) -> bool:
+    """Whether a max-pool call returns (maxima, indices)."""
+    name = _plain_name(call)
+    if call.name != name:
+        return True
+    if not _is_functional(call):  # torch's own functions of these names give them for all but the plain max-pools
+        return not name.startswith("max_pool")
+    place = _RETURN_INDICES[name[: -len("1d")]]
+    return bool(call.args[place] if place < len(call.args) else call.kwargs.get("return_indices", False))
+
+
+def dimensions(call: Call) -> int:
+    """Axes that a max-pool call pools over: 1, 2 or 3."""
+    return int(_plain_name(call)[-2])
+
+
+def taken(z: Tensor, index: Tensor, axes: int) -> Tensor:
+    """What lies at these positions of z, positions counted over its last `axes` axes."""
+    return z.flatten(-axes).gather(-1, index.flatten(-axes)).view_as(index)
 
 
 def pair(value: Any) -> Pair:
     """torch's int or (int, int) or (int,) as (height, width)."""
     values = (value,) if isinstance(value, int) else tuple(value)
     return (values[0], values[-1])
+
+
+def _plain_name(call: Call) -> str:
+    return call.name.removesuffix("_with_indices")
+
+
+def _is_functional(call: Call) -> bool:
+    """Whether the function called is one of torch.nn.functional."""
+    return getattr(call.func, "__module__", None) == F.__name__

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+import warnings
+from typing import Any, NoReturn, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from gatedops.trace.mode import Call
-from gatedops.trace.pooling import Window, wants_indices
+from gatedops.trace.pooling import dimensions, gives_indices, pooled, taken
+from gatedops.trace.rectifiers import forms_of
+from gatedops.trace.running import name_of_call, rerun_by
 
 # A ReLU of ours and the op that takes its gates from outside.
 _GATED_FORM = {
@@ -17,40 +20,65 @@ _GATED_FORM = {
     torch.ops.gatedops.gate_relu.default: torch.ops.gatedops.gate_select.default,
 }
 _BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+_MAXIMA = frozenset(forms_of("max", "amax", "aminmax"))
+_TWIN = "gatedops.trace.twin"
+
+
+class Taken(Protocol):
+    """What a value network takes, each by the number of its call."""
+
+    def gate(self, index: int) -> Tensor:
+        """Soft: the gate; hard: bool, where it is off; of a fused ReLU its words. IndexError behind the last."""
+
+    def choice(self, index: int, call: Call) -> Tensor:
+        """Where in the input of a max-pool call each of its outputs lies. IndexError behind the last."""
+
+    def statistics(self, index: int) -> tuple[Tensor, Tensor]:
+        """Mean and variance of a batch norm. IndexError behind the last."""
+
+    def gates(self) -> int:
+        """How many gates there are."""
 
 
 class Features:
     """Handlers that keep what a feature network does, call by call, and let each call go on.
 
     Args:
+        network: the feature network.
         soft: (beta, gain) of gates ``gain * sigmoid(beta * q)``; None: hard gates.
     """
 
-    def __init__(self, soft: tuple[float, float] | None) -> None:
+    def __init__(self, network: nn.Module, soft: tuple[float, float] | None) -> None:
+        self._network = network
         self._soft = soft
-        self.gates: list[Tensor] = []  # soft: the gate; hard: bool, where it is off; of a fused ReLU: its words
-        self.choices: list[Tensor] = []
-        self.statistics: list[tuple[Tensor, Tensor]] = []
+        self._learns = torch.is_grad_enabled()
+        self._gates: list[Tensor] = []
+        self._choices: list[Tensor] = []
+        self._statistics: list[tuple[Tensor, Tensor]] = []
 
     def relu(self, call: Call) -> Any:
-        q = call.input
+        self._require_one_run(call)
         if self._soft is None:
-            self.gates.append(torch.logical_not(q > 0))
+            self._gates.append(torch.logical_not(call.input > 0))
         else:
             beta, gain = self._soft
-            self.gates.append(gain * torch.sigmoid(beta * q))
+            self._gates.append(gain * torch.sigmoid(beta * call.input))
         return call.run()
 
     def fused_relu(self, call: Call) -> Any:
         if self._soft is not None:
             raise ValueError("gate: soft gates need torch's own ReLUs; take the twin of the model before fuse_relu")
         results = call.run()
-        self.gates.append(results[1])
+        self._gates.append(results[1])
         return results
 
+    def rnn_relu(self, call: Call) -> NoReturn:
+        refuse_rnn("model", name_of_call(self._network, call.name))
+
     def max_pool(self, call: Call) -> Any:
-        self.choices.append(Window.of_call(call.args, call.kwargs).chosen(call.input))
-        return call.run()
+        maxima, index = pooled(call)
+        self._choices.append(index)
+        return (maxima, index) if gives_indices(call) else maxima
 
     def batch_norm(self, call: Call) -> Any:
         given = dict(zip(_BATCH_NORM, call.args, strict=False)) | call.kwargs
@@ -58,61 +86,153 @@ class Features:
         if given.get("training", False):
             x = given["input"].detach()
             var, mean = torch.var_mean(x, dim=[0, *range(2, x.dim())], correction=0)
-        self.statistics.append((mean, var))
+        self._statistics.append((mean, var))
         return call.run()
+
+    def gate(self, index: int) -> Tensor:
+        return self._gates[index]
+
+    def choice(self, index: int, call: Call) -> Tensor:
+        return self._choices[index]
+
+    def statistics(self, index: int) -> tuple[Tensor, Tensor]:
+        return self._statistics[index]
+
+    def gates(self) -> int:
+        return len(self._gates)
+
+    def _require_one_run(self, call: Call) -> None:
+        if self._learns:
+            require_one_run("model", self._network, call)
 
 
 class Replay:
-    """Handlers under which a value network takes what a feature network did, in the order of the calls."""
+    """Handlers under which a value network takes what a feature network did, in the order of the calls.
 
-    def __init__(self, features: Features) -> None:
-        self._features = features
+    Args:
+        network: the value network.
+        given: what it takes.
+    """
+
+    def __init__(self, network: nn.Module, given: Taken) -> None:
+        self._network = network
+        self._given = given
+        self._learns = torch.is_grad_enabled()
         self._gates, self._choices, self._statistics = 0, 0, 0
 
     def relu(self, call: Call) -> Any:
+        self._require_one_run(call)
+        gate = self._gate(call)
         q = call.input
-        gate = _next(self._features.gates, self._gates, "ReLU")
-        self._gates += 1
         if gate.shape != q.shape:
-            raise ValueError(f"value: ReLU {self._gates} has shape {tuple(q.shape)}, its gate {tuple(gate.shape)}")
-        if gate.dtype == torch.bool:  # filled, not multiplied: infinity times a gate that is off is 0
-            return q.masked_fill_(gate, 0.0) if call.in_place else q.masked_fill(gate, 0.0)
-        return q.mul_(gate) if call.in_place else q * gate
+            self._refuse(call, f"has shape {tuple(q.shape)}, its gate {tuple(gate.shape)}")
+        target = (call.args[0] if call.args else call.kwargs.get("input")) if call.in_place else None
+        if gate.dtype != torch.bool:
+            result = q.mul_(gate) if target is q else q * gate
+        elif target is q:  # filled, not multiplied: infinity times a gate that is off is 0
+            result = q.masked_fill_(gate, 0.0)
+        else:
+            result = q.masked_fill(gate, 0.0)
+        return target.copy_(result) if target is not None and target is not q else result
 
     def fused_relu(self, call: Call) -> Any:
         # Where gradients are recorded this is the forward of an autograd function, whose backward goes by the words
         # that its forward returns: the gradient, too, is that of the feature network's gates.
-        words = _next(self._features.gates, self._gates, "ReLU")
-        self._gates += 1
-        op = _GATED_FORM[call.func]
-        return op(*call.args, words, 0), words
+        self._require_one_run(call)
+        words = self._gate(call)
+        return _GATED_FORM[call.func](*call.args, words, 0), words
+
+    def rnn_relu(self, call: Call) -> NoReturn:
+        refuse_rnn("value", name_of_call(self._network, call.name))
 
     def max_pool(self, call: Call) -> Any:
-        z = call.input
-        index = _next(self._features.choices, self._choices, "max-pool")
+        self._require_one_run(call)
+        try:
+            index = self._given.choice(self._choices, call)
+        except IndexError:
+            self._refuse(call, f"is max-pool {self._choices + 1}, the feature network calls {self._choices}")
         self._choices += 1
-        taken = z.flatten(2).gather(2, index.flatten(2)).view_as(index)
-        return (taken, index) if wants_indices(call.func, call.args, call.kwargs) else taken
+        axes = dimensions(call)
+        if index.shape[:-axes] != call.input.shape[:-axes]:
+            self._refuse(call, f"pools {tuple(call.input.shape)}, the feature network gives {tuple(index.shape)}")
+        result = taken(call.input, index, axes)
+        return (result, index) if gives_indices(call) else result
 
     def batch_norm(self, call: Call) -> Any:
+        self._require_one_run(call)
         given = dict(zip(_BATCH_NORM, call.args, strict=False)) | call.kwargs
-        mean, var = _next(self._features.statistics, self._statistics, "batch norm")
+        try:
+            mean, var = self._given.statistics(self._statistics)
+        except IndexError:
+            self._refuse(call, f"is batch norm {self._statistics + 1}, the feature network calls {self._statistics}")
         self._statistics += 1
         weight, bias, eps = given.get("weight"), given.get("bias"), given.get("eps", 1e-5)
         return F.batch_norm(given["input"], mean, var, weight, bias, False, 0.0, eps)
 
+    def no_batch_norm(self, call: Call) -> Any:
+        """A batch norm that is left out."""
+        self._require_one_run(call)
+        return call.input
+
+    def other(self, func: Any) -> None:
+        """Warns of a maximum that is not a max-pool call, and that therefore is the value network's own."""
+        if func in _MAXIMA and not torch.compiler.is_compiling():
+            name = name_of_call(self._network, func.__name__)
+            warnings.warn(
+                f"value: {name} takes the value network's own largest, not the feature network's; for that, call a"
+                " max-pool there, such as F.adaptive_max_pool1d; pool='value' means the value network's own and does"
+                " not warn",
+                stacklevel=2,
+            )
+
     def require_all_used(self) -> None:
-        """Raises ValueError where the value network calls fewer ReLUs than the feature network."""
-        if self._gates != len(self._features.gates):
-            raise ValueError(f"value: calls {self._gates} ReLUs, the feature network {len(self._features.gates)}")
+        """Raises ValueError where the value network calls fewer ReLUs than there are gates."""
+        if self._gates != self._given.gates():
+            raise ValueError(
+                f"value: calls {self._gates} ReLUs, the feature network {self._given.gates()}; a twin needs a model"
+                " that calls the same layers whatever its weights are"
+            )
+
+    def _gate(self, call: Call) -> Tensor:
+        try:
+            gate = self._given.gate(self._gates)
+        except IndexError:
+            self._refuse(call, f"is ReLU {self._gates + 1}, the feature network calls {self._gates}")
+        self._gates += 1
+        return gate
+
+    def _refuse(self, call: Call, what: str) -> NoReturn:
+        name = name_of_call(self._network, call.name)
+        raise ValueError(
+            f"value: {name} {what}; a twin needs a model that calls the same layers whatever its weights are"
+        ) from None
+
+    def _require_one_run(self, call: Call) -> None:
+        if self._learns:
+            require_one_run("value", self._network, call)
 
 
-def no_batch_norm(call: Call) -> Any:
-    """A batch norm that is left out."""
-    return call.input
+def refuse_rnn(role: str, name: str) -> NoReturn:
+    """Raises ValueError: an RNN whose ReLUs are inside one function of torch."""
+    raise ValueError(
+        f"{role}: {name} is a recurrent layer with ReLUs inside, which cannot take gates; give it nonlinearity='tanh',"
+        " or write its steps as Linear layers and F.relu"
+    )
 
 
-def _next(kept: list[Any], index: int, what: str) -> Any:
-    if index >= len(kept):
-        raise ValueError(f"value: calls a {what} more often than the {len(kept)} times of the feature network")
-    return kept[index]
+def require_one_run(role: str, network: nn.Module, call: Call) -> None:
+    """Raises ValueError for a call that runs a second time, outside the mode, when gradients are computed."""
+    function = rerun_by(_TWIN)
+    if function is None:
+        return
+    name = name_of_call(network, call.name)
+    if function == "torch.utils.checkpoint":
+        raise ValueError(
+            f"{role}: {name} runs under torch.utils.checkpoint, which runs it again for the gradients, without the"
+            " twin's gates; turn checkpointing off in the model (model.gradient_checkpointing_disable()) and save"
+            " memory with checkpoint(twin, x) instead"
+        )
+    raise ValueError(
+        f"{role}: {name} runs inside the autograd function {function}, whose backward knows nothing of the twin's"
+        " gates; call the layer outside it, for instance F.relu"
+    )

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from gatedops.trace.checks import require_model
 from gatedops.trace.mode import BATCH_NORM, FUSED_RELU, MAX_POOL, RELU, Intercept
-from gatedops.trace.replay import Features, Replay, no_batch_norm
+from gatedops.trace.replay import Features, Replay
 
 _CHOICES = {"pool": ("feature", "value"), "batch_norm": ("value", "feature", "off"), "gate": ("hard", "soft")}
 
@@ -105,15 +105,13 @@ class GatedTwin(nn.Module):
         return self
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        features = Features(self.soft)
-        with (
-            torch.set_grad_enabled(torch.is_grad_enabled() and self.train_features),
-            self._intercept(self.feature, features),
-        ):
-            self.feature(*args, **kwargs)
-        if not features.gates:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.train_features):
+            features = Features(self.feature, self.soft)
+            with self._intercept(self.feature, features):
+                self.feature(*args, **kwargs)
+        if not features.gates():
             raise ValueError("model: calls no ReLU, so there are no gates for its twin")
-        replay = Replay(features)
+        replay = Replay(self.value, features)
         with self._intercept(self.value, replay):
             result = self.value(*args, **kwargs)
         replay.require_all_used()
@@ -127,7 +125,7 @@ class GatedTwin(nn.Module):
         if self.batch_norm == "feature":
             handlers[BATCH_NORM] = side.batch_norm
         if self.batch_norm == "off" and isinstance(side, Replay):
-            handlers[BATCH_NORM] = no_batch_norm
+            handlers[BATCH_NORM] = side.no_batch_norm
         return Intercept(network, handlers)
 
     def extra_repr(self) -> str:
