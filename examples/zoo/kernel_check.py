@@ -1,0 +1,41 @@
+"""The diagonal of a neural path kernel against a mean over random weights, computed by another way than the kernel."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+import gatedops
+
+DRAWS = 150
+
+
+def over_random_weights(model: nn.Module, x: Tensor, diagonal: Tensor) -> tuple[float, float]:
+    """The mean of f(s)^2 / diagonal[s] over draws of weights that are 1 or -1, and its standard error.
+
+    f is the network with frozen gates and choices of max-pools, without biases and batch norms: a gated twin. It is 1
+    for the diagonal of H (docs/math.md, section 2).
+    """
+    plain = without_parametrizations(model)
+    twin = gatedops.gated_twin(plain, plain, batch_norm="off")
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.empty(DRAWS, dtype=torch.float64)
+    with torch.no_grad():
+        for draw in range(DRAWS):
+            for name, parameter in twin.value.named_parameters():
+                signs = torch.randint(2, parameter.shape, generator=generator) * 2.0 - 1
+                parameter.copy_(signs if name.endswith("weight") else torch.zeros_like(parameter))
+            draws[draw] = (twin(x).double().flatten(1).square().mean(1) / diagonal).mean()
+    return draws.mean().item(), (draws.std() / DRAWS**0.5).item()
+
+
+def without_parametrizations(model: nn.Module) -> nn.Module:
+    """A copy with the same values whose weights are parameters themselves."""
+    plain = deepcopy(model)
+    for module in list(plain.modules()):
+        for name in list(getattr(module, "parametrizations", ())):
+            parametrize.remove_parametrizations(module, name)
+    return plain

@@ -1,0 +1,59 @@
+"""What the zoo knows of a network: how to make it, an example of its inputs, and how to call it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+N = 8  # inputs of every example
+
+
+@dataclass(frozen=True)
+class Network:
+    """One network of the zoo.
+
+    Args:
+        name: as the table and ``--only`` have it.
+        style: the library or the paper whose way of writing networks it follows.
+        make: makes the module.
+        example: makes N inputs: a tensor, a tuple of the arguments of ``forward``, or a dict of its keywords.
+    """
+
+    name: str
+    style: str
+    make: Callable[[], nn.Module]
+    example: Callable[[], Any]
+
+    def ready(self) -> tuple[nn.Module, Any]:
+        """The module in evaluation mode and its example; the same ones at each call.
+
+        One training forward gives batch norms statistics as those of a trained net, other than their initial 0 and 1.
+        """
+        torch.manual_seed(0)
+        model, example = self.make(), self.example()
+        with torch.no_grad():
+            for module in model.modules():
+                if isinstance(module, _BatchNorm):
+                    nn.init.uniform_(module.weight, 0.5, 1.5)
+                    nn.init.normal_(module.bias, std=0.1)
+                    module.momentum = 1.0
+            model.train()
+            call(model, example)
+        return model.eval(), example
+
+
+def call(model: nn.Module, batch: Any) -> Any:
+    """The model's output for a batch of any of the three forms; `record_gates` takes this as its ``call``."""
+    if isinstance(batch, dict):
+        return model(**batch)
+    return model(*batch) if isinstance(batch, tuple) else model(batch)
+
+
+def images(size: int = 16, channels: int = 3) -> Callable[[], Tensor]:
+    """Makes N images."""
+    return lambda: torch.randn(N, channels, size, size)

@@ -1,0 +1,111 @@
+"""Runs the library on the networks of the zoo, and says what works and why the rest does not.
+
+Each network is recorded (record_gates), fused (fuse_relu), made into a gated twin (gated_twin) and into its neural path
+kernel (npk); each result is checked by another way of computing it. Writes docs/coverage.md and docs/img/coverage.png,
+the latter if matplotlib is installed; a run of some of the networks writes neither.
+
+    python examples/zoo/run.py
+    python examples/zoo/run.py --only ResNet "U-Net" --json /tmp/zoo.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import dense_nets
+import image_nets
+import mobile_nets
+import other_nets
+import sequence_nets
+from network import Network
+from outcome import outcome
+from steps import STEPS
+from table import Row, as_json, counts, markdown, printed
+
+from gatedops.trace.progress import with_bar
+
+NETWORKS: tuple[Network, ...] = (
+    *image_nets.NETWORKS,
+    *dense_nets.NETWORKS,
+    *mobile_nets.NETWORKS,
+    *sequence_nets.NETWORKS,
+    *other_nets.NETWORKS,
+)
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+def parser() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--only", nargs="+", metavar="NAME", help="run these networks alone, and write no docs")
+    options.add_argument("--json", type=Path, metavar="PATH", help="write all outcomes to this file too")
+    options.add_argument("--no-docs", action="store_true", help="write neither docs/coverage.md nor its picture")
+    return options
+
+
+def chosen(names: Sequence[str] | None) -> list[Network]:
+    """The networks of these names, in the order of the zoo; None: all.
+
+    Raises:
+        ValueError: a name that no network has.
+    """
+    listed = [network.name for network in NETWORKS]
+    for name in names or ():
+        if name not in listed:
+            raise ValueError(f"--only: {name!r} is none of the networks: {', '.join(listed)}")
+    return [network for network in NETWORKS if names is None or network.name in names]
+
+
+def row_of(network: Network) -> Row:
+    """All steps of one network, each on a module of its own."""
+    outcomes = {}
+    for name, step in STEPS.items():
+        model, example = network.ready()
+        outcomes[name] = outcome(step, model, example)
+    return Row(network, sum(parameter.numel() for parameter in model.parameters()), outcomes)
+
+
+def run(args: argparse.Namespace) -> None:
+    networks = chosen(args.only)
+    if args.json and not args.json.resolve().parent.is_dir():
+        raise ValueError(f"--json: {args.json.parent} is no folder; make it first")
+    row_of(next(network for network in NETWORKS if network.name == "MLP"))  # what the first calls load is not timed
+    bar = with_bar(networks, "zoo", "network", len(networks), None)
+    rows = [row_of(network) for network in bar]
+    print(printed(rows))
+    print(f"\n{counts(rows)}")
+    if args.json:
+        args.json.write_text(json.dumps(as_json(rows), indent=1) + "\n")
+        print(f"wrote {args.json}")
+    if not args.only and not args.no_docs:
+        write_docs(rows)
+
+
+def write_docs(rows: Sequence[Row]) -> None:
+    (DOCS / "coverage.md").write_text(markdown(rows))
+    print(f"wrote {DOCS / 'coverage.md'}")
+    if find_spec("matplotlib") is None:
+        print("no picture: pip install matplotlib")
+        return
+    from picture import plot_table
+
+    plot_table(DOCS / "img" / "coverage.png", rows)
+    print(f"wrote {DOCS / 'img' / 'coverage.png'}")
+
+
+def main() -> int:
+    args = parser().parse_args()
+    try:
+        run(args)
+    except (ValueError, OSError) as error:
+        print(f"run.py: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,159 @@
+"""The four steps that each network of the zoo goes through: what the library does, and what earns it a "yes"."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from kernel_check import over_random_weights
+from network import N, call
+from rectifiers import seen_by_dispatch
+from torch import Tensor, nn
+
+import gatedops
+
+Learned = tuple[list[Tensor], list[Tensor]]  # outputs, gradients
+
+
+class Wrong(Exception):
+    """A result that is not what an independent calculation gives."""
+
+
+class Nothing(Exception):
+    """Nothing in the network is of the kind that the step works on."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step.
+
+    Args:
+        work: what the library does with (model, example); this is timed.
+        check: given what `work` returned, the model and the example: how many layers it took, or "". Raises Wrong, or
+            Nothing.
+    """
+
+    work: Callable[[nn.Module, Any], Any]
+    check: Callable[[Any, nn.Module, Any], str]
+
+
+def record(model: nn.Module, example: Any) -> tuple[gatedops.GateBits, str]:
+    """The gates, and the warnings as one text."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if isinstance(example, Tensor):
+            bits = gatedops.record_gates(model, example)
+        else:
+            bits = gatedops.record_gates(model, [example], call=call)
+    for warning in caught:
+        warnings.warn(warning.message, stacklevel=1)
+    return bits, " ".join(str(warning.message) for warning in caught)
+
+
+def check_record(result: tuple[gatedops.GateBits, str], model: nn.Module, example: Any) -> str:
+    """The gates equal, bit for bit, those seen where torch calls its kernels, of the same input in the same order."""
+    (bits, told), seen = result, seen_by_dispatch(model, example)
+    if bits.n != N:
+        raise Wrong(f"{bits.n} rows of gates for {N} inputs")
+    masks = iter(seen.gates)
+    for layer, recorded in zip(bits.layers, bits.unpack(), strict=True):
+        parts: list[Tensor] = []  # one, or where a recurrent layer is one layer of gates: those of each step
+        while sum(part[0].numel() for part in parts) < layer.width:
+            mask = next(masks, None)
+            if mask is None or mask.numel() % N:
+                raise Wrong(f"{layer.name} has gates that torch's calls do not have")
+            parts.append(mask.reshape(N, -1))
+        if not torch.equal(recorded.flatten(1), torch.cat(parts, dim=1)):
+            raise Wrong(f"the gates of {layer.name} differ from those of torch's calls")
+    if left := len(list(masks)):
+        raise Wrong(f"{left} calls of a ReLU are not recorded")
+    if silent := sorted({name for name in seen.others if name not in told}):
+        raise Wrong(f"no word about the calls of {', '.join(silent)}")
+    return f"{len(bits.layers)} layers"
+
+
+def fuse(model: nn.Module, example: Any) -> nn.Module:
+    return gatedops.fuse_relu(model, example)
+
+
+def check_fuse(fused: Any, model: nn.Module, example: Any) -> str:
+    """The fused network's outputs equal the network's, bit for bit."""
+    with torch.no_grad():
+        for ours, plain in zip(tensors(call(fused, example)), tensors(call(model, example)), strict=True):
+            if not torch.equal(ours, plain):
+                raise Wrong("the outputs differ from the network's")
+    if not fused.fuse_report.replaced:
+        kept = sorted({why for _, why in fused.fuse_report.kept})
+        raise Nothing(f"nothing to replace: {'; '.join(kept) or 'no ReLU of it is a module'}")
+    return f"{len(fused.fuse_report.replaced)} replaced"
+
+
+def twin(model: nn.Module, example: Any) -> tuple[Learned, Learned]:
+    """Forward and backward of the twin with weights drawn anew, and of the one with the network's weights."""
+    drawn = learned(gatedops.gated_twin(model), example)
+    return drawn, learned(gatedops.gated_twin(model, model), example)
+
+
+def check_twin(result: tuple[Learned, Learned], model: nn.Module, example: Any) -> str:
+    """The twin with new weights learns; the one with the network's weights has its outputs and its gradients."""
+    drawn, same = result
+    if not all(tensor.isfinite().all() for part in drawn for tensor in part):
+        raise Wrong("an output or a gradient of the twin with new weights is not finite")
+    plain = learned(deepcopy(model), example)
+    if all(map(close, drawn[0], plain[0])):
+        raise Wrong("the twin with new weights has the network's outputs")
+    for name, ours, theirs in zip(("outputs", "gradients"), same, plain, strict=True):
+        if len(ours) != len(theirs) or not all(map(close, ours, theirs)):
+            raise Wrong(f"the {name} of the twin with the network's weights differ from the network's")
+    return ""
+
+
+def npk(model: nn.Module, example: Any) -> tuple[Tensor, int]:
+    gram, exponent = gatedops.npk(model, example, return_exponent=True)
+    return gram, exponent
+
+
+def check_npk(result: tuple[Tensor, int], model: nn.Module, example: Any) -> str:
+    """The kernel is finite, symmetric and positive, and the mean of f(s)^2 over random weights is its diagonal."""
+    gram, exponent = result[0].double(), result[1]
+    if not (gram.isfinite().all() and torch.equal(gram, gram.T) and (gram.diagonal() > 0).all()):
+        raise Wrong("the kernel is not finite, symmetric and positive on its diagonal")
+    smallest = torch.linalg.eigvalsh(gram / gram.diagonal().max())[0].item()
+    if smallest < -1e-5:
+        raise Wrong(f"the kernel has an eigenvalue of {smallest:.1e} of its largest entry")
+    ratio, error = over_random_weights(model, example, gram.diagonal() * 2.0**exponent)
+    if not abs(ratio - 1) <= 6 * error:
+        raise Wrong(f"the mean over random weights is {ratio:.3f} +- {error:.3f} of the diagonal")
+    return ""
+
+
+STEPS = {
+    "record": Step(record, check_record),
+    "fuse": Step(fuse, check_fuse),
+    "twin": Step(twin, check_twin),
+    "npk": Step(npk, check_npk),
+}
+
+
+def learned(model: nn.Module, example: Any) -> Learned:
+    """The outputs for an example, and the gradients of a weighed sum of them by the weights that it depends on."""
+    outputs = tensors(call(model, example))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    loss = torch.stack([(out * torch.linspace(-1, 1, out.numel()).view_as(out)).sum() for out in outputs]).sum()
+    found = torch.autograd.grad(loss, trained, allow_unused=True)
+    return [out.detach() for out in outputs], [gradient for gradient in found if gradient is not None]
+
+
+def close(a: Tensor, b: Tensor) -> bool:
+    """Whether two results differ by rounding alone."""
+    return a.shape == b.shape and bool((a - b).norm() <= 1e-5 * b.norm() + 1e-6)
+
+
+def tensors(output: Any) -> list[Tensor]:
+    """The tensors of an output, whatever holds them."""
+    return [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]

@@ -1,0 +1,120 @@
+"""The table of the zoo: on the terminal, in docs/coverage.md, as JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from network import Network
+from outcome import Outcome
+
+COMMAND = "python examples/zoo/run.py"
+STEP_COLUMNS = {
+    "record": "record (`record_gates`)",
+    "fuse": "fuse (`fuse_relu`)",
+    "twin": "twin (`gated_twin`)",
+    "npk": "npk (`npk`)",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network: how many parameters it has, and the outcome of each step by its name."""
+
+    network: Network
+    parameters: int
+    outcomes: dict[str, Outcome]
+
+    @property
+    def seconds(self) -> float:
+        return sum(outcome.seconds for outcome in self.outcomes.values())
+
+    @property
+    def mib(self) -> float:
+        return max(outcome.mib for outcome in self.outcomes.values())
+
+    def cells(self) -> list[str]:
+        steps = [self.outcomes[step].cell for step in STEP_COLUMNS]
+        mib = "-" if math.isnan(self.mib) else f"{self.mib:.1f}"
+        return [self.network.name, f"{self.parameters:,}", *steps, f"{self.seconds:.2f}", mib]
+
+
+def printed(rows: Sequence[Row]) -> str:
+    """The table in columns of equal width."""
+    lines = [["network", "parameters", *STEP_COLUMNS, "seconds", "MiB"], *(row.cells() for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+
+
+def counts(rows: Sequence[Row]) -> str:
+    """How many networks each step works on."""
+    yes = {step: sum(row.outcomes[step].kind == "yes" for row in rows) for step in STEP_COLUMNS}
+    return ", ".join(f"{step} {count} of {len(rows)}" for step, count in yes.items())
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """docs/coverage.md."""
+    heads = ["network", "parameters", *STEP_COLUMNS.values(), "seconds", "MiB"]
+    table = [heads, ["---"] * len(heads), *(row.cells() for row in rows)]
+    lines = ["| " + " | ".join(escaped(cell) for cell in line) + " |" for line in table]
+    return "\n".join([_INTRODUCTION.format(command=COMMAND, counts=counts(rows)), *lines, "", *_reasons(rows), ""])
+
+
+def escaped(cell: str) -> str:
+    """A cell without what ends one in markdown."""
+    return cell.replace("|", "\\|").replace("\n", " ")
+
+
+def _reasons(rows: Sequence[Row]) -> list[str]:
+    """The reasons in full, and the warnings, network by network."""
+    lines = ["## The reasons in full", ""]
+    for row in rows:
+        told = [(step, one.detail) for step, one in row.outcomes.items() if one.kind != "yes"]
+        told += [(f"{step} warns", text) for step, one in row.outcomes.items() for text in one.warnings]
+        if told:
+            texts = [f"- {step}: {' '.join(text.split()).replace('<', '&lt;')}" for step, text in told]
+            lines += [f"**{row.network.name}** (in the style of {row.network.style})", "", *texts, ""]
+    return lines[:-1]
+
+
+def as_json(rows: Sequence[Row]) -> dict[str, Any]:
+    """All that the table is made of; memory that is not known is null."""
+    return {
+        row.network.name: {
+            "style": row.network.style,
+            "parameters": row.parameters,
+            "steps": {step: _json_of(one) for step, one in row.outcomes.items()},
+        }
+        for row in rows
+    }
+
+
+def _json_of(one: Outcome) -> dict[str, Any]:
+    return asdict(one) | {"cell": one.cell, "mib": None if math.isnan(one.mib) else one.mib}
+
+
+_INTRODUCTION = """# What works on which networks
+
+`{command}` writes this page, and `tests/test_zoo.py` keeps it true. The networks are small ones written for it, in the
+styles in which people write theirs; [examples/zoo](../examples/zoo) has them. Each is called with 8 inputs.
+
+![The table as a picture](img/coverage.png)
+
+"yes" is earned:
+
+- record: the gates equal, bit for bit and in the same order, those that torch's dispatcher sees in a plain forward.
+- fuse: the outputs of the fused network equal the network's, bit for bit. In brackets stands how many modules are
+  replaced.
+- twin: `gated_twin(net)` runs forward and backward; the outputs and all gradients of `gated_twin(net, net)` equal the
+  network's.
+- npk: the kernel is finite, symmetric and positive semi-definite, and its diagonal equals the mean of f(s)² over random
+  weights, within 6 standard errors of 150 draws.
+
+Else a cell says why not, in the first clause of what the library says; the whole sentences, with what to do, stand
+below the table. "FAULT" marks a wrong result, a network that was changed, or an error that is not the library's.
+Seconds are those of the four steps together, MiB those at the peak of the hungriest, beyond what was there before.
+
+{counts}.
+"""
