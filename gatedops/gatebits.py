@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import json
-import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
+from torch.utils.data._utils.collate import default_collate_fn_map
 
+from gatedops.arrays import as_tensor
+from gatedops.gate_args import no_such_layer, require_gate_bits, rows_at
 from gatedops.gatefile import FILE_FORMAT, read_words
 from gatedops.layout import GateLayer, layer_words
 from gatedops.ops.checks import require_device, require_dtype, require_tensor
 from gatedops.ops.gates import SOURCES, pack_layer, unpack_layer
+from gatedops.tables import ShownAsTable, Table, counted
 
 
-@dataclass(frozen=True, eq=False)
-class GateBits:
+@dataclass(frozen=True, eq=False, repr=False)
+class GateBits(ShownAsTable):
     """Hard gates of ``n`` inputs, layer after layer, one bit each; bit j of a layer is bit ``j % 32`` of its word
     ``j // 32``, 1 where the pre-activation is greater than 0.
+
+    A GateBits has the length and the rows of its inputs: ``len(bits)`` is n, ``bits[3]``, ``bits[:10]`` and
+    ``bits[mask]`` are rows, and a loop visits one input after another; ``bits["fc1"]`` is one layer. Like a list it is
+    false where it has no inputs. ``torch.utils.data.DataLoader`` takes it as a data set, and joins rows to batches.
 
     Args:
         words: int32 ``(n, W)``, the words of a row contiguous.
@@ -55,7 +61,8 @@ class GateBits:
         """Packs pre-activations (float: on where q > 0, NaN is off) or masks (bool: as they are).
 
         Args:
-            gates: one tensor per layer, ``(n, *shape)`` with the shapes of :class:`GateLayer`, any strides.
+            gates: one tensor or numpy array per layer, ``(n, *shape)`` with the shapes of :class:`GateLayer`, any
+                strides.
             names: one per layer; default "0", "1", ...
             kinds: one per layer; default "select" for 5-d tensors, else "gate".
         """
@@ -84,18 +91,33 @@ class GateBits:
     def device(self) -> torch.device:
         return self.words.device
 
+    def __len__(self) -> int:
+        """Number of inputs, n."""
+        return self.n
+
+    def __iter__(self) -> Iterator[GateBits]:
+        """One input after another, each a GateBits of one row."""
+        return (self[row] for row in range(self.n))
+
+    def __contains__(self, name: object) -> bool:
+        """Whether a layer has this name."""
+        if not isinstance(name, str):
+            raise TypeError(f"in: got {type(name).__name__}, needs the name of a layer")
+        return any(layer.name == name for layer in self.layers)
+
     def __getitem__(self, rows: Any) -> GateBits:
-        """The given rows: an int (kept as one row), slice, index tensor or bool mask."""
+        """The given rows: an int (kept as one row), slice, list, or tensor or numpy array of ints or bools. A string:
+        the layer of this name, all rows; shares the words, copies nothing.
+
+        Raises:
+            IndexError: past the rows, or a mask of another length. ValueError: no layer of this name, or several.
+            TypeError: no such index.
+        """
+        if isinstance(rows, str):
+            return replace(self, layers=(self._layer(rows, "layer"),))
         if isinstance(rows, tuple):
             raise TypeError("rows: GateBits has one axis to index, its inputs; use layers_of to select layers")
-        if _is_index(rows):
-            row = operator.index(rows)
-            if not -self.n <= row < self.n:
-                raise IndexError(f"rows: index {row} is out of range for {self.n} inputs")
-            rows = slice(row % self.n, row % self.n + 1)
-        elif isinstance(rows, Tensor) and rows.device not in (self.device, torch.device("cpu")):
-            raise ValueError(f"rows: is on {rows.device}, the gates are on {self.device}")
-        return replace(self, words=self.words[rows])
+        return replace(self, words=self.words[rows_at(rows, self.n, self.device)])
 
     def layers_of(self, selection: Sequence[str | int]) -> GateBits:
         """The layers of these names or indices, in the order given; shares the words, copies nothing."""
@@ -103,22 +125,78 @@ class GateBits:
             raise TypeError(f"selection: got {selection!r}, needs a list of layer names or indices")
         if len(selection) == 0:
             raise ValueError("selection: got none, needs at least one layer")
-        return replace(self, layers=tuple(self._layer(key) for key in selection))
+        return replace(self, layers=tuple(self._layer(key, "selection") for key in selection))
 
-    def _layer(self, key: str | int) -> GateLayer:
+    def _layer(self, key: str | int, argument: str) -> GateLayer:
         names = [layer.name for layer in self.layers]
         if isinstance(key, str):
             if names.count(key) != 1:
-                raise ValueError(f"selection: {key!r} names {names.count(key)} of the layers {names}")
+                raise no_such_layer(key, names, argument)
             return self.layers[names.index(key)]
         if not -len(names) <= key < len(names):
-            raise IndexError(f"selection: layer {key} is out of range for {len(names)} layers")
+            raise IndexError(f"{argument}: layer {key} is out of range for {len(names)} layers")
         return self.layers[key]
 
-    def to(self, device: torch.device | str) -> GateBits:
-        """The same gates on another device; ValueError where it cannot be had."""
+    def to(
+        self,
+        device: torch.device | str | int | Tensor | GateBits | None = None,
+        dtype: torch.dtype | None = None,
+        non_blocking: bool = False,
+        copy: bool = False,
+    ) -> GateBits:
+        """The same gates on another device, with the arguments of ``Tensor.to``.
+
+        Args:
+            device: a device, the number of a GPU, or a tensor or GateBits, whose device is taken.
+            dtype: gates are bits, so None or torch.int32, the dtype of their words.
+            non_blocking, copy: as of ``Tensor.to``.
+
+        Raises:
+            TypeError: another dtype. ValueError: torch does not have the device here.
+        """
+        if isinstance(device, torch.dtype):
+            device, dtype = None, device
+        if dtype not in (None, torch.int32):
+            raise TypeError(
+                f"dtype: got {dtype}, but gates are bits in int32 words; unpack() gives bool tensors, "
+                f"which .to({dtype}) converts"
+            )
+        if device is None:
+            device = self.device
+        elif isinstance(device, (Tensor, GateBits)):
+            device = device.device
+        elif isinstance(device, int):
+            accelerator = torch.accelerator.current_accelerator()
+            device = f"{accelerator.type if accelerator else 'cuda'}:{device}"
         require_device(device, "device")
-        return replace(self, words=self.words.to(device))
+        return replace(self, words=self.words.to(device, non_blocking=non_blocking, copy=copy))
+
+    def cpu(self) -> GateBits:
+        """The same gates in the memory of the CPU."""
+        return self.to("cpu")
+
+    def cuda(self, device: torch.device | str | int | None = None, non_blocking: bool = False) -> GateBits:
+        """The same gates on a GPU, the current one by default; ValueError where torch sees none."""
+        return self.to("cuda" if device is None else device, non_blocking=non_blocking)
+
+    def pin_memory(self) -> GateBits:
+        """A copy in memory from which GPUs copy without waiting; ValueError where torch sees no GPU."""
+        if not torch.accelerator.is_available():
+            raise ValueError("pin_memory: torch sees no GPU here, and memory is pinned for one; leave it out")
+        return replace(self, words=self.words.pin_memory())
+
+    def clone(self) -> GateBits:
+        """The same gates in memory of their own."""
+        return replace(self, words=self.words.clone(memory_format=torch.contiguous_format))
+
+    def __copy__(self) -> GateBits:
+        return replace(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: the words of these rows and layers alone, of whatever they are a part."""
+        own = self.compact()
+        stored = own.words.untyped_storage().nbytes()
+        return {"words": own.words if stored == own.nbytes else own.words.clone(), "layers": own.layers}
 
     def compact(self) -> GateBits:
         """The same gates with the layers one right after another and nothing else in a row."""
@@ -139,8 +217,7 @@ class GateBits:
         if not parts:
             raise ValueError("parts: got none, needs at least one GateBits")
         for index, part in enumerate(parts):
-            if not isinstance(part, GateBits):
-                raise TypeError(f"parts[{index}]: got {type(part).__name__}, needs a GateBits")
+            require_gate_bits(part, f"parts[{index}]")
             require_same_layers(part, parts[0], f"parts[{index}]", "parts[0]")
         compact = [part.compact() for part in parts]
         return replace(compact[0], words=torch.cat([part.words for part in compact]))
@@ -154,9 +231,16 @@ class GateBits:
 
     __hash__ = None  # type: ignore[assignment]  # holds a tensor
 
-    def __repr__(self) -> str:
-        layers = ", ".join(f"{layer.name}: {'x'.join(map(str, layer.shape))}" for layer in self.layers)
-        return f"GateBits(n={self.n}, {layers}, {self.device})"
+    def table(self) -> Table:
+        """The layers: name, shape of the gates of one input, and how many they are."""
+        select = any(layer.kind == "select" for layer in self.layers)
+        rows = [
+            (layer.name, "x".join(map(str, layer.shape)), f"{layer.width:,}", *([layer.kind] if select else []))
+            for layer in self.layers
+        ]
+        title = f"GateBits of {counted(self.n, 'input')}: {counted(len(self.layers), 'layer')}"
+        head = ("layer", "shape", "gates", *(["kind"] if select else []))
+        return Table(f"{title}, {counted(sum(self.widths), 'gate')}, on {self.device}", head, tuple(rows))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a safetensors file, whole or not at all."""
@@ -199,8 +283,9 @@ def pack_gates(q: Tensor) -> GateBits:
     """Packs the pre-activations of one layer, one bit per gate.
 
     Args:
-        q: ``(n, w)``, ``(n, T, C)``, ``(n, C, H, W)`` or select ``(n, K, C, H, W)``; float32, float64, bfloat16 or
-            float16 (on where q > 0 strictly; NaN is off) or bool (as it is). Any strides.
+        q: a tensor or numpy array ``(n, w)``, ``(n, T, C)``, ``(n, C, H, W)`` or select
+            ``(n, K, C, H, W)``; float32, float64, bfloat16 or float16 (on where q > 0 strictly; NaN is off) or bool (as
+            it is). Any strides.
 
     Returns:
         GateBits with one layer, named "0".
@@ -208,13 +293,12 @@ def pack_gates(q: Tensor) -> GateBits:
     Raises:
         TypeError, ValueError: q is no tensor of such a shape and dtype, or has no gates.
     """
-    return _pack([q], None, None, "q")
+    return _pack([as_tensor(q, "q")], None, None, "q")
 
 
 def unpack_gates(bits: GateBits) -> list[Tensor]:
     """The gates of each layer as a bool tensor ``(n, *shape)``; the inverse of packing."""
-    if not isinstance(bits, GateBits):
-        raise TypeError(f"bits: got {type(bits).__name__}, needs a GateBits")
+    require_gate_bits(bits, "bits")
     return bits.unpack()
 
 
@@ -227,7 +311,7 @@ def _pack(gates: list[Tensor], names: Sequence[str] | None, kinds: Sequence[str]
     layers, first, words = [], 0, []
     for q, name, kind in zip(gates, names, kinds, strict=True):
         layers.append(GateLayer(name, tuple(q.shape[1:]), kind, first))
-        words.append(pack_layer(q))
+        words.append(pack_layer(q, kind))
         first += words[-1].shape[1]
     return GateBits(words[0] if len(words) == 1 else torch.cat(words, dim=1), tuple(layers))
 
@@ -255,17 +339,10 @@ def require_same_layers(a: GateBits, b: GateBits, a_name: str, b_name: str) -> N
         raise ValueError(f"{a_name}: is on {a.device}, {b_name} is on {b.device}")
 
 
-def _is_index(rows: Any) -> bool:
-    """Whether rows is one number: an int, a numpy integer or an integer tensor without dimensions."""
-    if isinstance(rows, Tensor):
-        return rows.dim() == 0 and not rows.is_floating_point() and rows.dtype != torch.bool
-    return isinstance(rows, (int, np.integer)) and not isinstance(rows, bool)
-
-
 def _list_of_tensors(gates: Sequence[Tensor]) -> list[Tensor]:
     if isinstance(gates, Tensor):
-        raise TypeError("gates: got a tensor, needs a list with one tensor per layer")
-    gates = list(gates)
+        raise TypeError("gates: got a tensor, needs a list with one tensor per layer: pack([gates])")
+    gates = [as_tensor(q, f"gates[{index}]") for index, q in enumerate(gates)]
     if not gates:
         raise ValueError("gates: got an empty list, needs at least one layer")
     return gates
@@ -309,3 +386,11 @@ pytree.register_pytree_node(
     flatten_with_keys_fn=lambda bits: ([(pytree.GetAttrKey("words"), bits.words)], bits.layers),
 )
 torch.serialization.add_safe_globals([GateBits, GateLayer])
+
+
+def _collate(parts: Sequence[GateBits], *, collate_fn_map: Any = None) -> GateBits:
+    """The batch that a DataLoader makes of rows."""
+    return GateBits.cat(parts)
+
+
+default_collate_fn_map[GateBits] = _collate

@@ -127,7 +127,7 @@ def test_given_bits_and_what_it_fits():
     model, x = model_of("fc", "FR-II"), inputs_of("fc", 13)
     cache = GateCache(model.gates(x))
     cache.require_fits(model)
-    assert "GateCache(GateBits(n=13, 1: 33" in repr(cache)
+    assert "GateCache: GateBits of 13 inputs: 3 layers, 99 gates" in repr(cache)
     with pytest.raises(ValueError, match=r"layers of \(33\), \(33\), \(33\); this network has \(4, any, any\)"):
         cache.require_fits(model_of("vconv", "FR-II"))
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gatedops.gate_args import require_gate_bits
 from gatedops.gatebits import GateBits, pack_gates
 from gatedops.nn.dgn_args import gate_kind, require_choice, require_fitting, require_input
 from gatedops.nn.dgn_build import networks
@@ -211,8 +212,7 @@ class DGN(nn.Module):
         return [layer for layer, gated in zip(layers_of(self.value), self._gated, strict=True) if gated]
 
     def _require_gates(self, gates: GateBits, x: Tensor) -> None:
-        if not isinstance(gates, GateBits):
-            raise TypeError(f"gates: got {type(gates).__name__}, needs a GateBits")
+        require_gate_bits(gates, "gates")
         if self.gate != "hard":
             raise ValueError("gates: this network's gates are soft; freeze_features(hard=True) makes them hard")
         self.require_layers(gates)

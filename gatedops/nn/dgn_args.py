@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from gatedops.gate_args import require_gate_bits
 from gatedops.gatebits import GateBits
 from gatedops.ops.checks import require_tensor
 from gatedops.ops.gated_linear_args import is_autocast
@@ -61,8 +62,7 @@ def require_input(x: Tensor, shape: Sequence[int | None], weight: Tensor) -> Non
 
 def require_fitting(gates: GateBits, layers: Sequence[nn.Module]) -> None:
     """Raises ValueError unless there is one layer of gates for each of these layers, of its shape."""
-    if not isinstance(gates, GateBits):
-        raise TypeError(f"gates: got {type(gates).__name__}, needs a GateBits")
+    require_gate_bits(gates, "gates")
     given = [layer.shape for layer in gates.layers]
     needed = [_gate_shape(layer) for layer in layers]
     if len(given) != len(needed) or not all(map(_fits, given, needed)):

@@ -8,15 +8,17 @@ from typing import Any
 
 from torch import Tensor
 
+from gatedops.gate_args import require_gate_bits
 from gatedops.gatebits import GateBits
 from gatedops.nn.dgn import DGN
+from gatedops.tables import ShownAsTable, Table
 from gatedops.trace.batches import batches_of, file_at, require_count
 from gatedops.trace.checks import devices_of, require_device
 from gatedops.trace.progress import with_bar
 from gatedops.trace.rows import Rows, RowsInFile, RowsInMemory
 
 
-class GateCache:
+class GateCache(ShownAsTable):
     """The hard gates of a data set, one bit each, for training without running the frozen feature network:
 
         cache = GateCache.build(model, inputs)
@@ -33,8 +35,7 @@ class GateCache:
     """
 
     def __init__(self, bits: GateBits) -> None:
-        if not isinstance(bits, GateBits):
-            raise TypeError(f"bits: got {type(bits).__name__}, needs a GateBits")
+        require_gate_bits(bits, "bits")
         self.bits = bits
 
     @staticmethod
@@ -105,8 +106,10 @@ class GateCache:
         """Rows."""
         return self.bits.n
 
-    def __repr__(self) -> str:
-        return f"GateCache({self.bits!r})"
+    def table(self) -> Table:
+        """The layers of the gates that it holds."""
+        shown = self.bits.table()
+        return Table(f"GateCache: {shown.title}", shown.head, shown.rows)
 
 
 def _batches(data: Any, batch_size: int) -> Iterator[tuple[Tensor, int]]:

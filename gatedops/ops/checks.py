@@ -37,6 +37,9 @@ def require_dtype(dtype: Any, name: str, allowed: Sequence[torch.dtype]) -> None
 
 def require_device(device: Any, name: str) -> None:
     """Raises ValueError where torch cannot use the device here."""
-    kind = torch.device(device).type
+    try:
+        kind = torch.device(device).type
+    except (RuntimeError, TypeError):
+        raise ValueError(f"{name}: got {device!r}, needs a device of torch: 'cpu' or 'cuda:0', say") from None
     if kind == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"{name}: got {device}, but torch sees no CUDA GPU here: use 'cpu'")

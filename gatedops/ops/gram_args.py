@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gatedops.gate_args import require_gate_bits
 from gatedops.gatebits import GateBits, require_same_layers
 from gatedops.ops.checks import require_dtype, require_precision, require_tensor
 
@@ -21,8 +22,8 @@ def layout_of(
 ) -> tuple[list[int], list[int], list[int]]:
     """First word of each layer on both sides and the words it uses; checks both arguments."""
     for value, argument in ((bits, name), (y_bits, y_name)):
-        if not isinstance(value, GateBits) and not (value is None and argument == y_name):
-            raise TypeError(f"{argument}: got {type(value).__name__}, needs a GateBits")
+        if not (value is None and argument == y_name):
+            require_gate_bits(value, argument)
     if not bits.layers:
         raise ValueError(f"{name}: has no layers, needs at least one")
     if y_bits is not None:

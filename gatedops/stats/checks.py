@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gatedops.gate_args import require_gate_bits
 from gatedops.gatebits import GateBits, require_same_layers
 
 _LABELS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -14,8 +15,7 @@ _LABELS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 def require_gates(bits: Any, name: str = "bits") -> None:
     """Raises unless bits is GateBits of at least one input."""
-    if not isinstance(bits, GateBits):
-        raise TypeError(f"{name}: got {type(bits).__name__}, needs a GateBits")
+    require_gate_bits(bits, name)
     if bits.n == 0:
         raise ValueError(f"{name}: has no inputs, needs the gates of at least one")
 

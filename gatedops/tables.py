@@ -1,0 +1,99 @@
+"""Tables for people: as text, and as HTML for notebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+_MOST_ROWS = 40  # of a table; longer ones are cut in the middle
+_GAP = "  "
+
+
+def aligned(rows: Sequence[Sequence[str]], *, numbers: bool = False) -> list[str]:
+    """A line for each row, its cells in columns.
+
+    Args:
+        rows: of equally many cells.
+        numbers: whether all columns but the first end, instead of begin, below each other.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(width) if numbers and place else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append(_GAP.join(cells).rstrip())
+    return lines
+
+
+@dataclass(frozen=True)
+class Table:
+    """What an object shows of itself: a title, and for each layer a row of cells.
+
+    Args:
+        title: one line.
+        head: names of the columns.
+        rows: cells; the first of each is a name, the others are numbers or short words.
+    """
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    @property
+    def _parts(self) -> tuple[tuple[tuple[str, ...], ...], str, tuple[tuple[str, ...], ...]]:
+        """The first rows, a line about those left out, and the last rows."""
+        if len(self.rows) <= _MOST_ROWS:
+            return self.rows, "", ()
+        half = _MOST_ROWS // 2
+        return self.rows[:half], f"... {len(self.rows) - 2 * half} more rows ...", self.rows[-half:]
+
+    def text(self) -> str:
+        """The title and the rows in columns; of a long table the first and the last ones."""
+        above, cut, below = self._parts
+        lines = aligned([self.head, *above, *below], numbers=True)
+        if cut:
+            lines.insert(1 + len(above), cut)
+        return "\n".join([self.title, *(f"{_GAP}{line}" for line in lines if self.rows)])
+
+    def html(self) -> str:
+        """The same as an HTML table, with every name escaped."""
+        above, cut, below = self._parts
+        body = [*map(_html_row, above)]
+        if cut:
+            body.append(f'<tr><td colspan="{len(self.head)}">{escape(cut)}</td></tr>')
+        body.extend(map(_html_row, below))
+        head = "".join(f"<th>{escape(name)}</th>" for name in self.head)
+        rows = f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody>" if self.rows else ""
+        return f"<table><caption>{escape(self.title)}</caption>{rows}</table>"
+
+
+def _html_row(row: Sequence[str]) -> str:
+    name, *cells = (escape(cell) for cell in row)
+    return f"<tr><th>{name}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+
+
+class ShownAsTable:
+    """An object whose text, and whose HTML in a notebook, is a table."""
+
+    def table(self) -> Table:
+        """What is shown."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return self.table().text()
+
+    def _repr_html_(self) -> str:
+        return self.table().html()
+
+
+def counted(number: int, thing: str) -> str:
+    """ "1 layer", "3 layers"."""
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
+
+
+def percent(share: float) -> str:
+    """A share of 1 in per cent: "12.3"."""
+    return f"{100 * share:.1f}"

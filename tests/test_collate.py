@@ -1,0 +1,55 @@
+"""DataLoaders of torch join GateBits to batches."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_gates import mixed_bits
+from torch.utils.data import DataLoader, Dataset, StackDataset, Subset, default_collate
+
+from gatedops import GateBits
+
+BITS, X = mixed_bits(9), torch.rand(9, 5)
+
+
+class Pairs(Dataset):
+    """Inputs and their gates."""
+
+    def __init__(self, x: torch.Tensor, bits: GateBits) -> None:
+        self.x, self.bits = x, bits
+
+    def __len__(self) -> int:
+        return len(self.bits)
+
+    def __getitem__(self, index: int) -> dict[str, object]:
+        return {"x": self.x[index], "gates": self.bits[index], "index": index}
+
+
+def test_rows_collate_to_the_gates_of_the_batch():
+    batch = default_collate([(X[i], BITS[i], i) for i in (4, 0, 7)])
+    assert isinstance(batch[1], GateBits)
+    assert batch[1] == BITS[[4, 0, 7]]
+    assert torch.equal(batch[0], X[[4, 0, 7]])
+    assert batch[2].tolist() == [4, 0, 7]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_of_a_data_set_with_gates(workers):
+    for batch in DataLoader(Pairs(X, BITS), batch_size=4, num_workers=workers):
+        assert batch["gates"] == BITS[batch["index"]]
+        assert torch.equal(batch["x"], X[batch["index"]])
+
+
+def test_gates_are_a_data_set():
+    batches = list(DataLoader(BITS, batch_size=4))
+    assert [len(batch) for batch in batches] == [4, 4, 1]
+    assert GateBits.cat(batches) == BITS
+    assert GateBits.cat(list(DataLoader(Subset(BITS, [8, 2]), batch_size=2))) == BITS[[8, 2]]
+    for x, gates in DataLoader(StackDataset(X, BITS), batch_size=9):
+        assert gates == BITS
+        assert torch.equal(x, X)
+
+
+def test_rows_of_other_layers_do_not_collate():
+    with pytest.raises(ValueError, match=r"parts\[1\]: has layers"):
+        default_collate([BITS[0], BITS["a"][0]])
