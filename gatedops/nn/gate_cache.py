@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from gatedops.gate_args import require_gate_bits
 from gatedops.gatebits import GateBits
@@ -16,6 +16,8 @@ from gatedops.trace.batches import batches_of, file_at, require_count
 from gatedops.trace.checks import devices_of, require_device
 from gatedops.trace.progress import with_bar
 from gatedops.trace.rows import Rows, RowsInFile, RowsInMemory
+from gatedops.trace.twin import GatedTwin
+from gatedops.trace.wrappers import unwrapped
 
 
 class GateCache(ShownAsTable):
@@ -40,7 +42,7 @@ class GateCache(ShownAsTable):
 
     @staticmethod
     def build(
-        model: DGN,
+        model: DGN | GatedTwin,
         data: Tensor | Iterable[Any],
         batch_size: int = 32,
         path: str | os.PathLike[str] | None = None,
@@ -54,7 +56,8 @@ class GateCache(ShownAsTable):
         batches of `batch_size` rows the losses are those without a cache, bit for bit.
 
         Args:
-            model: a DGN or DLGN with hard gates.
+            model: a DGN, a DLGN or a twin (:func:`gatedops.gated_twin`) with hard gates. A twin with pool="feature" has
+                the choices of its 2-d max-pools cached as well.
             data: inputs ``(n, ...)``, cut into batches; or an iterable of batches in the order of the rows, each the
                 inputs or a tuple that starts with them.
             batch_size: rows at a time, where data is a tensor.
@@ -63,11 +66,11 @@ class GateCache(ShownAsTable):
             progress: a bar (tqdm) over the batches. None: on a terminal, once it has taken a second.
 
         Raises:
-            TypeError, ValueError: naming the argument; a model whose gates are soft, data without rows.
+            TypeError, ValueError: naming the argument; a model whose gates are soft, data without rows; a twin with
+                batch_norm="feature", or with pool="feature" and other max-pools than 2-d ones, by name.
         """
-        if not isinstance(model, DGN):
-            raise TypeError(f"model: got {type(model).__name__}, needs a DGN or DLGN")
-        if model.gate != "hard":
+        model = _gated(model)
+        if isinstance(model, DGN) and model.gate != "hard":
             raise ValueError("model: its gates are soft, which are no bits; only hard gates are cached")
         require_count(batch_size)
         total = len(data) if isinstance(data, Tensor) and data.dim() else None
@@ -95,7 +98,10 @@ class GateCache(ShownAsTable):
         return GateCache(GateBits.load(path, mmap=True))
 
     def require_fits(self, model: DGN) -> None:
-        """Raises ValueError unless the layers of these gates are those of the model."""
+        """Raises ValueError unless the layers of these gates are those of the model; TypeError for a twin, whose layers
+        are known when it is called: then gates that do not fit are refused."""
+        if not isinstance(model, DGN):
+            raise TypeError(f"model: got {type(model).__name__}, needs a DGN or DLGN; a twin checks gates in its call")
         model.require_layers(self.bits)
 
     def __getitem__(self, rows: Any) -> GateBits:
@@ -110,6 +116,14 @@ class GateCache(ShownAsTable):
         """The layers of the gates that it holds."""
         shown = self.bits.table()
         return Table(f"GateCache: {shown.title}", shown.head, shown.rows)
+
+
+def _gated(model: Any) -> DGN | GatedTwin:
+    """The model without wrappers, such as that of torch.compile."""
+    inner = unwrapped(model) if isinstance(model, nn.Module) else model
+    if not isinstance(inner, (DGN, GatedTwin)):
+        raise TypeError(f"model: got {type(inner).__name__}, needs a DGN, a DLGN or a twin: gated_twin(model)")
+    return inner
 
 
 def _batches(data: Any, batch_size: int) -> Iterator[tuple[Tensor, int]]:

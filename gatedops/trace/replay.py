@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, NoReturn, Protocol
+from collections.abc import Callable
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -19,25 +20,32 @@ _GATED_FORM = {
     torch.ops.gatedops.gated_linear_relu.default: torch.ops.gatedops.gated_linear.default,
     torch.ops.gatedops.gate_relu.default: torch.ops.gatedops.gate_select.default,
 }
+_Part = TypeVar("_Part")
 _BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 _MAXIMA = frozenset(forms_of("max", "amax", "aminmax"))
 _TWIN = "gatedops.trace.twin"
+_SAME_LAYERS = "a twin needs a model that calls the same layers, whatever its weights are, and gates of that model"
 
 
 class Taken(Protocol):
     """What a value network takes, each by the number of its call."""
 
-    def gate(self, index: int) -> Tensor:
-        """Soft: the gate; hard: bool, where it is off; of a fused ReLU its words. IndexError behind the last."""
+    source: str  # who gives it, for errors
+
+    def gate(self, index: int, call: Call) -> Tensor:
+        """Soft: the gate; hard: bool, where it is off. IndexError behind the last."""
+
+    def words(self, index: int, call: Call) -> tuple[Tensor, int]:
+        """The packed gates of a fused ReLU, and where in them its own begin. IndexError behind the last."""
 
     def choice(self, index: int, call: Call) -> Tensor:
         """Where in the input of a max-pool call each of its outputs lies. IndexError behind the last."""
 
-    def statistics(self, index: int) -> tuple[Tensor, Tensor]:
+    def statistics(self, index: int, call: Call) -> tuple[Tensor, Tensor]:
         """Mean and variance of a batch norm. IndexError behind the last."""
 
-    def gates(self) -> int:
-        """How many gates there are."""
+    def counts(self) -> tuple[int, int]:
+        """How many gates and how many choices there are."""
 
 
 class Features:
@@ -47,6 +55,8 @@ class Features:
         network: the feature network.
         soft: (beta, gain) of gates ``gain * sigmoid(beta * q)``; None: hard gates.
     """
+
+    source = "the feature network"
 
     def __init__(self, network: nn.Module, soft: tuple[float, float] | None) -> None:
         self._network = network
@@ -89,17 +99,20 @@ class Features:
         self._statistics.append((mean, var))
         return call.run()
 
-    def gate(self, index: int) -> Tensor:
+    def gate(self, index: int, call: Call) -> Tensor:
         return self._gates[index]
+
+    def words(self, index: int, call: Call) -> tuple[Tensor, int]:
+        return self._gates[index], 0
 
     def choice(self, index: int, call: Call) -> Tensor:
         return self._choices[index]
 
-    def statistics(self, index: int) -> tuple[Tensor, Tensor]:
+    def statistics(self, index: int, call: Call) -> tuple[Tensor, Tensor]:
         return self._statistics[index]
 
-    def gates(self) -> int:
-        return len(self._gates)
+    def counts(self) -> tuple[int, int]:
+        return len(self._gates), len(self._choices)
 
     def _require_one_run(self, call: Call) -> None:
         if self._learns:
@@ -122,7 +135,8 @@ class Replay:
 
     def relu(self, call: Call) -> Any:
         self._require_one_run(call)
-        gate = self._gate(call)
+        gate = self._next(self._given.gate, self._gates, call)
+        self._gates += 1
         q = call.input
         if gate.shape != q.shape:
             self._refuse(call, f"has shape {tuple(q.shape)}, its gate {tuple(gate.shape)}")
@@ -139,32 +153,27 @@ class Replay:
         # Where gradients are recorded this is the forward of an autograd function, whose backward goes by the words
         # that its forward returns: the gradient, too, is that of the feature network's gates.
         self._require_one_run(call)
-        words = self._gate(call)
-        return _GATED_FORM[call.func](*call.args, words, 0), words
+        words, first = self._next(self._given.words, self._gates, call)
+        self._gates += 1
+        return _GATED_FORM[call.func](*call.args, words, first), words
 
     def rnn_relu(self, call: Call) -> NoReturn:
         refuse_rnn("value", name_of_call(self._network, call.name))
 
     def max_pool(self, call: Call) -> Any:
         self._require_one_run(call)
-        try:
-            index = self._given.choice(self._choices, call)
-        except IndexError:
-            self._refuse(call, f"is max-pool {self._choices + 1}, the feature network calls {self._choices}")
+        index = self._next(self._given.choice, self._choices, call)
         self._choices += 1
         axes = dimensions(call)
         if index.shape[:-axes] != call.input.shape[:-axes]:
-            self._refuse(call, f"pools {tuple(call.input.shape)}, the feature network gives {tuple(index.shape)}")
+            self._refuse(call, f"pools {tuple(call.input.shape)}, {self._given.source} gives {tuple(index.shape)}")
         result = taken(call.input, index, axes)
         return (result, index) if gives_indices(call) else result
 
     def batch_norm(self, call: Call) -> Any:
         self._require_one_run(call)
         given = dict(zip(_BATCH_NORM, call.args, strict=False)) | call.kwargs
-        try:
-            mean, var = self._given.statistics(self._statistics)
-        except IndexError:
-            self._refuse(call, f"is batch norm {self._statistics + 1}, the feature network calls {self._statistics}")
+        mean, var = self._next(self._given.statistics, self._statistics, call)
         self._statistics += 1
         weight, bias, eps = given.get("weight"), given.get("bias"), given.get("eps", 1e-5)
         return F.batch_norm(given["input"], mean, var, weight, bias, False, 0.0, eps)
@@ -186,26 +195,23 @@ class Replay:
             )
 
     def require_all_used(self) -> None:
-        """Raises ValueError where the value network calls fewer ReLUs than there are gates."""
-        if self._gates != self._given.gates():
-            raise ValueError(
-                f"value: calls {self._gates} ReLUs, the feature network {self._given.gates()}; a twin needs a model"
-                " that calls the same layers whatever its weights are"
-            )
+        """Raises ValueError where the value network calls fewer ReLUs or max-pools than the feature network."""
+        for what, ours, theirs in zip(("ReLUs", "max-pools"), self._used(), self._given.counts(), strict=True):
+            if ours != theirs:
+                raise ValueError(f"value: calls {ours} {what}, {self._given.source} {theirs}; {_SAME_LAYERS}")
 
-    def _gate(self, call: Call) -> Tensor:
+    def _used(self) -> tuple[int, int]:
+        return self._gates, self._choices
+
+    def _next(self, take: Callable[[int, Call], _Part], index: int, call: Call) -> _Part:
         try:
-            gate = self._given.gate(self._gates)
+            return take(index, call)
         except IndexError:
-            self._refuse(call, f"is ReLU {self._gates + 1}, the feature network calls {self._gates}")
-        self._gates += 1
-        return gate
+            self._refuse(call, f"is call {index + 1} of its kind, {self._given.source} has {index}")
 
     def _refuse(self, call: Call, what: str) -> NoReturn:
         name = name_of_call(self._network, call.name)
-        raise ValueError(
-            f"value: {name} {what}; a twin needs a model that calls the same layers whatever its weights are"
-        ) from None
+        raise ValueError(f"value: {name} {what}; {_SAME_LAYERS}") from None
 
     def _require_one_run(self, call: Call) -> None:
         if self._learns:
@@ -229,7 +235,8 @@ def require_one_run(role: str, network: nn.Module, call: Call) -> None:
     if function == "torch.utils.checkpoint":
         raise ValueError(
             f"{role}: {name} runs under torch.utils.checkpoint, which runs it again for the gradients, without the"
-            " twin's gates; turn checkpointing off in the model (model.gradient_checkpointing_disable()) and save"
+            " twin's gates; turn checkpointing off in the model (transformers:"
+            " model.gradient_checkpointing_disable()) and save"
             " memory with checkpoint(twin, x) instead"
         )
     raise ValueError(

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import deepcopy
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from gatedops.gatebits import GateBits
 from gatedops.trace.checks import require_model
-from gatedops.trace.mode import BATCH_NORM, FUSED_RELU, MAX_POOL, RELU, Intercept
-from gatedops.trace.replay import Features, Replay
+from gatedops.trace.copies import copied
+from gatedops.trace.draw import Init, draw_anew, require_drawable, require_init
+from gatedops.trace.mode import BATCH_NORM, FUSED_RELU, MAX_POOL, OTHER_POOL, RELU, RNN_RELU, Handler, Intercept
+from gatedops.trace.names import RunningModules
+from gatedops.trace.replay import Features, Replay, refuse_rnn
+from gatedops.trace.twin_bits import Cached, Packing
+from gatedops.trace.wrappers import plain_path, unwrapped
 
 _CHOICES = {"pool": ("feature", "value"), "batch_norm": ("value", "feature", "off"), "gate": ("hard", "soft")}
 
@@ -23,6 +29,7 @@ def gated_twin(
     pool: str = "feature",
     batch_norm: str = "value",
     *,
+    init: Init = "torch",
     gate: str = "hard",
     beta: float = 4.0,
     gain: float = 1.0,
@@ -63,7 +70,16 @@ def gated_twin(
             raise ValueError(f"{name}: got {number}, needs a positive number")
     if train_features and gate == "hard":
         raise ValueError("train_features: nothing flows through hard gates; use gate='soft'")
-    feature, network = deepcopy(model).requires_grad_(train_features), _value_network(model, value)
+    if value is not None and not isinstance(value, (nn.Module, Mapping)):
+        raise TypeError(f"value: got {type(value).__name__}, needs a module, a state_dict or None")
+    if value is not None and init != "torch":
+        raise ValueError("init: says how weights are drawn, and value gives them; leave one of them out")
+    model = unwrapped(model)
+    require_init(init, model)
+    require_drawable(model)
+    _require_replayable(model)
+    network = _value_network(model, value, init)
+    feature = _learning(_plain(copied(model)), train_features)
     return GatedTwin(feature, network, pool, batch_norm, (beta, gain) if gate == "soft" else None)
 
 
@@ -104,28 +120,79 @@ class GatedTwin(nn.Module):
         self.feature.train(mode and self.train_features)
         return self
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.train_features):
-            features = Features(self.feature, self.soft)
-            with self._intercept(self.feature, features):
-                self.feature(*args, **kwargs)
-        if not features.gates():
-            raise ValueError("model: calls no ReLU, so there are no gates for its twin")
-        replay = Replay(self.value, features)
+    def forward(self, *args: Any, gates: GateBits | None = None, **kwargs: Any) -> Any:
+        """The value network's output for the arguments of the model.
+
+        Args:
+            gates: the hard gates and max-pool choices of these rows, from :meth:`gates` or a
+                :class:`gatedops.GateCache`; the feature network does not run.
+
+        Raises:
+            TypeError, ValueError: naming the argument or the layer.
+        """
+        given = self._features(args, kwargs) if gates is None else self._cached(gates, args, kwargs)
+        replay = Replay(self.value, given)
         with self._intercept(self.value, replay):
             result = self.value(*args, **kwargs)
         replay.require_all_used()
         return result
 
-    def _intercept(self, network: nn.Module, side: Features | Replay) -> Intercept:
-        """The mode for one of the two networks."""
-        handlers: dict[str, Any] = {RELU: side.relu, FUSED_RELU: side.fused_relu}
-        if self.pool == "feature":
-            handlers[MAX_POOL] = side.max_pool
+    def gates(self, *args: Any, **kwargs: Any) -> GateBits:
+        """The hard gates of the feature network for these arguments, named as :func:`gatedops.record_gates` names them,
+        and with pool="feature" the choices of its max-pools, as layers of kind "select", in call order.
+
+        Raises:
+            ValueError: soft gates; batch_norm="feature"; a layer whose gates or choices cannot be packed.
+        """
+        self._require_packable("model")
+        rows = _rows(args, kwargs)
+        with RunningModules(self.feature) as modules, torch.no_grad():
+            packing = Packing(rows, modules)
+            with self._intercept(self.feature, packing):
+                self.feature(*args, **kwargs)
+        return packing.bits()
+
+    def _features(self, args: tuple, kwargs: dict[str, Any]) -> Features:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.train_features):
+            features = Features(self.feature, self.soft)
+            with self._intercept(self.feature, features):
+                self.feature(*args, **kwargs)
+        if not features.counts()[0]:
+            raise ValueError("model: calls no ReLU, so there are no gates for its twin; give a model that calls F.relu")
+        return features
+
+    def _cached(self, gates: GateBits, args: tuple, kwargs: dict[str, Any]) -> Cached:
+        if not isinstance(gates, GateBits):
+            raise TypeError(f"gates: got {type(gates).__name__}, needs a GateBits, such as cache[rows]")
+        self._require_packable("gates")
+        rows = _rows(args, kwargs)
+        if gates.n != rows:
+            raise ValueError(f"gates: has {gates.n} rows, the inputs have {rows}; take theirs: cache[rows]")
+        device = next(self.value.parameters(), gates.words).device
+        if gates.device != device:
+            raise ValueError(f"gates: is on {gates.device}, the value network is on {device}; move one of them")
+        return Cached(gates)
+
+    def _require_packable(self, name: str) -> None:
+        """Raises ValueError where bits do not hold all that the value network takes."""
+        if self.soft is not None:
+            raise ValueError(f"{name}: the gates of this twin are soft, which are no bits; use gate='hard'")
         if self.batch_norm == "feature":
+            raise ValueError(
+                f"{name}: batch_norm='feature' takes statistics that bits do not hold; use batch_norm='value' or 'off'"
+            )
+
+    def _intercept(self, network: nn.Module, side: Features | Packing | Replay) -> Intercept:
+        """The mode for one of the two networks."""
+        handlers: dict[str, Handler] = {RELU: side.relu, FUSED_RELU: side.fused_relu, RNN_RELU: side.rnn_relu}
+        if self.pool == "feature":
+            handlers[MAX_POOL] = handlers[OTHER_POOL] = side.max_pool
+        if self.batch_norm == "feature" and not isinstance(side, Packing):
             handlers[BATCH_NORM] = side.batch_norm
         if self.batch_norm == "off" and isinstance(side, Replay):
             handlers[BATCH_NORM] = side.no_batch_norm
+        if self.pool == "feature" and isinstance(side, Replay):
+            return Intercept(network, handlers, side.other)
         return Intercept(network, handlers)
 
     def extra_repr(self) -> str:
@@ -133,29 +200,47 @@ class GatedTwin(nn.Module):
         return f"gate={gate}, pool={self.pool}, batch_norm={self.batch_norm}"
 
 
-def _value_network(model: nn.Module, value: Any) -> nn.Module:
+def _rows(args: tuple, kwargs: dict[str, Any]) -> int:
+    """The number of inputs in the arguments of a model."""
+    first = next((leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)), None)
+    if first is None or first.dim() == 0:
+        raise ValueError("x: the arguments hold no tensor (n, ...), needs one input a row; give the inputs as a tensor")
+    return first.shape[0]
+
+
+def _value_network(model: nn.Module, value: Any, init: Init) -> nn.Module:
     """A copy of the model, all of it trainable, with the given or new weights."""
-    network = deepcopy(model).requires_grad_(True)
+    network = _learning(_plain(copied(model)), True)
     if value is None:
-        _draw_anew(network)
-        return network
-    if not isinstance(value, (nn.Module, Mapping)):
-        raise TypeError(f"value: got {type(value).__name__}, needs a module, a state_dict or None")
+        draw_anew(network, init)
+        return _learning(network, True)
+    state = unwrapped(value).state_dict() if isinstance(value, nn.Module) else value
     try:
-        network.load_state_dict(value.state_dict() if isinstance(value, nn.Module) else value)
+        network.load_state_dict({plain_path(name): tensor for name, tensor in state.items()})
     except RuntimeError as error:
-        raise ValueError(f"value: does not fit the model: {error}") from error
+        raise ValueError(
+            f"value: does not fit the model: {error}; give weights of a model of the same architecture"
+        ) from error
     return network
 
 
-def _draw_anew(network: nn.Module) -> None:
-    """Calls each layer's reset_parameters, inner ones first."""
-    for path, module in reversed(list(network.named_modules())):
-        reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
-        if reset is not None:
-            reset()
-        elif next(module.parameters(recurse=False), None) is not None:
-            raise ValueError(
-                f"value: None draws new weights, but {path or 'the model'} ({type(module).__name__}) has parameters and"
-                " no reset_parameters; give weights, such as a second model"
-            )
+def _plain(network: nn.Module) -> nn.Module:
+    """The network without wrappers around the modules in it: nothing is seen inside compiled code."""
+    for module in network.modules():
+        for name, child in module.named_children():
+            setattr(module, name, unwrapped(child))
+    return network
+
+
+def _learning(network: nn.Module, learns: bool) -> nn.Module:
+    for parameter in network.parameters():
+        if parameter.is_floating_point() or parameter.is_complex():
+            parameter.requires_grad_(learns)
+    return network
+
+
+def _require_replayable(model: nn.Module) -> None:
+    """Raises ValueError naming the first recurrent layer with ReLUs inside."""
+    for path, module in model.named_modules():
+        if isinstance(module, (nn.RNN, nn.RNNCell)) and "relu" in str(module.nonlinearity).lower():
+            refuse_rnn("model", path or "the model")

@@ -1,0 +1,164 @@
+"""Drawing all weights of a network anew, and finding those that nothing draws."""
+
+from __future__ import annotations
+
+import inspect
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gatedops.trace.reparametrized import taken_off
+
+Init = str | Callable[[nn.Module], Any]
+
+# Methods by which a model draws its weights, in the order in which a module is searched for them: without an argument,
+# or for one module at a time.
+METHODS = (
+    *("init_weights", "initialize_weights", "_init_weights", "_initialize_weights"),
+    *("init_parameters", "initialize_parameters", "_init_parameters"),
+)
+_RESETS = ("reset_parameters", "_reset_parameters")
+_TORCH = ("torch.", "gatedops.")
+
+
+def require_init(init: Any, model: nn.Module) -> None:
+    """Raises TypeError or ValueError unless `init` says how weights of this model are drawn."""
+    if not isinstance(init, str):
+        if not callable(init):
+            raise TypeError(
+                f"init: got {type(init).__name__}, needs 'torch', 'model' or a function of the value network"
+            )
+        return
+    if init not in ("torch", "model"):
+        raise ValueError(f"init: got {init!r}, needs 'torch', 'model' or a function of the value network")
+    for path, module in _without_methods("", model) if init == "model" else ():
+        raise ValueError(
+            f"init: 'model' needs a method that draws the weights, such as init_weights(), and {_called(path, module)}"
+            f" has none of {', '.join(METHODS)}; give init=, a function that does to the value network what the"
+            " model's constructor does to its weights"
+        )
+
+
+def require_drawable(model: nn.Module) -> None:
+    """Raises ValueError naming parameters whose size is not known yet, those of lazy layers."""
+    for path, parameter in model.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise ValueError(f"model: {path} of a lazy layer has no size yet; call the model on a batch first")
+
+
+def draw_anew(network: nn.Module, init: Init) -> None:
+    """Draws every parameter of a network, from torch's default generator.
+
+    Each layer's reset_parameters comes first, inner layers before outer ones. Then, with "model", come the methods
+    by which the model and the modules in it draw their weights (METHODS), in the same order, as constructors do; with
+    a function, that function of the network. Reparametrized weights (spectral norm, weight norm, pruning ...) are drawn
+    as the plain weights that they are made of, and are reparametrized again.
+
+    Raises:
+        ValueError: a parameter that none of this draws, by name; methods of the model that draw nothing.
+    """
+    shared = _shared(network)
+    with torch.no_grad():
+        with taken_off(network) as others:  # others: modules that reparametrize, which have weights of their own
+            for parameter in chain(network.parameters(), others.parameters()):
+                _spoil(parameter)
+            for module in reversed([*network.modules(), *others.modules()]):
+                _reset(module)
+            if init == "model":
+                _draw_by_methods(network)
+            elif callable(init):
+                init(network)
+        _require_drawn(network)
+    if _shared(network) != shared:
+        raise ValueError(
+            "value: drawing new weights takes apart weights that layers share; give value=, such as a second model"
+        )
+
+
+def _spoil(parameter: Tensor) -> None:
+    """Makes a parameter NaN: what is still NaN later was not drawn."""
+    if parameter.is_floating_point() or parameter.is_complex():
+        parameter.fill_(float("nan"))
+
+
+def _reset(module: nn.Module) -> None:
+    for name in _RESETS:
+        method = getattr(module, name, None)
+        if callable(method) and _required(method) == 0:
+            method()
+            return
+
+
+def _require_drawn(network: nn.Module) -> None:
+    owners = dict(network.named_modules())
+    for name, parameter in network.named_parameters():
+        drawn = parameter.is_floating_point() or parameter.is_complex()
+        if drawn and not bool(parameter.isnan().any()):
+            continue
+        owner = owners[name.rpartition(".")[0]]
+        raise ValueError(
+            f"value: None draws new weights, but nothing draws {name}, of {type(owner).__name__}; give init=, a"
+            " function of the value network that draws it, or value=, such as a second model"
+        )
+
+
+def _shared(network: nn.Module) -> set[frozenset[str]]:
+    """Names of parameters that are one and the same."""
+    names: dict[int, set[str]] = defaultdict(set)
+    for name, parameter in network.named_parameters(remove_duplicate=False):
+        names[id(parameter)].add(name)
+    return {frozenset(group) for group in names.values() if len(group) > 1}
+
+
+# --- the model's own methods ------------------------------------------------------------------------------------
+
+
+def _draw_by_methods(network: nn.Module) -> None:
+    before = [parameter.clone() for parameter in network.parameters()]
+    for module in network.modules():
+        vars(module).pop("_is_hf_initialized", None)  # transformers' mark of what its methods are to leave alone
+    for module in reversed(list(network.modules())):
+        method = _method(module)
+        if method is not None:
+            module.apply(method) if _required(method) else method()
+    if all(torch.equal(old, new) for old, new in zip(before, network.parameters(), strict=True)):
+        raise ValueError(
+            "init: the model's own methods draw none of its weights; give init=, a function that does to the value"
+            " network what the model's constructor does to its weights"
+        )
+
+
+def _without_methods(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The outermost modules of somebody's own class that hold weights and offer no method to draw them."""
+    if _method(module) is not None or next(module.parameters(), None) is None:
+        return
+    is_torchs = type(module).__module__.startswith(_TORCH)
+    if is_torchs and (path or next(module.children(), None) is not None):
+        for name, child in module.named_children():
+            yield from _without_methods(f"{path}.{name}" if path else name, child)
+    else:
+        yield path, module
+
+
+def _method(module: nn.Module) -> Callable[..., Any] | None:
+    """The first of METHODS that a module has and that can be called with nothing or with one module."""
+    found = (getattr(module, name, None) for name in METHODS)
+    return next((method for method in found if callable(method) and _required(method) in (0, 1)), None)
+
+
+def _required(method: Callable[..., Any]) -> int:
+    """How many arguments a method cannot do without."""
+    try:
+        parameters = inspect.signature(method).parameters.values()
+    except (TypeError, ValueError):
+        return -1
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return sum(p.default is inspect.Parameter.empty and p.kind not in kinds for p in parameters)
+
+
+def _called(path: str, module: nn.Module) -> str:
+    return f"{path or 'the model'} ({type(module).__name__})"
