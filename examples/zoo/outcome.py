@@ -16,11 +16,11 @@ import torch
 from steps import Nothing, Step, Wrong
 from torch import nn
 
-_CELL = 80  # characters of a reason in the table
+_CELL = 96  # characters of a reason in the table
 _SOURCE = re.compile(r", [\w./]+\.py:\d+: .*?(?= (?:is|are|has|needs|returns) )")  # a line of a program in a sentence
 _ARGUMENT = re.compile(r"(\w+: )?(.*)", re.DOTALL)
 _CLASS = re.compile(r" \([A-Z]\w*\)")
-_CLAUSE = re.compile(r"[;:]\s|\.\s|\n|, so |, (?=use |call |give |pass )")
+_CLAUSE = re.compile(r"[;:]\s|\.\s|\n|, so |, which |, (?=use |call |give |pass )")
 _PEAK = Path("/proc/self/clear_refs")
 
 

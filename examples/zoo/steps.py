@@ -74,7 +74,7 @@ def check_record(result: tuple[gatedops.GateBits, str], model: nn.Module, exampl
         raise Wrong(f"{left} calls of a ReLU are not recorded")
     if silent := sorted({name for name in seen.others if name not in told}):
         raise Wrong(f"no word about the calls of {', '.join(silent)}")
-    return f"{len(bits.layers)} layers"
+    return f"{len(bits.layers)} layer{'s' if len(bits.layers) > 1 else ''}"
 
 
 def fuse(model: nn.Module, example: Any) -> nn.Module:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from typing import Any
 
 from network import Network
@@ -17,6 +19,7 @@ STEP_COLUMNS = {
     "twin": "twin (`gated_twin`)",
     "npk": "npk (`npk`)",
 }
+_WIDEST = 32  # characters of a column on the terminal
 
 
 @dataclass(frozen=True)
@@ -42,10 +45,12 @@ class Row:
 
 
 def printed(rows: Sequence[Row]) -> str:
-    """The table in columns of equal width."""
-    lines = [["network", "parameters", *STEP_COLUMNS, "seconds", "MiB"], *(row.cells() for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    """The table for a terminal: long cells are broken into lines."""
+    table = [["network", "parameters", *STEP_COLUMNS, "seconds", "MiB"], *(row.cells() for row in rows)]
+    broken = [[textwrap.wrap(cell, _WIDEST) for cell in line] for line in table]
+    widths = [max(len(part) for cell in column for part in cell) for column in zip(*broken, strict=True)]
+    lines = [line for cells in broken for line in zip_longest(*cells, fillvalue="")]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
 def counts(rows: Sequence[Row]) -> str:
