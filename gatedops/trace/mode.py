@@ -131,7 +131,7 @@ class Intercept(TorchFunctionMode):
     def _call(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Call | None:
         kind = KINDS.get(func)
         if kind is not None:
-            return Call(kind, func, args, kwargs, args[0] if args else kwargs["input"])
+            return Call(kind, func, args, kwargs, args[0] if args else kwargs.get("input", kwargs.get("self")))
         form = FORMS.get(func)
         q = None if form is None or "out" in kwargs else form(args, kwargs, self._masks)
         # A clamp of whole numbers is one of indices or lengths.

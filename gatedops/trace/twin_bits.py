@@ -65,7 +65,7 @@ class Packing:
                 f"model: {name} works on {tuple(call.input.shape)} for {self._rows} inputs; a cache needs the inputs as"
                 " the first axis (in a transformer: batch_first=True); train without a cache"
             )
-        flat = kind == "gate" and masks.dim() not in (2, 3, 4)
+        flat = kind == "gate" and masks.dim() not in (2, 3, 4, 5)
         self._kinds.append(kind)
         self._masks.append(masks.reshape(self._rows, -1) if flat else masks)
         self._names.append(self._numbering.unique(name))
