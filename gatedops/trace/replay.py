@@ -23,6 +23,11 @@ _GATED_FORM = {
 _Part = TypeVar("_Part")
 _BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 _MAXIMA = frozenset(forms_of("max", "amax", "aminmax"))
+_OTHER_BATCH_NORMS = frozenset(
+    form
+    for form in forms_of("batch_norm", "native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm")
+    if form is not F.batch_norm
+)
 _TWIN = "gatedops.trace.twin"
 _SAME_LAYERS = "a twin needs a model that calls the same layers, whatever its weights are, and gates of that model"
 
@@ -183,7 +188,16 @@ class Replay:
         self._require_one_run(call)
         return call.input
 
-    def other(self, func: Any) -> None:
+    def other_batch_norm(self, func: Any) -> None:
+        """Raises ValueError for a batch norm that is called otherwise than by torch.nn.functional.batch_norm."""
+        if func in _OTHER_BATCH_NORMS and not torch.compiler.is_compiling():
+            name = name_of_call(self._network, "batch_norm")
+            raise ValueError(
+                f"value: {name} is not called as torch.nn.functional.batch_norm, which alone can be replaced; call it"
+                " so, or use batch_norm='value'"
+            )
+
+    def other_maximum(self, func: Any) -> None:
         """Warns of a maximum that is not a max-pool call, and that therefore is the value network's own."""
         if func in _MAXIMA and not torch.compiler.is_compiling():
             name = name_of_call(self._network, func.__name__)

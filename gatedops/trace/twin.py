@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -44,11 +44,18 @@ def gated_twin(
     Args:
         model: the feature network, of which a copy is used: its k-th ReLU call gives the k-th gate.
         value: weights of the value network, as a module of the same architecture or its state_dict; copied. None: drawn
-            anew by the ``reset_parameters`` of the layers of `model`.
-        pool: a max-pool of the value network takes the input that is the largest in the "feature" network, or its own
-            largest one ("value").
+            anew, each parameter, as `init` says.
+        pool: a max-pool of the value network, of any kind, takes the input that is the largest in the "feature"
+            network, or its own largest one ("value"). ``torch.max`` and ``amax`` along an axis are not replayed: they
+            take the value network's own largest, with a warning.
         batch_norm: batch norm in the value network is its own ("value"), normalises by the mean and variance that the
             feature network's uses ("feature"), or is left out ("off").
+        init: where value is None. "torch": by the ``reset_parameters`` of each layer. "model": then also by the methods
+            in which the model itself draws its weights, such as ``init_weights()`` or transformers'
+            ``_init_weights(module)`` (gatedops.trace.draw.METHODS); what it does in its constructor alone cannot be
+            repeated. A function: ``init(value_network)`` is called after the layers' ``reset_parameters``, without
+            gradients; parameters that it and they leave alone are NaN in it and are refused. Weights under spectral
+            norm, weight norm, pruning or another parametrization are plain parameters at that time.
         gate: "hard", 1 where the feature pre-activation is > 0; or "soft", ``gain * sigmoid(beta * q)``.
         beta, gain: of soft gates.
         train_features: whether the feature network learns too; soft gates only, as nothing flows through hard ones.
@@ -57,23 +64,14 @@ def gated_twin(
         A module with ``feature`` and ``value``, called like `model`.
 
     Raises:
-        TypeError, ValueError: an argument of another form; value weights that do not fit; value None and a layer whose
-            parameters have no ``reset_parameters``. When called: a model without ReLU calls, or with other ones in the
-            value network.
+        TypeError, ValueError: an argument of another form; value weights that do not fit; value None and a parameter
+            that nothing draws, by name; init="model" and a model without such a method; a recurrent layer with ReLUs.
+            When called: a model without ReLU calls, or with other ones in the value network; a ReLU that runs under
+            torch.utils.checkpoint or in an autograd function, where gradients are computed.
     """
     require_model(model)
-    for name, given in (("pool", pool), ("batch_norm", batch_norm), ("gate", gate)):
-        if given not in _CHOICES[name]:
-            raise ValueError(f"{name}: got {given!r}, needs one of {_CHOICES[name]}")
-    for name, number in (("beta", beta), ("gain", gain)):
-        if not 0 < number < float("inf"):
-            raise ValueError(f"{name}: got {number}, needs a positive number")
-    if train_features and gate == "hard":
-        raise ValueError("train_features: nothing flows through hard gates; use gate='soft'")
-    if value is not None and not isinstance(value, (nn.Module, Mapping)):
-        raise TypeError(f"value: got {type(value).__name__}, needs a module, a state_dict or None")
-    if value is not None and init != "torch":
-        raise ValueError("init: says how weights are drawn, and value gives them; leave one of them out")
+    _require_choices(pool, batch_norm, gate, beta, gain, train_features)
+    _require_value(value, init)
     model = unwrapped(model)
     require_init(init, model)
     require_drawable(model)
@@ -89,8 +87,8 @@ class GatedTwin(nn.Module):
     A call runs the feature network, then the value network, whose k-th ReLU call gives its pre-activation times the
     k-th gate: exactly 0 where a hard gate is off. Activations other than ReLU are the value network's own. The feature
     network's layers behind its last ReLU decide nothing; where it learns, DistributedDataParallel therefore needs
-    find_unused_parameters=True. Parts under torch.utils.checkpoint run a second time outside the call, where they find
-    no gates: not supported.
+    find_unused_parameters=True. Parts of the value network under torch.utils.checkpoint would run a second time outside
+    the call, without gates, and are refused; ``checkpoint(twin, x)``, which repeats the whole call, is right.
 
     Args:
         feature, value: two networks of one architecture. The feature network learns if any of its parameters does.
@@ -191,13 +189,42 @@ class GatedTwin(nn.Module):
             handlers[BATCH_NORM] = side.batch_norm
         if self.batch_norm == "off" and isinstance(side, Replay):
             handlers[BATCH_NORM] = side.no_batch_norm
-        if self.pool == "feature" and isinstance(side, Replay):
-            return Intercept(network, handlers, side.other)
+        if isinstance(side, Replay):
+            return Intercept(network, handlers, self._unreplayed(side))
         return Intercept(network, handlers)
+
+    def _unreplayed(self, replay: Replay) -> Callable[[Any], None]:
+        """What sees the calls that are not replayed."""
+
+        def see(func: Any) -> None:
+            if self.pool == "feature":
+                replay.other_maximum(func)
+            if self.batch_norm != "value":
+                replay.other_batch_norm(func)
+
+        return see
 
     def extra_repr(self) -> str:
         gate = "hard" if self.soft is None else f"soft, beta={self.soft[0]}, gain={self.soft[1]}"
         return f"gate={gate}, pool={self.pool}, batch_norm={self.batch_norm}"
+
+
+def _require_choices(pool: str, batch_norm: str, gate: str, beta: float, gain: float, train_features: bool) -> None:
+    for name, given in (("pool", pool), ("batch_norm", batch_norm), ("gate", gate)):
+        if given not in _CHOICES[name]:
+            raise ValueError(f"{name}: got {given!r}, needs one of {_CHOICES[name]}")
+    for name, number in (("beta", beta), ("gain", gain)):
+        if not 0 < number < float("inf"):
+            raise ValueError(f"{name}: got {number}, needs a positive number")
+    if train_features and gate == "hard":
+        raise ValueError("train_features: nothing flows through hard gates; use gate='soft'")
+
+
+def _require_value(value: Any, init: Init) -> None:
+    if value is not None and not isinstance(value, (nn.Module, Mapping)):
+        raise TypeError(f"value: got {type(value).__name__}, needs a module, a state_dict or None")
+    if value is not None and init != "torch":
+        raise ValueError("init: says how weights are drawn, and value gives them; leave one of them out")
 
 
 def _rows(args: tuple, kwargs: dict[str, Any]) -> int:
