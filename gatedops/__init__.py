@@ -17,9 +17,10 @@ from gatedops.ops.gram import npk_diag, npk_gram, npk_matvec
 from gatedops.ops.overlap import gate_agreement, gate_neighbors, gate_overlap
 from gatedops.ops.soft_gram import soft_npk_gram
 from gatedops.stats import count_regions, gate_stats, naswot_score
-from gatedops.trace import fuse_relu, gated_twin, record_gates
+from gatedops.trace import fuse_relu, gated_twin, record_gates, unfuse
 
 from gatedops import dispatch  # isort: skip  (its ops need the modules above)
+from gatedops.ops import flops  # isort: skip
 
 __all__ = [
     "DGN",
@@ -54,7 +55,9 @@ __all__ = [
     "path_norm",
     "record_gates",
     "soft_npk_gram",
+    "unfuse",
     "unpack_gates",
 ]
 
 dispatch.register_kernels()
+flops.register()

@@ -19,6 +19,7 @@ from gatedops.trace.step import (
     Step,
 )
 from gatedops.trace.twin import GatedTwin, gated_twin
+from gatedops.trace.unfuse import unfuse
 
 __all__ = [
     "Add",
@@ -40,4 +41,5 @@ __all__ = [
     "gated_twin",
     "record_gates",
     "steps",
+    "unfuse",
 ]

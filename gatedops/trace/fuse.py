@@ -1,22 +1,21 @@
-"""fuse_relu: Linear and Conv2d with the ReLU behind them as one layer, wherever that is certain."""
+"""fuse_relu: Linear and Conv2d with the ReLU behind them as one layer, wherever a traced call proves that it is one."""
 
 from __future__ import annotations
 
-from collections import Counter
-from copy import deepcopy
+from collections import defaultdict
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import Any
 
 from torch import nn
 
-from gatedops.trace.checks import require_model
-from gatedops.trace.rectifiers import FORMS
+from gatedops.trace.checks import require_model, uncompiled
+from gatedops.trace.copies import copied
+from gatedops.trace.fuse_calls import ExampleCalls
+from gatedops.trace.fuse_trace import Output, Trace, has_hooks
+from gatedops.trace.wrappers import plain_path, unwrapped
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-_LIBRARIES = ("torch.nn.", "gatedops.nn.")
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-# Layers whose output is new and held by no one else: nobody sees an in-place ReLU behind them.
-_NEW_OUTPUT = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm)
+_OURS = "gatedops.nn."
 
 
 @dataclass(frozen=True)
@@ -36,133 +35,176 @@ class FuseReport:
         return "\n".join(lines + [f"{name or 'the model'}: kept, {why}" for name, why in self.kept])
 
 
-def fuse_relu(model: nn.Module, inplace: bool = False) -> nn.Module:
+def fuse_relu(model: nn.Module, example: Any = None, inplace: bool = False) -> nn.Module:
     """The model with Linear + ReLU as GatedLinear, Conv2d + ReLU as GatedConv2d and other nn.ReLU as Gate.
 
     Same outputs, bit for bit on the CPU, and same state_dict keys in the same order: checkpoints load. Replaced is what
-    is certain to be equal: pairs that follow each other in an nn.Sequential, of torch's own classes, without hooks, the
-    layer used nowhere else; a lone nn.ReLU that does not work in place on what others may hold. All else stays and
-    works, functional ReLUs among it. A model that takes single layers out of its Sequential finds the ReLU in the layer
-    before: leave such a one as it is.
+    a call of the model on `example` proves: a layer and an nn.ReLU become one if each output of the layer went into
+    that ReLU and nowhere else, and each call of the ReLU came behind such a layer, wherever in the model the two are.
+    They are of torch's own classes, without hooks, the layer in one place of the model. The ReLU's place is taken by
+    nn.Identity. Any other nn.ReLU that was run becomes a Gate, unless it works in place on what others may see. All
+    else stays and works, functional ReLUs among it; the report says why.
+
+    The model is called in evaluation mode and, if it takes the example in training mode, in that mode too, without
+    gradients and uncompiled; then the fused model is called and compared. Both are left as they were. A model whose
+    calls depend on the values or shapes of its inputs may do in other calls what this one does not show. What C++
+    extensions and TorchScript functions read is not seen, only compared.
+
+    Tools that look for nn.ReLU, such as DeepLift and GuidedBackprop of captum, do not find it in fused layers: give
+    them ``gatedops.unfuse(model)``. Fuse before making an optimizer: the parameters of the copy are new ones.
 
     Args:
-        model: any module. Fuse before making an optimizer: the parameters of the copy are new ones.
+        model: any module.
+        example: what the model is called with: one input, a tuple of its inputs, or a dict of its keyword inputs. Two
+            rows or more show what batch norm does in training mode. None: random vectors or square images, if some are
+            found that the model takes.
         inplace: change the model itself; its parameters stay the same objects.
 
     Returns:
         The fused model, a copy unless `inplace`, with a :class:`FuseReport` as its attribute ``fuse_report``.
 
     Raises:
-        TypeError, ValueError: the model is no module, or TorchScript.
+        TypeError, ValueError: the model is no module, or TorchScript, or cannot be copied; no example is given and none
+            is found, or the model does not take it. What the model raises goes through.
     """
     require_model(model)
-    fused = model if inplace else deepcopy(model)
-    fused.fuse_report = _Fuser(fused).run()  # type: ignore[assignment]
+    fused = model if inplace else copied(model, instead=", or pass inplace=True")
+    fused.fuse_report = _Fuser(fused).run(example)  # type: ignore[assignment]
     return fused
 
 
 class _Fuser:
-    """Replaces children of a model's modules, slot by slot."""
+    """Replaces children of a model's modules, slot by slot.
+
+    Args:
+        model: whose modules are named; what is inside its wrappers is called.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         from gatedops.nn import Gate, GatedConv2d, GatedLinear  # nn stands above this package
 
         self._gate: type[nn.Module] = Gate
-        self._layers: dict[type, type[nn.Module]] = {nn.Linear: GatedLinear, nn.Conv2d: GatedConv2d}
-        self._model = model
-        self._uses = Counter(module for _, module in model.named_modules(remove_duplicate=False))
-        self._gates: dict[nn.Module, nn.Module] = {}  # a shared ReLU becomes a shared Gate
-        self._replaced: list[tuple[str, str]] = []
-        self._kept: list[tuple[str, str]] = []
+        self._fused_form: dict[type, type[nn.Module]] = {nn.Linear: GatedLinear, nn.Conv2d: GatedConv2d}
+        self._called = unwrapped(model)
+        self._paths = {module: plain_path(path) for path, module in model.named_modules()}
+        self._slots: dict[nn.Module, list[tuple[nn.Module, str]]] = defaultdict(list)
+        for parent in self._called.modules():
+            for key, child in parent._modules.items():
+                if child is not None:
+                    self._slots[child].append((parent, key))
+        self._trace = Trace()
+        self._replaced: dict[nn.Module, nn.Module] = {}
+        self._kept: dict[nn.Module, dict[str, None]] = defaultdict(dict)
 
-    def run(self) -> FuseReport:
-        if isinstance(self._model, nn.ReLU):
-            self._kept.append(("", "it is itself a ReLU"))
-        for path, module in list(self._model.named_modules()):
-            if _runs_in_order(module):
-                self._fuse_pairs(path, module)
-            self._replace_relus(path, module)
-            functional = "" if isinstance(module, nn.ReLU) else _functional_relu(module)
-            if functional:
-                self._kept.append((path, functional))
-        return FuseReport(tuple(self._replaced), tuple(self._kept))
+    def run(self, example: Any) -> FuseReport:
+        if isinstance(self._called, nn.ReLU):
+            return FuseReport((), ((self._paths[self._called], "it is itself a ReLU"),))
+        with uncompiled():
+            calls = ExampleCalls(self._called, example)
+            self._trace = calls.traced()
+            for relu in self._paths:
+                if isinstance(relu, nn.ReLU):
+                    self._replace(relu)
+            why = calls.why_not_same() if self._replaced else ""
+        if why:
+            self._take_back(why)
+        for module, function in self._trace.functional:
+            if not isinstance(module, nn.ReLU) and not type(module).__module__.startswith(_OURS):
+                self._kept[module][f"it calls {function} as a function"] = None
+        replaced = [(m, type(self._replaced[m]).__name__) for m in self._paths if m in self._replaced]
+        return FuseReport(
+            tuple((self._paths[module], kind) for module, kind in replaced if kind != nn.Identity.__name__),
+            tuple((path, why) for module, path in self._paths.items() for why in self._kept.get(module, ())),
+        )
 
-    def _fuse_pairs(self, path: str, sequential: nn.Module) -> None:
-        slots = sequential._modules
-        for (key, layer), (behind, relu) in list(pairwise(slots.items())):
-            kind = self._layers.get(type(layer))
-            if layer is None or kind is None or type(relu) is not nn.ReLU:
-                continue
-            why = self._why_no_pair(layer, relu)
-            if why:
-                self._kept.append((_join(path, key), why))
-                continue
-            slots[key], slots[behind] = _as(kind, layer), nn.Identity().train(relu.training)
-            self._replaced.append((_join(path, key), kind.__name__))
+    def _replace(self, relu: nn.Module) -> None:
+        """Fuses a ReLU with the layers before it, or makes it a Gate, or keeps it."""
+        calls = self._trace.relus.get(relu, [])
+        layers = [layer for layer in {o.layer: None for o in calls if o is not None} if type(layer) in self._fused_form]
+        whys = {layer: self._why_no_pair(layer, relu) for layer in layers}
+        alone = self._why_elsewhere(relu, calls, layers)
+        if layers and not alone and not any(whys.values()):
+            empty = as_class(nn.Identity, relu)
+            for layer in layers:
+                fused = as_class(self._fused_form[type(layer)], layer)
+                vars(fused)["relu_behind"] = (empty,)  # for unfuse; in a tuple it does not become the layer's child
+                self._put(layer, fused)
+            self._put(relu, empty)
+            return
+        stays = alone or "its ReLU stays for another layer"
+        for layer, why in whys.items():
+            self._kept[layer][why or stays] = None
+        no_gate = self._why_no_gate(relu, calls)
+        if no_gate:
+            self._kept[relu][no_gate] = None
+            return
+        gate = as_class(self._gate, relu)
+        gate.__dict__.update(record=False, gates=None, given=None)
+        self._put(relu, gate)
 
     def _why_no_pair(self, layer: nn.Module, relu: nn.Module) -> str:
-        """Why a layer and the ReLU behind it cannot be one; "" where they can."""
-        devices = {parameter.device.type for parameter in layer.parameters()}
-        if self._uses[layer] > 1:
+        """Why a layer cannot take in a ReLU that it was seen before; "" if it can."""
+        if len(self._slots[layer]) != 1:
             return "the layer is used elsewhere too"
-        if _has_hooks(layer) or _has_hooks(relu):
+        if has_hooks(layer) or has_hooks(relu):
             return "the layer or its ReLU has hooks"
-        return "" if len(devices) == 1 else f"its parameters lie on {' and '.join(sorted(devices))}"
+        for module in (layer, relu):
+            for parent, _ in self._slots[module]:
+                if _is_torchs(parent):
+                    return f"it belongs to torch's {type(parent).__name__}, or its ReLU does"
+        for output in self._trace.outputs[layer]:
+            if output.before or (output.after and not relu.inplace):  # behind an in-place ReLU all see the same
+                return f"its output {output.before or output.after}"
+            if output.relu is not relu:
+                return "not each of its outputs goes into that ReLU"
+        return ""
 
-    def _replace_relus(self, path: str, parent: nn.Module) -> None:
-        before: nn.Module | None = None
-        for key, child in list(parent._modules.items()):
-            if isinstance(child, nn.ReLU):
-                why = _why_no_gate(child, parent, before)
-                if why:
-                    self._kept.append((_join(path, key), why))
-                else:
-                    parent._modules[key] = self._gates.setdefault(child, self._gate().train(child.training))
-                    self._replaced.append((_join(path, key), self._gate.__name__))
-            before = child
+    def _why_elsewhere(self, relu: nn.Module, calls: list[Output | None], layers: list[nn.Module]) -> str:
+        """Whether a ReLU is needed elsewhere than behind these layers, as a reason to keep them; "" if it is not."""
+        if any(output is None or output.layer not in layers for output in calls):
+            return "its ReLU runs behind other modules too"
+        if 1 < len(self._slots[relu]) > len(layers):
+            return "its ReLU stands in places that were not run"
+        return ""
 
+    def _why_no_gate(self, relu: nn.Module, calls: list[Output | None]) -> str:
+        """Why a ReLU cannot become a Gate; "" if it can."""
+        if type(relu) is not nn.ReLU:
+            return f"it is a {type(relu).__name__}, not torch's ReLU"
+        if has_hooks(relu):
+            return "it has hooks"
+        if "forward" in vars(relu):
+            return "its forward is patched"
+        for parent, _ in self._slots[relu]:
+            if _is_torchs(parent):
+                return f"it belongs to torch's {type(parent).__name__}"
+        if not calls:
+            return "it was not run in the traced call"
+        if relu.inplace and not all(o and not o.before and not o.after and not has_hooks(o.layer) for o in calls):
+            return "it works in place on what others may hold; with inplace=False it would be a Gate"
+        return ""
 
-def _why_no_gate(relu: nn.Module, parent: nn.Module, before: nn.Module | None) -> str:
-    """Why a ReLU cannot become a Gate; "" where it can. `before` is the child before it."""
-    if type(relu) is not nn.ReLU:
-        return f"it is a {type(relu).__name__}, not torch's ReLU"
-    if _has_hooks(relu):
-        return "it has hooks"
-    if type(parent).__module__.startswith("torch.nn.") and type(parent) not in _CONTAINERS:
-        return f"it belongs to torch's {type(parent).__name__}"
-    new = _runs_in_order(parent) and type(before) in _NEW_OUTPUT and not _has_hooks(before)
-    if relu.inplace and not new:
-        return "it works in place on what others may hold; with inplace=False it would be a Gate"
-    return ""
+    def _put(self, module: nn.Module, other: nn.Module) -> None:
+        """Puts another module into the places of one."""
+        self._replaced[module] = other
+        for parent, key in self._slots[module]:
+            self._replaced.get(parent, parent)._modules[key] = other
 
-
-def _runs_in_order(module: nn.Module) -> bool:
-    """Whether a module passes its input through its children one after another."""
-    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
-
-
-def _has_hooks(module: nn.Module | None) -> bool:
-    return any(getattr(module, hooks, None) for hooks in _HOOKS)
-
-
-def _as(kind: type[nn.Module], layer: nn.Module) -> nn.Module:
-    """The layer, with all it holds, as a class that adds nothing of its own."""
-    fused = kind.__new__(kind)
-    fused.__dict__.update(layer.__dict__)
-    return fused
-
-
-def _functional_relu(module: nn.Module) -> str:
-    """How a module calls a ReLU as a function, as far as its class and its attributes show; "" where it does not."""
-    for name, value in vars(module).items():
-        if callable(value) and not isinstance(value, nn.Module) and value in FORMS:
-            return f"it calls a function, its attribute {name}"
-    names = getattr(getattr(type(module).forward, "__code__", None), "co_names", ())
-    own = not type(module).__module__.startswith(_LIBRARIES)
-    if own and any(name in ("relu", "relu_") and not hasattr(module, name) for name in names):
-        return "it calls relu as a function"
-    return ""
+    def _take_back(self, why: str) -> None:
+        for module in list(self._replaced):
+            for parent, key in self._slots[module]:
+                parent._modules[key] = module
+            if not isinstance(self._replaced.pop(module), nn.Identity):
+                self._kept[module][why] = None
 
 
-def _join(path: str, key: str) -> str:
-    return f"{path}.{key}" if path else key
+def _is_torchs(parent: nn.Module) -> bool:
+    """Whether a module is one of torch's own layers with layers inside, which read them in ways of their own."""
+    return type(parent).__module__.startswith("torch.nn.") and type(parent) not in _CONTAINERS
+
+
+def as_class(kind: type[nn.Module], module: nn.Module) -> nn.Module:
+    """The module, with all it holds, as another class."""
+    other = kind.__new__(kind)
+    other.__dict__.update(module.__dict__)
+    return other

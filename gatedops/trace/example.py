@@ -1,0 +1,51 @@
+"""Looking for an input that a model takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from gatedops.trace.checks import evaluating, require_model
+
+_LARGEST = 64  # pixels
+
+
+def examples_of(model: nn.Module) -> Iterator[Tensor]:
+    """Inputs of one row that the model takes: a vector as long as its first Linear layer wants it or, where a Conv2d
+    comes first, images of up to 64 x 64 pixels, the smallest first."""
+    require_model(model)
+    layer = next((module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)), None)
+    if layer is None:
+        return
+    dtype, device = layer.weight.dtype, layer.weight.device
+    shapes: list[tuple[int, ...]] = [(layer.in_features,)] if isinstance(layer, nn.Linear) else []
+    if isinstance(layer, nn.Conv2d):
+        shapes = [(layer.in_channels, size, size) for size in range(1, _LARGEST + 1)]
+    with evaluating(model), torch.no_grad():
+        for shape in shapes:
+            x = torch.zeros(1, *shape, dtype=dtype, device=device)
+            try:
+                model(x)
+            except Exception:  # whatever the model says of a shape that it does not take
+                continue
+            yield x
+
+
+def example_of(model: nn.Module, name: str = "x", *, unique: bool = False) -> Tensor:
+    """The first of them; ValueError, about the argument `name`, where there is none or, if it must be unique,
+    another."""
+    found = examples_of(model)
+    x, another = next(found, None), next(found, None) if unique else None
+    if x is None:
+        raise ValueError(
+            f"{name}: is missing, and no vector or square image was found that the model takes; give an input"
+            f" as {name}="
+        )
+    if another is not None:
+        sizes = f"{tuple(x.shape[1:])} and {tuple(another.shape[1:])}"
+        raise ValueError(
+            f"{name}: is missing, and the model takes inputs of {sizes}; give {name} of the size that is meant"
+        )
+    return x

@@ -1,0 +1,104 @@
+"""The calls of fuse_relu: those that are traced, and those that compare."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, nn
+
+from gatedops.trace.calling import first_line, naming_inputs
+from gatedops.trace.example import example_of
+from gatedops.trace.fuse_trace import Trace, trace_of
+from gatedops.trace.state import preserved
+
+_ROWS = 2  # batch norm takes no single row in training mode
+
+
+class ExampleCalls:
+    """Calls a model with an example: in evaluation mode, and in training mode if it takes the example there.
+
+    Args:
+        model: is left as it was by each call.
+        example: an input, a tuple of inputs, or a dict of keyword inputs; None: looked for.
+
+    Raises:
+        TypeError, ValueError: another example; none is found.
+    """
+
+    def __init__(self, model: nn.Module, example: Any) -> None:
+        self._model = model
+        self._args: tuple[Any, ...] = ()
+        self._kwargs: dict[str, Any] = {}
+        if example is None:
+            self._args = (_random_example(model),)
+        elif isinstance(example, Tensor):
+            self._args = (example,)
+        elif isinstance(example, tuple | list):
+            self._args = tuple(example)
+        elif isinstance(example, Mapping):
+            self._kwargs = dict(example)
+        else:
+            given = type(example).__name__
+            raise TypeError(f"example: got {given}, needs a tensor, a tuple of inputs or a dict of keyword inputs")
+        self._results: dict[bool, list[Any]] = {}  # by mode
+
+    def traced(self) -> Trace:
+        """What was seen in both modes. What the model raises in evaluation mode goes through."""
+        with naming_inputs("example", (self._args, self._kwargs), self._model):
+            trace, self._results[False] = self._call(training=False)
+        try:
+            also, self._results[True] = self._call(training=True)
+        except Exception:  # in training mode many a model needs more: labels, rows
+            return trace
+        trace.add(also)
+        return trace
+
+    def why_not_same(self) -> str:
+        """How the model, changed meanwhile, differs from what it was in the traced calls; "" where it does not."""
+        for training, expected in self._results.items():
+            try:
+                _, found = self._call(training)
+            except Exception as error:
+                return f"fused, the model fails on the example ({first_line(error)})"
+            if len(found) != len(expected) or not all(map(_same, found, expected)):
+                return "fused, the model gives other outputs for the example"
+        return ""
+
+    def _call(self, training: bool) -> tuple[Trace, list[Any]]:
+        """Each call is traced, because some of torch's layers compute in another way where a mode looks on."""
+        with preserved(self._model):
+            for module in self._model.modules():
+                module.training = training
+            args, kwargs = pytree.tree_map(_own, (self._args, self._kwargs))  # some models write into their inputs
+            trace, result = trace_of(self._model, lambda: self._model(*args, **kwargs))
+            return trace, pytree.tree_leaves(result)
+
+
+def _random_example(model: nn.Module) -> Tensor:
+    with preserved(model):
+        x = example_of(model, "example")
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(_ROWS, *x.shape[1:], generator=generator).to(x.device, x.dtype)
+
+
+def _own(leaf: Any) -> Any:
+    return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
+
+
+def _same(found: Any, expected: Any) -> bool:
+    """Whether two outputs agree: on the CPU in every bit, NaN and the sign of 0 aside."""
+    if not isinstance(expected, Tensor) or not isinstance(found, Tensor):
+        return type(found) is type(expected)
+    if found.shape != expected.shape or found.dtype != expected.dtype or found.is_meta:
+        return found.is_meta and found.shape == expected.shape
+    exact = expected.device.type == "cpu" or not expected.is_floating_point()
+    largest = 0.0 if exact or not expected.numel() else float(expected.abs().nan_to_num(0.0, 0.0).max())
+    rtol, atol = (0.0, 0.0) if exact else (1e-2, 1e-2 * largest)
+    try:
+        torch.testing.assert_close(found, expected, rtol=rtol, atol=atol, equal_nan=True)
+    except AssertionError:
+        return False
+    return True

@@ -1,0 +1,48 @@
+"""A model as it was, after calls that are there only to be watched."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gatedops.trace.checks import devices_of
+
+_TABLES = ("_parameters", "_buffers", "_modules")
+
+
+@contextmanager
+def preserved(model: nn.Module) -> Iterator[None]:
+    """While entered, a model may be called; after it, its attributes, its buffers and their values, its modes and the
+    state of the random number generators of torch and Python are what they were. Parameters are not watched, and
+    neither is what a list or another object that the model holds has inside."""
+    attributes = {module: dict(vars(module)) for module in model.modules()}
+    tables = [(table, dict(table)) for module in attributes for table in map(vars(module).__getitem__, _TABLES)]
+    values: list[tuple[Tensor, Tensor]] = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    drawn = random.getstate()
+    gpus = [device for device in devices_of(model) if device.type == "cuda"]
+    try:
+        with torch.random.fork_rng(gpus):
+            yield
+    finally:
+        random.setstate(drawn)
+        for module, before in attributes.items():
+            _restore(vars(module), before)
+        for table, before in tables:
+            _restore(table, before)
+        with torch.no_grad():
+            for buffer, value in values:
+                same = buffer.is_meta or (buffer.layout == torch.strided and torch.equal(buffer, value))
+                if not same:  # a copy would spoil the backward of a pass that is under way
+                    buffer.copy_(value)
+
+
+def _restore(found: dict[str, Any], before: dict[str, Any]) -> None:
+    """Makes a dict what it was; its keys stay in order."""
+    if list(found) != list(before):
+        found.clear()
+    found.update(before)
