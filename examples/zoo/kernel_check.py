@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
-
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -17,10 +15,10 @@ def over_random_weights(model: nn.Module, x: Tensor, diagonal: Tensor) -> tuple[
     """The mean of f(s)^2 / diagonal[s] over draws of weights that are 1 or -1, and its standard error.
 
     f is the network with frozen gates and choices of max-pools, without biases and batch norms: a gated twin. It is 1
-    for the diagonal of H (docs/math.md, section 2).
+    for the diagonal of H (docs/math.md, section 2). The model's parametrizations are removed, as a copy shares them.
     """
-    plain = without_parametrizations(model)
-    twin = gatedops.gated_twin(plain, plain, batch_norm="off")
+    remove_parametrizations(model)
+    twin = gatedops.gated_twin(model, model, batch_norm="off")
     generator = torch.Generator().manual_seed(0)
     draws = torch.empty(DRAWS, dtype=torch.float64)
     with torch.no_grad():
@@ -32,10 +30,8 @@ def over_random_weights(model: nn.Module, x: Tensor, diagonal: Tensor) -> tuple[
     return draws.mean().item(), (draws.std() / DRAWS**0.5).item()
 
 
-def without_parametrizations(model: nn.Module) -> nn.Module:
-    """A copy with the same values whose weights are parameters themselves."""
-    plain = deepcopy(model)
-    for module in list(plain.modules()):
+def remove_parametrizations(model: nn.Module) -> None:
+    """Makes the weights of weight norm and spectral norm parameters of the same values."""
+    for module in list(model.modules()):
         for name in list(getattr(module, "parametrizations", ())):
             parametrize.remove_parametrizations(module, name)
-    return plain

@@ -32,15 +32,17 @@ class Network:
     def ready(self) -> tuple[nn.Module, Any]:
         """The module in evaluation mode and its example; the same ones at each call.
 
-        One training forward gives batch norms statistics as those of a trained net, other than their initial 0 and 1.
+        They are as in a trained net, so that nothing is equal by chance: no bias is 0, no scale of a norm is 1, and one
+        training forward gives batch norms statistics other than their initial 0 and 1.
         """
         torch.manual_seed(0)
         model, example = self.make(), self.example()
         with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.dim() < 2:
+                    parameter += 0.1 * torch.randn_like(parameter)
             for module in model.modules():
                 if isinstance(module, _BatchNorm):
-                    nn.init.uniform_(module.weight, 0.5, 1.5)
-                    nn.init.normal_(module.bias, std=0.1)
                     module.momentum = 1.0
             model.train()
             call(model, example)

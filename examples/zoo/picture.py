@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 from outcome import Outcome
@@ -12,6 +13,7 @@ from table import STEP_COLUMNS, Row, counts
 _COLOURS = {"yes": "#9fd3a8", "no": "#f3d9a4", "none": "#e3e5e8", "fault": "#e58b83"}
 _MEANING = {"yes": "works", "no": "refused, with a reason", "none": "nothing to replace", "fault": "a fault"}
 _NAMES, _CELL, _HEIGHT = 2.0, 2.35, 0.36  # inches: the column of names, the others, a row
+_SHADES = 64  # colours of the file, which make it a third as large
 
 
 def plot_table(path: Path, rows: Sequence[Row]) -> None:
@@ -21,6 +23,7 @@ def plot_table(path: Path, rows: Sequence[Row]) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
     from matplotlib.patches import Patch, Rectangle
+    from PIL import Image  # matplotlib needs it too
 
     width, height = _NAMES + _CELL * len(STEP_COLUMNS), _HEIGHT * (len(rows) + 2.6)
     figure = pyplot.figure(figsize=(width, height))
@@ -42,8 +45,10 @@ def plot_table(path: Path, rows: Sequence[Row]) -> None:
     patches = [Patch(facecolor=_COLOURS[kind], label=_MEANING[kind]) for kind in used]
     figure.legend(handles=patches, loc="lower left", ncols=len(used), frameon=False, fontsize=8, borderaxespad=0.1)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=90, pil_kwargs={"optimize": True}, metadata={"Software": None})
+    buffer = BytesIO()
+    figure.savefig(buffer, dpi=90)
     pyplot.close(figure)
+    Image.open(buffer).convert("RGB").quantize(_SHADES).save(path, optimize=True)
 
 
 def _label(one: Outcome) -> str:

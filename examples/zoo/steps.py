@@ -89,19 +89,24 @@ def check_fuse(fused: Any, model: nn.Module, example: Any) -> str:
                 raise Wrong("the outputs differ from the network's")
     if not fused.fuse_report.replaced:
         kept = sorted({why for _, why in fused.fuse_report.kept})
-        raise Nothing(f"nothing to replace: {'; '.join(kept) or 'no ReLU of it is a module'}")
+        raise Nothing(f"nothing to replace, {'; '.join(kept) or 'it has no nn.ReLU'}")
     return f"{len(fused.fuse_report.replaced)} replaced"
 
 
-def twin(model: nn.Module, example: Any) -> tuple[Learned, Learned]:
-    """Forward and backward of the twin with weights drawn anew, and of the one with the network's weights."""
-    drawn = learned(gatedops.gated_twin(model), example)
-    return drawn, learned(gatedops.gated_twin(model, model), example)
+def twin(model: nn.Module, example: Any) -> tuple[list[str], Learned, Learned]:
+    """Forward and backward of the twin with weights drawn anew, of which those that were not are named, and of the one
+    with the network's weights."""
+    drawn = gatedops.gated_twin(model)
+    before = dict(model.named_parameters())
+    left = [name for name, weight in drawn.value.named_parameters() if torch.equal(weight, before[name])]
+    return left, learned(drawn, example), learned(gatedops.gated_twin(model, model), example)
 
 
-def check_twin(result: tuple[Learned, Learned], model: nn.Module, example: Any) -> str:
+def check_twin(result: tuple[list[str], Learned, Learned], model: nn.Module, example: Any) -> str:
     """The twin with new weights learns; the one with the network's weights has its outputs and its gradients."""
-    drawn, same = result
+    left, drawn, same = result
+    if left:
+        raise Wrong(f"these weights were not drawn anew: {', '.join(left)}")
     if not all(tensor.isfinite().all() for part in drawn for tensor in part):
         raise Wrong("an output or a gradient of the twin with new weights is not finite")
     plain = learned(deepcopy(model), example)

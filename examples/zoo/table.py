@@ -103,7 +103,8 @@ def _json_of(one: Outcome) -> dict[str, Any]:
 _INTRODUCTION = """# What works on which networks
 
 `{command}` writes this page, and `tests/test_zoo.py` keeps it true. The networks are small ones written for it, in the
-styles in which people write theirs; [examples/zoo](../examples/zoo) has them. Each is called with 8 inputs.
+styles in which people write theirs; [examples/zoo](../examples/zoo) has them. Each is called with 8
+inputs, in evaluation mode.
 
 ![The table as a picture](img/coverage.png)
 
@@ -112,8 +113,8 @@ styles in which people write theirs; [examples/zoo](../examples/zoo) has them. E
 - record: the gates equal, bit for bit and in the same order, those that torch's dispatcher sees in a plain forward.
 - fuse: the outputs of the fused network equal the network's, bit for bit. In brackets stands how many modules are
   replaced.
-- twin: `gated_twin(net)` runs forward and backward; the outputs and all gradients of `gated_twin(net, net)` equal the
-  network's.
+- twin: `gated_twin(net)` has drawn every weight anew and runs forward and backward; the outputs and all gradients of
+  `gated_twin(net, net)` equal the network's.
 - npk: the kernel is finite, symmetric and positive semi-definite, and its diagonal equals the mean of f(s)² over random
   weights, within 6 standard errors of 150 draws.
 

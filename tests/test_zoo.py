@@ -1,0 +1,201 @@
+"""examples/zoo: the table in docs/coverage.md is true, its "yes" is earned, and run.py takes what it says."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import gatedops
+
+ROOT = Path(__file__).resolve().parents[1]
+ZOO, DOCS = ROOT / "examples" / "zoo", ROOT / "docs"
+STEPS = ("record", "fuse", "twin", "npk")
+# A network of each style and of each form of input; the slow test runs all.
+FEW = ["ResNet", "SqueezeNet", "MobileNet v2", "TCN", "RNN (relu)", "OPT", "mixture of experts", "MLP", "siamese"]
+FEW += ["DCGAN discriminator", "3-d CNN", "style features"]
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def zoo() -> Iterator[Any]:
+    """Imports a module of the zoo as run.py does; afterwards all of them are forgotten."""
+    sys.path.insert(0, str(ZOO))
+    yield importlib.import_module
+    sys.path.remove(str(ZOO))
+    for name, module in list(sys.modules.items()):
+        if Path(getattr(module, "__file__", None) or "/").is_relative_to(ZOO):
+            del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def run(zoo: Any) -> ModuleType:
+    return zoo("run")
+
+
+def of_docs() -> dict[str, list[str]]:
+    """The cells of the four steps in docs/coverage.md by the network."""
+    lines = [
+        line.strip("|\n ").split(" | ")
+        for line in (DOCS / "coverage.md").read_text().splitlines()
+        if line.startswith("| ")
+    ]
+    return {name: cells[1:5] for name, *cells in lines[2:]}
+
+
+def main(run: ModuleType, monkeypatch: pytest.MonkeyPatch, *options: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["run.py", *options])
+    return run.main()
+
+
+def compare(run: ModuleType, names: list[str]) -> None:
+    """Compares rows of docs/coverage.md with what the networks of these names give now."""
+    documented, table = of_docs(), importlib.import_module("table")
+    for network in run.chosen(names):
+        outcomes = run.row_of(network).outcomes
+        now = [table.escaped(outcomes[step].cell) for step in STEPS]
+        assert documented[network.name] == now, (
+            f"{network.name}: run {table.COMMAND} to bring docs/coverage.md up to date"
+        )
+
+
+def test_the_table_has_every_network(run: ModuleType) -> None:
+    assert list(of_docs()) == [network.name for network in run.NETWORKS]
+
+
+def test_the_page_counts_its_table_and_tells_no_fault() -> None:
+    text, cells = (DOCS / "coverage.md").read_text(), list(of_docs().values())
+    for step, column in zip(STEPS, zip(*cells, strict=True), strict=True):
+        assert f"{step} {sum(cell.startswith('yes') for cell in column)} of {len(cells)}" in text
+    assert not any(cell.startswith("FAULT") for row in cells for cell in row)
+    assert (DOCS / "img" / "coverage.png").stat().st_size < 200_000
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_the_table_is_true(run: ModuleType, name: str) -> None:
+    compare(run, [name])
+
+
+@pytest.mark.slow
+def test_the_whole_table_is_true(run: ModuleType) -> None:
+    compare(run, [network.name for network in run.NETWORKS])
+
+
+def test_a_run_of_some_networks(
+    run: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(run, "DOCS", tmp_path)
+    assert main(run, monkeypatch, "--only", "MLP", "--json", str(tmp_path / "zoo.json")) == 0
+    out = capsys.readouterr().out
+    assert "MLP" in out
+    assert "record 1 of 1, fuse 1 of 1, twin 1 of 1, npk 1 of 1" in out
+    figures = json.loads((tmp_path / "zoo.json").read_text())["MLP"]
+    assert figures["parameters"] == 6 * 20 + 20 + 20 * 16 + 16 + 16 * 3 + 3
+    assert [figures["steps"][step]["kind"] for step in STEPS] == ["yes"] * 4
+    assert all(figures["steps"][step]["seconds"] > 0 for step in STEPS)
+    assert list(tmp_path.iterdir()) == [tmp_path / "zoo.json"]
+
+
+def test_a_whole_run_writes_the_page_and_its_picture(
+    run: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    few = tuple(run.chosen(["siamese", "OPT"]))
+    monkeypatch.setattr(run, "DOCS", tmp_path)
+    monkeypatch.setattr(run, "NETWORKS", few)
+    monkeypatch.setattr(run, "WARM_UP", "OPT")
+    assert main(run, monkeypatch, "--no-docs") == 0
+    assert not list(tmp_path.iterdir())
+    assert main(run, monkeypatch) == 0
+    assert (tmp_path / "coverage.md").read_text().count("\n| ") == 2 + len(few)
+    assert (tmp_path / "img" / "coverage.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_bad_options_are_refused_before_work(
+    run: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(run, "row_of", lambda network: pytest.fail("work was begun"))
+    assert main(run, monkeypatch, "--only", "MLP", "ResNet50") == 2
+    error = capsys.readouterr().err
+    assert "'ResNet50' is none of the networks: VGG, VGG-BN, ResNet, " in error
+    assert main(run, monkeypatch, "--json", str(tmp_path / "none" / "zoo.json")) == 2
+    assert "is no folder; make it first" in capsys.readouterr().err
+
+
+def flipped(result: tuple[gatedops.GateBits, str]) -> tuple[gatedops.GateBits, str]:
+    bits, told = result
+    masks = bits.unpack()
+    masks[1][3, 5] ^= True
+    return gatedops.GateBits.pack(masks), told
+
+
+def moved(result: Any) -> Any:
+    left, drawn, (outputs, gradients) = result
+    return left, drawn, (outputs, [gradients[0], gradients[1] * 1.001, *gradients[2:]])
+
+
+def shifted(fused: nn.Module) -> nn.Module:
+    with torch.no_grad():
+        next(fused.parameters())[0, 0] += 1e-3
+    return fused
+
+
+PLANTED = {
+    "record": (flipped, "the gates of 1 differ"),
+    "fuse": (shifted, "the outputs differ"),
+    "twin": (moved, "the gradients of the twin"),
+    "npk": (lambda result: (result[0] * 1.5, result[1]), "the mean over random weights is 0.6"),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_wrong_result_is_a_fault(run: ModuleType, zoo: Any, name: str) -> None:
+    """A single wrong gate, output, gradient or a kernel off by a factor is told."""
+    step, (change, reason) = zoo("steps").STEPS[name], PLANTED[name]
+    (network,) = run.chosen(["MLP"])
+    assert zoo("outcome").outcome(step, *network.ready()).kind == "yes"
+    planted = replace(step, work=lambda model, example: change(step.work(model, example)))
+    found = zoo("outcome").outcome(planted, *network.ready())
+    assert found.kind == "fault"
+    assert reason in found.detail
+    assert found.cell.startswith("FAULT: ")
+
+
+def test_what_is_left_out_is_a_fault(zoo: Any) -> None:
+    """A ReLU that was not recorded, and one of another kind about which nothing was said."""
+    steps, x = zoo("steps"), torch.randn(8, 4)
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU()).eval()
+    mixed = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.LeakyReLU()).eval()
+    with pytest.raises(steps.Wrong, match="1 calls of a ReLU are not recorded"):
+        steps.check_record((gatedops.record_gates(net[:2], x), ""), net, x)
+    with pytest.raises(steps.Wrong, match="no word about the calls of leaky_relu"):
+        steps.check_record((gatedops.record_gates(net[:2], x), ""), nn.Sequential(*net[:2], nn.LeakyReLU()), x)
+    with pytest.warns(UserWarning, match="leaky_relu"):
+        result = steps.record(mixed, x)
+    assert steps.check_record(result, mixed, x) == "1 layer"
+
+
+@pytest.mark.parametrize("change", [lambda net: net.train(), lambda net: nn.init.ones_(net[0].weight)])
+def test_a_network_that_was_changed_is_a_fault(run: ModuleType, zoo: Any, change: Any) -> None:
+    (network,) = run.chosen(["MLP"])
+    step = zoo("steps").Step(lambda model, example: change(model), lambda result, model, example: "")
+    found = zoo("outcome").outcome(step, *network.ready())
+    assert (found.kind, found.detail) == ("fault", "the network itself was changed")
+
+
+def test_the_first_clause_of_a_reason(zoo: Any) -> None:
+    shortened = zoo("outcome").shortened
+    assert shortened("model: calls no ReLU, so there are no gates") == "calls no ReLU"
+    assert shortened("x: got shape (8, 3), needs (n, d); call x.flatten(1)") == "x: got shape (8, 3), needs (n, d)"
+    long = "model: cat in a3 (Inception), nets.py:7: return torch.cat([a, b], 1) is none of the steps: linear, relu"
+    assert shortened(long) == "cat in a3 is none of the steps"
+    assert len(shortened("model: " + "word " * 40)) <= 96
