@@ -84,10 +84,10 @@ def exported_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exports every network once for all tests: the steps are the same, and torch.export takes most of their time."""
     steps_of = trace.steps
 
-    def steps(model: nn.Module, x: torch.Tensor) -> list[trace.Step]:
+    def steps(model: nn.Module, x: torch.Tensor, **options: str) -> list[trace.Step]:
         key = (model, x.shape[1:])
         if key not in _STEPS:
-            _STEPS[key] = steps_of(model, x)
+            _STEPS[key] = steps_of(model, x, **options)
         return _STEPS[key]
 
     monkeypatch.setattr(trace, "steps", steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -11,12 +12,14 @@ from gatedops import trace
 from gatedops.kernels.geometry import geometry_of, windows_of
 from gatedops.kernels.masks import Chosen, Flattened, Gated, Mask, Pooled, Summed
 from gatedops.kernels.moments import Moments
-from gatedops.kernels.network import Layer, layers_of, pool_of, recorded_of, shape_of
+from gatedops.kernels.network import layers_of, pool_of, recorded_of, shape_of
 from gatedops.kernels.per_input import PerInput
 from gatedops.kernels.program_builder import Program
 from gatedops.kernels.terms import ChannelTerm, InputTerm, Kernel, Signal, SummedTerm, Term
+from gatedops.kernels.ties import Layer
 from gatedops.ops.conv_program import SAME_COLUMN, SAME_ROW
 from gatedops.trace import Step
+from gatedops.trace.step_builder import GATES_ALONE
 
 
 def compile_steps(
@@ -74,7 +77,9 @@ class _Compiler:
                 return self._merged(*inputs[0].terms, *inputs[1].terms)
             case trace.AddConstant():
                 return self._merged(*inputs[0].terms, *self._constant(index, step))
-        raise ValueError(f"model: {step.name} is a {type(step).__name__}, which path kernels do not cover")
+        raise ValueError(
+            f"model: {step.name} is a {type(step).__name__}, which path kernels do not cover; {GATES_ALONE}"
+        )
 
     def _layer(self, layer: Layer, source: Signal) -> Kernel:
         bias = self._biases and layer.bias is not None
@@ -109,7 +114,7 @@ class _Compiler:
             case ChannelTerm():
                 raise ValueError(
                     f"model: {step.name} pools what another max-pool gave; path kernels need a Linear or Conv2d layer"
-                    " between the two"
+                    " between the two: put one there, or make one MaxPool2d of the two"
                 )
         raise ValueError(_no_channels(step))
 
@@ -166,15 +171,21 @@ class _Compiler:
             names = ", ".join(self._steps[index].name for index in sorted(shared))
             raise ValueError(
                 f"model: {step.name} adds two outputs that both carry {names} with no Linear or Conv2d layer between:"
-                " paths that share all weights, for which path kernels have no rule"
+                " paths that share all weights, for which path kernels have no rule; put a layer into one of the two"
             )
 
     def _require_output(self, signal: Signal) -> None:
-        last = self._steps[-1].name
+        last, numbers = self._steps[-1].name, math.prod(signal.shape)
         if signal.size != (1, 1):
-            raise ValueError(f"model: ends with images at {last}; path kernels need outputs without pixels")
+            raise ValueError(
+                f"model: ends with images at {last}; path kernels need outputs without pixels: add a layer, as in"
+                f" npk(nn.Sequential(model, nn.Flatten(), nn.Linear({numbers}, 1)), x)"
+            )
         if not all(isinstance(term, ChannelTerm) and term.mask == Mask() for term in signal.terms):
-            raise ValueError(f"model: ends with {last}; path kernels need a Linear or Conv2d layer at the end")
+            raise ValueError(
+                f"model: ends with {last}; path kernels need a Linear or Conv2d layer at the end: add one, as in"
+                f" npk(nn.Sequential(model, nn.Linear({numbers}, 1)), x)"
+            )
 
 
 def _pattern(constant: Tensor, size: tuple[int, int]) -> int:
@@ -190,5 +201,5 @@ def _origins(terms: Sequence[Term]) -> frozenset[int]:
 def _no_channels(step: Step) -> str:
     return (
         f"model: {step.name} acts on sums over pixels behind gates (an average, or flattened images); path kernels need"
-        " a Linear or Conv2d layer between the two"
+        " a Linear or Conv2d layer between the two: put one there"
     )

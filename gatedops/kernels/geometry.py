@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gatedops import trace
-from gatedops.kernels.network import Layer, shape_of
+from gatedops.kernels.network import shape_of
+from gatedops.kernels.ties import Layer
 from gatedops.trace import Step
 from gatedops.trace.pooling import Pair, Window
 

@@ -12,25 +12,29 @@ from torch import Tensor, nn
 from gatedops import trace
 from gatedops.devices import most_precise
 from gatedops.gatebits import GateBits
+from gatedops.kernels.ties import Layer, require_own_weights
 from gatedops.trace import Step, record_gates
+from gatedops.trace.bare import bare
 from gatedops.trace.checks import devices_of, require_device, require_model
 from gatedops.trace.pooling import Window
+from gatedops.trace.step_builder import GATES_ALONE
 
-Layer = trace.Linear | trace.Conv2d
 
-
-def steps_of(model: nn.Module, x: Tensor) -> list[Step]:
+def steps_of(model: nn.Module, x: Tensor, *, biases: bool) -> list[Step]:
     """The steps of a network of vectors or images, without batch norms: each is folded into the layer before it.
+
+    Args:
+        biases: biases and constants start paths, so that they too must be independent.
 
     Raises:
         TypeError, ValueError: as :func:`gatedops.trace.steps`; a step the kernels do not cover, by its name.
     """
     require_model(model)
     require_device(devices_of(model), x, "x")
-    steps = trace.steps(model, x)
+    steps = trace.steps(model, x, name="x")
     for step in steps:
         _require_covered(step, [steps[index] for index in step.inputs])
-    _require_own_weights(steps)
+    require_own_weights(steps, biases=biases)
     return folded(steps)
 
 
@@ -54,30 +58,16 @@ def pool_of(step: trace.AvgPool | trace.Mean, height: int, width: int) -> tuple[
 def _require_covered(step: Step, inputs: list[Step]) -> None:
     match step:
         case trace.Conv2d(groups=groups) if groups != 1:
-            raise ValueError(f"model: {step.name} has {groups} groups; path kernels cover groups=1 alone")
+            raise ValueError(
+                f"model: {step.name} has {groups} groups; path kernels cover groups=1 alone: {GATES_ALONE}"
+            )
         case trace.Linear() if len(inputs[0].shape) != 1:
             raise ValueError(f"model: {step.name} is a Linear layer on {inputs[0].shape}; flatten its input")
         case trace.Mean(axes=axes) if axes != (1, 2) or len(inputs[0].shape) != 3:
             raise ValueError(
-                f"model: {step.name} is a mean over axes {axes}, path kernels need one over all pixels: (1, 2)"
+                f"model: {step.name} is a mean over axes {axes}, path kernels need one over all pixels, (1, 2): use"
+                " x.mean((2, 3)) of (n, C, H, W)"
             )
-
-
-def _require_own_weights(steps: list[Step]) -> None:
-    """Raises ValueError where two layers have one weight: the values of their paths would not be independent."""
-    first: dict[tuple[int, int, tuple[int, ...]], str] = {}
-    for step in steps:
-        tensors = (step.weight, step.bias) if isinstance(step, Layer) else ()
-        for tensor in tensors:
-            if tensor is not None:
-                # The storage, not its address: on the device "meta" all have one address.
-                key = (tensor.untyped_storage()._cdata, int(tensor.storage_offset()), tuple(tensor.shape))
-                if key in first:
-                    raise ValueError(
-                        f"model: {step.name} uses a weight or bias of {first[key]}; path kernels need layers with"
-                        " weights of their own"
-                    )
-                first[key] = step.name
 
 
 def folded(steps: list[Step]) -> list[Step]:
@@ -92,7 +82,8 @@ def folded(steps: list[Step]) -> list[Step]:
             if not isinstance(layer, Layer) or readers[step.inputs[0]] != 1:
                 raise ValueError(
                     f"model: {step.name} is a batch norm behind {layer.name}; path kernels cover it right behind a"
-                    " Linear or Conv2d layer whose output nothing else reads"
+                    " Linear or Conv2d layer whose output nothing else reads: put it there, or replace it by"
+                    " nn.Identity()"
                 )
             kept[index] = _with_batch_norm(layer, step)
             index_of.append(index)
@@ -130,11 +121,12 @@ def recorded_gates(
     expected = [(step.name, step.shape) for step in recorded_of(steps)]
     if inputs is None or not expected:
         return None
-    bits = record_gates(model, inputs, batch_size, max_pool=True, progress=progress)
+    with bare(model) as inner:
+        bits = record_gates(inner, inputs, batch_size, max_pool=True, progress=progress)
     found = [(layer.name, layer.shape[-3:]) for layer in bits.layers]
     if found != expected:
         raise ValueError(
             f"model: calls the ReLUs and max-pools {[name for name, _ in found]}, its output depends on"
-            f" {[name for name, _ in expected]}; path kernels need a network without unused ones"
+            f" {[name for name, _ in expected]}; path kernels need a network without unused ones: leave the others out"
         )
     return bits

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -11,16 +12,17 @@ from gatedops.kernels.compile_steps import compile_steps
 from gatedops.kernels.dense import DenseKernel, is_dense
 from gatedops.kernels.images import ImageKernel
 from gatedops.kernels.network import layers_of, recorded_gates, steps_of
-from gatedops.kernels.npk_args import require_inputs, require_option, require_range, sigmas_of
+from gatedops.kernels.npk_args import as_floats, inputs_of, require_option, require_range, sigmas_of
 from gatedops.ops.checks import require_dtype, require_precision
 from gatedops.ops.gram_args import DTYPES
 from gatedops.trace.batches import require_count
+from gatedops.trace.checks import require_model
 
 
 def npk(
     model: nn.Module,
-    x: Tensor,
-    y: Tensor | None = None,
+    x: Tensor | np.ndarray,
+    y: Tensor | np.ndarray | None = None,
     *,
     kernel: str = "npk",
     sigma: float | Sequence[float] = 1.0,
@@ -42,9 +44,16 @@ def npk(
     them, layers without a gate, adding constants, BatchNorm behind a layer and Dropout, both in evaluation mode. The
     network ends with a Linear or Conv2d layer.
 
+    The rule needs values that are independent: weights that share memory or are computed from one parameter in any way
+    (transposes, multiples, sums) are refused as tied; parts of a parameter that do not overlap are weights of their
+    own. A weight that no parameter makes (a buffer, ``torch.ones``) is averaged over like any other. Under
+    bias="path" biases of parameters start paths whatever their values; zeros that no parameter makes start none.
+
     Args:
-        model: maps ``(n, d)`` or ``(n, C, H, W)`` to outputs ``(n, c)``; in evaluation mode.
-        x: n inputs of a float dtype.
+        model: maps ``(n, d)`` or ``(n, C, H, W)`` to outputs ``(n, c)``; in evaluation mode. Wrappers (torch.compile,
+            DistributedDataParallel, DataParallel) around it or its parts are looked through.
+        x: n inputs, a tensor or numpy array of the model's dtype. Whole numbers and truth values (uint8 images) are
+            converted to that dtype; the inner products of uint8 inputs of a fully connected network are exact.
         y: the m inputs of the other side; None: the symmetric Gram of x, each unordered pair computed once, bitwise
             symmetric.
         kernel: "npk": H; "ntk": E[K^V], the mean over random weights of the tangent kernel of all weights with frozen
@@ -65,26 +74,31 @@ def npk(
         return_exponent: (Gram, exponent).
 
     Raises:
-        TypeError, ValueError: an argument of another form; a model in training mode; a step that is not covered, by
-            name; inputs so large or so small that their squares leave `dtype`. All before the Gram is begun.
+        TypeError, ValueError: an argument of another form; inputs that the model does not take; a model in training
+            mode; a step that is not covered, by name, with what to do; tied weights; inputs so large or so small that
+            their squares leave `dtype`. All before the Gram is begun.
     """
     require_option("kernel", kernel, ("npk", "ntk"))
     require_option("bias", bias, ("ignore", "path"))
     require_dtype(dtype, "dtype", DTYPES)
     require_count(batch_size)
-    require_inputs(x, y)
+    x, y = inputs_of(x, y)
+    require_model(model)
     require_precision(dtype, x.device, "dtype")
-    steps = steps_of(model, x)
-    sigmas = sigmas_of(sigma, layers_of(steps))
+    rows, columns = as_floats(x, model), None if y is None else as_floats(y, model)
     tangent, biases = kernel == "ntk", bias == "path"
+    steps = steps_of(model, rows, biases=biases)
+    sigmas = sigmas_of(sigma, layers_of(steps))
     made: DenseKernel | ImageKernel
     if is_dense(steps, biases=biases):
         made = DenseKernel(steps, sigmas, tangent=tangent)
     else:
         compiled = compile_steps(steps, sigmas, tangent=tangent, biases=biases)
         made = ImageKernel(*compiled, batch_size, progress)
-    for side, name in ((x, "x"), (y, "y")):
+    for side, name in ((rows, "x"), (columns, "y")):
         require_range(side, name, dtype)
-    bits, y_bits = (recorded_gates(model, steps, side, batch_size, progress) for side in (x, y))
-    gram = made.gram(x.detach(), bits, None if y is None else y.detach(), y_bits, dtype)
+    bits, y_bits = (recorded_gates(model, steps, side, batch_size, progress) for side in (rows, columns))
+    if isinstance(made, DenseKernel) and x.dtype == torch.uint8:
+        rows, columns = x, y  # their inner products are exact
+    gram = made.gram(rows.detach(), bits, None if columns is None else columns.detach(), y_bits, dtype)
     return (gram, made.exponent) if return_exponent else gram

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from gatedops.kernels.network import Layer
-from gatedops.ops.checks import require_tensor
+from gatedops.arrays import as_tensor
+from gatedops.kernels.ties import Layer
 
 _SUMS = 2.0**24  # what kernels may multiply a number with before they scale it
 
@@ -21,14 +22,18 @@ def require_option(name: str, given: Any, allowed: Sequence[str]) -> None:
         raise ValueError(f"{name}: got {given!r}, needs {' or '.join(map(repr, allowed))}")
 
 
-def require_inputs(x: Any, y: Any) -> None:
-    """Raises TypeError, ValueError unless x, and y where it is given, are inputs of one network."""
+def inputs_of(x: Any, y: Any = None) -> tuple[Tensor, Tensor | None]:
+    """x and y as tensors, numpy arrays too.
+
+    Raises:
+        TypeError, ValueError: they are not inputs of one network.
+    """
+    x, y = as_tensor(x, "x"), None if y is None else as_tensor(y, "y")
     for side, name in ((x, "x"), (y, "y")):
-        if side is None and name == "y":
+        if side is None:
             continue
-        require_tensor(side, name)
-        if not side.is_floating_point():
-            raise TypeError(f"{name}: got {side.dtype}, needs a float dtype")
+        if side.is_complex():
+            raise TypeError(f"{name}: got {side.dtype}, needs real numbers: torch.view_as_real({name}).flatten(1), say")
         if side.dim() not in (2, 4) or side.numel() == 0:
             raise ValueError(f"{name}: got shape {tuple(side.shape)}, needs (n, d) or (n, C, H, W), at least one row")
     if y is not None and (x.shape[1:], x.dtype, x.device) != (y.shape[1:], y.dtype, y.device):
@@ -36,6 +41,15 @@ def require_inputs(x: Any, y: Any) -> None:
             f"y: has inputs {tuple(y.shape[1:])} of {y.dtype} on {y.device}, x has {tuple(x.shape[1:])} of {x.dtype} on"
             f" {x.device}; both need the same, all images of one size"
         )
+    return x, y
+
+
+def as_floats(inputs: Tensor, model: nn.Module) -> Tensor:
+    """Inputs of whole numbers or truth values (uint8 images) in the dtype of the model's parameters."""
+    if inputs.is_floating_point():
+        return inputs
+    floats = (tensor.dtype for tensor in chain(model.parameters(), model.buffers()) if tensor.is_floating_point())
+    return inputs.to(next(floats, torch.get_default_dtype()))
 
 
 def require_range(inputs: Tensor | None, name: str, dtype: torch.dtype) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 
+from gatedops.arrays import as_tensor
+from gatedops.kernels.separate_rows import place_of, require_separate_layers, require_separate_rows
 from gatedops.kernels.tangents import Tangent, TangentFeatures
-from gatedops.ops.checks import require_dtype, require_precision, require_tensor
+from gatedops.ops.checks import require_dtype, require_precision
+from gatedops.trace.bare import bare
+from gatedops.trace.calling import naming_inputs
 from gatedops.trace.checks import devices_of, require_device, require_model
 from gatedops.trace.progress import with_bar
 
@@ -22,8 +25,8 @@ _BLOCK_BYTES = 2**28  # of the derivatives of one block of rows, where batch_siz
 
 def ntk(
     model: nn.Module,
-    x: Tensor,
-    y: Tensor | None = None,
+    x: Tensor | np.ndarray,
+    y: Tensor | np.ndarray | None = None,
     *,
     parts: Collection[str] = PARTS,
     outputs: Literal["trace", "full"] = "trace",
@@ -49,8 +52,10 @@ def ntk(
 
     Args:
         model: called with ``(1, ...)``, gives ``(1, C)`` or ``(1,)`` (then C = 1); its rows may not depend on each
-            other.
-        x: ``(n, ...)`` inputs on the model's device.
+            other or on chance. Wrappers (torch.compile, DistributedDataParallel, DataParallel) around it or its parts
+            are looked through. What a forward pass keeps in it is gone afterwards.
+        x: ``(n, ...)`` inputs on the model's device, a tensor or numpy array. Whole numbers are converted to `dtype`
+            if the model does not take them.
         y: ``(m, ...)``; None: x itself, and each unordered pair is computed once.
         parts: which to compute.
         outputs: "trace" sums over the outputs, ``sum_c <df_c(x), df_c(y)>``; "full" gives each pair of outputs. In
@@ -64,8 +69,9 @@ def ntk(
         The parts asked for by name, each ``(n, m)``, or ``(n, m, C, C)`` with "full"; detached.
 
     Raises:
-        TypeError, ValueError: an argument of another form; a model without parameters that require a gradient, with
-            batch norm on batch statistics or dropout in training mode, or with outputs of another shape.
+        TypeError, ValueError: an argument of another form; inputs that the model does not take; a model without
+            parameters that require a gradient, with batch norm on batch statistics, dropout in training mode or other
+            functions of chance or of several rows, with recurrent layers of torch, or with outputs of another shape.
     """
     wanted = _require_parts(parts)
     if outputs not in ("trace", "full"):
@@ -73,15 +79,25 @@ def ntk(
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
         raise ValueError(f"batch_size: got {batch_size!r}, needs a whole number of at least 1, or None")
     require_model(model)
-    _require_separate_rows(model)
-    _require_inputs(model, x, y)
-    cross = "CROSS" in wanted
-    features = TangentFeatures(
-        model, _dtype_of(model, dtype), value=cross or "V" in wanted, feature=cross or "F" in wanted
-    )
-    identity = torch.eye(_output_count(features, x), dtype=features.dtype, device=x.device)
-    cotangents = identity.split(1) if outputs == "trace" else (identity,)
-    kernels = _kernels(features, x, y, cotangents, wanted, batch_size, progress)
+    with bare(model) as inner:
+        require_separate_layers(inner)
+        x, y = _inputs_of(inner, x, y)
+        cross = "CROSS" in wanted
+        features = TangentFeatures(
+            inner, _dtype_of(inner, dtype), value=cross or "V" in wanted, feature=cross or "F" in wanted
+        )
+        x, y, output = _accepted(inner, features, x, y)
+        identity = torch.eye(_output_count(output), dtype=features.dtype, device=x.device)
+        cotangents = identity.split(1) if outputs == "trace" else (identity,)
+        try:
+            kernels = _kernels(features, x, y, cotangents, wanted, batch_size, progress)
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise ValueError(
+                f"model: torch.func takes no derivatives row by row through {place_of(error, inner)}; take the tangent"
+                " kernel of the part before it: ntk(nn.Sequential(*list(model)[:k]), x)"
+            ) from error
     return {part: kernel if outputs == "full" else kernel[:, :, 0, 0] for part, kernel in kernels.items()}
 
 
@@ -158,33 +174,46 @@ def _require_parts(parts: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(parts))
 
 
-def _require_separate_rows(model: nn.Module) -> None:
-    """Raises ValueError where a row's outputs would depend on other rows, or on chance."""
-    for path, module in model.named_modules():
-        if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
-            why = "is in training mode" if module.training else "keeps no running statistics"
-            raise ValueError(f"model: {path} ({type(module).__name__}) {why}, so that rows depend on each other")
-        if isinstance(module, _DropoutNd) and module.training and module.p > 0:
-            raise ValueError(f"model: {path} ({type(module).__name__}) is in training mode; call model.eval() first")
-
-
-def _require_inputs(model: nn.Module, x: Any, y: Any) -> None:
+def _inputs_of(model: nn.Module, x: Any, y: Any) -> tuple[Tensor, Tensor | None]:
+    x, y = as_tensor(x, "x"), None if y is None else as_tensor(y, "y")
     for name, given in (("x", x), ("y", y)):
-        if given is None and name == "y":
+        if given is None:
             continue
-        require_tensor(given, name)
         if given.dim() == 0 or len(given) == 0:
             raise ValueError(f"{name}: got shape {tuple(given.shape)}, needs at least one row")
         require_device(devices_of(model), given, name)
     if y is not None and y.shape[1:] != x.shape[1:]:
         raise ValueError(f"y: got rows {tuple(y.shape[1:])}, those of x are {tuple(x.shape[1:])}")
+    return x, y
+
+
+def _accepted(
+    model: nn.Module, features: TangentFeatures, x: Tensor, y: Tensor | None
+) -> tuple[Tensor, Tensor | None, Any]:
+    """x and y, of whole numbers as they are if the model takes them, else in the kernel's dtype; and the first output.
+
+    Raises:
+        TypeError, ValueError: the model does not take x; its rows depend on each other or on chance.
+    """
+    try:
+        with naming_inputs("x", x, model):
+            return x, y, require_separate_rows(model, features.outputs, x)
+    except TypeError:
+        if x.is_floating_point() or x.is_complex():
+            raise
+    x, y = x.to(features.dtype), None if y is None else y.to(features.dtype)
+    with naming_inputs("x", x, model):
+        return x, y, require_separate_rows(model, features.outputs, x)
 
 
 def _dtype_of(model: nn.Module, dtype: torch.dtype | None) -> torch.dtype:
     """That of the kernel; raises ValueError where the model has nothing to differentiate by."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trained:
-        raise ValueError("model: has no parameters that require a gradient, so there is nothing to differentiate by")
+        raise ValueError(
+            "model: has no parameters that require a gradient, so there is nothing to differentiate by; call"
+            " model.requires_grad_() if it has others"
+        )
     own = trained[0].dtype
     if dtype is None and own not in _DTYPES:
         raise TypeError(f"dtype: the model is {own}; give torch.float32 or torch.float64")
@@ -194,9 +223,8 @@ def _dtype_of(model: nn.Module, dtype: torch.dtype | None) -> torch.dtype:
     return own if dtype is None else dtype
 
 
-def _output_count(features: TangentFeatures, x: Tensor) -> int:
-    """C, from one row."""
-    output = features.outputs(x[:1])
+def _output_count(output: Any) -> int:
+    """C, from the output for one row."""
     if not isinstance(output, Tensor) or output.dim() not in (1, 2) or len(output) != 1 or output.numel() == 0:
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ValueError(f"model: gives {got} for one input, needs (1, C) or (1,); flatten its outputs")

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gatedops import trace
-from gatedops.kernels.example import example_of
 from gatedops.kernels.geometry import windows_of
 from gatedops.kernels.masks import at_windows
 from gatedops.kernels.network import folded, pool_of
-from gatedops.kernels.npk_args import require_inputs
+from gatedops.kernels.npk_args import as_floats, inputs_of
 from gatedops.ops.checks import require_float64
 from gatedops.trace import Step
 from gatedops.trace.checks import devices_of, require_device, require_model
+from gatedops.trace.example import example_of
+from gatedops.trace.wrappers import unwrapped
 
 
-def path_norm(model: nn.Module, p: float, x: Tensor | None = None) -> float:
+def path_norm(model: nn.Module, p: float, x: Tensor | np.ndarray | None = None) -> float:
     """``(sum over all paths to all outputs of |value| ** p) ** (1 / p)`` (Neyshabur, Tomioka & Srebro 2015, arXiv
     1503.00036).
 
@@ -43,13 +45,12 @@ def path_norm(model: nn.Module, p: float, x: Tensor | None = None) -> float:
     """
     if not isinstance(p, (int, float)) or not 0 < p < math.inf:
         raise ValueError(f"p: got {p!r}, needs a finite number greater than 0")
-    x = example_of(model, unique=True) if x is None else x
-    require_inputs(x, None)
     require_model(model)
+    x = example_of(unwrapped(model), unique=True) if x is None else as_floats(inputs_of(x)[0], model)
     require_device(devices_of(model), x, "x")
     require_float64(x.device, "x")
     sums: list[Tensor] = []
-    for step in folded(trace.steps(model, x)):
+    for step in folded(trace.steps(model, x, name="x")):
         inputs = [sums[index] for index in step.inputs]
         sums.append(_through(step, p, *inputs) if inputs else torch.ones(1, *step.shape, device=x.device).double())
     total = float(sums[-1].sum())
@@ -81,7 +82,10 @@ def _through(step: Step, p: float, z: Tensor, other: Tensor | None = None) -> Te
             return z + other
         case trace.AddConstant(constant=constant):
             return z + _power(constant, p)
-    raise ValueError(f"model: {step.name} is a {type(step).__name__}, which path norms do not cover")
+    raise ValueError(
+        f"model: {step.name} is a {type(step).__name__}, which path norms do not cover; take the norm of the part"
+        " before it: path_norm(nn.Sequential(*list(model)[:k]), p)"
+    )
 
 
 def _power(values: Tensor, p: float) -> Tensor:

@@ -6,23 +6,28 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from gatedops import trace
 from gatedops.kernels.compile_steps import compile_steps
-from gatedops.kernels.example import example_of
 from gatedops.kernels.geometry import Geometry, geometry_of, windows_of
 from gatedops.kernels.masks import at_windows
-from gatedops.kernels.network import Layer, layers_of, pool_of, recorded_gates, recorded_of, shape_of, steps_of
-from gatedops.kernels.npk_args import require_inputs, require_option
+from gatedops.kernels.network import layers_of, pool_of, recorded_gates, recorded_of, shape_of, steps_of
+from gatedops.kernels.npk_args import as_floats, inputs_of, require_option
+from gatedops.kernels.ties import Layer
 from gatedops.ops.checks import require_float64
 from gatedops.trace import Step
+from gatedops.trace.checks import require_model
+from gatedops.trace.example import example_of
+from gatedops.trace.step_builder import GATES_ALONE
+from gatedops.trace.wrappers import unwrapped
 
 _MOST = 1 << 26  # numbers in the largest tensor of a listing
 
 
-def npf(model: nn.Module, x: Tensor, *, bias: str = "path") -> Tensor:
+def npf(model: nn.Module, x: Tensor | np.ndarray, *, bias: str = "path") -> Tensor:
     """The neural path features of all paths to one output (Lakshminarayanan & Singh 2020, arXiv 2006.10529).
 
     Paths that go through the same weights count as one: that of a convolution over all pixels, whose feature is the sum
@@ -32,7 +37,8 @@ def npf(model: nn.Module, x: Tensor, *, bias: str = "path") -> Tensor:
 
     Args:
         model, x: as of :func:`gatedops.npk`, of a network with few paths.
-        bias: "path": biases and constants start paths of their own at an input of 1; "ignore": they start none.
+        bias: "path": biases and constants start paths of their own at an input of 1, but for zeros that no parameter
+            makes; "ignore": they start none.
 
     Returns:
         float64 ``(n, P)``, the same order of paths as in :func:`npv`.
@@ -40,16 +46,17 @@ def npf(model: nn.Module, x: Tensor, *, bias: str = "path") -> Tensor:
     Raises:
         TypeError, ValueError: as :func:`gatedops.npk`; a network with too many paths, with their number.
     """
-    require_inputs(x, None)
     require_option("bias", bias, ("ignore", "path"))
-    steps = _steps(model, x, len(x))
+    require_model(model)
+    x = as_floats(inputs_of(x)[0], model)
+    steps = _steps(model, x, len(x), bias == "path")
     bits = recorded_gates(model, steps, x, len(x), progress=False)
     masks = [] if bits is None else bits.unpack()
     images = [mask[..., None, None] if mask.dim() == 2 else mask for mask in masks]
     return _Listing(steps, images.__getitem__, bias == "path").of(x.detach()).features[:, 0, :, 0, 0]
 
 
-def npv(model: nn.Module, x: Tensor | None = None, *, bias: str = "path") -> Tensor:
+def npv(model: nn.Module, x: Tensor | np.ndarray | None = None, *, bias: str = "path") -> Tensor:
     """The neural path values of all paths: the product of the weights on each, batch norms folded in.
 
     Args:
@@ -64,16 +71,16 @@ def npv(model: nn.Module, x: Tensor | None = None, *, bias: str = "path") -> Ten
         TypeError, ValueError: as :func:`npf`.
     """
     require_option("bias", bias, ("ignore", "path"))
-    x = example_of(model) if x is None else x
-    require_inputs(x, None)
-    steps = _steps(model, x, 1)
+    require_model(model)
+    x = example_of(unwrapped(model)) if x is None else as_floats(inputs_of(x)[0], model)
+    steps = _steps(model, x, 1, bias == "path")
     return _Listing(steps, lambda layer: _none_of(recorded_of(steps)[layer], x), bias == "path").of(x[:0]).values.T
 
 
-def _steps(model: nn.Module, x: Tensor, rows: int) -> list[Step]:
+def _steps(model: nn.Module, x: Tensor, rows: int, biases: bool) -> list[Step]:
     """The steps of a network that npk covers, with few enough paths to list."""
     require_float64(x.device, "x")
-    steps = steps_of(model, x)
+    steps = steps_of(model, x, biases=biases)
     compile_steps(steps, [1.0] * len(layers_of(steps)), tangent=False, biases=True)
     paths: list[int] = []
     for step in steps:
@@ -155,7 +162,9 @@ class _Listing:
                 return _joined(paths, other)
             case trace.AddConstant(constant=constant):
                 return _joined(paths, _constant(constant.double(), paths)) if self._biases else paths
-        raise ValueError(f"model: {step.name} is a {type(step).__name__}, which path kernels do not cover")
+        raise ValueError(
+            f"model: {step.name} is a {type(step).__name__}, which path kernels do not cover; {GATES_ALONE}"
+        )
 
     def _layer(self, layer: Layer, paths: _Paths) -> _Paths:
         moved = paths.moved(geometry_of(layer)).movedim(1, 3).flatten(1, 3)  # (n, C P K, H', W')

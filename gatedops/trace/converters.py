@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 from torch.fx import Node
 
 from gatedops.trace.pooling import Pair, Window, pair
-from gatedops.trace.step import Add, AddConstant, AvgPool, BatchNorm, Conv2d, Flatten, Gate, Linear, MaxPool, Mean
+from gatedops.trace.step import Add, AddConstant, AvgPool, BatchNorm, Conv2d, Gate, Linear, MaxPool, Mean
 
 if TYPE_CHECKING:
+    from gatedops.trace.provenance import Sources
     from gatedops.trace.step_builder import Sides, StepBuilder
 
 aten = torch.ops.aten
@@ -21,34 +22,87 @@ BATCH_NORM = aten._native_batch_norm_legit_no_training.default
 ASSERTION = aten._assert_tensor_metadata.default  # of a dtype, beside a conversion; has no result
 GATED_LINEAR = torch.ops.gatedops.gated_linear_relu.default
 IDENTITIES = frozenset([aten.clone.default, aten.alias.default, aten.detach.default, aten.contiguous.default])
+# What gives the same numbers in another shape, and in another order or in part.
+RESHAPES = frozenset(
+    [
+        aten.flatten.using_ints,
+        aten.unflatten.int,
+        aten.view.default,
+        aten._unsafe_view.default,
+        aten.reshape.default,
+        aten.squeeze.default,
+        aten.squeeze.dim,
+        aten.squeeze.dims,
+        aten.unsqueeze.default,
+    ]
+)
+REARRANGEMENTS = frozenset(
+    [
+        aten.permute.default,
+        aten.transpose.int,
+        aten.t.default,
+        aten.movedim.intlist,
+        aten.expand.default,
+        aten.slice.Tensor,
+    ]
+)
+# What makes a tensor of a given shape whose numbers do not come from the tensor that it resembles.
+FRESH = frozenset(
+    [
+        aten.zeros_like.default,
+        aten.ones_like.default,
+        aten.full_like.default,
+        aten.new_zeros.default,
+        aten.new_ones.default,
+        aten.new_full.default,
+    ]
+)
 
 Arguments = dict[str, Any]
 
 
+def _weights(builder: StepBuilder, node: Node, a: Arguments) -> dict[str, Any]:
+    """The weight and the bias of a layer; a bias of zeros that is not a parameter is none."""
+    bias, bias_made_of = builder.optional(a["bias"], node), builder.made_of(a["bias"], node)
+    if bias is not None and _is_everywhere(bias, 0, bias_made_of):
+        bias, bias_made_of = None, ()
+    return {
+        "weight": builder.constant(a["weight"], node),
+        "bias": bias,
+        "weight_made_of": builder.made_of(a["weight"], node),
+        "bias_made_of": bias_made_of,
+    }
+
+
+def _is_everywhere(value: Any, number: float, made_of: Sources) -> bool:
+    """Whether a constant is this number throughout and stays so, as no parameter is in it."""
+    if not isinstance(value, Tensor):
+        return bool(value == number)
+    return not value.is_meta and not any(s.is_parameter for s in made_of) and bool((value == number).all())
+
+
 def _linear(builder: StepBuilder, node: Node, a: Arguments) -> None:
-    weight, bias = builder.constant(a["weight"], node), builder.optional(a["bias"], node)
-    builder.add(node, Linear, a["input"], weight=weight, bias=bias)
+    builder.add(node, Linear, a["input"], **_weights(builder, node, a))
 
 
 def _gated_linear(builder: StepBuilder, node: Node, a: Arguments) -> None:
-    weight, bias = builder.constant(a["weight"], node), builder.optional(a["bias"], node)
-    builder.add(node, Linear, a["x"], weight=weight, bias=bias)
+    builder.add(node, Linear, a["x"], **_weights(builder, node, a))
     builder.add(node, Gate, node)
 
 
 def _conv2d(builder: StepBuilder, node: Node, a: Arguments) -> None:
-    weight, bias = builder.constant(a["weight"], node), builder.optional(a["bias"], node)
+    weights = _weights(builder, node, a)
     stride, dilation = pair(a["stride"]), pair(a["dilation"])
-    sides = _own_padding(a["padding"], pair(weight.shape[-2:]), dilation)
+    sides = _own_padding(a["padding"], pair(weights["weight"].shape[-2:]), dilation)
     source, mode = a["input"], "zeros"
     padded = builder.padding_of(source)
     if padded is not None:
         source, before, mode = padded
         if mode == "circular" and any(sides):
-            builder.refuse(node, "a convolution that pads with zeros what is padded circularly")
+            builder.refuse(node, "a convolution that pads with zeros what is padded circularly; let it pad by 0")
         sides = (before[0] + sides[0], before[1] + sides[1], before[2] + sides[2], before[3] + sides[3])
     fields = {"stride": stride, "padding": sides, "dilation": dilation, "groups": a["groups"], "padding_mode": mode}
-    builder.add(node, Conv2d, source, weight=weight, bias=bias, **fields)
+    builder.add(node, Conv2d, source, **weights, **fields)
 
 
 def _own_padding(padding: Any, kernel: Pair, dilation: Pair) -> Sides:
@@ -65,9 +119,12 @@ def _pad(builder: StepBuilder, node: Node, a: Arguments) -> None:
     source, sides, mode = a["self"], tuple(a["pad"]), a.get("mode", "constant")
     value = a.get("value") or 0
     if mode not in ("constant", "circular") or value != 0 or len(sides) != 4 or min(sides) < 0:
-        builder.refuse(node, f"{mode} padding by {sides} with {value}; only zeros and circular around images are steps")
+        builder.refuse(
+            node,
+            f"{mode} padding by {sides} with {value}; pad images with zeros or circularly instead, which are steps",
+        )
     if builder.padding_of(source) is not None:
-        builder.refuse(node, "padding of what is padded already")
+        builder.refuse(node, "padding of what is padded already; pad once, by the sum of the two")
     builder.pad(node, source, sides, "zeros" if mode == "constant" else mode)
 
 
@@ -93,7 +150,9 @@ def _window(a: Arguments) -> Window:
 def _adaptive_avg_pool(builder: StepBuilder, node: Node, a: Arguments) -> None:
     given, wanted = builder.shape(a["self"])[-2:], pair(a["output_size"])
     if any(size % parts for size, parts in zip(given, wanted, strict=True)):
-        builder.refuse(node, f"to {wanted} of images of {given}, which it does not divide evenly")
+        builder.refuse(
+            node, f"to {wanted} of images of {given}, which it does not divide evenly; resize x so that it does"
+        )
     kernel = (given[0] // wanted[0], given[1] // wanted[1])
     window = Window(kernel, kernel, (0, 0), (1, 1))
     builder.add(node, AvgPool, a["self"], window=window, count_include_pad=True, divisor=None)
@@ -102,24 +161,19 @@ def _adaptive_avg_pool(builder: StepBuilder, node: Node, a: Arguments) -> None:
 def _batch_norm(builder: StepBuilder, node: Node, a: Arguments) -> None:
     mean, var = builder.constant(a["running_mean"], node), builder.constant(a["running_var"], node)
     weight, bias = builder.optional(a["weight"], node), builder.optional(a["bias"], node)
-    builder.add(node, BatchNorm, a["input"], mean=mean, var=var, weight=weight, bias=bias, eps=a["eps"])
-
-
-def _flatten(builder: StepBuilder, node: Node, a: Arguments) -> None:
-    source = builder.source_of(a["self"])
-    before, after = builder.shape(source), builder.shape(node)
-    if before == after:
-        builder.alias(node, source)
-    elif after == (math.prod(before),):
-        builder.add(node, Flatten, source)
-    else:
-        builder.reshape(node, source)
+    shift = builder.made_of(a["running_mean"], node) + builder.made_of(a["bias"], node)
+    fields = {"mean": mean, "var": var, "weight": weight, "bias": bias, "eps": a["eps"], "shift_made_of": shift}
+    builder.add(node, BatchNorm, a["input"], **fields)
 
 
 def _convert(builder: StepBuilder, node: Node, a: Arguments) -> None:
     before, after = a["self"].meta["val"], node.meta["val"]
     if (before.dtype, before.device) != (after.dtype, after.device):
-        builder.refuse(node, f"a conversion from {before.dtype} to {after.dtype}; a network of steps has one dtype")
+        builder.refuse(
+            node,
+            f"a conversion from {before.dtype} to {after.dtype}, and a network of steps has one dtype; leave it out and"
+            f" convert the model: model.to({before.dtype})",
+        )
     builder.alias(node, a["self"])
 
 
@@ -127,7 +181,9 @@ def _mean(builder: StepBuilder, node: Node, a: Arguments) -> None:
     dimensions = len(builder.shape(a["self"])) + 1
     axes = tuple(sorted(axis % dimensions - 1 for axis in a["dim"] or range(dimensions)))
     if -1 in axes or a["dtype"] is not None:
-        builder.refuse(node, "over the inputs too, or to another dtype; it may only be over the axes of one input")
+        builder.refuse(
+            node, "over the inputs too, or to another dtype; let it be over the axes of one input, as in x.mean((2, 3))"
+        )
     builder.add(node, Mean, a["self"], axes=axes, keepdim=a["keepdim"])
 
 
@@ -139,21 +195,55 @@ def _add(builder: StepBuilder, node: Node, a: Arguments) -> None:
         _add_constant(builder, node, left, right, sign * a["alpha"])
         return
     if builder.is_constant(left) or sign * a["alpha"] != 1 or builder.shape(left) != builder.shape(right):
-        builder.refuse(node, "not the plain sum of two outputs of one shape or of an output and a constant")
+        builder.refuse(
+            node,
+            "not the plain sum of two outputs of one shape or of an output and a constant; let the layer before it have"
+            " that sign or factor",
+        )
     builder.add(node, Add, left, right)
 
 
 def _add_constant(builder: StepBuilder, node: Node, source: Node, value: Any, factor: float) -> None:
+    given, made_of = _constant(builder, node, value)
+    if factor == 0 or _is_everywhere(given, 0, made_of):
+        _unchanged(builder, node, source)
+        return
     shape, result = builder.shape(source), node.meta["val"]
-    given = builder.constant(value, node) if isinstance(value, Node) else value
     constant = torch.as_tensor(given, dtype=result.dtype, device=result.device)
     if constant.dim() > len(shape):
-        if constant.shape[0] != 1:
-            builder.refuse(node, "adding another constant to each input")
+        if constant.shape[0] != 1 and not constant.eq(constant[:1]).all():
+            builder.refuse(node, "adding another constant to each input; add the same to all")
         constant = constant[0]
     if builder.shape(node) != shape:
-        builder.refuse(node, f"a constant of another shape than the {shape} it is added to")
-    builder.add(node, AddConstant, source, constant=constant if factor == 1 else constant * factor)
+        builder.refuse(node, f"a constant of another shape than the {shape} it is added to; give it that shape")
+    constant = constant if factor == 1 else constant * factor
+    builder.add(node, AddConstant, source, constant=constant, made_of=made_of)
+
+
+def _multiply(builder: StepBuilder, node: Node, a: Arguments) -> None:
+    """By 1 alone, which changes nothing; or a division by 1, or a first power."""
+    source, factor = a["self"], a["exponent"] if "exponent" in a else a["other"]
+    if builder.is_constant(source) and node.target is aten.mul.Tensor:
+        source, factor = factor, source
+    if builder.is_constant(source) or not builder.is_constant(factor) or a.get("rounding_mode") is not None:
+        builder.refuse(node)
+    given, made_of = _constant(builder, node, factor)
+    if not _is_everywhere(given, 1, made_of):
+        builder.refuse(node)
+    _unchanged(builder, node, source)
+
+
+def _constant(builder: StepBuilder, node: Node, value: Any) -> tuple[Any, Sources]:
+    """A number or tensor that no input changes, and what it was computed from."""
+    return (builder.constant(value, node), builder.made_of(value, node)) if isinstance(value, Node) else (value, ())
+
+
+def _unchanged(builder: StepBuilder, node: Node, source: Node) -> None:
+    """An operation with a constant that gives its input, in the same shape and dtype."""
+    before, after = source.meta["val"], node.meta["val"]
+    if (before.shape, before.dtype) != (after.shape, after.dtype):
+        builder.refuse(node)
+    builder.alias(node, source)
 
 
 CONVERTERS: dict[Any, Callable[[StepBuilder, Node, Arguments], None]] = {
@@ -173,15 +263,7 @@ CONVERTERS: dict[Any, Callable[[StepBuilder, Node, Arguments], None]] = {
     aten.mean.dim: _mean,
     aten.add.Tensor: _add,
     aten.sub.Tensor: _add,
-    **dict.fromkeys(
-        [
-            aten.flatten.using_ints,
-            aten.view.default,
-            aten.reshape.default,
-            aten.squeeze.default,
-            aten.squeeze.dim,
-            aten.squeeze.dims,
-        ],
-        _flatten,
-    ),
+    aten.mul.Tensor: _multiply,
+    aten.div.Tensor: _multiply,
+    aten.pow.Tensor_Scalar: _multiply,
 }

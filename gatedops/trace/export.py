@@ -10,58 +10,71 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from gatedops.trace.checks import devices_of, require_device, require_model
-from gatedops.trace.graph import Places, arguments
+from gatedops.trace.bare import bare
+from gatedops.trace.calling import first_line, naming_inputs
+from gatedops.trace.checks import devices_of, evaluating, require_device, require_model, uncompiled
+from gatedops.trace.graph import Places, arguments, dependents
 from gatedops.trace.step import Step
-from gatedops.trace.step_builder import StepBuilder
+from gatedops.trace.step_builder import GATES_ALONE, StepBuilder
 
 aten = torch.ops.aten
 
 _ROWS = 2  # of the example: with a single one torch may take the axis of the inputs for another
 # Operations that differ in training mode: their flag for it, and what to say.
 _EVALUATION = "is in training mode; call model.eval() first"
-_TRAINING_FLAGS = {
+_FUNCTIONAL = "(a call of torch.nn.functional: pass training=self.training)"
+_TRAINING_FLAGS: dict[Any, tuple[str, str]] = {
     aten.batch_norm.default: ("training", f"{_EVALUATION} (or it keeps no running statistics, which are needed)"),
-    aten.dropout.default: ("train", _EVALUATION),
-    aten.feature_dropout.default: ("train", _EVALUATION),
-    aten.alpha_dropout.default: ("train", _EVALUATION),
+    aten.instance_norm.default: ("use_input_stats", f"has the statistics of its input; {GATES_ALONE}"),
+    aten.dropout.default: ("train", f"{_EVALUATION} {_FUNCTIONAL}"),
+    aten.feature_dropout.default: ("train", f"{_EVALUATION} {_FUNCTIONAL}"),
+    aten.alpha_dropout.default: ("train", f"{_EVALUATION} {_FUNCTIONAL}"),
+    aten.feature_alpha_dropout.default: ("train", f"{_EVALUATION} {_FUNCTIONAL}"),
 }
 
 
-def steps(model: nn.Module, example: Tensor) -> list[Step]:
+def steps(model: nn.Module, example: Tensor, *, name: str = "example") -> list[Step]:
     """The operations of a network in the order they run, from torch.export.
 
     Understood are Linear, Conv2d, ReLU, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d (where it divides the image evenly),
     BatchNorm and Dropout in evaluation mode, padding before a convolution, flattening, the mean over axes, the sum of
     two outputs, and adding or subtracting constants: as modules or functions, in place or not. What changes nothing
-    (dropout in evaluation mode, clone, contiguous) leaves no step, nor does what the output does not depend on. Names
-    are those of :func:`record_gates`.
+    (dropout in evaluation mode, clone, contiguous, a rearrangement and its reverse, adding 0 that is not a parameter,
+    multiplying by 1) leaves no step, nor does what the output does not depend on. What is computed from parameters and
+    buffers alone counts as a constant, whatever computes it. Names are those of :func:`record_gates`.
 
     Args:
-        model: a module that takes one tensor and returns one, in evaluation mode.
+        model: a module that takes one tensor and returns one, in evaluation mode. Wrappers (torch.compile,
+            DistributedDataParallel, DataParallel) around it or its parts are looked through.
         example: ``(n, ...)``; its first row gives shape, dtype and device.
+        name: what errors call the example.
 
     Returns:
         The steps, first the :class:`Input`, last the one whose output the network returns. Their tensors are the
         model's own wherever it holds them.
 
     Raises:
-        TypeError, ValueError: an argument of another form; a network that torch.export does not follow, that is in
-            training mode, or that has an operation outside this list: which, and where in the model.
+        TypeError, ValueError: an argument of another form; an example of a dtype or shape that the model does not take;
+            a network that torch.export does not follow, that is in training mode, or that has an operation outside
+            this list: which, where in the model, and what to do.
     """
     require_model(model)
     if not isinstance(example, Tensor):
-        raise TypeError(f"example: got {type(example).__name__}, needs a tensor (n, ...)")
+        raise TypeError(f"{name}: got {type(example).__name__}, needs a tensor (n, ...)")
     if example.dim() < 2 or example.numel() == 0:
-        raise ValueError(f"example: got shape {tuple(example.shape)}, needs (n, ...) with at least one row")
-    require_device(devices_of(model), example, "example")
+        raise ValueError(f"{name}: got shape {tuple(example.shape)}, needs (n, ...) with at least one row")
+    require_device(devices_of(model), example, name)
     rows = example.detach()[:1].repeat(_ROWS, *[1] * (example.dim() - 1))
-    with _without_autocast(rows.device.type):
-        exported = _exported(model, rows)
-        places = Places(model)
-        for node in exported.graph.nodes:
-            flag, why = _TRAINING_FLAGS.get(node.target, (None, ""))
-            if flag is not None and arguments(node)[flag]:
+    with bare(model) as inner, uncompiled(), _without_autocast(rows.device.type):
+        # One call as it is: torch.export prints pages on inputs that do not fit.
+        with torch.no_grad(), evaluating(inner), naming_inputs(name, rows, inner), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the model warns when its gates are recorded
+            inner(rows)
+        exported = _exported(inner, rows)
+        places = Places(inner)
+        for node in dependents(exported):
+            flag, why = _TRAINING_FLAGS.get(node.target, ("", ""))
+            if flag and arguments(node)[flag]:
                 raise ValueError(f"model: {places.where(node)} {why}")
         return StepBuilder(_functional(exported), places, _ROWS).steps()
 
@@ -72,8 +85,9 @@ def _exported(model: nn.Module, rows: Tensor) -> ExportedProgram:
             warnings.simplefilter("ignore")  # on how to export, and the program is for the steps alone
             return torch.export.export(model, (rows,), strict=False)
     except Exception as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"model: torch.export does not follow it: {type(error).__name__}: {reason}") from error
+        raise ValueError(
+            f"model: torch.export does not follow it: {type(error).__name__}: {first_line(error)}; {GATES_ALONE}"
+        ) from error
 
 
 def _without_autocast(kind: str) -> AbstractContextManager[Any]:

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
 from gatedops.trace.names import call_name
@@ -35,6 +37,22 @@ def path_of(node: Node) -> str:
     """The path of the innermost module that makes the call; "" for the model itself."""
     stack = list(node.meta.get("nn_module_stack", {}).values())
     return stack[-1][0] if stack else ""
+
+
+def dependents(program: ExportedProgram) -> list[Node]:
+    """The calls whose results depend on the program's input, in order; the others work on weights and constants."""
+    specs = program.graph_signature.input_specs
+    inputs = {spec.arg.name for spec in specs if spec.kind == InputKind.USER_INPUT}
+    found: dict[Node, None] = {}
+    for node in program.graph.nodes:
+        if node.op == "placeholder" and node.name in inputs:
+            found[node] = None
+        elif node.op == "call_function" and any(source in found for source in node.all_input_nodes):
+            found[node] = None
+            schema = getattr(node.target, "_schema", None)
+            if schema is not None and schema.is_mutable and isinstance(node.args[0], Node):
+                found[node.args[0]] = None  # what an input is written into depends on it
+    return [node for node in found if node.op == "call_function"]
 
 
 class Places:

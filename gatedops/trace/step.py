@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from gatedops.trace.pooling import Pair, Window
+from gatedops.trace.provenance import Sources
 
 # eq=False: steps hold tensors, and two steps are the same only if they are one object.
+# Fields that end in made_of say which parameters, buffers or other tensors a weight was computed from.
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +39,8 @@ class Linear(Step):
 
     weight: Tensor
     bias: Tensor | None
+    weight_made_of: Sources = ()
+    bias_made_of: Sources = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +57,8 @@ class Conv2d(Step):
     dilation: Pair
     groups: int
     padding_mode: str
+    weight_made_of: Sources = ()
+    bias_made_of: Sources = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +93,7 @@ class AddConstant(Step):
     """Adds what no input changes; constant broadcasts to `shape`."""
 
     constant: Tensor
+    made_of: Sources = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,10 +112,11 @@ class Mean(Step):
 @dataclass(frozen=True, eq=False)
 class BatchNorm(Step):
     """``(x - mean) / sqrt(var + eps) * weight + bias`` per channel, with the running mean and variance ``(C,)``; weight
-    and bias ``(C,)`` or None."""
+    and bias ``(C,)`` or None. shift_made_of: what mean and bias were computed from."""
 
     mean: Tensor
     var: Tensor
     weight: Tensor | None
     bias: Tensor | None
     eps: float
+    shift_made_of: Sources = ()

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx import Node
 from torch.fx.node import map_arg
+from torch.utils._pytree import tree_leaves
 
-from gatedops.trace.converters import ASSERTION, BATCH_NORM, CONVERTERS, GATED_LINEAR, IDENTITIES
+from gatedops.trace.converters import (
+    ASSERTION,
+    BATCH_NORM,
+    CONVERTERS,
+    FRESH,
+    GATED_LINEAR,
+    IDENTITIES,
+    REARRANGEMENTS,
+    RESHAPES,
+)
 from gatedops.trace.graph import Places, arguments, op_of
 from gatedops.trace.names import Numbering
-from gatedops.trace.step import Input, Step
+from gatedops.trace.provenance import Made, Source, Sources, deciding, made_by
+from gatedops.trace.step import Flatten, Input, Step
 
+# The remedy wherever a network has what no rule covers.
+GATES_ALONE = "npk_gram(x.flatten(1), record_gates(model, x)) gives Sigma * Lambda of its gates without a rule for it"
 UNDERSTOOD = (
     "linear, conv2d, relu, max_pool2d, avg_pool2d, adaptive_avg_pool2d, batch_norm and dropout in evaluation mode,"
     " padding before a convolution, flatten, mean, add"
@@ -40,9 +54,11 @@ class StepBuilder:
         self._steps: list[Step] = []
         self._numbering: dict[type[Step], Numbering] = {}
         self._constants: dict[Node, Any] = {}  # what no input changes
+        self._made: dict[Node, Made] = {}  # what the tensors of a constant node were computed from
         self._index: dict[Node, int] = {}  # which step gives a node
         self._padded: dict[Node, tuple[Node, Sides, str]] = {}  # what is padded: its source, how far, the mode
-        self._reshaped: dict[Node, Node] = {}  # what is on its way to another shape: its source
+        # What is on its way to another shape or order: its source, and for each number of it which one of the source.
+        self._rearranged: dict[Node, tuple[Node, Tensor]] = {}
 
     def steps(self) -> list[Step]:
         specs = {spec.arg.name: spec for spec in self._program.graph_signature.input_specs}
@@ -67,7 +83,10 @@ class StepBuilder:
 
     def alias(self, node: Node, source: Any) -> None:
         """`node` is its source unchanged."""
-        self._index[node] = self.index(source, node)
+        if source in self._padded:
+            self._padded[node] = self._padded[source]
+        else:
+            self._index[node] = self.index(source, node)
 
     def pad(self, node: Node, source: Node, sides: Sides, mode: str) -> None:
         """`node` is its source padded; the convolution behind it takes the padding over."""
@@ -77,20 +96,32 @@ class StepBuilder:
         """What is padded, how far (left, right, top, bottom) and how, where the source is padding."""
         return self._padded.get(source)
 
-    def reshape(self, node: Node, source: Node) -> None:
-        """`node` is its source in another shape, which must be flat or its own again before a step uses it."""
-        self._reshaped[node] = source
-
-    def source_of(self, node: Node) -> Node:
-        """What a node is that may be on its way to another shape."""
-        return self._reshaped.get(node, node)
+    def rearrange(self, node: Node, source: Node) -> None:
+        """`node` has the numbers of its source in another shape or order: once the order is that of the source again,
+        it is the source itself or flattens it."""
+        origin, numbers = self._rearranged.get(source, (source, None))
+        before = self.shape(origin)
+        if numbers is None:
+            numbers = torch.arange(self._rows * math.prod(before), device="cpu").view(self._rows, *before)
+        moved = _moved(node, numbers)
+        after, in_order = tuple(moved.shape), bool((moved.flatten().diff() == 1).all())
+        if in_order and after == (self._rows, *before):
+            self.alias(node, origin)
+        elif in_order and after == (self._rows, math.prod(before)):
+            self.add(node, Flatten, origin)
+        else:
+            self._rearranged[node] = (origin, moved)
 
     def index(self, source: Any, node: Node) -> int:
         """The step that gives an argument of `node`."""
         if source in self._padded:
-            self.refuse(source, "padding that no convolution takes over")
-        if source in self._reshaped:
-            self.refuse(source, "a change of shape; the only one understood is flattening all axes of an input")
+            self.refuse(source, "padding that no convolution takes over; let a Conv2d layer follow right behind it")
+        if source in self._rearranged:
+            self.refuse(
+                source,
+                "a change of shape or order; the only one understood is flattening all axes of an input: use"
+                " x.flatten(1)",
+            )
         if source not in self._index:
             self.refuse(node)
         return self._index[source]
@@ -98,8 +129,17 @@ class StepBuilder:
     def constant(self, value: Node, node: Node) -> Tensor:
         """A weight of `node`, which must not depend on the input."""
         if value not in self._constants:
-            self.refuse(node, "given a weight or bias that depends on the input")
+            self.refuse(
+                node, f"given a weight, a bias or statistics that depend on the input, or are a number; {GATES_ALONE}"
+            )
         return self._constants[value]
+
+    def made_of(self, value: Any, node: Node) -> Sources:
+        """What a weight of `node` was computed from."""
+        if value is None:
+            return ()
+        constant = self.constant(value, node)
+        return next(deciding(sources) for tensor, sources in self._made[value] if tensor is constant)
 
     def optional(self, value: Node | None, node: Node) -> Tensor | None:
         """A weight of `node` that may be None."""
@@ -113,47 +153,79 @@ class StepBuilder:
         value = node.meta["val"]
         shape = (value[0] if isinstance(value, (tuple, list)) else value).shape
         if not shape or shape[0] != self._rows:
-            self.refuse(node, "moving the inputs off the first axis")
+            self.refuse(node, "moving the inputs off the first axis; keep them along the first axis of every tensor")
         return tuple(shape[1:])
 
     def refuse(self, node: Node, why: str = "") -> NoReturn:
-        raise ValueError(f"model: {self._places.where(node)} is {why or f'none of the steps understood: {UNDERSTOOD}'}")
+        why = why or f"none of the steps understood: {UNDERSTOOD}; {GATES_ALONE}"
+        raise ValueError(f"model: {self._places.where(node)} is {why}")
 
     def _placeholder(self, node: Node, spec: Any) -> None:
         if spec.kind == InputKind.USER_INPUT:
             self._steps.append(Input("input", (), self.shape(node)))
             self._index[node] = 0
-        elif spec.target in self._program.state_dict:
-            self._constants[node] = self._program.state_dict[spec.target]
-        else:
-            self._constants[node] = self._program.constants[spec.target]
+            return
+        held = self._program.state_dict if spec.target in self._program.state_dict else self._program.constants
+        value = self._constants[node] = held[spec.target]
+        is_parameter = spec.kind == InputKind.PARAMETER or isinstance(value, nn.Parameter)
+        self._made[node] = [(value, (Source(value, is_parameter),))] if isinstance(value, Tensor) else []
 
     def _require_one_output(self, node: Node) -> None:
         names = self._program.graph_signature.user_outputs
         results = [source for source in node.all_input_nodes if source.name in names]
         if len(names) != 1 or len(results) != 1 or self.is_constant(results[0]):
-            raise ValueError(f"model: returns {list(names)}, needs to return one tensor that depends on its input")
+            raise ValueError(
+                f"model: returns {list(names)}, needs to return one tensor that depends on its input; wrap it in a"
+                " module that returns that one alone"
+            )
         self.index(results[0], results[0])
 
     def _evaluate(self, node: Node) -> None:
         """A node that no input changes: its value takes its place."""
         target: Any = node.target
         if torch.Tag.nondeterministic_seeded in getattr(target, "tags", ()):
-            self.refuse(node)
+            self.refuse(node, "random, so that no call repeats another; draw the numbers once, in __init__")
         with torch.no_grad():
             args, kwargs = map_arg((node.args, node.kwargs), self._constants.__getitem__)
-            self._constants[node] = target(*args, **kwargs)
+            value = self._constants[node] = target(*args, **kwargs)
+        results = [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+        sources = () if target in FRESH else node.all_input_nodes
+        self._made[node] = made_by(results, [pair for source in sources for pair in self._made[source]])
+
+    def _make(self, node: Node, source: Node) -> None:
+        """A node that takes shape, dtype and device of its source, but no numbers: a constant."""
+        target: Any = node.target
+        like = source.meta["val"]
+        with torch.no_grad():
+            args, kwargs = map_arg((node.args[1:], node.kwargs), self._constants.__getitem__)
+            empty = torch.empty(like.shape, dtype=like.dtype, device=like.device)
+            value = self._constants[node] = target(empty, *args, **kwargs)
+        self._made[node] = made_by([value], [])
 
     def _call(self, node: Node) -> None:
-        source: Any = node.args[0]
-        if node.target in IDENTITIES or _is_first_of_several(node):
+        target: Any = node.target
+        source: Any = node.args[0] if node.args else None
+        if target in RESHAPES or target in REARRANGEMENTS or (target in IDENTITIES and source in self._rearranged):
+            self.rearrange(node, source)
+        elif target in IDENTITIES or _is_first_of_several(node):
             self.alias(node, source)
-        elif node.target is ASSERTION:
+        elif target in FRESH:
+            self._make(node, source)
+        elif target is ASSERTION:
             pass
-        elif node.target in CONVERTERS:
-            CONVERTERS[node.target](self, node, arguments(node))
+        elif target in CONVERTERS:
+            CONVERTERS[target](self, node, arguments(node))
         else:
             self.refuse(node)
+
+
+def _moved(node: Node, numbers: Tensor) -> Tensor:
+    """What a rearrangement makes of the numbers in the place of its first argument."""
+    target: Any = node.target
+    if target in RESHAPES:  # the strides that allow a view may be those of another memory format
+        return numbers.reshape(node.meta["val"].shape)
+    moved: Tensor = target(numbers, *node.args[1:], **node.kwargs)
+    return moved
 
 
 def _is_first_of_several(node: Node) -> bool:
