@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from dgns import ARCHITECTURES, HARD, IMPOSSIBLE, inputs_of, model_of, seeded
 from hypothesis import given
 from hypothesis import strategies as st
+from nets import made
 from strategies import dense, examples, random_bits
 from tolerances import assert_same_bits
 from torch.utils.data import DataLoader, TensorDataset
 
-from gatedops import DGN, GateBits, GateCache
+from gatedops import DGN, GateBits, GateCache, fuse_relu, gated_twin, record_gates
 from gatedops.nn import fc_spec
 
 CASES = [(a, v) for a in ARCHITECTURES for v in HARD if (a, v) not in IMPOSSIBLE]
@@ -80,6 +81,144 @@ def test_the_feature_network_never_runs():
             parameter.fill_(torch.nan)
     found, _ = losses(model, x, labels, batches, cache)
     assert_same_bits(found, expected)
+
+
+# --- twins -------------------------------------------------------------------------------------------------------
+
+
+def trained_twin(net, x, gates_of, batches):
+    """The losses of a few steps of a twin of the net, and its weights after them."""
+    torch.manual_seed(3)
+    twin = gated_twin(net, pool=gates_of[1]).train()
+    for module in twin.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    cache = GateCache.build(twin, x, 4) if gates_of[0] else None
+    if cache is not None:
+        for module in twin.feature.modules():
+            module.register_forward_pre_hook(lambda *_: pytest.fail("the feature network runs"))
+    steps = torch.optim.Adam(twin.value.parameters(), 1e-2)
+    seen = []
+    for rows in batches:
+        output = twin(x[rows]) if cache is None else twin(x[rows], gates=cache[rows])
+        loss = output.square().sum()
+        steps.zero_grad()
+        loss.backward()
+        steps.step()
+        seen.append(loss.detach())
+    return torch.stack(seen), list(twin.value.parameters())
+
+
+@pytest.mark.parametrize("pool", ["feature", "value"])
+@pytest.mark.parametrize("name", ["vgg", "resnet", "transformer", "every form"])
+def test_a_twin_trains_the_same_bit_for_bit(name, pool):
+    net, x = made(name, 12)
+    batches = [torch.randperm(12, generator=seeded(i))[:4] for i in range(4)]
+    found, weights = trained_twin(net, x, (True, pool), batches)
+    expected, others = trained_twin(net, x, (False, pool), batches)
+    assert_same_bits(found, expected)
+    assert len(found.unique()) > 1
+    for ours, theirs in zip(weights, others, strict=True):
+        assert_same_bits(ours.detach(), theirs.detach())
+
+
+def test_a_twins_gates_are_those_that_are_recorded(tmp_path):
+    net, x = made("vgg", 6)
+    cache = GateCache.build(gated_twin(net), x, 3, tmp_path / "gates")
+    choices = [layer.name for layer in cache.bits.layers if layer.kind == "select"]
+    gates = [layer.name for layer in cache.bits.layers if layer.kind == "gate"]
+    assert cache.bits.layers_of(gates).compact() == record_gates(net, x, 3)
+    assert choices == ["0.3", "0.7"]
+    assert gated_twin(net, pool="value").gates(x) == record_gates(net, x)
+
+
+def test_a_twin_of_a_fused_net_and_of_volumes():
+    fused = fuse_relu(torch.nn.Sequential(*(torch.nn.Linear(6, 6), torch.nn.ReLU()) * 2, torch.nn.Linear(6, 2)))
+    volumes = torch.nn.Sequential(torch.nn.Conv3d(1, 2, 2), torch.nn.ReLU(), torch.nn.Flatten())
+    for net, x in ((fused, torch.randn(5, 6)), (volumes, torch.randn(5, 1, 3, 4, 5))):
+        twin = gated_twin(net)
+        cache = GateCache.build(twin, x)
+        assert_same_bits(twin(x, gates=cache[:]), twin(x))
+
+
+TWIN_X = torch.randn(3, 2, 8, 8)
+
+
+def pooled(*layers):
+    return torch.nn.Sequential(torch.nn.Conv2d(2, 2, 1), torch.nn.ReLU(), *layers)
+
+
+TWIN_WRONG = {
+    "soft gates": ({"gate": "soft"}, (), lambda t: t.gates(TWIN_X), "model: the gates of this twin are soft.*'hard'"),
+    "statistics": (
+        {"batch_norm": "feature"},
+        (),
+        lambda t: GateCache.build(t, TWIN_X),
+        "model: batch_norm='feature'",
+    ),
+    "another pool": (
+        {},
+        (torch.nn.AdaptiveMaxPool2d(2),),
+        lambda t: t.gates(TWIN_X),
+        r"model: 2 pools \(3, 2, 8, 8\), and bits.* use pool='value'",
+    ),
+    "other rows": ({}, (), lambda t: t(TWIN_X, gates=t.gates(TWIN_X[:2])), "gates: has 2 rows, the inputs have 3"),
+    "a tensor": ({}, (), lambda t: t(TWIN_X, gates=TWIN_X), "gates: got Tensor"),
+    "gates of fewer layers": (
+        {},
+        (torch.nn.ReLU(),),
+        lambda t: t(TWIN_X, gates=gated_twin(pooled()).gates(TWIN_X)),
+        "value: 2 is call 2 of its kind, the cache has 1",
+    ),
+    "gates of more layers": (
+        {},
+        (),
+        lambda t: t(TWIN_X, gates=gated_twin(pooled(torch.nn.ReLU())).gates(TWIN_X)),
+        "value: calls 1 ReLUs, the cache 2",
+    ),
+    "gates of another size": (
+        {},
+        (),
+        lambda t: t(TWIN_X, gates=t.gates(TWIN_X[..., 1:])),
+        r"value: 1 has shape \(3, 2, 8, 8\), its gate \(3, 2, 8, 7\)",
+    ),
+    "choices of another window": (
+        {},
+        (torch.nn.MaxPool2d(2),),
+        lambda t: t(TWIN_X, gates=gated_twin(pooled(torch.nn.MaxPool2d(4))).gates(TWIN_X)),
+        r"gates: 2 holds choices \(16, 2, 2, 2\), the max-pool .* needs \(4, 2, 4, 4\)",
+    ),
+    "choices of other pools": (
+        {},
+        (torch.nn.AdaptiveMaxPool2d(2),),
+        lambda t: t(TWIN_X, gates=gated_twin(pooled(torch.nn.MaxPool2d(4))).gates(TWIN_X)),
+        "gates: bits hold no choices of adaptive_max_pool2d",
+    ),
+    "what it fits": ({}, (), lambda t: GateCache(t.gates(TWIN_X)).require_fits(t), "model: got GatedTwin"),
+}
+
+
+@pytest.mark.parametrize("what", TWIN_WRONG)
+def test_what_a_twins_cache_cannot_do_is_refused_by_name(what):
+    given, layers, call, message = TWIN_WRONG[what]
+    twin = gated_twin(pooled(*layers), **given)
+    with pytest.raises((ValueError, TypeError), match=message):
+        call(twin)
+    assert not torch._C._len_torch_function_stack()
+    assert not any(module._forward_hooks for module in twin.modules())
+
+
+def test_inputs_along_another_axis_are_refused():
+    class Turned(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = torch.nn.Linear(3, 4)
+
+        def forward(self, x):
+            return F.relu(self.fc(x.transpose(0, 1))).sum(0)
+
+    with pytest.raises(ValueError, match=r"model: relu works on \(5, 2, 4\) for 2 inputs.*batch_first"):
+        GateCache.build(gated_twin(Turned()), torch.randn(2, 5, 3))
 
 
 # --- building ---------------------------------------------------------------------------------------------------

@@ -124,7 +124,7 @@ def test_pools_of_another_size_are_refused():
     with torch.no_grad():
         twin.feature.conv.weight.fill_(1.0)
         twin.value.conv.weight.fill_(-1.0)
-    with pytest.raises(ValueError, match=r"value: pool pools \(1, 3, 9, 9\), the feature network gives \(3, 3, 4, 4\)"):
+    with pytest.raises(ValueError, match=r"value: pool pools \(1, 3, 9, 9\), in the feature network \(3, 3, 9, 9\)"):
         twin(X2)
 
 

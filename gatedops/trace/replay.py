@@ -43,8 +43,9 @@ class Taken(Protocol):
     def words(self, index: int, call: Call) -> tuple[Tensor, int]:
         """The packed gates of a fused ReLU, and where in them its own begin. IndexError behind the last."""
 
-    def choice(self, index: int, call: Call) -> Tensor:
-        """Where in the input of a max-pool call each of its outputs lies. IndexError behind the last."""
+    def choice(self, index: int, call: Call) -> tuple[Tensor, torch.Size]:
+        """Where in the input of a max-pool call each of its outputs lies, and the shape of that input. IndexError
+        behind the last."""
 
     def statistics(self, index: int, call: Call) -> tuple[Tensor, Tensor]:
         """Mean and variance of a batch norm. IndexError behind the last."""
@@ -68,7 +69,7 @@ class Features:
         self._soft = soft
         self._learns = torch.is_grad_enabled()
         self._gates: list[Tensor] = []
-        self._choices: list[Tensor] = []
+        self._choices: list[tuple[Tensor, torch.Size]] = []
         self._statistics: list[tuple[Tensor, Tensor]] = []
 
     def relu(self, call: Call) -> Any:
@@ -92,7 +93,7 @@ class Features:
 
     def max_pool(self, call: Call) -> Any:
         maxima, index = pooled(call)
-        self._choices.append(index)
+        self._choices.append((index, call.input.shape))
         return (maxima, index) if gives_indices(call) else maxima
 
     def batch_norm(self, call: Call) -> Any:
@@ -110,7 +111,7 @@ class Features:
     def words(self, index: int, call: Call) -> tuple[Tensor, int]:
         return self._gates[index], 0
 
-    def choice(self, index: int, call: Call) -> Tensor:
+    def choice(self, index: int, call: Call) -> tuple[Tensor, torch.Size]:
         return self._choices[index]
 
     def statistics(self, index: int, call: Call) -> tuple[Tensor, Tensor]:
@@ -167,12 +168,11 @@ class Replay:
 
     def max_pool(self, call: Call) -> Any:
         self._require_one_run(call)
-        index = self._next(self._given.choice, self._choices, call)
+        index, shape = self._next(self._given.choice, self._choices, call)
         self._choices += 1
-        axes = dimensions(call)
-        if index.shape[:-axes] != call.input.shape[:-axes]:
-            self._refuse(call, f"pools {tuple(call.input.shape)}, {self._given.source} gives {tuple(index.shape)}")
-        result = taken(call.input, index, axes)
+        if shape != call.input.shape:
+            self._refuse(call, f"pools {tuple(call.input.shape)}, in {self._given.source} {tuple(shape)}")
+        result = taken(call.input, index, dimensions(call))
         return (result, index) if gives_indices(call) else result
 
     def batch_norm(self, call: Call) -> Any:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NoReturn
 
+import torch
 from torch import Tensor
 
 from gatedops.gatebits import GateBits
 from gatedops.ops.gates import unpack_layer
-from gatedops.trace.mode import Call
+from gatedops.trace.mode import MAX_POOL, Call
 from gatedops.trace.names import Numbering, RunningModules
 from gatedops.trace.pooling import Window, gives_indices, pooled
 from gatedops.trace.replay import refuse_rnn
@@ -49,7 +51,7 @@ class Packing:
         refuse_rnn("model", self._modules.name(call.name))
 
     def max_pool(self, call: Call) -> Any:
-        if not call.name.startswith("max_pool2d") or call.input.dim() != 4:
+        if call.kind != MAX_POOL or call.input.dim() != 4:
             raise ValueError(
                 f"model: {self._modules.name(call.name)} pools {tuple(call.input.shape)}, and bits hold the choices of"
                 " a 2-d max-pool of (n, C, H, W) alone; use pool='value', or train without a cache"
@@ -87,14 +89,23 @@ class Cached:
 
     def gate(self, index: int, call: Call) -> Tensor:
         gate = ~unpack_layer(self._words, self._gates[index])
-        return gate.reshape(call.input.shape) if gate[0].numel() == call.input[0].numel() else gate
+        return gate.reshape(call.input.shape) if gate.numel() == call.input.numel() else gate
 
     def words(self, index: int, call: Call) -> tuple[Tensor, int]:
         return self._words, self._gates[index].first_word
 
-    def choice(self, index: int, call: Call) -> Tensor:
-        masks = unpack_layer(self._words, self._choices[index])
-        return Window.of_call(call.args, call.kwargs).index(masks, call.input.shape[-1])
+    def choice(self, index: int, call: Call) -> tuple[Tensor, torch.Size]:
+        layer, shape = self._choices[index], call.input.shape
+        if call.kind != MAX_POOL:
+            raise ValueError(f"gates: bits hold no choices of {call.name}; use pool='value', or call without gates")
+        window = Window.of_call(call.args, call.kwargs)
+        needed = (math.prod(window.kernel), *window.chosen(torch.empty(shape, device="meta")).shape[1:])
+        if layer.shape != needed:
+            raise ValueError(
+                f"gates: {layer.name} holds choices {layer.shape}, the max-pool of the value network needs {needed};"
+                " take gates of this model"
+            )
+        return window.index(unpack_layer(self._words, layer), shape[-1]), shape
 
     def statistics(self, index: int, call: Call) -> tuple[Tensor, Tensor]:
         raise IndexError("bits hold no statistics")
