@@ -24,7 +24,8 @@ class GateLayer:
     Args:
         name: any string.
         shape: the gates of one input as the network has them: ``(w,)``, ``(T, C)`` for T tokens, ``(C, H, W)``
-            for images; kind "select": ``(K, C, H, W)``, K masks per output position of a max-pool.
+            for images, ``(C, D, H, W)`` for volumes; kind "select": ``(K, C, H, W)``, K masks per output position of a
+            max-pool.
         kind: "gate", or "select" for the choices of a max-pool.
         first_word: index of the layer's first word in a row; a multiple of 8 (256 bits).
     """
@@ -37,8 +38,10 @@ class GateLayer:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"kind: got {self.kind!r}, needs one of {KINDS}")
-        if len(self.shape) not in ((4,) if self.kind == "select" else (1, 2, 3)):
-            raise ValueError(f"shape: {tuple(self.shape)} is none of (w,), (T, C), (C, H, W), select: (K, C, H, W)")
+        if len(self.shape) not in ((4,) if self.kind == "select" else (1, 2, 3, 4)):
+            raise ValueError(
+                f"shape: {tuple(self.shape)} is none of (w,), (T, C), (C, H, W), (C, D, H, W), select: (K, C, H, W)"
+            )
         if min(self.shape) < 1:
             raise ValueError(f"shape: got {tuple(self.shape)}, a layer needs at least one gate")
         if self.first_word < 0 or self.first_word % 8:
@@ -47,11 +50,11 @@ class GateLayer:
     @property
     def channels(self) -> int:
         """Gates at one position."""
-        return self.shape[{1: 0, 2: 1, 3: 0, 4: 1}[len(self.shape)]]
+        return self.shape[1 if len(self.shape) == 2 or self.kind == "select" else 0]
 
     @property
     def positions(self) -> int:
-        """Pixels or tokens; 1 for a fully connected layer."""
+        """Pixels, voxels or tokens; 1 for a fully connected layer."""
         return self.width // self.channels
 
     @property

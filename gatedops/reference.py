@@ -32,7 +32,7 @@ def gates_on(q: Tensor) -> Tensor:
 def by_position(masks: Tensor, kind: str = "gate") -> Tensor:
     """(n, *shape) to (n, P, C): the C gates of a position side by side, positions in row-major order.
 
-    shape (w,) is one position; (T, C) has T; (C, H, W) has H*W. kind "select", shape (K, C, H, W), has
+    shape (w,) is one position; (T, C) has T; (C, H, W) has H*W; (C, D, H, W) has D*H*W. kind "select", shape (K, C, H, W), has
     H*W*K: the K masks of one output position follow each other.
     """
     if kind == "select":
@@ -41,6 +41,9 @@ def by_position(masks: Tensor, kind: str = "gate") -> Tensor:
     if masks.dim() == 4:
         n, c, h, w = masks.shape
         return masks.permute(0, 2, 3, 1).reshape(n, h * w, c)
+    if masks.dim() == 5:
+        n, c, d, h, w = masks.shape
+        return masks.permute(0, 2, 3, 4, 1).reshape(n, d * h * w, c)
     return masks if masks.dim() == 3 else masks.unsqueeze(1)
 
 
@@ -53,6 +56,9 @@ def from_positions(masks: Tensor, shape: Sequence[int], kind: str = "gate") -> T
     if len(shape) == 3:
         c, h, w = shape
         return masks.reshape(n, h, w, c).permute(0, 3, 1, 2)
+    if len(shape) == 4:
+        c, d, h, w = shape
+        return masks.reshape(n, d, h, w, c).permute(0, 4, 1, 2, 3)
     return masks.reshape(n, *shape)
 
 

@@ -181,7 +181,7 @@ def test_a_file_is_replaced_only_by_a_whole_one(tmp_path):
     net, x = made("mlp", 8)
     path = str(tmp_path / "gates")
     first = record_gates(net, x[:3], out=path)
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+    with pytest.raises(ValueError, match="shapes cannot be multiplied"):
         record_gates(net, [x, x[:, :2]], out=path)
     assert [file.name for file in tmp_path.iterdir()] == ["gates"]
     assert GateBits.load(path) == first
@@ -237,7 +237,7 @@ def test_the_network_gives_the_same_bits_while_it_is_recorded(name):
         torch.backends.mha.set_fastpath_enabled(fast)
     keep = Keep(net)
     record_gates(keep, x, max_pool=True)
-    assert_same_bits(keep.outputs[0], plain)
+    assert_same_bits(keep.outputs[-1], plain)
 
 
 @pytest.mark.parametrize("name", INPUTS)
@@ -311,8 +311,10 @@ def test_the_users_own_hooks_stay():
     calls = []
     handle = net[1].register_forward_hook(lambda *_: calls.append(1))
     record_gates(net, x)
+    assert calls
+    calls.clear()
     net(x)
-    assert len(calls) == 2
+    assert len(calls) == 1
     handle.remove()
 
 

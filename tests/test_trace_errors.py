@@ -142,11 +142,11 @@ def test_inputs_that_are_not_the_first_axis():
 
 
 def test_layers_that_have_no_layout():
-    message = "model: the ReLU relu has gates (1, 2, 3, 4), needs (w,), (T, C) or (C, H, W), at least one"
-    fails(ValueError, message, record_gates, nn.ReLU(), torch.zeros(5, 1, 2, 3, 4))
+    message = "model: the ReLU relu has gates (1, 2, 3, 4, 5), needs (w,), (T, C), (C, H, W) or (C, D, H, W), at least"
+    fails(ValueError, message, record_gates, nn.ReLU(), torch.zeros(5, 1, 2, 3, 4, 5))
     fails(ValueError, "model: the ReLU relu has gates (0,)", record_gates, nn.ReLU(), torch.zeros(5, 0))
     integers = torch.zeros(5, 3, dtype=torch.int64)
-    message = "model: the ReLU relu works on torch.int64, needs floating point numbers"
+    message = "model: relu works on torch.int64, needs floating point numbers"
     fails(TypeError, message, record_gates, nn.ReLU(), integers)
 
 

@@ -25,7 +25,7 @@ def relu_with_gates(q: Tensor) -> tuple[Tensor, GateBits]:
         TypeError, ValueError: naming q.
     """
     _require_activations(q)
-    z, words = _relu(by_position(q))
+    z, words = _relu(by_position(q, "gate"))
     return _from_position(z, q), GateBits(words, (GateLayer("0", tuple(q.shape[1:])),))
 
 
@@ -46,15 +46,18 @@ def apply_gate(q: Tensor, gate: GateBits | Tensor) -> Tensor:
         if gate.dtype != torch.bool:
             return q * soft_gate(gate, q.shape, q)
     words, first = _hard_gate(gate, q)
-    return _from_position(_select(by_position(q), words, first), q)
+    return _from_position(_select(by_position(q, "gate"), words, first), q)
 
 
 def _require_activations(q: Tensor) -> None:
     require_tensor(q, "q")
     if q.dtype not in DTYPES:
         raise TypeError(f"q: got {q.dtype}, needs float32, float64, bfloat16 or float16")
-    if q.dim() not in (2, 3, 4) or 0 in q.shape[1:]:
-        raise ValueError(f"q: got shape {tuple(q.shape)}, needs (n, w), (n, T, C) or (n, C, H, W), at least one gate")
+    if q.dim() not in (2, 3, 4, 5) or 0 in q.shape[1:]:
+        raise ValueError(
+            f"q: got shape {tuple(q.shape)}, needs (n, w), (n, T, C), (n, C, H, W) or (n, C, D, H, W), at least one"
+            " gate"
+        )
 
 
 def _hard_gate(gate: GateBits | Tensor, q: Tensor) -> tuple[Tensor, int]:
@@ -66,14 +69,14 @@ def _hard_gate(gate: GateBits | Tensor, q: Tensor) -> tuple[Tensor, int]:
         raise ValueError(f"gate: got shape {shape}, needs that of q, {tuple(q.shape)}")
     if gate.device != q.device:
         raise ValueError(f"gate: is on {gate.device}, q is on {q.device}")
-    return (pack_layer(gate), 0) if isinstance(gate, Tensor) else (gate.words, gate.layers[0].first_word)
+    return (pack_layer(gate, "gate"), 0) if isinstance(gate, Tensor) else (gate.words, gate.layers[0].first_word)
 
 
 def _from_position(z: Tensor, q: Tensor) -> Tensor:
     """``(n, positions, channels)`` back in the shape of q."""
     if q.dim() == 2:
         return z.squeeze(1)
-    return z if q.dim() == 3 else z.unflatten(1, q.shape[2:]).permute(0, 3, 1, 2)
+    return z if q.dim() == 3 else z.unflatten(1, q.shape[2:]).movedim(-1, 1)
 
 
 def _has_dense_rows(q: Tensor) -> bool:

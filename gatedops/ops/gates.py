@@ -10,13 +10,15 @@ from gatedops.layout import GateLayer, layer_words
 SOURCES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.bool)
 
 
-def pack_layer(q: Tensor) -> Tensor:
-    """The words ``(n, W)`` of one layer given as ``(n, *shape)``."""
-    return torch.ops.gatedops.pack_gates(by_position(q.detach()))
+def pack_layer(q: Tensor, kind: str | None = None) -> Tensor:
+    """The words ``(n, W)`` of one layer given as ``(n, *shape)``; kind None: "select" if it has five dimensions."""
+    return torch.ops.gatedops.pack_gates(by_position(q.detach(), kind))
 
 
-def by_position(q: Tensor) -> Tensor:
+def by_position(q: Tensor, kind: str | None = None) -> Tensor:
     """``(n, *shape)`` seen as ``(n, positions, channels)``; a view wherever the strides allow one."""
+    if q.dim() == 5 and kind == "gate":
+        return q.permute(0, 2, 3, 4, 1).flatten(1, 3)
     if q.dim() == 2:
         return q.unsqueeze(1)
     if q.dim() == 4:
@@ -39,6 +41,8 @@ def from_positions(values: Tensor, layer: GateLayer) -> Tensor:
         return values
     if len(layer.shape) == 3:
         return values.unflatten(1, layer.shape[1:]).permute(0, 3, 1, 2)
+    if layer.kind == "gate":
+        return values.unflatten(1, layer.shape[1:]).permute(0, 4, 1, 2, 3)
     masks, _, height, width = layer.shape
     return values.unflatten(1, (height, width, masks)).permute(0, 3, 4, 1, 2)
 

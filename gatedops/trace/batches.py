@@ -2,35 +2,61 @@
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
+
+from gatedops.arrays import as_tensor
 
 
 def batches_of(data: Any, batch_size: int) -> Iterator[Tensor]:
     """The inputs of each batch; what can be checked at once is."""
+    data = as_tensor(data, "data") if isinstance(data, np.ndarray) else data
     if isinstance(data, Tensor):
-        if data.dim() == 0 or data.shape[0] == 0:
-            raise ValueError(f"data: got shape {tuple(data.shape)}, needs at least one row")
-        return iter(data.split(batch_size))
-    if isinstance(data, Dataset):
-        raise TypeError(f"data: got {type(data).__name__}, which gives single inputs; put a DataLoader around it")
-    if isinstance(data, (str, bytes, dict)) or not isinstance(data, Iterable):
-        raise TypeError(f"data: got {type(data).__name__}, needs a tensor, a DataLoader or an iterable of batches")
+        return _cut(data, batch_size)
+    _require_batches(data)
+    if isinstance(data, Mapping):
+        raise TypeError(f"data: got {type(data).__name__}, needs a tensor or an iterable of batches; {_GIVE_CALL}")
     return (_inputs_of(batch, index) for index, batch in enumerate(data))
 
 
-def _inputs_of(batch: Any, index: int) -> Tensor:
-    inputs = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
-    if not isinstance(inputs, Tensor):
-        raise TypeError(f"data: batch {index} is {type(batch).__name__}, needs a tensor or a tuple that begins with it")
-    if inputs.dim() == 0 or inputs.shape[0] == 0:
-        raise ValueError(f"data: batch {index} has shape {tuple(inputs.shape)}, needs at least one row")
-    return inputs
+def whole_batches_of(data: Any, batch_size: int) -> Iterator[Any]:
+    """Each batch with all it holds, as a DataLoader gives it; a dict of tensors is cut like a tensor."""
+    data = as_tensor(data, "data") if isinstance(data, np.ndarray) else data
+    if isinstance(data, Tensor):
+        return _cut(data, batch_size)
+    _require_batches(data)
+    if not isinstance(data, Mapping):
+        return (_with_rows(batch, index) for index, batch in enumerate(data))
+    rows = rows_of(data)
+    if not rows or any(not isinstance(value, Tensor) or len(value) != rows for value in data.values()):
+        raise ValueError("data: got a dict, whose values need to be tensors of one number of rows, at least one")
+    return (_sliced(data, slice(start, start + batch_size)) for start in range(0, rows, batch_size))
+
+
+def rows_of(batch: Any) -> int | None:
+    """The inputs in a batch: the rows of the first tensor in it; None where it holds none."""
+    return next((len(leaf) for leaf in _tensors_of(batch) if leaf.dim()), None)
+
+
+def taken(batch: Any, order: Tensor) -> Any:
+    """A batch of other inputs: those of these rows of every tensor that has a row for each input."""
+    rows = rows_of(batch)
+
+    def of(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value[order.to(value.device)] if value.dim() and len(value) == rows else value
+        if isinstance(value, (list, tuple)):
+            return _like(value, map(of, value))
+        return _mapped(value, of) if isinstance(value, Mapping) else value
+
+    return of(batch)
 
 
 def require_count(batch_size: Any) -> None:
@@ -47,3 +73,65 @@ def file_at(given: Any, name: str) -> Path:
     if path.is_dir() or not path.parent.is_dir():
         raise ValueError(f"{name}: {path} {'is a folder' if path.is_dir() else 'lies in no existing folder'}")
     return path
+
+
+_GIVE_CALL = "say with call= how the model takes a batch, such as call=lambda model, batch: model(**batch)"
+
+
+def _cut(data: Tensor, batch_size: int) -> Iterator[Tensor]:
+    if data.dim() == 0 or data.shape[0] == 0:
+        raise ValueError(f"data: got shape {tuple(data.shape)}, needs at least one row")
+    return iter(data.split(batch_size))
+
+
+def _require_batches(data: Any) -> None:
+    if isinstance(data, Dataset):
+        raise TypeError(f"data: got {type(data).__name__}, which gives single inputs; put a DataLoader around it")
+    if isinstance(data, (str, bytes)) or not isinstance(data, Iterable):
+        raise TypeError(f"data: got {type(data).__name__}, needs a tensor, a DataLoader or an iterable of batches")
+
+
+def _inputs_of(batch: Any, index: int) -> Tensor:
+    inputs = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+    inputs = as_tensor(inputs, f"data: batch {index}") if isinstance(inputs, np.ndarray) else inputs
+    if not isinstance(inputs, Tensor):
+        raise TypeError(
+            f"data: batch {index} is {type(batch).__name__}, needs a tensor or a tuple that begins with it; for another"
+            f" form {_GIVE_CALL}"
+        )
+    if inputs.dim() == 0 or inputs.shape[0] == 0:
+        raise ValueError(f"data: batch {index} has shape {tuple(inputs.shape)}, needs at least one row")
+    return inputs
+
+
+def _with_rows(batch: Any, index: int) -> Any:
+    if not rows_of(batch):
+        raise ValueError(f"data: batch {index} is {type(batch).__name__}, needs to hold a tensor (n, ...) with a row")
+    return batch
+
+
+def _tensors_of(batch: Any) -> Iterator[Tensor]:
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, (Mapping, list, tuple)):
+        for value in batch.values() if isinstance(batch, Mapping) else batch:
+            yield from _tensors_of(value)
+
+
+def _sliced(batch: Mapping[Any, Tensor], rows: slice) -> Mapping[Any, Tensor]:
+    return _mapped(batch, lambda value: value[rows])
+
+
+def _mapped(batch: Mapping[Any, Any], function: Callable[[Any], Any]) -> Mapping[Any, Any]:
+    """The same kind of dict with the function's results as values."""
+    if not isinstance(batch, MutableMapping):
+        return {key: function(value) for key, value in batch.items()}
+    made = copy.copy(batch)
+    for key in list(made):
+        made[key] = function(made[key])
+    return made
+
+
+def _like(batch: list[Any] | tuple[Any, ...], values: Iterable[Any]) -> Any:
+    """The values in a list or tuple of the same kind."""
+    return type(batch)(*values) if hasattr(batch, "_fields") else type(batch)(values)

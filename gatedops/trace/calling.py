@@ -39,7 +39,7 @@ def naming_inputs(name: str, inputs: Any, model: nn.Module) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError) as error:
-        if isinstance(error, torch.cuda.OutOfMemoryError) or _is_ours(error):
+        if isinstance(error, torch.cuda.OutOfMemoryError) or (isinstance(error, ValueError) and _is_ours(error)):
             raise
         given = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
         reason = first_line(error)

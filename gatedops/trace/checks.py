@@ -35,19 +35,24 @@ def require_device(devices: frozenset[torch.device], inputs: Tensor, name: str) 
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and after it each module's own mode again.
+def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """Training or evaluation mode, and after it each module's own mode again.
 
     The flags alone change: a model's train() and eval() may do more, which would not be undone.
     """
     before = {module: module.training for module in model.modules()}
     try:
         for module in before:
-            module.training = False
+            module.training = training
         yield
     finally:
         for module, training in before.items():
             module.training = training
+
+
+def evaluating(model: nn.Module) -> AbstractContextManager[None]:
+    """Evaluation mode, and after it each module's own mode again."""
+    return in_mode(model, training=False)
 
 
 def uncompiled() -> AbstractContextManager[Any]:

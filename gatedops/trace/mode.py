@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from gatedops.trace.constants import Constants
-from gatedops.trace.rectifiers import FORMS, Masks, forms_of, is_in_place
+from gatedops.trace.rectifiers import FORMS, Masks, argument, forms_of, is_in_place
 
 RELU = "relu"
 FUSED_RELU = "fused ReLU"
@@ -131,7 +131,7 @@ class Intercept(TorchFunctionMode):
     def _call(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Call | None:
         kind = KINDS.get(func)
         if kind is not None:
-            return Call(kind, func, args, kwargs, args[0] if args else kwargs.get("input", kwargs.get("self")))
+            return Call(kind, func, args, kwargs, argument(args, kwargs, 0, "input", "self"))
         form = FORMS.get(func)
         q = None if form is None or "out" in kwargs else form(args, kwargs, self._masks)
         # A clamp of whole numbers is one of indices or lengths.

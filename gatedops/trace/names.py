@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from gatedops.trace.wrappers import plain_path
+
 _LAYERS = ("torch.nn.", "gatedops.nn.")
 
 
@@ -35,7 +37,7 @@ class RunningModules:
     """While entered, knows which module of a model is running, from hooks that are removed at the end."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._paths = {module: _uncompiled(path) for path, module in model.named_modules()}
+        self._paths = {module: plain_path(path) for path, module in model.named_modules()}
         self._root = model
         self._running: list[nn.Module] = []
         self._hooks: list[Any] = []
@@ -58,6 +60,11 @@ class RunningModules:
         module = self._running[-1] if self._running else self._root
         return call_name(self._paths[module], module, op)
 
+    def place(self) -> str:
+        """The module that runs now: "layer1.0 (Block)"."""
+        module = self._running[-1] if self._running else self._root
+        return f"{self._paths[module] or 'the model'} ({type(module).__name__})"
+
     def _remove(self) -> None:
         for hook in self._hooks:
             hook.remove()
@@ -70,8 +77,3 @@ class RunningModules:
     def _leave_module(self, module: nn.Module, args: tuple, output: Any) -> None:
         if self._running and self._running[-1] is module:
             self._running.pop()
-
-
-def _uncompiled(path: str) -> str:
-    """The path without the wrappers that torch.compile puts into it."""
-    return ".".join(part for part in path.split(".") if part != "_orig_mod")

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
+from gatedops.arrays import as_tensor
 from gatedops.gatebits import GateBits
-from gatedops.trace.batches import batches_of, file_at, require_count
-from gatedops.trace.checks import evaluating, require_model, uncompiled
+from gatedops.trace.batches import batches_of, file_at, require_count, rows_of, whole_batches_of
+from gatedops.trace.checks import devices_of, in_mode, require_device, require_model, uncompiled
 from gatedops.trace.progress import with_bar
 from gatedops.trace.recorder import Recorder
 from gatedops.trace.rows import Rows, RowsInFile, RowsInMemory
+from gatedops.trace.state import preserved
+from gatedops.trace.wrappers import unwrapped
 
 
 def record_gates(
@@ -24,25 +28,38 @@ def record_gates(
     batch_size: int = 256,
     out: str | os.PathLike[str] | None = None,
     *,
+    call: Callable[[nn.Module, Any], Any] | None = None,
+    training: bool = False,
     max_pool: bool = False,
     progress: bool | None = None,
 ) -> GateBits:
     """The gates of every ReLU that a model calls, in call order: on where the pre-activation is > 0.
 
-    Sees nn.ReLU, F.relu, torch.relu, x.relu() and the in-place forms, in any module, torch's own transformer layers
-    included, without changing the model. It runs in evaluation mode, without gradients and uncompiled; each batch is
-    packed to one bit a gate as it passes. Layers are named after the module that is the ReLU ("features.1"), or else
-    the one that calls it ("layer1.0.relu"); the second call of that name is "layer1.0.relu#2".
+    Sees ReLUs as modules, functions and methods, in place or not, in any module, torch's own transformer and RNN layers
+    included, without changing the model, and the same under other names: clamp(q, min=0), threshold(q, 0, 0),
+    maximum(q, 0), where(q > 0, q, 0), q * (q > 0), q.masked_fill(q <= 0, 0). What no input changes, such as a ReLU of a
+    weight, is not a gate. It runs without gradients and uncompiled; each batch is packed to one bit a gate as it
+    passes. Layers are named after the module that is the ReLU ("features.1"), or else the one that calls it
+    ("layer1.0.relu"); the second call of that name is "layer1.0.relu#2".
+
+    Where the inputs lie in a tensor inside the model is found, not guessed: before the first batch the model is called
+    on three of its rows in two orders. So tokens may be flattened, ``(n * T, C)``, and the inputs need not be the first
+    axis, ``(T, n, C)``; a gate of which they are no axis is refused by the name of its layer. In the same passes the
+    operators that torch really runs are looked at, and a rectifier that was missed is warned of by its layer's name.
 
     Args:
-        model: any module; ``model(inputs)`` is called with batches. Pre-activations are ``(n, w)``, ``(n, T, C)`` or
-            ``(n, C, H, W)``, the inputs always the first axis; ``(n,)`` is taken as ``(n, 1)``, a Conv1d's
-            ``(n, C, L)`` as ``(n, T, C)``.
-        data: inputs ``(n, ...)`` on the model's device, cut into batches; or a DataLoader or another iterable of
-            batches, each the inputs or a tuple that starts with them.
-        batch_size: rows at a time, where data is a tensor.
+        model: any module; ``model(inputs)`` is called with batches. Of one input, pre-activations are ``(w,)``,
+            ``(T, C)``, ``(C, H, W)`` or ``(C, D, H, W)``; a single number is taken as ``(1,)``, a Conv1d's ``(C, L)``
+            as ``(T, C)``.
+        data: inputs ``(n, ...)`` on the model's device, as a tensor or numpy array, cut into batches; or a DataLoader
+            or another iterable of batches, each the inputs or a tuple that starts with them. With `call` a batch may be
+            anything that holds a tensor whose rows are the inputs, and data also a dict of tensors, cut into batches.
+        batch_size: rows at a time, where data is cut.
         out: a file to write to, batch by batch, in the format of :meth:`GateBits.save`; for gates that do not fit into
             memory. It appears when all is written. The result is memory-mapped from it.
+        call: how the model takes a batch, such as ``lambda model, batch: model(**batch)``.
+        training: run in training mode: batch norm takes the statistics of each batch, dropout drops. Otherwise in
+            evaluation mode.
         max_pool: record the choices of every 2-d max-pool too, as layers of kind "select" (docs/math.md, section 9).
         progress: a bar (tqdm) over the batches. None: on a terminal, once it has taken a second.
 
@@ -50,21 +67,40 @@ def record_gates(
         GateBits on the data's device (with `out`: on the CPU).
 
     Raises:
-        TypeError, ValueError: an argument of another form; data on another device or without rows; a model that calls
-            no ReLU, or other ones in different batches. What the model raises goes through. The model is left as it
-            was in any case.
+        TypeError, ValueError: an argument of another form; data on another device, of a dtype or shape that the model
+            does not take, or without rows; a model that calls no ReLU, other ones in different batches, or one in whose
+            pre-activations the inputs are not found. What else the model raises goes through. The model is left as it
+            was in any case, its buffers and the state of random numbers included.
     """
     require_model(model)
     require_count(batch_size)
-    total = len(data) if isinstance(data, Tensor) and data.dim() else None
-    batches = batches_of(data, batch_size)
+    if call is not None and not callable(call):
+        raise TypeError(
+            f"call: got {type(call).__name__}, needs a function such as lambda model, batch: model(**batch)"
+        )
+    model = unwrapped(model)
+    data = as_tensor(data, "data") if isinstance(data, np.ndarray) else data
+    batches = _batches(model, data, batch_size) if call is None else whole_batches_of(data, batch_size)
+    total = rows_of(data) if isinstance(data, (Tensor, dict)) else None
     rows: Rows = RowsInMemory(total) if out is None else RowsInFile(file_at(out, "out"))
     count = operator.length_hint(data, 0) if total is None else -(-total // batch_size)
-    recorder = Recorder(model, max_pool)
+    recorder = Recorder(model, call or nn.Module.__call__, max_pool)
     with ExitStack() as stack:
-        for context in (rows, recorder, evaluating(model), uncompiled()):
+        kept = preserved(model) if training else nullcontext()
+        for context in (rows, recorder, kept, in_mode(model, training), uncompiled()):
             stack.enter_context(context)
-        for index, inputs in enumerate(with_bar(batches, "recording gates", "batch", count, progress)):
-            rows.add(recorder.gates_of(inputs, index))
+        for index, batch in enumerate(with_bar(batches, "recording gates", "batch", count, progress)):
+            rows.add(recorder.gates_of(batch, index))
         recorder.finish()
         return rows.finish()
+
+
+def _batches(model: nn.Module, data: Any, batch_size: int) -> Iterator[Tensor]:
+    """The inputs of each batch, on the model's device."""
+    devices = devices_of(model)
+
+    def checked(inputs: Tensor) -> Tensor:
+        require_device(devices, inputs, "data")
+        return inputs
+
+    return map(checked, batches_of(data, batch_size))

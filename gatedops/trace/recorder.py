@@ -12,54 +12,54 @@ from torch import Tensor, nn
 from gatedops.gatebits import GateBits
 from gatedops.layout import GateLayer
 from gatedops.ops.gates import pack_layer
-from gatedops.trace.checks import devices_of, require_device
-from gatedops.trace.mode import FUSED_RELU, MAX_POOL, RELU, Call, Intercept
+from gatedops.trace.batches import rows_of
+from gatedops.trace.calling import naming_inputs
+from gatedops.trace.mode import MAX_POOL, OTHER_POOL, Call, name_of
 from gatedops.trace.names import Numbering, RunningModules
+from gatedops.trace.passes import Pass, Probe, Run
 from gatedops.trace.pooling import Window
+from gatedops.trace.row_plan import FIRST, Arrangement
+from gatedops.trace.row_search import RowPlan, row_plan
 
-# Names of torch's functions, without a trailing underscore.
+# What torch calls activations that have no gates.
 _NO_GATES = re.compile(
-    "celu|elu|gelu|glu|hardshrink|hardsigmoid|hardswish|hardtanh|leaky_relu|logsigmoid|mish|prelu|relu6|rrelu|selu"
+    "celu|elu|gelu|glu|hardshrink|hardsigmoid|hardswish|hardtanh|leaky_relu|log_?sigmoid|mish|prelu|relu6|rrelu|selu"
     "|sigmoid|silu|softplus|softshrink|softsign|tanh|tanhshrink|threshold"
 )
-_UNRECORDED_POOLS = re.compile("max_pool[13]d|adaptive_max_pool[123]d|fractional_max_pool[23]d")
+_BY_ITSELF = "record that part of the model by itself: record_gates(part, its inputs)"
 
 Spec = tuple[str, tuple[int, ...], str]  # a layer's name, shape and kind
 
 
-class Recorder:
+class Recorder(Pass):
     """Runs a model on batches and packs the gates of each; holds hooks in the model while entered."""
 
-    def __init__(self, model: nn.Module, max_pool: bool) -> None:
-        self._model = model
-        self._devices = devices_of(model)
-        self._modules = RunningModules(model)
-        handlers = {RELU: self._on_relu, FUSED_RELU: self._on_fused}
-        if max_pool:
-            handlers[MAX_POOL] = self._on_max_pool
-        self._handlers = handlers
+    def __init__(self, model: nn.Module, run: Run, max_pool: bool) -> None:
+        super().__init__(model, run, RunningModules(model), max_pool)
         self._max_pool = max_pool
+        self._plan: RowPlan | None = None
         self._others: dict[str, None] = {}  # activations without gates, in the order they were seen
         self._expected: list[Spec] = []  # the layers of the first batch
         self._layers: tuple[GateLayer, ...] = ()
         self._begin(0)
 
     def __enter__(self) -> Recorder:
-        self._modules.__enter__()
+        self.modules.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._modules.__exit__(*error)
+        self.modules.__exit__(*error)
 
-    def gates_of(self, inputs: Tensor, index: int) -> GateBits:
+    def gates_of(self, batch: Any, index: int) -> GateBits:
         """The gates of one batch; its number is for errors."""
-        require_device(self._devices, inputs, "data")
-        self._begin(inputs.shape[0])
-        with torch.no_grad(), Intercept(self._model, self._handlers, self._on_other):
-            self._model(inputs)
+        if self._plan is None:
+            probe = Probe(self._model, self._run, self.modules, self._max_pool)
+            self._plan = row_plan(self._model, probe, batch)
+        self._begin(rows_of(batch) or 0)
+        with naming_inputs("data", batch, self._model):
+            self.over(batch)
         if not self._found:
-            others = f"; its activations have none: {', '.join(self._others)}" if self._others else ""
-            raise ValueError(f"model: calls no ReLU, so there are no gates to record{others}")
+            raise ValueError(f"model: calls no ReLU, so there are no gates to record{self._instead()}")
         if not self._layers:
             self._expected, self._layers = self._found, self._layout()
         elif self._found != self._expected:
@@ -67,18 +67,61 @@ class Recorder:
         return GateBits(torch.cat(self._words, dim=1), self._layers)
 
     def finish(self) -> None:
-        """Warns of activations that are no gates; ValueError where no batch came."""
-        if not self._layers:
+        """Warns of activations that are no gates and of rectifiers that were missed; ValueError where no batch came."""
+        if not self._layers or self._plan is None:
             raise ValueError("data: has no batches, needs at least one row")
         if self._others:
             listed = ", ".join(self._others)
             warnings.warn(f"these activations have no gates and are not recorded: {listed}", stacklevel=3)
+        if self._plan.missed:
+            listed = ", ".join(self._plan.missed)
+            warnings.warn(
+                f"these rectifiers ran and are not recorded: {listed}; write them as torch.relu(q), so that their gates"
+                " are seen",
+                stacklevel=3,
+            )
+
+    def take(self, values: Tensor, call: Call, constant: bool) -> None:
+        """Packs the gates, or the choices of a max-pool."""
+        plan = RowPlan() if self._plan is None else self._plan
+        arrangement = plan.of(self._calls, constant)
+        self._calls += 1
+        if arrangement is None:
+            return
+        name = self.name_of(call)
+        _require_numbers(values, name)
+        if not arrangement.fits(tuple(values.shape), self._rows):
+            raise ValueError(_misfit(name, tuple(values.shape), self._rows))
+        if call.kind == MAX_POOL:
+            self._add_choices(values, arrangement, call, name)
+        elif call.kind == OTHER_POOL:
+            raise ValueError(
+                f"max_pool: {call.name} ({name}) is not a 2-d max-pool, whose choices alone can be recorded; record"
+                " without max_pool=True"
+            )
+        else:
+            self._add_gates(arrangement.rows_first(values, self._rows), name)
+
+    def other(self, func: Any) -> None:
+        """Notes an activation that has no gates."""
+        op = name_of(func)
+        if _NO_GATES.fullmatch(op):
+            self._others[f"{op} ({self.modules.name(op)})"] = None
 
     def _begin(self, rows: int) -> None:
         self._rows = rows
+        self._calls = 0
         self._numbering = Numbering()
         self._found: list[Spec] = []
         self._words: list[Tensor] = []
+
+    def _instead(self) -> str:
+        """What the model calls in place of ReLUs, for an error."""
+        missed = () if self._plan is None else self._plan.missed
+        others = f"; its activations have none: {', '.join(self._others)}" if self._others else ""
+        if not missed:
+            return others
+        return f"{others}; these rectifiers ran and are not seen: {', '.join(missed)}; write them as torch.relu(q)"
 
     def _layout(self) -> tuple[GateLayer, ...]:
         layers, first = [], 0
@@ -87,52 +130,47 @@ class Recorder:
             first += words.shape[1]
         return tuple(layers)
 
-    def _on_relu(self, call: Call) -> Any:
-        self._add_gates(call.input)  # before the call: in place it overwrites its pre-activation
-        return call.run()
-
-    def _on_fused(self, call: Call) -> Any:
-        results = call.run()
-        z = results[0]  # > 0 where its pre-activation is
-        # (n, positions, channels) where a Gate records its gates: one position is a fully connected layer.
-        self._add_gates(z.squeeze(1) if z.dim() == 3 and z.shape[1] == 1 else z)
-        return results
-
-    def _on_max_pool(self, call: Call) -> Any:
-        z = call.input
-        name = self._modules.name(MAX_POOL)
-        self._require_rows(z, name)
+    def _add_choices(self, z: Tensor, arrangement: Arrangement, call: Call, name: str) -> None:
+        if arrangement != FIRST or z.dim() != 4:
+            raise ValueError(
+                f"max_pool: {name} works on {tuple(z.shape)} for a batch of {self._rows} inputs, needs (n, C, H, W);"
+                " record without max_pool=True"
+            )
         self._add(Window.of_call(call.args, call.kwargs).select(z), name, "select")
-        return call.run()
 
-    def _on_other(self, func: Any) -> None:
-        op = getattr(func, "__name__", "").split(".")[0].rstrip("_")
-        if _NO_GATES.fullmatch(op):
-            self._others[f"{op} ({self._modules.name(op)})"] = None
-        if self._max_pool and _UNRECORDED_POOLS.fullmatch(op):
-            name = self._modules.name(op)
-            raise ValueError(f"max_pool: {op} ({name}) is not a 2-d max-pool, whose choices alone can be recorded")
-
-    def _add_gates(self, q: Tensor) -> None:
-        name = self._modules.name(RELU)
-        self._require_rows(q, name)
-        if q.dim() > 4 or q.shape.numel() == 0:
+    def _add_gates(self, q: Tensor, name: str) -> None:
+        if q.dim() > 5 or q.shape.numel() == 0:
             given = tuple(q.shape[1:])
-            raise ValueError(f"model: the ReLU {name} has gates {given}, needs (w,), (T, C) or (C, H, W), at least one")
-        if not q.is_floating_point():
-            raise TypeError(f"model: the ReLU {name} works on {q.dtype}, needs floating point numbers")
+            raise ValueError(
+                f"model: the ReLU {name} has gates {given}, needs (w,), (T, C), (C, H, W) or (C, D, H, W), at least"
+                " one; flatten some of its axes in front of it"
+            )
         self._add(q.unsqueeze(1) if q.dim() == 1 else q, name, "gate")
 
     def _add(self, gates: Tensor, name: str, kind: str) -> None:
         self._found.append((self._numbering.unique(name), tuple(gates.shape[1:]), kind))
-        self._words.append(pack_layer(gates))
+        self._words.append(pack_layer(gates, kind))
 
-    def _require_rows(self, q: Tensor, name: str) -> None:
-        if q.dim() == 0 or q.shape[0] != self._rows:
-            raise ValueError(
-                f"model: {name} works on {tuple(q.shape)} for a batch of {self._rows} inputs; the inputs need to be"
-                " the first axis (in a transformer: batch_first=True)"
-            )
+
+def _require_numbers(q: Tensor, name: str) -> None:
+    """Raises unless these are numbers of single inputs."""
+    if torch._C._functorch.is_functorch_wrapped_tensor(q):
+        raise ValueError(
+            f"model: {name} runs inside torch.func (vmap, grad), where the rows of a batch are not seen; call the layer"
+            " with the whole batch instead"
+        )
+    if q.layout != torch.strided:
+        raise ValueError(f"model: {name} works on {q.layout}, needs a dense tensor; convert it with to_dense()")
+    if not q.is_floating_point():
+        raise TypeError(f"model: {name} works on {q.dtype}, needs floating point numbers; convert them with float()")
+
+
+def _misfit(name: str, shape: tuple[int, ...], rows: int) -> str:
+    """What to say of a call in which the rows do not lie as they did in the passes over a few of them."""
+    return (
+        f"model: {name} works on {shape} for a batch of {rows} inputs; the inputs need to be the first axis (in a"
+        f" transformer: batch_first=True), or, where only some of them come there as to an expert, {_BY_ITSELF}"
+    )
 
 
 def _difference(expected: list[Spec], found: list[Spec], index: int) -> str:

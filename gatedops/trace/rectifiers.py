@@ -66,7 +66,7 @@ class Masks:
         known = self._known.get(mask)
         if known is None or known.positive != positive:
             return False
-        return known.version == _version(q) and _same(known.q, q)
+        return known.version == _version(known.q) and _same(known.q, q)
 
 
 def _compared(order: str, left: Any = None, right: Any = None, **named: Any) -> tuple[Tensor, bool] | None:
@@ -92,13 +92,13 @@ def _is_zero(value: Any) -> bool:
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors are one piece of memory seen in one way."""
+    """Whether two tensors are one, or hold the same numbers as a tensor and its copy do."""
     if a is b:
         return True
-    if torch.compiler.is_compiling() or a.is_meta:
+    if torch.compiler.is_compiling() or a.is_meta or a.shape != b.shape or a.device != b.device:
         return False
     try:
-        return (a.data_ptr(), a.shape, a.stride()) == (b.data_ptr(), b.shape, b.stride())
+        return torch.equal(a.detach(), b.detach().to(a.dtype))
     except RuntimeError:  # inside transformations of functions
         return False
 
@@ -129,35 +129,35 @@ _COPIES = _NEGATIONS.union(
 
 
 def _first(args: Arguments, kwargs: Keywords, masks: Masks) -> Tensor | None:
-    return _argument(args, kwargs, 0, "input", "self")
+    return argument(args, kwargs, 0, "input", "self")
 
 
 def _clamp(args: Arguments, kwargs: Keywords, masks: Masks) -> Tensor | None:
     """clamp(q, 0) and clamp(q, 0, inf)."""
-    least, most = _argument(args, kwargs, 1, "min"), _argument(args, kwargs, 2, "max")
+    least, most = argument(args, kwargs, 1, "min"), argument(args, kwargs, 2, "max")
     unlimited = most is None or (isinstance(most, (int, float)) and most == math.inf)
-    return _argument(args, kwargs, 0, "input", "self") if _is_zero(least) and unlimited else None
+    return argument(args, kwargs, 0, "input", "self") if _is_zero(least) and unlimited else None
 
 
 def _threshold(args: Arguments, kwargs: Keywords, masks: Masks) -> Tensor | None:
-    both = (_argument(args, kwargs, 1, "threshold"), _argument(args, kwargs, 2, "value"))
-    return _argument(args, kwargs, 0, "input", "self") if all(_is_zero(value) for value in both) else None
+    both = (argument(args, kwargs, 1, "threshold"), argument(args, kwargs, 2, "value"))
+    return argument(args, kwargs, 0, "input", "self") if all(_is_zero(value) for value in both) else None
 
 
 def _hardtanh(args: Arguments, kwargs: Keywords, masks: Masks) -> Tensor | None:
-    least = _argument(args, kwargs, 1, "min_val", default=-1.0)
-    most = _argument(args, kwargs, 2, "max_val", default=1.0)
-    return _argument(args, kwargs, 0, "input", "self") if _is_zero(least) and most == math.inf else None
+    least = argument(args, kwargs, 1, "min_val", default=-1.0)
+    most = argument(args, kwargs, 2, "max_val", default=1.0)
+    return argument(args, kwargs, 0, "input", "self") if _is_zero(least) and most == math.inf else None
 
 
 def _leaky_relu(args: Arguments, kwargs: Keywords, masks: Masks) -> Tensor | None:
-    slope = _argument(args, kwargs, 1, "negative_slope", default=0.01)
-    return _argument(args, kwargs, 0, "input", "self") if _is_zero(slope) else None
+    slope = argument(args, kwargs, 1, "negative_slope", default=0.01)
+    return argument(args, kwargs, 0, "input", "self") if _is_zero(slope) else None
 
 
 def _maximum(args: Arguments, kwargs: Keywords, masks: Masks) -> Tensor | None:
     """The larger of q and 0; torch.max(q, dim=0) is another function."""
-    left, right = _argument(args, kwargs, 0, "input", "self"), _argument(args, kwargs, 1, "other")
+    left, right = argument(args, kwargs, 0, "input", "self"), argument(args, kwargs, 1, "other")
     if not isinstance(left, Tensor) or not isinstance(right, Tensor):
         return None
     for q, zero in ((left, right), (right, left)):
@@ -168,8 +168,8 @@ def _maximum(args: Arguments, kwargs: Keywords, masks: Masks) -> Tensor | None:
 
 def _where(args: Arguments, kwargs: Keywords, masks: Masks) -> Tensor | None:
     """where(q > 0, q, 0) and where(q <= 0, 0, q); the method where(q, mask, 0) has another order of arguments."""
-    given = [_argument(args, kwargs, index, *names) for index, names in enumerate((("condition",), ("input", "self")))]
-    mask, chosen, other = *given, _argument(args, kwargs, 2, "other")
+    given = [argument(args, kwargs, index, *names) for index, names in enumerate((("condition",), ("input", "self")))]
+    mask, chosen, other = *given, argument(args, kwargs, 2, "other")
     if isinstance(mask, Tensor) and mask.dtype != torch.bool:
         mask, chosen = chosen, mask
     for q, zero, positive in ((chosen, other, True), (other, chosen, False)):
@@ -180,7 +180,7 @@ def _where(args: Arguments, kwargs: Keywords, masks: Masks) -> Tensor | None:
 
 def _product(args: Arguments, kwargs: Keywords, masks: Masks) -> Tensor | None:
     """q times (q > 0)."""
-    left, right = _argument(args, kwargs, 0, "input", "self"), _argument(args, kwargs, 1, "other")
+    left, right = argument(args, kwargs, 0, "input", "self"), argument(args, kwargs, 1, "other")
     for q, mask in ((left, right), (right, left)):
         if masks.says(mask, q, True):
             return q if isinstance(q, Tensor) else None
@@ -189,12 +189,12 @@ def _product(args: Arguments, kwargs: Keywords, masks: Masks) -> Tensor | None:
 
 def _filled(args: Arguments, kwargs: Keywords, masks: Masks) -> Tensor | None:
     """q.masked_fill(q <= 0, 0) and q[q <= 0] = 0."""
-    q, mask = _argument(args, kwargs, 0, "input", "self"), _argument(args, kwargs, 1, "mask")
-    value = _argument(args, kwargs, 2, "value")
+    q, mask = argument(args, kwargs, 0, "input", "self"), argument(args, kwargs, 1, "mask")
+    value = argument(args, kwargs, 2, "value")
     return q if masks.says(mask, q, False) and _is_zero(value) and isinstance(q, Tensor) else None
 
 
-def _argument(args: Arguments, kwargs: Keywords, index: int, *names: str, default: Any = None) -> Any:
+def argument(args: Arguments, kwargs: Keywords, index: int, *names: str, default: Any = None) -> Any:
     """An argument by its place or one of its names."""
     if index < len(args):
         return args[index]
@@ -228,4 +228,4 @@ def is_in_place(func: Any, args: Arguments, kwargs: Keywords) -> bool:
     if func in _IN_PLACE:
         return True
     places = {F.relu: 1, F.threshold: 3, F.hardtanh: 3, F.leaky_relu: 2}
-    return func in places and bool(_argument(args, kwargs, places[func], "inplace", default=False))
+    return func in places and bool(argument(args, kwargs, places[func], "inplace", default=False))

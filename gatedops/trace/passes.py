@@ -1,0 +1,104 @@
+"""A forward pass of a model that is watched, and what it shows: its rectifiers and max-pools in call order."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gatedops.trace.mode import FUSED_RELU, MAX_POOL, OTHER_POOL, RELU, RNN_RELU, Call, Intercept
+from gatedops.trace.names import RunningModules
+from gatedops.trace.recurrent import activations_of
+from gatedops.trace.watch import Watch
+
+Run = Callable[[nn.Module, Any], Any]
+
+
+class Pass(ABC):
+    """Runs a model on a batch without gradients and takes what each rectifier (and each max-pool) works on.
+
+    Args:
+        model: the model.
+        run: ``run(model, batch)`` calls it.
+        modules: of the model, entered.
+        max_pool: take the inputs of max-pools too.
+    """
+
+    def __init__(self, model: nn.Module, run: Run, modules: RunningModules, max_pool: bool) -> None:
+        self._model, self._run, self.modules = model, run, modules
+        self._watch: Watch | None = None
+        pools = {MAX_POOL: self._on_call, OTHER_POOL: self._on_call} if max_pool else {}
+        self._handlers = {RELU: self._on_call, FUSED_RELU: self._on_call, RNN_RELU: self._on_call, **pools}
+
+    @abstractmethod
+    def take(self, values: Tensor, call: Call, constant: bool) -> None:
+        """What a rectifier works on, greater than 0 where its gates are on; or the input of a max-pool."""
+
+    @abstractmethod
+    def other(self, func: Any) -> None:
+        """A function that is not a rectifier is called."""
+
+    def over(self, batch: Any, watched: bool = False) -> tuple[str, ...]:
+        """Runs the model. With `watched` the result names the rectifiers that ran without being taken."""
+        mode = Intercept(self._model, self._handlers, self._on_other, lambda call: self._on_call(call, True))
+        self._watch = Watch(lambda: self.modules.place(), mode.is_constant) if watched else None
+        with torch.no_grad(), ExitStack() as stack:
+            if self._watch is not None:
+                stack.enter_context(self._watch)
+            stack.enter_context(mode)
+            self._run(self._model, batch)
+        return () if self._watch is None else tuple(self._watch.missed)
+
+    def name_of(self, call: Call) -> str:
+        """The name of a call made now; not unique."""
+        return self.modules.name({RELU: RELU, FUSED_RELU: RELU, MAX_POOL: MAX_POOL}.get(call.kind, call.name))
+
+    def _on_call(self, call: Call, constant: bool = False) -> Any:
+        with nullcontext() if self._watch is None else self._watch.known():
+            if call.kind not in (FUSED_RELU, RNN_RELU):
+                self.take(call.input, call, constant)  # before the call: in place it overwrites its pre-activation
+                return call.run()
+            result = call.run()
+            if call.kind == RNN_RELU:
+                for values in activations_of(call, result):
+                    self.take(values, call, constant)
+                return result
+            z = result[0]
+            # (n, positions, channels) where a Gate records its gates: one position is a fully connected layer.
+            self.take(z.squeeze(1) if z.dim() == 3 and z.shape[1] == 1 else z, call, constant)
+            return result
+
+    def _on_other(self, func: Any) -> None:
+        if self._watch is not None:
+            self._watch.enter(func)
+        self.other(func)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a rectifier or a max-pool works on in one pass."""
+
+    name: str
+    values: Tensor
+    constant: bool
+
+
+class Probe(Pass):
+    """A pass that keeps what it takes: for a few rows only."""
+
+    def values_of(self, batch: Any, watched: bool = False) -> tuple[list[Taken], tuple[str, ...]]:
+        """What the model's calls work on, in their order, and with `watched` the rectifiers that were missed."""
+        self._taken: list[Taken] = []
+        missed = self.over(batch, watched)
+        return self._taken, missed
+
+    def take(self, values: Tensor, call: Call, constant: bool) -> None:
+        self._taken.append(Taken(self.name_of(call), values.detach().clone(), constant))
+
+    def other(self, func: Any) -> None:
+        """Nothing to keep."""

@@ -1,0 +1,84 @@
+"""Where the rows of a batch lie in the tensors inside a model: found by calling the model on rows in another order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_CLOSE = 1e-3  # relative; the rounding of a deep net, not the difference between two inputs
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """Where the n rows of a batch lie in a tensor.
+
+    Args:
+        kind: "axis": `axis` is that of the rows. "blocks": the first axis holds n blocks of one length, each a row's
+            (the tokens of an input one after another). "strips": the first axis holds blocks of n, one number of each
+            row after another (the first token of every input, then the second).
+        axis: of the rows, where kind is "axis".
+    """
+
+    kind: str
+    axis: int = 0
+
+    def fits(self, shape: tuple[int, ...], n: int) -> bool:
+        """Whether a tensor of this shape can hold n rows in this way."""
+        if self.kind == "axis":
+            return len(shape) > self.axis and shape[self.axis] == n
+        return len(shape) > 0 and shape[0] > n and shape[0] % n == 0
+
+    def rows_first(self, values: Tensor, n: int) -> Tensor:
+        """A view ``(n, ...)``; positions of blocks and strips come behind the channels of images, else first."""
+        if self.kind == "axis":
+            return values.movedim(self.axis, 0)
+        size = values.shape[0] // n
+        split = values.unflatten(0, (n, size) if self.kind == "blocks" else (size, n))
+        rows = split if self.kind == "blocks" else split.transpose(0, 1)
+        return rows.movedim(1, 2) if rows.dim() == 5 else rows  # (n, T, C, H, W): a volume of T images
+
+
+FIRST = Arrangement("axis")
+
+
+def arrangement_of(before: Tensor, after: Tensor, order: Tensor) -> Arrangement | None:
+    """How the rows lie in a tensor of a model's pass, from its values in another pass with the rows in another order.
+
+    Args:
+        before, after: the tensor in the two passes.
+        order: which row of the first pass each row of the second one is.
+
+    Returns:
+        The first arrangement in which the rows change places as those of the inputs do; None where none is.
+    """
+    if before.shape != after.shape:
+        return None
+    n = len(order)
+    for one in _arrangements(before.dim()):
+        if one.fits(tuple(before.shape), n):
+            expected = one.rows_first(before, n)[order.to(before.device)]
+            if is_close(expected, one.rows_first(after, n)):
+                return one
+    return None
+
+
+def is_close(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are equal up to rounding."""
+    if a.shape != b.shape:
+        return False
+    if not a.is_floating_point():
+        return torch.equal(a, b)
+    finite = a.detach().abs().nan_to_num(0.0, 0.0, 0.0)
+    largest = float(finite.max()) if finite.numel() else 0.0
+    return bool(torch.isclose(a, b, rtol=_CLOSE, atol=_CLOSE * largest, equal_nan=True).all())
+
+
+def _arrangements(dimensions: int) -> Iterator[Arrangement]:
+    yield FIRST
+    for axis in range(1, dimensions):
+        yield Arrangement("axis", axis)
+    yield Arrangement("blocks")
+    yield Arrangement("strips")

@@ -1,0 +1,78 @@
+"""What torch really calls: rectifiers that run where no handler of functions sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from gatedops.trace.mode import name_of
+from gatedops.trace.rectifiers import FORMS, Masks
+
+# Functions of torch whose inside clamps at 0 for the sake of rounding alone.
+_NUMERICAL = frozenset(["cdist", "pdist", "dist"])
+
+
+class Watch(TorchDispatchMode):
+    """Names the rectifiers among the operators that run while it is on and :meth:`known` is not entered.
+
+    An operator is a rectifier if it computes q where q > 0 and 0 elsewhere, under whatever name, or if it says by its
+    name that a ReLU is a part of it (``mylib::bias_relu``).
+
+    Args:
+        where: the place in the model that runs now, for the report.
+        is_constant: whether no input changes a tensor.
+    """
+
+    def __init__(self, where: Callable[[], str], is_constant: Callable[[Tensor], bool]) -> None:
+        super().__init__()
+        self._where = where
+        self._is_constant = is_constant
+        self._masks = Masks()
+        self._known = 0
+        self._numerical = False
+        self.missed: dict[str, None] = {}  # in the order in which they ran
+
+    @contextmanager
+    def known(self) -> Iterator[None]:
+        """While entered, what runs is part of a call that is recorded."""
+        self._known += 1
+        try:
+            yield
+        finally:
+            self._known -= 1
+
+    def enter(self, func: Any) -> None:
+        """A function of torch is called; what runs from now on is a part of it."""
+        self._numerical = name_of(func) in _NUMERICAL
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = {} if kwargs is None else kwargs
+        if self._known == 0 and not self._numerical and self._is_rectifier(func, args, kwargs):
+            self.missed[f"{func.name()} in {self._where()}"] = None
+        result = func(*args, **kwargs)
+        self._masks.see(func, args, kwargs, result)
+        return result
+
+    def _is_rectifier(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> bool:
+        form = FORMS.get(func)
+        if form is not None:
+            q = form(args, kwargs, self._masks)
+            return isinstance(q, Tensor) and q.is_floating_point() and not self._is_constant(q)
+        tensors = [value for value in args if isinstance(value, Tensor)]
+        if not tensors or all(self._is_constant(tensor) for tensor in tensors):
+            return False
+        return _says_relu(func, args)
+
+
+def _says_relu(func: Any, args: tuple) -> bool:
+    """Whether an operator that torch does not define in parts has a ReLU in it by its name or by an argument."""
+    name = func.name().split("::")[-1].split(".")[0]
+    if name == "_transformer_encoder_layer_fwd":
+        return True  # ReLU or GELU; either is not seen
+    if func.namespace == "aten" or func.namespace == "prims":
+        return False
+    return "relu" in name.split("_") or "relu" in args
