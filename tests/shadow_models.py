@@ -149,10 +149,10 @@ def test_gates_of_a_cpu_data_loader_are_recorded_into_a_file(tmp_path):
 @pytest.mark.parametrize("name", INPUTS)
 def test_a_fused_net_is_trained_as_on_the_cpu(name):
     net, x = made(name, 5)
-    fused = fuse_relu(there(net))
-    assert fused.fuse_report == fuse_relu(net).fuse_report
-    assert record_gates(fused, x.to("shadow")) == record_gates(fuse_relu(net), x).to("shadow")
-    assert_trained_alike(fuse_relu(net), x)
+    fused = fuse_relu(there(net), x.to("shadow"))
+    assert fused.fuse_report == fuse_relu(net, x).fuse_report
+    assert record_gates(fused, x.to("shadow")) == record_gates(fuse_relu(net, x), x).to("shadow")
+    assert_trained_alike(fuse_relu(net, x), x)
 
 
 @pytest.mark.parametrize("gate", ["hard", "soft"])
@@ -179,7 +179,7 @@ def test_autocast_gives_what_it_gives_on_the_cpu(name):
     for device in ("shadow", "cpu"):
         if name in INPUTS:
             net, x = made(name, 5)
-            net = fuse_relu(net)
+            net = fuse_relu(net, x)
         else:
             net, x = dgn(*name.split(), dtype=torch.float32), inputs_of(name.split()[0], 5, dtype=torch.float32)
         net, x = net.to(device), x.to(device)
@@ -197,7 +197,7 @@ def test_compiled_nets_are_trained_as_on_the_cpu(name):
     torch._dynamo.reset()
     architecture, _, variant = name.partition(" ")
     net, x = (dgn(architecture, variant), inputs_of(architecture, 6)) if variant else made(name, 6)
-    net = net if variant else fuse_relu(net)
+    net = net if variant else fuse_relu(net, x)
     compiled = torch.compile(there(net), fullgraph=True, backend="aot_eager", dynamic=True)
     for n in (4, 6):
         found = steps_of(compiled, x[:n].to("shadow"), labels_of(x[:n]).to("shadow"), 1)

@@ -396,8 +396,8 @@ def test_dtype_and_device(architecture, variant):
 @pytest.mark.parametrize("architecture", ["fc", "vconv"])
 def test_fusing_changes_nothing(architecture, variant):
     model, x = model_of(architecture, variant), inputs_of(architecture, 4)
-    fused = fuse_relu(model)
-    assert fused.fuse_report.replaced
+    fused = fuse_relu(model, x)
+    assert fused.fuse_report.replaced == ()  # a DGN runs the layers of its networks in pairs, not as modules
     assert_same_bits(fused(x), model(x))
     assert fused.gates(x) == model.gates(x)
 

@@ -92,8 +92,8 @@ def test_a_disagreement_stops_the_benchmark(benchmark_module: Importer, monkeypa
         recording.time_recording(models.SUBJECTS[0], 2, 1, 1, seed=0)
     flipped = gatedops.fuse_relu
 
-    def wrong(net: torch.nn.Module) -> torch.nn.Module:
-        fused = flipped(net)
+    def wrong(net: torch.nn.Module, example: torch.Tensor) -> torch.nn.Module:
+        fused = flipped(net, example)
         fused[-1].bias.data += 1
         return fused
 

@@ -65,7 +65,7 @@ def test_nets_of_others(name):
         assert found.layers == expected.layers
     for kind in ({"gate": "hard"}, {"gate": "soft", "train_features": True}):
         assert gated_twin(twin, **kind)(inputs).shape == net(x).shape
-    assert fuse_relu(twin)(inputs).shape == net(x).shape
+    assert fuse_relu(twin, inputs)(inputs).shape == net(x).shape
 
 
 @pytest.mark.usefixtures("exported_once")
