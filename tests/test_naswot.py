@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from memory import needs_proc, peak_mib
 from strategies import dense, examples, generator, nets, random_bits, seeds
 from tolerances import FLOAT64_SUMS
+from torch import Tensor, nn
 
 from gatedops import GateBits, gate_agreement, naswot_score, record_gates
 
@@ -40,25 +41,65 @@ def test_the_score_is_the_log_determinant_of_gates_less_distances(n, specs, seed
     assert math.isclose(naswot_score(bits), log_determinant(kernel_of(bits)), rel_tol=FLOAT64_SUMS)
 
 
-def test_the_score_of_the_released_code():
-    """score_networks.py of BayesWatch/nas-without-training: K + K2 of every ReLU module, then slogdet."""
-    net = torch.nn.Sequential(
-        torch.nn.Conv2d(1, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(288, 50), torch.nn.ReLU()
-    )
-    kernel = np.zeros((20, 20))
+class Cell(nn.Module):
+    """A cell of NAS-Bench-201: four nodes, each the sum of an operation of every node before it."""
+
+    def __init__(self, channels: int, operations: list[str]) -> None:
+        super().__init__()
+        self.edges = nn.ModuleList(self.edge(channels, operation) for operation in operations)
+
+    @staticmethod
+    def edge(channels: int, operation: str) -> nn.Module:
+        if operation in ("conv_1x1", "conv_3x3"):
+            size = int(operation[-1])
+            conv = nn.Conv2d(channels, channels, size, padding=size // 2, bias=False)
+            return nn.Sequential(nn.ReLU(), conv, nn.BatchNorm2d(channels))
+        return nn.AvgPool2d(3, 1, 1) if operation == "avg_pool" else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        edges, nodes = iter(self.edges), [x]
+        for _ in range(3):
+            nodes.append(sum(next(edges)(node) for node in nodes))
+        return nodes[-1]
+
+
+def cell_net(operations: list[str]) -> nn.Module:
+    stem = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4))
+    reduction = nn.Sequential(nn.ReLU(), nn.Conv2d(4, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8))
+    head = nn.Sequential(nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    return nn.Sequential(stem, Cell(4, operations), reduction, Cell(8, operations), head)
+
+
+def released_score(net: nn.Module, x: Tensor) -> float:
+    """score_networks.py of BayesWatch/nas-without-training: K + K2 of every ReLU module in training mode, slogdet."""
+    net.train()
+    kernel = np.zeros((len(x), len(x)))
 
     def count(module, inputs, output):
         nonlocal kernel
-        on = (inputs[0].reshape(20, -1) > 0).float()
+        on = (inputs[0].reshape(len(x), -1) > 0).float()
         kernel = kernel + (on @ on.T).numpy() + ((1 - on) @ (1 - on).T).numpy()
 
-    hooks = [module.register_forward_hook(count) for module in net if isinstance(module, torch.nn.ReLU)]
-    x = torch.randn(20, 1, 8, 8, generator=generator(0))
+    hooks = [module.register_forward_hook(count) for module in net.modules() if isinstance(module, nn.ReLU)]
     with torch.no_grad():
         net(x)
     for hook in hooks:
         hook.remove()
-    assert math.isclose(naswot_score(record_gates(net, x)), log_determinant(kernel), rel_tol=FLOAT64_SUMS)
+    return log_determinant(kernel)
+
+
+OPERATIONS = ["conv_1x1", "conv_3x3", "avg_pool", "skip"]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_score_of_the_released_code(seed):
+    drawn = torch.randint(4, (6,), generator=generator(seed)).tolist()
+    net = cell_net([OPERATIONS[index] for index in drawn])
+    x = torch.randn(16, 3, 8, 8, generator=generator(seed))
+    bits = record_gates(net, x, batch_size=len(x), training=True)
+    assert math.isclose(naswot_score(bits), released_score(net, x), rel_tol=FLOAT64_SUMS)
+    evaluated = naswot_score(record_gates(net, x))
+    assert not math.isclose(evaluated, naswot_score(bits), rel_tol=1e-4)  # the difference that training mode makes
 
 
 def test_the_score_of_two_inputs():

@@ -567,6 +567,14 @@ def test_numpy_inputs():
     assert record_gates(net, [x.numpy()]) == record_gates(net, x)
 
 
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel, lambda net: nn.DataParallel(torch.compile(net))])
+def test_wrappers_leave_names_and_gates_as_they_are(wrap):
+    net, x = nn.Sequential(nn.Linear(5, 6), nn.ReLU()), torch.randn(9, 5)
+    assert record_gates(wrap(net), x, 4) == record_gates(net, x, 4)
+    inside = nn.Sequential(torch.compile(net), nn.Linear(6, 2))
+    assert [layer.name for layer in record_gates(inside, x).layers] == ["0.1"]
+
+
 # --- inputs that the model does not take ---------------------------------------------------------------------------
 
 

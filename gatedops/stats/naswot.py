@@ -36,9 +36,14 @@ def naswot_score(
     """``log |det K_H|``, ``K_H[s, s'] = N - d_H(s, s')`` with N gates and d_H the Hamming distance of the activation
     patterns (docs/math.md, section 12): the larger, the better an untrained net tells the inputs of a batch apart.
 
-    This is the definition of the paper and of its released code, which sums ``g g^T + (1 - g)(1 - g)^T`` over the ReLU
-    modules of a net and takes ``numpy.linalg.slogdet``; both use one batch of 128 inputs. Layers are not weighted: wide
-    ones count for more. (The first version of the paper scored Jacobians instead.)
+    The released code of the paper sums ``g g^T + (1 - g)(1 - g)^T`` over the calls of the ReLU modules of a net and
+    takes ``numpy.linalg.slogdet``. It runs one batch of 128 inputs through the untrained net in training mode, so that batch
+    norms take the statistics of that batch: its score is that of
+
+        naswot_score(record_gates(net, x, batch_size=len(x), training=True))
+
+    and gates recorded in evaluation mode have another one. Layers are not weighted: wide ones count for more. (The
+    first version of the paper scored Jacobians instead.)
 
     K_H is positive semi-definite and its entries are integers, so that its determinant is 0 or at least 1: the score is
     -inf or at least 0. It is -inf where two inputs have the same pattern, where there are more than ``N + 1`` inputs,
