@@ -141,7 +141,8 @@ def test_compiled_models_and_compiled_parts_are_taken_as_they_were_written():
     assert torch.equal(gated_twin(whole, whole)(X), expected)
     assert type(gated_twin(whole).value) is nn.Sequential
     parallel = nn.DataParallel(net)
-    assert torch.equal(gated_twin(parallel, parallel)(X), expected)
+    for value in (parallel, parallel.state_dict(), whole.state_dict()):
+        assert torch.equal(gated_twin(parallel, value)(X), expected)
     net[1] = torch.compile(net[1], backend="eager")
     for value in (net, net.state_dict()):
         twin = gated_twin(net, value)

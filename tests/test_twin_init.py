@@ -310,7 +310,18 @@ class Nothing(Scaled):
     def init_weights(self) -> None: ...
 
 
+class Raises(Scaled):
+    def _init_weights(self, m: nn.Module) -> None:
+        nn.init.orthogonal_(m.bias)
+
+
+class Unclear(Scaled):
+    def init_weights(self, gain: float) -> None: ...
+
+
 WRONG = {
+    "a method that raises": (Raises, {"init": "model"}, "init: _init_weights of Raises raises .*; give init="),
+    "a method of other arguments": (Unclear, {"init": "model"}, r"the model \(Unclear\) has none of"),
     "a parameter that nothing draws": (Scaled, {}, "nothing draws scale, of Scaled; give init="),
     "in a list": (lambda: nn.Sequential(Half(), nn.ParameterList([torch.ones(2)])), {}, "nothing draws 0.w, of Half"),
     "half of it": (Half, {}, "nothing draws w, of Half"),

@@ -22,6 +22,7 @@ METHODS = (
     *("init_parameters", "initialize_parameters", "_init_parameters"),
 )
 _RESETS = ("reset_parameters", "_reset_parameters")
+_MODULES = ("module", "m", "mod", "layer")  # names of an argument that is a module
 _TORCH = ("torch.", "gatedops.")
 
 
@@ -88,7 +89,7 @@ def _spoil(parameter: Tensor) -> None:
 def _reset(module: nn.Module) -> None:
     for name in _RESETS:
         method = getattr(module, name, None)
-        if callable(method) and _required(method) == 0:
+        if callable(method) and _required(method) == []:
             method()
             return
 
@@ -124,7 +125,7 @@ def _draw_by_methods(network: nn.Module) -> None:
     for module in reversed(list(network.modules())):
         method = _method(module)
         if method is not None:
-            module.apply(method) if _required(method) else method()
+            _call(method, module)
     if all(torch.equal(old, new) for old, new in zip(before, network.parameters(), strict=True)):
         raise ValueError(
             "init: the model's own methods draw none of its weights; give init=, a function that does to the value"
@@ -145,19 +146,33 @@ def _without_methods(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Mod
 
 
 def _method(module: nn.Module) -> Callable[..., Any] | None:
-    """The first of METHODS that a module has and that can be called with nothing or with one module."""
+    """The first of METHODS that a module has and that can be called with nothing, or with a module."""
     found = (getattr(module, name, None) for name in METHODS)
-    return next((method for method in found if callable(method) and _required(method) in (0, 1)), None)
+    return next((method for method in found if callable(method) and _required(method) in ([], ["module"])), None)
 
 
-def _required(method: Callable[..., Any]) -> int:
-    """How many arguments a method cannot do without."""
+def _call(method: Callable[..., Any], module: nn.Module) -> None:
+    """Calls a method, or calls it with each module in its own."""
+    try:
+        module.apply(method) if _required(method) else method()
+    except Exception as error:
+        name = getattr(method, "__name__", "")
+        raise ValueError(
+            f"init: {name} of {type(module).__name__} raises {type(error).__name__}: {error}; give init=, a function"
+            " that does to the value network what the model's constructor does to its weights"
+        ) from error
+
+
+def _required(method: Callable[..., Any]) -> list[str] | None:
+    """The arguments that a method cannot do without, those that are modules by their names or types as "module"; None
+    where they are not known."""
     try:
         parameters = inspect.signature(method).parameters.values()
     except (TypeError, ValueError):
-        return -1
+        return None
     kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return sum(p.default is inspect.Parameter.empty and p.kind not in kinds for p in parameters)
+    needed = [p for p in parameters if p.default is inspect.Parameter.empty and p.kind not in kinds]
+    return ["module" if p.name in _MODULES or "Module" in str(p.annotation) else p.name for p in needed]
 
 
 def _called(path: str, module: nn.Module) -> str:

@@ -20,6 +20,7 @@ from gatedops.trace.replay import Features, Replay, refuse_rnn
 from gatedops.trace.twin_bits import Cached, Packing
 from gatedops.trace.wrappers import plain_path, unwrapped
 
+_PARALLEL = "module."  # what DataParallel and DistributedDataParallel put before the keys of a state_dict
 _CHOICES = {"pool": ("feature", "value"), "batch_norm": ("value", "feature", "off"), "gate": ("hard", "soft")}
 
 
@@ -242,8 +243,11 @@ def _value_network(model: nn.Module, value: Any, init: Init) -> nn.Module:
         draw_anew(network, init)
         return _learning(network, True)
     state = unwrapped(value).state_dict() if isinstance(value, nn.Module) else value
+    names = [plain_path(name) for name in state]
+    if names and all(name.startswith(_PARALLEL) for name in names) and not hasattr(network, _PARALLEL[:-1]):
+        names = [name.removeprefix(_PARALLEL) for name in names]
     try:
-        network.load_state_dict({plain_path(name): tensor for name, tensor in state.items()})
+        network.load_state_dict(dict(zip(names, state.values(), strict=True)))
     except RuntimeError as error:
         raise ValueError(
             f"value: does not fit the model: {error}; give weights of a model of the same architecture"
