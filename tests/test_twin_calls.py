@@ -131,6 +131,26 @@ def test_a_relu_under_another_name_takes_the_gate(form, soft):
         torch.testing.assert_close(ours, theirs)
 
 
+def with_out(q: Tensor) -> Tensor:
+    return torch.clamp(q.detach(), min=0, out=torch.empty(q.shape))
+
+
+class InScript(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(5, 8), Called(with_out), nn.Linear(3, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.c(self.b(F.relu(self.a(x))[:, :5])))
+
+
+def test_a_relu_that_no_function_call_shows_is_told_once():
+    twin = gated_twin(InScript())
+    with pytest.warns(UserWarning, match=r"value: these rectifiers take no gates .*clamp\.out in b; call F\.relu"):
+        twin(X)
+    twin(X)  # warnings are errors
+
+
 # --- wrappers and copies ------------------------------------------------------------------------------------------
 
 

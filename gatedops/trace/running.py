@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from types import FrameType
 
 import torch
@@ -19,14 +18,13 @@ _OURS = ("gatedops.", "torch._library.")  # ops with gradients of their own, who
 
 def name_of_call(model: nn.Module, op: str) -> str:
     """The name of a call of `op` made now: the path of the module of the model that makes it (names.call_name)."""
-    if torch.compiler.is_compiling():
-        return op
-    paths = {id(module): path for path, module in model.named_modules()}
-    for frame in _stack():
-        module = frame.f_locals.get("self")
-        if isinstance(module, nn.Module) and id(module) in paths:
-            return call_name(paths[id(module)], module, op)
-    return op
+    path, module = _running(model)
+    return op if module is None else call_name(path, module, op)
+
+
+def place(model: nn.Module) -> str:
+    """The path of the module of the model that runs now."""
+    return _running(model)[0] or "the model"
 
 
 def rerun_by(outermost: str) -> str | None:
@@ -53,9 +51,14 @@ def rerun_by(outermost: str) -> str | None:
     return None
 
 
-def _stack() -> Iterator[FrameType]:
-    """The frames around the caller, inner ones first."""
+def _running(model: nn.Module) -> tuple[str, nn.Module | None]:
+    if torch.compiler.is_compiling():
+        return "", None
+    paths = {id(module): path for path, module in model.named_modules()}
     frame: FrameType | None = sys._getframe(2)
     while frame is not None:
-        yield frame
+        module = frame.f_locals.get("self")
+        if isinstance(module, nn.Module) and id(module) in paths:
+            return paths[id(module)], module
         frame = frame.f_back
+    return "", None

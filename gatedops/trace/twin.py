@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +19,9 @@ from gatedops.trace.draw import Init, draw_anew, require_drawable, require_init
 from gatedops.trace.mode import BATCH_NORM, FUSED_RELU, MAX_POOL, OTHER_POOL, RELU, RNN_RELU, Handler, Intercept
 from gatedops.trace.names import RunningModules
 from gatedops.trace.replay import Features, Replay, refuse_rnn
+from gatedops.trace.running import place
 from gatedops.trace.twin_bits import Cached, Packing
+from gatedops.trace.watch import Watch
 from gatedops.trace.wrappers import plain_path, unwrapped
 
 _PARALLEL = "module."  # what DataParallel and DistributedDataParallel put before the keys of a state_dict
@@ -97,6 +101,8 @@ class GatedTwin(nn.Module):
         soft: (beta, gain) of soft gates, None for hard ones.
     """
 
+    _watched = False  # whether the value network was looked through for rectifiers that take no gates
+
     def __init__(
         self, feature: nn.Module, value: nn.Module, pool: str, batch_norm: str, soft: tuple[float, float] | None
     ) -> None:
@@ -131,8 +137,11 @@ class GatedTwin(nn.Module):
         """
         given = self._features(args, kwargs) if gates is None else self._cached(gates, args, kwargs)
         replay = Replay(self.value, given)
-        with self._intercept(self.value, replay):
-            result = self.value(*args, **kwargs)
+        if self._watched or torch.compiler.is_compiling():
+            with self._intercept(self.value, replay):
+                result = self.value(*args, **kwargs)
+        else:
+            result = self._watch_value(replay, args, kwargs)
         replay.require_all_used()
         return result
 
@@ -150,6 +159,22 @@ class GatedTwin(nn.Module):
             with self._intercept(self.feature, packing):
                 self.feature(*args, **kwargs)
         return packing.bits()
+
+    def _watch_value(self, replay: Replay, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """The value network's output, of the first call; warns of rectifiers in it that ran without taking gates."""
+        mode = self._intercept(self.value, replay, watched=True)
+        replay.watch = Watch(lambda: place(self.value), mode.is_constant)
+        with replay.watch, mode:
+            result = self.value(*args, **kwargs)
+        self._watched = True
+        if replay.watch.missed:
+            listed = ", ".join(replay.watch.missed)
+            warnings.warn(
+                "value: these rectifiers take no gates of the feature network, they are the value network's own:"
+                f" {listed}; call F.relu in their place",
+                stacklevel=4,
+            )
+        return result
 
     def _features(self, args: tuple, kwargs: dict[str, Any]) -> Features:
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.train_features):
@@ -181,7 +206,7 @@ class GatedTwin(nn.Module):
                 f"{name}: batch_norm='feature' takes statistics that bits do not hold; use batch_norm='value' or 'off'"
             )
 
-    def _intercept(self, network: nn.Module, side: Features | Packing | Replay) -> Intercept:
+    def _intercept(self, network: nn.Module, side: Features | Packing | Replay, watched: bool = False) -> Intercept:
         """The mode for one of the two networks."""
         handlers: dict[str, Handler] = {RELU: side.relu, FUSED_RELU: side.fused_relu, RNN_RELU: side.rnn_relu}
         if self.pool == "feature":
@@ -191,6 +216,8 @@ class GatedTwin(nn.Module):
         if self.batch_norm == "off" and isinstance(side, Replay):
             handlers[BATCH_NORM] = side.no_batch_norm
         if isinstance(side, Replay):
+            if watched:
+                handlers = {kind: partial(side.known, handler) for kind, handler in handlers.items()}
             return Intercept(network, handlers, self._unreplayed(side))
         return Intercept(network, handlers)
 
@@ -198,6 +225,8 @@ class GatedTwin(nn.Module):
         """What sees the calls that are not replayed."""
 
         def see(func: Any) -> None:
+            if replay.watch is not None:
+                replay.watch.enter(func)
             if self.pool == "feature":
                 replay.other_maximum(func)
             if self.batch_norm != "value":
