@@ -22,7 +22,7 @@ ZOO, DOCS = ROOT / "examples" / "zoo", ROOT / "docs"
 STEPS = ("record", "fuse", "twin", "npk")
 # A network of each style and of each form of input; the slow test runs all.
 FEW = ["ResNet", "SqueezeNet", "MobileNet v2", "TCN", "RNN (relu)", "OPT", "mixture of experts", "MLP", "siamese"]
-FEW += ["DCGAN discriminator", "3-d CNN", "style features"]
+FEW += ["DCGAN discriminator", "PointNet", "3-d CNN", "style features"]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -190,6 +190,14 @@ def test_a_network_that_was_changed_is_a_fault(run: ModuleType, zoo: Any, change
     step = zoo("steps").Step(lambda model, example: change(model), lambda result, model, example: "")
     found = zoo("outcome").outcome(step, *network.ready())
     assert (found.kind, found.detail) == ("fault", "the network itself was changed")
+
+
+def test_a_yes_tells_of_a_warning(run: ModuleType) -> None:
+    """PointNet takes a maximum over its points, which a twin does not replay."""
+    (network,) = run.chosen(["PointNet"])
+    outcomes = run.row_of(network).outcomes
+    assert (outcomes["record"].cell, outcomes["twin"].cell) == ("yes (2 layers)", "yes (warns)")
+    assert "max takes the value network's own largest" in outcomes["twin"].warnings[0]
 
 
 def test_the_first_clause_of_a_reason(zoo: Any) -> None:

@@ -23,9 +23,9 @@ def over_random_weights(model: nn.Module, x: Tensor, diagonal: Tensor) -> tuple[
     draws = torch.empty(DRAWS, dtype=torch.float64)
     with torch.no_grad():
         for draw in range(DRAWS):
-            for name, parameter in twin.value.named_parameters():
+            for parameter in twin.value.parameters():
                 signs = torch.randint(2, parameter.shape, generator=generator) * 2.0 - 1
-                parameter.copy_(signs if name.endswith("weight") else torch.zeros_like(parameter))
+                parameter.copy_(signs if parameter.dim() > 1 else torch.zeros_like(parameter))  # biases: 0
             draws[draw] = (twin(x).double().flatten(1).square().mean(1) / diagonal).mean()
     return draws.mean().item(), (draws.std() / DRAWS**0.5).item()
 

@@ -46,7 +46,8 @@ class Outcome:
     def cell(self) -> str:
         """The outcome in a few words."""
         if self.kind == "yes":
-            return f"yes ({self.detail})" if self.detail else "yes"
+            notes = [self.detail] * bool(self.detail) + ["warns"] * bool(self.warnings)
+            return f"yes ({', '.join(notes)})" if notes else "yes"
         short = shortened(self.detail)
         return f"FAULT: {short}" if self.kind == "fault" else short
 

@@ -119,8 +119,9 @@ inputs, in evaluation mode.
   weights, within 6 standard errors of 150 draws.
 
 Else a cell says why not, in the first clause of what the library says; the whole sentences, with what to do, stand
-below the table. "FAULT" marks a wrong result, a network that was changed, or an error that is not the library's.
-Seconds are those of the four steps together, MiB those at the peak of the hungriest, beyond what was there before.
+below the table, and so do the warnings. "FAULT" marks a wrong result, a network that was changed, or an error that is
+not the library's. Seconds are those of the four steps together, MiB those at the peak of the hungriest, beyond what was
+there before.
 
 {counts}.
 """
