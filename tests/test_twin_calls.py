@@ -206,7 +206,12 @@ class Past(nn.Module):
         return torch.batch_norm(z, None, None, None, None, True, 0.1, 1e-5, False)
 
 
+class Quantized(nn.Linear):
+    __module__ = "torch.ao.nn.quantized.dynamic.modules.linear"
+
+
 REFUSED = {
+    "quantized layers": (lambda: nn.Sequential(Quantized(5, 8), nn.ReLU()), {}, r"model: 0 \(Quantized\) is quantized"),
     "an RNN": (
         lambda: nn.Sequential(nn.RNN(5, 8, nonlinearity="relu")),
         {},

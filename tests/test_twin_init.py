@@ -319,7 +319,16 @@ class Unclear(Scaled):
     def init_weights(self, gain: float) -> None: ...
 
 
+class Numbered(Tied):
+    def __init__(self) -> None:
+        super().__init__()
+        self.order = nn.Parameter(torch.arange(3), requires_grad=False)
+
+
 WRONG = {
+    "whole numbers": (Numbered, {}, r"order, of Numbered, is torch\.int64.*make it a buffer"),
+    "torch's own layers": (lambda: net(L(5, 8)), {"init": "model"}, r"the model \(Sequential\) has none of"),
+    "a model without numbers": (lambda: net(L(5, 8)).to("meta"), {}, "on the device meta.*load its weights"),
     "a method that raises": (Raises, {"init": "model"}, "init: _init_weights of Raises raises .*; give init="),
     "a method of other arguments": (Unclear, {"init": "model"}, r"the model \(Unclear\) has none of"),
     "a parameter that nothing draws": (Scaled, {}, "nothing draws scale, of Scaled; give init="),
@@ -352,7 +361,7 @@ def test_refused_by_name(what):
     with pytest.raises((ValueError, TypeError), match=message):
         gated_twin(model, **given)
     for ours, theirs in zip(model.parameters(), before.parameters(), strict=True):
-        assert isinstance(ours, nn.parameter.UninitializedParameter) or torch.equal(ours, theirs)
+        assert isinstance(ours, nn.parameter.UninitializedParameter) or ours.is_meta or torch.equal(ours, theirs)
 
 
 def test_an_exception_of_a_function_goes_through_and_leaves_the_model():

@@ -36,7 +36,10 @@ def require_init(init: Any, model: nn.Module) -> None:
         return
     if init not in ("torch", "model"):
         raise ValueError(f"init: got {init!r}, needs 'torch', 'model' or a function of the value network")
-    for path, module in _without_methods("", model) if init == "model" else ():
+    if init == "torch":
+        return
+    none = not any(_method(module) for module in model.modules())
+    for path, module in [("", model)] if none else _without_methods("", model):
         raise ValueError(
             f"init: 'model' needs a method that draws the weights, such as init_weights(), and {_called(path, module)}"
             f" has none of {', '.join(METHODS)}; give init=, a function that does to the value network what the"
@@ -52,7 +55,8 @@ def require_drawable(model: nn.Module) -> None:
 
 
 def draw_anew(network: nn.Module, init: Init) -> None:
-    """Draws every parameter of a network, from torch's default generator.
+    """Draws every parameter of a network, from torch's default generator. Buffers are as before, unless what draws sets
+    them, as batch norms do.
 
     Each layer's reset_parameters comes first, inner layers before outer ones. Then, with "model", come the methods
     by which the model and the modules in it draw their weights (METHODS), in the same order, as constructors do; with
@@ -60,8 +64,11 @@ def draw_anew(network: nn.Module, init: Init) -> None:
     as the plain weights that they are made of, and are reparametrized again.
 
     Raises:
-        ValueError: a parameter that none of this draws, by name; methods of the model that draw nothing.
+        ValueError: a parameter that none of this draws, by name; methods of the model that draw nothing; a network on
+            the device "meta".
     """
+    if any(parameter.is_meta for parameter in network.parameters()):
+        raise ValueError("model: has parameters on the device meta, where nothing can be drawn; load its weights first")
     shared = _shared(network)
     with torch.no_grad():
         with taken_off(network) as others:  # others: modules that reparametrize, which have weights of their own
@@ -97,10 +104,14 @@ def _reset(module: nn.Module) -> None:
 def _require_drawn(network: nn.Module) -> None:
     owners = dict(network.named_modules())
     for name, parameter in network.named_parameters():
-        drawn = parameter.is_floating_point() or parameter.is_complex()
-        if drawn and not bool(parameter.isnan().any()):
-            continue
         owner = owners[name.rpartition(".")[0]]
+        if not parameter.is_floating_point() and not parameter.is_complex():
+            raise ValueError(
+                f"value: None draws new weights, but {name}, of {type(owner).__name__}, is {parameter.dtype}, which is"
+                " not drawn; make it a buffer, or give value=, such as a second model"
+            )
+        if not bool(parameter.isnan().any()):
+            continue
         raise ValueError(
             f"value: None draws new weights, but nothing draws {name}, of {type(owner).__name__}; give init=, a"
             " function of the value network that draws it, or value=, such as a second model"

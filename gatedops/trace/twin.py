@@ -300,7 +300,12 @@ def _learning(network: nn.Module, learns: bool) -> nn.Module:
 
 
 def _require_replayable(model: nn.Module) -> None:
-    """Raises ValueError naming the first recurrent layer with ReLUs inside."""
+    """Raises ValueError naming the first recurrent layer with ReLUs inside, or quantized layer."""
     for path, module in model.named_modules():
+        if type(module).__module__.startswith("torch.ao.nn") and ".quantized" in type(module).__module__:
+            raise ValueError(
+                f"model: {path or 'the model'} ({type(module).__name__}) is quantized, so its weights cannot be drawn"
+                " or trained; take the twin of the model before it is quantized"
+            )
         if isinstance(module, (nn.RNN, nn.RNNCell)) and "relu" in str(module.nonlinearity).lower():
             refuse_rnn("model", path or "the model")
