@@ -14,6 +14,7 @@ from nets import INPUTS, ResNet, made, mlp
 from strategies import examples, seeds
 from tolerances import assert_same_bits
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from gatedops import Gate, GatedConv2d, GatedLinear, fuse_relu, gated_twin, record_gates, trace
 
@@ -516,6 +517,28 @@ def test_a_net_that_keeps_what_it_computes_is_fused_after_a_training_pass():
     assert torch.equal(fused.h, held)
 
 
+def test_nets_that_differentiate_themselves_and_nets_under_checkpoints_are_traced():
+    class Energy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(nn.Linear(4, 8), nn.ReLU(inplace=True), nn.Linear(8, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.enable_grad():
+                x = x.detach().requires_grad_()
+                return torch.autograd.grad(self.body(x).sum(), x)[0]
+
+    class Checkpointed(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return checkpoint(super().forward, x, use_reentrant=False)
+
+    x = torch.randn(3, 4)
+    for net in (Energy(), Checkpointed(nn.Linear(4, 8), nn.ReLU(inplace=True))):
+        fused = fuse_relu(net, x)
+        assert [kind for _, kind in fused.fuse_report.replaced] == ["GatedLinear"]
+        torch.testing.assert_close(fused(x), net(x))
+
+
 def test_examples():
     class Two(nn.Module):
         def __init__(self) -> None:
@@ -541,10 +564,12 @@ def test_examples():
     assert not any(m._forward_hooks or "forward" in vars(m) for m in net.modules())
 
 
-def test_compiled_nets_are_fused_inside():
-    net, x = torch.compile(mlp(), backend="eager"), torch.randn(3, 6)
+@pytest.mark.parametrize("wrap", [lambda net: torch.compile(net, backend="eager"), nn.DataParallel])
+def test_wrapped_nets_are_fused_inside(wrap):
+    net, x = wrap(mlp()), torch.randn(3, 6)
     expected = net(x)
     fused = fuse_relu(net)
+    assert type(fused) is type(net)
     assert fused.fuse_report.replaced == (("0", "GatedLinear"), ("2", "GatedLinear"))
     torch.testing.assert_close(fused(x), expected)
 

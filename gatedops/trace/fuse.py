@@ -77,7 +77,7 @@ class _Fuser:
     """Replaces children of a model's modules, slot by slot.
 
     Args:
-        model: whose modules are named; what is inside its wrappers is called.
+        model: what is inside its wrappers is called, and its modules are named.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -86,7 +86,7 @@ class _Fuser:
         self._gate: type[nn.Module] = Gate
         self._fused_form: dict[type, type[nn.Module]] = {nn.Linear: GatedLinear, nn.Conv2d: GatedConv2d}
         self._called = unwrapped(model)
-        self._paths = {module: plain_path(path) for path, module in model.named_modules()}
+        self._paths = {module: plain_path(path) for path, module in self._called.named_modules()}
         self._slots: dict[nn.Module, list[tuple[nn.Module, str]]] = defaultdict(list)
         for parent in self._called.modules():
             for key, child in parent._modules.items():

@@ -10,6 +10,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from gatedops.trace.calling import first_line, naming_inputs
+from gatedops.trace.checks import in_mode
 from gatedops.trace.example import example_of
 from gatedops.trace.fuse_trace import Trace, trace_of
 from gatedops.trace.state import preserved
@@ -69,9 +70,7 @@ class ExampleCalls:
 
     def _call(self, training: bool) -> tuple[Trace, list[Any]]:
         """Each call is traced, because some of torch's layers compute in another way where a mode looks on."""
-        with preserved(self._model):
-            for module in self._model.modules():
-                module.training = training
+        with preserved(self._model), in_mode(self._model, training):
             args, kwargs = pytree.tree_map(_own, (self._args, self._kwargs))  # some models write into their inputs
             trace, result = trace_of(self._model, lambda: self._model(*args, **kwargs))
             return trace, pytree.tree_leaves(result)
@@ -85,7 +84,7 @@ def _random_example(model: nn.Module) -> Tensor:
 
 
 def _own(leaf: Any) -> Any:
-    return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
+    return leaf.detach().clone().requires_grad_(leaf.requires_grad) if isinstance(leaf, Tensor) else leaf
 
 
 def _same(found: Any, expected: Any) -> bool:

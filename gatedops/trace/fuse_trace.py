@@ -142,7 +142,7 @@ class _Watch(TorchFunctionMode):
         if any(output.relu is not None and not output.after for output in self._outputs.values()):
             gc.collect()  # what only cycles of references hold is not held
         for output in self._outputs.values():
-            output.seen("is returned, or held by the model")
+            output.seen("is returned or held")
 
     # --- the modules ------------------------------------------------------------------------------------------------
 
@@ -165,7 +165,7 @@ class _Watch(TorchFunctionMode):
         try:
             result = forward(q)
             # An in-place ReLU returns its input. As two objects, who holds the one can be told from who uses the other.
-            return result.detach() if result is q else result
+            return result.view_as(result) if result is q else result
         finally:
             self._inside = False
 
