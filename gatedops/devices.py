@@ -6,6 +6,7 @@ import functools
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 
@@ -26,6 +27,18 @@ def most_precise(device: torch.device) -> torch.dtype:
 def in_float64(tensor: Tensor) -> Tensor:
     """The same numbers in float64, on the CPU where their device has none."""
     return (tensor if has_float64(tensor.device) else tensor.cpu()).to(torch.float64)
+
+
+def can_be_read(tensor: Tensor) -> bool:
+    """Whether the values of a tensor are there to be looked at: it is not traced, wrapped by torch.func or without
+    memory, and its GPU is not recording a graph."""
+    if torch.compiler.is_compiling() or isinstance(tensor, FakeTensor) or tensor.is_meta:
+        return False
+    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        return False
+    if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None:
+        return False
+    return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 @functools.cache

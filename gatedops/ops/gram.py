@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
 
-from gatedops.devices import most_precise
+from gatedops.arrays import as_tensor
 from gatedops.gatebits import GateBits
-from gatedops.ops.checks import require_tensor
 from gatedops.ops.differentiable import is_recorded
 from gatedops.ops.gram_args import (
     factors_of,
@@ -19,9 +19,11 @@ from gatedops.ops.gram_args import (
     require_result_dtype,
     require_same_device,
 )
-from gatedops.ops.gram_autograd import gram, matvec
+from gatedops.ops.gram_autograd import gram as gram_op
+from gatedops.ops.gram_autograd import matvec
+from gatedops.ops.gram_range import Pass, check_range, passes_of, sign_of, squared_norms
 
-_COPIED = 1 << 20  # numbers of x converted at a time by npk_diag
+_BLOCK = 1 << 21  # entries of a Gram computed at a time to be multiplied into another
 
 
 def npk_gram(
@@ -39,13 +41,14 @@ def npk_gram(
     arXiv 2006.10529; docs/math.md, section 2), in one pass: nothing of size n x m exists beside the output.
 
     Args:
-        x: ``(n, d)`` float32, float64, bfloat16 or float16 (converted to `dtype` tile by tile), or uint8 (Sigma is an
-            exact integer, rounded once). None: Lambda alone.
+        x: ``(n, d)``, a tensor or numpy array of float32, float64, bfloat16 or float16 (converted to `dtype` tile by
+            tile), or uint8 (Sigma is an exact integer, rounded once). None: Lambda alone.
         bits: gates of the n inputs.
         y, y_bits: the m inputs of the other side; both or neither (only y_bits where x is None). Neither: the
             symmetric Gram, each unordered pair computed once, bitwise symmetric.
         scale: what each layer's count is multiplied by: "width" (1 / w_l), "none" (1), or L numbers.
-        normalize: divide by ``sqrt(K_ii K_jj)``; inputs with ``K_ii = 0`` give 0.
+        normalize: divide by ``sqrt(K_ii K_jj)``, right for any number of layers: of `scale` the signs alone then
+            matter. Inputs with ``K_ii = 0`` give 0.
         dtype: float32 or float64; of the arithmetic and the result.
         out: where to write, ``(n, m)`` of `dtype`, rows contiguous. Not with inputs that need a gradient.
 
@@ -55,8 +58,12 @@ def npk_gram(
 
     Raises:
         TypeError, ValueError: naming the argument, before any work; also scale="none" where the product of the
-            widths alone exceeds `dtype`.
+            widths alone exceeds `dtype`, and numbers as scale where the kernel itself does.
+
+    Warns:
+        UserWarning: no input is without a gate in some layer, yet all of the Gram underflows.
     """
+    x, y = (None if side is None else as_tensor(side, name) for side, name in ((x, "x"), (y, "y")))
     first, y_first, count = layout_of(bits, y_bits)
     require_result_dtype(dtype, bits)
     factors = factors_of(scale, bits, dtype)
@@ -64,14 +71,14 @@ def npk_gram(
     y_words = None if y_bits is None else y_bits.words
     if out is not None:
         require_out(out, (bits.n, bits.n if y_bits is None else y_bits.n), dtype, [x, y, bits.words, y_words])
-    factor = _inverse_roots(x, bits, factors) if normalize else None
-    y_factor = _inverse_roots(y, y_bits, factors) if normalize and y_bits is not None else None
+    if normalize:
+        return _normalized(x, bits, y, y_bits, factors, dtype, out)
+    check_range([bits, y_bits], [x, y], factors, dtype, "normalize=True")
+    layout = (first, y_first, count, factors)
     if out is None:
-        return gram(x, bits.words, y, y_words, factor, y_factor, first, y_first, count, factors, dtype)
+        return gram_op(x, bits.words, y, y_words, None, None, *layout, dtype)
     with torch.no_grad():
-        torch.ops.gatedops.npk_gram_out(
-            x, bits.words, y, y_words, factor, y_factor, first, y_first, count, factors, out=out
-        )
+        torch.ops.gatedops.npk_gram_out(x, bits.words, y, y_words, None, None, *layout, out=out)
     return out
 
 
@@ -83,12 +90,14 @@ def npk_diag(
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """The diagonal ``K_ii`` of :func:`npk_gram`, ``(n,)``; differentiable in x. Arguments and errors as there."""
+    x = None if x is None else as_tensor(x, "x")
     first, _, count = layout_of(bits, None)
     require_result_dtype(dtype, bits)
     factors = factors_of(scale, bits, dtype)
     require_inputs(x, bits, None, None)
+    check_range([bits], [x], factors, dtype)
     diag = torch.ops.gatedops.npk_diag(bits.words, first, count, factors, dtype)
-    return diag if x is None else _squared_norms(x).to(dtype) * diag
+    return diag if x is None else squared_norms(x).to(dtype) * diag
 
 
 def npk_matvec(
@@ -110,39 +119,83 @@ def npk_matvec(
     Returns:
         ``(n,)`` or ``(n, c)``; differentiable in x, y and v, to any order. The same bits for any number of threads.
     """
+    x, y = (None if side is None else as_tensor(side, name) for side, name in ((x, "x"), (y, "y")))
+    v = as_tensor(v, "v")
     first, y_first, count = layout_of(bits, y_bits)
     require_result_dtype(dtype, bits)
     factors = factors_of(scale, bits, dtype)
     require_inputs(x, bits, y, y_bits)
-    require_tensor(v, "v")
     m = bits.n if y_bits is None else y_bits.n
     if not v.dtype.is_floating_point:
         raise TypeError(f"v: got {v.dtype}, needs a float dtype")
     if v.dim() not in (1, 2) or v.shape[0] != m:
         raise ValueError(f"v: got shape {tuple(v.shape)}, needs ({m},) or ({m}, c)")
     require_same_device(v, bits, "v")
+    check_range([bits, y_bits], [x, y], factors, dtype)
     columns = (v.unsqueeze(1) if v.dim() == 1 else v).to(dtype)
     y_words = None if y_bits is None else y_bits.words
     product = matvec(x, bits.words, y, y_words, columns, first, y_first, count, factors)
     return product.squeeze(1) if v.dim() == 1 else product
 
 
-def _squared_norms(x: Tensor) -> Tensor:
-    """``<x_i, x_i>``, of uint8 rows exact; some rows at a time where no derivative is wanted."""
-    dtype = torch.int64 if x.dtype == torch.uint8 else most_precise(x.device)
-    if torch.compiler.is_compiling() or is_recorded(x):
-        return x.to(dtype).square().sum(1)
-    norms = x.new_empty(x.shape[0], dtype=dtype)
-    rows = max(1, _COPIED // max(1, x.shape[1]))
-    copy = x.new_empty((min(rows, x.shape[0]), x.shape[1]), dtype=dtype)
-    for i in range(0, x.shape[0], rows):
-        part = copy[: min(rows, x.shape[0] - i)].copy_(x[i : i + rows])
-        torch.sum(part.square_(), 1, out=norms[i : i + rows])
-    return norms
+def _normalized(
+    x: Tensor | None,
+    bits: GateBits,
+    y: Tensor | None,
+    y_bits: GateBits | None,
+    factors: Sequence[float],
+    dtype: torch.dtype,
+    out: Tensor | None,
+) -> Tensor:
+    """``K_ij / sqrt(K_ii K_jj)``: the product of the normalized Grams of some layers each, mostly of all at once."""
+    sides = [bits] if y_bits is None else [bits, y_bits]
+    norms = [squared_norms(side) for side in (x, y) if side is not None]
+    *others, last = passes_of(sides, norms, dtype)
+    gram = _run(x, bits, y, y_bits, last, norms, factors, dtype, out)
+    if not others:
+        return gram
+    if torch.compiler.is_compiling() or is_recorded(gram):
+        for part in others:
+            gram = gram * _run(None, bits, None, y_bits, part, [], (), dtype, None)
+        return gram
+    rows = max(1, _BLOCK // max(1, gram.shape[1]))
+    for part in others:
+        for start in range(0, bits.n, rows):
+            block = slice(start, start + rows)
+            gram[block].mul_(_run(None, bits[block], None, sides[-1], part, [], (), dtype, None))
+    return gram
 
 
-def _inverse_roots(x: Tensor | None, bits: GateBits, factors: list[float]) -> Tensor:
-    """``K_ii ** -0.5``, 0 where ``K_ii`` is 0; in float64, where K_ii of a deep net does not underflow, if possible."""
-    diag = npk_diag(x, bits, scale=factors, dtype=most_precise(bits.device))
+def _run(
+    x: Tensor | None,
+    bits: GateBits,
+    y: Tensor | None,
+    y_bits: GateBits | None,
+    part: Pass,
+    norms: Sequence[Tensor],
+    factors: Sequence[float],
+    dtype: torch.dtype,
+    out: Tensor | None,
+) -> Tensor:
+    """The normalized Gram of some layers; of the multipliers asked for, the product of their signs is left."""
+    chosen = [part.of(side) for side in (bits, y_bits) if side is not None]
+    roots = [_inverse_roots(part.squares(side), norm) for side, norm in zip_longest(chosen, norms)]
+    sign = sign_of(factors)
+    if sign == 0:
+        roots = [0.0 * root for root in roots]
+    scale = [-part.scale[0], *part.scale[1:]] if sign < 0 else part.scale
+    first, y_first, count = layout_of(chosen[0], chosen[-1])
+    y_words, y_root = (None, None) if y_bits is None else (y_bits.words, roots[-1])
+    layout = (first, y_first, count, scale)
+    if out is None:
+        return gram_op(x, bits.words, y, y_words, roots[0], y_root, *layout, dtype)
+    with torch.no_grad():
+        torch.ops.gatedops.npk_gram_out(x, bits.words, y, y_words, roots[0], y_root, *layout, out=out)
+    return out
+
+
+def _inverse_roots(squares: Tensor, norm: Tensor | None) -> Tensor:
+    """``K_ii ** -0.5``, 0 where ``K_ii`` is 0."""
+    diag = squares if norm is None else norm * squares
     on = diag > 0
     return torch.where(on, diag, 1.0).rsqrt() * on

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gatedops.gatebits import GateBits
 from gatedops.ops.gram_args import factors_of, layout_of, require_result_dtype
+from gatedops.ops.gram_range import check_range
 
 
 def gate_overlap(a: GateBits, b: GateBits | None = None) -> Tensor:
@@ -60,6 +61,7 @@ def gate_neighbors(
     first, y_first, count = layout_of(bits, y_bits)
     require_result_dtype(dtype, bits)
     factors = factors_of(scale, bits, dtype)
+    check_range([bits, y_bits], [None, None], factors, dtype, refuse=False)
     candidates = bits.n - 1 if y_bits is None else y_bits.n
     if isinstance(k, bool) or not isinstance(k, int):
         raise TypeError(f"k: got {type(k).__name__}, needs an int")

@@ -7,10 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
-from gatedops.ops.checks import require_dtype, require_precision, require_tensor
+from gatedops.arrays import as_tensor
+from gatedops.devices import can_be_read, most_precise
+from gatedops.ops.checks import require_dtype, require_precision
 from gatedops.ops.differentiable import Differentiable
 from gatedops.ops.gram_args import listed_factors
+from gatedops.ops.gram_range import highest, judge, sign_of
 
 _DTYPES = (torch.float32, torch.float64)
 
@@ -30,19 +34,24 @@ def soft_npk_gram(
 
     Args:
         x: ``(n, d)`` of a float dtype, or None for the product of the gates alone.
-        gates: one float tensor ``(n, *shape)`` per layer, flattened to ``(n, w_l)``.
+        gates: one float tensor ``(n, *shape)`` per layer, flattened to ``(n, w_l)``. All may be numpy arrays.
         y, y_gates: the m inputs of the other side; default: the symmetric Gram, bitwise symmetric.
         scale: "width" (1 / w_l), "none" (1) or L numbers.
-        normalize: divide by ``sqrt(K_ii K_jj)``; inputs with ``K_ii = 0`` give 0.
+        normalize: divide by ``sqrt(K_ii K_jj)``, right for any number of layers: of `scale` the signs alone then
+            matter. Inputs with ``K_ii = 0`` give 0.
         dtype: float32 or float64; inputs are converted to it.
 
     Returns:
         ``(n, m)``; differentiable once in x, y and the gates, forward and backward.
 
     Raises:
-        TypeError, ValueError: naming the argument, before any work.
+        TypeError, ValueError: naming the argument, before any work; also a kernel that overflows `dtype`.
+
+    Warns:
+        UserWarning: no layer is 0 for all inputs, yet all of the Gram underflows.
     """
     require_dtype(dtype, "dtype", _DTYPES)
+    x, y = (None if side is None else as_tensor(side, name) for side, name in ((x, "x"), (y, "y")))
     layers = _layers(gates, "gates")
     require_precision(dtype, layers[0].device, "dtype")
     rows = layers[0].shape[0]
@@ -70,7 +79,9 @@ def soft_npk_gram(
     if normalize:
         left = _normalized(left, widths)
         right = None if right is None else _normalized(right, widths)
-        factors = [1.0] * len(widths)
+        factors = [-1.0 if sign_of(factors) < 0 else 1.0, *[1.0] * (len(widths) - 1)]
+    else:
+        _check_range([rows for rows in (left, right) if rows is not None], widths, factors)
     return soft_gram(left, right, widths, factors)
 
 
@@ -79,11 +90,10 @@ def _layers(gates: Sequence[Tensor], name: str) -> list[Tensor]:
         raise TypeError(f"{name}: got a tensor, needs a list with one tensor per layer")
     if not isinstance(gates, Sequence):
         raise TypeError(f"{name}: got {type(gates).__name__}, needs a list with one tensor per layer")
-    layers = list(gates)
+    layers = [as_tensor(q, f"{name}[{index}]") for index, q in enumerate(gates)]
     if not layers:
         raise ValueError(f"{name}: got an empty list, needs at least one layer")
     for index, q in enumerate(layers):
-        require_tensor(q, f"{name}[{index}]")
         if not q.dtype.is_floating_point:
             raise TypeError(f"{name}[{index}]: got {q.dtype}, needs a float dtype; npk_gram takes hard gates")
         if q.dim() < 2 or 0 in q.shape[1:]:
@@ -107,7 +117,6 @@ def _stack(x: Tensor | None, layers: list[Tensor], rows: int, name: str, dtype: 
     """The layers and then x side by side, ``(n, sum of widths + d)``: Sigma is one more factor."""
     columns = [q.to(dtype) for q in layers]
     if x is not None:
-        require_tensor(x, name)
         if not x.dtype.is_floating_point:
             raise TypeError(f"{name}: got {x.dtype}, needs a float dtype")
         if x.dim() != 2 or x.shape[0] != rows:
@@ -120,13 +129,27 @@ def _stack(x: Tensor | None, layers: list[Tensor], rows: int, name: str, dtype: 
 
 def _normalized(rows: Tensor, widths: list[int]) -> Tensor:
     """Rows whose layers have unit length: the Gram is then divided by the root of its diagonal. A layer of zeros
-    stays, and with it K_ii = 0."""
+    stays, and with it K_ii = 0. Squares of numbers of at most 1 do not overflow, whatever the size of the gates."""
     parts = []
-    for layer in rows.split(widths, 1):
+    for whole in rows.split(widths, 1):
+        peak = whole.detach().abs().amax(1, keepdim=True)
+        layer = whole / torch.where(peak > 0, peak, 1.0)
         square = layer.square().sum(1, keepdim=True)
         on = square > 0
         parts.append(layer * (torch.where(on, square, 1.0).rsqrt() * on))
     return torch.cat(parts, 1)
+
+
+def _check_range(sides: Sequence[Tensor], widths: Sequence[int], factors: Sequence[float]) -> None:
+    """Refuses a kernel that overflows, and warns of one that underflows altogether, where the values can be read."""
+    if not all(can_be_read(rows) for rows in sides):
+        return
+    precise = most_precise(sides[0].device)
+    peaks = []
+    for rows in sides:
+        layers = zip(rows.detach().split(list(widths), 1), factors, strict=True)
+        peaks.append(highest([vector_norm(q, dim=1, dtype=precise).square_() * abs(s) for q, s in layers]))
+    judge(peaks, sides[0].dtype, "normalize=True", stacklevel=4)
 
 
 @torch.library.register_fake("gatedops::soft_npk_gram")

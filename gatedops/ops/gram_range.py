@@ -1,0 +1,253 @@
+"""Products over many layers and the range of their dtype (docs/math.md, section 3): the passes and multipliers that
+keep a normalized Gram inside it, and errors and warnings for other Grams that leave it."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from gatedops.devices import can_be_read, most_precise
+from gatedops.gatebits import GateBits
+from gatedops.ops.differentiable import is_recorded
+
+_COPIED = 1 << 20  # numbers of x converted at a time
+# Bits between the smallest and the largest product of a pass. What is left of the exponents' range is for the input.
+_ROOM = {torch.float32: 100, torch.float64: 960}
+_CHUNK_BITS = 1000  # of the counts of layers that float64 multiplies without leaving its range
+_COUNTED = 1 << 20  # numbers of counts held at a time
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Layers whose counts one call of the op multiplies, and their multipliers, powers of two."""
+
+    layers: slice
+    scale: list[float]
+
+    def of(self, bits: GateBits) -> GateBits:
+        """These layers of the gates."""
+        return replace(bits, layers=bits.layers[self.layers])
+
+    def squares(self, bits: GateBits) -> Tensor:
+        """The products of the counts of each row with itself, ``(n,)``, of gates of these layers."""
+        return _squared(bits.words, bits, slice(None), self.scale)
+
+
+def passes_of(sides: Sequence[GateBits], norms: Sequence[Tensor], dtype: torch.dtype) -> list[Pass]:
+    """The passes whose Grams, each normalized, multiply to the normalized Gram, every product inside the range.
+
+    A positive multiplier of a layer cancels where a Gram is normalized, and a power of two does without rounding. A
+    count is 0 or from 1 to the width, so layers whose widths multiply to at most 2^room fit one pass, whatever the
+    gates are. More layers fit one pass where the counts can be read, and the products of the rows with themselves up
+    to each layer are within a factor of 2^room of each other.
+
+    Args:
+        sides: the gates of one or both sides.
+        norms: ``<x_i, x_i>`` of the same sides, or none without inputs. The last pass is that of Sigma.
+
+    Raises:
+        ValueError: inputs whose Sigma leaves dtype.
+    """
+    room = _ROOM[dtype]
+    exponents = [(width - 1).bit_length() for width in sides[0].widths]
+    spread = 0
+    groups = _fitting(exponents, room)
+    if len(groups) > 1 and all(can_be_read(bits.words) for bits in sides):
+        least, largest = _products(sides)
+        if max(b - a for a, b in zip(least, largest, strict=True)) <= room:
+            ends = [math.floor(value) for value in least]
+            exponents = [end - before for end, before in zip(ends, [0, *ends], strict=False)]
+            spread = math.ceil(largest[-1] - least[-1])
+            groups = [slice(0, len(exponents))]
+    exponents[-1] -= _shift(norms, room - spread, dtype)
+    return [Pass(group, [2.0**-exponent for exponent in exponents[group]]) for group in groups]
+
+
+def sign_of(factors: Sequence[float]) -> float:
+    """That of the product: 1, -1 or 0."""
+    sign = 1.0
+    for factor in factors:
+        sign = 0.0 if factor == 0 else -sign if factor < 0 else sign
+    return sign
+
+
+def _fitting(bits: Sequence[int], room: int) -> list[slice]:
+    """Runs of layers whose bits add up to the room, or of one layer."""
+    starts, total = [0], 0
+    for index, size in enumerate(bits):
+        total += size
+        if total > room and index > starts[-1]:
+            starts.append(index)
+            total = size
+    return [slice(start, end) for start, end in zip(starts, [*starts[1:], len(bits)], strict=True)]
+
+
+def _products(sides: Sequence[GateBits]) -> tuple[list[float], list[float]]:
+    """Up to each layer log2 of the least and of the largest product of the counts of a row with itself, rows left out
+    from the first layer on that has no gate on."""
+    least, largest = [], []
+    for bits in sides:
+        step = max(1, _COUNTED // len(bits.layers))
+        for start in range(0, bits.n, step):
+            words = bits.words[start : start + step]
+            logs = torch.stack([_squared(words, bits, slice(i, i + 1)) for i in range(len(bits.layers))])
+            sums = logs.log2_().cumsum_(0)
+            largest.append(sums.amax(1))
+            least.append(sums.masked_fill_(sums == -math.inf, math.inf).amin(1))
+    if not least:
+        return [0.0] * len(sides[0].layers), [0.0] * len(sides[0].layers)
+    lows, highs = (torch.stack([torch.stack(least).amin(0), torch.stack(largest).amax(0)])).tolist()
+    for index in range(len(lows)):  # where no row is left, all products are 0 already
+        if math.isinf(lows[index]):
+            lows[index] = highs[index] = lows[index - 1] if index else 0.0
+    return lows, highs
+
+
+def _squared(words: Tensor, bits: GateBits, layers: slice, scale: Sequence[float] = (1.0,)) -> Tensor:
+    """The product over these layers of the scaled counts of each row with itself, as precise as the device can."""
+    chosen = bits.layers[layers]
+    first, count = [layer.first_word for layer in chosen], [layer.words for layer in chosen]
+    return torch.ops.gatedops.npk_diag(words, first, count, list(scale), most_precise(words.device))
+
+
+def _shift(norms: Sequence[Tensor], room: int, dtype: torch.dtype) -> int:
+    """By how many bits products are moved up, or down, to stay in the range when Sigma multiplies them."""
+    if not norms or not all(can_be_read(norm) and len(norm) for norm in norms):
+        return 0
+    logs = torch.cat([norm.detach() for norm in norms]).to(most_precise(norms[0].device)).log2()
+    largest, least = (float(v) for v in (logs.amax(), logs.masked_fill(logs == -math.inf, math.inf).amin()))
+    if not math.isfinite(largest) or not math.isfinite(least):
+        return 0
+    limit = math.log2(torch.finfo(dtype).max)
+    if not 26 - limit < largest < limit:
+        raise ValueError(
+            f"x: its rows have squared lengths around {_power_of_ten(largest)}, whose products leave {dtype}; divide x "
+            "by a number, which changes no normalized Gram, or use dtype=torch.float64"
+        )
+    return min(max(0, -math.floor(least)), room - max(0, math.ceil(largest)))
+
+
+# --- Grams that are not normalized ----------------------------------------------------------------------------------
+
+
+def check_range(
+    sides: Sequence[GateBits | None],
+    inputs: Sequence[Tensor | None],
+    factors: Sequence[float],
+    dtype: torch.dtype,
+    remedy: str = "npk_gram(normalize=True)",
+    *,
+    refuse: bool = True,
+) -> None:
+    """Refuses a kernel of hard gates that overflows, and warns of one that underflows altogether.
+
+    The widths alone tell that shallow networks do neither, and nothing is read then.
+
+    Args:
+        sides: the gates of both sides; None: the same as the other.
+        inputs: of both sides, or None.
+        remedy: what to do about an underflow, where float64 does not help.
+        refuse: whether an overflow is an error.
+
+    Raises:
+        ValueError: the product of some input with itself overflows, on every side, naming scale.
+    """
+    pairs = [(bits, x) for bits, x in zip(sides, inputs, strict=True) if bits is not None]
+    if 0.0 in factors or _is_safe(pairs[0][0].widths, factors, dtype):
+        return
+    if not all(can_be_read(bits.words) and (x is None or can_be_read(x)) for bits, x in pairs):
+        return
+    peaks = []
+    for bits, x in pairs:
+        parts = [
+            _squared(bits.words, bits, span, [abs(s) for s in factors[span]]) for span in _runs(bits.widths, factors)
+        ]
+        peaks.append(highest(parts if x is None else [*parts, squared_norms(x.detach())]))
+    judge(peaks, dtype, remedy, refuse=refuse, stacklevel=4)
+
+
+def _is_safe(widths: Sequence[int], factors: Sequence[float], dtype: torch.dtype) -> bool:
+    """Whether no product of counts from 1 to the widths can leave the range."""
+    least = largest = 0.0
+    for width, factor in zip(widths, factors, strict=True):
+        least += math.log2(abs(factor))
+        largest += math.log2(abs(factor)) + math.log2(width)
+        if least < math.log2(torch.finfo(dtype).tiny) or largest > math.log2(torch.finfo(dtype).max):
+            return False
+    return True
+
+
+def _runs(widths: Sequence[int], factors: Sequence[float]) -> Iterator[slice]:
+    """Runs of layers that only enlarge products, or only make them smaller, and that float64 can multiply. The extremes
+    are then at the ends of runs."""
+    start, total, before = 0, 0.0, 0
+    for index, (width, factor) in enumerate(zip(widths, factors, strict=True)):
+        log = math.log2(abs(factor))
+        kind = 1 if log >= 0 else -1 if log + math.log2(width) <= 1e-9 else 0
+        size = abs(log) + math.log2(width)
+        if index > start and (kind == 0 or kind != before or total + size > _CHUNK_BITS):
+            yield slice(start, index)
+            start, total = index, 0.0
+        total, before = total + size, kind
+    yield slice(start, len(widths))
+
+
+def highest(squares: Iterable[Tensor]) -> Tensor:
+    """log2 of the largest product over rows of ``K_ii``, up to each of its factors."""
+    peaks, total = [], None
+    for square in squares:
+        logs = square.to(most_precise(square.device)).log2()
+        total = logs if total is None else total + logs
+        peaks.append(total.amax() if len(total) else total.new_full((), -math.inf))
+    return torch.stack(peaks)
+
+
+def judge(peaks: Sequence[Tensor], dtype: torch.dtype, remedy: str, *, refuse: bool = True, stacklevel: int) -> None:
+    """Raises ValueError, or warns, where the largest entries of a kernel leave the range of dtype.
+
+    Args:
+        peaks: :func:`highest` of one or both sides: an entry is at most the geometric mean of those of its row and its
+            column.
+        remedy: what to do about an underflow, where float64 does not help.
+        refuse: whether an overflow is an error.
+        stacklevel: of the warning, the caller of the public function.
+    """
+    found = torch.stack(list(peaks))
+    means, least = found.mean(0).tolist(), found.amin(0).tolist()
+    if math.nan in means or any(math.isnan(value) for value in means):
+        return
+    if refuse and max(least) >= math.log2(torch.finfo(dtype).max):
+        raise ValueError(
+            f"scale: the kernel overflows {dtype}, it has values around {_power_of_ten(max(least))}; "
+            f"use scale='width', smaller numbers{'' if dtype == torch.float64 else ' or dtype=torch.float64'}"
+        )
+    if math.isfinite(means[-1]) and min(means) < math.log2(torch.finfo(dtype).tiny):
+        warnings.warn(
+            f"the largest value of the kernel is around {_power_of_ten(min(means))}, below what {dtype} holds, so that "
+            f"all of it underflows; use {remedy}{', dtype=torch.float64' if dtype == torch.float32 else ''} or larger "
+            "numbers as scale",
+            stacklevel=stacklevel,
+        )
+
+
+def squared_norms(x: Tensor) -> Tensor:
+    """``<x_i, x_i>``, of uint8 rows exact; some rows at a time where no derivative is wanted."""
+    dtype = torch.int64 if x.dtype == torch.uint8 else most_precise(x.device)
+    if torch.compiler.is_compiling() or is_recorded(x):
+        return x.to(dtype).square().sum(1)
+    norms = x.new_empty(x.shape[0], dtype=dtype)
+    rows = max(1, _COPIED // max(1, x.shape[1]))
+    copy = x.new_empty((min(rows, x.shape[0]), x.shape[1]), dtype=dtype)
+    for i in range(0, x.shape[0], rows):
+        part = copy[: min(rows, x.shape[0] - i)].copy_(x[i : i + rows])
+        torch.sum(part.square_(), 1, out=norms[i : i + rows])
+    return norms
+
+
+def _power_of_ten(log2: float) -> str:
+    return "infinity" if log2 == math.inf else f"1e{round(log2 * math.log10(2)):+d}"
