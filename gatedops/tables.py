@@ -89,11 +89,21 @@ class ShownAsTable:
         return self.table().html()
 
 
-def counted(number: int, thing: str) -> str:
-    """ "1 layer", "3 layers"."""
-    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
+def counted(number: int, thing: str, things: str = "") -> str:
+    """ "1 layer", "3 layers"; things: the plural where it does not end in s alone."""
+    return f"{number:,} {thing if number == 1 else things or thing + 's'}"
 
 
-def percent(share: float) -> str:
-    """A share of 1 in per cent: "12.3"."""
-    return f"{100 * share:.1f}"
+def percent(share: float | None) -> str:
+    """A share of 1 in per cent: "12.3"; "-" for None."""
+    return "-" if share is None else f"{100 * share:.1f}"
+
+
+def decimal(value: float | None) -> str:
+    """Three digits behind the point; "-" for None."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def whole(value: int | None) -> str:
+    """Thousands apart: "1,234"; "-" for None."""
+    return "-" if value is None else f"{value:,}"

@@ -78,6 +78,36 @@ def test_counts_of_gates_have_the_shape_of_their_layer():
         assert_same_bits(layer.on_per_gate, gates.sum(0))
 
 
+@pytest.mark.parametrize(("shape", "axis"), [((4, 3, 3), 0), ((5, 4), 1), ((1, 4), 1), ((4, 1, 1), 0)], ids=str)
+def test_channels_are_dead_where_all_their_gates_are(shape, axis):
+    gates = torch.rand(6, *shape, generator=generator(0)) < 0.5
+    gates.select(1 + axis, 2)[:] = False
+    gates.select(1 + axis, 0)[:] = True
+    gates[:, *(0 for _ in shape)] = False  # one gate of the channel that is on otherwise
+    layer = gate_stats(GateBits.pack([gates, gates.flatten(1)])).layers[0]
+    alone = layer.width // 4 == 1
+    others = gates.movedim(1 + axis, 1).flatten(2).flatten(0, 0)
+    assert layer.dead_channels == int((~others).all(2).all(0).sum()) == 1 + alone
+    assert layer.always_on_channels == int(others.all(2).all(0).sum()) == 0
+    gates.select(1 + axis, 3)[:] = True
+    assert gate_stats(GateBits.pack([gates])).layers[0].always_on_channels == 1
+
+
+def test_one_dead_channel_of_a_map_is_nine_dead_gates():
+    gates = torch.rand(20, 4, 3, 3, generator=generator(0)) < 0.5
+    gates[:, 2] = False
+    layer = gate_stats(GateBits.pack([gates])).layers[0]
+    assert (layer.dead, layer.dead_channels) == (9, 1)
+
+
+def test_layers_without_positions_have_no_channels():
+    bits = random_bits(12, [((300,), "gate"), ((4, 5, 2, 2), "select")])
+    stats = gate_stats(bits)
+    for part in (*stats.layers, stats.net):
+        assert part.dead_channels is None
+        assert part.always_on_channels is None
+
+
 def test_a_mapped_file_has_the_same_statistics(tmp_path):
     BITS.save(tmp_path / "gates")
     mapped = gate_stats(GateBits.load(tmp_path / "gates", mmap=True))

@@ -18,17 +18,24 @@ import torch
 from torch import Tensor
 
 from gatedops.ops.checks import require_float64
+from gatedops.tables import ShownAsTable, Table, whole
 
 RIDGES = (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 
 
-@dataclass(frozen=True, eq=False)
-class KernelRegression:
+@dataclass(frozen=True, eq=False, repr=False)
+class KernelRegression(ShownAsTable):
     """A fitted regression: alpha float64 (n, C), offset float64 (C,) (the mean target), relative ridge."""
 
     alpha: Tensor
     offset: Tensor
     ridge: float
+
+    def table(self) -> Table:
+        """What was fitted."""
+        points, targets = self.alpha.shape
+        rows = (("training points", whole(points)), ("targets", whole(targets)), ("ridge", f"{self.ridge:g}"))
+        return Table("KernelRegression", ("fitted", ""), rows)
 
     def predict(self, k_test_train: Tensor) -> Tensor:
         """Scores, float64 (m, C), of m test points from their kernel with the n training points, (m, n)."""

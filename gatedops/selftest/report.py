@@ -16,6 +16,7 @@ from gatedops.backends.gpus import Gpu
 from gatedops.backends.kernels import KernelBackend
 from gatedops.backends.verdict_files import Verdicts
 from gatedops.backends.verdicts import FASTER, Verdict, times
+from gatedops.tables import aligned
 
 _HEAD = ("family", "backend", "verdict", "times as fast, small / large", "choice", "")
 
@@ -58,7 +59,7 @@ def _text_of_one(found: GpuResult, chosen: dict[str, Choice]) -> str:
     gpu = found.gpu
     capability = "{}.{}".format(*gpu.capability)
     head = f"{gpu.name}, compute capability {capability}, driver {gpu.driver}, tested on {found.device}"
-    table = [f"  {line}" for line in _aligned([_HEAD, *_rows(found, chosen)])]
+    table = [f"  {line}" for line in aligned([_HEAD, *_rows(found, chosen)])]
     return "\n".join([head, *table, _where_kept(found)])
 
 
@@ -121,11 +122,6 @@ def _why_not(found: GpuResult, verdict: Verdict, chosen: str) -> str:
     if found.kept is None:
         return "right and faster, but not kept"
     return f"{chosen} is faster" if chosen != PORTABLE else "right and faster, as it must be on the other GPUs here too"
-
-
-def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _where_kept(found: GpuResult) -> str:

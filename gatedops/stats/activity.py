@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,23 +11,27 @@ from torch import Tensor
 
 from gatedops.devices import in_float64
 from gatedops.gatebits import GateBits
+from gatedops.layout import GateLayer
 from gatedops.ops.gate_counts import gate_counts, on_per_input
 from gatedops.stats.checks import require_gates
+from gatedops.tables import ShownAsTable, Table, counted, decimal, percent, whole
 
 
-@dataclass(frozen=True, eq=False)
-class LayerStats:
+@dataclass(frozen=True, eq=False, repr=False)
+class LayerStats(ShownAsTable):
     """How often the gates of one layer, or of the whole net, are on.
 
     Args:
         name: of the layer; "net" for all gates together.
         on_per_gate: for how many inputs each gate is on, int64 ``(*shape)``; of the net ``(w,)``, layer after layer.
         on_per_input: how many gates are on for each input, int32 ``(n,)``; of the net int64.
+        channel_axis: of on_per_gate, for layers with positions (pixels, tokens); None for all others and the net.
     """
 
     name: str
     on_per_gate: Tensor
     on_per_input: Tensor
+    channel_axis: int | None = None
 
     @property
     def inputs(self) -> int:
@@ -64,6 +69,22 @@ class LayerStats:
         return int((self.on_per_gate == self.inputs).sum())
 
     @property
+    def dead_channels(self) -> int | None:
+        """Channels all of whose gates are dead; None for layers without positions."""
+        return self._channels(self.on_per_gate == 0)
+
+    @property
+    def always_on_channels(self) -> int | None:
+        """Channels all of whose gates are on for every input; None for layers without positions."""
+        return self._channels(self.on_per_gate == self.inputs)
+
+    def _channels(self, gates: Tensor) -> int | None:
+        """The channels of which all gates are among these."""
+        if self.channel_axis is None:
+            return None
+        return int(gates.movedim(self.channel_axis, 0).flatten(1).all(1).sum())
+
+    @property
     def entropy(self) -> float:
         """Mean binary entropy of a gate over the inputs, in bits: 0 (never changes) to 1 (on for half of them)."""
         share = self.share_per_gate
@@ -78,13 +99,42 @@ class LayerStats:
             "entropy": self.entropy,
         }
 
+    def table(self) -> Table:
+        """The numbers in a row."""
+        return _table(f"LayerStats of {counted(self.inputs, 'input')}", [self])
 
-@dataclass(frozen=True, eq=False)
-class GateStats:
+
+@dataclass(frozen=True, eq=False, repr=False)
+class GateStats(ShownAsTable):
     """How often gates are on: in each layer, and in the whole net."""
 
     layers: tuple[LayerStats, ...]
     net: LayerStats
+
+    def table(self) -> Table:
+        """A row of numbers for every layer and for the net."""
+        title = f"GateStats of {counted(self.net.inputs, 'input')}: {counted(len(self.layers), 'layer')}"
+        return _table(f"{title}, {counted(self.net.width, 'gate')}", [*self.layers, self.net])
+
+
+def _table(title: str, parts: Sequence[LayerStats]) -> Table:
+    """A row for each part; columns for channels where one of them has any."""
+    head = ("layer", "shape", "gates", "on %", "dead", "always on", "entropy")
+    channels = any(part.channel_axis is not None for part in parts)
+    rows = tuple(
+        (
+            part.name,
+            "x".join(map(str, part.on_per_gate.shape)),
+            whole(part.width),
+            percent(part.share_on),
+            whole(part.dead),
+            whole(part.always_on),
+            decimal(part.entropy),
+            *((whole(part.dead_channels), whole(part.always_on_channels)) if channels else ()),
+        )
+        for part in parts
+    )
+    return Table(title, (*head, *(("dead channels", "always-on channels") if channels else ())), rows)
 
 
 def gate_stats(bits: GateBits) -> GateStats:
@@ -102,4 +152,12 @@ def gate_stats(bits: GateBits) -> GateStats:
     per_gate, per_input = gate_counts(bits), on_per_input(bits)
     layers = zip(bits.layers, per_gate, per_input, strict=True)
     net = LayerStats("net", torch.cat([counts.flatten() for counts in per_gate]), per_input.sum(0))
-    return GateStats(tuple(LayerStats(layer.name, gates, inputs) for layer, gates, inputs in layers), net)
+    stats = tuple(LayerStats(layer.name, gates, inputs, _channel_axis(layer)) for layer, gates, inputs in layers)
+    return GateStats(stats, net)
+
+
+def _channel_axis(layer: GateLayer) -> int | None:
+    """Of the shape of a layer with positions."""
+    if len(layer.shape) == 1 or layer.kind == "select":
+        return None
+    return 1 if len(layer.shape) == 2 else 0

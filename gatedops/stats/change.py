@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,12 +11,13 @@ from torch import Tensor
 from gatedops.gatebits import GateBits
 from gatedops.ops.gate_counts import gate_counts
 from gatedops.stats.checks import require_gates, require_same_inputs
+from gatedops.tables import ShownAsTable, Table, counted, percent, whole
 
 _BLOCK_BYTES = 1 << 24  # of words compared at a time
 
 
-@dataclass(frozen=True, eq=False)
-class LayerChange:
+@dataclass(frozen=True, eq=False, repr=False)
+class LayerChange(ShownAsTable):
     """The gates of one layer, or of the whole net, that differ between two checkpoints.
 
     Args:
@@ -39,13 +41,28 @@ class LayerChange:
         """Share of all gates, over all inputs, that differ."""
         return self.distance / (self.inputs * self.changed_per_gate.numel())
 
+    def table(self) -> Table:
+        """The numbers in a row."""
+        return _table(f"LayerChange of {counted(self.inputs, 'input')}", [self])
 
-@dataclass(frozen=True, eq=False)
-class GateChange:
+
+@dataclass(frozen=True, eq=False, repr=False)
+class GateChange(ShownAsTable):
     """The gates that differ between two checkpoints: in each layer, and in the whole net."""
 
     layers: tuple[LayerChange, ...]
     net: LayerChange
+
+    def table(self) -> Table:
+        """A row of numbers for every layer and for the net."""
+        return _table(f"GateChange of {counted(self.net.inputs, 'input')}", [*self.layers, self.net])
+
+
+def _table(title: str, parts: Sequence[LayerChange]) -> Table:
+    rows = tuple(
+        (part.name, whole(part.changed_per_gate.numel()), percent(part.share), whole(part.distance)) for part in parts
+    )
+    return Table(title, ("layer", "gates", "changed %", "distance"), rows)
 
 
 def gate_change(a: GateBits, b: GateBits) -> GateChange:

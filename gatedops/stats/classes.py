@@ -14,10 +14,11 @@ from gatedops.ops.checks import require_float64
 from gatedops.ops.gate_counts import on_per_input
 from gatedops.ops.gram import npk_matvec
 from gatedops.stats.checks import labels_of, require_gates
+from gatedops.tables import ShownAsTable, Table, counted, decimal
 
 
-@dataclass(frozen=True, eq=False)
-class LayerOverlap:
+@dataclass(frozen=True, eq=False, repr=False)
+class LayerOverlap(ShownAsTable):
     """Mean normalised overlap of the pairs of inputs, in one layer or in the whole net; 0 to 1.
 
     Args:
@@ -33,14 +34,28 @@ class LayerOverlap:
     within: float
     across: float
 
+    def table(self) -> Table:
+        """The numbers in a row."""
+        return _table(f"LayerOverlap of {counted(len(self.per_class), 'class', 'classes')}", [self])
 
-@dataclass(frozen=True, eq=False)
-class ClassOverlap:
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ClassOverlap(ShownAsTable):
     """Mean normalised overlaps between classes: in each layer, and in the whole net. classes: their labels, sorted."""
 
     classes: tuple[int, ...]
     layers: tuple[LayerOverlap, ...]
     net: LayerOverlap
+
+    def table(self) -> Table:
+        """A row of numbers for every layer and for the net."""
+        title = f"ClassOverlap of {counted(len(self.classes), 'class', 'classes')}"
+        return _table(title, [*self.layers, self.net])
+
+
+def _table(title: str, parts: Sequence[LayerOverlap]) -> Table:
+    rows = tuple((part.name, decimal(part.within), decimal(part.across)) for part in parts)
+    return Table(title, ("layer", "within classes", "across"), rows)
 
 
 def class_overlap(bits: GateBits, labels: Tensor | Sequence[int]) -> ClassOverlap:

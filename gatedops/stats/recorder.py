@@ -22,6 +22,7 @@ from gatedops.stats.change import gate_change
 from gatedops.stats.checks import labels_of, require_same_inputs
 from gatedops.stats.classes import class_overlap
 from gatedops.stats.regions import count_regions
+from gatedops.tables import ShownAsTable, Table, counted, decimal, percent, whole
 from gatedops.trace import record_gates
 from gatedops.trace.checks import devices_of, require_device, require_model
 
@@ -29,7 +30,7 @@ FORMAT = "gatedops.GateRecorder/1"
 _HISTORY = "history.json"
 
 
-class GateRecorder:
+class GateRecorder(ShownAsTable):
     """Records gate statistics of a fixed probe set in anyone's training loop: ``recorder(model, x, step)`` whenever you
     like, or ``recorder.record(step)`` if model and x were given at the start.
 
@@ -112,6 +113,27 @@ class GateRecorder:
         self._first = bits if self._first is None else self._first
         self._last = bits
         return record
+
+    def table(self) -> Table:
+        """What was recorded of the net, a row for each step."""
+        records, inputs = self.history["records"], self.history["inputs"]
+        rows = tuple(
+            (
+                str(record["step"]),
+                percent(net["share_on"]),
+                whole(net["dead"]),
+                whole(net["always_on"]),
+                decimal(net["entropy"]),
+                whole(net["regions"]),
+                percent(net["change_from_first"]),
+                decimal(net["alignment_to_first"]),
+            )
+            for record in records
+            for net in [record["net"]]
+        )
+        head = ("step", "on %", "dead", "always on", "entropy", "regions", "changed %", "alignment to first")
+        of = f" of {counted(inputs, 'input')}" if records else ""
+        return Table(f"GateRecorder: {counted(len(records), 'record')}{of}", head, rows)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes the history (``history.json``) and the gates that the next record is compared with into a folder.

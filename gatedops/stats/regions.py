@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from gatedops.gatebits import GateBits
 from gatedops.stats.checks import require_gates
+from gatedops.tables import ShownAsTable, Table, counted, whole
 
 _BLOCK_WORDS = 1 << 18  # words hashed or compared at a time: 2 MiB as 64-bit integers
 _SEED = 0  # of the multipliers of the hash
@@ -18,8 +19,8 @@ _Words = NDArray[np.int32]
 _Hashes = NDArray[np.uint64]
 
 
-@dataclass(frozen=True)
-class RegionCounts:
+@dataclass(frozen=True, repr=False)
+class RegionCounts(ShownAsTable):
     """Distinct activation patterns among the inputs: of each layer by itself, and of all layers together.
 
     Args:
@@ -31,6 +32,12 @@ class RegionCounts:
     names: tuple[str, ...]
     layers: tuple[int, ...]
     net: int
+
+    def table(self) -> Table:
+        """The count of every layer and of the net."""
+        counts = zip((*self.names, "net"), (*self.layers, self.net), strict=True)
+        rows = tuple((name, whole(count)) for name, count in counts)
+        return Table(f"RegionCounts of {counted(self.inputs, 'input')}", ("layer", "regions"), rows)
 
 
 def count_regions(bits: GateBits, layers: Sequence[str | int] | None = None) -> RegionCounts:
