@@ -116,6 +116,14 @@ def test_functions_that_hold_a_part_of_the_model_are_refused():
             copied(nn.Sequential(Closure(by_default)))
 
 
+def test_a_patched_forward_that_calls_the_original_is_refused():
+    net = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    plain = net[0].forward
+    net[0].forward = lambda x: plain(x) * 2
+    with pytest.raises(ValueError, match=r"model: 'forward' of 0 \(Linear\) is a function that holds a part of"):
+        copied(net)
+
+
 def test_a_compiled_model_is_copied():
     net = torch.compile(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), backend="eager")
     copy = copied(net)

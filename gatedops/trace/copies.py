@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 from copy import deepcopy
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import Any, TypeVar
 
 import torch
@@ -101,14 +102,13 @@ def _point_into_copy(path: str, module: nn.Module, memo: dict[int, Any], name: s
 
 
 def _held(function: FunctionType) -> Iterator[Any]:
-    """What a function takes along: the variables around it and the defaults of its arguments."""
+    """What a function takes along: the variables around it and the defaults of its arguments; of a method its object."""
+    held = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
     for cell in function.__closure__ or ():
-        try:
-            yield cell.cell_contents
-        except ValueError:  # the variable has no value yet
-            continue
-    yield from function.__defaults__ or ()
-    yield from (function.__kwdefaults__ or {}).values()
+        with suppress(ValueError):  # the variable has no value yet
+            held.append(cell.cell_contents)
+    for value in held:
+        yield value.__self__ if isinstance(value, MethodType) else value
 
 
 def _called(path: str, module: nn.Module) -> str:
