@@ -8,32 +8,43 @@ import signal
 import sys
 from collections.abc import Sequence
 
-_HELP = """usage: python -m gatedops [command]
+from gatedops._version import __version__
+
+_HELP = """usage: python -m gatedops [-h] [--version] [command]
 
 Without a command it prints versions, what runs where, and what is missing.
 
 commands:
   selftest   tries the kernels for GPUs on this machine; those that are right and faster run from then on
 
+options:
+  -h, --help  prints this
+  --version   prints the version of gatedops
+
 `python -m gatedops selftest --help` lists its options."""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs a command; its exit code."""
-    command = arguments[0] if arguments else None
-    if command is None:
+    if not arguments:
         from gatedops.commands import report
 
         report.main()
         return 0
+    command, *rest = arguments
     if command == "selftest":
         from gatedops.commands import selftest
 
-        return selftest.main(arguments[1:])
-    if command in ("-h", "--help"):
-        print(_HELP)
+        return selftest.main(rest)
+    told = {"-h": _HELP, "--help": _HELP, "--version": __version__}
+    if command in told and not rest:
+        print(told[command])
         return 0
-    print(f"python -m gatedops: got {command!r}, needs selftest, --help, or nothing for the report", file=sys.stderr)
+    wrong = rest[0] if command in told else command
+    print(
+        f"python -m gatedops: got {wrong!r}, needs selftest, --help, --version, or nothing for the report",
+        file=sys.stderr,
+    )
     return 2
 
 

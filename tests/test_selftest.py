@@ -292,7 +292,7 @@ def test_the_help_names_the_commands(capsys):
 
 def test_an_unknown_command_is_refused(capsys):
     assert program.main(["selftests"]) == 2
-    told = "python -m gatedops: got 'selftests', needs selftest, --help, or nothing for the report\n"
+    told = "python -m gatedops: got 'selftests', needs selftest, --help, --version, or nothing for the report\n"
     assert capsys.readouterr().err == told
 
 
