@@ -126,7 +126,7 @@ def test_other_activations_beside_a_relu_are_named_in_one_warning():
     with pytest.warns(UserWarning, match="have no gates") as caught:
         bits = record_gates(net, torch.randn(9, 3), batch_size=2)
     assert len(caught) == 1
-    assert "gelu (1), tanh (4), leaky_relu (5)" in str(caught[0].message)
+    assert "GELU (1), Tanh (4), LeakyReLU (5)" in str(caught[0].message)
     assert bits.widths == (4,)
 
 

@@ -211,7 +211,7 @@ def test_clamps_for_the_sake_of_rounding_are_no_rectifiers():
     ids=lambda module: type(module).__name__,
 )
 def test_activations_without_gates_are_warned_of(module):
-    with pytest.warns(UserWarning, match=r"have no gates and are not recorded: \w+ \(activation\)"):
+    with pytest.warns(UserWarning, match=rf"are not recorded: {type(module).__name__} \(activation\)"):
         record_gates(Activated(module), torch.randn(5, 5))
 
 
@@ -471,6 +471,43 @@ def test_a_model_of_one_number_of_rows_is_recorded():
     assert_same_bits(record_gates(net, x).unpack()[0], net.layer(x) > 0)
 
 
+@pytest.mark.parametrize(
+    ("net", "shape"),
+    [
+        (nn.TransformerEncoderLayer(6, 2, 5), (9, 6)),
+        (nn.TransformerEncoderLayer(6, 2, 5), (9, 4, 6)),
+        (nn.Sequential(nn.Linear(4, 50), nn.BatchNorm1d(50, track_running_stats=False), nn.ReLU()), (9, 4)),
+        (nn.Sequential(nn.Linear(4, 50), nn.BatchNorm1d(50, track_running_stats=False), nn.ReLU()), (2, 4)),
+        (nn.Sequential(nn.Linear(4, 50), nn.BatchNorm1d(50, track_running_stats=False), nn.ReLU()), (3, 4)),
+    ],
+)
+def test_inputs_that_change_each_others_gates_are_warned_of(net, shape):
+    with pytest.warns(UserWarning, match=r"change each other's gates, first in (relu|2): .*batch_first=True"):
+        record_gates(net, torch.randn(shape))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        record_gates(nn.TransformerEncoderLayer(6, 2, 5, batch_first=True), torch.randn(9, 4, 6))
+        if isinstance(net, nn.Sequential):
+            record_gates(net, torch.randn(shape), training=True)
+
+
+def test_the_nodes_of_a_graph_are_rows():
+    class Graph(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(5, 6)
+            self.register_buffer("edges", torch.rand(8, 8))
+
+        def forward(self, x: Tensor, edges: Tensor | None = None) -> Tensor:
+            return F.relu((self.edges if edges is None else edges) @ self.layer(x))
+
+    net, x = Graph(), torch.randn(8, 5)
+    assert_same_bits(record_gates(net, x).unpack()[0], net.edges @ net.layer(x) > 0)
+    given = {"x": x, "edges": torch.rand(8, 8)}
+    bits = record_gates(net, given, call=lambda model, batch: model(**batch))
+    assert_same_bits(bits.unpack()[0], given["edges"] @ net.layer(x) > 0)
+
+
 def test_vmap_inside_a_model_is_refused_with_a_sentence():
     class Mapped(nn.Module):
         def __init__(self) -> None:
@@ -519,6 +556,8 @@ def test_dicts_and_several_inputs():
     batches = [(x[:4], other[:4], "labels"), (x[4:], other[4:], "labels")]
     pairs = record_gates(net, batches, call=lambda model, batch: model(batch[0], batch[1]))
     assert_same_bits(pairs.unpack()[0], expected)
+    tuples = record_gates(net, (x, other), 3, call=lambda model, batch: model(*batch))
+    assert_same_bits(tuples.unpack()[0], expected)
     scaled = record_gates(net, x, call=lambda model, batch: model(batch, other[:1], scale=2.0))
     assert_same_bits(scaled.unpack()[0], 2 * net.a(x) + net.b(other[:1]) > 0)
 

@@ -37,8 +37,8 @@ def naswot_score(
     patterns (docs/math.md, section 12): the larger, the better an untrained net tells the inputs of a batch apart.
 
     The released code of the paper sums ``g g^T + (1 - g)(1 - g)^T`` over the calls of the ReLU modules of a net and
-    takes ``numpy.linalg.slogdet``. It runs one batch of 128 inputs through the untrained net in training mode, so that batch
-    norms take the statistics of that batch: its score is that of
+    takes ``numpy.linalg.slogdet``. It runs one batch of 128 inputs through the untrained net in training mode, so that
+    batch norms take the statistics of that batch: its score is that of
 
         naswot_score(record_gates(net, x, batch_size=len(x), training=True))
 

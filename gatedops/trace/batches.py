@@ -27,22 +27,24 @@ def batches_of(data: Any, batch_size: int) -> Iterator[Tensor]:
 
 
 def whole_batches_of(data: Any, batch_size: int) -> Iterator[Any]:
-    """Each batch with all it holds, as a DataLoader gives it; a dict of tensors is cut like a tensor."""
+    """Each batch with all it holds, as a DataLoader gives it; a dict or tuple of tensors is cut like a tensor."""
     data = as_tensor(data, "data") if isinstance(data, np.ndarray) else data
     if isinstance(data, Tensor):
         return _cut(data, batch_size)
     _require_batches(data)
+    if isinstance(data, tuple) and all(isinstance(value, Tensor) for value in data):
+        return map(tuple, map(dict.values, whole_batches_of(dict(enumerate(data)), batch_size)))
     if not isinstance(data, Mapping):
         return (_with_rows(batch, index) for index, batch in enumerate(data))
     rows = rows_of(data)
     if not rows or any(not isinstance(value, Tensor) or len(value) != rows for value in data.values()):
-        raise ValueError("data: got a dict, whose values need to be tensors of one number of rows, at least one")
+        raise ValueError("data: got several inputs, which need to be tensors of one number of rows, at least one")
     return (_sliced(data, slice(start, start + batch_size)) for start in range(0, rows, batch_size))
 
 
 def rows_of(batch: Any) -> int | None:
     """The inputs in a batch: the rows of the first tensor in it; None where it holds none."""
-    return next((len(leaf) for leaf in _tensors_of(batch) if leaf.dim()), None)
+    return next((len(leaf) for leaf in tensors_of(batch) if leaf.dim()), None)
 
 
 def taken(batch: Any, order: Tensor) -> Any:
@@ -110,12 +112,13 @@ def _with_rows(batch: Any, index: int) -> Any:
     return batch
 
 
-def _tensors_of(batch: Any) -> Iterator[Tensor]:
+def tensors_of(batch: Any) -> Iterator[Tensor]:
+    """Every tensor in a batch."""
     if isinstance(batch, Tensor):
         yield batch
     elif isinstance(batch, (Mapping, list, tuple)):
         for value in batch.values() if isinstance(batch, Mapping) else batch:
-            yield from _tensors_of(value)
+            yield from tensors_of(value)
 
 
 def _sliced(batch: Mapping[Any, Tensor], rows: slice) -> Mapping[Any, Tensor]:

@@ -17,10 +17,15 @@ _SIZES = re.compile(
     r"mat1 and mat2 shapes|size mismatch|Given groups=|must match the size|expected input.* to have \d+ channels"
     r"|Given normalized_shape|Kernel size can't be greater|Output size is too small|input\.size\(-1\) must be equal"
     r"|Expected \d+D .*input|running_mean should contain|Expected more than 1 value|is invalid for input of size"
-    r"|expected \d+D or \d+D input|only supports \d+D|shapes cannot be multiplied|input to have \d+ channels",
+    r"|expected \d+D or \d+D input|only supports \d+D|shapes cannot be multiplied|input to have \d+ channels"
+    r"|Sizes of tensors must match|expecting embedding dimension|embed_dim|Expected size for first two dimensions"
+    r"|too many indices|Dimension out of range|Expected input to be \d+D|must match the existing size"
+    r"|expected [^ ]+ to have shape|must be divisible by|would result in an empty tensor",
     re.IGNORECASE,
 )
-_DTYPES = re.compile(r"dtype|scalar type|same type|Long|Half|BFloat16|Byte|not implemented for '", re.IGNORECASE)
+_DTYPES = re.compile(
+    r"dtype|scalar type|same type|should be the same|Long|Half|BFloat16|Byte|not implemented for '", re.IGNORECASE
+)
 
 
 @contextmanager
@@ -38,7 +43,7 @@ def naming_inputs(name: str, inputs: Any, model: nn.Module) -> Iterator[None]:
     """
     try:
         yield
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
         if isinstance(error, torch.cuda.OutOfMemoryError) or (isinstance(error, ValueError) and _is_ours(error)):
             raise
         given = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]

@@ -60,6 +60,11 @@ class RunningModules:
         module = self._running[-1] if self._running else self._root
         return call_name(self._paths[module], module, op)
 
+    def activation(self, op: str) -> str:
+        """The class of the activation that runs now, such as ReLU6; `op` where it is not a module of torch."""
+        module = self._running[-1] if self._running else self._root
+        return type(module).__name__ if type(module).__module__ == "torch.nn.modules.activation" else op
+
     def place(self) -> str:
         """The module that runs now: "layer1.0 (Block)"."""
         module = self._running[-1] if self._running else self._root

@@ -59,6 +59,7 @@ class Pass(ABC):
         return self.modules.name({RELU: RELU, FUSED_RELU: RELU, MAX_POOL: MAX_POOL}.get(call.kind, call.name))
 
     def _on_call(self, call: Call, constant: bool = False) -> Any:
+        self._require_rows(call)
         with nullcontext() if self._watch is None else self._watch.known():
             if call.kind not in (FUSED_RELU, RNN_RELU):
                 self.take(call.input, call, constant)  # before the call: in place it overwrites its pre-activation
@@ -72,6 +73,13 @@ class Pass(ABC):
             # (n, positions, channels) where a Gate records its gates: one position is a fully connected layer.
             self.take(z.squeeze(1) if z.dim() == 3 and z.shape[1] == 1 else z, call, constant)
             return result
+
+    def _require_rows(self, call: Call) -> None:
+        if torch._C._functorch.is_functorch_wrapped_tensor(call.input):
+            raise ValueError(
+                f"model: {self.name_of(call)} runs inside torch.func (vmap, grad), where the rows of a batch are not"
+                " seen; call the layer with the whole batch instead"
+            )
 
     def _on_other(self, func: Any) -> None:
         if self._watch is not None:

@@ -43,9 +43,10 @@ def record_gates(
     ("layer1.0.relu"); the second call of that name is "layer1.0.relu#2".
 
     Where the inputs lie in a tensor inside the model is found, not guessed: before the first batch the model is called
-    on three of its rows in two orders. So tokens may be flattened, ``(n * T, C)``, and the inputs need not be the first
-    axis, ``(T, n, C)``; a gate of which they are no axis is refused by the name of its layer. In the same passes the
-    operators that torch really runs are looked at, and a rectifier that was missed is warned of by its layer's name.
+    on two of its rows, and once more with other company. So tokens may be flattened, ``(n * T, C)``, and the inputs
+    need not be the first axis, ``(T, n, C)``; a gate of which they are no axis is refused by the name of its layer, and
+    if the inputs of a batch change each other's gates, a warning says so. In the same passes the operators that torch
+    really runs are looked at, and a rectifier that was missed is warned of by its layer's name.
 
     Args:
         model: any module; ``model(inputs)`` is called with batches. Of one input, pre-activations are ``(w,)``,
@@ -53,7 +54,8 @@ def record_gates(
             as ``(T, C)``.
         data: inputs ``(n, ...)`` on the model's device, as a tensor or numpy array, cut into batches; or a DataLoader
             or another iterable of batches, each the inputs or a tuple that starts with them. With `call` a batch may be
-            anything that holds a tensor whose rows are the inputs, and data also a dict of tensors, cut into batches.
+            anything that holds a tensor whose rows are the inputs, and data also a dict or tuple of tensors, which is
+            cut into batches.
         batch_size: rows at a time, where data is cut.
         out: a file to write to, batch by batch, in the format of :meth:`GateBits.save`; for gates that do not fit into
             memory. It appears when all is written. The result is memory-mapped from it.
@@ -84,7 +86,7 @@ def record_gates(
     total = rows_of(data) if isinstance(data, (Tensor, dict)) else None
     rows: Rows = RowsInMemory(total) if out is None else RowsInFile(file_at(out, "out"))
     count = operator.length_hint(data, 0) if total is None else -(-total // batch_size)
-    recorder = Recorder(model, call or nn.Module.__call__, max_pool)
+    recorder = Recorder(model, call or nn.Module.__call__, max_pool, training)
     with ExitStack() as stack:
         kept = preserved(model) if training else nullcontext()
         for context in (rows, recorder, kept, in_mode(model, training), uncompiled()):

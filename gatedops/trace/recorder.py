@@ -34,9 +34,9 @@ Spec = tuple[str, tuple[int, ...], str]  # a layer's name, shape and kind
 class Recorder(Pass):
     """Runs a model on batches and packs the gates of each; holds hooks in the model while entered."""
 
-    def __init__(self, model: nn.Module, run: Run, max_pool: bool) -> None:
+    def __init__(self, model: nn.Module, run: Run, max_pool: bool, training: bool) -> None:
         super().__init__(model, run, RunningModules(model), max_pool)
-        self._max_pool = max_pool
+        self._max_pool, self._training = max_pool, training
         self._plan: RowPlan | None = None
         self._others: dict[str, None] = {}  # activations without gates, in the order they were seen
         self._expected: list[Spec] = []  # the layers of the first batch
@@ -67,7 +67,8 @@ class Recorder(Pass):
         return GateBits(torch.cat(self._words, dim=1), self._layers)
 
     def finish(self) -> None:
-        """Warns of activations that are no gates and of rectifiers that were missed; ValueError where no batch came."""
+        """Warns of activations that are no gates, of rectifiers that were missed and of inputs that change each other's
+        gates; ValueError where no batch came."""
         if not self._layers or self._plan is None:
             raise ValueError("data: has no batches, needs at least one row")
         if self._others:
@@ -78,6 +79,13 @@ class Recorder(Pass):
             warnings.warn(
                 f"these rectifiers ran and are not recorded: {listed}; write them as torch.relu(q), so that their gates"
                 " are seen",
+                stacklevel=3,
+            )
+        if self._plan.mixed and not self._training:
+            warnings.warn(
+                f"the inputs of a batch change each other's gates, first in {self._plan.mixed}: what is recorded"
+                " depends on the batches; keep running statistics in batch norms, put the inputs along the first axis"
+                " of attention (batch_first=True), or choose batches that belong together",
                 stacklevel=3,
             )
 
@@ -106,7 +114,7 @@ class Recorder(Pass):
         """Notes an activation that has no gates."""
         op = name_of(func)
         if _NO_GATES.fullmatch(op):
-            self._others[f"{op} ({self.modules.name(op)})"] = None
+            self._others[f"{self.modules.activation(op)} ({self.modules.name(op)})"] = None
 
     def _begin(self, rows: int) -> None:
         self._rows = rows
@@ -118,7 +126,9 @@ class Recorder(Pass):
     def _instead(self) -> str:
         """What the model calls in place of ReLUs, for an error."""
         missed = () if self._plan is None else self._plan.missed
-        others = f"; its activations have none: {', '.join(self._others)}" if self._others else ""
+        others = ""
+        if self._others:
+            others = f"; its activations have none: {', '.join(self._others)}; put nn.ReLU in their place to have gates"
         if not missed:
             return others
         return f"{others}; these rectifiers ran and are not seen: {', '.join(missed)}; write them as torch.relu(q)"
@@ -154,11 +164,6 @@ class Recorder(Pass):
 
 def _require_numbers(q: Tensor, name: str) -> None:
     """Raises unless these are numbers of single inputs."""
-    if torch._C._functorch.is_functorch_wrapped_tensor(q):
-        raise ValueError(
-            f"model: {name} runs inside torch.func (vmap, grad), where the rows of a batch are not seen; call the layer"
-            " with the whole batch instead"
-        )
     if q.layout != torch.strided:
         raise ValueError(f"model: {name} works on {q.layout}, needs a dense tensor; convert it with to_dense()")
     if not q.is_floating_point():

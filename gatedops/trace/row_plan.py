@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,24 +44,23 @@ class Arrangement:
 FIRST = Arrangement("axis")
 
 
-def arrangement_of(before: Tensor, after: Tensor, order: Tensor) -> Arrangement | None:
-    """How the rows lie in a tensor of a model's pass, from its values in another pass with the rows in another order.
+def arrangement_of(before: Tensor, after: Tensor, n: int, pairs: Sequence[tuple[int, int]]) -> Arrangement | None:
+    """How n rows lie in a tensor of a model's pass, from its values in another pass.
 
     Args:
         before, after: the tensor in the two passes.
-        order: which row of the first pass each row of the second one is.
+        pairs: places of one input in the first pass and in the second.
 
     Returns:
-        The first arrangement in which the rows change places as those of the inputs do; None where none is.
+        The first arrangement in which every pair has the same values; None where none is.
     """
     if before.shape != after.shape:
         return None
-    n = len(order)
+    places, others = (torch.tensor(side, device=before.device) for side in zip(*pairs, strict=True))
     for one in _arrangements(before.dim()):
-        if one.fits(tuple(before.shape), n):
-            expected = one.rows_first(before, n)[order.to(before.device)]
-            if is_close(expected, one.rows_first(after, n)):
-                return one
+        fits = one.fits(tuple(before.shape), n)
+        if fits and is_close(one.rows_first(before, n)[places], one.rows_first(after, n)[others]):
+            return one
     return None
 
 

@@ -1,20 +1,17 @@
-"""The search for the rows of the inputs inside a model: two passes over a few rows, in two orders."""
+"""The search for the rows of the inputs inside a model: passes over a few rows, in other company and other order."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from gatedops.trace.batches import rows_of, taken
+from gatedops.trace.batches import rows_of, taken, tensors_of
 from gatedops.trace.passes import Probe, Taken
 from gatedops.trace.row_plan import FIRST, Arrangement, arrangement_of, is_close
 from gatedops.trace.state import preserved
-
-_FEW, _OTHER_FEW = 3, 4  # rows, never as many as the batch has: an axis of the batch's size is none of the rows' then
 
 
 @dataclass(frozen=True)
@@ -24,32 +21,37 @@ class RowPlan:
     Args:
         arrangements: None for a call that no input changes.
         missed: rectifiers that ran where no handler saw them.
+        mixed: the first call in which the inputs of a batch change each other's values; "" where they do not.
     """
 
     arrangements: tuple[Arrangement | None, ...] = ()
     missed: tuple[str, ...] = ()
+    mixed: str = ""
 
     def of(self, index: int, constant: bool) -> Arrangement | None:
-        """Of the call of this index; where the passes did not get as far, rows are taken to come first."""
+        """The arrangement of the call of this index; where the passes did not get as far, rows come first."""
         if index < len(self.arrangements):
             return self.arrangements[index]
         return None if constant else FIRST
 
 
 def row_plan(model: nn.Module, probe: Probe, batch: Any) -> RowPlan:
-    """Calls the model on a few rows of a batch, on the same rows in another order, and compares.
+    """Calls the model on two rows of a batch, and on one of them at another place beside another row. Its values must
+    then be elsewhere, and the same. Where they are not, the order alone is changed: the inputs may change each other's
+    values.
 
-    A model that cannot be called so (of a fixed number of rows) is called on all of them; one that fails then, too,
-    has the empty plan.
+    A model that takes no other number of rows is called on all of them. If they do not follow the inputs there, it is
+    one in which inputs are a whole, such as the nodes of a graph: then rows are taken to come first. A model that fails
+    in these passes has the empty plan.
 
     Raises:
         ValueError: naming a rectifier in whose pre-activations the rows of the inputs are not found.
     """
-    rows = rows_of(batch) or 1
-    few = _FEW if rows != _FEW else _OTHER_FEW
-    for order in (torch.arange(few) % rows, torch.arange(rows)):
+    few, others = _few_rows(batch)
+    every = torch.arange(rows_of(batch) or 1)
+    for order, other, is_whole in ((few, others, False), (every, every.roll(1), True)):
         try:
-            return _compared(model, probe, batch, order)
+            return _Search(model, probe, batch, order, is_whole).plan(other)
         except NotFoundError as error:
             raise ValueError(str(error)) from None
         except Exception:  # the model's own: the pass over the batch itself shows it
@@ -61,35 +63,78 @@ class NotFoundError(Exception):
     """The rows of the inputs are not found."""
 
 
-def _compared(model: nn.Module, probe: Probe, batch: Any, order: torch.Tensor) -> RowPlan:
-    turn = 2 if len(order) > 2 else 1  # of three rows, two of which are one input, this changes all places
-    with preserved(model):
-        before, missed = probe.values_of(taken(batch, order), watched=True)
-    with preserved(model):
-        after, _ = probe.values_of(taken(batch, order.roll(turn)))
-    places = torch.arange(len(order)).roll(turn)
-    found: list[Arrangement | None] = []
-    for index, (one, other) in enumerate(zip(before, after, strict=False)):
-        if one.constant and is_close(one.values, other.values):
-            found.append(None)
-            continue
-        arrangement = arrangement_of(one.values, other.values, places)
-        if arrangement is None:
-            arrangement = _of_random(model, probe, taken(batch, order), before, index)
-        found.append(arrangement)
-    return RowPlan(tuple(found), missed)
+def _few_rows(batch: Any) -> tuple[Tensor, Tensor]:
+    """Which rows two passes take: row 0 first, then in second place; beside it rows that differ from it.
+
+    They are two, or three where the batch has two: an axis as long as the batch is not that of the rows then.
+    """
+    rows = rows_of(batch) or 1
+    if rows == 2:
+        return torch.tensor([0, 1, 0]), torch.tensor([1, 0, 1])
+    differ = torch.zeros(rows, dtype=torch.bool)
+    for tensor in tensors_of(batch):
+        if tensor.dim() and len(tensor) == rows:
+            differ |= (tensor != tensor[:1]).reshape(rows, -1).any(1).cpu()
+    others = [*differ.nonzero().flatten().tolist(), 0, 0]
+    return torch.tensor([0, others[0]]), torch.tensor([others[1] or others[0], 0])
 
 
-def _of_random(model: nn.Module, probe: Probe, batch: Any, before: Sequence[Taken], index: int) -> Arrangement:
-    """The arrangement of values that are drawn at random, which no order of the rows shows: rows come first."""
-    one, rows = before[index], rows_of(batch) or 1
-    with preserved(model):
-        torch.manual_seed(int(torch.randint(2**31, ())))
-        again, _ = probe.values_of(batch)
-    is_random = index < len(again) and not is_close(one.values, again[index].values)
-    if is_random and FIRST.fits(tuple(one.values.shape), rows):
-        return FIRST
-    raise NotFoundError(_not_found(one, rows))
+class _Search:
+    """Passes of a model over rows of a batch, and what they show.
+
+    Args:
+        order: the rows of the first pass.
+        is_whole: they are all rows, and may belong together.
+    """
+
+    def __init__(self, model: nn.Module, probe: Probe, batch: Any, order: Tensor, is_whole: bool) -> None:
+        self._model, self._probe, self._batch, self._order = model, probe, batch, order
+        self._is_whole = is_whole
+        self._turned: list[Taken] | None = None
+        self._mixed = ""
+
+    def plan(self, other: Tensor) -> RowPlan:
+        """The plan, from a pass over the rows and one over others."""
+        before, missed = self._values(self._order, watched=True)
+        after, _ = self._values(other)
+        pairs = [
+            (a, b) for b, row in enumerate(other.tolist()) for a, same in enumerate(self._order.tolist()) if same == row
+        ]
+        found: list[Arrangement | None] = []
+        for index, (one, second) in enumerate(zip(before, after, strict=False)):
+            if one.constant and is_close(one.values, second.values):
+                found.append(None)
+                continue
+            arrangement = arrangement_of(one.values, second.values, len(self._order), pairs)
+            found.append(arrangement or self._of_mixed(index, one))
+        return RowPlan(tuple(found), missed, self._mixed)
+
+    def _values(self, order: Tensor, watched: bool = False) -> tuple[list[Taken], tuple[str, ...]]:
+        with preserved(self._model):
+            return self._probe.values_of(taken(self._batch, order), watched)
+
+    def _of_mixed(self, index: int, one: Taken) -> Arrangement:
+        """The arrangement in a call whose values depend on the company of an input, or on chance."""
+        if self._turned is None:
+            self._turned, _ = self._values(self._order.flip(0))
+        n = len(self._order)
+        if index < len(self._turned):
+            pairs = [(n - 1 - place, place) for place in range(n)]
+            arrangement = arrangement_of(one.values, self._turned[index].values, n, pairs)
+            if arrangement is not None:
+                self._mixed = self._mixed or one.name
+                return arrangement
+        comes_first = FIRST.fits(tuple(one.values.shape), n)
+        if comes_first and (self._is_whole or self._is_random(index, one)):
+            return FIRST
+        raise NotFoundError(_not_found(one, n))
+
+    def _is_random(self, index: int, one: Taken) -> bool:
+        """Whether the values change from pass to pass with the random numbers drawn."""
+        with preserved(self._model):
+            torch.manual_seed(int(torch.randint(2**31, ())))
+            again, _ = self._probe.values_of(taken(self._batch, self._order))
+        return index < len(again) and not is_close(one.values, again[index].values)
 
 
 def _not_found(one: Taken, rows: int) -> str:
