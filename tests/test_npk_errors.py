@@ -66,9 +66,9 @@ def test_options():
 
 def test_inputs():
     net = mlp()
-    fails(TypeError, "x: got list, needs a tensor", net, [1.0])
+    fails(TypeError, "x: got list, needs a tensor or a numpy array", net, [1.0])
     fails(TypeError, "y: got list, needs a tensor", net, X, [1.0])
-    fails(TypeError, "x: got torch.int64, needs a float dtype", net, X.long())
+    fails(TypeError, "x: got torch.complex64, needs real numbers", net, X + 1j)
     fails(ValueError, "x: got shape (6,), needs (n, d) or (n, C, H, W)", net, X[0])
     fails(ValueError, "x: got shape (0, 6), needs (n, d) or (n, C, H, W), at least one row", net, X[:0])
     fails(ValueError, "y: got shape (0, 6), needs (n, d)", net, X, X[:0])

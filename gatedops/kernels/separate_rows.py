@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -17,6 +19,8 @@ from gatedops.trace.names import RunningModules
 
 _SAME = 1e-3  # of the largest output: what rounding may change where another row stands beside a row
 _EVAL = "call model.eval() first"
+_ONCE = "draw them once, in __init__"
+_DROPOUT = re.compile("dropout|bernoulli|rrelu")
 
 
 def require_separate_layers(model: nn.Module) -> None:
@@ -54,12 +58,10 @@ def require_separate_rows(model: nn.Module, outputs: Callable[[Tensor], Any], x:
         ValueError: a call draws random numbers or uses statistics of the batch: functions too, which no list of layers
             shows.
     """
-    alone = _watched(model, outputs, x[:1])
-    other = x[1:2] if len(x) > 1 else torch.zeros_like(x[:1])
-    try:
+    other, beside = x[1:2] if len(x) > 1 else torch.zeros_like(x[:1]), None
+    with suppress(RuntimeError):  # a model may take one row at a time; what else is wrong shows with one row too
         beside = _watched(model, outputs, torch.cat([x[:1], other]))
-    except RuntimeError:  # a model may take one row at a time
-        return alone
+    alone = _watched(model, outputs, x[:1])
     if isinstance(beside, Tensor) and isinstance(alone, Tensor) and beside.shape == (2, *alone.shape[1:]):
         difference, largest = float((beside[:1] - alone).abs().max()), float(alone.abs().max())
         if difference > _SAME * largest:
@@ -111,10 +113,8 @@ class _Watch(TorchDispatchMode):
         if torch.Tag.nondeterministic_seeded in func.tags:
             switched_off = given.get("dropout_p") == 0 or given.get("training") is False or given.get("train") is False
             if not switched_off and not ("dropout_p" in names and "dropout_p" not in given):
-                return (
-                    f"model: {self._modules.place()} draws random numbers ({op}): {_EVAL}, and pass"
-                    " training=self.training to functions such as F.dropout"
-                )
+                remedy = f"{_EVAL}, and pass training=self.training to functions" if _DROPOUT.search(op) else _ONCE
+                return f"model: {self._modules.place()} draws random numbers ({op}): {remedy}"
         # An instance norm is one of torch's batch norms of a single row, which has the channels of all rows.
         of_batch = "batch_norm" in op and (given.get("training") or given.get("train") or "running_mean" not in names)
         if of_batch and self._rows > 1 and args[0].shape[0] > 1:

@@ -61,8 +61,9 @@ def _require_independent_entries(step: Step) -> None:
 
 
 def _tied(name: str, what: str, owner: str, part: str) -> str:
-    shared = f"uses its {part} as its {what} too" if owner == name else f"uses a weight or bias of {owner}"
+    other = f"its own {part}" if owner == name else f"the {part} of {owner}"
     return (
-        f"model: {name} {shared}, or both are computed from one parameter ({part} and {what}); path kernels need layers"
-        f" with weights of their own: give {name} its own, nn.Parameter({what}.detach().clone())"
+        f"model: {name} uses a weight or bias of {owner}: its {what} and {other} share memory or come from one"
+        f" parameter; path kernels need independent weights: give {name} a {what} of its own, such as a"
+        " copy.deepcopy of the layer"
     )

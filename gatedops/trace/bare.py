@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
 from gatedops.trace.state import preserved
 from gatedops.trace.wrappers import inside, unwrapped
@@ -15,8 +16,15 @@ from gatedops.trace.wrappers import inside, unwrapped
 def bare(model: nn.Module) -> Iterator[nn.Module]:
     """The model inside its wrappers (torch.compile, data parallelism), with those around its parts taken off as long as
     this is entered, so that its modules have the names that they have without wrappers. Afterwards the model is as
-    :func:`gatedops.trace.state.preserved` leaves it: as it was, wrappers included."""
+    :func:`gatedops.trace.state.preserved` leaves it: as it was, wrappers included.
+
+    Raises:
+        ValueError: a lazy layer has no weights yet.
+    """
     model = unwrapped(model)
+    for path, module in model.named_modules():
+        if any(isinstance(parameter, UninitializedParameter) for parameter in module._parameters.values()):
+            raise ValueError(f"model: {path} ({type(module).__name__}) has no weights yet; call model(x) once")
     with preserved(model):
         for module in list(model.modules()):
             for name, child in module._modules.items():

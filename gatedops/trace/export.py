@@ -67,7 +67,7 @@ def steps(model: nn.Module, example: Tensor, *, name: str = "example") -> list[S
     rows = example.detach()[:1].repeat(_ROWS, *[1] * (example.dim() - 1))
     with bare(model) as inner, uncompiled(), _without_autocast(rows.device.type):
         # One call as it is: torch.export prints pages on inputs that do not fit.
-        with torch.no_grad(), evaluating(inner), naming_inputs(name, rows, inner), warnings.catch_warnings():
+        with torch.no_grad(), evaluating(inner), naming_inputs(name, example, inner), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the model warns when its gates are recorded
             inner(rows)
         exported = _exported(inner, rows)

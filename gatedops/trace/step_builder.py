@@ -117,6 +117,9 @@ class StepBuilder:
         if source in self._padded:
             self.refuse(source, "padding that no convolution takes over; let a Conv2d layer follow right behind it")
         if source in self._rearranged:
+            origin, numbers = self._rearranged[source]
+            if numbers.numel() != self._rows * math.prod(self.shape(origin)):
+                self.refuse(source, f"a part of its input; {GATES_ALONE}")
             self.refuse(
                 source,
                 "a change of shape or order; the only one understood is flattening all axes of an input: use"
@@ -184,7 +187,10 @@ class StepBuilder:
         """A node that no input changes: its value takes its place."""
         target: Any = node.target
         if torch.Tag.nondeterministic_seeded in getattr(target, "tags", ()):
-            self.refuse(node, "random, so that no call repeats another; draw the numbers once, in __init__")
+            self.refuse(
+                node,
+                "random; draw the numbers once, in __init__, or call model.eval() first",
+            )
         with torch.no_grad():
             args, kwargs = map_arg((node.args, node.kwargs), self._constants.__getitem__)
             value = self._constants[node] = target(*args, **kwargs)

@@ -1,0 +1,235 @@
+"""Every refusal of npk, npf, path_norm and ntk names the layer and says one thing that can be done."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gatedops import npf, npk, ntk, path_norm, trace
+
+X, IMAGES = torch.randn(3, 4), torch.randn(3, 2, 4, 4)
+GATES = r"npk_gram\(x.flatten\(1\), record_gates\(model, x\)\) gives Sigma \* Lambda"
+
+
+class Forward(nn.Module):
+    """A function as a network, with layers to use."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function = function
+        self.conv, self.wide = nn.Conv2d(2, 2, 3, padding=1), nn.Conv2d(2, 2, 3)
+        self.fc, self.other, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(2, 1)
+        self.bn = nn.BatchNorm2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self, x)
+
+
+def pooled(function):
+    """Images through the function, averaged, into a layer."""
+    return lambda net, x: net.head(function(net, x).mean((2, 3)))
+
+
+# Each: what the net does, on what; the layer's name; what to do.
+STEPS = {
+    "not understood": (lambda net, x: net.other(F.gelu(net.fc(x))), X, "gelu in the model", GATES),
+    "times a number": (lambda net, x: net.other(2 * net.fc(x)), X, "mul in the model", GATES),
+    "softmax": (lambda net, x: net.other(net.fc(x)).softmax(1), X, "softmax in the model", GATES),
+    "weights of the input": (lambda net, x: F.linear(x, net.fc(x)), torch.randn(4, 4), "linear in the model", GATES),
+    "statistics of the input": (pooled(lambda net, x: F.instance_norm(x)), IMAGES, "instance_norm in", GATES),
+    "random": (lambda net, x: net.fc(x + torch.rand(4)), X, "rand in the model", "draw the numbers once"),
+    "dropout": (lambda net, x: net.fc(F.dropout(x)), X, "dropout in the model", "call model.eval() first"),
+    "alpha dropout": (lambda net, x: net.fc(F.alpha_dropout(x, 0.5, True)), X, "dropout in", "call model.eval() first"),
+    "batch statistics": (
+        pooled(lambda net, x: F.batch_norm(net.conv(x), None, None, training=True)),
+        IMAGES,
+        "batch_norm in the model",
+        "call model.eval() first",
+    ),
+    "padding": (pooled(lambda net, x: F.pad(x, (1, 1, 1, 1))), IMAGES, "pad in", "let a Conv2d layer follow"),
+    "padding twice": (
+        pooled(lambda net, x: net.conv(F.pad(F.pad(x, (1, 1, 1, 1)), (1, 1, 1, 1)))),
+        IMAGES,
+        "pad in",
+        "pad once, by the sum",
+    ),
+    "reflection": (
+        pooled(lambda net, x: net.conv(F.pad(x, (1, 1, 1, 1), mode="reflect"))),
+        IMAGES,
+        "pad in",
+        "pad images with zeros or circularly instead",
+    ),
+    "circular, then zeros": (
+        pooled(lambda net, x: net.conv(F.pad(x, (1, 1, 1, 1), mode="circular"))),
+        IMAGES,
+        "conv (Conv2d)",
+        "let it pad by 0",
+    ),
+    "an uneven pool": (
+        pooled(lambda net, x: F.adaptive_avg_pool2d(net.conv(x), 3)),
+        IMAGES,
+        "adaptive_avg_pool2d in",
+        "resize x",
+    ),
+    "an order": (lambda net, x: net.fc(x.view(-1, 2, 2).transpose(1, 2).flatten(1)), X, "in the model", "x.flatten(1)"),
+    "a part": (lambda net, x: net.head(net.fc(x)[:, :2]), X, "slice in", GATES),
+    "a dtype": (lambda net, x: net.fc(x).double(), X, "to_copy in", "model.to(torch.float32)"),
+    "a mean over the inputs": (lambda net, x: net.fc(x) - x.mean(0), X, "mean in", "x.mean((2, 3))"),
+    "a difference": (lambda net, x: net.fc(x) - net.other(x), X, "sub in", "let the layer before it have that sign"),
+    "a number each": (
+        lambda net, x: net.fc(x) + torch.arange(len(x)).float()[:, None],
+        X,
+        "add in",
+        "add the same to all",
+    ),
+    "a shape": (lambda net, x: net.head(net.fc(x).mean(1, True) + torch.ones(2)), X, "add in", "give it that shape"),
+    "inputs elsewhere": (lambda net, x: net.head(x.t()), X, "in the model", "x.flatten(1)"),
+    "several outputs": (lambda net, x: (net.fc(x), net.other(x)), X, "returns", "wrap it in a module"),
+    "a branch on values": (lambda net, x: net.fc(x) if x.sum() > 0 else x, X, "torch.export does not follow it", GATES),
+}
+KERNELS = {
+    "groups": (lambda: nn.Conv2d(2, 2, 1, groups=2), IMAGES, "0 has 2 groups", GATES),
+    "tokens": (lambda: nn.Linear(4, 3), IMAGES, "0 is a Linear layer on (2, 4, 4)", "flatten its input"),
+    "a mean": (lambda: Forward(lambda net, x: net.conv(x).mean(1)), IMAGES, "0.mean is a mean", "use x.mean((2, 3))"),
+    "a norm first": (lambda: nn.BatchNorm2d(2), IMAGES, "0 is a batch norm behind input", "put it there, or"),
+    "no pixels": (lambda: nn.Conv2d(2, 3, 3), IMAGES, "images at 0", "nn.Flatten(), nn.Linear(12, 1)), x)"),
+    "a gate": (lambda: nn.Sequential(nn.Linear(4, 3), nn.ReLU()), X, "ends with 0.1", "nn.Linear(3, 1)), x)"),
+    "pools": (
+        lambda: nn.Sequential(nn.Conv2d(2, 2, 1), nn.MaxPool2d(2), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(2, 1)),
+        IMAGES,
+        "0.2 pools what another",
+        "put one there, or make one MaxPool2d",
+    ),
+    "sums": (
+        lambda: nn.Sequential(nn.Conv2d(2, 2, 1), nn.ReLU(), nn.Flatten(), nn.ReLU(), nn.Linear(32, 1)),
+        IMAGES,
+        "0.3 acts on sums",
+        "put one there",
+    ),
+    "one layer in two": (lambda: Forward(lambda net, x: net.fc(x) + x + x), X, "0.add#2 adds", "put a layer into one"),
+    "tied": (lambda: Forward(lambda net, x: net.fc(net.fc(x).relu())), X, "0.fc#2 uses", "give 0.fc#2 a weight"),
+    "unused gates": (
+        lambda: Forward(lambda net, x: (x.relu(), net.other(net.fc(x).relu()))[1]),
+        X,
+        "calls the ReLUs and max-pools ['0.relu', '0.relu#2']",
+        "leave the others out",
+    ),
+    "lazy": (lambda: nn.LazyLinear(3), X, "0 (LazyLinear) has no weights yet", "call model(x) once"),
+    "training": (lambda: nn.Dropout().train(), X, "0 (Dropout) is in training mode", "call model.eval() first"),
+}
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind: type[nn.Module]) -> None:
+        super().__init__()
+        self.rnn, self.head = kind(4, 3, batch_first=True), nn.Linear(3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.rnn(x[:, None])[0][:, -1])
+
+
+class Cell(nn.GRUCell):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+
+NTK = {
+    **{
+        kind.__name__: (Recurrent(kind), X, f"0.rnn ({kind.__name__})", "nn.Linear")
+        for kind in (nn.LSTM, nn.GRU, nn.RNN)
+    },
+    "a cell": (Cell(4, 3), X, "0 (Cell)", "nn.Linear"),
+    "F.dropout": (Forward(STEPS["dropout"][0]), X, "0 (Forward) draws random", "call model.eval() first"),
+    "F.alpha_dropout": (Forward(STEPS["alpha dropout"][0]), X, "0 (Forward) draws random", "call model.eval() first"),
+    "torch.rand": (Forward(STEPS["random"][0]), X, "0 (Forward) draws random", "draw them once"),
+    "rrelu": (Forward(lambda net, x: F.rrelu(net.fc(x), training=True)), X, "0 (Forward) draws", "model.eval() first"),
+    "instance norm": (
+        nn.Sequential(nn.InstanceNorm2d(2, track_running_stats=True).train(), nn.Flatten(), nn.Linear(32, 1)),
+        IMAGES,
+        "0.0 (InstanceNorm2d) is in training",
+        "call model.eval() first",
+    ),
+    "F.batch_norm": (Forward(STEPS["batch statistics"][0]), IMAGES, "0 (Forward) uses statistics", "model.eval()"),
+    "a mean over rows": (Forward(lambda net, x: net.fc(x - x.mean(0))), X, "the row beside it", "for each row"),
+    "a softmax over rows": (Forward(lambda net, x: net.fc(x).softmax(0)), X, "the row beside it", "for each row"),
+    "no rule": (
+        Forward(lambda net, x: net.fc(x) * float(net.fc(x).sum() ** 0)),
+        X,
+        "through 0 (Forward)",
+        "ntk(nn.Sequential(*list(model)[:k]), x)",
+    ),
+}
+
+
+def refused(call, net: nn.Module, x: Tensor, layer: str, remedy: str) -> None:
+    modes = [module.training for module in net.modules()]
+    hooks = [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in net.modules()]
+    with pytest.raises((ValueError, TypeError)) as raised:
+        call(net, x)
+    message = str(raised.value)
+    assert message.startswith("model: ")
+    assert layer in message
+    assert re.search(remedy, message) if remedy == GATES else remedy in message, message
+    assert "\n" not in message
+    assert [module.training for module in net.modules()] == modes
+    assert [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in net.modules()] == hooks
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_steps(name):
+    function, x, layer, remedy = STEPS[name]
+    refused(trace.steps, Forward(function).eval(), x, layer, remedy)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_kernels(name):
+    make, x, layer, remedy = KERNELS[name]
+    net = nn.Sequential(make())
+    if name != "training":
+        net.eval()
+    refused(npk, net, x, layer, remedy)
+    refused(npf, net, x, layer, remedy)
+
+
+@pytest.mark.parametrize("name", NTK)
+def test_tangent_kernels(name):
+    net, x, layer, remedy = NTK[name]
+    net = nn.Sequential(net)
+    if name != "instance norm":
+        net.eval()
+    refused(ntk, net, x, layer, remedy)
+
+
+def test_path_norms():
+    net = Forward(lambda net, x: net.conv(x).mean(1)).eval()
+    with pytest.raises(ValueError, match=r"mean is a Mean, which path norms do not cover; take the norm of the part"):
+        path_norm(net, 2, IMAGES)
+
+
+@pytest.mark.parametrize("call", [npk, npf, ntk, lambda net, x: path_norm(net, 2, x), trace.steps])
+@pytest.mark.parametrize(
+    ("net", "x"),
+    [
+        (nn.Linear(4, 2), X[:, :3]),
+        (nn.Linear(4, 2), torch.randn(3, 2, 5, 5)),
+        (nn.Sequential(nn.Conv2d(2, 1, 3), nn.Flatten(), nn.Linear(4, 1)), IMAGES[:, :1]),
+        (nn.Sequential(nn.Conv2d(2, 1, 3), nn.Flatten(), nn.Linear(4, 1)), torch.randn(3, 2, 5, 5)),
+        (nn.Sequential(nn.Conv2d(2, 1, 3), nn.Flatten(), nn.Linear(4, 1)), X),
+        (nn.Sequential(nn.Conv2d(2, 1, 3), nn.Flatten(), nn.Linear(4, 1)), IMAGES.double()),
+    ],
+)
+def test_inputs_that_a_model_does_not_take(call, net, x):
+    if call is ntk and x.dtype == torch.float64:
+        ntk(net, x)  # converts it
+        return
+    name = "example" if call is trace.steps else "x"
+    with pytest.raises((ValueError, TypeError)) as raised:
+        call(net, x)
+    message = str(raised.value)
+    assert message.startswith(f"{name}: ")
+    assert str(tuple(x.shape)) in message or str(x.dtype) in message
+    assert "\n" not in message
