@@ -102,7 +102,7 @@ def _point_into_copy(path: str, module: nn.Module, memo: dict[int, Any], name: s
 
 
 def _held(function: FunctionType) -> Iterator[Any]:
-    """What a function takes along: the variables around it and the defaults of its arguments; of a method its object."""
+    """What a function takes along: variables around it and defaults of its arguments; a method counts as its object."""
     held = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
     for cell in function.__closure__ or ():
         with suppress(ValueError):  # the variable has no value yet
