@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import Any
 
 import torch
@@ -37,7 +36,8 @@ class Constants:
 
     def __init__(self, model: nn.Module) -> None:
         # By the number that tells objects apart; held, lest another tensor takes the place of a dead one.
-        self._held: dict[int, Tensor] = {id(t): t for t in chain(model.parameters(), model.buffers())}
+        self._held: dict[int, Tensor] = {}
+        self._hold_all(model)
 
     def __contains__(self, tensor: Tensor) -> bool:
         return id(tensor) in self._held
@@ -56,6 +56,16 @@ class Constants:
         if "out" in kwargs:
             for tensor in _tensors((kwargs["out"],)):
                 self._drop(tensor)
+
+    def _hold_all(self, module: nn.Module) -> None:
+        """Holds the parameters and buffers of a module and of its parts; several times as fast as parameters()."""
+        for table in (module._parameters, module._buffers):
+            for tensor in table.values():
+                if tensor is not None:
+                    self._held[id(tensor)] = tensor
+        for child in module._modules.values():
+            if child is not None:
+                self._hold_all(child)
 
     def _drop(self, written: Tensor) -> None:
         """Forgets a tensor that an input was written into, and what shares its memory."""
