@@ -61,14 +61,19 @@ def draw_anew(network: nn.Module, init: Init) -> None:
     Each layer's reset_parameters comes first, inner layers before outer ones. Then, with "model", come the methods
     by which the model and the modules in it draw their weights (METHODS), in the same order, as constructors do; with
     a function, that function of the network. Reparametrized weights (spectral norm, weight norm, pruning ...) are drawn
-    as the plain weights that they are made of, and are reparametrized again.
+    as the plain weights that they are made of, and are reparametrized again. A network that lies on the device "meta"
+    has no numbers, and nothing is drawn.
 
     Raises:
-        ValueError: a parameter that none of this draws, by name; methods of the model that draw nothing; a network on
-            the device "meta".
+        ValueError: a parameter that none of this draws, by name; methods of the model that draw nothing; a network of
+            which a part lies on the device "meta".
     """
-    if any(parameter.is_meta for parameter in network.parameters()):
-        raise ValueError("model: has parameters on the device meta, where nothing can be drawn; load its weights first")
+    are_meta = {name: parameter.is_meta for name, parameter in network.named_parameters()}
+    if are_meta and all(are_meta.values()):
+        return
+    for name, is_meta in are_meta.items():
+        if is_meta:
+            raise ValueError(f"model: {name} is on the device meta and has no numbers; load the model's weights first")
     shared = _shared(network)
     with torch.no_grad():
         with taken_off(network) as others:  # others: modules that reparametrize, which have weights of their own
