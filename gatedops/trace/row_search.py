@@ -47,6 +47,8 @@ def row_plan(model: nn.Module, probe: Probe, batch: Any) -> RowPlan:
     Raises:
         ValueError: naming a rectifier in whose pre-activations the rows of the inputs are not found.
     """
+    if any(tensor.is_meta for tensor in tensors_of(batch)):  # without values rows are taken to come first
+        return RowPlan()
     few, others = _few_rows(batch)
     every = torch.arange(rows_of(batch) or 1)
     for order, other, is_whole in ((few, others, False), (every, every.roll(1), True)):
