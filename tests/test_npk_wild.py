@@ -59,6 +59,21 @@ def test_wrapped_nets_and_parts(wrap):
     assert net[2] is part
 
 
+def test_a_forward_that_reaches_through_a_wrapper():
+    class Reaches(nn.Module):
+        def __init__(self, part: nn.Module, last: nn.Module) -> None:
+            super().__init__()
+            self.part, self.last = DataParallel(part), last
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.part.module(x))
+
+    plain = nn.Sequential(mlp()[0], nn.ReLU(), nn.Linear(6, 1))
+    net = Reaches(plain[:2], plain[2])
+    assert_same_bits(npk(net, X), npk(plain, X))
+    assert not hasattr(net.part.module, "module")
+
+
 def test_parts_that_are_compiled_in_place():
     plain = mlp()
     net = copy.deepcopy(plain)
@@ -221,9 +236,12 @@ class Keeps(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.a, self.b = nn.Linear(5, 4), nn.Linear(4, 1)
+        self.all, self.by_name = [], {}
 
     def forward(self, x: Tensor) -> Tensor:
         self.hidden = F.relu(self.a(x))
+        self.all.append(self.hidden)
+        self.by_name["hidden"] = self.hidden
         return self.b(self.hidden)
 
 
@@ -236,6 +254,9 @@ def test_nets_that_keep_tensors():
     assert_same_bits(npf(net, X), npf(plain, X))
     assert_same_bits(ntk(net, X)["V"], ntk(plain, X)["V"])
     assert net.hidden is kept
+    assert net.by_name["hidden"] is kept
+    assert len(net.all) == 1
+    assert net.all[0] is kept
 
 
 @pytest.mark.parametrize("net", [mlp(), nn.Sequential(nn.Flatten(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 1))])

@@ -42,13 +42,18 @@ STEPS = {
     "weights of the input": (lambda net, x: F.linear(x, net.fc(x)), torch.randn(4, 4), "linear in the model", GATES),
     "statistics of the input": (pooled(lambda net, x: F.instance_norm(x)), IMAGES, "instance_norm in", GATES),
     "random": (lambda net, x: net.fc(x + torch.rand(4)), X, "rand in the model", "draw the numbers once"),
-    "dropout": (lambda net, x: net.fc(F.dropout(x)), X, "dropout in the model", "call model.eval() first"),
-    "alpha dropout": (lambda net, x: net.fc(F.alpha_dropout(x, 0.5, True)), X, "dropout in", "call model.eval() first"),
+    "dropout": (lambda net, x: net.fc(F.dropout(x)), X, "dropout in the model", "pass training=self.training"),
+    "alpha dropout": (
+        lambda net, x: net.fc(F.alpha_dropout(x, 0.5, True)),
+        X,
+        "dropout in",
+        "pass training=self.training",
+    ),
     "batch statistics": (
         pooled(lambda net, x: F.batch_norm(net.conv(x), None, None, training=True)),
         IMAGES,
         "batch_norm in the model",
-        "call model.eval() first",
+        "give it running statistics",
     ),
     "padding": (pooled(lambda net, x: F.pad(x, (1, 1, 1, 1))), IMAGES, "pad in", "let a Conv2d layer follow"),
     "padding twice": (

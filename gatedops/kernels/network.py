@@ -20,7 +20,7 @@ from gatedops.trace.pooling import Window
 from gatedops.trace.step_builder import GATES_ALONE
 
 
-def steps_of(model: nn.Module, x: Tensor, *, biases: bool) -> list[Step]:
+def steps_of(model: nn.Module, x: Tensor, *, biases: bool = True) -> list[Step]:
     """The steps of a network of vectors or images, without batch norms: each is folded into the layer before it.
 
     Args:

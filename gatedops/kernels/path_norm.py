@@ -16,9 +16,9 @@ from gatedops.kernels.network import folded, pool_of
 from gatedops.kernels.npk_args import as_floats, inputs_of
 from gatedops.ops.checks import require_float64
 from gatedops.trace import Step
+from gatedops.trace.bare import bare
 from gatedops.trace.checks import devices_of, require_device, require_model
 from gatedops.trace.example import example_of
-from gatedops.trace.wrappers import unwrapped
 
 
 def path_norm(model: nn.Module, p: float, x: Tensor | np.ndarray | None = None) -> float:
@@ -46,7 +46,10 @@ def path_norm(model: nn.Module, p: float, x: Tensor | np.ndarray | None = None) 
     if not isinstance(p, (int, float)) or not 0 < p < math.inf:
         raise ValueError(f"p: got {p!r}, needs a finite number greater than 0")
     require_model(model)
-    x = example_of(unwrapped(model), unique=True) if x is None else as_floats(inputs_of(x)[0], model)
+    if x is None:
+        with bare(model) as inner:
+            x = example_of(inner, unique=True)
+    x = as_floats(inputs_of(x)[0], model)
     require_device(devices_of(model), x, "x")
     require_float64(x.device, "x")
     sums: list[Tensor] = []

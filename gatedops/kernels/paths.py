@@ -19,10 +19,10 @@ from gatedops.kernels.npk_args import as_floats, inputs_of, require_option
 from gatedops.kernels.ties import Layer
 from gatedops.ops.checks import require_float64
 from gatedops.trace import Step
+from gatedops.trace.bare import bare
 from gatedops.trace.checks import require_model
 from gatedops.trace.example import example_of
 from gatedops.trace.step_builder import GATES_ALONE
-from gatedops.trace.wrappers import unwrapped
 
 _MOST = 1 << 26  # numbers in the largest tensor of a listing
 
@@ -72,7 +72,10 @@ def npv(model: nn.Module, x: Tensor | np.ndarray | None = None, *, bias: str = "
     """
     require_option("bias", bias, ("ignore", "path"))
     require_model(model)
-    x = example_of(unwrapped(model)) if x is None else as_floats(inputs_of(x)[0], model)
+    if x is None:
+        with bare(model) as inner:
+            x = example_of(inner)
+    x = as_floats(inputs_of(x)[0], model)
     steps = _steps(model, x, 1, bias == "path")
     return _Listing(steps, lambda layer: _none_of(recorded_of(steps)[layer], x), bias == "path").of(x[:0]).values.T
 

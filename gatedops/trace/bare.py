@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from gatedops.trace.state import preserved
-from gatedops.trace.wrappers import inside, unwrapped
+from gatedops.trace.wrappers import COMPILED, inside, unwrapped
 
 
 @contextmanager
@@ -25,9 +25,28 @@ def bare(model: nn.Module) -> Iterator[nn.Module]:
     for path, module in model.named_modules():
         if any(isinstance(parameter, UninitializedParameter) for parameter in module._parameters.values()):
             raise ValueError(f"model: {path} ({type(module).__name__}) has no weights yet; call model(x) once")
-    with preserved(model):
+    with _contents_kept(model), preserved(model):
         for module in list(model.modules()):
             for name, child in module._modules.items():
                 if child is not None and inside(child) is not None:
-                    module._modules[name] = unwrapped(child)
+                    part = module._modules[name] = unwrapped(child)
+                    for attribute in ("module", COMPILED):  # a forward may reach through the wrapper
+                        if not hasattr(part, attribute):
+                            vars(part)[attribute] = part
         yield model
+
+
+@contextmanager
+def _contents_kept(model: nn.Module) -> Iterator[None]:
+    """Afterwards the lists and dictionaries that modules hold have in them what they had."""
+    held = [value for module in model.modules() for name, value in vars(module).items() if name[0] != "_"]
+    lists = [(value, list(value)) for value in held if type(value) is list]
+    dictionaries = [(value, dict(value)) for value in held if type(value) is dict]
+    try:
+        yield
+    finally:
+        for value, entries in lists:
+            value[:] = entries
+        for value, pairs in dictionaries:
+            value.clear()
+            value.update(pairs)

@@ -211,7 +211,7 @@ def _add_constant(builder: StepBuilder, node: Node, source: Node, value: Any, fa
     shape, result = builder.shape(source), node.meta["val"]
     constant = torch.as_tensor(given, dtype=result.dtype, device=result.device)
     if constant.dim() > len(shape):
-        if constant.shape[0] != 1 and not constant.eq(constant[:1]).all():
+        if constant.shape[0] != 1 and (constant.is_meta or not constant.eq(constant[:1]).all()):
             builder.refuse(node, "adding another constant to each input; add the same to all")
         constant = constant[0]
     if builder.shape(node) != shape:

@@ -13,23 +13,23 @@ from torch.export import ExportedProgram
 from gatedops.trace.bare import bare
 from gatedops.trace.calling import first_line, naming_inputs
 from gatedops.trace.checks import devices_of, evaluating, require_device, require_model, uncompiled
-from gatedops.trace.graph import Places, arguments, dependents
+from gatedops.trace.graph import Places, arguments, dependents, path_of
 from gatedops.trace.step import Step
 from gatedops.trace.step_builder import GATES_ALONE, StepBuilder
 
 aten = torch.ops.aten
 
 _ROWS = 2  # of the example: with a single one torch may take the axis of the inputs for another
-# Operations that differ in training mode: their flag for it, and what to say.
-_EVALUATION = "is in training mode; call model.eval() first"
-_FUNCTIONAL = "(a call of torch.nn.functional: pass training=self.training)"
+# Operations that differ in training mode: their flag for it, and what to do where their module is not in that mode.
+_SELF = "pass training=self.training"
+_STATISTICS = "give it running statistics: track_running_stats=True, or running_mean and running_var"
 _TRAINING_FLAGS: dict[Any, tuple[str, str]] = {
-    aten.batch_norm.default: ("training", f"{_EVALUATION} (or it keeps no running statistics, which are needed)"),
-    aten.instance_norm.default: ("use_input_stats", f"has the statistics of its input; {GATES_ALONE}"),
-    aten.dropout.default: ("train", f"{_EVALUATION} {_FUNCTIONAL}"),
-    aten.feature_dropout.default: ("train", f"{_EVALUATION} {_FUNCTIONAL}"),
-    aten.alpha_dropout.default: ("train", f"{_EVALUATION} {_FUNCTIONAL}"),
-    aten.feature_alpha_dropout.default: ("train", f"{_EVALUATION} {_FUNCTIONAL}"),
+    aten.batch_norm.default: ("training", _STATISTICS),
+    aten.instance_norm.default: ("use_input_stats", GATES_ALONE),
+    aten.dropout.default: ("train", _SELF),
+    aten.feature_dropout.default: ("train", _SELF),
+    aten.alpha_dropout.default: ("train", _SELF),
+    aten.feature_alpha_dropout.default: ("train", _SELF),
 }
 
 
@@ -73,9 +73,11 @@ def steps(model: nn.Module, example: Tensor, *, name: str = "example") -> list[S
         exported = _exported(inner, rows)
         places = Places(inner)
         for node in dependents(exported):
-            flag, why = _TRAINING_FLAGS.get(node.target, ("", ""))
+            flag, remedy = _TRAINING_FLAGS.get(node.target, ("", ""))
             if flag and arguments(node)[flag]:
-                raise ValueError(f"model: {places.where(node)} {why}")
+                if inner.get_submodule(path_of(node)).training:
+                    raise ValueError(f"model: {places.where(node)} is in training mode; call model.eval() first")
+                raise ValueError(f"model: {places.where(node)} has {flag}=True in evaluation mode too; {remedy}")
         return StepBuilder(_functional(exported), places, _ROWS).steps()
 
 
