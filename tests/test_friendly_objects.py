@@ -276,3 +276,31 @@ def test_what_is_given_for_gates_says_how_to_make_them(what):
 def test_every_function_of_gates_says_how_to_make_them(function):
     with pytest.raises(TypeError, match="got Sequential, needs a GateBits; record_gates"):
         ASKING[function](NET)
+
+
+def test_every_function_of_gates_takes_arrays():
+    made = np.random.default_rng(0)
+    x, y, v = (made.standard_normal(shape).astype(np.float32) for shape in ((9, 5), (4, 5), (4, 2)))
+    for array in (x, y, v):
+        array.flags.writeable = False
+    tensors = [torch.from_numpy(array.copy()) for array in (x, y, v)]
+    bits, y_bits = mixed_bits(9), mixed_bits(4, seed=1)
+    soft = [made.random((9, 7)), made.random((9, 2, 3))]
+    calls = {
+        "npk_gram": lambda x, y, v: npk_gram(x, bits, y, y_bits, normalize=True),
+        "npk_diag": lambda x, y, v: npk_diag(x, bits),
+        "npk_matvec": lambda x, y, v: npk_matvec(x, bits, v, y, y_bits),
+        "npk_alignment": lambda x, y, v: torch.tensor(npk_alignment(bits, mixed_bits(9, seed=2), x)),
+    }
+    for call in calls.values():
+        assert_same_bits(call(x, y, v), call(*tensors))
+    as_tensors = [torch.from_numpy(gate) for gate in soft]
+    assert_same_bits(gatedops.soft_npk_gram(x, soft), gatedops.soft_npk_gram(tensors[0], as_tensors))
+    bytes_ = made.integers(0, 256, (9, 5)).astype(np.uint8)
+    assert_same_bits(npk_gram(bytes_, bits), npk_gram(torch.from_numpy(bytes_), bits))
+
+
+@pytest.mark.parametrize("call", [lambda x: npk_gram(x, mixed_bits()), lambda x: npk_diag(x, mixed_bits())])
+def test_what_is_no_array_is_named(call):
+    with pytest.raises(TypeError, match="x: got list, needs a tensor or a numpy array"):
+        call([[1.0]])

@@ -210,10 +210,51 @@ def test_inputs_without_a_gate_overlap_with_none():
     assert found.per_class.tolist() == [[0, 0], [0, pytest.approx(1, rel=FLOAT64_SUMS)]]
 
 
-@pytest.mark.parametrize("kind", [list, np.array, torch.tensor, lambda v: torch.tensor(v, dtype=torch.uint8)])
+def frozen(values: list[int]) -> NDArray[np.int64]:
+    array = np.array(values)
+    array.flags.writeable = False
+    return array
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", [list, np.array, frozen, torch.tensor, lambda v: torch.tensor(v, dtype=torch.uint8)])
 def test_labels_may_be_of_any_integer_kind(kind):
     found = class_overlap(BITS, kind(LABELS))
     assert found.net.within == class_overlap(BITS, torch.tensor(LABELS)).net.within
+
+
+def deep_bits(n: int, depth: int, moved: float, shares: tuple[float, float] = (0.1, 0.1)) -> GateBits:
+    """Gates of inputs that share most of them, in many layers."""
+    made, on = generator(0), torch.linspace(*shares, n)[:, None]
+    gates = []
+    for _ in range(depth):
+        common = torch.rand(1, 64, generator=made).expand(n, 64)
+        own = torch.rand(n, 64, generator=made)
+        gates.append(torch.where(torch.rand(n, 64, generator=made) < moved, own, common) < on)
+    return GateBits.pack(gates)
+
+
+@pytest.mark.parametrize("shares", [(0.2, 0.2), (0.1, 0.95)], ids=["one pass", "several passes"])
+def test_overlaps_of_hundreds_of_layers_do_not_underflow(shares):
+    bits = deep_bits(6, 500, 0.002, shares)
+    labels = np.array([0, 1, 0, 1, 0, 1])
+    counts = gatedops.gate_overlap(bits).double()
+    logs = counts.log2().sum(0)
+    cosines = torch.exp2(logs - (logs.diagonal()[:, None] + logs.diagonal()) / 2).numpy()
+    per_class, within, across = mean_overlaps(cosines, labels)
+    found = class_overlap(bits, labels).net
+    np.testing.assert_allclose(found.per_class.numpy(), per_class, rtol=1e-9, atol=1e-14)
+    assert found.within == pytest.approx(within, rel=1e-9, abs=1e-14)
+    assert found.across == pytest.approx(across, rel=1e-9, abs=1e-14)
+
+
+def test_alignments_of_hundreds_of_layers_do_not_underflow():
+    a, b = deep_bits(6, 500, 0.002), deep_bits(6, 500, 0.004)
+    kernels = []
+    for bits in (a, b):
+        logs = gatedops.gate_overlap(bits).double().log2().sum(0)
+        kernels.append(torch.exp2(logs - logs.max()).numpy())
+    assert npk_alignment(a, b) == pytest.approx(alignment_of(*kernels), rel=1e-9)
 
 
 @needs_proc

@@ -179,7 +179,7 @@ def _run(
 ) -> Tensor:
     """The normalized Gram of some layers; of the multipliers asked for, the product of their signs is left."""
     chosen = [part.of(side) for side in (bits, y_bits) if side is not None]
-    roots = [_inverse_roots(part.squares(side), norm) for side, norm in zip_longest(chosen, norms)]
+    roots = [inverse_roots(part.squares(side), norm) for side, norm in zip_longest(chosen, norms)]
     sign = sign_of(factors)
     if sign == 0:
         roots = [0.0 * root for root in roots]
@@ -194,7 +194,7 @@ def _run(
     return out
 
 
-def _inverse_roots(squares: Tensor, norm: Tensor | None) -> Tensor:
+def inverse_roots(squares: Tensor, norm: Tensor | None = None) -> Tensor:
     """``K_ii ** -0.5``, 0 where ``K_ii`` is 0."""
     diag = squares if norm is None else norm * squares
     on = diag > 0

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gatedops.arrays import as_tensor
 from gatedops.gatebits import GateBits
 from gatedops.ops.checks import require_float64
 from gatedops.ops.gram import npk_gram, npk_matvec
 from gatedops.ops.gram_args import require_inputs
+from gatedops.ops.gram_range import passes_of
 from gatedops.stats.checks import require_gates, require_same_inputs
 from gatedops.trace.progress import with_bar
 
@@ -44,6 +46,7 @@ def npk_alignment(
     require_gates(a, "a")
     require_gates(b, "b")
     require_same_inputs(b, a, "b", "a")
+    x = None if x is None else as_tensor(x, "x")
     return float(_alignments([a, b], "a", x, block, progress)[0, 1])
 
 
@@ -59,6 +62,7 @@ def npk_alignments(
     for index, bits in enumerate(checkpoints):
         require_gates(bits, f"checkpoints[{index}]")
         require_same_inputs(bits, checkpoints[0], f"checkpoints[{index}]", "checkpoints[0]")
+    x = None if x is None else as_tensor(x, "x")
     return _alignments(checkpoints, "checkpoints", x, block, progress)
 
 
@@ -73,13 +77,18 @@ def _alignments(
     x = None if x is None else x.detach()
     n = checkpoints[0].n
     ones = torch.ones(n, dtype=torch.float64, device=checkpoints[0].device)
-    means = [npk_matvec(x, bits, ones, dtype=torch.float64) / n for bits in checkpoints]
+    scales = [_scale_of(bits) for bits in checkpoints]
+    kernels = list(zip(checkpoints, scales, strict=True))
+    means = [npk_matvec(x, bits, ones, scale=scale, dtype=torch.float64) / n for bits, scale in kernels]
     starts = list(itertools.combinations_with_replacement(range(0, n, block), 2))
     products = torch.zeros(len(checkpoints), len(checkpoints), dtype=torch.float64, device="cpu")
     for i, j in with_bar(starts, "comparing kernels", "block", len(starts), progress):
         rows, columns = slice(i, i + block), slice(j, j + block)
         centred = torch.stack(
-            [_centred(bits, x, mean, rows, columns).flatten() for bits, mean in zip(checkpoints, means, strict=True)]
+            [
+                _centred(bits, scale, x, mean, rows, columns).flatten()
+                for (bits, scale), mean in zip(kernels, means, strict=True)
+            ]
         )
         products += (centred @ centred.T).cpu() * (1 if i == j else 2)
     norms = products.diagonal().sqrt()
@@ -88,11 +97,20 @@ def _alignments(
     return products / norms.outer(norms)
 
 
-def _centred(bits: GateBits, x: Tensor | None, means: Tensor, rows: slice, columns: slice) -> Tensor:
+def _scale_of(bits: GateBits) -> list[float] | str:
+    """Multipliers that keep the kernel of a deep net in the range of float64. An alignment does not notice them."""
+    passes = passes_of([bits], [], torch.float64)
+    return passes[0].scale if len(passes) == 1 else "width"
+
+
+def _centred(
+    bits: GateBits, scale: list[float] | str, x: Tensor | None, means: Tensor, rows: slice, columns: slice
+) -> Tensor:
     """A block of ``H K H``, H = I - 1/n: what is left of the kernel less the means of its rows and columns."""
     here = None if x is None else x[rows]
     if rows == columns:
-        kernel = npk_gram(here, bits[rows], dtype=torch.float64)
+        kernel = npk_gram(here, bits[rows], scale=scale, dtype=torch.float64)
     else:
-        kernel = npk_gram(here, bits[rows], None if x is None else x[columns], bits[columns], dtype=torch.float64)
+        there = None if x is None else x[columns]
+        kernel = npk_gram(here, bits[rows], there, bits[columns], scale=scale, dtype=torch.float64)
     return kernel.sub_(means[rows].unsqueeze(1)).sub_(means[columns]).add_(means.mean())

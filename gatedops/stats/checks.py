@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from gatedops.arrays import as_tensor
 from gatedops.gate_args import require_gate_bits
 from gatedops.gatebits import GateBits, require_same_layers
 
@@ -30,7 +32,7 @@ def require_same_inputs(a: GateBits, b: GateBits, a_name: str, b_name: str) -> N
 def labels_of(labels: Any, n: int | None) -> Tensor:
     """Labels of n inputs (None: of any number) as an int64 tensor on the CPU, of two classes at least."""
     try:
-        given = torch.as_tensor(labels)
+        given = as_tensor(labels, "labels") if isinstance(labels, np.ndarray) else torch.as_tensor(labels)
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"labels: got {type(labels).__name__}, needs integers, one for each input") from None
     if given.dtype not in _LABELS:

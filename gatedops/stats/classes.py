@@ -12,9 +12,12 @@ from torch.nn.functional import one_hot
 from gatedops.gatebits import GateBits
 from gatedops.ops.checks import require_float64
 from gatedops.ops.gate_counts import on_per_input
-from gatedops.ops.gram import npk_matvec
+from gatedops.ops.gram import inverse_roots, npk_gram, npk_matvec
+from gatedops.ops.gram_range import passes_of
 from gatedops.stats.checks import labels_of, require_gates
 from gatedops.tables import ShownAsTable, Table, counted, decimal
+
+_ROWS = 64  # of the kernel computed at a time where it takes several passes
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -78,22 +81,16 @@ def class_overlap(bits: GateBits, labels: Tensor | Sequence[int]) -> ClassOverla
     require_float64(bits.device, "bits")
     classes, index = torch.unique(labels_of(labels, bits.n), return_inverse=True)
     members = one_hot(index).to(bits.device, torch.float64)
-    on = on_per_input(bits).double() / torch.tensor(bits.widths, device=bits.device).unsqueeze(1)
-    # (L, n): what makes a row's overlap with itself 1, and 0 where no gate is on.
-    roots = torch.where(on > 0, on, 1.0).rsqrt() * (on > 0)
-    layers = (
-        _overlap(layer.name, bits.layers_of([place]), roots[place], members) for place, layer in enumerate(bits.layers)
-    )
-    net = _overlap("net", bits, roots.prod(0), members)
+    layers = (_overlap(layer.name, bits.layers_of([place]), members) for place, layer in enumerate(bits.layers))
+    net = _overlap("net", bits, members)
     return ClassOverlap(tuple(classes.tolist()), tuple(layers), net)
 
 
-def _overlap(name: str, bits: GateBits, roots: Tensor, members: Tensor) -> LayerOverlap:
-    """The means over pairs of K_ij roots_i roots_j, K of all layers of bits; members ``(n, C)`` are 0 or 1."""
-    weighted = members * roots.unsqueeze(1)
-    sums = weighted.T @ npk_matvec(None, bits, weighted, dtype=torch.float64)
+def _overlap(name: str, bits: GateBits, members: Tensor) -> LayerOverlap:
+    """The means over pairs of the normalized kernel of all layers of bits; members ``(n, C)`` are 0 or 1."""
+    sums = _class_sums(bits, members)
     sums = (sums + sums.T) / 2
-    with_itself = members.T @ (roots > 0).double()
+    with_itself = members.T @ (on_per_input(bits) > 0).all(0).double()
     sizes = members.sum(0)
     sums -= with_itself.diag()
     pairs = sizes.outer(sizes) - sizes.diag()
@@ -101,3 +98,16 @@ def _overlap(name: str, bits: GateBits, roots: Tensor, members: Tensor) -> Layer
     across = (sums.sum() - own) / (pairs.sum() - own_pairs)
     means = torch.where(pairs > 0, sums / pairs, torch.nan)
     return LayerOverlap(name, means, float(own / own_pairs), float(across))
+
+
+def _class_sums(bits: GateBits, members: Tensor) -> Tensor:
+    """``(C, C)``: the normalized kernel summed over all pairs of two classes."""
+    *others, last = passes_of([bits], [], torch.float64)
+    if not others:
+        weighted = members * inverse_roots(last.squares(bits)).unsqueeze(1)
+        return weighted.T @ npk_matvec(None, bits, weighted, scale=last.scale, dtype=torch.float64)
+    sums = members.new_zeros(members.shape[1], members.shape[1])
+    for rows in (slice(start, start + _ROWS) for start in range(0, bits.n, _ROWS)):
+        block = npk_gram(None, bits[rows], None, bits, normalize=True, dtype=torch.float64)
+        sums += members[rows].T @ (block @ members)
+    return sums

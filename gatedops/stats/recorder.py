@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gatedops.arrays import as_tensor
 from gatedops.devices import has_float64
 from gatedops.gatebits import GateBits
-from gatedops.ops.checks import require_tensor
 from gatedops.stats.activity import gate_stats
 from gatedops.stats.alignment import npk_alignments
 from gatedops.stats.change import gate_change
@@ -63,8 +63,7 @@ class GateRecorder(ShownAsTable):
     ) -> None:
         if (model is None) != (x is None):
             raise ValueError(f"{'model' if model is None else 'x'}: is missing; record(step) needs both model and x")
-        if x is not None:
-            require_tensor(x, "x")
+        x = None if x is None else as_tensor(x, "x")
         if labels is not None:
             labels = labels_of(labels, None if x is None else len(x))
         self._model, self._x, self._labels, self._batch_size = model, x, labels, batch_size
@@ -93,7 +92,7 @@ class GateRecorder(ShownAsTable):
             TypeError, ValueError: other inputs, layers or labels than before; a step that does not grow. Nothing is
                 recorded then.
         """
-        require_tensor(x, "x")
+        x = as_tensor(x, "x")
         require_model(model)
         require_device(devices_of(model), x, "x")
         self._require_step(step)
