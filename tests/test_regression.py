@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -139,3 +140,18 @@ def test_bad_test_kernel() -> None:
     for shape in ((3,), (4, 2)):
         with pytest.raises(ValueError, match=r"k_test_train must have shape \(m, 3\)"):
             fitted.predict(torch.zeros(shape))
+
+
+def test_arrays_of_numpy_are_taken_for_tensors():
+    made = np.random.default_rng(0)
+    rows = made.standard_normal((20, 30))
+    k, labels = rows @ rows.T, made.integers(0, 3, 20)
+    tensors = torch.from_numpy(k), torch.from_numpy(labels)
+    assert select_ridge(k, labels) == select_ridge(*tensors)
+    targets = one_hot(labels, 3)
+    fitted = fit(k, targets.numpy())
+    assert torch.equal(fitted.alpha, fit(tensors[0], targets).alpha)
+    assert torch.equal(fitted.predict(k), fitted.predict(tensors[0]))
+    assert accuracy(fitted.predict(k).numpy(), labels) == accuracy(fitted.predict(k), tensors[1])
+    with pytest.raises(TypeError, match="k_train: got list, needs a tensor or a numpy array"):
+        fit(k.tolist(), targets)

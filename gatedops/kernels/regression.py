@@ -4,6 +4,7 @@
     scores = K(test, train) alpha + mean(Y)
 
 The ridge is relative to the mean of the diagonal, so one overall factor of the kernel changes nothing.
+Numpy arrays are taken for tensors.
 Everything is computed in float64, whatever the dtype of the Gram. Nothing besides the ridge is ever added to
 the diagonal: a Gram that is not positive definite with its ridge, for instance because it was rounded to
 float32 and the ridge is tiny, is an error of `fit`, and a ridge that `select_ridge` leaves out.
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gatedops.arrays import as_tensor
 from gatedops.ops.checks import require_float64
 from gatedops.tables import ShownAsTable, Table, whole
 
@@ -39,6 +41,7 @@ class KernelRegression(ShownAsTable):
 
     def predict(self, k_test_train: Tensor) -> Tensor:
         """Scores, float64 (m, C), of m test points from their kernel with the n training points, (m, n)."""
+        k_test_train = as_tensor(k_test_train, "k_test_train")
         if k_test_train.ndim != 2 or k_test_train.shape[1] != len(self.alpha):
             raise ValueError(
                 f"k_test_train must have shape (m, {len(self.alpha)}), a column per training point; "
@@ -49,12 +52,12 @@ class KernelRegression(ShownAsTable):
 
 def one_hot(labels: Tensor, classes: int) -> Tensor:
     """Targets float64 (n, classes) from integer labels (n,): 1 at the label, 0 elsewhere."""
-    return torch.nn.functional.one_hot(labels, classes).to(torch.float64)
+    return torch.nn.functional.one_hot(as_tensor(labels, "labels").long(), classes).to(torch.float64)
 
 
 def accuracy(scores: Tensor, labels: Tensor) -> float:
     """Share of the rows of scores (n, C) whose largest entry is at the label; 0 to 1."""
-    return (scores.argmax(1) == labels).double().mean().item()
+    return (as_tensor(scores, "scores").argmax(1) == as_tensor(labels, "labels")).double().mean().item()
 
 
 def fit(k_train: Tensor, targets: Tensor, ridge: float = 1e-3) -> KernelRegression:
@@ -67,6 +70,7 @@ def fit(k_train: Tensor, targets: Tensor, ridge: float = 1e-3) -> KernelRegressi
     Raises ValueError for shapes that do not fit, values that are not finite, a diagonal of zeros, a negative
     ridge, and a matrix that is not positive definite with this ridge.
     """
+    k_train, targets = as_tensor(k_train, "k_train"), as_tensor(targets, "targets")
     _check(k_train, targets)
     fitted = _solve(k_train, targets, ridge)
     if fitted is None:
@@ -92,6 +96,7 @@ def select_ridge(
     Equal accuracies go to the smaller squared error. Ridges for which the matrix is not positive definite are
     left out; when that is all of them, or when a side of the split is empty, ValueError.
     """
+    k_train, labels = as_tensor(k_train, "k_train"), as_tensor(labels, "labels")
     _check(k_train, labels)
     held = round(validation * len(labels))
     if not 0 < held < len(labels):
