@@ -190,6 +190,7 @@ def test_steps(name):
     refused(trace.steps, Forward(function).eval(), x, layer, remedy)
 
 
+@pytest.mark.usefixtures("exported_once")
 @pytest.mark.parametrize("name", KERNELS)
 def test_kernels(name):
     make, x, layer, remedy = KERNELS[name]

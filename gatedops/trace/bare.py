@@ -45,8 +45,8 @@ def _contents_kept(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for value, entries in lists:
-            value[:] = entries
-        for value, pairs in dictionaries:
-            value.clear()
-            value.update(pairs)
+        for kept, entries in lists:
+            kept[:] = entries
+        for table, pairs in dictionaries:
+            table.clear()
+            table.update(pairs)
