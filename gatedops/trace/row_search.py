@@ -50,7 +50,7 @@ def row_plan(model: nn.Module, probe: Probe, batch: Any) -> RowPlan:
     if any(tensor.is_meta for tensor in tensors_of(batch)):  # without values rows are taken to come first
         return RowPlan()
     few, others = _few_rows(batch)
-    every = torch.arange(rows_of(batch) or 1)
+    every = torch.arange(rows_of(batch) or 1, device="cpu")
     for order, other, is_whole in ((few, others, False), (every, every.roll(1), True)):
         try:
             return _Search(model, probe, batch, order, is_whole).plan(other)
@@ -72,13 +72,17 @@ def _few_rows(batch: Any) -> tuple[Tensor, Tensor]:
     """
     rows = rows_of(batch) or 1
     if rows == 2:
-        return torch.tensor([0, 1, 0]), torch.tensor([1, 0, 1])
-    differ = torch.zeros(rows, dtype=torch.bool)
+        return _on_cpu(0, 1, 0), _on_cpu(1, 0, 1)
+    differ = torch.zeros(rows, dtype=torch.bool, device="cpu")
     for tensor in tensors_of(batch):
         if tensor.dim() and len(tensor) == rows:
             differ |= (tensor != tensor[:1]).reshape(rows, -1).any(1).cpu()
     others = [*differ.nonzero().flatten().tolist(), 0, 0]
-    return torch.tensor([0, others[0]]), torch.tensor([others[1] or others[0], 0])
+    return _on_cpu(0, others[0]), _on_cpu(others[1] or others[0], 0)
+
+
+def _on_cpu(*rows: int) -> Tensor:
+    return torch.tensor(rows, device="cpu")
 
 
 class _Search:
@@ -134,7 +138,7 @@ class _Search:
     def _is_random(self, index: int, one: Taken) -> bool:
         """Whether the values change from pass to pass with the random numbers drawn."""
         with preserved(self._model):
-            torch.manual_seed(int(torch.randint(2**31, ())))
+            torch.manual_seed(int(torch.randint(2**31, (), device="cpu")))
             again, _ = self._probe.values_of(taken(self._batch, self._order))
         return index < len(again) and not is_close(one.values, again[index].values)
 
