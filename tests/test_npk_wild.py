@@ -22,6 +22,11 @@ RANDOM = torch.Generator().manual_seed(0)
 X, IMAGES = torch.randn(3, 5, generator=RANDOM), torch.randn(3, 3, 8, 8, generator=RANDOM)
 
 
+def some(table: dict[str, object], *fast: str) -> list[object]:
+    """The names of a table; all but a few are slow."""
+    return [pytest.param(name, marks=() if name in fast else pytest.mark.slow) for name in table]
+
+
 def mlp() -> nn.Sequential:
     return nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Sequential(nn.Linear(6, 6), nn.ReLU()), nn.Linear(6, 2))
 
@@ -117,7 +122,7 @@ FLATTENED = {
 }
 
 
-@pytest.mark.parametrize("name", FLATTENED)
+@pytest.mark.parametrize("name", some(FLATTENED, "ravel", "permuted and back", "channels last"))
 def test_ways_to_flatten(name):
     plain = cnn()
     net = Forward(FLATTENED[name], plain)
@@ -167,7 +172,7 @@ NOTHING = {
 }
 
 
-@pytest.mark.parametrize("name", NOTHING)
+@pytest.mark.parametrize("name", some(NOTHING, "sum of a list", "zeros", "times 1"))
 def test_adding_nothing_starts_no_paths(name):
     plain = Sum(lambda net, a, b: a + b)
     net = Sum(NOTHING[name])

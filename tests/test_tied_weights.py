@@ -73,7 +73,10 @@ FREE = {
 }
 
 
-@pytest.mark.parametrize("name", TIED)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if index % 2 else ()) for index, name in enumerate(TIED)],
+)
 def test_tied_weights_are_refused(name):
     net = Forward(TIED[name])
     for call in (npk, npf, npv):
