@@ -126,7 +126,7 @@ def test_modules_that_share_weights():
 
     second = nn.Linear(4, 4)
     parametrize.register_parametrization(second, "weight", Both(first))
-    with pytest.raises(ValueError, match="model: 2.linear uses a weight or bias of 0"):
+    with pytest.raises(ValueError, match=r"model: 2\.linear uses a weight or bias of 0"):
         npk(nn.Sequential(first, nn.ReLU(), second), X)
 
 
