@@ -15,7 +15,7 @@ from gatedops import GatedConv2d, GatedLinear, fuse_relu, gated_linear, gated_li
 
 
 def flops(net: nn.Module, *inputs: Tensor) -> tuple[int, int]:
-    """Of a forward, and of it and its backward."""
+    """Flops of a forward, and of a forward and its backward."""
     counts = []
     for backward in (False, True):
         with FlopCounterMode(display=False) as counter:

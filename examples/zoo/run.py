@@ -73,7 +73,7 @@ def row_of(network: Network) -> Row:
 def run(args: argparse.Namespace) -> None:
     networks = chosen(args.only)
     if args.json and not args.json.resolve().parent.is_dir():
-        raise ValueError(f"--json: {args.json.parent} is no folder; make it first")
+        raise ValueError(f"--json: {args.json.parent} is not a folder; make it first")
     row_of(*chosen([WARM_UP]))
     bar = with_bar(networks, "zoo", "network", len(networks), None)
     rows = [row_of(network) for network in bar]
