@@ -128,7 +128,7 @@ def test_bad_options_are_refused_before_work(
     error = capsys.readouterr().err
     assert "'ResNet50' is none of the networks: VGG, VGG-BN, ResNet, " in error
     assert main(run, monkeypatch, "--json", str(tmp_path / "none" / "zoo.json")) == 2
-    assert "is no folder; make it first" in capsys.readouterr().err
+    assert "is not a folder; make it first" in capsys.readouterr().err
 
 
 def flipped(result: tuple[gatedops.GateBits, str]) -> tuple[gatedops.GateBits, str]:

@@ -157,7 +157,7 @@ def gate_stats(bits: GateBits) -> GateStats:
 
 
 def _channel_axis(layer: GateLayer) -> int | None:
-    """Whether a layer of this shape has positions."""
+    """The axis of the channels in a layer that has positions; None in another."""
     if len(layer.shape) == 1 or layer.kind == "select":
         return None
     return 1 if len(layer.shape) == 2 else 0
