@@ -32,8 +32,8 @@ def gates_on(q: Tensor) -> Tensor:
 def by_position(masks: Tensor, kind: str = "gate") -> Tensor:
     """(n, *shape) to (n, P, C): the C gates of a position side by side, positions in row-major order.
 
-    shape (w,) is one position; (T, C) has T; (C, H, W) has H*W; (C, D, H, W) has D*H*W. kind "select", shape (K, C, H, W), has
-    H*W*K: the K masks of one output position follow each other.
+    shape (w,) is one position; (T, C) has T; (C, H, W) has H*W; (C, D, H, W) has D*H*W. kind "select", shape
+    (K, C, H, W), has H*W*K: the K masks of one output position follow each other.
     """
     if kind == "select":
         n, k, c, h, w = masks.shape

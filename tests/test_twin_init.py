@@ -328,7 +328,7 @@ class Numbered(Tied):
 WRONG = {
     "whole numbers": (Numbered, {}, r"order, of Numbered, is torch\.int64.*make it a buffer"),
     "torch's own layers": (lambda: net(L(5, 8)), {"init": "model"}, r"the model \(Sequential\) has none of"),
-    "a model without numbers": (lambda: net(L(5, 8).to("meta")), {}, r"0\.weight is on the device meta.*load the model's"),
+    "a model without numbers": (lambda: net(L(5, 8).to("meta")), {}, r"0\.weight is on the device meta.*load the"),
     "a method that raises": (Raises, {"init": "model"}, "init: _init_weights of Raises raises .*; give init="),
     "a method of other arguments": (Unclear, {"init": "model"}, r"the model \(Unclear\) has none of"),
     "a parameter that nothing draws": (Scaled, {}, "nothing draws scale, of Scaled; give init="),
