@@ -244,7 +244,7 @@ def test_training_mode():
     fails(ValueError, "dropout in 1 (Dropout) is in training mode; call model.eval() first", trace.steps, net, X)
     with pytest.raises(ValueError, match="feature_dropout in the model"):
         trace.steps(nn.Dropout2d(), torch.ones(1, 2, 3, 3))
-    with pytest.raises(ValueError, match="keeps no running statistics"):
+    with pytest.raises(ValueError, match="has training=True in evaluation mode too; give it running statistics"):
         trace.steps(nn.BatchNorm1d(6, track_running_stats=False).eval(), X)
 
 

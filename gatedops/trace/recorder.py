@@ -19,7 +19,7 @@ from gatedops.trace.names import Numbering, RunningModules
 from gatedops.trace.passes import Pass, Probe, Run
 from gatedops.trace.pooling import Window
 from gatedops.trace.row_plan import FIRST, Arrangement
-from gatedops.trace.row_search import RowPlan, row_plan
+from gatedops.trace.row_search import Comparison, RowPlan, UnprovenError, comparison, row_plan
 
 # What torch calls activations that have no gates.
 _NO_GATES = re.compile(
@@ -38,6 +38,7 @@ class Recorder(Pass):
         super().__init__(model, run, RunningModules(model), max_pool)
         self._max_pool, self._training = max_pool, training
         self._plan: RowPlan | None = None
+        self._comparison: Comparison | None = None
         self._others: dict[str, None] = {}  # activations without gates, in the order they were seen
         self._expected: list[Spec] = []  # the layers of the first batch
         self._layers: tuple[GateLayer, ...] = ()
@@ -53,11 +54,9 @@ class Recorder(Pass):
     def gates_of(self, batch: Any, index: int) -> GateBits:
         """The gates of one batch; its number is for errors."""
         if self._plan is None:
-            probe = Probe(self._model, self._run, self.modules, self._max_pool)
-            self._plan = row_plan(self._model, probe, batch)
-        self._begin(rows_of(batch) or 0)
-        with naming_inputs("data", batch, self._model):
-            self.over(batch)
+            self._pass_over_first(batch)
+        else:
+            self._pass_over(batch)
         if not self._found:
             raise ValueError(f"model: calls no ReLU, so there are no gates to record{self._instead()}")
         if not self._layers:
@@ -65,6 +64,28 @@ class Recorder(Pass):
         elif self._found != self._expected:
             raise ValueError(_difference(self._expected, self._found, index))
         return GateBits(torch.cat(self._words, dim=1), self._layers)
+
+    def _pass_over_first(self, batch: Any) -> None:
+        """A pass that shows where the rows lie, or one after the search for them."""
+        probe = Probe(self._model, self._run, self.modules, self._max_pool)
+        try:
+            # In training mode the inputs of a batch change each other's values.
+            self._comparison = None if self._training else comparison(self._model, probe, batch)
+            if self._comparison is not None:
+                self._pass_over(batch)
+                self._plan = self._comparison.plan()
+        except UnprovenError:
+            self._plan = None
+        finally:
+            self._comparison = None
+        if self._plan is None:
+            self._plan = row_plan(self._model, probe, batch)
+            self._pass_over(batch)
+
+    def _pass_over(self, batch: Any) -> None:
+        self._begin(rows_of(batch) or 0)
+        with naming_inputs("data", batch, self._model):
+            self.over(batch)
 
     def finish(self) -> None:
         """Warns of activations that are no gates, of rectifiers that were missed and of inputs that change each other's
@@ -91,8 +112,7 @@ class Recorder(Pass):
 
     def take(self, values: Tensor, call: Call, constant: bool) -> None:
         """Packs the gates, or the choices of a max-pool."""
-        plan = RowPlan() if self._plan is None else self._plan
-        arrangement = plan.of(self._calls, constant)
+        arrangement = self._arrangement(values, constant)
         self._calls += 1
         if arrangement is None:
             return
@@ -109,6 +129,12 @@ class Recorder(Pass):
             )
         else:
             self._add_gates(arrangement.rows_first(values, self._rows), name)
+
+    def _arrangement(self, values: Tensor, constant: bool) -> Arrangement | None:
+        if self._comparison is not None:
+            return self._comparison.arrangement(values, constant)
+        plan = RowPlan() if self._plan is None else self._plan
+        return plan.of(self._calls, constant)
 
     def other(self, func: Any) -> None:
         """Notes an activation that has no gates."""

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_CLOSE = 1e-3  # relative; the rounding of a deep net, not the difference between two inputs
+# What rounding in a deep net makes of equal values, relative; smaller than the difference between two inputs.
+_CLOSE = 1e-3
+_STEPS = 8  # of a dtype with few digits
 
 
 @dataclass(frozen=True)
@@ -44,22 +46,25 @@ class Arrangement:
 FIRST = Arrangement("axis")
 
 
-def arrangement_of(before: Tensor, after: Tensor, n: int, pairs: Sequence[tuple[int, int]]) -> Arrangement | None:
-    """How n rows lie in a tensor of a model's pass, from its values in another pass.
+def arrangement_of(
+    before: Tensor, after: Tensor, rows: tuple[int, int], pairs: Sequence[tuple[int, int]]
+) -> Arrangement | None:
+    """How the rows of a batch lie in a tensor of a model's pass, from its values in another pass.
 
     Args:
         before, after: the tensor in the two passes.
+        rows: how many each of them has.
         pairs: places of one input in the first pass and in the second.
 
     Returns:
         The first arrangement in which every pair has the same values; None where none is.
     """
-    if before.shape != after.shape:
+    if before.dim() != after.dim():
         return None
     places, others = (torch.tensor(side, device=before.device) for side in zip(*pairs, strict=True))
     for one in _arrangements(before.dim()):
-        fits = one.fits(tuple(before.shape), n)
-        if fits and is_close(one.rows_first(before, n)[places], one.rows_first(after, n)[others]):
+        fits = one.fits(tuple(before.shape), rows[0]) and one.fits(tuple(after.shape), rows[1])
+        if fits and is_close(one.rows_first(before, rows[0])[places], one.rows_first(after, rows[1])[others]):
             return one
     return None
 
@@ -70,9 +75,9 @@ def is_close(a: Tensor, b: Tensor) -> bool:
         return False
     if not a.is_floating_point():
         return torch.equal(a, b)
-    finite = a.detach().abs().nan_to_num(0.0, 0.0, 0.0)
-    largest = float(finite.max()) if finite.numel() else 0.0
-    return bool(torch.isclose(a, b, rtol=_CLOSE, atol=_CLOSE * largest, equal_nan=True).all())
+    close = max(_CLOSE, _STEPS * torch.finfo(a.dtype).eps)
+    largest = float(a.detach().abs().nan_to_num(0.0, 0.0, 0.0).max()) if a.numel() else 0.0
+    return bool(torch.isclose(a, b, rtol=close, atol=close * largest, equal_nan=True).all())
 
 
 def _arrangements(dimensions: int) -> Iterator[Arrangement]:

@@ -1,4 +1,8 @@
-"""The search for the rows of the inputs inside a model: passes over a few rows, in other company and other order."""
+"""The search for the rows of the inputs inside a model: passes over a few rows, in other company and other order.
+
+Most models need one such pass: the pass over the first batch must have the same values for the same input
+(Comparison). The others, in which inputs change each other's values or chance does, need two or more (row_plan).
+"""
 
 from __future__ import annotations
 
@@ -33,6 +37,60 @@ class RowPlan:
         if index < len(self.arrangements):
             return self.arrangements[index]
         return None if constant else FIRST
+
+
+class UnprovenError(Exception):
+    """One pass does not show where the rows lie."""
+
+
+class Comparison:
+    """The values of a pass over a few rows of a batch, which those of the pass over the whole batch are compared with.
+
+    Args:
+        taken: what the calls of that pass work on.
+        missed: rectifiers that ran where no handler saw them.
+        order: the rows of that pass.
+        rows: of the batch.
+    """
+
+    def __init__(self, taken: list[Taken], missed: tuple[str, ...], order: Tensor, rows: int) -> None:
+        self._taken, self._missed, self._rows, self._few = taken, missed, rows, len(order)
+        self._pairs = [(row, place) for place, row in enumerate(order.tolist())]
+        self._found: list[Arrangement | None] = []
+
+    def arrangement(self, values: Tensor, constant: bool) -> Arrangement | None:
+        """The arrangement of the next call, from its values for the whole batch; None if no input changes them.
+
+        Raises:
+            UnprovenError: the values of an input are not the same in both passes.
+        """
+        if len(self._found) == len(self._taken):
+            raise UnprovenError
+        few = self._taken[len(self._found)].values
+        if constant and is_close(values[: len(few)] if few.dim() else values, few):
+            self._found.append(None)
+            return None
+        arrangement = arrangement_of(values, few, (self._rows, self._few), self._pairs)
+        if arrangement is None:
+            raise UnprovenError
+        self._found.append(arrangement)
+        return arrangement
+
+    def plan(self) -> RowPlan:
+        """What the comparison showed."""
+        return RowPlan(tuple(self._found), self._missed)
+
+
+def comparison(model: nn.Module, probe: Probe, batch: Any) -> Comparison | None:
+    """A pass over two rows of the batch; None where the model fails in it, or where values are not to be had."""
+    if any(tensor.is_meta for tensor in tensors_of(batch)):
+        return None
+    _, order = _few_rows(batch)
+    try:
+        with preserved(model):
+            return Comparison(*probe.values_of(taken(batch, order), watched=True), order, rows_of(batch) or 1)
+    except Exception:  # the model's own: the pass over the batch itself shows it
+        return None
 
 
 def row_plan(model: nn.Module, probe: Probe, batch: Any) -> RowPlan:
@@ -111,7 +169,7 @@ class _Search:
             if one.constant and is_close(one.values, second.values):
                 found.append(None)
                 continue
-            arrangement = arrangement_of(one.values, second.values, len(self._order), pairs)
+            arrangement = arrangement_of(one.values, second.values, (len(self._order), len(other)), pairs)
             found.append(arrangement or self._of_mixed(index, one))
         return RowPlan(tuple(found), missed, self._mixed)
 
@@ -126,7 +184,7 @@ class _Search:
         n = len(self._order)
         if index < len(self._turned):
             pairs = [(n - 1 - place, place) for place in range(n)]
-            arrangement = arrangement_of(one.values, self._turned[index].values, n, pairs)
+            arrangement = arrangement_of(one.values, self._turned[index].values, (n, n), pairs)
             if arrangement is not None:
                 self._mixed = self._mixed or one.name
                 return arrangement
