@@ -44,10 +44,10 @@ def record_gates(
 
     Where the inputs lie in a tensor inside the model is found, not guessed: before the first batch the model is called
     on two of its rows, whose values are then looked for in those of the batch. So tokens may be flattened,
-    ``(n * T, C)``, and the inputs need not be the first axis, ``(T, n, C)``; a gate of which they are no axis is refused
-    by the name of its layer, and if the inputs of a batch change each other's gates, a warning says so. In the same
-    pass the operators that torch really runs are looked at, and a rectifier that was missed is warned of by its layer's
-    name.
+    ``(n * T, C)``, and the inputs need not be the first axis, ``(T, n, C)``. A gate of which they are no axis is
+    refused by the name of its layer, and if the inputs of a batch change each other's gates, a warning says so. In the
+    same pass the operators that torch really runs are looked at, and a rectifier that was missed is warned of by its
+    layer's name.
 
     Args:
         model: any module; ``model(inputs)`` is called with batches. Of one input, pre-activations are ``(w,)``,
