@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import subprocess
+import sys
 import warnings
 from collections import UserDict
 from collections.abc import Callable
@@ -387,3 +389,14 @@ def test_what_else_a_model_raises_goes_through():
 
     with pytest.raises(RuntimeError, match=r"^of its own$"):
         record_gates(Fails(), torch.randn(3, 5))
+
+
+def test_nothing_imports_the_compiler_of_torch():
+    program = (
+        "import sys, torch, gatedops\n"
+        "net, x = torch.nn.Sequential(torch.nn.Linear(5, 6), torch.nn.ReLU()), torch.randn(9, 5)\n"
+        "gatedops.record_gates(net, x), gatedops.gated_twin(net)(x), gatedops.fuse_relu(net, x)\n"
+        "print('torch._dynamo' in sys.modules)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    assert ran.stdout == "False\n"

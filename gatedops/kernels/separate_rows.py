@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from gatedops.trace.calling import first_line
 from gatedops.trace.names import RunningModules
+from gatedops.trace.watch import OperatorMode
 
 _SAME = 1e-3  # of the largest output: what rounding may change where another row stands beside a row
 _EVAL = "call model.eval() first"
@@ -94,7 +94,7 @@ def _watched(model: nn.Module, outputs: Callable[[Tensor], Any], rows: Tensor) -
     return found
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(OperatorMode):
     """Notes the first operation that depends on chance or on all rows."""
 
     def __init__(self, modules: RunningModules, rows: int) -> None:
@@ -104,7 +104,7 @@ class _Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
-        if not self.refusal:
+        if not self.refusal and isinstance(func, torch._ops.OpOverload):
             self.refusal = self._refusal(func, args, kwargs)
         return func(*args, **kwargs)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -16,7 +17,18 @@ from gatedops.trace.rectifiers import FORMS, Masks
 _NUMERICAL = frozenset(["cdist", "pdist", "dist"])
 
 
-class Watch(TorchDispatchMode):
+class OperatorMode(TorchDispatchMode):
+    """A dispatch mode that lets operators with functions as arguments through, and does not import torch's compiler,
+    which takes two seconds."""
+
+    supports_higher_order_operators = True
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
+class Watch(OperatorMode):
     """Names the rectifiers among the operators that run while it is on and :meth:`known` is not entered.
 
     An operator is a rectifier if it computes q where q > 0 and 0 elsewhere, under whatever name, or if it says by its
@@ -58,6 +70,8 @@ class Watch(TorchDispatchMode):
         return result
 
     def _is_rectifier(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> bool:
+        if not isinstance(func, torch._ops.OpOverload):
+            return False
         form = FORMS.get(func)
         if form is not None:
             q = form(args, kwargs, self._masks)
