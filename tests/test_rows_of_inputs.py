@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import random
 import subprocess
 import sys
 import warnings
 from collections import UserDict
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -400,3 +402,27 @@ def test_nothing_imports_the_compiler_of_torch():
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
     assert ran.stdout == "False\n"
+
+
+def test_a_lazy_layer_is_refused_and_left_as_it_was():
+    net = nn.Sequential(nn.LazyLinear(4), nn.ReLU())
+    with pytest.raises(
+        ValueError, match=r"model: 0\.weight of a lazy layer has no size yet; call the model on a batch"
+    ):
+        record_gates(net, torch.randn(3, 5))
+    net(torch.randn(3, 5))
+    assert net[0].in_features == 5
+
+
+def test_random_numbers_drawn_while_rows_are_looked_for_are_drawn_again():
+    class Noisy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(x + random.random() + np.random.rand() + torch.rand(()))
+
+    x = torch.randn(9, 5)
+    for module in (random, np.random, torch):
+        getattr(module, "manual_seed", module.seed)(0)
+    expected = Noisy()(x) > 0
+    for module in (random, np.random, torch):
+        getattr(module, "manual_seed", module.seed)(0)
+    assert_same_bits(record_gates(Noisy(), x).unpack()[0], expected)

@@ -51,9 +51,11 @@ def naming_inputs(name: str, inputs: Any, model: nn.Module) -> Iterator[None]:
         needed = _dtype_needed(given, model)
         if needed is not None and _DTYPES.search(reason):
             dtype, wanted = needed
+            plain = str(wanted).removeprefix("torch.")
             raise TypeError(
-                f"{name}: got {dtype}, the model works in {wanted}; convert one of them: {name}.to({wanted}) or"
-                f" model.to({dtype if dtype.is_floating_point else wanted}) (torch: {reason})"
+                f"{name}: got {dtype}, the model works in {wanted}; convert one of them: {name}.to({wanted}) (a numpy"
+                f" array: {name}.astype('{plain}')) or model.to({dtype if dtype.is_floating_point else wanted}) (torch:"
+                f" {reason})"
             ) from error
         if given and _SIZES.search(reason):
             shapes = ", ".join(str(tuple(tensor.shape)) for tensor in given)

@@ -12,6 +12,9 @@ import torch
 from torch import Tensor, nn
 
 
+_WITHOUT_SIZE = (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)
+
+
 def require_model(model: Any, name: str = "model") -> None:
     """Raises TypeError unless the model is a module, ValueError where it is TorchScript."""
     if not isinstance(model, nn.Module):
@@ -20,6 +23,13 @@ def require_model(model: Any, name: str = "model") -> None:
         if isinstance(module, torch.jit.ScriptModule):
             where = f"at {path!r} " if path else ""
             raise ValueError(f"{name}: is TorchScript {where}and cannot be looked into; use the module it is from")
+
+
+def require_sizes(model: nn.Module) -> None:
+    """Raises ValueError naming a parameter or buffer whose size is not known yet, as those of lazy layers are."""
+    for path, parameter in chain(model.named_parameters(), model.named_buffers()):
+        if isinstance(parameter, _WITHOUT_SIZE):
+            raise ValueError(f"model: {path} of a lazy layer has no size yet; call the model on a batch first")
 
 
 def devices_of(model: nn.Module) -> frozenset[torch.device]:

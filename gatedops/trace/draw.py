@@ -47,13 +47,6 @@ def require_init(init: Any, model: nn.Module) -> None:
         )
 
 
-def require_drawable(model: nn.Module) -> None:
-    """Raises ValueError naming parameters whose size is not known yet, those of lazy layers."""
-    for path, parameter in model.named_parameters():
-        if isinstance(parameter, nn.parameter.UninitializedParameter):
-            raise ValueError(f"model: {path} of a lazy layer has no size yet; call the model on a batch first")
-
-
 def draw_anew(network: nn.Module, init: Init) -> None:
     """Draws every parameter of a network, from torch's default generator. Buffers are as before, unless what draws sets
     them, as batch norms do.

@@ -23,14 +23,19 @@ def examples_of(model: nn.Module) -> Iterator[Tensor]:
     shapes: list[tuple[int, ...]] = [(layer.in_features,)] if isinstance(layer, nn.Linear) else []
     if isinstance(layer, nn.Conv2d):
         shapes = [(layer.in_channels, size, size) for size in range(1, _LARGEST + 1)]
-    with evaluating(model), torch.no_grad():
-        for shape in shapes:
-            x = torch.zeros(1, *shape, dtype=dtype, device=device)
-            try:
-                model(x)
-            except Exception:  # whatever the model says of a shape that it does not take
-                continue
+    for shape in shapes:
+        x = torch.zeros(1, *shape, dtype=dtype, device=device)
+        if _is_taken(model, x):
             yield x
+
+
+def _is_taken(model: nn.Module, x: Tensor) -> bool:
+    with evaluating(model), torch.no_grad():
+        try:
+            model(x)
+        except Exception:  # whatever the model says of a shape that it does not take
+            return False
+        return True
 
 
 def example_of(model: nn.Module, name: str = "x", *, unique: bool = False) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gatedops.arrays import as_tensor
 from gatedops.gatebits import GateBits
 from gatedops.trace.batches import batches_of, file_at, require_count, rows_of, whole_batches_of
-from gatedops.trace.checks import devices_of, in_mode, require_device, require_model, uncompiled
+from gatedops.trace.checks import devices_of, in_mode, require_device, require_model, require_sizes, uncompiled
 from gatedops.trace.progress import with_bar
 from gatedops.trace.recorder import Recorder
 from gatedops.trace.rows import Rows, RowsInFile, RowsInMemory
@@ -76,6 +76,7 @@ def record_gates(
             was in any case, its buffers and the state of random numbers included.
     """
     require_model(model)
+    require_sizes(model)
     require_count(batch_size)
     if call is not None and not callable(call):
         raise TypeError(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,18 +19,19 @@ _TABLES = ("_parameters", "_buffers", "_modules")
 @contextmanager
 def preserved(model: nn.Module) -> Iterator[None]:
     """While entered, a model may be called; after it, its attributes, its buffers and their values, its modes and the
-    state of the random number generators of torch and Python are what they were. Parameters are not watched, and
+    state of the random number generators of torch, numpy and Python are what they were. Parameters are not watched, and
     neither is what a list or another object that the model holds has inside."""
     attributes = {module: dict(vars(module)) for module in model.modules()}
     tables = [(table, dict(table)) for module in attributes for table in map(vars(module).__getitem__, _TABLES)]
     values: list[tuple[Tensor, Tensor]] = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    drawn = random.getstate()
+    drawn, drawn_by_numpy = random.getstate(), np.random.get_state()
     gpus = [device for device in devices_of(model) if device.type == "cuda"]
     try:
         with torch.random.fork_rng(gpus):
             yield
     finally:
         random.setstate(drawn)
+        np.random.set_state(drawn_by_numpy)
         for module, before in attributes.items():
             _restore(vars(module), before)
         for table, before in tables:

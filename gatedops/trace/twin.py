@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gatedops.gatebits import GateBits
-from gatedops.trace.checks import require_model
+from gatedops.trace.checks import require_model, require_sizes
 from gatedops.trace.copies import copied
-from gatedops.trace.draw import Init, draw_anew, require_drawable, require_init
+from gatedops.trace.draw import Init, draw_anew, require_init
 from gatedops.trace.mode import BATCH_NORM, FUSED_RELU, MAX_POOL, OTHER_POOL, RELU, RNN_RELU, Handler, Intercept
 from gatedops.trace.names import RunningModules
 from gatedops.trace.replay import Features, Replay, refuse_rnn
@@ -79,7 +79,7 @@ def gated_twin(
     _require_value(value, init)
     model = unwrapped(model)
     require_init(init, model)
-    require_drawable(model)
+    require_sizes(model)
     _require_replayable(model)
     network = _value_network(model, value, init)
     feature = _learning(_plain(copied(model)), train_features)
