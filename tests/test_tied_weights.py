@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 from tolerances import assert_close_in_float64, assert_same_bits
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, prune
 from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_norm
 
 from gatedops import npf, npk, npv, trace
@@ -30,6 +32,7 @@ class Forward(nn.Module):
         self.long, self.b = nn.Parameter(torch.randn(6, 4)), nn.Parameter(torch.randn(4))
         self.register_buffer("held", torch.randn(4, 4))
         self.plain = torch.randn(4, 4)
+        self.frozen = nn.Parameter(torch.ones(4, 4), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.function(self, x)
@@ -61,9 +64,24 @@ TIED = {
         lambda net: torch.cat([net.w, net.v]).chunk(2)[0], lambda net: torch.cat([net.w, net.v]).chunk(2)[1]
     ),
     "rows repeated": two(lambda net: net.b.expand(4, 4), lambda net: net.v),
+    "columns repeated": two(lambda net: net.w[:, [0, 0, 1, 1]], lambda net: net.v),
+    "symmetric": two(lambda net: net.w + net.w.flip(-1), lambda net: net.v),
+    "a cat of parts": two(
+        lambda net: torch.cat([net.w[:, :1], net.w[:, 1:2], net.w[:, :1], net.w[:, 3:]], 1), lambda net: net.v
+    ),
+    "gathered": two(lambda net: net.w.gather(1, torch.zeros(4, 4).long()), lambda net: net.v),
+    "hashed": two(lambda net: net.w[0][(torch.arange(16) * 7 % 3).view(4, 4)], lambda net: net.v),
+    "chosen": two(lambda net: torch.where(net.held > 0, net.w, net.w.flip(1)), lambda net: net.v),
+    "a part beside itself": two(lambda net: net.w, lambda net: torch.cat([net.v[:, :3], -2 * net.v[:, :1]], 1)),
+    "windows": two(lambda net: net.w.view(16)[:7].unfold(0, 4, 1), lambda net: net.v),
     "a low rank": two(lambda net: net.w[:, :1] @ net.v[:1], lambda net: net.long[:4]),
 }
 FREE = {
+    "rectified": two(lambda net: net.w.relu(), lambda net: net.v),
+    "signs": two(lambda net: net.w.sign(), lambda net: net.v.clamp(-0.5, 0.5)),
+    "logarithms": two(lambda net: net.w.abs().log(), lambda net: net.v.abs().sqrt()),
+    "permuted": two(lambda net: net.w[[2, 0, 1, 3]][:, torch.tensor([3, 1, 0, 2])], lambda net: net.v.t().contiguous()),
+    "a mask that is a parameter": two(lambda net: net.w * net.frozen, lambda net: net.v),
     "rows that do not overlap": two(lambda net: net.long[:4, :4], lambda net: net.long[4:]),
     "columns that do not overlap": two(lambda net: net.w[:, ::2].t()[:, :4], lambda net: net.w[:, 1::2].t()[:, :2]),
     "parts, then changed": two(lambda net: 2 * net.long[:4], lambda net: -net.long[4:].flip(0)),
@@ -79,9 +97,48 @@ FREE = {
 )
 def test_tied_weights_are_refused(name):
     net = Forward(TIED[name])
-    for call in (npk, npf, npv):
+    for call in (partial(npk, bias="path"), npf, npv):
         with pytest.raises(ValueError, match=r"(uses a weight or bias of linear|are tied).*: give linear|of its own"):
             call(net, X)
+
+
+ZEROS = {
+    "a mask": (lambda net: net.w * (net.held > 0), r"\d+ of the 16 entries of the weight of linear"),
+    "a triangle": (lambda net: net.w.tril(), "6 of the 16 entries of the weight of linear"),
+    "padding": (lambda net: F.pad(net.w[:, :3], (0, 1)), "4 of the 16 entries of the weight of linear"),
+    "blocks": (
+        lambda net: torch.block_diag(net.w[:2, :2], net.w[2:, 2:]),
+        "8 of the 16 entries of the weight of linear",
+    ),
+    "a mask that is a parameter": (lambda net: net.w * (net.frozen * (net.held > 0)), r"\d+ of the 16 entries of the"),
+}
+
+
+@pytest.mark.parametrize("name", ZEROS)
+def test_weights_that_are_always_0_are_refused(name):
+    weight, message = ZEROS[name]
+    for call in (npk, npf, npv):
+        with pytest.raises(ValueError, match=message + r".*are always 0 \(pruned.*give linear a weight without"):
+            call(Forward(two(weight, lambda net: net.v)), X)
+
+
+def test_pruned_layers_are_refused():
+    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 1))
+    prune.random_unstructured(net[0], "weight", 0.25)
+    with pytest.raises(ValueError, match="4 of the 16 entries of the weight of 0 are always 0"):
+        npk(net, X)
+
+
+def test_tied_biases_that_start_no_paths():
+    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 1))
+    plain = copy.deepcopy(net)
+    net[2].bias = net[0].bias
+    plain[2].bias.data.copy_(net[0].bias.data)
+    for kernel in ("npk", "ntk"):
+        assert_same_bits(npk(net, X, kernel=kernel), npk(plain, X, kernel=kernel))
+    assert_same_bits(npf(net, X, bias="ignore"), npf(plain, X, bias="ignore"))
+    with pytest.raises(ValueError, match="2 uses a weight or bias of 0: its bias and the bias of 0"):
+        npk(net, X, bias="path")
 
 
 @pytest.mark.parametrize("name", FREE)

@@ -64,13 +64,16 @@ Arguments = dict[str, Any]
 def _weights(builder: StepBuilder, node: Node, a: Arguments) -> dict[str, Any]:
     """The weight and the bias of a layer; a bias of zeros that is not a parameter is none."""
     bias, bias_made_of = builder.optional(a["bias"], node), builder.made_of(a["bias"], node)
+    bias_drawn = builder.drawn(a["bias"], node)
     if bias is not None and _is_everywhere(bias, 0, bias_made_of):
-        bias, bias_made_of = None, ()
+        bias, bias_made_of, bias_drawn = None, (), None
     return {
         "weight": builder.constant(a["weight"], node),
         "bias": bias,
         "weight_made_of": builder.made_of(a["weight"], node),
         "bias_made_of": bias_made_of,
+        "weight_drawn": builder.drawn(a["weight"], node),
+        "bias_drawn": bias_drawn,
     }
 
 
@@ -217,7 +220,8 @@ def _add_constant(builder: StepBuilder, node: Node, source: Node, value: Any, fa
     if builder.shape(node) != shape:
         builder.refuse(node, f"a constant of another shape than the {shape} it is added to; give it that shape")
     constant = constant if factor == 1 else constant * factor
-    builder.add(node, AddConstant, source, constant=constant, made_of=made_of)
+    drawn = builder.drawn(value, node) if isinstance(value, Node) else None
+    builder.add(node, AddConstant, source, constant=constant, made_of=made_of, drawn=drawn)
 
 
 def _multiply(builder: StepBuilder, node: Node, a: Arguments) -> None:

@@ -33,6 +33,16 @@ class Source:
         t = self.tensor
         return math.prod(size for size, stride in zip(t.shape, t.stride(), strict=True) if stride != 0)
 
+    @property
+    def shows_each_once(self) -> bool:
+        """Whether its strides alone tell that no two of its entries are one number in memory."""
+        t, reach = self.tensor, 0
+        for stride, size in sorted(zip(t.stride(), t.shape, strict=True)):
+            if size > 1 and stride <= reach:
+                return False
+            reach += stride * (size - 1)
+        return True
+
     def overlaps(self, other: Source) -> bool:
         """Whether the two share a number."""
         a, b = self.tensor, other.tensor

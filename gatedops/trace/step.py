@@ -8,9 +8,11 @@ from torch import Tensor
 
 from gatedops.trace.pooling import Pair, Window
 from gatedops.trace.provenance import Sources
+from gatedops.trace.redraw import Draw
 
 # eq=False: steps hold tensors, and two steps are the same only if they are one object.
-# Fields that end in made_of say which parameters, buffers or other tensors a weight was computed from.
+# Fields that end in made_of say which parameters, buffers or other tensors a weight was computed from, those that end
+# in drawn compute it from random parameters; None where it is a parameter or a part of one, or no parameter is in it.
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +43,8 @@ class Linear(Step):
     bias: Tensor | None
     weight_made_of: Sources = ()
     bias_made_of: Sources = ()
+    weight_drawn: Draw | None = None
+    bias_drawn: Draw | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +63,8 @@ class Conv2d(Step):
     padding_mode: str
     weight_made_of: Sources = ()
     bias_made_of: Sources = ()
+    weight_drawn: Draw | None = None
+    bias_drawn: Draw | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +100,7 @@ class AddConstant(Step):
 
     constant: Tensor
     made_of: Sources = ()
+    drawn: Draw | None = None
 
 
 @dataclass(frozen=True, eq=False)

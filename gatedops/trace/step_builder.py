@@ -27,6 +27,7 @@ from gatedops.trace.converters import (
 from gatedops.trace.graph import Places, arguments, op_of
 from gatedops.trace.names import Numbering
 from gatedops.trace.provenance import Made, Source, Sources, deciding, made_by
+from gatedops.trace.redraw import Draw, Redraw
 from gatedops.trace.step import Flatten, Input, Step
 
 # The remedy wherever a network has what no rule covers.
@@ -55,6 +56,7 @@ class StepBuilder:
         self._numbering: dict[type[Step], Numbering] = {}
         self._constants: dict[Node, Any] = {}  # what no input changes
         self._made: dict[Node, Made] = {}  # what the tensors of a constant node were computed from
+        self._leaves: dict[Node, Any] = {}  # those constants that are not computed from others
         self._index: dict[Node, int] = {}  # which step gives a node
         self._padded: dict[Node, tuple[Node, Sides, str]] = {}  # what is padded: its source, how far, the mode
         # What is on its way to another shape or order: its source, and for each number of it which one of the source.
@@ -144,6 +146,16 @@ class StepBuilder:
         constant = self.constant(value, node)
         return next(deciding(sources) for tensor, sources in self._made[value] if tensor is constant)
 
+    def drawn(self, value: Any, node: Node) -> Draw | None:
+        """What computes a weight of `node` from random parameters; None where it is one, or a part, or made of none."""
+        sources = self.made_of(value, node)
+        if not any(source.is_parameter for source in sources):
+            return None
+        if len(sources) == 1 and sources[0].tensor is self._constants[value] and sources[0].shows_each_once:
+            return None
+        held = (leaf for leaf in self._leaves if any(source.is_parameter for _, s in self._made[leaf] for source in s))
+        return Redraw(self._leaves, frozenset(held)).of(value)
+
     def optional(self, value: Node | None, node: Node) -> Tensor | None:
         """A weight of `node` that may be None."""
         return None if value is None else self.constant(value, node)
@@ -169,7 +181,7 @@ class StepBuilder:
             self._index[node] = 0
             return
         held = self._program.state_dict if spec.target in self._program.state_dict else self._program.constants
-        value = self._constants[node] = held[spec.target]
+        value = self._constants[node] = self._leaves[node] = held[spec.target]
         is_parameter = spec.kind == InputKind.PARAMETER or isinstance(value, nn.Parameter)
         self._made[node] = [(value, (Source(value, is_parameter),))] if isinstance(value, Tensor) else []
 
@@ -205,7 +217,7 @@ class StepBuilder:
         with torch.no_grad():
             args, kwargs = map_arg((node.args[1:], node.kwargs), self._constants.__getitem__)
             empty = torch.empty(like.shape, dtype=like.dtype, device=like.device)
-            value = self._constants[node] = target(empty, *args, **kwargs)
+            value = self._constants[node] = self._leaves[node] = target(empty, *args, **kwargs)
         self._made[node] = made_by([value], [])
 
     def _call(self, node: Node) -> None:
