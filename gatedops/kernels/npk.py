@@ -81,7 +81,7 @@ def npk(
     require_option("kernel", kernel, ("npk", "ntk"))
     require_option("bias", bias, ("ignore", "path"))
     require_dtype(dtype, "dtype", DTYPES)
-    require_count(batch_size)
+    batch_size = require_count(batch_size)
     x, y = inputs_of(x, y)
     require_model(model)
     require_precision(dtype, x.device, "dtype")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gatedops.arrays import as_tensor
 from gatedops.kernels.ties import Layer
+from gatedops.scalars import real_number
 
 _SUMS = 2.0**24  # what kernels may multiply a number with before they scale it
 
@@ -75,10 +76,14 @@ def require_range(inputs: Tensor | None, name: str, dtype: torch.dtype) -> None:
 def sigmas_of(sigma: Any, layers: Sequence[Layer]) -> list[float]:
     """One standard deviation for each layer."""
     names = [layer.name for layer in layers]
+    one = real_number(sigma)
     try:
-        sigmas = [float(sigma)] * len(layers) if isinstance(sigma, (int, float)) else [float(each) for each in sigma]
-    except (TypeError, ValueError):
-        raise TypeError(f"sigma: got {sigma!r}, needs a number or a list of them") from None
+        numbers: list[float | None] = [one] * len(layers) if one is not None else [real_number(each) for each in sigma]
+    except TypeError:
+        numbers = [None]
+    sigmas = [number for number in numbers if number is not None]
+    if len(sigmas) < len(numbers):
+        raise TypeError(f"sigma: got {sigma!r}, needs a number or a list of them")
     if len(sigmas) != len(layers):
         raise ValueError(f"sigma: got {len(sigmas)} numbers, needs one, or one for each of the layers {names}")
     if not all(0 < each < math.inf for each in sigmas):

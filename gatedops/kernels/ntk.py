@@ -14,6 +14,7 @@ from gatedops.kernels.separate_rows import place_of, require_separate_layers, re
 from gatedops.kernels.tangents import Tangent, TangentFeatures
 from gatedops.ops.checks import require_dtype, require_precision
 from gatedops.trace.bare import bare
+from gatedops.trace.batches import require_count
 from gatedops.trace.calling import naming_inputs
 from gatedops.trace.checks import devices_of, require_device, require_model
 from gatedops.trace.progress import with_bar
@@ -76,8 +77,7 @@ def ntk(
     wanted = _require_parts(parts)
     if outputs not in ("trace", "full"):
         raise ValueError(f"outputs: got {outputs!r}, needs 'trace' or 'full'")
-    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
-        raise ValueError(f"batch_size: got {batch_size!r}, needs a whole number of at least 1, or None")
+    batch_size = None if batch_size is None else require_count(batch_size)
     require_model(model)
     with bare(model) as inner:
         require_separate_layers(inner)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from gatedops.kernels.masks import at_windows
 from gatedops.kernels.network import folded, pool_of
 from gatedops.kernels.npk_args import as_floats, inputs_of
 from gatedops.ops.checks import require_float64
+from gatedops.scalars import real_number
 from gatedops.trace import Step
 from gatedops.trace.bare import bare
 from gatedops.trace.checks import devices_of, require_device, require_model
@@ -43,8 +45,7 @@ def path_norm(model: nn.Module, p: float, x: Tensor | np.ndarray | None = None) 
     Raises:
         TypeError, ValueError: an argument of another form; a model that steps refuses; a norm that overflows float64.
     """
-    if not isinstance(p, (int, float)) or not 0 < p < math.inf:
-        raise ValueError(f"p: got {p!r}, needs a finite number greater than 0")
+    p = _power_of(p)
     require_model(model)
     if x is None:
         with bare(model) as inner:
@@ -60,6 +61,16 @@ def path_norm(model: nn.Module, p: float, x: Tensor | np.ndarray | None = None) 
     if not math.isfinite(total):
         raise ValueError(f"p: the sum of |value| ** {p} over the model's paths overflows float64; take a smaller p")
     return total ** (1 / p)
+
+
+def _power_of(p: Any) -> float:
+    """p as a float; ValueError for what is no finite number greater than 0."""
+    number = real_number(p)
+    if number is None:
+        raise ValueError(f"p: got {type(p).__name__}, needs a number greater than 0; the arguments are (model, p)")
+    if not 0 < number < math.inf:
+        raise ValueError(f"p: got {number:g}, needs a finite number greater than 0")
+    return number
 
 
 def _through(step: Step, p: float, z: Tensor, other: Tensor | None = None) -> Tensor:

@@ -82,7 +82,8 @@ class DGN(nn.Module):
         require_choice("value_input", value_input, ("x", "ones"))
         made = networks(spec_or_net, mode, feature, order, self._linear, shallow, generator, device, dtype)
         self.value, self.feature = made.value, made.feature
-        self.mode, self.beta, self.gain, self.value_input, self.shallow = mode, beta, gain, value_input, shallow
+        self.mode, self.value_input, self.shallow = mode, value_input, shallow
+        self.beta, self.gain = float(beta), float(gain)
         self._gated, self._names, self._shape, self.order = made.chain.gated, made.chain.names, made.shape, made.order
 
     def forward(self, x: Tensor, gates: GateBits | None = None) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +12,7 @@ from gatedops.gate_args import require_gate_bits
 from gatedops.gatebits import GateBits
 from gatedops.ops.checks import require_tensor
 from gatedops.ops.gated_linear_args import is_autocast
+from gatedops.scalars import positive_number
 
 
 def require_choice(name: str, given: Any, known: Sequence[str]) -> None:
@@ -27,8 +27,7 @@ def gate_kind(mode: str, gate: str | None, beta: float, gain: float) -> str:
     if mode == "DL" and gate == "hard":
         raise ValueError("gate: mode 'DL' trains the feature network through its gates, hard ones pass no gradient")
     for name, number in (("beta", beta), ("gain", gain)):
-        if not 0 < number < math.inf:
-            raise ValueError(f"{name}: got {number}, needs a positive number")
+        positive_number(number, name)
     return gate or ("soft" if mode == "DL" else "hard")
 
 

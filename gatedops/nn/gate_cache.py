@@ -72,7 +72,7 @@ class GateCache(ShownAsTable):
         model = _gated(model)
         if isinstance(model, DGN) and model.gate != "hard":
             raise ValueError("model: its gates are soft, which are no bits; only hard gates are cached")
-        require_count(batch_size)
+        batch_size = require_count(batch_size)
         total = len(data) if isinstance(data, Tensor) and data.dim() else None
         batches = _batches(data, batch_size)
         count = 0 if total is None else -(-total // batch_size)

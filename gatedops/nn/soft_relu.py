@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from gatedops.scalars import positive_number
+
 
 class SoftReLU(nn.Module):
     """A ReLU whose gate is a number, ``q * gain * sigmoid(beta q)`` (Lakshminarayanan, Singh & Rajkumar 2021, arXiv
@@ -15,16 +17,13 @@ class SoftReLU(nn.Module):
         gain: of the gate, positive.
 
     Raises:
-        ValueError: beta or gain not positive.
+        TypeError, ValueError: beta or gain is no positive number.
     """
 
     def __init__(self, beta: float = 4.0, gain: float = 1.0) -> None:
         super().__init__()
-        for name, number in (("beta", beta), ("gain", gain)):
-            if not 0 < number < float("inf"):
-                raise ValueError(f"{name}: got {number}, needs a positive number")
-        self.beta = beta
-        self.gain = gain
+        self.beta = positive_number(beta, "beta")
+        self.gain = positive_number(gain, "gain")
 
     def gate(self, q: Tensor) -> Tensor:
         """The soft gate of each pre-activation, in q's shape."""

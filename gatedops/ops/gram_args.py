@@ -12,6 +12,7 @@ from torch import Tensor
 from gatedops.gate_args import require_gate_bits
 from gatedops.gatebits import GateBits, require_same_layers
 from gatedops.ops.checks import require_dtype, require_precision, require_tensor
+from gatedops.scalars import real_number
 
 DTYPES = (torch.float32, torch.float64)
 _X_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.uint8)
@@ -58,9 +59,12 @@ def factors_of(scale: str | Sequence[float], bits: GateBits, dtype: torch.dtype)
 def listed_factors(scale: Sequence[float], layers: int) -> list[float]:
     """The multipliers of the layers where scale lists them."""
     try:
-        factors = [float(s) for s in scale]
-    except (TypeError, ValueError):
-        raise TypeError(f"scale: got {scale!r}, needs 'width', 'none' or one number per layer") from None
+        numbers = [real_number(s) for s in scale]
+    except TypeError:
+        numbers = [None]
+    factors = [number for number in numbers if number is not None]
+    if len(factors) < len(numbers):
+        raise TypeError(f"scale: got {scale!r}, needs 'width', 'none' or one number per layer")
     if len(factors) != layers:
         raise ValueError(f"scale: got {len(factors)} numbers, needs one for each of {layers} layers")
     if not all(abs(s) <= sys.float_info.max for s in factors):  # NaN compares false; Dynamo has no isfinite

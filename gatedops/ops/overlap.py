@@ -10,6 +10,7 @@ from torch import Tensor
 from gatedops.gatebits import GateBits
 from gatedops.ops.gram_args import factors_of, layout_of, require_result_dtype
 from gatedops.ops.gram_range import check_range
+from gatedops.scalars import whole_number
 
 
 def gate_overlap(a: GateBits, b: GateBits | None = None) -> Tensor:
@@ -63,12 +64,13 @@ def gate_neighbors(
     factors = factors_of(scale, bits, dtype)
     check_range([bits, y_bits], [None, None], factors, dtype, refuse=False)
     candidates = bits.n - 1 if y_bits is None else y_bits.n
-    if isinstance(k, bool) or not isinstance(k, int):
+    wanted = whole_number(k)
+    if wanted is None:
         raise TypeError(f"k: got {type(k).__name__}, needs an int")
-    if k < 1 or (k > candidates and bits.n > 0):
+    if wanted < 1 or (wanted > candidates and bits.n > 0):
         raise ValueError(f"k: got {k}, needs 1 to {candidates}")
     y_words = None if y_bits is None else y_bits.words
-    return torch.ops.gatedops.gate_neighbors(bits.words, y_words, first, y_first, count, factors, k, dtype)
+    return torch.ops.gatedops.gate_neighbors(bits.words, y_words, first, y_first, count, factors, wanted, dtype)
 
 
 def _count(a: GateBits, b: GateBits | None, agree_widths: list[int]) -> Tensor:

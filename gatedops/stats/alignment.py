@@ -14,6 +14,7 @@ from gatedops.ops.checks import require_float64
 from gatedops.ops.gram import npk_gram, npk_matvec
 from gatedops.ops.gram_args import require_inputs
 from gatedops.ops.gram_range import passes_of
+from gatedops.scalars import whole_number
 from gatedops.stats.checks import require_gates, require_same_inputs
 from gatedops.trace.progress import with_bar
 
@@ -70,7 +71,8 @@ def _alignments(
     checkpoints: Sequence[GateBits], name: str, x: Tensor | None, block: int, progress: bool | None
 ) -> Tensor:
     """The alignments of all pairs; errors name the checkpoints `name`."""
-    if isinstance(block, bool) or not isinstance(block, int) or block < 1:
+    size = whole_number(block)
+    if size is None or size < 1:
         raise ValueError(f"block: got {block!r}, needs a whole number of at least 1")
     require_inputs(x, checkpoints[0], None, None)
     require_float64(checkpoints[0].device, name)
@@ -80,10 +82,10 @@ def _alignments(
     scales = [_scale_of(bits) for bits in checkpoints]
     kernels = list(zip(checkpoints, scales, strict=True))
     means = [npk_matvec(x, bits, ones, scale=scale, dtype=torch.float64) / n for bits, scale in kernels]
-    starts = list(itertools.combinations_with_replacement(range(0, n, block), 2))
+    starts = list(itertools.combinations_with_replacement(range(0, n, size), 2))
     products = torch.zeros(len(checkpoints), len(checkpoints), dtype=torch.float64, device="cpu")
     for i, j in with_bar(starts, "comparing kernels", "block", len(starts), progress):
-        rows, columns = slice(i, i + block), slice(j, j + block)
+        rows, columns = slice(i, i + size), slice(j, j + size)
         centred = torch.stack(
             [
                 _centred(bits, scale, x, mean, rows, columns).flatten()

@@ -11,6 +11,7 @@ from torch import Tensor
 from gatedops.devices import in_float64
 from gatedops.gatebits import GateBits
 from gatedops.ops.overlap import gate_agreement
+from gatedops.scalars import whole_number
 from gatedops.stats.checks import require_gates
 from gatedops.stats.regions import count_regions
 from gatedops.trace.progress import with_bar
@@ -79,12 +80,13 @@ def _batch(n: int, batch_size: int | None) -> int:
                 f"bits: has {n} inputs, too many for a matrix; needs at most {_MOST_INPUTS}, or batch_size=128"
             )
         return n
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int):
+    size = whole_number(batch_size)
+    if size is None:
         raise TypeError(f"batch_size: got {batch_size!r}, needs a whole number")
     most = min(n, _MOST_INPUTS)
-    if not 1 <= batch_size <= most:
-        raise ValueError(f"batch_size: got {batch_size}, needs 1 .. {most} for {n} inputs")
-    return batch_size
+    if not 1 <= size <= most:
+        raise ValueError(f"batch_size: got {size}, needs 1 .. {most} for {n} inputs")
+    return size
 
 
 def _scores(bits: GateBits, per_layer: bool) -> list[float]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from gatedops.arrays import as_tensor
 from gatedops.devices import has_float64
 from gatedops.gatebits import GateBits
+from gatedops.scalars import whole_number
 from gatedops.stats.activity import gate_stats
 from gatedops.stats.alignment import npk_alignments
 from gatedops.stats.change import gate_change
@@ -95,7 +96,7 @@ class GateRecorder(ShownAsTable):
         x = as_tensor(x, "x")
         require_model(model)
         require_device(devices_of(model), x, "x")
-        self._require_step(step)
+        step = self._checked(step)
         digest = _digest(x)
         if self.history["digest"] not in (None, digest):
             raise ValueError("x: holds other inputs than the first record, needs the same ones in every call")
@@ -180,12 +181,14 @@ class GateRecorder(ShownAsTable):
         first, last = (f"gates-{record['step']}.safetensors" for record in (records[0], records[-1]))
         return first, last
 
-    def _require_step(self, step: int) -> None:
-        if isinstance(step, bool) or not isinstance(step, int):
+    def _checked(self, step: Any) -> int:
+        """The step as an int, which json takes."""
+        number, records = whole_number(step), self.history["records"]
+        if number is None:
             raise TypeError(f"step: got {type(step).__name__}, needs an int")
-        records = self.history["records"]
-        if records and step <= records[-1]["step"]:
-            raise ValueError(f"step: got {step} after {records[-1]['step']}, needs to grow from record to record")
+        if records and number <= records[-1]["step"]:
+            raise ValueError(f"step: got {number} after {records[-1]['step']}, needs to grow from record to record")
+        return number
 
     def _statistics(self, bits: GateBits) -> dict[str, Any]:
         """The statistics of the net and of each layer."""

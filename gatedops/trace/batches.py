@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from gatedops.arrays import as_tensor
+from gatedops.scalars import whole_number
 
 
 def batches_of(data: Any, batch_size: int) -> Iterator[Tensor]:
@@ -61,10 +62,12 @@ def taken(batch: Any, order: Tensor) -> Any:
     return of(batch)
 
 
-def require_count(batch_size: Any) -> None:
-    """Raises ValueError unless this is a number of rows."""
-    if not isinstance(batch_size, int) or batch_size < 1:
+def require_count(batch_size: Any) -> int:
+    """The number of rows as an int; ValueError for what is no such number."""
+    count = whole_number(batch_size)
+    if count is None or count < 1:
         raise ValueError(f"batch_size: got {batch_size!r}, needs a whole number of at least 1")
+    return count
 
 
 def file_at(given: Any, name: str) -> Path:

@@ -77,7 +77,7 @@ def record_gates(
     """
     require_model(model)
     require_sizes(model)
-    require_count(batch_size)
+    batch_size = require_count(batch_size)
     if call is not None and not callable(call):
         raise TypeError(
             f"call: got {type(call).__name__}, needs a function such as lambda model, batch: model(**batch)"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gatedops.gatebits import GateBits
+from gatedops.scalars import positive_number
 from gatedops.trace.checks import require_model, require_sizes
 from gatedops.trace.copies import copied
 from gatedops.trace.draw import Init, draw_anew, require_init
@@ -83,7 +84,7 @@ def gated_twin(
     _require_replayable(model)
     network = _value_network(model, value, init)
     feature = _learning(_plain(copied(model)), train_features)
-    return GatedTwin(feature, network, pool, batch_norm, (beta, gain) if gate == "soft" else None)
+    return GatedTwin(feature, network, pool, batch_norm, (float(beta), float(gain)) if gate == "soft" else None)
 
 
 class GatedTwin(nn.Module):
@@ -244,8 +245,7 @@ def _require_choices(pool: str, batch_norm: str, gate: str, beta: float, gain: f
         if given not in _CHOICES[name]:
             raise ValueError(f"{name}: got {given!r}, needs one of {_CHOICES[name]}")
     for name, number in (("beta", beta), ("gain", gain)):
-        if not 0 < number < float("inf"):
-            raise ValueError(f"{name}: got {number}, needs a positive number")
+        positive_number(number, name)
     if train_features and gate == "hard":
         raise ValueError("train_features: nothing flows through hard gates; use gate='soft'")
 
