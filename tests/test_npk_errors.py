@@ -92,6 +92,8 @@ def test_values_that_overflow(factor, dtype, message):
     x = X.double()
     fails(ValueError, message, MLP, x * factor, dtype=dtype)
     fails(ValueError, message.replace("x:", "y:"), MLP, x, x * factor, dtype=dtype)
+    if not x.mul(factor).isfinite().all():
+        fails(ValueError, message, MLP, x * factor, call=npf)
 
 
 def test_training_mode():

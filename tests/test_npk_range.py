@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -135,3 +136,45 @@ def test_blocks_of_the_gram_and_their_bar(capsys, monkeypatch):
     assert_same_bits(gram, gram.T.contiguous())
     assert_same_bits(gram[:130, 130:], npk(net, x[:130], x[130:], progress=False))
     assert capsys.readouterr().err == ""
+
+
+def mostly_off(layers: int, kind: str) -> nn.Sequential:
+    """A deep net in which one gate of 16 is on in every layer."""
+    modules: list[nn.Module] = []
+    for index in range(layers):
+        width = 1 if index == 0 else 16
+        layer = nn.Conv2d(width, 16, 1) if kind == "conv" else nn.Linear(width, 16)
+        with torch.no_grad():
+            layer.bias.copy_(torch.where(torch.arange(16) == 3, 1e6, -1e6))
+            layer.weight.mul_(0)
+        modules += [layer, nn.ReLU()]
+    return nn.Sequential(*modules, *([nn.Flatten()] if kind == "conv" else []), nn.Linear(16, 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", ["npk", "ntk"])
+@pytest.mark.parametrize("kind", ["conv", "dense"])
+def test_one_warning_where_a_kernel_vanishes(kind, kernel):
+    net, x = mostly_off(40, kind), torch.ones(3, 1, 1, 1) if kind == "conv" else torch.ones(3, 1)
+    message = "the kernel of row 0 of x has numbers of at most 1e-.*vanish in torch.float32; use dtype=torch.float64$"
+    for sides in ((x,), (x, x[:2])):
+        with pytest.warns(UserWarning, match=message) as found:
+            npk(net, *sides, kernel=kernel)
+        assert [warning.filename for warning in found] == [__file__]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            gram, exponent = npk(net, *sides, kernel=kernel, dtype=torch.float64, return_exponent=True)
+        expected = 1.0 if kernel == "npk" else 41.0
+        assert_close_in_float64(gram * 2.0**exponent, torch.full_like(gram, expected))
+    deep = mostly_off(280, kind)
+    with pytest.warns(UserWarning, match="vanish in torch.float64; multiply the inputs by a constant"):
+        npk(deep, x, kernel=kernel, dtype=torch.float64)
+
+
+def test_no_warning_where_a_kernel_is_0():
+    net = mostly_off(2, "dense")
+    nn.init.constant_(net[2].bias, -1e6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not npk(net, torch.ones(2, 1)).any()
+        assert not npk(net, torch.zeros(2, 1)).any()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -51,4 +52,14 @@ class DenseKernel:
         if bits is None:
             raise RuntimeError("a fully connected network with hidden layers has gates")
         rows, y_rows = x.flatten(1), None if y is None else y.flatten(1)
-        return npk_gram(rows, bits, y_rows, y_bits, scale=self._scales, dtype=dtype)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "the largest value of the kernel", UserWarning)  # npk warns in its words
+            return npk_gram(rows, bits, y_rows, y_bits, scale=self._scales, dtype=dtype)
+
+    def logarithms(self, x: Tensor, bits: GateBits | None, y: Tensor, y_bits: GateBits | None) -> Tensor:
+        """log2 of the absolute values of that kernel, of a few inputs, where its numbers leave float64 too."""
+        logs = (x.flatten(1).double() @ y.flatten(1).double().T).abs().log2()
+        if bits is not None and y_bits is not None:
+            for mask, other, scale in zip(bits.unpack(), y_bits.unpack(), self._scales, strict=True):
+                logs = logs + (mask.double() @ other.double().T * scale).log2()
+        return logs

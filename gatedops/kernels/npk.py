@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +14,7 @@ from gatedops.kernels.dense import DenseKernel, is_dense
 from gatedops.kernels.images import ImageKernel
 from gatedops.kernels.network import layers_of, recorded_gates, steps_of
 from gatedops.kernels.npk_args import as_floats, inputs_of, require_option, require_range, sigmas_of
+from gatedops.kernels.underflow import underflow_of
 from gatedops.ops.checks import require_dtype, require_precision
 from gatedops.ops.gram_args import DTYPES
 from gatedops.trace.batches import require_count
@@ -74,6 +76,7 @@ def npk(
         return_exponent: (Gram, exponent).
 
     Raises:
+        UserWarning: rows of the Gram whose numbers are too small for `dtype`.
         TypeError, ValueError: an argument of another form; inputs that the model does not take; a model in training
             mode; a step that is not covered, by name, with what to do; tied weights; inputs so large or so small that
             their squares leave `dtype`. All before the Gram is begun.
@@ -100,5 +103,9 @@ def npk(
     bits, y_bits = (recorded_gates(model, steps, side, batch_size, progress) for side in (rows, columns))
     if isinstance(made, DenseKernel) and x.dtype == torch.uint8:
         rows, columns = x, y  # their inner products are exact
-    gram = made.gram(rows.detach(), bits, None if columns is None else columns.detach(), y_bits, dtype)
+    rows, columns = rows.detach(), None if columns is None else columns.detach()
+    gram = made.gram(rows, bits, columns, y_bits, dtype)
+    vanished = underflow_of(gram, made, rows, bits, columns, y_bits)
+    if vanished:
+        warnings.warn(vanished, stacklevel=2)
     return (gram, made.exponent) if return_exponent else gram

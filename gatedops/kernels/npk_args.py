@@ -57,9 +57,7 @@ def require_range(inputs: Tensor | None, name: str, dtype: torch.dtype) -> None:
     """Raises ValueError unless the squares of the inputs fit into dtype with room for the sums of a kernel."""
     if inputs is None or inputs.is_meta:
         return
-    largest = float(inputs.detach().abs().amax())
-    if not math.isfinite(largest):
-        raise ValueError(f"{name}: has infinite values or NaN, needs finite numbers")
+    largest = _largest(inputs, name)
     square, info = largest * largest * inputs[0].numel(), torch.finfo(dtype)
     if square > info.max / _SUMS:
         raise ValueError(
@@ -89,6 +87,20 @@ def sigmas_of(sigma: Any, layers: Sequence[Layer]) -> list[float]:
     if not all(0 < each < math.inf for each in sigmas):
         raise ValueError(f"sigma: got {sigma}, needs finite numbers greater than 0")
     return sigmas
+
+
+def require_finite(inputs: Tensor, name: str) -> None:
+    """Raises ValueError where inputs are infinite or NaN."""
+    if not inputs.is_meta:
+        _largest(inputs, name)
+
+
+def _largest(inputs: Tensor, name: str) -> float:
+    """The largest absolute value of the inputs, which must be finite."""
+    largest = float(inputs.detach().abs().amax())
+    if not math.isfinite(largest):
+        raise ValueError(f"{name}: has infinite values or NaN, needs finite numbers")
+    return largest
 
 
 def _or_float64(dtype: torch.dtype) -> str:

@@ -15,7 +15,7 @@ from gatedops.kernels.compile_steps import compile_steps
 from gatedops.kernels.geometry import Geometry, geometry_of, windows_of
 from gatedops.kernels.masks import at_windows
 from gatedops.kernels.network import layers_of, pool_of, recorded_gates, recorded_of, shape_of, steps_of
-from gatedops.kernels.npk_args import as_floats, inputs_of, require_option
+from gatedops.kernels.npk_args import as_floats, inputs_of, require_finite, require_option
 from gatedops.kernels.ties import Layer
 from gatedops.ops.checks import require_float64
 from gatedops.trace import Step
@@ -49,6 +49,7 @@ def npf(model: nn.Module, x: Tensor | np.ndarray, *, bias: str = "path") -> Tens
     require_option("bias", bias, ("ignore", "path"))
     require_model(model)
     x = as_floats(inputs_of(x)[0], model)
+    require_finite(x, "x")
     steps = _steps(model, x, len(x), bias == "path")
     bits = recorded_gates(model, steps, x, len(x), progress=False)
     masks = [] if bits is None else bits.unpack()
