@@ -4,6 +4,7 @@ additions of nothing; on numpy arrays and whole numbers. Each has the kernel of 
 from __future__ import annotations
 
 import copy
+import random
 
 import numpy as np
 import pytest
@@ -292,3 +293,56 @@ def test_whole_numbers_that_a_model_takes_stay_whole_in_ntk():
     shared = (x[:, None, :, None] == x[None, :, None, :]).float()
     expected = expected + torch.einsum("ijab,ac,bc->ij", shared, weight, weight)
     assert torch.allclose(ntk(net, x)["V"], expected, rtol=1e-4, atol=1e-5)
+
+
+REPEATS = {
+    "Python's random numbers": (lambda net, x: net.a(x) + random.random(), "called again.*draw the numbers once"),
+    "numpy's random numbers": (
+        lambda net, x: net.a(x) * float(np.random.rand() > -1) + np.random.rand(),
+        "called again",
+    ),
+    "a count of calls": (lambda net, x: net.a(x) + net.count(), "called again"),
+    "few rows": (
+        lambda net, x: net.a(x) + (len(x) > 2),
+        "in a call with 2 rows than in one with 3, .* each row on its",
+    ),
+    "a number for each two rows": (
+        lambda net, x: net.a(x) + (torch.arange(len(x)) // 2)[:, None],
+        "in a call with 2 rows than in one with 3",
+    ),
+}
+
+
+class Repeats(nn.Module):
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function, self.a, self.b = function, nn.Linear(5, 4), nn.Linear(4, 1)
+        self.calls = 0
+
+    def count(self) -> int:
+        self.calls += 1
+        return self.calls
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.function(self, x).relu())
+
+
+@pytest.mark.parametrize("name", REPEATS)
+def test_what_changes_from_call_to_call_or_with_the_rows_is_refused(name):
+    function, message = REPEATS[name]
+    net = Repeats(function)
+    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
+    for call in (npk, npf):
+        with pytest.raises(ValueError, match=f"model: gives other outputs .*{message}"):
+            call(net, X)
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == states[:2]
+    assert torch.equal(torch.get_rng_state(), states[2])
+    assert net.calls == 0
+
+
+@pytest.mark.parametrize("dropout", [F.dropout, torch.feature_dropout, F.alpha_dropout, F.feature_alpha_dropout])
+def test_dropout_of_nothing_is_the_identity(dropout):
+    net = Repeats(lambda net, x: dropout(net.a(x), 0.0, True))
+    plain = Repeats(lambda net, x: net.a(x))
+    plain.load_state_dict(net.state_dict())
+    assert_same_bits(npk(net, X), npk(plain, X))

@@ -14,6 +14,7 @@ from gatedops.trace.bare import bare
 from gatedops.trace.calling import first_line, naming_inputs
 from gatedops.trace.checks import devices_of, evaluating, require_device, require_model, uncompiled
 from gatedops.trace.graph import Places, arguments, dependents, path_of
+from gatedops.trace.repeats import require_same_outputs
 from gatedops.trace.step import Step
 from gatedops.trace.step_builder import GATES_ALONE, StepBuilder
 
@@ -46,7 +47,7 @@ def steps(model: nn.Module, example: Tensor, *, name: str = "example") -> list[S
     Args:
         model: a module that takes one tensor and returns one, in evaluation mode. Wrappers (torch.compile,
             DistributedDataParallel, DataParallel) around it or its parts are looked through.
-        example: ``(n, ...)``; its first row gives shape, dtype and device.
+        example: ``(n, ...)``; its first row gives shape, dtype and device, its first few are tried.
         name: what errors call the example.
 
     Returns:
@@ -55,7 +56,8 @@ def steps(model: nn.Module, example: Tensor, *, name: str = "example") -> list[S
 
     Raises:
         TypeError, ValueError: an argument of another form; an example of a dtype or shape that the model does not take;
-            a network that torch.export does not follow, that is in training mode, or that has an operation outside
+            a network that torch.export does not follow, that is random or in training mode, whose rows are not
+            computed each on its own, or that has an operation outside
             this list: which, where in the model, and what to do.
     """
     require_model(model)
@@ -74,11 +76,15 @@ def steps(model: nn.Module, example: Tensor, *, name: str = "example") -> list[S
         places = Places(inner)
         for node in dependents(exported):
             flag, remedy = _TRAINING_FLAGS.get(node.target, ("", ""))
-            if flag and arguments(node)[flag]:
+            if flag and arguments(node)[flag] and arguments(node).get("p") != 0:
                 if inner.get_submodule(path_of(node)).training:
                     raise ValueError(f"model: {places.where(node)} is in training mode; call model.eval() first")
                 raise ValueError(f"model: {places.where(node)} has {flag}=True in evaluation mode too; {remedy}")
-        return StepBuilder(_functional(exported), places, _ROWS).steps()
+        found = StepBuilder(_functional(exported), places, _ROWS).steps()
+        with evaluating(inner), naming_inputs(name, example, inner), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            require_same_outputs(inner, example)
+        return found
 
 
 def _exported(model: nn.Module, rows: Tensor) -> ExportedProgram:

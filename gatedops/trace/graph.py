@@ -71,6 +71,8 @@ class Places:
         """What it is and where: "gelu in layer1.0 (Block), net.py:34: x = F.gelu(x)"."""
         path = path_of(node)
         kind = type(self._model.get_submodule(path)).__name__
-        frames = [m for m in _FRAME.finditer(node.meta.get("stack_trace") or "") if not m["file"].startswith(_TORCH)]
+        frames = [
+            m for m in _FRAME.finditer(node.meta.get("stack_trace") or "") if not m["file"].startswith((_TORCH, "<"))
+        ]
         line = f", {Path(frames[-1]['file']).name}:{frames[-1]['line']}: {frames[-1]['code'].strip()}" if frames else ""
         return f"{op_of(node)} in {path or 'the model'} ({kind}){line}"
