@@ -155,3 +155,17 @@ def test_arrays_of_numpy_are_taken_for_tensors():
     assert accuracy(fitted.predict(k).numpy(), labels) == accuracy(fitted.predict(k), tensors[1])
     with pytest.raises(TypeError, match="k_train: got list, needs a tensor or a numpy array"):
         fit(k.tolist(), targets)
+
+
+def test_lists_are_taken_for_labels_and_targets():
+    rows = torch.randn(12, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    k, labels, targets = rows @ rows.T, [0, 1, 2] * 4, [0.1 * i for i in range(12)]
+    assert torch.equal(one_hot(labels, 3), one_hot(torch.tensor(labels), 3))
+    assert select_ridge(k, labels) == select_ridge(k, torch.tensor(labels))
+    assert torch.equal(fit(k, targets).alpha, fit(k, torch.tensor(targets, dtype=torch.float64)).alpha)
+    assert torch.equal(fit(k, one_hot(labels, 3).tolist()).alpha, fit(k, one_hot(labels, 3)).alpha)
+    scores = fit(k, one_hot(labels, 3)).predict(k)
+    assert accuracy(scores, labels) == accuracy(scores, torch.tensor(labels))
+    for given in (["a"] * 12, [[1.0], [1.0, 2.0]], [None] * 12):
+        with pytest.raises(TypeError, match="targets: got a list of other things, needs one of numbers"):
+            fit(k, given)

@@ -4,7 +4,7 @@
     scores = K(test, train) alpha + mean(Y)
 
 The ridge is relative to the mean of the diagonal, so one overall factor of the kernel changes nothing.
-Numpy arrays are taken for tensors.
+Numpy arrays are taken for tensors, and lists for labels and targets.
 Everything is computed in float64, whatever the dtype of the Gram. Nothing besides the ridge is ever added to
 the diagonal: a Gram that is not positive definite with its ridge, for instance because it was rounded to
 float32 and the ridge is tiny, is an error of `fit`, and a ridge that `select_ridge` leaves out.
@@ -12,9 +12,11 @@ float32 and the ridge is tiny, is an error of `fit`, and a ridge that `select_ri
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,17 +52,18 @@ class KernelRegression(ShownAsTable):
         return k_test_train.to(torch.float64) @ self.alpha + self.offset
 
 
-def one_hot(labels: Tensor, classes: int) -> Tensor:
+def one_hot(labels: Tensor | Sequence[int], classes: int) -> Tensor:
     """Targets float64 (n, classes) from integer labels (n,): 1 at the label, 0 elsewhere."""
-    return torch.nn.functional.one_hot(as_tensor(labels, "labels").long(), classes).to(torch.float64)
+    return torch.nn.functional.one_hot(_row_values(labels, "labels").long(), classes).to(torch.float64)
 
 
-def accuracy(scores: Tensor, labels: Tensor) -> float:
+def accuracy(scores: Tensor, labels: Tensor | Sequence[int]) -> float:
     """Share of the rows of scores (n, C) whose largest entry is at the label; 0 to 1."""
-    return (as_tensor(scores, "scores").argmax(1) == as_tensor(labels, "labels")).double().mean().item()
+    scores = as_tensor(scores, "scores")
+    return (scores.argmax(1) == _row_values(labels, "labels", scores)).double().mean().item()
 
 
-def fit(k_train: Tensor, targets: Tensor, ridge: float = 1e-3) -> KernelRegression:
+def fit(k_train: Tensor, targets: Tensor | Sequence[Any], ridge: float = 1e-3) -> KernelRegression:
     """Solve for the dual coefficients by one Cholesky factorisation in float64.
 
     k_train  (n, n), symmetric (the lower triangle is read), any float dtype
@@ -70,7 +73,8 @@ def fit(k_train: Tensor, targets: Tensor, ridge: float = 1e-3) -> KernelRegressi
     Raises ValueError for shapes that do not fit, values that are not finite, a diagonal of zeros, a negative
     ridge, and a matrix that is not positive definite with this ridge.
     """
-    k_train, targets = as_tensor(k_train, "k_train"), as_tensor(targets, "targets")
+    k_train = as_tensor(k_train, "k_train")
+    targets = _row_values(targets, "targets", k_train)
     _check(k_train, targets)
     fitted = _solve(k_train, targets, ridge)
     if fitted is None:
@@ -80,7 +84,7 @@ def fit(k_train: Tensor, targets: Tensor, ridge: float = 1e-3) -> KernelRegressi
 
 def select_ridge(
     k_train: Tensor,
-    labels: Tensor,
+    labels: Tensor | Sequence[int],
     ridges: Iterable[float] = RIDGES,
     *,
     validation: float = 0.2,
@@ -96,7 +100,8 @@ def select_ridge(
     Equal accuracies go to the smaller squared error. Ridges for which the matrix is not positive definite are
     left out; when that is all of them, or when a side of the split is empty, ValueError.
     """
-    k_train, labels = as_tensor(k_train, "k_train"), as_tensor(labels, "labels")
+    k_train = as_tensor(k_train, "k_train")
+    labels = _row_values(labels, "labels", k_train)
     _check(k_train, labels)
     held = round(validation * len(labels))
     if not 0 < held < len(labels):
@@ -118,6 +123,17 @@ def select_ridge(
     if best is None:
         raise ValueError("k_train is not positive definite with any of the ridges: add larger ones")
     return best[2]
+
+
+def _row_values(given: Any, name: str, beside: Tensor | None = None) -> Tensor:
+    """Labels or targets as a tensor; those of a list lie on the device of the tensor beside them."""
+    if not isinstance(given, (list, tuple)):
+        return as_tensor(given, name)
+    try:
+        values = as_tensor(np.asarray(given), name)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: got a {type(given).__name__} of other things, needs one of numbers") from None
+    return values if beside is None else values.to(beside.device)
 
 
 def _solve(k_train: Tensor, targets: Tensor, ridge: float) -> KernelRegression | None:
