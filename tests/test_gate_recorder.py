@@ -121,6 +121,21 @@ def test_dead_nets_have_no_alignment_and_a_history_of_valid_json():
     json.dumps(recorder.history, allow_nan=False)
 
 
+def test_maps_have_dead_channels(tmp_path):
+    net = nn.Sequential(
+        nn.Unflatten(1, (1, 1, 5)), nn.Conv2d(1, 4, (1, 2)), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3), nn.ReLU()
+    )
+    with torch.no_grad():
+        net[1].bias.copy_(torch.tensor([-1e6, 0, 1e6, -1e6]))
+    recorder = GateRecorder(net, X)
+    maps, dense = recorder.record(0)["layers"]
+    assert (maps["dead_channels"], maps["always_on_channels"]) == (2, 1)
+    assert "dead_channels" not in dense
+    assert "dead_channels" not in recorder.history["records"][0]["net"]
+    recorder.save(tmp_path)
+    assert GateRecorder.load(tmp_path).history == recorder.history
+
+
 # --- files --------------------------------------------------------------------------------------------------
 
 
@@ -188,7 +203,10 @@ ERRORS = {
     "inputs that are no tensor": ("x: got list", lambda r: r(a_net(), [1, 2], 30)),
     "other inputs": ("x: holds other inputs", lambda r: r(a_net(), X + 1, 30)),
     "fewer inputs": ("x: holds other inputs", lambda r: r(a_net(), X[:20], 30)),
-    "a model of another shape": ("model: has layers", lambda r: r(nn.Sequential(nn.Linear(5, 2), nn.ReLU()), X, 30)),
+    "a model of another shape": (
+        "model: has 1 layer, the first record has 2",
+        lambda r: r(nn.Sequential(nn.Linear(5, 2), nn.ReLU()), X, 30),
+    ),
     "a model without a ReLU": ("model: calls no ReLU", lambda r: r(nn.Linear(5, 2), X, 30)),
     "no module": ("model: got", lambda r: r(torch.relu, X, 30)),
     "the same step again": ("step: got 20 after 20", lambda r: r(a_net(), X, 20)),

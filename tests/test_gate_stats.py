@@ -98,6 +98,7 @@ def test_one_dead_channel_of_a_map_is_nine_dead_gates():
     gates[:, 2] = False
     layer = gate_stats(GateBits.pack([gates])).layers[0]
     assert (layer.dead, layer.dead_channels) == (9, 1)
+    assert (layer.summary()["dead_channels"], layer.summary()["always_on_channels"]) == (1, 0)
 
 
 def test_layers_without_positions_have_no_channels():
@@ -106,6 +107,7 @@ def test_layers_without_positions_have_no_channels():
     for part in (*stats.layers, stats.net):
         assert part.dead_channels is None
         assert part.always_on_channels is None
+        assert set(part.summary()) == {"share_on", "dead", "always_on", "entropy"}
 
 
 def test_a_mapped_file_has_the_same_statistics(tmp_path):
@@ -343,7 +345,7 @@ ERRORS = {
     "statistics of no inputs": ("bits: has no inputs", lambda: gate_stats(NONE)),
     "change of a tensor": ("b: got Tensor", lambda: gate_change(BITS, BITS.words)),
     "change of no inputs": ("a: has no inputs", lambda: gate_change(NONE, NONE)),
-    "change between other layers": ("b: has layers .*same shapes", lambda: gate_change(BITS, OTHER)),
+    "change between other layers": (r"b: has 1 layer, a has 4; .*same shapes", lambda: gate_change(BITS, OTHER)),
     "change between other inputs": ("b: has 3 inputs, a has 12", lambda: gate_change(BITS, BITS[:3])),
     "overlap of no inputs": ("bits: has no inputs", lambda: class_overlap(NONE, [])),
     "too few labels": (r"labels: got shape \(3,\), needs \(12,\)", lambda: class_overlap(BITS, [0, 1, 1])),
@@ -355,7 +357,7 @@ ERRORS = {
     "labels that are text": ("labels: got str", lambda: class_overlap(BITS, "abcdefghijkl")),
     "a single class": (r"labels: got classes of \[12\]", lambda: class_overlap(BITS, [1] * 12)),
     "classes of one input": ("labels: got classes", lambda: class_overlap(BITS, list(range(12)))),
-    "alignment of other layers": ("b: has layers", lambda: npk_alignment(BITS, OTHER)),
+    "alignment of other layers": ("b: has 1 layer, a has 4", lambda: npk_alignment(BITS, OTHER)),
     "alignment of other inputs": ("b: has 3 inputs", lambda: npk_alignment(BITS, BITS[:3])),
     "alignment of no inputs": ("a: has no inputs", lambda: npk_alignment(NONE, NONE)),
     "alignment with other inputs x": ("x: got shape", lambda: npk_alignment(BITS, BITS, torch.rand(3, 2))),

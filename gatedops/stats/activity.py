@@ -91,12 +91,14 @@ class LayerStats(ShownAsTable):
         return float((torch.special.entr(share) + torch.special.entr(1 - share)).mean()) / math.log(2)
 
     def summary(self) -> dict[str, float]:
-        """The numbers without the tensors."""
+        """The numbers without the tensors; those of channels for layers with positions alone."""
+        channels = {"dead_channels": self.dead_channels, "always_on_channels": self.always_on_channels}
         return {
             "share_on": self.share_on,
             "dead": self.dead,
             "always_on": self.always_on,
             "entropy": self.entropy,
+            **{name: number for name, number in channels.items() if number is not None},
         }
 
     def table(self) -> Table:

@@ -39,8 +39,9 @@ class GateRecorder(ShownAsTable):
     (:func:`gatedops.gate_stats`), ``regions`` (:func:`gatedops.count_regions`), ``change_from_first`` and
     ``change_from_previous`` (share of gates, :func:`gate_change`), ``alignment_to_first`` and ``alignment_to_previous``
     (CKA of the kernels, :func:`npk_alignment`), and with labels ``overlap_within`` and ``overlap_across``
-    (:func:`class_overlap`). What is not defined (a first record's previous one, the alignment of a constant kernel) is
-    None. The cost grows with the square of the number of inputs: some hundreds to a few thousand are a good probe.
+    (:func:`class_overlap`). Layers with positions have ``dead_channels`` and ``always_on_channels`` too. What is not
+    defined (a first record's previous one, the alignment of a constant kernel) is None. The cost grows with the square
+    of the number of inputs: some hundreds to a few thousand are a good probe.
 
     ``history`` holds the records as plain dicts, lists and numbers, ready for json; only the gates of the first and the
     last record are kept, on the model's device, or on the CPU where that has no float64.
