@@ -17,9 +17,12 @@ def as_tensor(value: Any, name: str) -> Tensor:
     to is shared as well, without a warning: callers only read what they get here.
 
     Raises:
-        TypeError: value is neither, or an array of a dtype that torch does not have, or a masked array.
+        TypeError: value is neither, an array of a dtype that torch does not have, a masked array, or a sparse or nested
+            tensor.
     """
     if isinstance(value, Tensor):
+        if value.layout != torch.strided:
+            raise TypeError(f"{name}: got a tensor of {value.layout}, needs a dense one, such as {name}.to_dense()")
         return value
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{name}: got {type(value).__name__}, needs a tensor or a numpy array")

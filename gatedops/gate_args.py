@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from gatedops.arrays import as_tensor
+from gatedops.tables import listed
 
-_MOST_NAMES = 20  # of the layers that an error lists
 _INDICES = (torch.int64, torch.int32, torch.int16, torch.int8)
 
 
@@ -47,24 +47,24 @@ def _how_to_make(value: Any, gate_bits: type) -> str:
     return "record_gates(net, x) makes one" if value is None else ""
 
 
-def no_such_layer(name: str, names: Sequence[str], argument: str) -> ValueError:
+class NoSuchLayer(KeyError, ValueError):
+    """The error of a name that no layer, or more than one, has: a key of what is indexed, a value of an argument."""
+
+    def __str__(self) -> str:
+        return ValueError.__str__(self)  # that of KeyError puts quotes around the text
+
+
+def no_such_layer(name: str, names: Sequence[str], argument: str) -> NoSuchLayer:
     """The error of a name that no layer, or more than one, has."""
     if names.count(name) > 1:
         places = [index for index, other in enumerate(names) if other == name]
-        return ValueError(
-            f"{argument}: {name!r} names {len(places)} of the layers {_listed(names)}: "
+        return NoSuchLayer(
+            f"{argument}: {name!r} names {len(places)} of the layers {listed(names)}: "
             f"use their places, layers_of([{places[0]}])"
         )
     close = difflib.get_close_matches(name, names, 1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    return ValueError(f"{argument}: {name!r} names 0 of the layers {_listed(names)}{hint}")
-
-
-def _listed(names: Sequence[str]) -> str:
-    if len(names) <= _MOST_NAMES:
-        return str(list(names))
-    shown = ", ".join(map(repr, names[: _MOST_NAMES - 1]))
-    return f"[{shown}, ... {len(names) - _MOST_NAMES} more ..., {names[-1]!r}]"
+    return NoSuchLayer(f"{argument}: {name!r} names 0 of the layers {listed(names)}{hint}")
 
 
 def rows_at(rows: Any, n: int, device: torch.device) -> slice | Tensor:

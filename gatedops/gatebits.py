@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from gatedops.gatefile import FILE_FORMAT, read_words
 from gatedops.layout import GateLayer, layer_words
 from gatedops.ops.checks import require_device, require_dtype, require_tensor
 from gatedops.ops.gates import SOURCES, pack_layer, unpack_layer
+from gatedops.scalars import whole_number
 from gatedops.tables import ShownAsTable, Table, counted
 
 
@@ -30,7 +31,8 @@ class GateBits(ShownAsTable):
 
     A GateBits has the length and the rows of its inputs: ``len(bits)`` is n, ``bits[3]``, ``bits[:10]`` and
     ``bits[mask]`` are rows, and a loop visits one input after another; ``bits["fc1"]`` is one layer. Like a list it is
-    false where it has no inputs. ``torch.utils.data.DataLoader`` takes it as a data set, and joins rows to batches.
+    false where it has no inputs. ``torch.utils.data.DataLoader`` takes it as a data set, alone or beside labels in a
+    ``TensorDataset`` or ``StackDataset``, and joins rows to batches.
 
     Args:
         words: int32 ``(n, W)``, the words of a row contiguous.
@@ -95,6 +97,11 @@ class GateBits(ShownAsTable):
         """Number of inputs, n."""
         return self.n
 
+    def size(self, dim: int | None = None) -> int | torch.Size:
+        """As of a tensor with one axis, the inputs: ``size(0)`` is n, as torch.utils.data.TensorDataset asks for it."""
+        shape = torch.Size((self.n,))
+        return shape if dim is None else shape[dim]
+
     def __iter__(self) -> Iterator[GateBits]:
         """One input after another, each a GateBits of one row."""
         return (self[row] for row in range(self.n))
@@ -110,8 +117,8 @@ class GateBits(ShownAsTable):
         the layer of this name, all rows; shares the words, copies nothing.
 
         Raises:
-            IndexError: past the rows, or a mask of another length. ValueError: no layer of this name, or several.
-            TypeError: no such index.
+            IndexError: past the rows, or a mask of another length. KeyError (a ValueError as well): no layer of this
+            name, or several. TypeError: no such index.
         """
         if isinstance(rows, str):
             return replace(self, layers=(self._layer(rows, "layer"),))
@@ -121,9 +128,10 @@ class GateBits(ShownAsTable):
 
     def layers_of(self, selection: Sequence[str | int]) -> GateBits:
         """The layers of these names or indices, in the order given; shares the words, copies nothing."""
-        if isinstance(selection, (str, int)):
+        if isinstance(selection, str) or not isinstance(selection, Iterable) or whole_number(selection) is not None:
             raise TypeError(f"selection: got {selection!r}, needs a list of layer names or indices")
-        if len(selection) == 0:
+        selection = list(selection)
+        if not selection:
             raise ValueError("selection: got none, needs at least one layer")
         return replace(self, layers=tuple(self._layer(key, "selection") for key in selection))
 
@@ -243,13 +251,20 @@ class GateBits(ShownAsTable):
         return Table(f"{title}, {counted(sum(self.widths), 'gate')}, on {self.device}", head, tuple(rows))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes a safetensors file, whole or not at all."""
+        """Writes a safetensors file, whole or not at all.
+
+        Raises:
+            TypeError, ValueError: path is none, is a folder, or lies in no folder that exists.
+        """
         from safetensors.torch import save_file
 
+        from gatedops.trace.batches import file_at  # which needs this module
+
+        path = file_at(path, "path")
         compact = self.compact()
         layers = [[layer.name, list(layer.shape), layer.kind] for layer in self.layers]
         metadata = {"format": FILE_FORMAT, "layers": json.dumps(layers)}
-        part = Path(f"{os.fspath(path)}.part")
+        part = Path(f"{path}.part")
         try:
             save_file({"words": compact.words.cpu()}, part, metadata=metadata)
             part.replace(path)
@@ -318,6 +333,8 @@ def _pack(gates: list[Tensor], names: Sequence[str] | None, kinds: Sequence[str]
 
 def _require_packable(q: Tensor, first: Tensor, name: str, first_name: str) -> None:
     require_tensor(q, name)
+    if not (q.is_floating_point() or q.is_complex() or q.dtype == torch.bool):
+        raise TypeError(f"{name}: got {q.dtype}, needs pre-activations (a float dtype) or masks: .bool() makes masks")
     require_dtype(q.dtype, name, SOURCES)
     if q.dim() < 2 or q.dim() > 5 or 0 in q.shape[1:]:
         raise ValueError(f"{name}: got shape {tuple(q.shape)}, needs (n, *shape of the layer) with at least one gate")
@@ -329,12 +346,15 @@ def _require_packable(q: Tensor, first: Tensor, name: str, first_name: str) -> N
 
 def require_same_layers(a: GateBits, b: GateBits, a_name: str, b_name: str) -> None:
     """Raises ValueError unless a and b have layers of the same shapes and kinds, in the same order."""
-    shapes = [[(layer.shape, layer.kind) for layer in bits.layers] for bits in (a, b)]
-    if shapes[0] != shapes[1]:
-        raise ValueError(
-            f"{a_name}: has layers {[s for s, _ in shapes[0]]}, {b_name} has {[s for s, _ in shapes[1]]};"
-            " both need the same shapes and kinds"
-        )
+    if len(a.layers) != len(b.layers):
+        counts = f"{a_name}: has {counted(len(a.layers), 'layer')}, {b_name} has {len(b.layers)}"
+        raise ValueError(f"{counts}; both need the same shapes and kinds: the gates of one architecture")
+    for index, (one, other) in enumerate(zip(a.layers, b.layers, strict=True)):
+        if (one.shape, one.kind) != (other.shape, other.kind):
+            raise ValueError(
+                f"{a_name}: layer {index} ({one.name!r}) has shape {one.shape} and kind {one.kind!r}, that of {b_name}"
+                f" {other.shape} and {other.kind!r}; both need the same shapes and kinds: the gates of one architecture"
+            )
     if a.device != b.device:
         raise ValueError(f"{a_name}: is on {a.device}, {b_name} is on {b.device}")
 
@@ -342,6 +362,11 @@ def require_same_layers(a: GateBits, b: GateBits, a_name: str, b_name: str) -> N
 def _list_of_tensors(gates: Sequence[Tensor]) -> list[Tensor]:
     if isinstance(gates, Tensor):
         raise TypeError("gates: got a tensor, needs a list with one tensor per layer: pack([gates])")
+    if isinstance(gates, Mapping):
+        raise TypeError(
+            f"gates: got {type(gates).__name__}, needs a list with one tensor per layer: pack(list(gates.values()), "
+            "names=list(gates))"
+        )
     gates = [as_tensor(q, f"gates[{index}]") for index, q in enumerate(gates)]
     if not gates:
         raise ValueError("gates: got an empty list, needs at least one layer")

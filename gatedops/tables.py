@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html import escape
 
 _MOST_ROWS = 40  # of a table; longer ones are cut in the middle
+_MOST_LISTED = 20  # values in a text
 _GAP = "  "
 
 
@@ -87,6 +88,14 @@ class ShownAsTable:
 
     def _repr_html_(self) -> str:
         return self.table().html()
+
+
+def listed(values: Sequence[object]) -> str:
+    """The values as a list in text; of a long one the first and the last."""
+    if len(values) <= _MOST_LISTED:
+        return str(list(values))
+    shown = ", ".join(map(repr, values[: _MOST_LISTED - 1]))
+    return f"[{shown}, ... {len(values) - _MOST_LISTED} more ..., {values[-1]!r}]"
 
 
 def counted(number: int, thing: str, things: str = "") -> str:

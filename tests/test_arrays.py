@@ -82,6 +82,7 @@ def test_arrays_of_every_layout_keep_their_values(array):
         (np.array(["a", "b"]), "x: got a numpy array of <U1, .*convert it"),
         (np.array([None, 1]), "x: got a numpy array of object"),
         (np.array(["2026-11-28"], "datetime64[D]"), "x: got a numpy array of datetime64"),
+        (torch.eye(2).to_sparse(), r"x: got a tensor of torch.sparse_coo, .*x\.to_dense\(\)"),
         (np.ma.masked_less(ARRAY, 3), r"x: got a masked array, .*\.filled\(\)"),
     ],
     ids=str,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from test_gates import mixed_bits
-from torch.utils.data import DataLoader, Dataset, StackDataset, Subset, default_collate
+from torch.utils.data import DataLoader, Dataset, StackDataset, Subset, TensorDataset, default_collate
 
 from gatedops import GateBits
 
@@ -45,11 +45,27 @@ def test_gates_are_a_data_set():
     assert [len(batch) for batch in batches] == [4, 4, 1]
     assert GateBits.cat(batches) == BITS
     assert GateBits.cat(list(DataLoader(Subset(BITS, [8, 2]), batch_size=2))) == BITS[[8, 2]]
-    for x, gates in DataLoader(StackDataset(X, BITS), batch_size=9):
-        assert gates == BITS
-        assert torch.equal(x, X)
+    for pairs in (StackDataset(X, BITS), TensorDataset(X, BITS)):
+        for x, gates in DataLoader(pairs, batch_size=9):
+            assert gates == BITS
+            assert torch.equal(x, X)
+
+
+def test_a_tensor_dataset_shuffles_gates_with_their_labels():
+    labels = torch.arange(9)
+    for gates, rows in DataLoader(TensorDataset(BITS, labels), batch_size=4, shuffle=True):
+        assert gates == BITS[rows]
+    with pytest.raises(AssertionError, match="Size mismatch"):
+        TensorDataset(BITS, labels[:8])
+
+
+def test_gates_have_one_axis():
+    assert BITS.size() == (9,)
+    assert BITS.size(0) == BITS.size(-1) == 9
+    with pytest.raises(IndexError):
+        BITS.size(1)
 
 
 def test_rows_of_other_layers_do_not_collate():
-    with pytest.raises(ValueError, match=r"parts\[1\]: has layers"):
+    with pytest.raises(ValueError, match=r"parts\[1\]: has 1 layer, parts\[0\] has 4"):
         default_collate([BITS[0], BITS["a"][0]])

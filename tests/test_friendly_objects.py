@@ -16,7 +16,17 @@ from tolerances import assert_same_bits
 from torch import nn
 
 import gatedops
-from gatedops import GateBits, gate_overlap, gate_stats, npk_diag, npk_gram, npk_matvec, pack_gates, unpack_gates
+from gatedops import (
+    GateBits,
+    gate_overlap,
+    gate_stats,
+    npk_diag,
+    npk_gram,
+    npk_matvec,
+    pack_gates,
+    soft_npk_gram,
+    unpack_gates,
+)
 from gatedops.stats import class_overlap, count_regions, gate_change, npk_alignment
 
 MANY = random_bits(20_000, dense(256, 40))
@@ -304,3 +314,87 @@ def test_every_function_of_gates_takes_arrays():
 def test_what_is_no_array_is_named(call):
     with pytest.raises(TypeError, match="x: got list, needs a tensor or a numpy array"):
         call([[1.0]])
+
+
+# --- what to do ---------------------------------------------------------------------------------------------
+
+
+def test_a_name_that_no_layer_has_is_a_key_and_a_value():
+    bits = mixed_bits()
+    for error in (KeyError, ValueError):
+        with pytest.raises(error, match=r"^layer: 'fc2' names 0 of the layers"):
+            bits["fc2"]
+        with pytest.raises(error, match=r"^selection: 'fc2' names 0 of the layers"):
+            bits.layers_of(["fc2"])
+
+
+def test_layers_are_chosen_by_any_list():
+    bits = mixed_bits()
+    for places in ((0, 1), np.array([0, 1]), torch.tensor([0, 1]), iter([0, 1]), [np.int64(0), 1]):
+        assert bits.layers_of(places) == bits.layers_of([0, 1])
+    for one in (0, np.int64(0), torch.tensor(0), "c", None):
+        with pytest.raises(TypeError, match=r"selection: got .*, needs a list of layer names"):
+            bits.layers_of(one)
+
+
+@pytest.mark.parametrize("device", ["mps", "xpu:1", "privateuseone"])
+def test_a_device_that_is_not_here_is_named(device):
+    with pytest.raises(ValueError, match=f"device: got {device}, which torch cannot use here: use 'cpu'"):
+        mixed_bits().to(device)
+
+
+def test_saving_into_no_folder_says_so(tmp_path):
+    bits = mixed_bits()
+    with pytest.raises(ValueError, match=r"path: .*none.gates lies in no existing folder; make it first"):
+        bits.save(tmp_path / "none" / "gates")
+    with pytest.raises(ValueError, match=r"path: .* is a folder"):
+        bits.save(tmp_path)
+    with pytest.raises(TypeError, match=r"path: got int, needs the path of a file"):
+        bits.save(3)
+    assert not list(tmp_path.iterdir())
+
+
+SPARSE = torch.eye(3).to_sparse()
+DEEP = GateBits.pack([torch.rand(3, 50)] * 300)
+OTHER_KIND = GateBits.pack([torch.rand(3, 2, 4, 3, 3) > 0.5], kinds=["select"])
+MESSAGES = {
+    "images beside gates": ("x: .*x.flatten.1. makes rows", lambda: npk_gram(torch.rand(3, 1, 2, 2), DEEP)),
+    "images beside soft gates": (
+        "x: .*x.flatten.1. makes rows",
+        lambda: soft_npk_gram(torch.rand(3, 1, 2, 2), [torch.rand(3, 2)]),
+    ),
+    "sparse inputs": ("x: got a tensor of torch.sparse_coo, .*x.to_dense()", lambda: npk_gram(SPARSE, DEEP)),
+    "sparse inputs of a net": ("data: got .*data.to_dense()", lambda: gatedops.record_gates(nn.ReLU(), SPARSE)),
+    "bytes as gates": (r"gates\[0\]: got torch.uint8, .*\.bool", lambda: GateBits.pack([torch.ones(3, 2).byte()])),
+    "bytes as a layer": (r"q: got torch.uint8, .*\.bool", lambda: pack_gates(torch.ones(3, 2).byte())),
+    "a dict of gates": (
+        r"gates: got dict, .*list\(gates.values\(\)\), names=list\(gates\)",
+        lambda: GateBits.pack({"a": torch.rand(3, 2)}),
+    ),
+    "hard gates as soft ones": ("gates: got GateBits, .*npk_gram takes", lambda: soft_npk_gram(None, DEEP)),
+    "fewer layers": ("b: has 2 layers, a has 300; ", lambda: gate_change(DEEP, DEEP.layers_of([0, 1]))),
+    "another shape": (
+        r"b: layer 299 .'299'. has shape .51,. and kind 'gate', that of a .50,. and 'gate'; ",
+        lambda: gate_change(DEEP, GateBits.pack([torch.rand(3, 50)] * 299 + [torch.rand(3, 51)])),
+    ),
+    "widths that overflow": (
+        r"scale: 'none' overflows torch.float32, the widths \[50, .* 280 more .*dtype=torch.float64",
+        lambda: npk_gram(None, DEEP, scale="none"),
+    ),
+    "numbers that are not finite": (
+        "scale: got .* 280 more ",
+        lambda: npk_gram(None, DEEP, scale=[float("inf")] * 300),
+    ),
+    "soft gates of other widths": (
+        "y_gates: has widths .* 280 more .*gates has",
+        lambda: soft_npk_gram(None, [torch.rand(3, 2)] * 300, None, [torch.rand(3, 3)] * 300),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", MESSAGES)
+def test_messages_say_what_to_do_and_stay_short(what):
+    message, call = MESSAGES[what]
+    with pytest.raises((TypeError, ValueError), match=message) as caught:
+        call()
+    assert len(str(caught.value)) < 400

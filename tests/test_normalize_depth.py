@@ -138,6 +138,8 @@ def test_of_a_scale_the_signs_alone_matter(what, dtype):
     depth, expected = len(bits.layers), npk_gram(None, bits, normalize=True, dtype=dtype)
     for numbers in ([1e-3] * depth, [1e3] * depth, [-2.0, *[0.1] * (depth - 2), -5.0]):
         assert_same_bits(npk_gram(None, bits, scale=numbers, normalize=True, dtype=dtype), expected)
+    for name in ("none", "width"):  # though the widths multiply to more than the dtype holds
+        assert_same_bits(npk_gram(None, bits, scale=name, normalize=True, dtype=dtype), expected)
     negative = npk_gram(None, bits, scale=[*[0.1] * (depth - 1), -2.0], normalize=True, dtype=dtype)
     assert_same_bits(negative, -expected)
     zero = npk_gram(None, bits, scale=[0.0, *[1.0] * (depth - 1)], normalize=True, dtype=dtype)

@@ -145,6 +145,11 @@ def test_other_exponents(p):
         path_norm(nn.Linear(2, 2), p)
 
 
+def test_arguments_in_another_order_are_told():
+    with pytest.raises(ValueError, match=r"^p: got Linear, needs a number greater than 0; .*\(model, p\)$"):
+        path_norm(2, nn.Linear(2, 2))
+
+
 def test_errors():
     with pytest.raises(ValueError, match=r"x: is missing, and the model takes inputs of \(1, 3, 3\) and \(1, 4, 4\)"):
         path_norm(nn.Sequential(nn.Conv2d(1, 1, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1)), 2)

@@ -38,8 +38,13 @@ def require_dtype(dtype: Any, name: str, allowed: Sequence[torch.dtype]) -> None
 def require_device(device: Any, name: str) -> None:
     """Raises ValueError where torch cannot use the device here."""
     try:
-        kind = torch.device(device).type
+        found = torch.device(device)
     except (RuntimeError, TypeError):
         raise ValueError(f"{name}: got {device!r}, needs a device of torch: 'cpu' or 'cuda:0', say") from None
-    if kind == "cuda" and not torch.cuda.is_available():
+    if found.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"{name}: got {device}, but torch sees no CUDA GPU here: use 'cpu'")
+    if found.type not in ("cpu", "cuda", "meta"):
+        try:
+            torch.empty(0, device=found)
+        except (AssertionError, ImportError, RuntimeError):
+            raise ValueError(f"{name}: got {device}, which torch cannot use here: use 'cpu'") from None

@@ -57,8 +57,8 @@ def npk_gram(
         ``((c_1 s_1) (c_2 s_2)) ...`` in `dtype`, layers in order: the same bits on every machine.
 
     Raises:
-        TypeError, ValueError: naming the argument, before any work; also scale="none" where the product of the
-            widths alone exceeds `dtype`, and numbers as scale where the kernel itself does.
+        TypeError, ValueError: naming the argument, before any work; without `normalize` also scale="none"
+            where the product of the widths alone exceeds `dtype`, and numbers as scale where the kernel itself does.
 
     Warns:
         UserWarning: no input is without a gate in some layer, yet all of the Gram underflows.
@@ -66,7 +66,7 @@ def npk_gram(
     x, y = (None if side is None else as_tensor(side, name) for side, name in ((x, "x"), (y, "y")))
     first, y_first, count = layout_of(bits, y_bits)
     require_result_dtype(dtype, bits)
-    factors = factors_of(scale, bits, dtype)
+    factors = factors_of(scale, bits, dtype, normalize=normalize)
     require_inputs(x, bits, y, y_bits)
     y_words = None if y_bits is None else y_bits.words
     if out is not None:

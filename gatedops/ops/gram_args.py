@@ -13,6 +13,7 @@ from gatedops.gate_args import require_gate_bits
 from gatedops.gatebits import GateBits, require_same_layers
 from gatedops.ops.checks import require_dtype, require_precision, require_tensor
 from gatedops.scalars import real_number
+from gatedops.tables import listed
 
 DTYPES = (torch.float32, torch.float64)
 _X_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.uint8)
@@ -40,17 +41,19 @@ def require_result_dtype(dtype: torch.dtype, bits: GateBits) -> None:
     require_precision(dtype, bits.device, "dtype")
 
 
-def factors_of(scale: str | Sequence[float], bits: GateBits, dtype: torch.dtype) -> list[float]:
-    """The multiplier of each layer's count."""
+def factors_of(
+    scale: str | Sequence[float], bits: GateBits, dtype: torch.dtype, *, normalize: bool = False
+) -> list[float]:
+    """The multiplier of each layer's count; where the Gram is normalized, their size cancels and nothing overflows."""
     if isinstance(scale, str):
         if scale == "width":
             return [1.0 / w for w in bits.widths]
         if scale != "none":
             raise ValueError(f"scale: got {scale!r}, needs 'width', 'none' or one number per layer")
-        if math.prod(bits.widths) > torch.finfo(dtype).max:
+        if not normalize and math.prod(bits.widths) > torch.finfo(dtype).max:
             raise ValueError(
-                f"scale: 'none' overflows {dtype}, the widths {bits.widths} multiply to more than it holds;"
-                " use 'width' or dtype=torch.float64"
+                f"scale: 'none' overflows {dtype}, the widths {listed(bits.widths)} multiply to more than it holds;"
+                f" use 'width'{' or dtype=torch.float64' if dtype == torch.float32 else ''}"
             )
         return [1.0] * len(bits.widths)
     return listed_factors(scale, len(bits.widths))
@@ -68,7 +71,7 @@ def listed_factors(scale: Sequence[float], layers: int) -> list[float]:
     if len(factors) != layers:
         raise ValueError(f"scale: got {len(factors)} numbers, needs one for each of {layers} layers")
     if not all(abs(s) <= sys.float_info.max for s in factors):  # NaN compares false; Dynamo has no isfinite
-        raise ValueError(f"scale: got {factors}, needs finite numbers")
+        raise ValueError(f"scale: got {listed(factors)}, needs finite numbers")
     return factors
 
 
@@ -93,7 +96,8 @@ def _require_rows(x: Tensor, bits: GateBits, name: str) -> None:
     require_tensor(x, name)
     require_dtype(x.dtype, name, _X_DTYPES)
     if x.dim() != 2 or x.shape[0] != bits.n:
-        raise ValueError(f"{name}: got shape {tuple(x.shape)}, needs ({bits.n}, d): one row per row of gates")
+        flat = f"; {name}.flatten(1) makes rows of images" if x.dim() > 2 and x.shape[0] == bits.n else ""
+        raise ValueError(f"{name}: got shape {tuple(x.shape)}, needs ({bits.n}, d): one row per row of gates{flat}")
     require_same_device(x, bits, name)
 
 

@@ -11,10 +11,12 @@ from torch.linalg import vector_norm
 
 from gatedops.arrays import as_tensor
 from gatedops.devices import can_be_read, most_precise
+from gatedops.gatebits import GateBits
 from gatedops.ops.checks import require_dtype, require_precision
 from gatedops.ops.differentiable import Differentiable
 from gatedops.ops.gram_args import listed_factors
 from gatedops.ops.gram_range import highest, judge, sign_of
+from gatedops.tables import listed
 
 _DTYPES = (torch.float32, torch.float64)
 
@@ -66,7 +68,10 @@ def soft_npk_gram(
     if y_gates is not None:
         others = _layers(y_gates, "y_gates")
         if [q.shape[1] for q in others] != widths:
-            raise ValueError(f"y_gates: has widths {[q.shape[1] for q in others]}, gates has {widths}")
+            raise ValueError(
+                f"y_gates: has widths {listed([q.shape[1] for q in others])}, gates has {listed(widths)}; both need the"
+                " same"
+            )
         if others[0].device != layers[0].device:
             raise ValueError(f"y_gates: is on {others[0].device}, gates is on {layers[0].device}")
         right = _stack(y, others, others[0].shape[0], "y", dtype)
@@ -88,6 +93,8 @@ def soft_npk_gram(
 def _layers(gates: Sequence[Tensor], name: str) -> list[Tensor]:
     if isinstance(gates, Tensor):
         raise TypeError(f"{name}: got a tensor, needs a list with one tensor per layer")
+    if isinstance(gates, GateBits):
+        raise TypeError(f"{name}: got GateBits, which are hard gates; npk_gram takes hard gates, this real-valued ones")
     if not isinstance(gates, Sequence):
         raise TypeError(f"{name}: got {type(gates).__name__}, needs a list with one tensor per layer")
     layers = [as_tensor(q, f"{name}[{index}]") for index, q in enumerate(gates)]
@@ -120,7 +127,8 @@ def _stack(x: Tensor | None, layers: list[Tensor], rows: int, name: str, dtype: 
         if not x.dtype.is_floating_point:
             raise TypeError(f"{name}: got {x.dtype}, needs a float dtype")
         if x.dim() != 2 or x.shape[0] != rows:
-            raise ValueError(f"{name}: got shape {tuple(x.shape)}, needs ({rows}, d): one row per row of gates")
+            flat = f"; {name}.flatten(1) makes rows of images" if x.dim() > 2 and x.shape[0] == rows else ""
+            raise ValueError(f"{name}: got shape {tuple(x.shape)}, needs ({rows}, d): one row per row of gates{flat}")
         if x.device != layers[0].device:
             raise ValueError(f"{name}: is on {x.device}, the gates are on {layers[0].device}")
         columns.append(x.to(dtype))

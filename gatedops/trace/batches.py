@@ -76,7 +76,8 @@ def file_at(given: Any, name: str) -> Path:
         raise TypeError(f"{name}: got {type(given).__name__}, needs the path of a file")
     path = Path(given)
     if path.is_dir() or not path.parent.is_dir():
-        raise ValueError(f"{name}: {path} {'is a folder' if path.is_dir() else 'lies in no existing folder'}")
+        fault = "is a folder, needs a file" if path.is_dir() else "lies in no existing folder; make it first"
+        raise ValueError(f"{name}: {path} {fault}")
     return path
 
 
@@ -84,6 +85,7 @@ _GIVE_CALL = "say with call= how the model takes a batch, such as call=lambda mo
 
 
 def _cut(data: Tensor, batch_size: int) -> Iterator[Tensor]:
+    data = as_tensor(data, "data")
     if data.dim() == 0 or data.shape[0] == 0:
         raise ValueError(f"data: got shape {tuple(data.shape)}, needs at least one row")
     return iter(data.split(batch_size))
