@@ -271,6 +271,23 @@ def test_given_bits_and_what_it_fits():
         cache.require_fits(model_of("vconv", "FR-II"))
 
 
+def test_a_cache_moves_and_is_saved_as_its_gates_are(tmp_path):
+    cache = GateCache.build(MODEL, X, path=tmp_path / "gates")
+    for moved in (cache.to("cpu", copy=True), cache.cpu(), cache.to(torch.device("meta"))):
+        assert isinstance(moved, GateCache)
+    assert cache.to("cpu", copy=True).bits == cache.bits
+    assert cache.to("meta").bits.device.type == "meta"
+    with pytest.raises(TypeError, match=r"dtype: got torch.float32, but gates are bits"):
+        cache.to(torch.float32)
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="torch sees no CUDA GPU here"):
+            cache.cuda()
+    torch.save({"gates": cache}, tmp_path / "saved")
+    found = torch.load(tmp_path / "saved", weights_only=True)["gates"]
+    assert isinstance(found, GateCache)
+    assert found.bits == cache.bits
+
+
 def test_a_bar_when_asked_for(capsys, monkeypatch):
     pytest.importorskip("tqdm")
     monkeypatch.setattr("gatedops.trace.progress._DELAY", 0.0)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from gatedops.gate_args import require_gate_bits
@@ -112,10 +113,25 @@ class GateCache(ShownAsTable):
         """Rows."""
         return self.bits.n
 
+    def to(self, *args: Any, **kwargs: Any) -> GateCache:
+        """A cache of the same gates on another device; arguments and errors as of :meth:`GateBits.to`."""
+        return GateCache(self.bits.to(*args, **kwargs))
+
+    def cpu(self) -> GateCache:
+        """A cache of the same gates in the memory of the CPU."""
+        return GateCache(self.bits.cpu())
+
+    def cuda(self, device: torch.device | str | int | None = None, non_blocking: bool = False) -> GateCache:
+        """A cache of the same gates on a GPU, the current one by default; ValueError where torch sees none."""
+        return GateCache(self.bits.cuda(device, non_blocking))
+
     def table(self) -> Table:
         """The layers of the gates that it holds."""
         shown = self.bits.table()
         return Table(f"GateCache: {shown.title}", shown.head, shown.rows)
+
+
+torch.serialization.add_safe_globals([GateCache])
 
 
 def _gated(model: Any) -> DGN | GatedTwin:
