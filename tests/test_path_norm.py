@@ -141,7 +141,7 @@ def test_groups_tokens_and_inputs_that_are_looked_for():
 
 @pytest.mark.parametrize("p", [0, -1, math.inf, math.nan, "2"])
 def test_other_exponents(p):
-    with pytest.raises(ValueError, match=r"p: got .*, needs a finite number greater than 0"):
+    with pytest.raises(ValueError, match=r"p: got .*, needs a (finite )?number greater than 0"):
         path_norm(nn.Linear(2, 2), p)
 
 

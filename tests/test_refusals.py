@@ -8,11 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+from torch.utils.checkpoint import checkpoint
 
-from gatedops import npf, npk, ntk, path_norm, trace
+from gatedops import DGN, gated_twin, npf, npk, ntk, path_norm, trace
 
 X, IMAGES = torch.randn(3, 4), torch.randn(3, 2, 4, 4)
-GATES = r"npk_gram\(x.flatten\(1\), record_gates\(model, x\)\) gives Sigma \* Lambda"
+GATES = r"npk_gram\(x.flatten\(1\), record_gates\(model, x\)\) gives the kernel of its gates alone, Sigma \* Lambda"
 
 
 class Forward(nn.Module):
@@ -36,7 +38,7 @@ def pooled(function):
 
 # Each: what the net does, on what; the layer's name; what to do.
 STEPS = {
-    "not understood": (lambda net, x: net.other(F.gelu(net.fc(x))), X, "gelu in the model", GATES),
+    "not understood": (lambda net, x: net.other(net.fc(x).sigmoid()), X, "sigmoid in the model", GATES),
     "times a number": (lambda net, x: net.other(2 * net.fc(x)), X, "mul in the model", GATES),
     "softmax": (lambda net, x: net.other(net.fc(x)).softmax(1), X, "softmax in the model", GATES),
     "weights of the input": (lambda net, x: F.linear(x, net.fc(x)), torch.randn(4, 4), "linear in the model", GATES),
@@ -239,3 +241,97 @@ def test_inputs_that_a_model_does_not_take(call, net, x):
     assert message.startswith(f"{name}: ")
     assert str(tuple(x.shape)) in message or str(x.dtype) in message
     assert "\n" not in message
+
+
+RELUS = {
+    "clamp": lambda q: q.clamp(min=0),
+    "clamp_min": lambda q: torch.clamp_min(q, 0.0),
+    "threshold": lambda q: F.threshold(q, 0, 0),
+    "maximum": lambda q: torch.maximum(q, torch.zeros_like(q)),
+    "maximum with a number": lambda q: torch.maximum(torch.tensor(0.0), q),
+    "where": lambda q: torch.where(q > 0, q, torch.zeros_like(q)),
+    "where not": lambda q: torch.where(q <= 0, 0.0, q),
+    "a mask": lambda q: q * (q > 0),
+    "a mask of numbers": lambda q: (q >= 0).float() * q,
+    "masked_fill": lambda q: q.masked_fill(q < 0, 0),
+}
+OTHERS = {
+    "leaky": F.leaky_relu,
+    "relu6": F.relu6,
+    "hardtanh": F.hardtanh,
+    "clamp to both sides": lambda q: q.clamp(-1, 1),
+    "where with a slope": lambda q: torch.where(q > 0, q, 0.1 * q),
+    "a mask above 1": lambda q: q * (q > 1),
+    "maximum of two": lambda q: torch.maximum(q, 2 + q),
+    "gelu": F.gelu,
+}
+
+
+@pytest.mark.parametrize("name", [*RELUS, *OTHERS])
+def test_activations_that_are_no_steps(name):
+    function = (RELUS | OTHERS)[name]
+    remedy = "it computes a ReLU: write it as F.relu(q)" if name in RELUS else "put nn.ReLU in its place"
+    net = Forward(lambda net, x: net.other(function(net.fc(x)))).eval()
+    refused(trace.steps, net, X, "in the model (Forward)", remedy)
+
+
+def test_path_norms_do_not_offer_gates():
+    for function in (lambda net, x: net.other(net.fc(x).sigmoid()), lambda net, x: net.fc(x) if x.sum() > 0 else x):
+        with pytest.raises(ValueError, match="take the norm of the part before it") as raised:
+            path_norm(Forward(function), 2, X)
+        assert "npk_gram" not in str(raised.value)
+    with pytest.raises(ValueError, match=r"x: got shape \(3, 4, 1\).*flatten them$"):
+        path_norm(nn.Linear(4, 1), 2, X[..., None])
+
+
+def test_inputs_of_other_kinds():
+    net = nn.Linear(4, 1)
+    for x, message in (
+        ((X, X), "x: got tuple, needs .*; wrap the model in a module that takes one tensor"),
+        ({"x": X}, "x: got dict, needs .*; wrap the model in a module that takes one tensor"),
+        (X[0], r"x: got shape \(4,\), needs .*; x\[None\] makes a batch of one input$"),
+        (X[:, None], r"x: got shape \(3, 1, 4\), needs .*; for sequences and volumes, " + GATES),
+        (X[:0], r"x: got shape \(0, 4\), which holds no numbers; give at least one row"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            npk(net, x)
+
+
+def test_two_networks_in_one():
+    net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 1))
+    with pytest.raises(ValueError, match=r"model: is a GatedTwin, .*: npk\(model.feature, x\)"):
+        npk(gated_twin(net), X)
+    with pytest.raises(ValueError, match=r"model: 0 is a DGN, .*: npk\(model.0.feature, x\)"):
+        npf(nn.Sequential(DGN(net)), X)
+
+
+class Autocast(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return super().forward(x)
+
+
+def test_no_lines_of_code_that_torch_makes():
+    with pytest.raises(ValueError, match="in the model") as raised:
+        npk(Autocast(4, 1), X)
+    assert "eval_with_key" not in str(raised.value)
+
+
+class Checkpointed(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        return checkpoint(super().forward, x, use_reentrant=True)
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+def test_remedies_of_tangent_kernels():
+    for norm in (spectral_norm, torch.nn.utils.spectral_norm):
+        net = nn.Sequential(norm(nn.Linear(4, 3)), nn.ReLU(), nn.Linear(3, 1))
+        with pytest.raises(ValueError, match="spectral norm in training mode, which each call updates; call"):
+            ntk(net, X)
+    for returned in (lambda net, x: (x, x), lambda net, x: {"y": net.fc(x)}, lambda net, x: net.fc(x).sum()):
+        with pytest.raises(ValueError, match="let it return one such tensor"):
+            ntk(Forward(returned).eval(), X)
+    with pytest.raises(ValueError, match="switch checkpointing off"):
+        ntk(Checkpointed(nn.Linear(4, 3)), X)
+    with pytest.raises(ValueError, match="take the tangent kernel of a module without that part"):
+        ntk(Forward(NTK["no rule"][0].function).eval(), X)

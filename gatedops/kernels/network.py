@@ -13,11 +13,13 @@ from gatedops import trace
 from gatedops.devices import most_precise
 from gatedops.gatebits import GateBits
 from gatedops.kernels.ties import Layer, require_own_weights
+from gatedops.nn import DGN
 from gatedops.trace import Step, record_gates
 from gatedops.trace.bare import bare
 from gatedops.trace.checks import devices_of, require_device, require_model
 from gatedops.trace.pooling import Window
 from gatedops.trace.step_builder import GATES_ALONE
+from gatedops.trace.wrappers import unwrapped
 
 
 def steps_of(model: nn.Module, x: Tensor, *, biases: bool = True) -> list[Step]:
@@ -31,11 +33,24 @@ def steps_of(model: nn.Module, x: Tensor, *, biases: bool = True) -> list[Step]:
     """
     require_model(model)
     require_device(devices_of(model), x, "x")
+    _require_one_network(model)
     steps = trace.steps(model, x, name="x")
     for step in steps:
         _require_covered(step, [steps[index] for index in step.inputs])
     require_own_weights(steps, biases=biases)
     return folded(steps)
+
+
+def _require_one_network(model: nn.Module) -> None:
+    """Raises ValueError where gates come from another network than the values, by the name of that module."""
+    for path, module in unwrapped(model).named_modules():
+        if isinstance(module, (trace.GatedTwin, DGN)):
+            part = f"model.{path}.feature" if path else "model.feature"
+            where = f"{path} " if path else ""
+            raise ValueError(
+                f"model: {where}is a {type(module).__name__}, two networks in one; give the one whose gates are meant:"
+                f" npk({part}, x)"
+            )
 
 
 def shape_of(step: Step) -> tuple[int, int, int]:

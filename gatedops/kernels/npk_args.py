@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gatedops.arrays import as_tensor
 from gatedops.kernels.ties import Layer
 from gatedops.scalars import real_number
+from gatedops.trace.step_builder import GATES_ALONE
 
 _SUMS = 2.0**24  # what kernels may multiply a number with before they scale it
 
@@ -23,20 +24,34 @@ def require_option(name: str, given: Any, allowed: Sequence[str]) -> None:
         raise ValueError(f"{name}: got {given!r}, needs {' or '.join(map(repr, allowed))}")
 
 
-def inputs_of(x: Any, y: Any = None) -> tuple[Tensor, Tensor | None]:
+def inputs_of(x: Any, y: Any = None, *, otherwise: str = GATES_ALONE) -> tuple[Tensor, Tensor | None]:
     """x and y as tensors, numpy arrays too.
+
+    Args:
+        otherwise: what errors say of sequences and volumes.
 
     Raises:
         TypeError, ValueError: they are not inputs of one network.
     """
+    for side, name in ((x, "x"), (y, "y")):
+        if isinstance(side, (tuple, dict)):
+            raise TypeError(
+                f"{name}: got {type(side).__name__}, needs a tensor or a numpy array; wrap the model in a module that"
+                " takes one tensor"
+            )
     x, y = as_tensor(x, "x"), None if y is None else as_tensor(y, "y")
     for side, name in ((x, "x"), (y, "y")):
         if side is None:
             continue
         if side.is_complex():
             raise TypeError(f"{name}: got {side.dtype}, needs real numbers: torch.view_as_real({name}).flatten(1), say")
-        if side.dim() not in (2, 4) or side.numel() == 0:
-            raise ValueError(f"{name}: got shape {tuple(side.shape)}, needs (n, d) or (n, C, H, W), at least one row")
+        if side.dim() not in (2, 4):
+            remedy = f"{name}[None] makes a batch of one input" + f"; for sequences and volumes, {otherwise}" * (
+                side.dim() > 2
+            )
+            raise ValueError(f"{name}: got shape {tuple(side.shape)}, needs (n, d) or (n, C, H, W); {remedy}")
+        if side.numel() == 0:
+            raise ValueError(f"{name}: got shape {tuple(side.shape)}, which holds no numbers; give at least one row")
     if y is not None and (x.shape[1:], x.dtype, x.device) != (y.shape[1:], y.dtype, y.device):
         raise ValueError(
             f"y: has inputs {tuple(y.shape[1:])} of {y.dtype} on {y.device}, x has {tuple(x.shape[1:])} of {x.dtype} on"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
@@ -95,8 +96,8 @@ def ntk(
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             raise ValueError(
-                f"model: torch.func takes no derivatives row by row through {place_of(error, inner)}; take the tangent"
-                " kernel of the part before it: ntk(nn.Sequential(*list(model)[:k]), x)"
+                f"model: torch.func takes no derivatives row by row through {place_of(error, inner)};"
+                f" {_remedy(error, inner)}"
             ) from error
     return {part: kernel if outputs == "full" else kernel[:, :, 0, 0] for part, kernel in kernels.items()}
 
@@ -223,9 +224,21 @@ def _dtype_of(model: nn.Module, dtype: torch.dtype | None) -> torch.dtype:
     return own if dtype is None else dtype
 
 
+def _remedy(error: RuntimeError, model: nn.Module) -> str:
+    """What to do about a model through which torch.func does not go."""
+    called = [str(error), *(frame.name for frame in traceback.extract_tb(error.__traceback__))]
+    if any("checkpoint" in each for each in called):
+        return "switch checkpointing off, which changes no derivative"
+    if isinstance(model, nn.Sequential):
+        return "take the tangent kernel of the part before it: ntk(nn.Sequential(*list(model)[:k]), x)"
+    return "take the tangent kernel of a module without that part"
+
+
 def _output_count(output: Any) -> int:
     """C, from the output for one row."""
-    if not isinstance(output, Tensor) or output.dim() not in (1, 2) or len(output) != 1 or output.numel() == 0:
-        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(f"model: gives {got} for one input, needs (1, C) or (1,); flatten its outputs")
+    if not isinstance(output, Tensor) or output.dim() == 0:
+        got = "a tensor without axes" if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(f"model: gives {got} for one input, needs (1, C) or (1,); let it return one such tensor")
+    if output.dim() not in (1, 2) or len(output) != 1 or output.numel() == 0:
+        raise ValueError(f"model: gives {tuple(output.shape)} for one input, needs (1, C) or (1,); flatten its outputs")
     return output.numel()

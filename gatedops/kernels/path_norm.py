@@ -22,6 +22,8 @@ from gatedops.trace.bare import bare
 from gatedops.trace.checks import devices_of, require_device, require_model
 from gatedops.trace.example import example_of
 
+_PART = "take the norm of the part before it: path_norm(part, p)"
+
 
 def path_norm(model: nn.Module, p: float, x: Tensor | np.ndarray | None = None) -> float:
     """``(sum over all paths to all outputs of |value| ** p) ** (1 / p)`` (Neyshabur, Tomioka & Srebro 2015, arXiv
@@ -50,11 +52,11 @@ def path_norm(model: nn.Module, p: float, x: Tensor | np.ndarray | None = None) 
     if x is None:
         with bare(model) as inner:
             x = example_of(inner, unique=True)
-    x = as_floats(inputs_of(x)[0], model)
+    x = as_floats(inputs_of(x, otherwise="flatten them")[0], model)
     require_device(devices_of(model), x, "x")
     require_float64(x.device, "x")
     sums: list[Tensor] = []
-    for step in folded(trace.steps(model, x, name="x")):
+    for step in folded(trace.steps(model, x, name="x", otherwise=_PART)):
         inputs = [sums[index] for index in step.inputs]
         sums.append(_through(step, p, *inputs) if inputs else torch.ones(1, *step.shape, device=x.device).double())
     total = float(sums[-1].sum())
@@ -96,10 +98,7 @@ def _through(step: Step, p: float, z: Tensor, other: Tensor | None = None) -> Te
             return z + other
         case trace.AddConstant(constant=constant):
             return z + _power(constant, p)
-    raise ValueError(
-        f"model: {step.name} is a {type(step).__name__}, which path norms do not cover; take the norm of the part"
-        " before it: path_norm(nn.Sequential(*list(model)[:k]), p)"
-    )
+    raise ValueError(f"model: {step.name} is a {type(step).__name__}, which path norms do not cover; {_PART}")
 
 
 def _power(values: Tensor, p: float) -> Tensor:

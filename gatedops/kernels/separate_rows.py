@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm
 
 from gatedops.trace.calling import first_line
 from gatedops.trace.names import RunningModules
@@ -37,6 +39,10 @@ def require_separate_layers(model: nn.Module) -> None:
             )
         if isinstance(module, _InstanceNorm) and module.training and module.running_mean is not None:
             raise ValueError(f"{where} is in training mode and would update its running statistics; {_EVAL}")
+        hooks = module._forward_pre_hooks.values()
+        updating = isinstance(module, _SpectralNorm) or any(isinstance(hook, SpectralNorm) for hook in hooks)
+        if updating and module.training:
+            raise ValueError(f"{where} has a spectral norm in training mode, which each call updates; {_EVAL}")
         if isinstance(module, _DropoutNd) and module.training and module.p > 0:
             raise ValueError(f"{where} is in training mode; {_EVAL}")
         if isinstance(module, nn.RNNBase | nn.RNNCellBase):

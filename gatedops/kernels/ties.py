@@ -11,6 +11,7 @@ from gatedops import trace
 from gatedops.trace import Step
 from gatedops.trace.provenance import Source, Sources
 from gatedops.trace.redraw import Draw, always_zero, tied_entries
+from gatedops.trace.step_builder import GATES_ALONE
 
 Layer = trace.Linear | trace.Conv2d
 Part = tuple[str, Tensor | None, Sources, Draw | None]  # what it is, its value, what it was computed from, and again
@@ -62,7 +63,7 @@ def _require_independent_entries(name: str, what: str, value: Tensor, sources: S
     if zeros:
         raise ValueError(
             f"model: {zeros} of the {entries} entries of the {what} of {name} are always 0 (pruned, masked or padded),"
-            f" and path kernels average over all entries; give {name} a {what} without such entries"
+            f" and path kernels average over all entries; {GATES_ALONE}"
         )
     if tied:
         raise ValueError(

@@ -31,7 +31,7 @@ def underflow_of(
     if gram.is_meta or most_precise(gram.device) != torch.float64:
         return ""
     tiny = torch.finfo(gram.dtype).tiny
-    small = (gram.abs().amax(1) < tiny).nonzero().flatten()[:_TRIED].tolist()
+    small = (torch.maximum(gram.amax(1), -gram.amin(1)) < tiny).nonzero().flatten()[:_TRIED].tolist()
     for row in small:
         columns = slice(row, row + 1) if y is None else slice(0, _TRIED)
         other, other_bits = (x, bits) if y is None else (y, y_bits)

@@ -26,7 +26,7 @@ _SELF = "pass training=self.training"
 _STATISTICS = "give it running statistics: track_running_stats=True, or running_mean and running_var"
 _TRAINING_FLAGS: dict[Any, tuple[str, str]] = {
     aten.batch_norm.default: ("training", _STATISTICS),
-    aten.instance_norm.default: ("use_input_stats", GATES_ALONE),
+    aten.instance_norm.default: ("use_input_stats", ""),
     aten.dropout.default: ("train", _SELF),
     aten.feature_dropout.default: ("train", _SELF),
     aten.alpha_dropout.default: ("train", _SELF),
@@ -34,7 +34,7 @@ _TRAINING_FLAGS: dict[Any, tuple[str, str]] = {
 }
 
 
-def steps(model: nn.Module, example: Tensor, *, name: str = "example") -> list[Step]:
+def steps(model: nn.Module, example: Tensor, *, name: str = "example", otherwise: str = GATES_ALONE) -> list[Step]:
     """The operations of a network in the order they run, from torch.export.
 
     Understood are Linear, Conv2d, ReLU, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d (where it divides the image evenly),
@@ -49,6 +49,7 @@ def steps(model: nn.Module, example: Tensor, *, name: str = "example") -> list[S
             DistributedDataParallel, DataParallel) around it or its parts are looked through.
         example: ``(n, ...)``; its first row gives shape, dtype and device, its first few are tried.
         name: what errors call the example.
+        otherwise: what errors say can be done with a network that has an operation outside this list.
 
     Returns:
         The steps, first the :class:`Input`, last the one whose output the network returns. Their tensors are the
@@ -72,29 +73,31 @@ def steps(model: nn.Module, example: Tensor, *, name: str = "example") -> list[S
         with torch.no_grad(), evaluating(inner), naming_inputs(name, example, inner), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the model warns when its gates are recorded
             inner(rows)
-        exported = _exported(inner, rows)
+        exported = _exported(inner, rows, otherwise)
         places = Places(inner)
         for node in dependents(exported):
             flag, remedy = _TRAINING_FLAGS.get(node.target, ("", ""))
             if flag and arguments(node)[flag] and arguments(node).get("p") != 0:
                 if inner.get_submodule(path_of(node)).training:
                     raise ValueError(f"model: {places.where(node)} is in training mode; call model.eval() first")
-                raise ValueError(f"model: {places.where(node)} has {flag}=True in evaluation mode too; {remedy}")
-        found = StepBuilder(_functional(exported), places, _ROWS).steps()
+                raise ValueError(
+                    f"model: {places.where(node)} has {flag}=True in evaluation mode too; {remedy or otherwise}"
+                )
+        found = StepBuilder(_functional(exported), places, _ROWS, otherwise).steps()
         with evaluating(inner), naming_inputs(name, example, inner), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             require_same_outputs(inner, example)
         return found
 
 
-def _exported(model: nn.Module, rows: Tensor) -> ExportedProgram:
+def _exported(model: nn.Module, rows: Tensor, otherwise: str) -> ExportedProgram:
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on how to export, and the program is for the steps alone
             return torch.export.export(model, (rows,), strict=False)
     except Exception as error:
         raise ValueError(
-            f"model: torch.export does not follow it: {type(error).__name__}: {first_line(error)}; {GATES_ALONE}"
+            f"model: torch.export does not follow it: {type(error).__name__}: {first_line(error)}; {otherwise}"
         ) from error
 
 

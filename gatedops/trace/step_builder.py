@@ -28,14 +28,17 @@ from gatedops.trace.graph import Places, arguments, op_of
 from gatedops.trace.names import Numbering
 from gatedops.trace.provenance import Made, Source, Sources, deciding, made_by
 from gatedops.trace.redraw import Draw, Redraw
+from gatedops.trace.remedies import remedy_of
 from gatedops.trace.step import Flatten, Input, Step
 
 # The remedy wherever a network has what no rule covers.
-GATES_ALONE = "npk_gram(x.flatten(1), record_gates(model, x)) gives Sigma * Lambda of its gates without a rule for it"
+GATES_ALONE = "npk_gram(x.flatten(1), record_gates(model, x)) gives the kernel of its gates alone, Sigma * Lambda"
 UNDERSTOOD = (
     "linear, conv2d, relu, max_pool2d, avg_pool2d, adaptive_avg_pool2d, batch_norm and dropout in evaluation mode,"
     " padding before a convolution, flatten, mean, add"
 )
+
+aten = torch.ops.aten
 
 Sides = tuple[int, int, int, int]
 
@@ -46,12 +49,14 @@ class StepBuilder:
     Args:
         program: exported from a model called with one tensor of `rows` rows.
         places: names of its calls.
+        otherwise: what errors say of a network that has what is no step.
     """
 
-    def __init__(self, program: ExportedProgram, places: Places, rows: int) -> None:
+    def __init__(self, program: ExportedProgram, places: Places, rows: int, otherwise: str = GATES_ALONE) -> None:
         self._program = program
         self._places = places
         self._rows = rows
+        self._otherwise = otherwise
         self._steps: list[Step] = []
         self._numbering: dict[type[Step], Numbering] = {}
         self._constants: dict[Node, Any] = {}  # what no input changes
@@ -121,7 +126,7 @@ class StepBuilder:
         if source in self._rearranged:
             origin, numbers = self._rearranged[source]
             if numbers.numel() != self._rows * math.prod(self.shape(origin)):
-                self.refuse(source, f"a part of its input; {GATES_ALONE}")
+                self.refuse(source, f"a part of its input; {self._otherwise}")
             self.refuse(
                 source,
                 "a change of shape or order; the only one understood is flattening all axes of an input: use"
@@ -135,7 +140,8 @@ class StepBuilder:
         """A weight of `node`, which must not depend on the input."""
         if value not in self._constants:
             self.refuse(
-                node, f"given a weight, a bias or statistics that depend on the input, or are a number; {GATES_ALONE}"
+                node,
+                f"given a weight, a bias or statistics that depend on the input, or are a number; {self._otherwise}",
             )
         return self._constants[value]
 
@@ -172,8 +178,15 @@ class StepBuilder:
         return tuple(shape[1:])
 
     def refuse(self, node: Node, why: str = "") -> NoReturn:
-        why = why or f"none of the steps understood: {UNDERSTOOD}; {GATES_ALONE}"
+        remedy = remedy_of(node, self._is_zero, self._otherwise)
+        why = why or f"none of the steps understood: {UNDERSTOOD}; {remedy}"
         raise ValueError(f"model: {self._places.where(node)} is {why}")
+
+    def _is_zero(self, value: Any) -> bool:
+        if isinstance(value, Node) and value.target in (aten.zeros_like.default, aten.new_zeros.default):
+            return True
+        found = self._constants.get(value) if isinstance(value, Node) else value
+        return bool((found == 0).all()) if isinstance(found, Tensor) and not found.is_meta else found == 0
 
     def _placeholder(self, node: Node, spec: Any) -> None:
         if spec.kind == InputKind.USER_INPUT:
