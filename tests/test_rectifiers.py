@@ -57,6 +57,9 @@ FORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "where as a method": lambda q: q.where(q > 0, torch.zeros(())),
     "where of a detached mask": lambda q: torch.where(q.detach() > 0, q, 0.0),
     "product": lambda q: q * (q > 0),
+    "product with whole numbers": lambda q: q * (q > 0).int(),
+    "product with 1 less the contrary": lambda q: q * (1 - (q <= 0).float()),
+    "product with a step": lambda q: q * torch.heaviside(q.detach(), torch.zeros(())),
     "product with floats": lambda q: q * (q > 0).float(),
     "product with the same type": lambda q: torch.lt(torch.zeros(()), q).type_as(q).mul(q),
     "product in place": multiplied,
@@ -78,6 +81,7 @@ OTHERS: dict[str, Callable[[Tensor], Tensor]] = {
     "clamp(max=0)": lambda q: q.clamp(max=0),
     "threshold(1)": lambda q: F.threshold(q, 1.0, 0.0),
     "maximum": lambda q: torch.maximum(q, -q),
+    "maximum with what happens to be 0": lambda q: torch.maximum(q, (q - 1e6) * (q > 1e6)),
     "max over an axis": lambda q: q.max(dim=1, keepdim=True)[0].expand_as(q),
     "where another is on": lambda q: torch.where(q.flip(1) > 0, q, 0.0),
     "where q is off": lambda q: torch.where(q > 0, 0.0, q),
@@ -179,6 +183,20 @@ def test_operators_that_are_rectifiers_inside_or_by_name_are_warned_of(library):
     named = Activated(lambda q: torch.ops.wild.bias_relu(q, q))
     with pytest.warns(UserWarning, match="not recorded: wild::bias_relu in the model"):
         record_gates(named, torch.randn(5, 5))
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda q: -(-q).clamp(max=0),
+        lambda q: q - q.clamp(None, 0),
+        lambda q: -torch.minimum(-q, torch.zeros(())),
+        lambda q: q - q.clamp_max(0),
+    ],
+)
+def test_negative_halves_of_which_a_relu_is_made_are_warned_of(form):
+    with pytest.warns(UserWarning, match=r"rectifiers ran and are not recorded: aten::(clamp|minimum)\S* in the model"):
+        record_gates(Activated(form), torch.randn(5, 5))
 
 
 def test_a_model_of_missed_rectifiers_alone_is_refused_by_their_names():

@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections import UserDict
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ class Scaled(nn.Module):
         self.register_buffer("b", torch.randn(size))
 
     def forward(self, x: Tensor) -> Tensor:
-        scale = F.relu(self.w * 2).sum() + F.relu(self.b.view(-1, 1)).sum() + F.relu(torch.ones(len(x)) - 0.5).sum()
+        scale = F.relu(self.w * 2).sum() + F.relu(self.b.view(-1, 1)).sum() + F.relu(torch.ones(len(x)) - 0.5).mean()
         return F.relu(self.a(x) * scale)
 
 
@@ -39,7 +40,7 @@ class Scaled(nn.Module):
 def test_a_relu_of_a_weight_is_no_gate(size):
     net, x = Scaled(size), torch.randn(2, 5)
     bits = record_gates(net, x)
-    scale = F.relu(net.w * 2).sum() + F.relu(net.b).sum() + 0.5 * len(x)
+    scale = F.relu(net.w * 2).sum() + F.relu(net.b).sum() + 0.5
     assert [layer.shape for layer in bits.layers] == [(6,)]
     assert_same_bits(bits.unpack()[0], net.a(x) * scale > 0)
     assert torch.equal(gated_twin(net, net)(x), net(x))
@@ -202,6 +203,50 @@ def test_a_model_of_one_number_of_rows_is_recorded():
     assert_same_bits(record_gates(net, x).unpack()[0], net.layer(x) > 0)
 
 
+class Sorted(nn.Module):
+    """Treats its inputs in the order of their lengths, as for packed sequences, and gives them back in their own."""
+
+    def __init__(self, by: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.by, self.layer = by, nn.Linear(5, 8)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        order = self.by(lengths)
+        return F.relu(self.layer(x[order]))[order.argsort()]
+
+
+@pytest.mark.parametrize("lengths", [[3, 3, 3, 9, 2, 7, 1, 8], [4, 3, 5, 9, 2, 7, 1, 8]])
+@pytest.mark.parametrize(
+    "by",
+    [lambda lengths: lengths.argsort(descending=True, stable=True), lambda lengths: torch.randperm(len(lengths))],
+    ids=["sorted", "shuffled"],
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_model_that_changes_the_order_of_its_inputs_is_refused(lengths, by, seed):
+    torch.manual_seed(seed)
+    given = {"x": torch.randn(8, 5), "lengths": torch.tensor(lengths)}
+    with pytest.raises(ValueError, match=r"relu works on \(8, 8\) for a batch of 8 inputs.*sorts, shuffles or mixes"):
+        record_gates(Sorted(by), given, call=lambda model, batch: model(**batch))
+
+
+def test_one_huge_value_hides_no_order():
+    class Causal(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.k = nn.Linear(4, 8), nn.Linear(4, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            n, tokens, _ = x.shape
+            q, k = (f(x).view(n, tokens, 2, 4).permute(2, 0, 1, 3).reshape(2 * n, tokens, 4) for f in (self.q, self.k))
+            later = torch.triu(torch.ones(tokens, tokens, dtype=torch.bool), 1)
+            return F.relu((q @ k.transpose(1, 2)).masked_fill(later, -1e9))
+
+    net, x = Causal(), torch.randn(6, 5, 4)
+    q, k = (f(x).view(6, 5, 2, 4).transpose(1, 2) for f in (net.q, net.k))
+    scores = (q @ k.transpose(2, 3)).masked_fill(torch.triu(torch.ones(5, 5, dtype=torch.bool), 1), -1e9)
+    assert_same_bits(record_gates(net, x).unpack()[0], scores > 0)
+
+
 @pytest.mark.parametrize(
     ("net", "shape"),
     [
@@ -266,6 +311,11 @@ def test_gates_of_volumes():
     assert bits == GateBits.pack([net[0](x)], names=["1"], kinds=["gate"])
 
 
+class Pair(NamedTuple):
+    x: Tensor
+    other: Tensor
+
+
 class Two(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -287,6 +337,13 @@ def test_dicts_and_several_inputs():
     batches = [(x[:4], other[:4], "labels"), (x[4:], other[4:], "labels")]
     pairs = record_gates(net, batches, call=lambda model, batch: model(batch[0], batch[1]))
     assert_same_bits(pairs.unpack()[0], expected)
+    mixed = {"x": x, "other": other.numpy(), "scale": 1.0, "shared": {"none": None, "z": torch.ones(2)}}
+    call = lambda model, batch: model(batch["x"], batch["other"], batch["scale"])  # noqa: E731
+    assert_same_bits(record_gates(net, mixed, 3, call=call).unpack()[0], expected)
+    named = Pair(x, other)
+    assert_same_bits(
+        record_gates(net, named, 3, call=lambda model, batch: model(batch.x, batch.other)).unpack()[0], expected
+    )
     tuples = record_gates(net, (x, other), 3, call=lambda model, batch: model(*batch))
     assert_same_bits(tuples.unpack()[0], expected)
     scaled = record_gates(net, x, call=lambda model, batch: model(batch, other[:1], scale=2.0))
@@ -314,8 +371,10 @@ def test_other_batches_need_a_call():
         record_gates(Two(), x, call=True)
     with pytest.raises(ValueError, match="data: batch 0 is dict, needs to hold a tensor"):
         record_gates(Two(), [{"x": 3}], call=lambda model, batch: model(**batch))
-    with pytest.raises(ValueError, match="of one number of rows"):
-        record_gates(Two(), {"x": x, "other": other[:2]}, call=lambda model, batch: model(**batch))
+    with pytest.raises(ValueError, match="got a dict without a tensor"):
+        record_gates(Two(), {"x": 3.0}, call=lambda model, batch: model(**batch))
+    with pytest.raises(TypeError, match=r"data: got a tuple of tensors.*call=.*list"):
+        record_gates(nn.Sequential(nn.Linear(5, 5), nn.ReLU()), (x, x))
 
 
 def test_training_mode_takes_the_statistics_of_the_batch_and_leaves_the_model_as_it_was():

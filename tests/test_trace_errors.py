@@ -132,7 +132,7 @@ def test_layers_that_change_between_batches():
 
 
 def test_inputs_that_are_not_the_first_axis():
-    fails(ValueError, "relu works on ()", record_gates, Forward(lambda x: x.sum().relu()), X)
+    fails(ValueError, "relu works on ()", record_gates, Forward(lambda x: x.sum().relu()), torch.randn(9, 6))
     rolled = Forward(lambda x: F.max_pool2d(x.relu().flatten(0, 1).unsqueeze(1), 2))
     fails(ValueError, "max_pool2d works on (8, 1, 4, 4)", record_gates, rolled, torch.zeros(4, 2, 4, 4), max_pool=True)
 

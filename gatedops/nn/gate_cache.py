@@ -16,6 +16,7 @@ from gatedops.tables import ShownAsTable, Table
 from gatedops.trace.batches import batches_of, file_at, require_count
 from gatedops.trace.checks import devices_of, require_device
 from gatedops.trace.progress import with_bar
+from gatedops.trace.record import record_gates
 from gatedops.trace.rows import Rows, RowsInFile, RowsInMemory
 from gatedops.trace.twin import GatedTwin
 from gatedops.trace.wrappers import unwrapped
@@ -83,7 +84,10 @@ class GateCache(ShownAsTable):
         with rows:
             for inputs, new in with_bar(batches, "caching gates", "batch", count, progress):
                 require_device(devices, inputs, "data")
-                rows.add(model.gates(inputs)[-new:])
+                gates = model.gates(inputs)
+                if not filled and isinstance(model, GatedTwin):
+                    _require_rows(model, inputs, gates)
+                rows.add(gates[-new:])
                 filled = True
             if not filled:
                 raise ValueError("data: has no batches, needs at least one row")
@@ -140,6 +144,20 @@ def _gated(model: Any) -> DGN | GatedTwin:
     if not isinstance(inner, (DGN, GatedTwin)):
         raise TypeError(f"model: got {type(inner).__name__}, needs a DGN, a DLGN or a twin: gated_twin(model)")
     return inner
+
+
+def _require_rows(twin: GatedTwin, inputs: Tensor, gates: GateBits) -> None:
+    """Raises ValueError unless the rows of the gates are those of the inputs, as far as one batch shows."""
+    if inputs.is_meta:
+        return
+    found = record_gates(twin.feature, inputs, len(inputs), progress=False)
+    ours = gates.layers_of([index for index, layer in enumerate(gates.layers) if layer.kind == "gate"]).compact()
+    shapes = [[layer.shape for layer in bits.layers] for bits in (found, ours)]
+    if shapes[0] != shapes[1] or not torch.equal(found.words, ours.words):
+        raise ValueError(
+            "model: the first axis of what its ReLUs work on is not that of the inputs, so that a row of a cache would"
+            " not be an input's; put the inputs first in the model, or call the twin without gates="
+        )
 
 
 def _batches(data: Any, batch_size: int) -> Iterator[tuple[Tensor, int]]:

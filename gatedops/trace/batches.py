@@ -22,25 +22,32 @@ def batches_of(data: Any, batch_size: int) -> Iterator[Tensor]:
     if isinstance(data, Tensor):
         return _cut(data, batch_size)
     _require_batches(data)
+    if isinstance(data, tuple) and len(data) > 1 and all(isinstance(value, Tensor) for value in data):
+        raise TypeError(
+            "data: got a tuple of tensors; if they are several inputs, or inputs and labels, say with call= what the"
+            " model takes, such as call=lambda model, batch: model(batch[0]), and if they are batches give a list"
+        )
     if isinstance(data, Mapping):
         raise TypeError(f"data: got {type(data).__name__}, needs a tensor or an iterable of batches; {_GIVE_CALL}")
     return (_inputs_of(batch, index) for index, batch in enumerate(data))
 
 
 def whole_batches_of(data: Any, batch_size: int) -> Iterator[Any]:
-    """Each batch with all it holds, as a DataLoader gives it; a dict or tuple of tensors is cut like a tensor."""
-    data = as_tensor(data, "data") if isinstance(data, np.ndarray) else data
+    """Each batch with all it holds, as a DataLoader gives it. A dict or tuple of tensors is cut like a tensor: those of
+    its tensors that have as many rows as the first; what else it holds goes to every batch."""
+    data = _with_tensors(data)
     if isinstance(data, Tensor):
         return _cut(data, batch_size)
     _require_batches(data)
-    if isinstance(data, tuple) and all(isinstance(value, Tensor) for value in data):
-        return map(tuple, map(dict.values, whole_batches_of(dict(enumerate(data)), batch_size)))
-    if not isinstance(data, Mapping):
-        return (_with_rows(batch, index) for index, batch in enumerate(data))
+    is_one = isinstance(data, Mapping) or (isinstance(data, tuple) and all(map(_holds_tensor, data)))
+    if not is_one:
+        return (_with_rows(_with_tensors(batch), index) for index, batch in enumerate(data))
     rows = rows_of(data)
-    if not rows or any(not isinstance(value, Tensor) or len(value) != rows for value in data.values()):
-        raise ValueError("data: got several inputs, which need to be tensors of one number of rows, at least one")
-    return (_sliced(data, slice(start, start + batch_size)) for start in range(0, rows, batch_size))
+    if not rows:
+        raise ValueError(
+            f"data: got a {type(data).__name__} without a tensor (n, ...), needs one with at least one row"
+        )
+    return (_chosen(data, slice(start, start + batch_size), rows) for start in range(0, rows, batch_size))
 
 
 def rows_of(batch: Any) -> int | None:
@@ -50,16 +57,7 @@ def rows_of(batch: Any) -> int | None:
 
 def taken(batch: Any, order: Tensor) -> Any:
     """A batch of other inputs: those of these rows of every tensor that has a row for each input."""
-    rows = rows_of(batch)
-
-    def of(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return value[order.to(value.device)] if value.dim() and len(value) == rows else value
-        if isinstance(value, (list, tuple)):
-            return _like(value, map(of, value))
-        return _mapped(value, of) if isinstance(value, Mapping) else value
-
-    return of(batch)
+    return _chosen(batch, order, rows_of(batch))
 
 
 def require_count(batch_size: Any) -> int:
@@ -126,8 +124,32 @@ def tensors_of(batch: Any) -> Iterator[Tensor]:
             yield from tensors_of(value)
 
 
-def _sliced(batch: Mapping[Any, Tensor], rows: slice) -> Mapping[Any, Tensor]:
-    return _mapped(batch, lambda value: value[rows])
+def _chosen(batch: Any, rows: Tensor | slice, count: int | None) -> Any:
+    """The batch with these rows of every tensor that has `count` rows."""
+
+    def of(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            if not value.dim() or len(value) != count:
+                return value
+            return value[rows.to(value.device) if isinstance(rows, Tensor) else rows]
+        if isinstance(value, (list, tuple)):
+            return _like(value, map(of, value))
+        return _mapped(value, of) if isinstance(value, Mapping) else value
+
+    return of(batch)
+
+
+def _with_tensors(value: Any) -> Any:
+    """The same with tensors in the place of numpy arrays, in dicts, lists and tuples too."""
+    if isinstance(value, np.ndarray):
+        return as_tensor(value, "data")
+    if type(value) in (list, tuple) or hasattr(type(value), "_fields"):
+        return _like(value, map(_with_tensors, value))
+    return _mapped(value, _with_tensors) if isinstance(value, Mapping) else value
+
+
+def _holds_tensor(value: Any) -> bool:
+    return next(tensors_of(value), None) is not None
 
 
 def _mapped(batch: Mapping[Any, Any], function: Callable[[Any], Any]) -> Mapping[Any, Any]:
@@ -142,4 +164,4 @@ def _mapped(batch: Mapping[Any, Any], function: Callable[[Any], Any]) -> Mapping
 
 def _like(batch: list[Any] | tuple[Any, ...], values: Iterable[Any]) -> Any:
     """The values in a list or tuple of the same kind."""
-    return type(batch)(*values) if hasattr(batch, "_fields") else type(batch)(values)
+    return type(batch)(*values) if hasattr(type(batch), "_fields") else type(batch)(values)

@@ -32,12 +32,17 @@ class Constants:
 
     Args:
         model: the model that is called.
+        fresh: whether a new tensor that is made of numbers alone (torch.full) is one of them. The numbers may come from
+            an input by way of Python.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, fresh: bool = True) -> None:
         # By the number that tells objects apart; held, lest another tensor takes the place of a dead one.
         self._held: dict[int, Tensor] = {}
+        self._fresh = fresh
+        self._by_memory: dict[int, list[int]] = {}  # what was computed, by the memory that it lies in
         self._hold_all(model)
+        self._model_is_indexed = False
 
     def __contains__(self, tensor: Tensor) -> bool:
         return id(tensor) in self._held
@@ -46,13 +51,15 @@ class Constants:
         """A call that was made."""
         held = self._held
         constant = len(args) == 0 or not isinstance(args[0], Tensor) or id(args[0]) in held
-        if constant and all(id(tensor) in held for tensor in _tensors(args) + _tensors(kwargs.values())):
-            if func not in _FROM_OUTSIDE:
-                for tensor in _tensors((result,)):
-                    held[id(tensor)] = tensor
-            return
-        if constant and len(args) > 0 and isinstance(args[0], Tensor) and func in _WRITERS:
-            self._drop(args[0])
+        if constant:
+            given = _tensors(args) + _tensors(kwargs.values())
+            if all(id(tensor) in held for tensor in given):
+                if func not in _FROM_OUTSIDE and (self._fresh or len(given) > 0):
+                    for tensor in _tensors((result,)):
+                        self._hold(tensor)
+                return
+            if len(args) > 0 and isinstance(args[0], Tensor) and func in _WRITERS:
+                self._drop(args[0])
         if "out" in kwargs:
             for tensor in _tensors((kwargs["out"],)):
                 self._drop(tensor)
@@ -67,11 +74,28 @@ class Constants:
             if child is not None:
                 self._hold_all(child)
 
+    def _hold(self, tensor: Tensor) -> None:
+        """Holds what was computed from what is held."""
+        if id(tensor) not in self._held:
+            self._held[id(tensor)] = tensor
+            memory = _memory(tensor)
+            if memory is not None:
+                self._by_memory.setdefault(memory, []).append(id(tensor))
+
     def _drop(self, written: Tensor) -> None:
         """Forgets a tensor that an input was written into, and what shares its memory."""
-        for tensor in list(self._held.values()):
-            if tensor is written or _share_memory(tensor, written):
-                del self._held[id(tensor)]
+        self._held.pop(id(written), None)
+        memory = _memory(written)
+        if memory is None:
+            return
+        if not self._model_is_indexed:
+            self._model_is_indexed = True
+            for tensor in list(self._held.values()):
+                of_tensor = _memory(tensor)
+                if of_tensor is not None:
+                    self._by_memory.setdefault(of_tensor, []).append(id(tensor))
+        for other in self._by_memory.pop(memory, []):
+            self._held.pop(other, None)
 
 
 def _tensors(values: Any, depth: int = 0) -> list[Tensor]:
@@ -85,10 +109,11 @@ def _tensors(values: Any, depth: int = 0) -> list[Tensor]:
     return found
 
 
-def _share_memory(a: Tensor, b: Tensor) -> bool:
-    if torch.compiler.is_compiling():  # which makes no difference between a view and a copy
-        return False
+def _memory(tensor: Tensor) -> int | None:
+    """The same for tensors that share memory; None where it is not to be had."""
+    if torch.compiler.is_compiling():
+        return None
     try:
-        return bool(a.untyped_storage()._cdata == b.untyped_storage()._cdata)
+        return int(tensor.untyped_storage()._cdata)
     except (RuntimeError, NotImplementedError):  # inside transformations of functions
-        return False
+        return None

@@ -89,6 +89,7 @@ class Intercept(TorchFunctionMode):
         handlers: by kind.
         otherwise: ``otherwise(func)`` sees every call that no handler takes.
         on_constants: takes the calls on what no input changes, as far as their kinds have handlers.
+        fresh: whether new tensors made of numbers alone are among what no input changes.
     """
 
     def __init__(
@@ -97,13 +98,14 @@ class Intercept(TorchFunctionMode):
         handlers: Mapping[str, Handler],
         otherwise: Callable[[Any], None] | None = None,
         on_constants: Handler | None = None,
+        fresh: bool = True,
     ) -> None:
         super().__init__()
         self._handlers = dict(handlers)
         self._otherwise = otherwise
         self._on_constants = on_constants
-        self._constants = Constants(model)
-        self._masks = Masks()
+        self._constants = Constants(model, fresh)
+        self._masks = Masks(self.is_constant)
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = {} if kwargs is None else kwargs

@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatedops.trace.mode import FUSED_RELU, MAX_POOL, OTHER_POOL, RELU, RNN_RELU, Call, Intercept
+from gatedops.trace.mode import FUSED_RELU, MAX_POOL, OTHER_POOL, RELU, RNN_RELU, Call, Intercept, name_of
 from gatedops.trace.names import RunningModules
 from gatedops.trace.recurrent import activations_of
 from gatedops.trace.watch import Watch
+
+_REORDERING = frozenset(["randperm", "argsort", "sort", "msort", "topk", "multinomial", "randint", "shuffle"])
 
 Run = Callable[[nn.Module, Any], Any]
 
@@ -102,6 +104,7 @@ class Probe(Pass):
     def values_of(self, batch: Any, watched: bool = False) -> tuple[list[Taken], tuple[str, ...]]:
         """What the model's calls work on, in their order, and with `watched` the rectifiers that were missed."""
         self._taken: list[Taken] = []
+        self.reorders = False
         missed = self.over(batch, watched)
         return self._taken, missed
 
@@ -109,4 +112,5 @@ class Probe(Pass):
         self._taken.append(Taken(self.name_of(call), values.detach().clone(), constant))
 
     def other(self, func: Any) -> None:
-        """Nothing to keep."""
+        """Notes functions by which a model may change the order of its inputs."""
+        self.reorders |= name_of(func) in _REORDERING

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,7 @@ def record_gates(
     ("layer1.0.relu"); the second call of that name is "layer1.0.relu#2".
 
     Where the inputs lie in a tensor inside the model is found, not guessed: before the first batch the model is called
-    on two of its rows, whose values are then looked for in those of the batch. So tokens may be flattened,
+    on a few of its rows, whose values are then looked for in those of the batch. So tokens may be flattened,
     ``(n * T, C)``, and the inputs need not be the first axis, ``(T, n, C)``. A gate of which they are no axis is
     refused by the name of its layer, and if the inputs of a batch change each other's gates, a warning says so. In the
     same pass the operators that torch really runs are looked at, and a rectifier that was missed is warned of by its
@@ -90,8 +90,7 @@ def record_gates(
     count = operator.length_hint(data, 0) if total is None else -(-total // batch_size)
     recorder = Recorder(model, call or nn.Module.__call__, max_pool, training)
     with ExitStack() as stack:
-        kept = preserved(model) if training else nullcontext()
-        for context in (rows, recorder, kept, in_mode(model, training), uncompiled()):
+        for context in (rows, recorder, preserved(model), in_mode(model, training), uncompiled()):
             stack.enter_context(context)
         for index, batch in enumerate(with_bar(batches, "recording gates", "batch", count, progress)):
             rows.add(recorder.gates_of(batch, index))

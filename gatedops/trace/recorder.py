@@ -68,19 +68,20 @@ class Recorder(Pass):
     def _pass_over_first(self, batch: Any) -> None:
         """A pass that shows where the rows lie, or one after the search for them."""
         probe = Probe(self._model, self._run, self.modules, self._max_pool)
+        # In training mode the inputs of a batch change each other's values.
+        self._comparison = None if self._training else comparison(self._model, probe, batch)
+        is_whole = self._comparison is None and not self._training
         try:
-            # In training mode the inputs of a batch change each other's values.
-            self._comparison = None if self._training else comparison(self._model, probe, batch)
             if self._comparison is not None:
                 self._pass_over(batch)
                 self._plan = self._comparison.plan()
+                return
         except UnprovenError:
-            self._plan = None
+            pass
         finally:
             self._comparison = None
-        if self._plan is None:
-            self._plan = row_plan(self._model, probe, batch)
-            self._pass_over(batch)
+        self._plan = row_plan(self._model, probe, batch, is_whole)
+        self._pass_over(batch)
 
     def _pass_over(self, batch: Any) -> None:
         self._begin(rows_of(batch) or 0)

@@ -42,21 +42,25 @@ class _Mask:
 class Masks:
     """Follows the calls of a pass and knows which tensors say where another one is greater than 0."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_constant: Callable[[Tensor], bool]) -> None:
+        self._is_constant = is_constant
         self._known: dict[Tensor, _Mask] = {}  # tensors are told apart as objects
+        self._zeros: dict[Tensor, int] = {}  # versions of tensors that were made as zeros
 
     def see(self, func: Any, args: Arguments, kwargs: Keywords, result: Any) -> None:
         """A call that was made."""
-        if func in _COMPARISONS:
-            compared = _compared(_COMPARISONS[func], *args, **kwargs)
+        if func in _ZEROS:
+            self._zeros[result] = _version(result)
+        elif func in _COMPARISONS:
+            compared = self._compared(_COMPARISONS[func], *args, **kwargs)
             if compared is not None and isinstance(result, Tensor):
                 q, positive = compared
                 self._known[result] = _Mask(q, _version(q), positive)
-        elif self._known and func in _COPIES and isinstance(result, Tensor):
+        elif self._known and isinstance(result, Tensor) and (func in _COPIES or _is_contrary(func, args)):
             source = args[0] if args else kwargs.get("input")
             known = self._known.get(source) if isinstance(source, Tensor) else None
             if known is not None:
-                positive = known.positive != (func in _NEGATIONS)
+                positive = known.positive != (func not in _COPIES or func in _NEGATIONS)
                 self._known[result] = _Mask(known.q, known.version, positive)
 
     def says(self, mask: Any, q: Any, positive: bool) -> bool:
@@ -68,15 +72,29 @@ class Masks:
             return False
         return known.version == _version(known.q) and _same(known.q, q)
 
+    def is_zero(self, value: Any) -> bool:
+        """Whether a number or tensor is 0 throughout, whatever the inputs are."""
+        if not isinstance(value, Tensor):
+            return _is_zero(value)
+        if value in self._zeros:
+            return self._zeros[value] == _version(value)
+        return (value.numel() == 1 or self._is_constant(value)) and _is_zero(value)
 
-def _compared(order: str, left: Any = None, right: Any = None, **named: Any) -> tuple[Tensor, bool] | None:
-    """The tensor that a comparison compares with 0, and whether the result is on where it is greater."""
-    left, right = named.get("input", named.get("self", left)), named.get("other", right)
-    if isinstance(left, Tensor) and _is_zero(right):
-        return left, order in ("gt", "ge")
-    if isinstance(right, Tensor) and _is_zero(left):
-        return right, order in ("lt", "le")
-    return None
+    def _compared(
+        self, order: str, left: Any = None, right: Any = None, *_: Any, **named: Any
+    ) -> tuple[Tensor, bool] | None:
+        """The tensor that a comparison compares with 0, and whether the result is on where it is greater."""
+        left, right = named.get("input", named.get("self", left)), named.get("other", named.get("values", right))
+        if isinstance(left, Tensor) and self.is_zero(right):
+            return left, order in ("gt", "ge")
+        if isinstance(right, Tensor) and self.is_zero(left):
+            return right, order in ("lt", "le")
+        return None
+
+
+def _is_contrary(func: Any, args: Arguments) -> bool:
+    """Whether a call is 1 - mask."""
+    return func in _REVERSED and len(args) > 1 and not isinstance(args[1], Tensor) and args[1] == 1
 
 
 def _is_zero(value: Any) -> bool:
@@ -114,15 +132,18 @@ def _version(tensor: Tensor) -> int:
 
 
 _COMPARISONS: dict[Any, str] = {
-    **dict.fromkeys(forms_of("gt", "greater", "__gt__"), "gt"),
+    **dict.fromkeys(forms_of("gt", "greater", "__gt__", "heaviside"), "gt"),
     **dict.fromkeys(forms_of("ge", "greater_equal", "__ge__"), "ge"),
     **dict.fromkeys(forms_of("lt", "less", "__lt__"), "lt"),
     **dict.fromkeys(forms_of("le", "less_equal", "__le__"), "le"),
 }
 _NEGATIONS = frozenset(forms_of("logical_not", "bitwise_not", "__invert__"))
 _COPIES = _NEGATIONS.union(
-    forms_of("to", "type", "type_as", "float", "double", "half", "bfloat16", "detach", "clone", "contiguous", "bool")
+    forms_of("to", "type", "type_as", "float", "double", "half", "bfloat16", "detach", "clone", "contiguous", "bool"),
+    forms_of("int", "long", "byte", "short", "char", "_to_copy", "alias"),
 )
+_REVERSED = frozenset(forms_of("rsub", "__rsub__"))
+_ZEROS = frozenset(forms_of("zeros", "zeros_like", "new_zeros"))
 
 
 # --- the forms of a ReLU -----------------------------------------------------------------------------------------
@@ -136,23 +157,23 @@ def _clamp(args: Arguments, kwargs: Keywords, masks: Masks) -> Tensor | None:
     """clamp(q, 0) and clamp(q, 0, inf)."""
     least, most = argument(args, kwargs, 1, "min"), argument(args, kwargs, 2, "max")
     unlimited = most is None or (isinstance(most, (int, float)) and most == math.inf)
-    return argument(args, kwargs, 0, "input", "self") if _is_zero(least) and unlimited else None
+    return argument(args, kwargs, 0, "input", "self") if masks.is_zero(least) and unlimited else None
 
 
 def _threshold(args: Arguments, kwargs: Keywords, masks: Masks) -> Tensor | None:
     both = (argument(args, kwargs, 1, "threshold"), argument(args, kwargs, 2, "value"))
-    return argument(args, kwargs, 0, "input", "self") if all(_is_zero(value) for value in both) else None
+    return argument(args, kwargs, 0, "input", "self") if all(masks.is_zero(value) for value in both) else None
 
 
 def _hardtanh(args: Arguments, kwargs: Keywords, masks: Masks) -> Tensor | None:
     least = argument(args, kwargs, 1, "min_val", default=-1.0)
     most = argument(args, kwargs, 2, "max_val", default=1.0)
-    return argument(args, kwargs, 0, "input", "self") if _is_zero(least) and most == math.inf else None
+    return argument(args, kwargs, 0, "input", "self") if masks.is_zero(least) and most == math.inf else None
 
 
 def _leaky_relu(args: Arguments, kwargs: Keywords, masks: Masks) -> Tensor | None:
     slope = argument(args, kwargs, 1, "negative_slope", default=0.01)
-    return argument(args, kwargs, 0, "input", "self") if _is_zero(slope) else None
+    return argument(args, kwargs, 0, "input", "self") if masks.is_zero(slope) else None
 
 
 def _maximum(args: Arguments, kwargs: Keywords, masks: Masks) -> Tensor | None:
@@ -161,7 +182,7 @@ def _maximum(args: Arguments, kwargs: Keywords, masks: Masks) -> Tensor | None:
     if not isinstance(left, Tensor) or not isinstance(right, Tensor):
         return None
     for q, zero in ((left, right), (right, left)):
-        if zero.dim() <= q.dim() and torch.broadcast_shapes(q.shape, zero.shape) == q.shape and _is_zero(zero):
+        if zero.dim() <= q.dim() and torch.broadcast_shapes(q.shape, zero.shape) == q.shape and masks.is_zero(zero):
             return q
     return None
 
@@ -173,7 +194,7 @@ def _where(args: Arguments, kwargs: Keywords, masks: Masks) -> Tensor | None:
     if isinstance(mask, Tensor) and mask.dtype != torch.bool:
         mask, chosen = chosen, mask
     for q, zero, positive in ((chosen, other, True), (other, chosen, False)):
-        if masks.says(mask, q, positive) and _is_zero(zero):
+        if masks.says(mask, q, positive) and masks.is_zero(zero):
             return q if isinstance(q, Tensor) else None
     return None
 
@@ -191,7 +212,7 @@ def _filled(args: Arguments, kwargs: Keywords, masks: Masks) -> Tensor | None:
     """q.masked_fill(q <= 0, 0) and q[q <= 0] = 0."""
     q, mask = argument(args, kwargs, 0, "input", "self"), argument(args, kwargs, 1, "mask")
     value = argument(args, kwargs, 2, "value")
-    return q if masks.says(mask, q, False) and _is_zero(value) and isinstance(q, Tensor) else None
+    return q if masks.says(mask, q, False) and masks.is_zero(value) and isinstance(q, Tensor) else None
 
 
 def argument(args: Arguments, kwargs: Keywords, index: int, *names: str, default: Any = None) -> Any:
@@ -199,6 +220,17 @@ def argument(args: Arguments, kwargs: Keywords, index: int, *names: str, default
     if index < len(args):
         return args[index]
     return next((kwargs[name] for name in names if name in kwargs), default)
+
+
+def _clamp_above(args: Arguments, kwargs: Keywords, masks: Masks) -> Tensor | None:
+    """clamp_max(q, 0)."""
+    return argument(args, kwargs, 0, "input", "self") if masks.is_zero(argument(args, kwargs, 1, "max")) else None
+
+
+def _clamp_below_none(args: Arguments, kwargs: Keywords, masks: Masks) -> Tensor | None:
+    """clamp(q, None, 0)."""
+    least, most = argument(args, kwargs, 1, "min"), argument(args, kwargs, 2, "max")
+    return argument(args, kwargs, 0, "input", "self") if least is None and masks.is_zero(most) else None
 
 
 Form = Callable[[Arguments, Keywords, Masks], Tensor | None]
@@ -229,3 +261,11 @@ def is_in_place(func: Any, args: Arguments, kwargs: Keywords) -> bool:
         return True
     places = {F.relu: 1, F.threshold: 3, F.hardtanh: 3, F.leaky_relu: 2}
     return func in places and bool(argument(args, kwargs, places[func], "inplace", default=False))
+
+
+# Functions that a ReLU may be made of: clamp_max(q, 0), minimum(q, 0).
+HALVES: dict[Any, Form] = {
+    **dict.fromkeys(forms_of("clamp_max", "clamp_max_"), _clamp_above),
+    **dict.fromkeys(forms_of("clamp", "clamp_"), _clamp_below_none),
+    **dict.fromkeys(forms_of("minimum", "fmin"), _maximum),
+}

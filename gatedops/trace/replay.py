@@ -24,7 +24,13 @@ _GATED_FORM = {
 }
 _Part = TypeVar("_Part")
 _BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
-_MAXIMA = frozenset(forms_of("max", "amax", "aminmax"))
+_MAXIMA = frozenset(
+    forms_of(
+        *["max", "amax", "aminmax", "topk", "sort", "msort", "cummax", "kthvalue", "maximum", "fmax"],
+        *["quantile", "nanquantile", "median", "nanmedian"],
+        *["scatter_reduce", "scatter_reduce_", "index_reduce", "index_reduce_", "segment_reduce"],
+    )
+)
 _OTHER_BATCH_NORMS = frozenset(
     form
     for form in forms_of("batch_norm", "native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm")

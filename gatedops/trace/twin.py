@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from gatedops.gatebits import GateBits
 from gatedops.scalars import positive_number
+from gatedops.trace.alike import first_of_two
 from gatedops.trace.checks import require_model, require_sizes
 from gatedops.trace.copies import copied
 from gatedops.trace.draw import Init, draw_anew, require_init
@@ -181,7 +182,7 @@ class GatedTwin(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.train_features):
             features = Features(self.feature, self.soft)
             with self._intercept(self.feature, features):
-                self.feature(*args, **kwargs)
+                first_of_two(self.feature, args, kwargs)
         if not features.counts()[0]:
             raise ValueError("model: calls no ReLU, so there are no gates for its twin; give a model that calls F.relu")
         return features
@@ -219,8 +220,8 @@ class GatedTwin(nn.Module):
         if isinstance(side, Replay):
             if watched:
                 handlers = {kind: partial(side.known, handler) for kind, handler in handlers.items()}
-            return Intercept(network, handlers, self._unreplayed(side))
-        return Intercept(network, handlers)
+            return Intercept(network, handlers, self._unreplayed(side), fresh=False)
+        return Intercept(network, handlers, fresh=False)
 
     def _unreplayed(self, replay: Replay) -> Callable[[Any], None]:
         """What sees the calls that are not replayed."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gatedops.trace.mode import name_of
-from gatedops.trace.rectifiers import FORMS, Masks
+from gatedops.trace.rectifiers import FORMS, HALVES, Masks
 
 # Functions of torch whose inside clamps at 0 for the sake of rounding alone.
 _NUMERICAL = frozenset(["cdist", "pdist", "dist"])
@@ -43,7 +43,7 @@ class Watch(OperatorMode):
         super().__init__()
         self._where = where
         self._is_constant = is_constant
-        self._masks = Masks()
+        self._masks = Masks(is_constant)
         self._known = 0
         self._numerical = False
         self.missed: dict[str, None] = {}  # in the order in which they ran
@@ -72,10 +72,10 @@ class Watch(OperatorMode):
     def _is_rectifier(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> bool:
         if not isinstance(func, torch._ops.OpOverload):
             return False
-        form = FORMS.get(func)
-        if form is not None:
-            q = form(args, kwargs, self._masks)
-            return isinstance(q, Tensor) and q.is_floating_point() and not self._is_constant(q)
+        forms = [form for form in (FORMS.get(func), HALVES.get(func)) if form is not None]
+        if forms:
+            found = [form(args, kwargs, self._masks) for form in forms]
+            return any(q is not None and q.is_floating_point() and not self._is_constant(q) for q in found)
         tensors = [value for value in args if isinstance(value, Tensor)]
         if not tensors or all(self._is_constant(tensor) for tensor in tensors):
             return False
