@@ -118,7 +118,7 @@ LAYERS = {
         lambda: GatedConv2d(*FILTERS)(IMAGES, torch.ones(2, OUT, 2, 2), return_gates=True),
     ),
     "activations of one dimension": ("q", lambda: relu_with_gates(Q[0, 0, 0])),
-    "activations of five dimensions": ("q", lambda: relu_with_gates(Q[None])),
+    "activations of six dimensions": ("q", lambda: relu_with_gates(Q[None, None])),
     "activations of integers": ("q", lambda: relu_with_gates(Q.long())),
     "activations without gates": ("q", lambda: relu_with_gates(Q[:, :0])),
     "gate bits of another shape": ("gate", lambda: apply_gate(Q, BITS)),

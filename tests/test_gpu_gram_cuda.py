@@ -150,7 +150,8 @@ def test_sigma_of_bytes_is_exact(columns, dtype):
     assert_same_bits(found, npk_gram(x, bits, y, y_bits, dtype=dtype))
 
 
-@pytest.mark.parametrize("scale", [-0.1, 0.0, 2.0**120, 2.0**-140])
+@pytest.mark.parametrize("scale", [-0.1, 0.0, 2.0**110, 2.0**-140])
+@pytest.mark.filterwarnings("ignore:the largest value of the kernel")
 def test_any_scale_has_the_bits_of_the_cpu(scale):
     bits = random_bits(150, [9, 300], 21)
     assert_same_bits(

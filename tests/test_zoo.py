@@ -179,7 +179,7 @@ def test_what_is_left_out_is_a_fault(zoo: Any) -> None:
         steps.check_record((gatedops.record_gates(net[:2], x), ""), net, x)
     with pytest.raises(steps.Wrong, match="no word about the calls of leaky_relu"):
         steps.check_record((gatedops.record_gates(net[:2], x), ""), nn.Sequential(*net[:2], nn.LeakyReLU()), x)
-    with pytest.warns(UserWarning, match="leaky_relu"):
+    with pytest.warns(UserWarning, match="LeakyReLU"):
         result = steps.record(mixed, x)
     assert steps.check_record(result, mixed, x) == "1 layer"
 
