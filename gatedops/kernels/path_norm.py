@@ -66,7 +66,7 @@ def path_norm(model: nn.Module, p: float, x: Tensor | np.ndarray | None = None) 
 
 
 def _power_of(p: Any) -> float:
-    """p as a float; ValueError for what is no finite number greater than 0."""
+    """p as a float; ValueError unless it is a finite number greater than 0."""
     number = real_number(p)
     if number is None:
         raise ValueError(f"p: got {type(p).__name__}, needs a number greater than 0; the arguments are (model, p)")

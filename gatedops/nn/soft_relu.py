@@ -17,7 +17,7 @@ class SoftReLU(nn.Module):
         gain: of the gate, positive.
 
     Raises:
-        TypeError, ValueError: beta or gain is no positive number.
+        TypeError, ValueError: beta or gain is not a positive number.
     """
 
     def __init__(self, beta: float = 4.0, gain: float = 1.0) -> None:

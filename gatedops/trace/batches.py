@@ -61,7 +61,7 @@ def taken(batch: Any, order: Tensor) -> Any:
 
 
 def require_count(batch_size: Any) -> int:
-    """The number of rows as an int; ValueError for what is no such number."""
+    """The number of rows as an int; ValueError for anything else."""
     count = whole_number(batch_size)
     if count is None or count < 1:
         raise ValueError(f"batch_size: got {batch_size!r}, needs a whole number of at least 1")

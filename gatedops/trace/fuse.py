@@ -64,8 +64,8 @@ def fuse_relu(model: nn.Module, example: Any = None, inplace: bool = False) -> n
         The fused model, a copy unless `inplace`, with a :class:`FuseReport` as its attribute ``fuse_report``.
 
     Raises:
-        TypeError, ValueError: the model is no module, or TorchScript, or cannot be copied; no example is given and none
-            is found, or the model does not take it. What the model raises goes through.
+        TypeError, ValueError: the model is not a module, is TorchScript or cannot be copied; no example is given and
+            none is found, or the model does not take it. What the model raises goes through.
     """
     require_model(model)
     fused = model if inplace else copied(model, instead=", or pass inplace=True")

@@ -36,7 +36,7 @@ def remedy_of(node: Node, is_zero: Callable[[Any], bool], otherwise: str) -> str
 
     Args:
         is_zero: whether an argument is 0, or a constant that is 0 throughout.
-        otherwise: for what is no activation.
+        otherwise: for what is not an activation.
     """
     op, a = op_of(node), arguments(node)
     computes_relu = {

@@ -49,7 +49,7 @@ class StepBuilder:
     Args:
         program: exported from a model called with one tensor of `rows` rows.
         places: names of its calls.
-        otherwise: what errors say of a network that has what is no step.
+        otherwise: what errors say of an operation that is not a step.
     """
 
     def __init__(self, program: ExportedProgram, places: Places, rows: int, otherwise: str = GATES_ALONE) -> None:

@@ -51,7 +51,7 @@ def unfuse(model: nn.Module, inplace: bool = False) -> nn.Module:
         is put into another class, which `inplace` cannot do.
 
     Raises:
-        TypeError, ValueError: the model is no module, or TorchScript, or cannot be copied; a Gate or a gated layer
+        TypeError, ValueError: the model is not a module, is TorchScript or cannot be copied; a Gate or a gated layer
             cannot become torch's, by name.
     """
     from gatedops.nn import Gate, GatedConv2d, GatedLinear  # nn stands above this package
