@@ -31,8 +31,11 @@ def underflow_of(
     if gram.is_meta or most_precise(gram.device) != torch.float64:
         return ""
     tiny = torch.finfo(gram.dtype).tiny
-    small = (torch.maximum(gram.amax(1), -gram.amin(1)) < tiny).nonzero().flatten()[:_TRIED].tolist()
-    for row in small:
+    # No entry of a row is larger than the diagonal allows. A whole Gram is not read: that takes as long as making it.
+    seen = gram.diagonal().unsqueeze(1) if y is None else gram[:, :_TRIED]
+    for row in (seen.abs().amax(1) < tiny).nonzero().flatten()[:_TRIED].tolist():
+        if y is not None and float(gram[row].abs().max()) >= tiny:
+            continue
         columns = slice(row, row + 1) if y is None else slice(0, _TRIED)
         other, other_bits = (x, bits) if y is None else (y, y_bits)
         sides = [x[row : row + 1].double(), other[columns].double()]
