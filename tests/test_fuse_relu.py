@@ -335,6 +335,8 @@ def test_gates_that_record_themselves_are_recorded():
     x = torch.randn(3, 4)
     bits = record_gates(net, x)
     assert bits.layers[0].shape == (4,)
+    assert net[1].gates is None  # what the calls of record_gates left in the model is gone
+    net(x)
     assert_same_bits(bits.words, net[1].gates.words)
 
 
