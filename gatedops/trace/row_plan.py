@@ -11,6 +11,7 @@ from torch import Tensor
 # What rounding in a deep net makes of equal values, relative; smaller than the difference between two inputs.
 _CLOSE = 1e-3
 _STEPS = 8  # of a dtype with few digits
+_COMPARED = 1 << 15  # values; gates are compared all
 _FLIPS = 0.02  # share of the gates that rounding may change
 
 
@@ -81,6 +82,8 @@ def is_close(a: Tensor, b: Tensor) -> bool:
     flips = int(((a > 0) != (b > 0)).sum())
     if flips > _FLIPS * a.numel():
         return False
+    step = (a.numel() // _COMPARED) | 1  # odd: in step with no axis of a power of two
+    a, b = a.reshape(-1)[::step], b.reshape(-1)[::step]
     close = max(_CLOSE, _STEPS * torch.finfo(a.dtype).eps)
     typical = float(a.detach().abs().float().nan_to_num(0.0, 0.0, 0.0).median())
     return bool(torch.isclose(a, b, rtol=close, atol=close * typical, equal_nan=True).all())
