@@ -15,10 +15,11 @@ import torch
 from torch.utils.cpp_extension import include_paths
 
 ROOT = Path(__file__).resolve().parent
+CSRC = ROOT / "csrc"
 SOURCES = [
-    *sorted((ROOT / "csrc" / "cuda").glob("*.cpp")),
-    *sorted((ROOT / "csrc" / "cuda").glob("*.cu")),
-    ROOT / "csrc" / "conv_program.cpp",  # what both modules read programs with
+    *sorted(CSRC.glob("*/cuda/*.cpp")),
+    *sorted(CSRC.glob("*/cuda/*.cu")),
+    CSRC / "conv_gram" / "program.cpp",  # what both modules read programs with
 ]
 # sm_80 code runs on 8.x and, through mma.sync, is what a 9.0 GPU falls back to; wgmma exists for sm_90a alone.
 ARCHITECTURES = ("80", "90a")
@@ -58,17 +59,17 @@ def architectures(listed: str | None = None) -> list[str]:
 def digest_of_sources() -> str:
     """A digest of the names and bytes of all that the kernels are compiled from, and of this file. The library carries
     its 16 characters, and a kernel that proved itself is known by it (gatedops/backends/proved.py)."""
-    files = [*(ROOT / "csrc" / "cuda").glob("*"), *(ROOT / "csrc").glob("*.h"), *SOURCES, Path(__file__)]
+    files = [*CSRC.glob("*/cuda/*"), *CSRC.glob("*/*.h"), *SOURCES, Path(__file__)]
     total = hashlib.sha256()
     for path in sorted(set(files)):
-        total.update(f"{path.name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+        total.update(f"{path.relative_to(ROOT)}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return total.hexdigest()[:16]
 
 
 def compile_command(source: Path, target: Path, torch_target: str, names: list[str]) -> list[str]:
     """nvcc for one file: machine code for each architecture, no PTX."""
     return [
-        *("nvcc", "-O3", "-std=c++20", "-c", str(source), "-o", str(target), "-I" + str(ROOT / "csrc")),
+        *("nvcc", "-O3", "-std=c++20", "-c", str(source), "-o", str(target), "-I" + str(CSRC)),
         *("-I" + path for path in include_paths()),
         *("-DUSE_CUDA", f"-DTORCH_TARGET_VERSION={torch_target}", "-DGATEDOPS_ARCHITECTURES=" + "_".join(names)),
         "-DGATEDOPS_SOURCES=" + digest_of_sources(),
@@ -84,14 +85,19 @@ def link_command(objects: list[Path], target: Path) -> list[str]:
     return ["nvcc", "-shared", *map(str, objects), "-o", str(target), *linked]
 
 
+def object_name(source: Path) -> str:
+    """ "gram-cuda-sm80.cu.o": families may have files of the same name."""
+    return "-".join(source.relative_to(CSRC).parts) + ".o"
+
+
 def build(folder: Path, target: Path, torch_target: str) -> None:
     """Compiles what changed, MAX_JOBS files at a time, and links it."""
     names = architectures()
     folder = folder / ("cuda-" + "-".join(names))
     folder.mkdir(parents=True, exist_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
-    newest = max(path.stat().st_mtime for path in [Path(__file__), *(ROOT / "csrc").rglob("*.*")])
-    objects = [folder / (source.name + ".o") for source in SOURCES]
+    newest = max(path.stat().st_mtime for path in [Path(__file__), *CSRC.rglob("*.*")])
+    objects = [folder / object_name(source) for source in SOURCES]
 
     def compile_one(source: Path, made: Path) -> None:
         if not made.exists() or made.stat().st_mtime < newest:

@@ -8,8 +8,8 @@
 #include <pybind11/stl.h>
 #pragma pop_macro("TORCH_TARGET_VERSION")
 
-#include "conv_program.h"
-#include "cpu/isa.h"
+#include "conv_gram/program.h"
+#include "core/cpu/isa.h"
 
 namespace py = pybind11;
 using namespace gatedops;

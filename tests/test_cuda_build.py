@@ -44,15 +44,15 @@ class Kernel:
 
 @pytest.fixture(scope="module")
 def objects(tmp_path_factory):
-    """source name -> (object, ptxas's report), each compiled alone."""
+    """source, relative to csrc -> (object, ptxas's report), each compiled alone."""
     folder = tmp_path_factory.mktemp("cuda")
 
     def compiled(source):
-        target = folder / (source.name + ".o")
+        target = folder / setup_cuda.object_name(source)
         command = setup_cuda.compile_command(source, target, TORCH_TARGET, ["80", "90a"])
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        return source.name, (target, done.stdout + done.stderr)
+        return str(source.relative_to(setup_cuda.CSRC)), (target, done.stdout + done.stderr)
 
     with ThreadPoolExecutor(2) as jobs:
         return dict(jobs.map(compiled, setup_cuda.SOURCES))
@@ -85,11 +85,11 @@ def kernels(objects):
     if util.find_spec("triton") is None:
         pytest.skip("needs triton, whose wheel holds the disassembler: pip install triton")
     found = []
-    for source in ("gram_sm80.cu", "gram_sm90.cu", "gram_sm90x1.cu"):
+    for source in ("gram/cuda/sm80.cu", "gram/cuda/sm90.cu", "gram/cuda/sm90x1.cu"):
         target, text = objects[source]
         told = reports(text)
         for (symbol, architecture), opcodes in disassembled(target).items():
-            name = source[: len("gram_sm90")]
+            name = "gram_" + Path(source).stem.removesuffix("x1")
             if (name, architecture) in TENSOR_CORES and name in symbol:
                 found.append(Kernel(name, symbol, architecture, told[symbol, architecture], opcodes))
     return found
@@ -204,7 +204,7 @@ def stretches(objects):
     """The kernels of conv_gram that hold maps in registers."""
     if util.find_spec("triton") is None:
         pytest.skip("needs triton, whose wheel holds the disassembler: pip install triton")
-    target, text = objects["conv_gram.cu"]
+    target, text = objects["conv_gram/cuda/kernels.cu"]
     told = reports(text)
     return [
         Kernel("conv_gram", name, architecture, told[name, architecture], opcodes)
@@ -234,7 +234,7 @@ def test_maps_of_pixels_stay_in_registers(stretches):
 
 @pytest.mark.slow
 def test_maps_of_pixels_stay_in_registers_on_blackwell(tmp_path):
-    source = ROOT / "csrc" / "cuda" / "conv_gram.cu"
+    source = setup_cuda.CSRC / "conv_gram" / "cuda" / "kernels.cu"
     command = setup_cuda.compile_command(source, tmp_path / "made.o", TORCH_TARGET, ["100"])
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -270,7 +270,7 @@ def test_registers_move_to_the_consumers(kernels):
 
 
 def test_wgmma_is_not_serialized(objects):
-    for source in ("gram_sm90.cu", "gram_sm90x1.cu"):
+    for source in ("gram/cuda/sm90.cu", "gram/cuda/sm90x1.cu"):
         assert "serialized" not in objects[source][1]
 
 

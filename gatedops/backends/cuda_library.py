@@ -33,7 +33,7 @@ GRAM_KERNELS = {
     "sm80": "mma.sync",
 }
 
-# Written by csrc/cuda/gram.cpp.
+# Written by csrc/gram/cuda/ops.cpp.
 _MARK = rb"gatedops\._C_cuda for ([0-9a-z_]+)(?: from ([0-9a-f]+, nvcc [0-9.]+))?"
 
 

@@ -1,4 +1,4 @@
-"""Checks of the ops' own arguments: what csrc/checks.h checks for the kernels in C++. The wrappers in gatedops/ops say
+"""Checks of the ops' own arguments: what csrc/core/checks.h checks for the kernels in C++. The wrappers in gatedops/ops say
 the same earlier; these guard calls of ``torch.ops.gatedops`` themselves."""
 
 from __future__ import annotations

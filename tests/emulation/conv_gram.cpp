@@ -4,11 +4,11 @@
 #include <limits>
 #include <string>
 
-#include "conv_program.cpp"
-#include "cuda/conv_gram_entries_kernel.h"
-#include "cuda/conv_gram_maps_kernel.h"
-#include "cuda/conv_gram_numbers.h"
-#include "cuda/conv_gram_run.h"
+#include "conv_gram/cuda/entries_kernel.h"
+#include "conv_gram/cuda/maps_kernel.h"
+#include "conv_gram/cuda/numbers.h"
+#include "conv_gram/cuda/run.h"
+#include "conv_gram/program.cpp"
 
 namespace {
 

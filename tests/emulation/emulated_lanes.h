@@ -1,4 +1,4 @@
-// What csrc/cuda/conv_gram_device.h declares, on the CPU.
+// What csrc/conv_gram/cuda/device.h declares, on the CPU.
 #pragma once
 
 #include "emulated_gpu.h"

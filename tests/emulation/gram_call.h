@@ -3,8 +3,8 @@
 
 #include <string>
 
-#include "cuda/partial_sums.h"
 #include "emulated_gpu.h"
+#include "gram/cuda/partial_sums.h"
 
 namespace emulation {
 
@@ -74,7 +74,7 @@ void run_blocks(
   }
 }
 
-// A Gram times v as csrc/cuda/matvec_bands.h has it done; contract(problem) runs the contracting kernel.
+// A Gram times v as csrc/gram/cuda/matvec_bands.h has it done; contract(problem) runs the contracting kernel.
 template <class Value, int kTile, int kSquare, class Contract>
 void run_matvec(const GramCall& call, const Contract& contract) {
   const gatedops::cuda::MatvecCall matvec{problem_of(call, kTile), call.symmetric != 0, call.out.data, call.bytes};

@@ -1,5 +1,5 @@
-// csrc/cuda/gram_choice.cpp with a GPU that a test describes, and launchers that only say which one was called.
-#include "cuda/gram_choice.cpp"
+// csrc/gram/cuda/choice.cpp with a GPU that a test describes, and launchers that only say which one was called.
+#include "gram/cuda/choice.cpp"
 
 namespace {
 

@@ -1,8 +1,8 @@
-// Runs the kernel of csrc/cuda/gram_sm80_kernel.h on the CPU.
-#include "cuda/gram_sm80_kernel.h"
+// Runs the kernel of csrc/gram/cuda/sm80_kernel.h on the CPU.
+#include "gram/cuda/sm80_kernel.h"
 
-#include "cuda/tile_neighbors.h"
-#include "cuda/tile_output.h"
+#include "gram/cuda/tile_neighbors.h"
+#include "gram/cuda/tile_output.h"
 #include "gram_call.h"
 
 namespace {

@@ -1,7 +1,7 @@
-// Runs the kernel of csrc/cuda/gram_sm90_kernel.h on the CPU, in clusters of two blocks and without clusters.
-#include "cuda/gram_sm90_kernel.h"
+// Runs the kernel of csrc/gram/cuda/sm90_kernel.h on the CPU, in clusters of two blocks and without clusters.
+#include "gram/cuda/sm90_kernel.h"
 
-#include "cuda/tile_neighbors.h"
+#include "gram/cuda/tile_neighbors.h"
 #include "gram_call.h"
 
 namespace {

@@ -1,11 +1,11 @@
 // The index arithmetic of csrc/cuda/ for ctypes.
-#include "cuda/fragments.h"
-#include "cuda/gram_problem.h"
-#include "cuda/matvec_bands.h"
-#include "cuda/split_floats.h"
-#include "cuda/stage_layout.h"
-#include "cuda/staged_layout.h"
-#include "cuda/tile_schedule.h"
+#include "gram/cuda/fragments.h"
+#include "gram/cuda/matvec_bands.h"
+#include "gram/cuda/problem.h"
+#include "gram/cuda/split_floats.h"
+#include "gram/cuda/stage_layout.h"
+#include "gram/cuda/staged_layout.h"
+#include "gram/cuda/tile_schedule.h"
 
 using namespace gatedops::cuda;
 

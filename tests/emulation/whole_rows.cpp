@@ -1,5 +1,6 @@
-// The functions of csrc/cuda/whole_rows.h as ops on CPU tensors: what they give, and whether that is the memory given.
-#include "cuda/whole_rows.h"
+// The functions of csrc/gram/cuda/whole_rows.h as ops on CPU tensors: what they give, and whether that is the memory
+// given.
+#include "gram/cuda/whole_rows.h"
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>

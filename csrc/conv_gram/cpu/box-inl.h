@@ -1,0 +1,184 @@
+// A box by way of a padded row: any window, stride and dilation; included by body-inl.h.
+#pragma once
+
+#include "wide-inl.h"
+
+namespace gatedops::cpu {
+namespace {
+
+enum class Scaling { none, factor, affine };  // what stands between a box sum and the overlaps
+
+template <class I, class T>
+struct Box {
+  using W = Wide<I, T>;
+
+  // Rows of `in` that the window of an output row covers, those of the first x.
+  struct Rows {
+    const T* at[kMaxWindow];
+    int count = 0;
+  };
+
+  static Rows rows_under(const BoxArgs<T>& a, int p) {
+    Rows rows;
+    for (int j = 0; j < a.y.kernel; ++j) {
+      int q = a.y.stride * p - a.y.pad + a.y.dilation * j;
+      if (a.circular) {
+        q = modulo(q, a.in.y.size);
+      }
+      if (q >= a.in.y.begin && q < a.in.y.end) {
+        rows.at[rows.count++] = a.in.row(q);
+      }
+    }
+    return rows;
+  }
+
+  // A box sum times scale plus offset, times the overlap. By value in locals of the loops: a store through a pointer to
+  // numbers could otherwise change it.
+  template <int kWords, Scaling kScaling>
+  struct Finish {
+    T scale, offset;
+    int words;
+
+    explicit Finish(const BoxArgs<T>& a) : scale(a.scale), offset(a.offset), words(a.mask.words) {}
+
+    GATEDOPS_INLINE void store(W sum, const uint32_t* mask_x, const uint32_t* mask_y, T* to) const {
+      if constexpr (kScaling != Scaling::none) {
+        sum.multiply(scale);
+      }
+      if constexpr (kScaling == Scaling::affine) {
+        sum.add(offset);
+      }
+      if constexpr (kWords != 0) {
+        sum.multiply(overlap<I, T, kWords>(mask_x, mask_y, words));
+      }
+      sum.store(to);
+    }
+    GATEDOPS_INLINE int mask_step() const {  // words of kPairs y at one position
+      return (kWords >= 0 ? kWords : words) * kPairs;
+    }
+  };
+
+  template <int kRows>
+  static void sum_rows(const Rows& rows, int64_t from, int64_t numbers, T* to) {
+    const int count = kRows > 0 ? kRows : rows.count;
+    for (int64_t e = 0; e < numbers; e += kPairs) {
+      W sum = W::load(rows.at[0] + from + e);
+      for (int j = 1; j < count; ++j) {
+        sum.add(W::load(rows.at[j] + from + e));
+      }
+      sum.store(to + e);
+    }
+  }
+
+  // Sums over the rows of the x of index i, of `pixels` pixels from pixel `first` on, into the padded row.
+  static void sum_rows(const BoxArgs<T>& a, const Rows& rows, int i, int first, int pixels, T* to) {
+    const int64_t from = i * a.in.next + int64_t{first - a.in.x.begin} * kPairs, numbers = int64_t{pixels} * kPairs;
+    switch (rows.count) {
+      case 0:
+        std::fill(to, to + numbers, T(0));
+        break;
+      case 2:
+        sum_rows<2>(rows, from, numbers, to);
+        break;
+      case 3:
+        sum_rows<3>(rows, from, numbers, to);
+        break;
+      default:
+        sum_rows<0>(rows, from, numbers, to);
+    }
+  }
+
+  // The padded row holds pixels left .. left + length - 1 of `in`; those outside the map are zero or have wrapped
+  // round.
+  struct PaddedRow {
+    int left, length;
+    int first, last;  // not circular: inside the map
+  };
+
+  static PaddedRow padded_row(const BoxArgs<T>& a) {
+    const int left = a.x.stride * a.out.x.begin - a.x.pad;
+    const int length = a.x.stride * (a.out.x.count() - 1) + a.x.dilation * (a.x.kernel - 1) + 1;
+    const int first = std::min(std::max(left, a.in.x.begin), left + length);
+    const int last = std::max(std::min(left + length, a.in.x.end), first);
+    if (!a.circular) {
+      std::fill(a.row, a.row + int64_t{first - left} * kPairs, T(0));
+      std::fill(a.row + int64_t{last - left} * kPairs, a.row + int64_t{length} * kPairs, T(0));
+    }
+    return {left, length, first, last};
+  }
+
+  static void fill_row(const BoxArgs<T>& a, const PaddedRow& r, const Rows& rows, int i) {
+    if (!a.circular) {
+      if (r.first < r.last) {
+        sum_rows(a, rows, i, r.first, r.last - r.first, a.row + int64_t{r.first - r.left} * kPairs);
+      }
+      return;
+    }
+    for (int done = 0; done < r.length;) {
+      const int at = modulo(r.left + done, a.in.x.size);
+      const int pixels = std::min(a.in.x.size - at, r.length - done);
+      sum_rows(a, rows, i, at, pixels, a.row + int64_t{done} * kPairs);
+      done += pixels;
+    }
+  }
+
+  // Sums over the columns of some output pixels.
+  template <int kTaps, int kWords, Scaling kScaling>
+  static void sum_columns(
+      const BoxArgs<T>& a, const T* from, const uint32_t* mask_x, const uint32_t* mask_y, int pixels, T* to) {
+    const Finish<kWords, kScaling> finish(a);
+    const int64_t step = int64_t{a.x.stride} * kPairs, tap = int64_t{a.x.dilation} * kPairs;
+    const int taps = kTaps > 0 ? kTaps : a.x.kernel, stride = a.mask.stride;
+    for (int i = 0; i < pixels; ++i) {
+      W sum = W::load(from);
+      for (int j = 1; j < taps; ++j) {
+        sum.add(W::load(from + j * tap));
+      }
+      finish.store(sum, mask_x, mask_y, to);
+      from += step;
+      to += kPairs;
+      mask_x += stride;
+      mask_y += finish.mask_step();
+    }
+  }
+
+  template <int kTaps, int kWords, Scaling kScaling>
+  static void box_rows(const BoxArgs<T>& a) {
+    const PaddedRow padded = padded_row(a);
+    // A window of one pixel inside the map needs no padded row.
+    const bool inside = padded.first == padded.left && padded.last == padded.left + padded.length;
+    const bool direct = a.x.kernel == 1 && a.y.kernel == 1 && inside;
+    for (int p = a.out.y.begin; p < a.out.y.end; ++p) {
+      const Rows rows = rows_under(a, p);
+      for (int i = 0; i < a.count; ++i) {
+        const T* row = a.row;
+        if (direct && rows.count == 1) {
+          row = rows.at[0] + i * a.in.next + int64_t{padded.left - a.in.x.begin} * kPairs;
+        } else {
+          fill_row(a, padded, rows, i);
+        }
+        finish_row<kTaps, kWords, kScaling>(a, row, p, i);
+      }
+    }
+  }
+
+  // Output row p of the x of index i from its padded row, in two parts where the pixels of y wrap round.
+  template <int kTaps, int kWords, Scaling kScaling>
+  GATEDOPS_INLINE static void finish_row(const BoxArgs<T>& a, const T* row, int p, int i) {
+    const Axis& x = a.out.x;
+    const int64_t at_x = int64_t{p} * a.width, at_y = int64_t{a.out.y.partner(p)} * a.width;
+    T* to = a.out.row(p) + i * a.out.next;
+    for (int begin = x.begin; begin < x.end;) {
+      const int end = begin < x.split ? x.split : x.end;
+      sum_columns<kTaps, kWords, kScaling>(
+          a, row + int64_t{begin - x.begin} * a.x.stride * kPairs,
+          a.mask.x + i * a.mask.next + (at_x + begin) * a.mask.stride,
+          a.mask.y + (at_y + x.partner(begin)) * a.mask.words * kPairs, end - begin,
+          to + int64_t{begin - x.begin} * kPairs);
+      begin = end;
+    }
+  }
+};
+
+}  // namespace
+}  // namespace gatedops::cpu

@@ -1,0 +1,87 @@
+// conv_gram: the Gram of the neural path kernel of convolutional networks (docs/math.md), from gates packed per pixel.
+//
+// A task is some rows of x against kPairs rows of y. Its memory is that of one x: maps of single displacements, and
+// the kernels that pools make, never n x m x P x P.
+#include <torch/csrc/stable/library.h>
+
+#include "conv_gram/args.h"
+#include "core/cpu/output.h"
+#include "core/kernel.h"
+#include "tile.h"
+
+namespace gatedops::cpu {
+namespace {
+
+constexpr int kRows = 8;                    // rows of x that share the planning of a displacement
+constexpr int64_t kSharedStore = 64 << 10;  // bytes that stored registers take per x, at most, for it
+
+// Rows of x of one task: few where there is little work for each thread or much to store for each row.
+template <class T>
+int rows_of_task(const Plan& plan, int64_t n, int64_t m) {
+  int rows = plan.store_numbers * static_cast<int64_t>(sizeof(T)) > kSharedStore ? 1 : kRows;
+  while (rows > 1 && (n + rows - 1) / rows * ((m + kPairs - 1) / kPairs) < 8 * workers()) {
+    rows /= 2;
+  }
+  return rows;
+}
+
+// Row i of the Gram from column j on; of a symmetric one what lies below the diagonal, and its mirror image.
+template <class T>
+void write_row(const T* values, int64_t i, int64_t j, bool symmetric, const Matrix& out) {
+  T* data = reinterpret_cast<T*>(out.data);
+  const int64_t end = std::min<int64_t>(j + kPairs, symmetric ? i + 1 : out.cols);
+  for (int64_t k = j; k < end; ++k) {
+    data[i * out.row_stride + k] = values[k - j];
+    if (symmetric) {
+      data[k * out.row_stride + i] = values[k - j];
+    }
+  }
+}
+
+template <class T>
+void conv_gram_into(const ConvGramArgs& args, const ConvProblem& problem, const Tensor& out) {
+  const Matrix x(args.x), y(args.right()), to(out);
+  const GateRows gates(args.words), y_gates(args.right_words());
+  const int64_t n = x.rows, m = y.rows;
+  const int rows = rows_of_task<T>(problem.plan, n, m);
+  std::vector<ConvTile<T>> tiles;
+  for (int64_t w = 0; w < workers(); ++w) {
+    tiles.emplace_back(problem, x, gates, rows);
+  }
+  const int64_t row_tasks = (n + rows - 1) / rows;
+  run_tasks(row_tasks * ((m + kPairs - 1) / kPairs), [&](int64_t worker, int64_t t) {
+    const int64_t i = t % row_tasks * rows, j = t / row_tasks * kPairs;
+    const int count = static_cast<int>(std::min<int64_t>(rows, n - i));
+    if (args.symmetric() && i + count <= j) {
+      return;
+    }
+    T results[kRows * kPairs];
+    tiles[worker].load(y, y_gates, j);
+    tiles[worker].run(i, count, results);
+    for (int r = 0; r < count; ++r) {
+      write_row(results + r * kPairs, i + r, j, args.symmetric(), to);
+    }
+  });
+}
+
+Tensor conv_gram(
+    const Tensor& x, const Tensor& words, const std::optional<Tensor>& y, const std::optional<Tensor>& y_words,
+    std::vector<int64_t> program, std::vector<double> scalars, ScalarType dtype) {
+  const ConvGramArgs args{x, words, y, y_words};
+  args.require_valid(dtype);
+  const ConvProblem problem(decode_program(program, scalars, x.size(1), words.size(1)));
+  Tensor out = new_output(x, {x.size(0), args.right().size(0)});
+  if (dtype == ScalarType::Float) {
+    conv_gram_into<float>(args, problem, out);
+  } else {
+    conv_gram_into<double>(args, problem, out);
+  }
+  return out;
+}
+
+}  // namespace
+}  // namespace gatedops::cpu
+
+STABLE_TORCH_LIBRARY_IMPL(gatedops, CPU, m) {
+  m.impl("conv_gram", GATEDOPS_KERNEL(gatedops::cpu::conv_gram));
+}

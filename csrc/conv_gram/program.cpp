@@ -1,0 +1,141 @@
+#include "program.h"
+
+#include <string>
+
+#include "core/require.h"
+#include "gates/layout.h"
+
+namespace gatedops {
+namespace {
+
+// One instruction's fields; every error names it.
+class Fields {
+ public:
+  Fields(const int64_t* fields, int64_t index, const std::vector<double>& scalars)
+      : f_(fields), index_(index), scalars_(scalars) {}
+
+  void check(bool condition, const std::string& what) const {
+    require(condition, "program: instruction " + std::to_string(index_) + " " + what);
+  }
+  int64_t at(int field) const {
+    return f_[field];
+  }
+  int bounded(int field, int64_t low, int64_t high, const char* name) const {
+    check(
+        f_[field] >= low && f_[field] <= high, "has " + std::string(name) + " " + std::to_string(f_[field]) +
+                                                   ", needs " + std::to_string(low) + " to " + std::to_string(high));
+    return static_cast<int>(f_[field]);
+  }
+  Extent extent(int field, int64_t low, int64_t high, const char* name) const {
+    return {bounded(field, low, high, name), bounded(field + 1, low, high, name)};
+  }
+  double scalar(int field, const char* name) const {
+    return scalars_[bounded(field, 0, static_cast<int64_t>(scalars_.size()) - 1, name)];
+  }
+  std::vector<double> weights(int field, int64_t count) const {
+    if (f_[field] < 0) {
+      return {};
+    }
+    check(
+        f_[field] + count <= static_cast<int64_t>(scalars_.size()),
+        "needs " + std::to_string(count) + " weights in scalars");
+    return {scalars_.begin() + f_[field], scalars_.begin() + f_[field] + count};
+  }
+
+ private:
+  const int64_t* f_;
+  int64_t index_;
+  const std::vector<double>& scalars_;
+};
+
+// Whether a window of one pixel never leaves the image.
+bool inside(const Instruction& i) {
+  return int64_t{i.stride.y} * (i.out.y - 1) < i.in.y && int64_t{i.stride.x} * (i.out.x - 1) < i.in.x;
+}
+
+void decode_window(const Fields& f, Instruction& i) {
+  if (i.op == ConvOp::box || i.op == ConvOp::select || i.op == ConvOp::pool) {
+    i.kernel = f.extent(13, 1, i.op == ConvOp::box ? kMaxWindow : kMaxExtent, "kernel");
+    i.stride = f.extent(15, 1, kMaxExtent, "stride");
+    i.pad = f.extent(17, 0, kMaxExtent, "padding");
+    i.dilation = f.extent(19, 1, kMaxExtent, "dilation");
+    const bool circular = i.op == ConvOp::box && f.bounded(21, 0, 1, "circular") == 1;
+    i.circular = circular && !(i.pointwise() && inside(i));
+    return;
+  }
+  i.kernel = i.stride = i.dilation = {1, 1};
+  i.pad = {0, 0};
+  i.circular = false;
+}
+
+void decode_memory(const Fields& f, int64_t columns, int64_t words, Instruction& i) {
+  i.first = f.at(7);
+  i.channels = f.at(8);
+  if (i.op == ConvOp::input) {
+    f.check(
+        i.first >= 0 && i.channels >= 1 && i.channels <= columns && i.first <= columns - i.channels * i.out.area(),
+        "reads columns outside x");
+  }
+  if (i.masked()) {
+    const int64_t per_position = words_per_position(i.positions(), i.channels);
+    f.check(
+        i.first >= 0 && i.channels >= 1 && per_position <= words && i.positions() <= words / per_position &&
+            i.first <= words - i.positions() * per_position,
+        "reads words outside the rows");
+  }
+}
+
+void decode_scalars(const Fields& f, Instruction& i) {
+  i.scale = f.scalar(4, "scale");
+  if (i.op == ConvOp::add && i.src2 >= 0) {
+    i.scale2 = f.scalar(5, "scale2");
+  }
+  if (i.op == ConvOp::pool) {
+    i.weights = f.weights(5, i.out.area());
+  }
+  if ((i.op == ConvOp::box || i.op == ConvOp::add) && f.at(6) >= 0) {
+    i.constant = f.scalar(6, "constant");
+  }
+}
+
+void decode_sources(const Fields& f, int64_t index, const std::vector<Instruction>& earlier, Instruction& i) {
+  const bool reads = i.op != ConvOp::input && i.op != ConvOp::constant;
+  i.src = reads ? f.bounded(2, 0, index - 1, "src") : -1;
+  i.src2 = i.op == ConvOp::add ? f.bounded(3, -1, index - 1, "src2") : -1;
+  i.out = i.op == ConvOp::trace ? Extent{1, 1} : f.extent(11, 1, kMaxExtent, "output size");
+  i.in = reads ? f.extent(9, 1, kMaxExtent, "input size") : i.out;
+  for (const int src : {i.src, i.src2}) {
+    f.check(src < 0 || earlier[src].out == i.in, "reads a register of another size");
+  }
+  f.check(!(i.op == ConvOp::gate || i.op == ConvOp::add) || i.in == i.out, "needs the same input and output size");
+}
+
+}  // namespace
+
+std::vector<Instruction> decode_program(
+    const std::vector<int64_t>& program, const std::vector<double>& scalars, int64_t columns, int64_t words) {
+  const auto count = static_cast<int64_t>(program.size()) / kInstructionFields;
+  require(
+      count >= 1 && count <= kMaxInstructions && static_cast<int64_t>(program.size()) == count * kInstructionFields,
+      "program: got " + std::to_string(program.size()) + " numbers, needs 24 for each of 1 to " +
+          std::to_string(kMaxInstructions) + " instructions");
+  std::vector<Instruction> instructions;
+  for (int64_t index = 0; index < count; ++index) {
+    const Fields f(program.data() + index * kInstructionFields, index, scalars);
+    Instruction i{};
+    i.op = static_cast<ConvOp>(f.bounded(0, 0, static_cast<int64_t>(ConvOp::trace), "op"));
+    f.bounded(1, index, index, "dst");
+    decode_sources(f, index, instructions, i);
+    decode_window(f, i);
+    decode_memory(f, columns, words, i);
+    decode_scalars(f, i);
+    const int pattern = i.op == ConvOp::constant ? f.bounded(22, 0, 3, "pattern") : 0;
+    i.same_row = (pattern & 1) != 0;
+    i.same_column = (pattern & 2) != 0;
+    instructions.push_back(i);
+  }
+  require(instructions.back().out.area() == 1, "program: the last register needs 1 x 1 pixels");
+  return instructions;
+}
+
+}  // namespace gatedops

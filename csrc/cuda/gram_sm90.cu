@@ -1,8 +1,0 @@
-// Builds the wgmma kernel in clusters of two blocks.
-#include "gram_sm90_launch-inl.h"
-
-namespace gatedops::cuda {
-
-GATEDOPS_CLUSTER_LAUNCHERS(2)
-
-}  // namespace gatedops::cuda

@@ -1,0 +1,33 @@
+// Row kernels of the gated layers for the baseline of the architecture.
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "kernels.h"
+#include "rows-inl.h"
+
+namespace gatedops::cpu {
+namespace {
+
+struct SerialRows {
+  template <class E>
+  static uint16_t relu(const E* from, E* to) {
+    return relu_of_sixteen(from, to);
+  }
+  template <class Bits>
+  static void keep(const Bits* from, Bits* to, uint16_t gates) {
+    for (int k = 0; k < 16; ++k) {
+      to[k] = static_cast<Bits>(from[k] & (Bits(0) - static_cast<Bits>(gates >> k & 1)));
+    }
+  }
+};
+
+}  // namespace
+
+GateRows gate_rows_serial(ScalarType dtype) {
+  return rows_for<SerialRows>(dtype);
+}
+
+}  // namespace gatedops::cpu

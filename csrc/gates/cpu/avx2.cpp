@@ -1,0 +1,62 @@
+// Packing for AVX2: eight elements a step, masks as whole 32-bit lanes.
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+#include "core/cpu/target_avx2.h"
+#include "pack.h"
+
+#include "pack-inl.h"
+
+namespace gatedops::cpu {
+namespace {
+
+struct Avx2Pack {
+  static constexpr int kLanes = 8;
+  using Mask = __m256i;
+
+  static Mask on(const float* q) {
+    return _mm256_castps_si256(_mm256_cmp_ps(_mm256_loadu_ps(q), _mm256_setzero_ps(), _CMP_GT_OQ));
+  }
+  static Mask on(const double* q) {
+    const __m256d zero = _mm256_setzero_pd();
+    const __m256 low = _mm256_castpd_ps(_mm256_cmp_pd(_mm256_loadu_pd(q), zero, _CMP_GT_OQ));
+    const __m256 high = _mm256_castpd_ps(_mm256_cmp_pd(_mm256_loadu_pd(q + 4), zero, _CMP_GT_OQ));
+    const __m256 halves = _mm256_shuffle_ps(low, high, 0x88);
+    return _mm256_permute4x64_epi64(_mm256_castps_si256(halves), 0xd8);
+  }
+  template <class Half>
+  static Mask on(const Half* q) {
+    const __m256i v = _mm256_cvtepi16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(q)));
+    const __m256i positive = _mm256_cmpgt_epi32(v, _mm256_setzero_si256());
+    return _mm256_andnot_si256(_mm256_cmpgt_epi32(v, _mm256_set1_epi32(Half::kInfinity)), positive);
+  }
+  static Mask on(const bool* q) {
+    const __m256i v = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(q)));
+    return _mm256_cmpgt_epi32(v, _mm256_setzero_si256());
+  }
+  static uint32_t bits(Mask mask) {
+    return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(mask)));
+  }
+  static __m256i zero() {
+    return _mm256_setzero_si256();
+  }
+  static __m256i set_bit(__m256i column, Mask mask, int bit) {
+    return _mm256_or_si256(column, _mm256_and_si256(mask, _mm256_set1_epi32(static_cast<int>(1u << bit))));
+  }
+  static void store(uint32_t* to, __m256i column) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), column);
+  }
+};
+
+}  // namespace
+
+PackKernels pack_avx2(GateSource source) {
+  return pack_for<Avx2Pack>(source);
+}
+
+}  // namespace gatedops::cpu
+
+#include "core/cpu/target_end.h"
+
+#endif

@@ -1,0 +1,317 @@
+// Tile kernels for AMX: gates as bytes, counted by TDPBUUD, 16 x 16 pairs x 64 gates an instruction.
+//
+// The bound is 1,024 bit-pairs a cycle, three times that of VPOPCNTD, and what keeps below it is feeding it. A register
+// tile is 32 x 32 pairs: four accumulators, two tiles of x and two of y for every 64 gates, 64 cycles of products
+// against 4 KiB read. The 32 columns lie in the L1 cache, 32 KiB for 1,024 gates; the rows come past it from the
+// L2 cache (TILELOADDT1: without the hint they evict the columns). From the second layer on a register tile also reads
+// and writes 4 KiB of product, or of counts where a layer has more than 1,024 gates, through the same path; that is
+// done between the products of the next one, whose time is the tile unit's. The traffic with the L2 cache is what is
+// left: making the rows bytes costs a fifth of a tile's time, so those of the first 4,096 gates are kept for the next
+// tile, which mostly has the same. How far below the bound that ends: section one-core of benchmarks/gram.py.
+//
+// Bytes are made from bits on the way: byte i of lane q of 64 gates is bit q / 2 + 8 i of word q % 2, one shift and one
+// AND for 64 gates. Both operands number their gates so, and counts do not depend on the order.
+#include "core/cpu/isa.h"
+
+#if defined(GATEDOPS_AMX)
+
+#include <immintrin.h>
+
+#include <cstring>
+
+#include "core/cpu/target_avx512.h"
+#include "kernels.h"
+
+#include "amx_tiles.h"
+#include "tile-inl.h"
+
+#include "avx512-inl.h"
+
+namespace gatedops::cpu {
+namespace {
+
+constexpr int kEdge = 2 * kTileRows;  // of a register tile, pairs
+constexpr int kWords = 32;            // of a panel: 32 columns in 32 KiB of bytes
+constexpr int kSteps = kWords;        // of 64 gates; a layer of an odd number of words fills up a step
+constexpr int kHeld = 4;              // panels whose rows are kept as bytes, 256 KiB each
+
+// Rows of a tile as bytes, [group of 16 rows][step].
+using RowBytes = uint8_t[kTile / kTileRows * kSteps][kTileBytes];
+
+struct Work {
+  // What each of `rows` holds: those of the first panels of a problem, and the last of them of all others in turn. A
+  // worker's next tile often has the same rows.
+  struct Held {
+    const uint32_t* words;
+    const LayerPiece* pieces;
+    int64_t height;
+  } held[kHeld];
+  alignas(64) int32_t sums[kEdge][kEdge];
+  alignas(64) uint8_t columns[2][kSteps][kTileBytes];
+  alignas(64) RowBytes rows[kHeld];
+};
+static_assert(sizeof(Work::held) <= kZeroed);
+
+int steps_of(const LayerPiece& piece) {
+  return (piece.words + 1) / 2;
+}
+
+int steps_of(PieceRange pieces) {
+  int total = 0;
+  for (const LayerPiece* p = pieces.begin; p != pieces.end; ++p) {
+    total += steps_of(*p);
+  }
+  return total;
+}
+
+__m512i bytes_of(__m512i words, __m512i shift) {
+  return _mm512_and_si512(_mm512_srlv_epi32(words, shift), _mm512_set1_epi32(0x01010101));
+}
+
+// 64 gates of 16 rows; past the last row the last again, and of one word alone zeros.
+void expand_rows_step(const uint32_t* const (&rows)[kTileRows], int64_t word, bool pair, uint8_t* to) {
+  const __m512i shift = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+  for (int r = 0; r < kTileRows; ++r) {
+    int64_t words = 0;
+    if (pair) {
+      std::memcpy(&words, rows[r] + word, sizeof words);
+    } else {
+      words = rows[r][word];
+    }
+    _mm512_store_si512(to + r * 64, bytes_of(_mm512_set1_epi64(words), shift));
+  }
+}
+
+// The rows of a panel, made bytes unless they are kept from the tile before.
+const uint8_t* expand_rows(const RowBlock& x, PieceRange pieces, Work& work) {
+  const int slot = pieces.panel < kHeld ? pieces.panel : kHeld - 1;
+  Work::Held& held = work.held[slot];
+  uint8_t* to = work.rows[slot][0];
+  if (held.words == x.words && held.pieces == pieces.begin && held.height == x.rows) {
+    return to;
+  }
+  held = {x.words, pieces.begin, x.rows};
+  const uint8_t* first = to;
+  for (int i = 0; i < x.rows; i += kTileRows) {
+    const uint32_t* rows[kTileRows];
+    for (int r = 0; r < kTileRows; ++r) {
+      rows[r] = x.words + (i + r < x.rows ? i + r : x.rows - 1) * x.stride;
+    }
+    for (const LayerPiece* p = pieces.begin; p != pieces.end; ++p) {
+      for (int k = 0; k < p->words; k += 2, to += kTileBytes) {
+        expand_rows_step(rows, p->first + k, k + 1 < p->words, to);
+      }
+    }
+  }
+  return first;
+}
+
+// 64 gates of 16 columns of a panel whose words are `strip` columns wide.
+void expand_columns_step(const uint32_t* panel, int strip, bool pair, uint8_t* to) {
+  const __m512i first = _mm512_loadu_si512(panel);
+  const __m512i second = pair ? _mm512_loadu_si512(panel + strip) : _mm512_setzero_si512();
+  for (int bit = 0; bit < 8; ++bit, to += 128) {
+    const __m512i shift = _mm512_set1_epi32(bit);
+    _mm512_store_si512(to, bytes_of(first, shift));
+    _mm512_store_si512(to + 64, bytes_of(second, shift));
+  }
+}
+
+void expand_columns(const uint32_t* panel, int strip, PieceRange pieces, Work& work) {
+  for (int half = 0; half < 2; ++half) {
+    const uint32_t* from = panel + half * kTileRows;
+    uint8_t* to = work.columns[half][0];
+    for (const LayerPiece* p = pieces.begin; p != pieces.end; ++p) {
+      for (int k = 0; k < p->words; k += 2, to += kTileBytes) {
+        expand_columns_step(from + k * strip, strip, k + 1 < p->words, to);
+      }
+      from += p->words * strip;
+    }
+  }
+}
+
+GATEDOPS_INLINE void clear_sums() {
+  zero_tile<0>();
+  zero_tile<1>();
+  zero_tile<2>();
+  zero_tile<3>();
+}
+
+// 32 x 32 of them, `stride` elements between rows.
+GATEDOPS_INLINE void store_sums(int32_t* counts, int64_t stride) {
+  const auto bytes = stride * int64_t{sizeof(int32_t)};
+  store_tile<0>(counts, bytes);
+  store_tile<1>(counts + kTileRows, bytes);
+  store_tile<2>(counts + kTileRows * stride, bytes);
+  store_tile<3>(counts + kTileRows * stride + kTileRows, bytes);
+}
+
+// The sums of 32 x 32 pairs += their counts over some steps; the tiles of a group of rows or columns lie side by side.
+// between() is called after the products of each step.
+template <class Between>
+GATEDOPS_INLINE void add_counts(
+    const uint8_t* x0, const uint8_t* x1, const uint8_t* y0, const uint8_t* y1, int steps, const Between& between) {
+  for (int64_t at = 0; at < int64_t{steps} * kTileBytes; at += kTileBytes) {
+    stream_tile<4>(x0 + at, 64);
+    load_tile<6>(y0 + at, 64);
+    multiply_unsigned<0, 4, 6>();
+    load_tile<7>(y1 + at, 64);
+    multiply_unsigned<1, 4, 7>();
+    stream_tile<5>(x1 + at, 64);
+    multiply_unsigned<2, 5, 6>();
+    multiply_unsigned<3, 5, 7>();
+    between();
+  }
+}
+
+using Vectors = Tile<Avx512Isa>;
+
+// Where the counts of a tile go: into the product where a layer closes, else into the counts of its pieces so far.
+template <class T>
+struct TileResult {
+  const T* scale;   // of each layer
+  int32_t* counts;  // of the tile
+  T* product;       // of the tile; null where only counts are wanted
+};
+
+// What is to be done with the sums of a register tile: row by row, between the products of the next one, which leave
+// the vector units idle.
+template <class T>
+class Unfinished {
+ public:
+  // sums: those of a piece of 32 x 32 pairs, `offset` elements into the tile.
+  Unfinished(const TileResult<T>& to, const LayerPiece& piece, int64_t offset, const int32_t (*sums)[kEdge])
+      : sums_(sums),
+        counts_(to.counts),
+        product_(piece.closes ? to.product : nullptr),
+        at_(offset),
+        scale_(product_ != nullptr ? to.scale[piece.layer] : T(1)),
+        opens_(piece.opens),
+        first_(piece.layer == 0) {}
+  Unfinished() : row_(kEdge) {}  // nothing is
+
+  GATEDOPS_INLINE void finish(int rows) {
+    for (const int end = row_ + rows < kEdge ? row_ + rows : kEdge; row_ < end; ++row_, at_ += kTileStride) {
+      finish_half(0);
+      finish_half(kTileRows);
+    }
+  }
+
+ private:
+  GATEDOPS_INLINE void finish_half(int column) {
+    __m512i sum = _mm512_load_si512(sums_[row_] + column);
+    if (!opens_) {
+      sum = _mm512_add_epi32(sum, _mm512_loadu_si512(counts_ + at_ + column));
+    }
+    if (product_ == nullptr) {
+      _mm512_storeu_si512(counts_ + at_ + column, sum);
+    } else if (first_) {
+      Avx512Isa::factor(product_ + at_ + column, sum, scale_);
+    } else {
+      Avx512Isa::multiply(product_ + at_ + column, sum, scale_);
+    }
+  }
+
+  const int32_t (*sums_)[kEdge] = nullptr;
+  int32_t* counts_ = nullptr;
+  T* product_ = nullptr;
+  int64_t at_ = 0;  // elements from the first of the tile to the next row to finish
+  T scale_ = 1;
+  bool opens_ = false, first_ = false;
+  int row_ = 0;
+};
+
+template <class T>
+void sweep(
+    const RowBlock& x, const uint32_t* panel, int cols, PieceRange pieces, bool lower, const TileResult<T>& to,
+    void* workspace) {
+  Work& work = *static_cast<Work*>(workspace);
+  const TileRegisters registers;
+  const uint8_t* const rows = expand_rows(x, pieces, work);
+  const int panel_words = pieces.words();
+  const int64_t group = int64_t{steps_of(pieces)} * kTileBytes;  // bytes of 16 rows
+  Unfinished<T> last;
+  for (int j = 0; j < cols; j += kEdge) {
+    const int in_strip = j % Vectors::kStrip;
+    expand_columns(panel + int64_t{j - in_strip} * panel_words + in_strip, Vectors::kStrip, pieces, work);
+    for (int i = lower ? j : 0; i < x.rows; i += kEdge) {
+      const uint8_t* x0 = rows + i / kTileRows * group;
+      // The last 16 rows may have no neighbours: they are counted twice, the second time into rows that are not read.
+      const uint8_t* x1 = i + kTileRows < x.rows ? x0 + group : x0;
+      const uint8_t *y0 = work.columns[0][0], *y1 = work.columns[1][0];
+      for (const LayerPiece* p = pieces.begin; p != pieces.end; ++p) {
+        const int steps = steps_of(*p), rows_a_step = (kEdge + steps - 1) / steps;
+        clear_sums();
+        add_counts(x0, x1, y0, y1, steps, [&] { last.finish(rows_a_step); });
+        store_sums(work.sums[0], kEdge);
+        last = Unfinished<T>(to, *p, i * kTileStride + j, work.sums);
+        for (const uint8_t** at : {&x0, &x1, &y0, &y1}) {
+          *at += steps * kTileBytes;
+        }
+      }
+    }
+  }
+  last.finish(kEdge);
+}
+
+template <class T>
+void product(
+    const RowBlock& x, const uint32_t* panel, int cols, PieceRange pieces, bool lower, const T* scale, int32_t* counts,
+    T* product, void* work) {
+  sweep<T>(x, panel, cols, pieces, lower, {scale, counts, product}, work);
+}
+
+void count(
+    const RowBlock& x, const uint32_t* panel, int cols, PieceRange piece, bool lower, int32_t* counts, void* work) {
+  sweep<float>(x, panel, cols, piece, lower, {nullptr, counts, nullptr}, work);
+}
+
+// Bytes need no expansion: 16 words of a row are a row of a tile, and a word of 16 columns of a panel is one too.
+void dot_bytes(const RowBlock& x, const RowBlock& y, int words, uint32_t* panel, int32_t* out) {
+  static_assert(kTile % kEdge == 0 && kByteWords == kTileBytes / kTileRows / sizeof(uint32_t));
+  constexpr int kStrip = Vectors::kStrip;
+  constexpr int64_t kPanelStride = kStrip * sizeof(uint32_t);
+  panel = Vectors::pack_bytes(y, {0, 0, 0, words, true, true}, panel);
+  const TileRegisters registers;
+  const int64_t stride = x.stride * int64_t{sizeof(uint32_t)};
+  for (int j = 0; j < y.rows; j += kEdge) {
+    const uint32_t* y0 = panel + int64_t{j / kStrip * kStrip} * words + j % kStrip;
+    for (int i = 0; i < x.rows; i += kEdge) {
+      const uint32_t *x0 = x.words + i * x.stride, *x1 = x0 + kTileRows * x.stride;
+      clear_sums();
+      for (int k = 0; k < words; k += kByteWords) {
+        stream_tile<4>(x0 + k, stride);
+        load_tile<6>(y0 + int64_t{k} * kStrip, kPanelStride);
+        multiply_signed<0, 4, 6>();
+        load_tile<7>(y0 + int64_t{k} * kStrip + kTileRows, kPanelStride);
+        multiply_signed<1, 4, 7>();
+        stream_tile<5>(x1 + k, stride);
+        multiply_signed<2, 5, 6>();
+        multiply_signed<3, 5, 7>();
+      }
+      store_sums(out + i * kTileStride + j, kTileStride);
+    }
+  }
+}
+
+constexpr TileKernels amx_kernels() {
+  TileKernels kernels = Vectors::kernels(dot_bytes);
+  kernels.piece_words = kWords;
+  kernels.panel_words = kWords;
+  kernels.by_block = false;
+  kernels.workspace = sizeof(Work);
+  kernels.count = count;
+  kernels.product_f32 = product<float>;
+  kernels.product_f64 = product<double>;
+  return kernels;
+}
+
+}  // namespace
+
+const TileKernels kTileAmx = amx_kernels();
+
+}  // namespace gatedops::cpu
+
+#include "core/cpu/target_end.h"
+
+#endif

@@ -1,0 +1,47 @@
+// out += tile * v by torch's matrix product, for tiles that are made and used up in cache.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "core/cpu/matrix.h"
+
+namespace gatedops::cpu {
+
+// Columns of v multiplied at a time.
+constexpr int64_t kColumns = 512;
+
+// Columns as handed to the matrix product: BLAS is several times slower on 2 to 15 columns than on 16.
+inline int64_t padded(int64_t columns) {
+  return columns == 1 ? 1 : (columns + 15) / 16 * 16;
+}
+
+template <class T>
+struct ProductScratch {
+  ProductScratch(int64_t edge, int64_t columns)
+      : right(static_cast<size_t>(edge * padded(std::min(kColumns, columns)))), part(right.size()) {}
+  std::vector<T> right, part;
+};
+
+// out (n, c) += tile (n x m) v (m, c), by torch's matrix product. v may be of another dtype.
+template <class T>
+void accumulate(const Matrix& tile, const Matrix& v, const Matrix& out, ProductScratch<T>& s) {
+  for (int64_t c = 0; c < out.cols; c += kColumns) {
+    const int64_t width = std::min(kColumns, out.cols - c), stride = padded(width);
+    Matrix right = v.block(0, v.rows, c, width);
+    if (width < stride || v.dtype != scalar_type_of<T>()) {
+      right = Matrix::of(s.right.data(), v.rows, stride, stride);
+      convert(v.block(0, v.rows, c, width), right.block(0, v.rows, 0, width));
+    }
+    mm(tile, right, Matrix::of(s.part.data(), tile.rows, stride, stride));
+    for (int64_t i = 0; i < tile.rows; ++i) {
+      T* to = reinterpret_cast<T*>(out.data) + i * out.row_stride + c;
+      const T* from = s.part.data() + i * stride;
+      for (int64_t j = 0; j < width; ++j) {
+        to[j] += from[j];
+      }
+    }
+  }
+}
+
+}  // namespace gatedops::cpu

@@ -1,0 +1,116 @@
+// gate_overlap: exact counts of the gates that are on for both rows of a pair, layer by layer; or of
+// those that agree (both on or both off): w - |a| - |b| + 2 |a AND b|.
+#include <torch/csrc/stable/library.h>
+
+#include <cmath>
+
+#include "core/cpu/output.h"
+#include "core/kernel.h"
+#include "problem.h"
+#include "sigma_source.h"
+
+namespace gatedops::cpu {
+namespace {
+
+struct CountBuffers {
+  explicit CountBuffers(const GramProblem& p)
+      : counts(static_cast<size_t>(p.edge) * kTileStride),
+        panel(static_cast<size_t>(p.edge) * p.panel_stride()),
+        work(p.kernels.workspace) {}
+  std::vector<int32_t> counts;
+  std::vector<uint32_t> panel;
+  Workspace work;
+};
+
+struct CountOutput {
+  int32_t* data;
+  int64_t rows, cols;
+  bool stream;
+  int32_t* at(int layer, int64_t i, int64_t j) const {
+    return data + (layer * rows + i) * cols + j;
+  }
+};
+
+// int32 counts travel through the float32 stores: same width, bits untouched.
+void store_counts(
+    const TileKernels& k, const TileRect& tile, bool symmetric, int layer, int32_t* counts, const CountOutput& out) {
+  if (tile.diagonal) {
+    mirror(tile, counts);
+  }
+  const auto* bits = reinterpret_cast<const float*>(counts);
+  auto* direct = reinterpret_cast<float*>(out.at(layer, tile.i, tile.j));
+  k.store_f32(bits, tile.rows, tile.cols, direct, out.cols, out.stream);
+  if (symmetric && !tile.diagonal) {
+    auto* mirrored = reinterpret_cast<float*>(out.at(layer, tile.j, tile.i));
+    k.store_transposed_f32(bits, tile.rows, tile.cols, mirrored, out.cols, out.stream);
+  }
+}
+
+// Counts of both on -> counts of both equal, for one layer of `width` gates.
+void count_agreement(
+    const GramProblem& p, const Selection& s, const TileRect& tile, int layer, int64_t width, int32_t* counts) {
+  const TileKernels& k = tile_kernels();
+  int32_t x_on[kTile], y_on[kTile];
+  for (int i = 0; i < tile.rows; ++i) {
+    k.row_counts(p.x.row(tile.i + i), &s.first[layer], &s.count[layer], 1, x_on + i);
+  }
+  for (int j = 0; j < tile.cols; ++j) {
+    k.row_counts(p.y.row(tile.j + j), &s.y_first[layer], &s.count[layer], 1, y_on + j);
+  }
+  for (int i = 0; i < tile.rows; ++i) {
+    for (int j = 0; j < tile.cols; ++j) {
+      int32_t& count = counts[i * kTileStride + j];
+      count = static_cast<int32_t>(width) - x_on[i] - y_on[j] + 2 * count;
+    }
+  }
+}
+
+void count_tile(
+    const GramProblem& p, const Selection& s, const std::vector<int64_t>& agree_widths, const TileRect& tile,
+    CountBuffers& b, const CountOutput& out) {
+  const TileKernels& k = p.kernels;
+  for (const PieceRange& panel : p.panels) {
+    for (const LayerPiece* piece = panel.begin; piece != panel.end; ++piece) {
+      const PieceRange one{piece, piece + 1, static_cast<int>(piece - p.pieces.data())};
+      k.pack_panel(p.y.block(tile.j, tile.cols), one, b.panel.data());
+      k.count(
+          p.x.block(tile.i, tile.rows), b.panel.data(), tile.cols, one, tile.diagonal, b.counts.data(),
+          b.work.aligned());
+      if (piece->closes && !agree_widths.empty()) {
+        count_agreement(p, s, tile, piece->layer, agree_widths[piece->layer], b.counts.data());
+      }
+      if (piece->closes) {
+        store_counts(k, tile, p.symmetric, piece->layer, b.counts.data(), out);
+      }
+    }
+  }
+}
+
+Tensor gate_overlap(
+    const Tensor& words, const std::optional<Tensor>& y_words, std::vector<int64_t> first, std::vector<int64_t> y_first,
+    std::vector<int64_t> count, std::vector<int64_t> agree_widths) {
+  const GramArgs args{{}, words, {}, y_words, {first, y_first, count}, std::vector<double>(count.size(), 1.0), {}, {}};
+  args.require_valid();
+  require(
+      agree_widths.empty() || agree_widths.size() == count.size(), "agree_widths: needs one entry per layer, or none");
+  const auto layers = static_cast<int64_t>(count.size());
+  Tensor out = new_output(words, {layers, args.n(), args.m()}, ScalarType::Int);
+  const bool stream = layers * args.n() * args.m() * static_cast<int64_t>(sizeof(int32_t)) > kStreamBytes;
+  const CountOutput output{static_cast<int32_t*>(out.mutable_data_ptr()), args.n(), args.m(), stream};
+  const GramProblem problem(words, y_words, args.layers);
+  std::vector<CountBuffers> buffers;
+  for (int64_t w = 0; w < workers(); ++w) {
+    buffers.emplace_back(problem);
+  }
+  run_tasks(problem.tiles(), [&](int64_t worker, int64_t t) {
+    count_tile(problem, args.layers, agree_widths, problem.tile(t), buffers[worker], output);
+  });
+  return out;
+}
+
+}  // namespace
+}  // namespace gatedops::cpu
+
+STABLE_TORCH_LIBRARY_IMPL(gatedops, CPU, m) {
+  m.impl("gate_overlap", GATEDOPS_KERNEL(gatedops::cpu::gate_overlap));
+}

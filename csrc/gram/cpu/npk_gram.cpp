@@ -1,0 +1,189 @@
+// npk_gram, npk_gram_out, npk_diag: the Gram of neural path features, Sigma * prod_l counts_l, one
+// tile at a time; every element of the output is written once.
+#include <torch/csrc/stable/library.h>
+
+#include <cmath>
+#include <memory>
+
+#include "core/cpu/output.h"
+#include "core/kernel.h"
+#include "problem.h"
+#include "sigma_source.h"
+
+namespace gatedops::cpu {
+namespace {
+
+template <class T>
+void store(const TileKernels& k, const T* tile, int rows, int cols, T* out, int64_t stride, bool stream) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    k.store_f32(tile, rows, cols, out, stride, stream);
+  } else {
+    k.store_f64(tile, rows, cols, out, stride, stream);
+  }
+}
+
+template <class T>
+void store_transposed(const TileKernels& k, const T* tile, int rows, int cols, T* out, int64_t stride, bool stream) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    k.store_transposed_f32(tile, rows, cols, out, stride, stream);
+  } else {
+    k.store_transposed_f64(tile, rows, cols, out, stride, stream);
+  }
+}
+
+// The factors of rows and columns, applied as K_ij * (factor_i * y_factor_j): symmetric in i and j, and
+// in double, where neither the factors of a deep net nor their product leave the range.
+class Factors {
+ public:
+  explicit Factors(const GramArgs& args)
+      : rows_(values(args.factor)), cols_(args.y_factor ? values(args.y_factor) : rows_) {}
+
+  template <class T>
+  void apply(const TileRect& tile, T* values) const {
+    if (rows_.empty()) {
+      return;
+    }
+    for (int i = 0; i < tile.rows; ++i) {
+      for (int j = 0; j < tile.cols; ++j) {
+        T& value = values[i * kTileStride + j];
+        value = static_cast<T>(static_cast<double>(value) * (rows_[tile.i + i] * cols_[tile.j + j]));
+      }
+    }
+  }
+
+ private:
+  static std::vector<double> values(const std::optional<Tensor>& t) {
+    std::vector<double> copy;
+    if (t) {
+      const auto* data = static_cast<const double*>(t->const_data_ptr());
+      for (int64_t i = 0; i < t->size(0); ++i) {
+        copy.push_back(data[i * t->stride(0)]);
+      }
+    }
+    return copy;
+  }
+
+  std::vector<double> rows_, cols_;
+};
+
+// Where the output is written past the caches, a line that is written in parts, by one block and by the next, costs as
+// much as several whole ones. Rows that do not all begin a line are written for whole tiles, with fewer ends.
+template <class T>
+bool has_ragged_rows(const Tensor& out) {
+  const auto begin = reinterpret_cast<uintptr_t>(out.const_data_ptr());
+  return (begin | static_cast<uint64_t>(out.stride(0)) * sizeof(T)) % 64 != 0;
+}
+
+template <class T>
+void gram_into(const GramArgs& args, Tensor& out) {
+  GramProblem problem(args.words, args.y_words, args.layers);
+  const auto sigma = sigma_source<T>(args);
+  const std::vector<T> scale(args.scale.begin(), args.scale.end());
+  const Factors factors(args);
+  auto buffers = worker_buffers<T>(problem, sigma.get());
+  T* data = static_cast<T*>(out.mutable_data_ptr());
+  const int64_t stride = out.stride(0);
+  const bool stream = out.size(0) * out.size(1) * static_cast<int64_t>(sizeof(T)) > kStreamBytes;
+  problem.whole_tiles = stream && has_ragged_rows<T>(out);
+
+  const auto write = [&](const TileRect& rect, const T* values) {
+    store(problem.kernels, values, rect.rows, rect.cols, data + rect.i * stride + rect.j, stride, stream);
+    if (problem.symmetric && !rect.diagonal) {
+      store_transposed(problem.kernels, values, rect.rows, rect.cols, data + rect.j * stride + rect.i, stride, stream);
+    }
+  };
+  run_tasks(problem.tiles(), [&](int64_t worker, int64_t t) {
+    const TileRect tile = problem.tile(t);
+    const bool whole = problem.whole_tiles && !tile.diagonal;
+    each_block(problem, tile, sigma.get(), scale, buffers[worker], [&](const TileRect& block, T* values) {
+      factors.apply(block, values);
+      if (!whole) {
+        write(block, values);
+      }
+    });
+    if (whole) {
+      write(tile, buffers[worker].product.data());
+    }
+  });
+}
+
+void gram_dispatch(const GramArgs& args, Tensor& out) {
+  args.require_valid();
+  if (out.scalar_type() == ScalarType::Float) {
+    gram_into<float>(args, out);
+  } else {
+    gram_into<double>(args, out);
+  }
+}
+
+Tensor npk_gram(
+    const std::optional<Tensor>& x, const Tensor& words, const std::optional<Tensor>& y,
+    const std::optional<Tensor>& y_words, const std::optional<Tensor>& factor, const std::optional<Tensor>& y_factor,
+    std::vector<int64_t> first, std::vector<int64_t> y_first, std::vector<int64_t> count, std::vector<double> scale,
+    ScalarType dtype) {
+  const GramArgs args{x, words, y, y_words, {first, y_first, count}, scale, factor, y_factor};
+  require_float(dtype, "dtype");
+  args.require_valid();
+  Tensor out = new_output(words, {args.n(), args.m()}, dtype);
+  gram_dispatch(args, out);
+  return out;
+}
+
+void npk_gram_out(
+    const std::optional<Tensor>& x, const Tensor& words, const std::optional<Tensor>& y,
+    const std::optional<Tensor>& y_words, const std::optional<Tensor>& factor, const std::optional<Tensor>& y_factor,
+    std::vector<int64_t> first, std::vector<int64_t> y_first, std::vector<int64_t> count, std::vector<double> scale,
+    Tensor out) {
+  const GramArgs args{x, words, y, y_words, {first, y_first, count}, scale, factor, y_factor};
+  args.require_valid();
+  require_float(out.scalar_type(), "out");
+  require(
+      out.dim() == 2 && out.size(0) == args.n() && out.size(1) == args.m(), "out: got shape " + shape_of(out) +
+                                                                                ", needs (" + std::to_string(args.n()) +
+                                                                                ", " + std::to_string(args.m()) + ")");
+  require(out.size(1) <= 1 || out.stride(1) == 1, "out: the elements of a row must be contiguous");
+  gram_dispatch(args, out);
+}
+
+template <class T>
+void diag_into(const Tensor& words, const Selection& layers, const std::vector<double>& scale, Tensor& out) {
+  const GateRows rows(words);
+  const TileKernels& k = tile_kernels();
+  const auto depth = static_cast<int>(layers.count.size());
+  T* data = static_cast<T*>(out.mutable_data_ptr());
+  torch::stable::parallel_for(0, rows.rows(), 64, [&](int64_t begin, int64_t end) {
+    std::vector<int32_t> counts(layers.count.size());
+    for (int64_t i = begin; i < end; ++i) {
+      k.row_counts(rows.row(i), layers.first.data(), layers.count.data(), depth, counts.data());
+      T product = T(1);
+      for (int l = 0; l < depth; ++l) {
+        product *= static_cast<T>(counts[l]) * static_cast<T>(scale[l]);
+      }
+      data[i] = product;
+    }
+  });
+}
+
+Tensor npk_diag(
+    const Tensor& words, std::vector<int64_t> first, std::vector<int64_t> count, std::vector<double> scale,
+    ScalarType dtype) {
+  const GramArgs args{{}, words, {}, {}, {first, first, count}, scale, {}, {}};
+  args.require_valid();
+  require_float(dtype, "dtype");
+  Tensor out = torch::stable::new_empty(words, {words.size(0)}, dtype);
+  if (dtype == ScalarType::Float) {
+    diag_into<float>(words, args.layers, scale, out);
+  } else {
+    diag_into<double>(words, args.layers, scale, out);
+  }
+  return out;
+}
+
+}  // namespace
+}  // namespace gatedops::cpu
+
+STABLE_TORCH_LIBRARY_IMPL(gatedops, CPU, m) {
+  m.impl("npk_gram", GATEDOPS_KERNEL(gatedops::cpu::npk_gram));
+  m.impl("npk_gram_out", GATEDOPS_KERNEL(gatedops::cpu::npk_gram_out));
+  m.impl("npk_diag", GATEDOPS_KERNEL(gatedops::cpu::npk_diag));
+}

@@ -1,0 +1,209 @@
+// npk_matvec and npk_gram_backward: out = K v with K = Sigma * Lambda made tile by tile and never
+// stored. A symmetric tile serves two row blocks of the output, out_I += K_IJ v_J and
+// out_J += K_IJ^T v_I, so no pair is computed twice. In float32 few columns of v meet each block of a tile while it
+// lies in the L1 cache; more of them, and float64, torch multiplies with whole tiles.
+#include <torch/csrc/stable/library.h>
+
+#include <cmath>
+
+#include "block_product.h"
+#include "core/kernel.h"
+#include "problem.h"
+#include "sigma_source.h"
+#include "tournament.h"
+
+namespace gatedops::cpu {
+namespace {
+
+template <class T>
+class Contraction {
+ public:
+  Contraction(
+      const GramProblem& p, const SigmaSource<T>* sigma, const std::vector<double>& scale, const Tensor& v, Tensor& out)
+      : p_(p),
+        sigma_(sigma),
+        scale_(scale.begin(), scale.end()),
+        v_(v),
+        out_(out),
+        buffers_(worker_buffers<T>(p, sigma)),
+        few_(kFloat && v_.cols <= kFewColumns),
+        products_(buffers_.size(), ProductScratch<T>(p.edge, few_ ? 0 : v_.cols)) {
+    if (few_) {
+      prepare_few();
+    }
+  }
+
+  void run() {
+    if (p_.symmetric) {
+      run_tournament(p_.row_tiles(), [&](int64_t worker, int64_t row, int64_t col) {
+        add(worker, p_.rect(row, col), row != col);
+      });
+    } else {
+      run_tasks(p_.row_tiles(), [&](int64_t worker, int64_t row) {
+        for (int64_t col = 0; col < p_.col_tiles(); ++col) {
+          add(worker, p_.rect(row, col), false);
+        }
+      });
+    }
+  }
+
+ private:
+  static constexpr bool kFloat = sizeof(T) == sizeof(float);
+
+  // v as doubles, row by row.
+  void prepare_few() {
+    few_v_.resize(static_cast<size_t>(v_.rows * v_.cols));
+    convert(v_, Matrix::of(few_v_.data(), v_.rows, v_.cols, v_.cols));
+    for (auto& b : buffers_) {
+      b.turned.resize(kBlock * kTileStride);
+      b.by_rows.resize(static_cast<size_t>(v_.cols * kTile));
+      b.by_columns.resize(b.by_rows.size());
+    }
+  }
+
+  void add(int64_t worker, const TileRect& tile, bool both) {
+    if constexpr (kFloat) {
+      if (few_) {
+        multiply_few(buffers_[worker], tile, both);
+        return;
+      }
+    }
+    multiply(worker, tile, both);
+  }
+
+  // Block by block, each while it lies in the L1 cache. Of a diagonal tile rows and columns are the same.
+  void multiply_few(TileBuffers<T>& b, const TileRect& tile, bool both) {
+    double *by_rows = b.by_rows.data(), *by_columns = tile.diagonal ? by_rows : b.by_columns.data();
+    std::fill_n(by_rows, b.by_rows.size(), 0.0);
+    std::fill_n(by_columns, b.by_columns.size(), 0.0);
+    each_block(p_, tile, sigma_, scale_, b, [&](const TileRect& block, const float* values) {
+      p_.kernels.transpose(values, block.rows, block.cols, b.turned.data());
+      add_product(b.turned.data(), block.cols, block.rows, block.j, by_rows + (block.i - tile.i));
+      if (both || (tile.diagonal && !block.diagonal)) {
+        add_product(values, block.rows, block.cols, block.i, by_columns + (block.j - tile.j));
+      }
+    });
+    add_sums(by_rows, tile.i, tile.rows);
+    if (both) {
+      add_sums(by_columns, tile.j, tile.cols);
+    }
+  }
+
+  // sums += v^T block for the rows of v from `first` on.
+  void add_product(const float* block, int rows, int cols, int64_t first, double* sums) const {
+    p_.kernels.contract(block, rows, cols, few_v_.data() + first * v_.cols, v_.cols, static_cast<int>(v_.cols), sums);
+  }
+
+  // Sums (columns, kTile) to `rows` rows of the output.
+  void add_sums(const double* sums, int64_t row, int rows) {
+    float* out = reinterpret_cast<float*>(out_.data) + row * out_.row_stride;
+    for (int i = 0; i < rows; ++i) {
+      for (int64_t c = 0; c < out_.cols; ++c) {
+        float& value = out[i * out_.row_stride + c];
+        value = static_cast<float>(value + sums[c * kTile + i]);
+      }
+    }
+  }
+
+  void multiply(int64_t worker, const TileRect& tile, bool both) {
+    TileBuffers<T>& b = buffers_[worker];
+    if (p_.by_block()) {
+      b.whole.resize(b.product.size());
+    }
+    T* whole = p_.by_block() ? b.whole.data() : b.product.data();
+    each_block(p_, tile, sigma_, scale_, b, [&](const TileRect& block, const T* values) {
+      place(block, tile, values, whole);
+    });
+    const Matrix values = Matrix::of(whole, tile.rows, tile.cols, kTileStride);
+    accumulate(values, rows_of(v_, tile.j, tile.cols), rows_of(out_, tile.i, tile.rows), products_[worker]);
+    if (both) {
+      accumulate(
+          values.transposed(), rows_of(v_, tile.i, tile.rows), rows_of(out_, tile.j, tile.cols), products_[worker]);
+    }
+  }
+
+  // Copies a block to its place in the tile, unless it is there; of a diagonal tile, to both.
+  static void place(const TileRect& block, const TileRect& tile, const T* values, T* whole) {
+    const int64_t i = block.i - tile.i, j = block.j - tile.j;
+    for (int r = 0; values != whole + i * kTileStride + j && r < block.rows; ++r) {
+      std::copy_n(values + r * kTileStride, block.cols, whole + (i + r) * kTileStride + j);
+    }
+    for (int c = 0; tile.diagonal && c < block.cols; ++c) {
+      for (int r = 0; r < block.rows; ++r) {
+        whole[(j + c) * kTileStride + i + r] = values[r * kTileStride + c];
+      }
+    }
+  }
+
+  static Matrix rows_of(const Matrix& m, int64_t row, int64_t n) {
+    return m.block(row, n, 0, m.cols);
+  }
+
+  const GramProblem& p_;
+  const SigmaSource<T>* sigma_;
+  std::vector<T> scale_;
+  Matrix v_, out_;
+  std::vector<double> few_v_;
+  std::vector<TileBuffers<T>> buffers_;
+  bool few_;
+  std::vector<ProductScratch<T>> products_;
+};
+
+// K v as a tensor of `like`'s dtype, T; v may be of another float dtype.
+template <class T>
+Tensor contract(const GramArgs& args, const SigmaSource<T>* sigma, const Tensor& v, const Tensor& like) {
+  Tensor out = torch::stable::new_zeros(like, {args.n(), v.size(1)});
+  const GramProblem problem(args.words, args.y_words, args.layers);
+  if (v.size(1) > 0) {
+    Contraction<T>(problem, sigma, args.scale, v, out).run();
+  }
+  return out;
+}
+
+void require_right_factor(const Tensor& v, int64_t m, const char* name) {
+  require(
+      v.dim() == 2 && v.size(0) == m,
+      std::string(name) + ": got shape " + shape_of(v) + ", needs (" + std::to_string(m) + ", c)");
+}
+
+Tensor npk_matvec(
+    const std::optional<Tensor>& x, const Tensor& words, const std::optional<Tensor>& y,
+    const std::optional<Tensor>& y_words, const Tensor& v, std::vector<int64_t> first, std::vector<int64_t> y_first,
+    std::vector<int64_t> count, std::vector<double> scale) {
+  const GramArgs args{x, words, y, y_words, {first, y_first, count}, scale, {}, {}};
+  args.require_valid();
+  require_right_factor(v, args.m(), "v");
+  require_float(v.scalar_type(), "v");
+  if (v.scalar_type() == ScalarType::Float) {
+    return contract<float>(args, sigma_source<float>(args).get(), v, v);
+  }
+  return contract<double>(args, sigma_source<double>(args).get(), v, v);
+}
+
+// (G * Lambda) y; ((G + G^T) * Lambda) y where y_words is absent. Of G's dtype.
+Tensor npk_gram_backward(
+    const Tensor& grad, const Tensor& words, const Tensor& y, const std::optional<Tensor>& y_words,
+    std::vector<int64_t> first, std::vector<int64_t> y_first, std::vector<int64_t> count, std::vector<double> scale) {
+  const GramArgs args{{}, words, {}, y_words, {first, y_first, count}, scale, {}, {}};
+  args.require_valid();
+  require_right_factor(y, args.m(), "y");
+  require_float(grad.scalar_type(), "grad");
+  require(
+      grad.dim() == 2 && grad.size(0) == args.n() && grad.size(1) == args.m(),
+      "grad: got shape " + shape_of(grad) + ", needs that of the Gram");
+  const bool symmetric = !y_words;
+  if (grad.scalar_type() == ScalarType::Float) {
+    const GivenSigma<float> given(grad, symmetric);
+    return contract<float>(args, &given, y, grad);
+  }
+  const GivenSigma<double> given(grad, symmetric);
+  return contract<double>(args, &given, y, grad);
+}
+
+}  // namespace
+}  // namespace gatedops::cpu
+
+STABLE_TORCH_LIBRARY_IMPL(gatedops, CPU, m) {
+  m.impl("npk_matvec", GATEDOPS_KERNEL(gatedops::cpu::npk_matvec));
+  m.impl("npk_gram_backward", GATEDOPS_KERNEL(gatedops::cpu::npk_gram_backward));
+}

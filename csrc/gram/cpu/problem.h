@@ -1,0 +1,279 @@
+// The counts side of a Gram: two sets of packed rows, the layers selected from them, and the tile
+// grid over all pairs.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <memory>
+#include <numeric>
+#include <optional>
+#include <vector>
+
+#include "core/cpu/parallel.h"
+#include "gram/args.h"
+#include "kernels.h"
+#include "sigma.h"
+
+namespace gatedops::cpu {
+
+class GateRows {
+ public:
+  explicit GateRows(const Tensor& words)
+      : words_(static_cast<const uint32_t*>(words.const_data_ptr())), rows_(words.size(0)), stride_(words.stride(0)) {}
+
+  int64_t rows() const {
+    return rows_;
+  }
+  const uint32_t* row(int64_t i) const {
+    return words_ + i * stride_;
+  }
+  int64_t stride() const {  // words between rows
+    return stride_;
+  }
+  RowBlock block(int64_t i, int rows) const {
+    return {row(i), stride_, rows};
+  }
+
+ private:
+  const uint32_t* words_;
+  int64_t rows_, stride_;
+};
+
+class GramProblem {
+ public:
+  // y_words absent: symmetric.
+  GramProblem(const Tensor& words, const std::optional<Tensor>& y_words, const Selection& layers)
+      : kernels(count_kernels(total_words(layers), static_cast<int64_t>(layers.count.size()))),
+        x(words),
+        y(y_words ? *y_words : words),
+        symmetric(!y_words) {
+    cut_layers(layers);
+    const int64_t largest = std::max(x.rows(), y.rows());
+    edge = largest >= 8 * kTile ? kTile : largest > kTile / 4 ? kTile / 2 : kTile / 4;
+  }
+
+  int64_t row_tiles() const {
+    return (x.rows() + edge - 1) / edge;
+  }
+  int64_t col_tiles() const {
+    return (y.rows() + edge - 1) / edge;
+  }
+  int64_t tiles() const {
+    const int64_t n = row_tiles();
+    return symmetric ? n * (n + 1) / 2 : n * col_tiles();
+  }
+
+  // Tile t of the grid; of the lower triangle, row by row, where symmetric.
+  TileRect tile(int64_t t) const {
+    if (!symmetric) {
+      return rect(t / col_tiles(), t % col_tiles());
+    }
+    auto row = static_cast<int64_t>((std::sqrt(8.0 * static_cast<double>(t) + 1.0) - 1.0) / 2.0);
+    while (row * (row + 1) / 2 > t) {
+      --row;
+    }
+    while ((row + 1) * (row + 2) / 2 <= t) {
+      ++row;
+    }
+    return rect(row, t - row * (row + 1) / 2);
+  }
+
+  TileRect rect(int64_t row_tile, int64_t col_tile) const {
+    const int64_t i = row_tile * edge, j = col_tile * edge;
+    return {
+        i, j, static_cast<int>(std::min(edge, x.rows() - i)), static_cast<int>(std::min(edge, y.rows() - j)),
+        symmetric && row_tile == col_tile};
+  }
+
+  // Whether a block of a tile is made when it is asked for; else the whole tile is, in its place in the buffer.
+  bool by_block() const {
+    return panels.size() == 1 && kernels.by_block && !whole_tiles;
+  }
+
+  // Words of a packed panel for each column.
+  size_t panel_stride() const {
+    return static_cast<size_t>(panel_words) * static_cast<size_t>(kernels.planes);
+  }
+
+  const TileKernels& kernels;
+  GateRows x, y;
+  bool symmetric;
+  int64_t edge;                    // of a tile; depends on the shape only, never on the threads
+  bool whole_tiles = false;        // whether a tile is wanted whole, after its blocks
+  std::vector<LayerPiece> pieces;  // in layer order
+  std::vector<PieceRange> panels;  // consecutive pieces that share one packed panel
+  int panel_words = 0;             // of the largest panel
+  size_t layers = 0;
+
+ private:
+  static int64_t total_words(const Selection& s) {
+    return std::accumulate(s.count.begin(), s.count.end(), int64_t{0});
+  }
+
+  void cut_layers(const Selection& s) {
+    layers = s.count.size();
+    for (size_t l = 0; l < layers; ++l) {
+      for (int64_t k = 0; k < s.count[l]; k += kernels.piece_words) {
+        const auto words = static_cast<int>(std::min<int64_t>(kernels.piece_words, s.count[l] - k));
+        pieces.push_back(
+            {static_cast<int>(l), s.first[l] + k, s.y_first[l] + k, words, k == 0, k + words == s.count[l]});
+      }
+    }
+    const LayerPiece* end = pieces.data() + pieces.size();
+    for (const LayerPiece* p = pieces.data(); p != end;) {
+      PieceRange panel{p, p, static_cast<int>(panels.size())};
+      int words = 0;
+      while (panel.end != end && words + panel.end->words <= kernels.panel_words) {
+        words += (panel.end++)->words;
+      }
+      panels.push_back(panel);
+      panel_words = std::max(panel_words, words);
+      p = panel.end;
+    }
+  }
+};
+
+// The workspace of the kernels: what lies behind its first kZeroed bytes is not touched before they touch it.
+class Workspace {
+ public:
+  explicit Workspace(size_t bytes) : bytes_(bytes == 0 ? nullptr : new std::byte[bytes + kZeroed + kAlign]) {
+    if (bytes_) {
+      std::memset(aligned(), 0, kZeroed);
+    }
+  }
+  void* aligned() const {
+    return reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(bytes_.get()) + kAlign - 1) / kAlign * kAlign);
+  }
+
+ private:
+  static constexpr size_t kAlign = 64;
+  std::unique_ptr<std::byte[]> bytes_;
+};
+
+// Buffers of one worker: at most about 1.5 MiB in float32, 2 MiB in float64; counts only where a layer
+// comes in several pieces.
+template <class T>
+struct TileBuffers {
+  TileBuffers(const GramProblem& p, bool needs_counts)
+      : product(static_cast<size_t>(p.edge) * kTileStride),
+        counts(needs_counts ? static_cast<size_t>(p.edge) * kTileStride : 0),
+        panel(static_cast<size_t>(p.edge) * p.panel_stride()),
+        work(p.kernels.workspace) {}
+
+  std::vector<T> product;
+  std::vector<int32_t> counts;
+  std::vector<uint32_t> panel;
+  Workspace work;
+  std::vector<T> sigma;
+  std::vector<T> whole;                     // a tile put together again, for matrix products
+  std::vector<T> turned;                    // a block transposed
+  std::vector<double> by_rows, by_columns;  // sums of a tile's products with few columns
+  SigmaScratch<T> scratch;
+};
+
+template <class T>
+std::vector<TileBuffers<T>> worker_buffers(const GramProblem& p, const SigmaSource<T>* sigma) {
+  std::vector<TileBuffers<T>> buffers;
+  const bool in_pieces = p.pieces.size() > p.layers;
+  for (int64_t w = 0; w < workers(); ++w) {
+    buffers.emplace_back(p, in_pieces);
+    if (sigma != nullptr) {
+      buffers.back().sigma.resize(buffers.back().product.size());
+      sigma->reserve(buffers.back().scratch);
+    }
+  }
+  return buffers;
+}
+
+template <class T>
+void run_product(
+    const TileKernels& k, const RowBlock& x, const uint32_t* panel, int cols, PieceRange pieces, bool lower,
+    const T* scale, TileBuffers<T>& b) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    k.product_f32(x, panel, cols, pieces, lower, scale, b.counts.data(), b.product.data(), b.work.aligned());
+  } else {
+    k.product_f64(x, panel, cols, pieces, lower, scale, b.counts.data(), b.product.data(), b.work.aligned());
+  }
+}
+
+// A diagonal block is computed on and below its diagonal; this copies that half above it.
+template <class T>
+void mirror(const TileRect& block, T* values) {
+  for (int i = 0; i < block.rows; ++i) {
+    for (int j = 0; j < i; ++j) {
+      values[j * kTileStride + i] = values[i * kTileStride + j];
+    }
+  }
+}
+
+template <class T>
+void multiply(const TileRect& block, const T* sigma, T* values) {
+  for (int i = 0; i < block.rows; ++i) {
+    for (int j = 0; j < block.cols; ++j) {
+      values[i * kTileStride + j] = sigma[i * kTileStride + j] * values[i * kTileStride + j];
+    }
+  }
+}
+
+// Lambda of one tile, a block at a time. Where all layers fit one panel, and the kernels work by block, a block is
+// made when it is asked for, in the same few rows of the product buffer, and is used while it lies in the L1 cache.
+template <class T>
+class TileLambda {
+ public:
+  TileLambda(const GramProblem& p, const TileRect& tile, const std::vector<T>& scale, TileBuffers<T>& b)
+      : p_(p), tile_(tile), scale_(scale), b_(b) {
+    for (const PieceRange& panel : p.panels) {
+      p.kernels.pack_panel(p.y.block(tile.j, tile.cols), panel, b.panel.data());
+      if (!p_.by_block()) {
+        run_product(
+            p.kernels, p.x.block(tile.i, tile.rows), b.panel.data(), tile.cols, panel, tile.diagonal, scale.data(), b);
+      }
+    }
+  }
+
+  // The block of `rect`, row i and column j of the tile its first.
+  T* block(const TileRect& rect, int i, int j) const {
+    if (!p_.by_block()) {
+      return b_.product.data() + i * kTileStride + j;
+    }
+    const uint32_t* strip = b_.panel.data() + static_cast<int64_t>(j) * p_.panel_stride();
+    run_product(
+        p_.kernels, p_.x.block(rect.i, rect.rows), strip, rect.cols, p_.panels[0], rect.diagonal, scale_.data(), b_);
+    return b_.product.data();
+  }
+
+ private:
+  const GramProblem& p_;
+  const TileRect& tile_;
+  const std::vector<T>& scale_;
+  TileBuffers<T>& b_;
+};
+
+// Calls use(rect, values) for the blocks of a tile; values, Sigma * Lambda (Lambda where sigma is
+// null), have kTileStride. Of a diagonal tile, for the blocks on and below its diagonal.
+template <class T, class Use>
+void each_block(
+    const GramProblem& p, const TileRect& tile, const SigmaSource<T>* sigma, const std::vector<T>& scale,
+    TileBuffers<T>& b, const Use& use) {
+  const TileLambda<T> lambda(p, tile, scale, b);
+  if (sigma != nullptr) {
+    sigma->fill(tile, b.scratch, b.sigma.data());
+  }
+  for (int j = 0; j < tile.cols; j += kBlock) {
+    for (int i = tile.diagonal ? j : 0; i < tile.rows; i += kBlock) {
+      const TileRect rect{
+          tile.i + i, tile.j + j, std::min(kBlock, tile.rows - i), std::min(kBlock, tile.cols - j),
+          tile.diagonal && i == j};
+      T* values = lambda.block(rect, i, j);
+      if (sigma != nullptr) {
+        multiply(rect, b.sigma.data() + i * kTileStride + j, values);
+      }
+      if (rect.diagonal) {
+        mirror(rect, values);
+      }
+      use(rect, values);
+    }
+  }
+}
+
+}  // namespace gatedops::cpu

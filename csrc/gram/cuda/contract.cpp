@@ -1,0 +1,170 @@
+// The ops of the gram family that use a Gram without keeping it: npk_matvec, npk_gram_backward, gate_neighbors.
+// npk_matvec contracts tiles inside the kernel, gate_neighbors selects from them there, all tiles of a row, so both
+// halves of a symmetric problem. With a gradient, a Sigma that the kernels do not make, or many neighbours, a panel of
+// rows is made at a time by the kernel of npk_gram and used by torch. All give the same bits on every run.
+#include <torch/csrc/stable/library.h>
+
+#include <limits>
+#include <tuple>
+
+#include "core/kernel.h"
+#include "run.h"
+
+namespace gatedops::cuda {
+namespace {
+
+// Calls use(i, rows, panel arguments) for panels of rows; the other side is all of y, or of x where symmetric.
+template <class Use>
+void each_panel(const WholeArgs& args, const Use& use) {
+  const int64_t step = panel_rows(args.m());
+  for (int64_t i = 0; i < args.n(); i += step) {
+    const int64_t rows = std::min(step, args.n() - i);
+    WholeArgs panel = args;
+    panel.words = rows_of(args.words, i, rows);
+    panel.y_words = args.y_words ? args.y_words : args.words;
+    if (args.x) {
+      panel.x = rows_of(detached(*args.x), i, rows);
+      panel.y = args.right();
+    }
+    use(i, rows, panel);
+  }
+}
+
+// With its own y_first, where x and y are the same rows.
+WholeArgs as_rectangle(WholeArgs args) {
+  if (!args.y_words) {
+    args.layers.y_first = args.layers.first;
+  }
+  return args;
+}
+
+void require_right_factor(const Tensor& v, int64_t m, const char* name) {
+  require(
+      v.dim() == 2 && v.size(0) == m,
+      std::string(name) + ": got shape " + shape_of(v) + ", needs (" + std::to_string(m) + ", c)");
+}
+
+Tensor npk_matvec(
+    const std::optional<Tensor>& x, const Tensor& words, const std::optional<Tensor>& y,
+    const std::optional<Tensor>& y_words, const Tensor& v, std::vector<int64_t> first, std::vector<int64_t> y_first,
+    std::vector<int64_t> count, std::vector<double> scale) {
+  const WholeArgs args = as_rectangle(WholeArgs({x, words, y, y_words, {first, y_first, count}, scale, {}, {}}));
+  const GramProblem problem = gram_problem(args);
+  require_right_factor(v, args.m(), "v");
+  require(v.size(1) <= INT32_MAX, "v: has more columns than int32 counts");
+  require_float(v.scalar_type(), "v");
+  require_device_of(words, v, "v");
+  const DeviceGuard guard(words.get_device_index());
+  Tensor out = torch::stable::new_zeros(detached(v), {args.n(), v.size(1)});
+  if (args.n() == 0 || args.m() == 0 || v.size(1) == 0) {
+    return out;
+  }
+  if (run_matvec(args, problem, torch::stable::contiguous(detached(v)), out)) {
+    return out;
+  }
+  each_panel(args, [&](int64_t i, int64_t rows, const WholeArgs& part) {
+    Tensor panel = torch::stable::new_empty(out, {rows, args.m()});
+    run_gram(part, gram_problem(part), panel);
+    mm(panel, detached(v), rows_of(out, i, rows));
+  });
+  return out;
+}
+
+// (G * Lambda) y; ((G + G^T) * Lambda) y where y_words is absent. Of G's dtype.
+Tensor npk_gram_backward(
+    const Tensor& grad, const Tensor& words, const Tensor& y, const std::optional<Tensor>& y_words,
+    std::vector<int64_t> first, std::vector<int64_t> y_first, std::vector<int64_t> count, std::vector<double> scale) {
+  const WholeArgs args = as_rectangle(WholeArgs({{}, words, {}, y_words, {first, y_first, count}, scale, {}, {}}));
+  gram_problem(args);
+  require_right_factor(y, args.m(), "y");
+  require_float(grad.scalar_type(), "grad");
+  require_device_of(words, y, "y");
+  require_device_of(words, grad, "grad");
+  require(
+      grad.dim() == 2 && grad.size(0) == args.n() && grad.size(1) == args.m(),
+      "grad: got shape " + shape_of(grad) + ", needs that of the Gram");
+  const DeviceGuard guard(words.get_device_index());
+  const Tensor right = torch::stable::to(detached(y), grad.scalar_type());
+  Tensor given = detached(grad);
+  Tensor out = torch::stable::new_zeros(given, {args.n(), y.size(1)});
+  if (args.m() == 0) {
+    return out;
+  }
+  each_panel(args, [&](int64_t i, int64_t rows, const WholeArgs& part) {
+    Tensor panel = torch::stable::new_empty(given, {rows, args.m()});
+    torch::stable::copy_(panel, rows_of(given, i, rows));
+    if (!y_words) {
+      const Tensor mirrored = torch::stable::transpose(torch::stable::narrow(given, 1, i, rows), 0, 1);
+      panel = torch::stable::subtract(panel, mirrored, -1.0);
+    }
+    multiply_lambda(part, gram_problem(part), true, panel);
+    mm(panel, right, rows_of(out, i, rows));
+  });
+  return out;
+}
+
+// Values and their columns, largest first, equal ones by column.
+std::tuple<Tensor, Tensor> sorted_descending(const Tensor& panel) {
+  std::array<StableIValue, 4> stack{
+      torch::stable::detail::from(panel), torch::stable::detail::from(std::optional<bool>(true)),
+      torch::stable::detail::from(int64_t{1}), torch::stable::detail::from(true)};
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION));
+  return {torch::stable::detail::to<Tensor>(stack[0]), torch::stable::detail::to<Tensor>(stack[1])};
+}
+
+// The diagonal of t from row 0, column `offset` on.
+Tensor diagonal_of(const Tensor& t, int64_t offset) {
+  std::array<StableIValue, 4> stack{
+      torch::stable::detail::from(t), torch::stable::detail::from(offset), torch::stable::detail::from(int64_t{0}),
+      torch::stable::detail::from(int64_t{1})};
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::diagonal", "", stack.data(), TORCH_ABI_VERSION));
+  return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+void copy_best(const Tensor& sorted, Tensor out, int64_t k) {
+  Tensor source = sorted;
+  torch::stable::copy_(out, torch::stable::narrow(source, 1, 0, k));
+}
+
+std::tuple<Tensor, Tensor> gate_neighbors(
+    const Tensor& words, const std::optional<Tensor>& y_words, std::vector<int64_t> first, std::vector<int64_t> y_first,
+    std::vector<int64_t> count, std::vector<double> scale, int64_t k, ScalarType dtype) {
+  const WholeArgs args = as_rectangle(WholeArgs({{}, words, {}, y_words, {first, y_first, count}, scale, {}, {}}));
+  const GramProblem problem = gram_problem(args);
+  require_float(dtype, "dtype");
+  const int64_t candidates = args.m() - (y_words ? 0 : 1);
+  require(
+      k >= 1 && (k <= candidates || args.n() == 0),
+      "k: got " + std::to_string(k) + ", needs 1 to " + std::to_string(candidates));
+  const DeviceGuard guard(words.get_device_index());
+  Tensor values = torch::stable::new_empty(words, {args.n(), k}, dtype);
+  Tensor indices = torch::stable::new_empty(words, {args.n(), k}, ScalarType::Long);
+  if (args.n() == 0) {
+    return {values, indices};
+  }
+  if (k <= kMaxNeighbors) {
+    run_neighbors(args, problem, k, values, indices);
+    return {values, indices};
+  }
+  each_panel(args, [&](int64_t i, int64_t rows, const WholeArgs& part) {
+    Tensor panel = torch::stable::new_empty(words, {rows, args.m()}, dtype);
+    multiply_lambda(part, gram_problem(part), false, panel);
+    if (!y_words) {  // a row is not its own neighbour
+      Tensor itself = diagonal_of(panel, i);
+      torch::stable::fill_(itself, -std::numeric_limits<double>::infinity());
+    }
+    const auto [sorted, order] = sorted_descending(panel);
+    copy_best(sorted, rows_of(values, i, rows), k);
+    copy_best(order, rows_of(indices, i, rows), k);
+  });
+  return {values, indices};
+}
+
+}  // namespace
+}  // namespace gatedops::cuda
+
+STABLE_TORCH_LIBRARY_IMPL(gatedops_cuda, CUDA, m) {
+  m.impl("npk_matvec", GATEDOPS_KERNEL(gatedops::cuda::npk_matvec));
+  m.impl("npk_gram_backward", GATEDOPS_KERNEL(gatedops::cuda::npk_gram_backward));
+  m.impl("gate_neighbors", GATEDOPS_KERNEL(gatedops::cuda::gate_neighbors));
+}

@@ -1,0 +1,92 @@
+// The product over layers of one pair, in registers: counts of a layer are gathered in int32 and multiplied into
+// the product when the layer closes. The order and the roundings are those of the CPU kernels.
+#pragma once
+
+#include "core/cuda/instructions.h"
+#include "problem.h"
+
+namespace gatedops::cuda {
+
+// Counts start here. For float32 these are the bits of 2^23: a sum of fewer than 2^23 gates then is the float
+// 2^23 + count, with no conversion.
+template <class Product>
+constexpr int32_t kCountSeed = sizeof(Product) == 4 ? 0x4B000000 : 0;
+template <>
+constexpr int32_t kCountSeed<int32_t> = 0;
+
+__device__ __forceinline__ float multiplied(float a, float b) {
+  return __fmul_rn(a, b);
+}
+__device__ __forceinline__ double multiplied(double a, double b) {
+  return __dmul_rn(a, b);
+}
+
+__device__ __forceinline__ float multiplied_added(float a, float b, float sum) {
+  return __fmaf_rn(a, b, sum);
+}
+__device__ __forceinline__ double multiplied_added(double a, double b, double sum) {
+  return __fma_rn(a, b, sum);
+}
+
+__device__ __forceinline__ float rounded(uint32_t integer, float) {
+  return __uint2float_rn(integer);
+}
+__device__ __forceinline__ double rounded(uint32_t integer, double) {
+  return __uint2double_rn(integer);
+}
+
+// count * scale, rounded once. With x = 2^23 + count, fma(x, scale, -2^23 scale) is that: the product inside it is
+// exact and 2^23 scale too, for the scales of is_fused; one instruction where subtracting first takes two.
+template <bool kFused>
+__device__ __forceinline__ float scaled_count(int32_t counted, float scale) {
+  return kFused ? __fmaf_rn(__int_as_float(counted), scale, __fmul_rn(-8388608.0f, scale))
+                : __fmul_rn(__int2float_rn(counted - kCountSeed<float>), scale);
+}
+// The same in the mantissa of a double, whose high word is a constant.
+template <bool kFused>
+__device__ __forceinline__ double scaled_count(int32_t counted, double scale) {
+  return __dmul_rn(__dsub_rn(__hiloint2double(0x43300000, counted), 4503599627370496.0), scale);
+}
+
+// Whether a layer's count fits the mantissa and its scale leaves room for 2^23 times as much; a negative one would turn
+// the sign of a count of 0.
+__device__ __forceinline__ bool is_fused(const Layer& layer, float scale) {
+  return layer.words < kWideWords && scale > 0x1p-100f && scale < 0x1p100f;
+}
+__device__ __forceinline__ bool is_fused(const Layer&, double) {
+  return true;
+}
+
+template <bool kFused, class Product, int kValues>
+__device__ __forceinline__ void multiply_counts(
+    int32_t (&counts)[kValues], Product (&product)[kValues], Product scale) {
+#pragma unroll
+  for (int i = 0; i < kValues; ++i) {
+    product[i] = multiplied(product[i], scaled_count<kFused>(counts[i], scale));
+    counts[i] = kCountSeed<Product>;
+  }
+}
+
+// product *= count * scale for all pairs of a thread; counts start anew.
+template <class Product, int kValues>
+__device__ __forceinline__ void close_layer(
+    const Layer& layer, int32_t (&counts)[kValues], Product (&product)[kValues]) {
+  const auto scale = static_cast<Product>(layer.scale);
+  if (is_fused(layer, scale)) {
+    multiply_counts<true>(counts, product, scale);
+  } else {
+    multiply_counts<false>(counts, product, scale);
+  }
+}
+
+// product *= Sigma, which was gathered like a count and is exact modulo 2^32, and is rounded once. Comes last.
+template <class Product, int kValues>
+__device__ __forceinline__ void close_sigma(const int32_t (&gathered)[kValues], Product (&product)[kValues]) {
+#pragma unroll
+  for (int i = 0; i < kValues; ++i) {
+    const uint32_t sigma = static_cast<uint32_t>(gathered[i]) - static_cast<uint32_t>(kCountSeed<Product>);
+    product[i] = multiplied(rounded(sigma, Product()), product[i]);
+  }
+}
+
+}  // namespace gatedops::cuda

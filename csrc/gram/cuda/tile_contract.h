@@ -1,0 +1,114 @@
+// Multiplies a finished tile that lies in shared memory with columns of v, instead of writing it: K_ij v_j for its
+// rows, and K_ij^T v_i for its columns where it stands for its mirror image. Each tile has a place of its own for these
+// sums (Contraction), which sum_partials adds up in an order that depends on the shape alone.
+#pragma once
+
+#include "core/cuda/instructions.h"
+#include "layer_product.h"
+#include "staged_layout.h"
+#include "tile_rect.h"
+
+namespace gatedops::cuda {
+
+struct ContractTile {
+  static constexpr bool kByRows = false;
+  static constexpr int kColumns = 12, kFewColumns = 4;  // of v at a time: as many sums in registers
+  static constexpr int kTerms = 4;                      // of a sum at a time
+
+  // Elements of shared memory for v on both sides of a tile.
+  static constexpr int scratch(int tile) {
+    return 2 * tile * kColumns;
+  }
+
+  // Threads 0 .. kThreads - 1 call this together; values is the staged tile, complete on entry.
+  // scratch holds scratch(kTile) elements, on a 16-byte boundary. `wait` is their barrier.
+  template <int kThreads, int kTile, class Value, class Wait>
+  static __device__ __forceinline__ void run(
+      const GramProblem& p, const TileRect& tile, int, const Value* values, Value* scratch, int thread,
+      const Wait& wait) {
+    if (tile.rows == 0 || tile.cols == 0) {
+      return;
+    }
+    const bool mirrored = p.schedule.symmetric && !tile.diagonal;
+    const int warp = thread / 32, lane = thread % 32;
+    for (int first = 0; first < p.contraction.columns; first += kColumns) {
+      const int columns = min(kColumns, p.contraction.columns - first);
+      load<kThreads, Value>(p, tile.j, tile.cols, first, columns, scratch, thread);
+      load<kThreads, Value>(p, tile.i, mirrored ? tile.rows : 0, first, columns, scratch + kTile * kColumns, thread);
+      wait();
+      for (int task = warp; task < kTile / 32 * (mirrored ? 2 : 1); task += kThreads / 32) {
+        const int line = task % (kTile / 32) * 32 + lane;
+        if (task < kTile / 32) {
+          sum<kTile, true>(p.contraction, tile, values, scratch, line, first, columns);
+        } else {
+          sum<kTile, false>(p.contraction, tile, values, scratch + kTile * kColumns, line, first, columns);
+        }
+      }
+      wait();  // before v is overwritten, and the tile after the last columns
+    }
+  }
+
+ private:
+  template <int kTile>
+  static __device__ __forceinline__ int64_t part_of(const Contraction& c, const TileRect& tile) {
+    return ((tile.i / kTile - c.first_row) * c.stride + tile.j / kTile) * c.columns * kTile;
+  }
+
+  // v of `rows` rows from `row` on, kColumns elements each; zeros for what is missing to whole groups of kTerms rows.
+  template <int kThreads, class Value>
+  static __device__ __forceinline__ void load(
+      const GramProblem& p, int64_t row, int rows, int first, int columns, Value* to, int thread) {
+    const Value* v = static_cast<const Value*>(p.contraction.v) + row * p.contraction.columns + first;
+    for (int at = thread; at < (rows + kTerms - 1) / kTerms * kTerms * kColumns; at += kThreads) {
+      const int column = at % kColumns, line = at / kColumns;
+      to[at] = line < rows && column < columns ? v[int64_t{line} * p.contraction.columns + column] : Value(0);
+    }
+  }
+
+  // kAcross: K_ij v_j of row `line`; else K_ij^T v_i of column `line`. v: columns [first, first + columns) of it.
+  template <int kTile, bool kAcross, class Value>
+  static __device__ __forceinline__ void sum(
+      const Contraction& c, const TileRect& tile, const Value* values, const Value* v, int line, int first,
+      int columns) {
+    Value* part = static_cast<Value*>(kAcross ? c.rows : c.cols) + part_of<kTile>(c, tile) + first * kTile + line;
+    const int terms = kAcross ? tile.cols : tile.rows;
+    const bool wanted = line < (kAcross ? tile.rows : tile.cols);
+    if (columns <= kFewColumns) {
+      sum_line<kTile, kAcross, kFewColumns>(values, v, line, terms, wanted ? columns : 0, part);
+    } else {
+      sum_line<kTile, kAcross, kColumns>(values, v, line, terms, wanted ? columns : 0, part);
+    }
+  }
+
+  // Lanes have neighbouring lines, and all read one row of v. Values outside the problem are products of counts of 0.
+  template <int kTile, bool kAcross, int kUsed, class Value>
+  static __device__ __forceinline__ void sum_line(
+      const Value* values, const Value* v, int line, int terms, int columns, Value* part) {
+    struct alignas(16) RowOfV {
+      Value v[kUsed];
+    };
+    Value sums[kUsed] = {};
+#pragma unroll 2
+    for (int t = 0; t < terms; t += kTerms) {
+      const Value* group = kAcross ? values + line * kTile : values + t * kTile;
+      const int place = kAcross ? t ^ staged_swizzle(line) : line ^ staged_swizzle(t);
+#pragma unroll
+      for (int u = 0; u < kTerms; ++u) {  // u and the bits of t do not meet: their swizzles can be added one by one
+        const Value value = kAcross ? group[place ^ u] : group[u * kTile + (place ^ staged_swizzle(u))];
+        const RowOfV row = *reinterpret_cast<const RowOfV*>(v + (t + u) * kColumns);
+#pragma unroll
+        for (int c = 0; c < kUsed; ++c) {
+          sums[c] = multiplied_added(value, row.v[c], sums[c]);
+        }
+      }
+    }
+#pragma unroll
+    for (int c = 0; c < kUsed; ++c) {
+      if (c < columns) {
+        part[c * kTile] = sums[c];
+      }
+    }
+  }
+};
+
+}  // namespace gatedops::cuda

@@ -1,0 +1,163 @@
+// Writes a finished tile that lies in shared memory: its rows, and its columns too where it stands for its
+// mirror image. A symmetric output is read (`times`) and computed on and below the diagonal only, so both halves
+// have the same bits whatever was in them.
+#pragma once
+
+#include <type_traits>
+
+#include "core/cuda/instructions.h"
+#include "layer_product.h"
+#include "staged_layout.h"
+#include "tile_lines.h"
+#include "tile_rect.h"
+
+namespace gatedops::cuda {
+
+template <class Value>
+__device__ __forceinline__ Value output_cast(Value value, Value) {
+  return value;
+}
+__device__ __forceinline__ __nv_bfloat16 output_cast(float value, __nv_bfloat16) {
+  return __float2bfloat16_rn(value);
+}
+
+__device__ __forceinline__ float input_cast(__nv_bfloat16 value) {
+  return __bfloat162float(value);
+}
+template <class Value>
+__device__ __forceinline__ Value input_cast(Value value) {
+  return value;
+}
+
+// The value of one pair as it is written, before its conversion to the output's type. before: the output's element.
+template <class Out, class Value>
+__device__ __forceinline__ Value finished(const GramOutput& out, Value value, Out before, int64_t i, int64_t j) {
+  if (out.times) {
+    value = multiplied(input_cast(before), value);
+  }
+  if (out.factor != nullptr) {
+    value = static_cast<Value>(__dmul_rn(static_cast<double>(value), __dmul_rn(out.factor[i], out.y_factor[j])));
+  }
+  return value;
+}
+
+__device__ __forceinline__ int32_t agreeing(const GramProblem& p, int layer, int32_t both, int64_t i, int64_t j) {
+  if (p.out.x_on == nullptr) {
+    return both;
+  }
+  const int32_t on = p.out.x_on[layer * p.x.rows + i] + p.out.y_on[layer * p.y.rows + j];
+  return p.layers.layer[layer].gates - on + 2 * both;
+}
+
+// Writes to an output of Out. layer: of the counts written; 0 for a Gram.
+template <class Out>
+struct WriteTile {
+  static constexpr bool kByRows = false;
+  // Elements that a lane reads of the output before it uses the first: what hides the latency of device memory.
+  static constexpr int kRows = 3, kColumns = 4;
+
+  // Threads 0 .. kThreads - 1 call this together; values is the staged tile, complete on entry, of no use afterwards.
+  // `wait` is their barrier.
+  template <int kThreads, int kTile, class Value, class Wait>
+  static __device__ __forceinline__ void run(
+      const GramProblem& p, const TileRect& tile, int layer, Value* values, Value*, int thread, const Wait& wait) {
+    constexpr int kWarps = kThreads / 32;
+    const int warp = thread / 32, lane = thread % 32;
+    Out* out = static_cast<Out*>(p.out.data) + layer * p.out.plane_stride;
+    const bool lines = takes_lines<kTile, Value>(p, tile, out);
+    if (lines && is_plain(p)) {
+#pragma unroll 4
+      for (int r = warp; r < kTile; r += kWarps) {
+        write_line(TileLines<Value, kTile>::of_row(values, r, lane), out, p, tile.i + r, tile.j, lane);
+      }
+    } else {
+      for (int r = warp * kRows; r < tile.rows; r += kWarps * kRows) {
+        for (int c = lane; c < tile.cols; c += 32 * kColumns) {
+          write_patch<kTile>(p, tile, layer, values, out, r, c);
+        }
+      }
+    }
+    if (!p.schedule.symmetric) {
+      return;
+    }
+    wait();
+    if (lines) {
+#pragma unroll 2
+      for (int c = warp; c < kTile; c += kWarps) {
+        write_line(TileLines<Value, kTile>::of_column(values, c, lane), out, p, tile.j + c, tile.i, lane);
+      }
+      return;
+    }
+    for (int c = warp; c < tile.cols; c += kWarps) {
+      Out* row = out + (tile.j + c) * p.out.row_stride + tile.i;
+#pragma unroll
+      for (int r = 0; r < kTile; r += 32) {
+        if (r + lane < tile.rows && (!tile.diagonal || r + lane > c)) {
+          row[r + lane] = output_cast(values[staged_offset<kTile>(r + lane, c)], Out());
+        }
+      }
+    }
+  }
+
+ private:
+  // Whether values go out as they are.
+  static __device__ __forceinline__ bool is_plain(const GramProblem& p) {
+    return !p.out.times && p.out.factor == nullptr && (!std::is_same_v<Out, int32_t> || p.out.x_on == nullptr);
+  }
+
+  // Whether the tile goes out in whole lines, a lane's elements at once: none of it is cut off, and every line of the
+  // output begins at a multiple of what a lane writes.
+  template <int kTile, class Value>
+  static __device__ __forceinline__ bool takes_lines(const GramProblem& p, const TileRect& tile, const Out* out) {
+    constexpr int kTogether = TileLines<Value, kTile>::kTogether;
+    return tile.rows == kTile && tile.cols == kTile && !tile.diagonal && p.out.row_stride % kTogether == 0 &&
+           reinterpret_cast<uintptr_t>(out) % (kTogether * sizeof(Out)) == 0;
+  }
+
+  // A line of the tile to row i of the output, from column j on.
+  template <class Value, int kTogether>
+  static __device__ __forceinline__ void write_line(
+      const Together<Value, kTogether>& line, Out* out, const GramProblem& p, int64_t i, int64_t j, int lane) {
+    Together<Out, kTogether> written;
+#pragma unroll
+    for (int e = 0; e < kTogether; ++e) {
+      written.value[e] = output_cast(line.value[e], Out());
+    }
+    store_together(out + i * p.out.row_stride + j + kTogether * lane, written);
+  }
+
+  // kRows rows from r on, and of each the columns c, c + 32, ...
+  template <int kTile, class Value>
+  static __device__ __forceinline__ void write_patch(
+      const GramProblem& p, const TileRect& tile, int layer, Value* values, Out* out, int r, int c) {
+    Out before[kRows][kColumns];
+    each(tile, r, c, [&](int a, int b, int row, int col) {
+      before[a][b] = p.out.times ? out[(tile.i + row) * p.out.row_stride + tile.j + col] : Out();
+    });
+    each(tile, r, c, [&](int a, int b, int row, int col) {
+      Value& value = values[staged_offset<kTile>(row, col)];
+      if constexpr (std::is_same_v<Out, int32_t>) {
+        value = agreeing(p, layer, value, tile.i + row, tile.j + col);
+      } else {
+        value = finished(p.out, value, before[a][b], tile.i + row, tile.j + col);
+      }
+      out[(tile.i + row) * p.out.row_stride + tile.j + col] = output_cast(value, Out());
+    });
+  }
+
+  template <class Use>
+  static __device__ __forceinline__ void each(const TileRect& tile, int r, int c, const Use& use) {
+#pragma unroll
+    for (int a = 0; a < kRows; ++a) {
+#pragma unroll
+      for (int b = 0; b < kColumns; ++b) {
+        const int row = r + a, col = c + 32 * b;
+        if (row < tile.rows && col < (tile.diagonal ? row + 1 : tile.cols)) {
+          use(a, b, row, col);
+        }
+      }
+    }
+  }
+};
+
+}  // namespace gatedops::cuda
