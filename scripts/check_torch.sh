@@ -50,4 +50,4 @@ print(f"Python {sys.version.split()[0]}, torch {torch.__version__}: {len(kernels
 EOF
 
 echo "== collecting the tests that need a GPU"
-"$python" -m pytest -m gpu --collect-only --quiet tests/test_gpu_*.py | tail -n 1
+"$python" -m pytest -m gpu --collect-only --quiet tests/gpu/test_gpu_*.py | tail -n 1

@@ -195,7 +195,7 @@ gram_groups() {
     only_when_right "$kernel"
     for group in "${gram_tests[@]}"; do
       start "${kernel}_${group%% *}" 90 "${cuda[@]}" GATEDOPS_CUDA="$kernel" "${pytest[@]}" "${replaced[@]}" \
-        --timeout 40 tests/test_gpu_gram_cuda.py -k "${group#* }"
+        --timeout 40 tests/gpu/test_gpu_gram_cuda.py -k "${group#* }"
     done
   done
   blocked=
@@ -232,13 +232,13 @@ self_tests() {
 
 correct() {
   single_tiles
-  split conv 100 $((cores < 4 ? cores : 4)) tests/test_gpu_conv_gram.py "${cuda[@]}" "${pytest[@]}" --timeout 60
+  split conv 100 $((cores < 4 ? cores : 4)) tests/gpu/test_gpu_conv_gram.py "${cuda[@]}" "${pytest[@]}" --timeout 60
   gram_groups
   finish
   split portable 110 $((cores < 8 ? cores : 8)) \
-    "tests/test_gpu_gram.py tests/test_gpu_gated_linear.py tests/test_gpu_conv_gram.py" \
+    "tests/gpu/test_gpu_gram.py tests/gpu/test_gpu_gated_linear.py tests/gpu/test_gpu_conv_gram.py" \
     env GATEDOPS_BACKEND=portable "${pytest[@]}" --timeout 60
-  split triton 130 $((cores < 10 ? cores : 10)) "tests/test_gpu_gram.py tests/test_gpu_gated_linear.py" \
+  split triton 130 $((cores < 10 ? cores : 10)) "tests/gpu/test_gpu_gram.py tests/gpu/test_gpu_gated_linear.py" \
     "${triton[@]}" "${pytest[@]}" --timeout 100
   self_tests
   finish

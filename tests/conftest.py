@@ -20,18 +20,18 @@ from gatedops import backends, trace
 # GATEDOPS_BACKEND=portable runs the tests of the ops, and of all that is made of them, on the portable ops.
 PORTABLE = backends.forced_backend() == "portable"
 _OF_OTHER_THINGS = [
-    "test_*benchmark*.py",
-    "test_cuda_*.py",
-    "test_gpu_*.py",
-    "test_triton_*.py",
-    "test_backends.py",
-    "test_choice.py",
-    "test_gpus.py",
-    "test_record_proved.py",
-    "test_selftest*.py",
-    "test_verdict_files.py",
+    "*/test_*benchmark*.py",
+    "*/test_cuda_*.py",
+    "*/test_gpu_*.py",
+    "*/test_triton_*.py",
+    "*/test_backends.py",
+    "*/test_choice.py",
+    "*/test_gpus.py",
+    "*/test_record_proved.py",
+    "*/test_selftest*.py",
+    "*/test_verdict_files.py",
 ]
-_OF_OTHER_THINGS += ["test_build.py", "test_cpu_isa.py", "test_data.py", "test_output_memory.py", "test_shadow.py"]
+_OF_OTHER_THINGS += ["*/test_build.py", "*/test_cpu_isa.py", "*/test_data.py", "*/test_output_memory.py", "*/test_shadow.py"]
 collect_ignore_glob = _OF_OTHER_THINGS if PORTABLE else []
 # The share of them that CI runs, marked `portable`: files that take seconds.
 _SHARE = ["gates", "packing_layouts", "gate_counts", "gram_autograd", "gram_errors"]

@@ -1,5 +1,5 @@
 // Runs conv_gram's CUDA kernels, and the plan that launches them, on the CPU. Python mirrors ConvCall
-// (tests/emulated_conv.py).
+// (tests/helpers/emulated_conv.py).
 #include <cmath>
 #include <limits>
 #include <string>

@@ -69,7 +69,7 @@ def test_the_kernels_in_triton_pass_in_the_interpreter(family):
     pytest.importorskip("triton")
     run = subprocess.run(
         [sys.executable, "-c", IN_THE_INTERPRETER, family],
-        env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, cwd=Path(__file__).parents[1],
+        env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, cwd=Path(__file__).parents[2],
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-2000:]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc: install the CUDA toolkit")
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FLOAT32, FLOAT64, BFLOAT16, INT32 = range(4)
 OPS = ("npk_gram", "gate_neighbors", "workspace of npk_matvec", "npk_matvec")
 
@@ -19,7 +19,7 @@ OPS = ("npk_gram", "gate_neighbors", "workspace of npk_matvec", "npk_matvec")
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
     target = tmp_path_factory.mktemp("choice") / "choice.so"
-    source = ROOT / "tests" / "emulation" / "gram_choice.cpp"
+    source = ROOT / "tests" / "cuda" / "emulation" / "gram_choice.cpp"
     command = ["nvcc", "-std=c++17", "-shared", "-cudart", "none", "-Xcompiler", "-fPIC", f"-I{ROOT / 'csrc'}"]
     command += ["-Xlinker", "-Bsymbolic"]  # its own stand-ins, although torch may have loaded the CUDA runtime
     done = subprocess.run([*command, str(source), "-o", str(target)], capture_output=True, text=True)

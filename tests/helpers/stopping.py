@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "dgn_training.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "dgn_training.py"
 
 
 def stopping(function: Callable[..., Any], number: int, stop: Callable[..., None]) -> Callable[..., Any]:

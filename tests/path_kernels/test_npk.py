@@ -1,4 +1,4 @@
-"""npk, npf and npv against a listing of every path that shares no code with them (tests/conv_paths.py)."""
+"""npk, npf and npv against a listing of every path that shares no code with them (tests/helpers/conv_paths.py)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""conv_gram's CUDA kernels on the CPU: their own source and plan, compiled by g++ against tests/emulation/."""
+"""conv_gram's CUDA kernels on the CPU: their own source and plan, compiled by g++ against tests/cuda/emulation/."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The CUDA kernels of the gram family, their own source run on the CPU, against the CPU kernels bit for bit.
 
 Threads run in random orders and copies arrive at random moments, so a barrier or a wait that is missing shows. What
-this cannot show is whether the GPU's instructions do what the emulation says: tests/test_gpu_gram_cuda.py.
+this cannot show is whether the GPU's instructions do what the emulation says: tests/gpu/test_gpu_gram_cuda.py.
 """
 
 from __future__ import annotations

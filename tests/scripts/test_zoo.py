@@ -17,7 +17,7 @@ from torch import nn
 
 import gatedops
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 ZOO, DOCS = ROOT / "examples" / "zoo", ROOT / "docs"
 STEPS = ("record", "fuse", "twin", "npk")
 # A network of each style and of each form of input; the slow test runs all.

@@ -17,7 +17,7 @@ import torch
 
 from gatedops.backends import cuda_library
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 import setup_cuda  # noqa: E402
 

@@ -1,4 +1,4 @@
-"""CUDA kernels on the CPU: the kernel's own source, compiled by g++ against tests/emulation/."""
+"""CUDA kernels on the CPU: the kernel's own source, compiled by g++ against tests/cuda/emulation/."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FLAGS = ["-O1", "-std=c++17", "-shared", "-fPIC", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
 FLAGS += [
     "-Wno-unknown-pragmas",
@@ -23,9 +23,9 @@ TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.int32: 3}
 
 
 def compiled(source: str, folder: Path) -> c.CDLL:
-    """tests/emulation/<source> as a library."""
+    """tests/cuda/emulation/<source> as a library."""
     library = folder / f"{source}.so"
-    command = ["g++", *FLAGS, str(ROOT / "tests" / "emulation" / source), "-o", str(library)]
+    command = ["g++", *FLAGS, str(ROOT / "tests" / "cuda" / "emulation" / source), "-o", str(library)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return c.CDLL(str(library))

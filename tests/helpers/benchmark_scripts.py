@@ -14,7 +14,7 @@ import gatedops
 # The fixture benchmark_module: imports a module of benchmarks/ as its scripts do.
 Importer = Callable[[str], ModuleType]
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 def environment() -> dict[str, str]:

@@ -1,4 +1,4 @@
-// How Python calls an emulated Gram kernel: ctypes mirrors these structs (tests/emulated.py).
+// How Python calls an emulated Gram kernel: ctypes mirrors these structs (tests/helpers/emulated.py).
 #pragma once
 
 #include <string>

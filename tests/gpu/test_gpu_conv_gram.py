@@ -1,6 +1,6 @@
 """conv_gram on a GPU, against the reference and the CPU. Run with GATEDOPS_BACKEND=cuda:
 
-GATEDOPS_BACKEND=cuda python -m pytest -x tests/test_gpu_conv_gram.py
+GATEDOPS_BACKEND=cuda python -m pytest -x tests/gpu/test_gpu_conv_gram.py
 """
 
 from __future__ import annotations

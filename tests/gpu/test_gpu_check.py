@@ -327,7 +327,7 @@ def test_the_groups_are_all_tests_once(tree):
     environment |= {"GATEDOPS_DRY_GPU": "1", "PYTHONPATH": str(SCRIPTS)}  # where the plugin is
     subprocess.run(
         [sys.executable, "-c", COLLECT, found],
-        input=json.dumps([*calls, ["tests/test_gpu_gram_cuda.py"]]),
+        input=json.dumps([*calls, ["tests/gpu/test_gpu_gram_cuda.py"]]),
         cwd=ROOT,
         env=environment,
         text=True,

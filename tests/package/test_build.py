@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from torch.utils.cpp_extension import include_paths
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 # Torch before 2.13 wraps each header of its pybind11 like this; later ones do not.
 REFUSING_HEADER = """
 #ifdef TORCH_TARGET_VERSION

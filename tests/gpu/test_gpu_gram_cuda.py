@@ -1,10 +1,10 @@
 """The CUDA kernels of the gram family on a GPU, against the CPU's bits. Run with GATEDOPS_BACKEND=cuda, and on Hopper
 once more with GATEDOPS_CUDA=sm90x1, which forces the wgmma kernel without clusters, and sm80, the mma.sync kernel:
 
-    GATEDOPS_BACKEND=cuda python -m pytest -x tests/test_gpu_gram_cuda.py
+    GATEDOPS_BACKEND=cuda python -m pytest -x tests/gpu/test_gpu_gram_cuda.py
 
 The first tests are one tile, one stage of gates: they fail alone where a matrix descriptor, the swizzle or a fragment
-layout is not what the emulation of tests/emulation/ says.
+layout is not what the emulation of tests/cuda/emulation/ says.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-CSRC = Path(__file__).resolve().parents[1] / "csrc"
+CSRC = Path(__file__).resolve().parents[2] / "csrc"
 
 
 def calls(text: str, method: str) -> list[str]:

@@ -9,7 +9,7 @@ import tarfile
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "scripts"
 KERNELS = ("sm90", "sm90x1", "sm80")
 

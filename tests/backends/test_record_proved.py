@@ -29,7 +29,7 @@ FOUND = {
 @pytest.fixture
 def script(monkeypatch, tmp_path):
     """scripts/record_proved.py, with a table of its own, empty."""
-    path = Path(__file__).resolve().parents[1] / "scripts" / "record_proved.py"
+    path = Path(__file__).resolve().parents[2] / "scripts" / "record_proved.py"
     spec = importlib.util.spec_from_file_location("record_proved", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

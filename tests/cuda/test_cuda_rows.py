@@ -12,17 +12,17 @@ import torch
 from torch.utils.cpp_extension import include_paths
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++: apt install g++")
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
-    """torch.ops of tests/emulation/whole_rows.cpp."""
+    """torch.ops of tests/cuda/emulation/whole_rows.cpp."""
     library = tmp_path_factory.mktemp("rows") / "whole_rows.so"
     folder = Path(torch.__file__).parent / "lib"
     command = ["g++", "-std=c++17", "-O0", "-shared", "-fPIC", "-DTORCH_TARGET_VERSION=0x020A000000000000"]
     command += [f"-I{path}" for path in (ROOT / "csrc", *include_paths())]
-    command += [str(ROOT / "tests" / "emulation" / "whole_rows.cpp"), "-o", str(library)]
+    command += [str(ROOT / "tests" / "cuda" / "emulation" / "whole_rows.cpp"), "-o", str(library)]
     command += [f"-L{folder}", "-ltorch_cpu", "-lc10"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
