@@ -5,10 +5,6 @@ import torch  # noqa: F401  (before the extension: it links against torch's libr
 from gatedops import backends  # loads the extension, which registers the ops
 from gatedops._version import __version__
 from gatedops.gatebits import GateBits, pack_gates, unpack_gates
-from gatedops.kernels.npk import npk
-from gatedops.kernels.ntk import ntk
-from gatedops.kernels.path_norm import path_norm
-from gatedops.kernels.paths import npf, npv
 from gatedops.layout import GateLayer
 from gatedops.nn import DGN, DLGN, Gate, GateCache, GatedConv2d, GatedLinear, SoftReLU
 from gatedops.ops.gated_linear import gated_linear
@@ -16,6 +12,10 @@ from gatedops.ops.gated_linear_pair import gated_linear_pair
 from gatedops.ops.gram import npk_diag, npk_gram, npk_matvec
 from gatedops.ops.overlap import gate_agreement, gate_neighbors, gate_overlap
 from gatedops.ops.soft_gram import soft_npk_gram
+from gatedops.path_kernels.npk import npk
+from gatedops.path_kernels.ntk import ntk
+from gatedops.path_kernels.path_norm import path_norm
+from gatedops.path_kernels.paths import npf, npv
 from gatedops.stats import count_regions, gate_stats, naswot_score
 from gatedops.trace import fuse_relu, gated_twin, record_gates, unfuse
 

@@ -30,8 +30,19 @@ _OF_OTHER_THINGS = [
     "*/test_record_proved.py",
     "*/test_selftest*.py",
     "*/test_verdict_files.py",
+    "*/test_build.py",
+    "*/test_cpu_isa.py",
+    "*/test_data.py",
+    "*/test_output_memory.py",
+    "*/test_shadow.py",
 ]
-_OF_OTHER_THINGS += ["*/test_build.py", "*/test_cpu_isa.py", "*/test_data.py", "*/test_output_memory.py", "*/test_shadow.py"]
+_OF_OTHER_THINGS += [
+    "*/test_build.py",
+    "*/test_cpu_isa.py",
+    "*/test_data.py",
+    "*/test_output_memory.py",
+    "*/test_shadow.py",
+]
 collect_ignore_glob = _OF_OTHER_THINGS if PORTABLE else []
 # The share of them that CI runs, marked `portable`: files that take seconds.
 _SHARE = ["gates", "packing_layouts", "gate_counts", "gram_autograd", "gram_errors"]

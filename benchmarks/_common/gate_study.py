@@ -13,7 +13,7 @@ import gatedops
 from _common.progress import stages
 from _common.relu_net import net_accuracy, record_gates, train
 from gatedops import GateBits
-from gatedops.kernels import regression
+from gatedops.path_kernels import regression
 
 PICTURE = 500  # points on a side of the picture of a Gram, at most
 EIGENVALUES = 30

@@ -14,14 +14,14 @@ from _common.timing import interleaved_medians
 from torch import Tensor, nn
 
 import gatedops
-from gatedops import reference_conv
-from gatedops.kernels.compile_steps import compile_steps
-from gatedops.kernels.network import layers_of, steps_of
 from gatedops.nn import conv_spec
+from gatedops.path_kernels.compile_steps import compile_steps
+from gatedops.path_kernels.network import layers_of, steps_of
+from gatedops.reference import conv_gram as reference_conv
 
 HEADER = ("problem", "by", "us a pair", "pairs", "runs", "ratio")
 CHANNELS, LAYERS = 64, 4
-PLAIN, PEER = "gatedops.reference_conv", "neural-tangents, NTK"
+PLAIN, PEER = "gatedops.reference.conv_gram", "neural-tangents, NTK"
 LARGEST_ERROR = 1e-4  # relative to the largest entry: far above the rounding of float32
 
 

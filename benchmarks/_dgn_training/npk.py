@@ -11,7 +11,7 @@ from tqdm import trange
 import gatedops
 from _dgn_training.setup import Task
 from _dgn_training.training import FrozenGates
-from gatedops.kernels import regression
+from gatedops.path_kernels import regression
 
 DTYPE = torch.float64
 

@@ -56,7 +56,7 @@ def _(
 
 
 def _no_derivative(ctx: Any, grad: Tensor) -> Any:
-    raise RuntimeError("conv_gram is not differentiable; gatedops.reference_conv is, in plain torch")
+    raise RuntimeError("conv_gram is not differentiable; gatedops.reference.conv_gram is, in plain torch")
 
 
 torch.library.register_autograd("gatedops::conv_gram", _no_derivative)

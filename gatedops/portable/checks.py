@@ -1,5 +1,5 @@
-"""Checks of the ops' own arguments: what csrc/core/checks.h checks for the kernels in C++. The wrappers in gatedops/ops say
-the same earlier; these guard calls of ``torch.ops.gatedops`` themselves."""
+"""Checks of the ops' own arguments: what csrc/core/checks.h checks for the kernels in C++. The wrappers in gatedops/ops
+say the same earlier; these guard calls of ``torch.ops.gatedops`` themselves."""
 
 from __future__ import annotations
 

@@ -8,11 +8,11 @@ from architectures import NETWORKS, conv, fc, network, relu
 from recipes import Recipe, op
 from tolerances import FLOAT64_SUMS
 
-from gatedops import reference_conv
-from gatedops.kernels.compile_steps import compile_steps
-from gatedops.kernels.network import layers_of, steps_of
-from gatedops.kernels.program_builder import Program
 from gatedops.ops.conv_program import Instruction, Op, decode, encode
+from gatedops.path_kernels.compile_steps import compile_steps
+from gatedops.path_kernels.network import layers_of, steps_of
+from gatedops.path_kernels.program_builder import Program
+from gatedops.reference import conv_gram as reference_conv
 
 pytestmark = pytest.mark.usefixtures("exported_once")
 

@@ -18,9 +18,9 @@ from strategies import examples, seeds
 from test_conv_gram import residual
 from tolerances import assert_as_good_as_torch, assert_close_in_float64, assert_same_bits
 
-from gatedops import reference_conv
 from gatedops.ops.conv_gram import conv_gram
 from gatedops.ops.conv_program import Op, encode
+from gatedops.reference import conv_gram as reference_conv
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++: apt install g++")
 

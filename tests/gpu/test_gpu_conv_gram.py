@@ -13,10 +13,10 @@ from test_conv_gram import residual
 from tolerances import assert_as_good_as_torch, assert_close_in_float64, assert_same_bits
 
 import gatedops
-from gatedops import reference_conv
 from gatedops.nn import conv_spec
 from gatedops.ops.conv_gram import conv_gram
 from gatedops.ops.conv_program import Op
+from gatedops.reference import conv_gram as reference_conv
 
 pytestmark = needs_gpu("portable", "cuda")
 

@@ -34,7 +34,7 @@ from gatedops import (
     path_norm,
     record_gates,
 )
-from gatedops.kernels.regression import fit, one_hot, select_ridge
+from gatedops.path_kernels.regression import fit, one_hot, select_ridge
 from gatedops.stats import GateRecorder
 
 shadow.setup()

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from gatedops import GateBits, count_regions, gate_stats
-from gatedops.kernels.regression import fit
+from gatedops.path_kernels.regression import fit
 from gatedops.stats import GateRecorder, class_overlap, gate_change
 from gatedops.tables import Table, aligned, counted, decimal, percent, whole
 

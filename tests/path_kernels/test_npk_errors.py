@@ -37,7 +37,7 @@ def fails(kind: type[Exception], message: str, *args, call=npk, **options) -> No
 @pytest.fixture
 def _no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Recording gates is where the work starts."""
-    monkeypatch.setattr(gatedops.kernels.network, "record_gates", None)
+    monkeypatch.setattr(gatedops.path_kernels.network, "record_gates", None)
 
 
 pytestmark = pytest.mark.usefixtures("_no_work", "exported_once")

@@ -26,8 +26,8 @@ from gatedops import (
     npk_gram,
     ntk,
 )
-from gatedops.kernels.ntk import PARTS
 from gatedops.nn import conv_spec, fc_spec
+from gatedops.path_kernels.ntk import PARTS
 
 WEIGHTS = (4.0, 0.7)  # beta and gain of the soft gates
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from gatedops.kernels import regression
-from gatedops.kernels.regression import KernelRegression, accuracy, fit, one_hot, select_ridge
+from gatedops.path_kernels import regression
+from gatedops.path_kernels.regression import KernelRegression, accuracy, fit, one_hot, select_ridge
 
 
 def blobs(n: int, seed: int, spread: float = 0.5) -> tuple[Tensor, Tensor]:

@@ -20,12 +20,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from gatedops import reference_conv
 from gatedops.ops.conv_program import Instruction, Op, decode
 from gatedops.portable import conv_counts, conv_gram, conv_plan, conv_steps
 from gatedops.portable.conv_windows import Axis
 from gatedops.portable.tiles import tiles
 from gatedops.portable.workspace import WORKSPACE
+from gatedops.reference import conv_gram as reference_conv
 
 FLOATS = (torch.float32, torch.float64)
 

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 import gatedops
 from gatedops import GateBits, reference
-from gatedops.kernels import regression
 from gatedops.nn import conv_spec, fc_spec
+from gatedops.path_kernels import regression
 
 STOPPING = Path(__file__).with_name("stopping.py")
 NAME = "dgn_training_digits"

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from gatedops.kernels.geometry import Geometry
-from gatedops.kernels.program_builder import ProgramBuilder, Value
 from gatedops.layout import layer_words
 from gatedops.ops.conv_program import SAME_ROW
+from gatedops.path_kernels.geometry import Geometry
+from gatedops.path_kernels.program_builder import ProgramBuilder, Value
 from gatedops.portable.gates import words_of
 from gatedops.selftest.case import Arguments, Case, Timing
 from gatedops.selftest.cases.inputs import FLOAT32, FLOAT64, Draw, call, drawn, drawn_rows, name_of, sliced

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from gatedops.kernels.geometry import Geometry
 from gatedops.ops.conv_program import Instruction, Op, encode
+from gatedops.path_kernels.geometry import Geometry
 from gatedops.trace.pooling import Pair
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from gatedops import trace
 from gatedops.gatebits import GateBits
-from gatedops.kernels.network import layers_of
 from gatedops.ops.gram import npk_gram
+from gatedops.path_kernels.network import layers_of
 from gatedops.trace import Step
 
 

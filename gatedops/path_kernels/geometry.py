@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gatedops import trace
-from gatedops.kernels.network import shape_of
-from gatedops.kernels.ties import Layer
+from gatedops.path_kernels.network import shape_of
+from gatedops.path_kernels.ties import Layer
 from gatedops.trace import Step
 from gatedops.trace.pooling import Pair, Window
 

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gatedops import trace
-from gatedops.kernels.geometry import windows_of
-from gatedops.kernels.masks import at_windows
-from gatedops.kernels.network import folded, pool_of
-from gatedops.kernels.npk_args import as_floats, inputs_of
 from gatedops.ops.checks import require_float64
+from gatedops.path_kernels.geometry import windows_of
+from gatedops.path_kernels.masks import at_windows
+from gatedops.path_kernels.network import folded, pool_of
+from gatedops.path_kernels.npk_args import as_floats, inputs_of
 from gatedops.scalars import real_number
 from gatedops.trace import Step
 from gatedops.trace.bare import bare

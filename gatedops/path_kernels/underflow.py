@@ -9,8 +9,8 @@ from torch import Tensor
 
 from gatedops.devices import most_precise
 from gatedops.gatebits import GateBits
-from gatedops.kernels.dense import DenseKernel
-from gatedops.kernels.images import ImageKernel
+from gatedops.path_kernels.dense import DenseKernel
+from gatedops.path_kernels.images import ImageKernel
 
 _TRIED = 8  # rows that are computed again
 _LARGEST = 400  # of the exponents of their numbers, whose squares float64 holds with room for sums

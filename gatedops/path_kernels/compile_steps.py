@@ -9,15 +9,15 @@ from dataclasses import replace
 from torch import Tensor
 
 from gatedops import trace
-from gatedops.kernels.geometry import geometry_of, windows_of
-from gatedops.kernels.masks import Chosen, Flattened, Gated, Mask, Pooled, Summed
-from gatedops.kernels.moments import Moments
-from gatedops.kernels.network import layers_of, pool_of, recorded_of, shape_of
-from gatedops.kernels.per_input import PerInput
-from gatedops.kernels.program_builder import Program
-from gatedops.kernels.terms import ChannelTerm, InputTerm, Kernel, Signal, SummedTerm, Term
-from gatedops.kernels.ties import Layer
 from gatedops.ops.conv_program import SAME_COLUMN, SAME_ROW
+from gatedops.path_kernels.geometry import geometry_of, windows_of
+from gatedops.path_kernels.masks import Chosen, Flattened, Gated, Mask, Pooled, Summed
+from gatedops.path_kernels.moments import Moments
+from gatedops.path_kernels.network import layers_of, pool_of, recorded_of, shape_of
+from gatedops.path_kernels.per_input import PerInput
+from gatedops.path_kernels.program_builder import Program
+from gatedops.path_kernels.terms import ChannelTerm, InputTerm, Kernel, Signal, SummedTerm, Term
+from gatedops.path_kernels.ties import Layer
 from gatedops.trace import Step
 from gatedops.trace.step_builder import GATES_ALONE
 
@@ -28,7 +28,7 @@ def compile_steps(
     """The program of a network's kernel, and what it reads of each input.
 
     Args:
-        steps: of gatedops.kernels.network.
+        steps: of gatedops.path_kernels.network.
         sigmas: one for each layer with weights.
         tangent: the kernel is E[K^V], else E[f f'], which is the NPK where the sigmas are 1.
         biases: biases and constants start paths.

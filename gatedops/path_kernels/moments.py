@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import reduce
 
-from gatedops.kernels.geometry import Geometry
-from gatedops.kernels.masks import Mask
-from gatedops.kernels.per_input import PerInput, Shape
-from gatedops.kernels.program_builder import Program, ProgramBuilder, Value
-from gatedops.kernels.terms import ChannelTerm, InputTerm, Kernel, Signal, SummedTerm, Term
 from gatedops.ops.conv_program import Op
+from gatedops.path_kernels.geometry import Geometry
+from gatedops.path_kernels.masks import Mask
+from gatedops.path_kernels.per_input import PerInput, Shape
+from gatedops.path_kernels.program_builder import Program, ProgramBuilder, Value
+from gatedops.path_kernels.terms import ChannelTerm, InputTerm, Kernel, Signal, SummedTerm, Term
 
 
 class Moments:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from gatedops.kernels.geometry import Geometry
+from gatedops.path_kernels.geometry import Geometry
 
 Recorded = Callable[[int], Tensor]  # the masks of a recorded layer
 

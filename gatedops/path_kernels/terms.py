@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from gatedops.kernels.masks import FeatureStep, Mask
-from gatedops.kernels.program_builder import Value
+from gatedops.path_kernels.masks import FeatureStep, Mask
+from gatedops.path_kernels.program_builder import Value
 
 
 @dataclass(frozen=True)

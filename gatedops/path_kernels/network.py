@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from gatedops import trace
 from gatedops.devices import most_precise
 from gatedops.gatebits import GateBits
-from gatedops.kernels.ties import Layer, require_own_weights
 from gatedops.nn import DGN
+from gatedops.path_kernels.ties import Layer, require_own_weights
 from gatedops.trace import Step, record_gates
 from gatedops.trace.bare import bare
 from gatedops.trace.checks import devices_of, require_device, require_model

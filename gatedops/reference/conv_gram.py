@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 
 from gatedops.layout import words_used
 from gatedops.ops.conv_program import SAME_COLUMN, SAME_ROW, Instruction, Op, decode
-from gatedops.reference import gates_of_layer
+from gatedops.reference.gates import gates_of_layer
 
 _TILE = 1 << 21  # numbers in the largest register of a tile
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gatedops.arrays import as_tensor
-from gatedops.kernels.ties import Layer
+from gatedops.path_kernels.ties import Layer
 from gatedops.scalars import real_number
 from gatedops.trace.step_builder import GATES_ALONE
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from gatedops.gatebits import GateBits
-from gatedops.kernels.masks import FeatureStep, Mask
 from gatedops.layout import GateLayer, layer_words
 from gatedops.ops.gates import pack_layer, unpack_layer
+from gatedops.path_kernels.masks import FeatureStep, Mask
 from gatedops.trace.pooling import Pair
 
 Shape = tuple[int, int, int]  # channels, height, width

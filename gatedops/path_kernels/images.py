@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from gatedops.gatebits import GateBits
-from gatedops.kernels.per_input import PerInput
-from gatedops.kernels.program_builder import Program
 from gatedops.ops.conv_gram import conv_gram
+from gatedops.path_kernels.per_input import PerInput
+from gatedops.path_kernels.program_builder import Program
 from gatedops.trace.progress import with_bar
 
 _BLOCK = 128  # rows and columns of the Gram between two steps of the bar

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from gatedops.arrays import as_tensor
-from gatedops.kernels.separate_rows import place_of, require_separate_layers, require_separate_rows
-from gatedops.kernels.tangents import Tangent, TangentFeatures
 from gatedops.ops.checks import require_dtype, require_precision
+from gatedops.path_kernels.separate_rows import place_of, require_separate_layers, require_separate_rows
+from gatedops.path_kernels.tangents import Tangent, TangentFeatures
 from gatedops.trace.bare import bare
 from gatedops.trace.batches import require_count
 from gatedops.trace.calling import naming_inputs

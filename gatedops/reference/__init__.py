@@ -1,0 +1,59 @@
+"""Every operation of gatedops in plain torch: the specification that tests hold the kernels to.
+
+Same names and keyword arguments as the package, any float dtype, any device, and no compiled code. Nothing
+here is fast or small in memory: gates are unpacked to one number each and every count matrix is stored.
+Arguments are taken as valid; the checked functions of the package raise for bad ones.
+"""
+
+from gatedops.reference.gated_linear import gated_linear, gated_linear_pair
+from gatedops.reference.gates import (
+    by_position,
+    from_positions,
+    gate_counts,
+    gates_of_layer,
+    gates_on,
+    pack_gates,
+    unpack_gates,
+    words_from_bool,
+    words_of_layer,
+)
+from gatedops.reference.gram import (
+    gate_agreement,
+    gate_neighbors,
+    gate_overlap,
+    input_gram,
+    multipliers,
+    npk_diag,
+    npk_gram,
+    npk_matvec,
+    scaled_product,
+    soft_norms,
+    soft_npk_gram,
+    unit_rows,
+)
+
+__all__ = [
+    "by_position",
+    "from_positions",
+    "gate_agreement",
+    "gate_counts",
+    "gate_neighbors",
+    "gate_overlap",
+    "gated_linear",
+    "gated_linear_pair",
+    "gates_of_layer",
+    "gates_on",
+    "input_gram",
+    "multipliers",
+    "npk_diag",
+    "npk_gram",
+    "npk_matvec",
+    "pack_gates",
+    "scaled_product",
+    "soft_norms",
+    "soft_npk_gram",
+    "unit_rows",
+    "unpack_gates",
+    "words_from_bool",
+    "words_of_layer",
+]
