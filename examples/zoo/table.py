@@ -103,8 +103,8 @@ def _json_of(one: Outcome) -> dict[str, Any]:
 _INTRODUCTION = """# What works on which networks
 
 `{command}` writes this page, and `tests/scripts/test_zoo.py` keeps it true. The networks are small ones
-written for it, in the styles in which people write theirs; [examples/zoo](../examples/zoo) has them. Each is called with 8
-inputs, in evaluation mode.
+written for it, in the styles in which people write theirs; [examples/zoo](../examples/zoo) has them.
+Each is called with 8 inputs, in evaluation mode.
 
 ![The table as a picture](img/coverage.png)
 
