@@ -1,0 +1,76 @@
+"""The layout that CONTRIBUTING.md promises: rooms that are small, headers that are shared, tests that share by helpers."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CSRC, TESTS, EMULATION = ROOT / "csrc", ROOT / "tests", ROOT / "tests" / "cuda" / "emulation"
+SOURCES = [path for path in CSRC.rglob("*") if path.suffix in (".h", ".cpp", ".cu")]
+ORDER = ["core", "gates", "gram", "conv_gram", "gated_linear"]
+INCLUDE = re.compile(r'^\s*#\s*include "([^"]+)"', re.MULTILINE)
+
+
+def readers(files):
+    """header -> the files that include it."""
+    found = defaultdict(set)
+    for path in files:
+        for name in INCLUDE.findall(path.read_text()):
+            for header in (path.parent / name, CSRC / name):
+                if header.exists():
+                    found[header.resolve()].add(path)
+                    break
+    return found
+
+
+@pytest.mark.parametrize(
+    "folder", sorted({path.parent for path in SOURCES}), ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_no_folder_of_more_than_20_files(folder):
+    assert len([path for path in folder.iterdir() if path.is_file()]) <= 20
+
+
+def test_every_header_is_shared():
+    """By two files at least, or by one and the emulation of GPUs, which compiles the same text on the CPU."""
+    everything = readers([*SOURCES, *EMULATION.iterdir()])
+    drawers = [path for path in SOURCES if path.suffix == ".h" and len(everything[path.resolve()]) < 2]
+    assert drawers == []
+
+
+def test_every_included_file_exists():
+    for path in SOURCES:
+        for name in INCLUDE.findall(path.read_text()):
+            found = [base / name for base in (path.parent, CSRC, EMULATION) if (base / name).exists()]
+            assert found, f"{path.relative_to(ROOT)} includes {name}"
+
+
+def test_no_name_repeats_its_folder():
+    families = [path.name for path in CSRC.iterdir() if path.is_dir()]
+    repeated = [
+        path for path in SOURCES for family in families if family in path.parts and path.stem.startswith(f"{family}_")
+    ]
+    assert repeated == []
+
+
+def test_headers_go_one_way():
+    """A folder includes what comes before it in ORDER, and no header of another device."""
+    for path in SOURCES:
+        family, *rest = path.relative_to(CSRC).parts
+        if not rest or path.parent == CSRC:
+            continue
+        for name in INCLUDE.findall(path.read_text()):
+            if "/" not in name:
+                continue
+            other, *inside = Path(name).parts
+            assert other == family or ORDER.index(other) < ORDER.index(family), f"{path.relative_to(ROOT)}: {name}"
+            devices = {part for part in (rest[0], inside[0]) if part in ("cpu", "cuda")}
+            assert len(devices) < 2, f"{path.relative_to(ROOT)}: {name}"
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: path.name)
+def test_no_file_imports_a_test_file(path):
+    assert not re.search(r"^\s*(from|import) test_", path.read_text(), re.MULTILINE)
