@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
-from benchmark_scripts import BENCHMARKS, Importer
 from hypothesis import settings
+from script_runs import BENCHMARKS, EXAMPLES, Importer, modules_beside
 from selftest_fixtures import quick, untouched_ops  # noqa: F401 (fixtures)
 from torch import nn
 
@@ -21,6 +18,7 @@ from gatedops import backends, trace
 PORTABLE = backends.forced_backend() == "portable"
 _OF_OTHER_THINGS = [
     "*/test_*benchmark*.py",
+    "*/test_*_example.py",
     "*/test_cuda_*.py",
     "*/test_gpu_*.py",
     "*/test_triton_*.py",
@@ -105,13 +103,15 @@ def exported_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def benchmark_module(monkeypatch: pytest.MonkeyPatch) -> Iterator[Importer]:
-    """Imports a module of benchmarks/ as its scripts do; afterwards all that come from there are forgotten."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield importlib.import_module
-    for name, module in list(sys.modules.items()):
-        if Path(getattr(module, "__file__", None) or "/").is_relative_to(BENCHMARKS):
-            del sys.modules[name]
+def benchmark_module() -> Iterator[Importer]:
+    with modules_beside(BENCHMARKS) as importer:
+        yield importer
+
+
+@pytest.fixture
+def example_module() -> Iterator[Importer]:
+    with modules_beside(EXAMPLES) as importer:
+        yield importer
 
 
 @pytest.fixture(params=backends.available_isas()[-1:] if PORTABLE else backends.available_isas())

@@ -1,4 +1,4 @@
-"""Runs benchmarks/dgn_training.py, which sends itself a signal at one exact point:
+"""Runs examples/dgn_training.py, which sends itself a signal at one exact point:
 
     python stopping.py SIGINT|SIGKILL step|save NUMBER OPTIONS...
 
@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "dgn_training.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "dgn_training.py"
 
 
 def stopping(function: Callable[..., Any], number: int, stop: Callable[..., None]) -> Callable[..., Any]:

@@ -9,7 +9,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
-from benchmark_scripts import Importer, run_script
+from script_runs import Importer, run_script
 
 import gatedops
 from gatedops import backends

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from benchmark_scripts import Importer
+from script_runs import Importer
 
 import gatedops
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmark_scripts import Importer, run_script
+from script_runs import Importer, run_script
 from torch import Tensor
 
 from gatedops import backends

@@ -12,7 +12,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from benchmark_scripts import Importer
+from script_runs import Importer
 
 import gatedops
 from gatedops import GateBits, npk_gram

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from benchmark_scripts import Importer
+from script_runs import Importer
 
 from gatedops import GateBits, backends, npk_gram
 from gatedops.backends import choice

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from benchmark_scripts import Importer, run_script
+from script_runs import Importer, run_script
 
 import gatedops
 from gatedops import GateBits, data, reference

@@ -4,8 +4,8 @@ Under the hard gates of a random ReLU net, value weights are drawn again and aga
 draw is computed (gatedops.ntk). Its mean is d sigma^(2 (d - 1)) H at every width, and single draws come closer to that
 with the width (docs/math.md, sections 4 and 14). Writes OUT/ntk_vs_npk.json and OUT/ntk_vs_npk.png.
 
-    python benchmarks/ntk_vs_npk.py
-    python benchmarks/ntk_vs_npk.py --widths 32 512 --depth 6 --draws 400
+    python examples/ntk_vs_npk.py
+    python examples/ntk_vs_npk.py --widths 32 512 --depth 6 --draws 400
 """
 
 from __future__ import annotations

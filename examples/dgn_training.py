@@ -7,9 +7,9 @@ variant with frozen gates stands kernel regression with the neural path kernel o
 papers: fully connected depth 6, width 128, or their two convolutional nets; batch 32, cross-entropy, Adam or SGD.
 Writes OUT/dgn_training_DATA.json and OUT/dgn_training_DATA.png.
 
-    python benchmarks/dgn_training.py
-    python benchmarks/dgn_training.py --data mnist --data-dir DIR --seeds 3 --epochs 30
-    python benchmarks/dgn_training.py --variants papers --optimizer sgd
+    python examples/dgn_training.py
+    python examples/dgn_training.py --data mnist --data-dir DIR --seeds 3 --epochs 30
+    python examples/dgn_training.py --variants papers --optimizer sgd
 
 Stopped at any moment, the same command goes on from the checkpoints in OUT and ends with the same figures.
 All seeds of a variant train as one network; seed s of every variant sees the data in the same order.

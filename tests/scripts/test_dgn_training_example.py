@@ -1,4 +1,4 @@
-"""benchmarks/dgn_training.py, run small: what it writes, what it refuses, that it goes on after a kill as if nothing
+"""examples/dgn_training.py, run small: what it writes, what it refuses, that it goes on after a kill as if nothing
 had been, and that networks trained together are the networks trained alone.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from benchmark_scripts import BENCHMARKS, Importer, environment
+from script_runs import EXAMPLES, Importer, environment
 from tolerances import assert_close_in_float64
 from torch import Tensor, nn
 
@@ -27,7 +27,7 @@ from gatedops import GateBits, reference
 from gatedops.nn import conv_spec, fc_spec
 from gatedops.path_kernels import regression
 
-STOPPING = Path(__file__).with_name("stopping.py")
+STOPPING = Path(__file__).resolve().parents[1] / "helpers" / "stopping.py"
 NAME = "dgn_training_digits"
 VARIANTS = 19
 S = 2  # seeds
@@ -38,7 +38,7 @@ pytest.importorskip("tqdm")
 
 def start(*options: str, out: Path, stopped: tuple[str, ...] = ()) -> subprocess.Popen[str]:
     """The script in another folder, with the gatedops that these tests use. stopped: arguments of stopping.py."""
-    script = [str(STOPPING), *stopped] if stopped else [str(BENCHMARKS / "dgn_training.py")]
+    script = [str(STOPPING), *stopped] if stopped else [str(EXAMPLES / "dgn_training.py")]
     return subprocess.Popen(
         [sys.executable, *script, "--seeds", str(S), "--out", str(out), *options],
         cwd=out.parent,
@@ -55,7 +55,7 @@ def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 
 
 @pytest.fixture
-def parts(benchmark_module: Importer) -> Iterator[None]:
+def parts(example_module: Importer) -> Iterator[None]:
     """Makes the script's modules importable, as they are for the script, and uses one thread, as it does."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

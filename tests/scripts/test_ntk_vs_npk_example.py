@@ -1,4 +1,4 @@
-"""benchmarks/ntk_vs_npk.py, run small: what it writes, what it refuses, what its figures rest on."""
+"""examples/ntk_vs_npk.py, run small: what it writes, what it refuses, what its figures rest on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from benchmark_scripts import Importer, run_script
+from script_runs import EXAMPLES, Importer, run_script
 from tolerances import assert_close_in_float64
 
 import gatedops
@@ -22,13 +22,13 @@ pytest.importorskip("tqdm")
 
 
 @pytest.fixture
-def draws(benchmark_module: Importer) -> ModuleType:
-    return benchmark_module("_ntk_vs_npk.draws")
+def draws(example_module: Importer) -> ModuleType:
+    return example_module("_ntk_vs_npk.draws")
 
 
 def test_a_whole_run_writes_json_and_png(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    done = run_script("ntk_vs_npk.py", *SMALL, "--out", "results", cwd=tmp_path)
+    done = run_script("ntk_vs_npk.py", *SMALL, "--out", "results", cwd=tmp_path, folder=EXAMPLES)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     out = tmp_path / "results"
@@ -51,7 +51,9 @@ def test_a_whole_run_writes_json_and_png(tmp_path: Path) -> None:
 
 
 def test_without_plot(tmp_path: Path) -> None:
-    done = run_script("ntk_vs_npk.py", *SMALL, "--data", "random", "--no-plot", "--out", ".", cwd=tmp_path)
+    done = run_script(
+        "ntk_vs_npk.py", *SMALL, "--data", "random", "--no-plot", "--out", ".", cwd=tmp_path, folder=EXAMPLES
+    )
     assert done.returncode == 0, done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["ntk_vs_npk.json"]
 
