@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import sysconfig
 
 import pytest
 import torch
+from python_process import last_line, run_python
 
 import gatedops
 from gatedops import backends
 from gatedops.backends import cuda_library, triton_package
 from gatedops.backends.choice import backend_of
 from gatedops.commands import report
-
-
-def run_python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("GATEDOPS_")}
-    return subprocess.run(
-        [sys.executable, *arguments], env=inherited | environment, capture_output=True, text=True, timeout=120
-    )
-
-
-def last_line(result: subprocess.CompletedProcess[str]) -> str:
-    assert result.returncode == 1, result.stderr
-    return result.stderr.strip().splitlines()[-1]
 
 
 def test_the_fastest_available_instruction_set_is_the_default():

@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 import torch
-from test_backends import last_line, run_python
+from python_process import last_line, run_python
 
 from gatedops import _C, GateBits, backends, gate_overlap, npk_gram
 

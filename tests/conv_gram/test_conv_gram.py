@@ -7,16 +7,18 @@ from contextlib import suppress
 
 import pytest
 import torch
-from conv_programs import CHANNELS, Programs, RandomProgram, chain, same, window
+from conv_mistakes import ARGUMENTS, CODES, DTYPE, SCALARS, WORDS, X
+from conv_programs import CHANNELS, Programs, RandomProgram, chain, residual, same, window
+from gram_problems import FLOATS
 from hypothesis import given
 from hypothesis import strategies as st
 from memory import needs_proc, peak_mib
 from strategies import examples, seeds
-from test_gram import FLOATS, threads
 from tolerances import assert_as_good_as_torch, assert_close_in_float64, assert_same_bits
 from torch import Tensor
 from torch.library import opcheck
 from torch.nn.functional import pad
+from torch_threads import threads
 
 from gatedops import backends
 from gatedops.ops.conv_gram import conv_gram
@@ -124,21 +126,6 @@ def test_a_window_of_any_geometry(size, kernel, stride, before, dilation, out, c
     assert_is_the_reference(*program.arguments(3, 2, seed % 1000))
 
 
-def residual(size: tuple[int, int]) -> Programs:
-    """A strided block with a 1 x 1 shortcut, an identity block with its gate after the addition, average pooling."""
-    p = Programs()
-    half = (-(-size[0] // 2), -(-size[1] // 2))
-    start = p.box(p.input(size, 3), 20, same((3, 3)))
-    block = p.box(p.box(start, 30, window((3, 3), (2, 2), (1, 1)), half), 0, same((3, 3)))
-    shortcut = p.box(start, 0, window((1, 1), (2, 2)), half)
-    total = p.emit(Op.ADD, half, block, src2=shortcut, scale2=p.number(1.0))
-    gated = p.gate(total, 30)
-    block = p.box(p.box(gated, 30, same((3, 3))), 0, same((3, 3)))
-    total = p.emit(Op.ADD, half, p.gate(block, 30), src2=p.gate(total, 30), scale2=p.number(1.0))
-    p.trace(p.emit(Op.POOL, (1, 1), total, **window((2, 2), (2, 2)))) if min(half) > 1 else p.mean(total)
-    return p
-
-
 @pytest.mark.parametrize("size", [(4, 4), (7, 5), (1, 6), (2, 2)], ids=str)
 def test_residual_blocks_with_strided_shortcuts(isa, size):
     assert_is_the_reference(*residual(size).arguments(5))
@@ -228,70 +215,23 @@ def test_memory_does_not_grow_with_inputs_times_pixels():
 @needs_proc
 def test_memory_of_pools_is_that_of_one_input():
     """Of 64 inputs of 16 x 16, pooled to 8 x 8: 256 KiB a thread, against 64 MiB for all pairs."""
-    setup = "from test_conv_gram import pooled\nfrom gatedops.ops.conv_gram import conv_gram"
+    setup = "from conv_programs import pooled\nfrom gatedops.ops.conv_gram import conv_gram"
     assert peak_mib(setup, "conv_gram(*pooled().arguments(n, dtype=torch.float32))", sizes=(8, 64)) < 48
-
-
-def pooled() -> Programs:
-    """A convolution of 16 x 16 pixels, 2 x 2 average pooling, and a mean."""
-    p = Programs()
-    register = p.box(p.input((16, 16)), 64, same((3, 3)))
-    p.mean(p.emit(Op.POOL, (8, 8), register, **window((2, 2), (2, 2))))
-    return p
 
 
 # --- errors -------------------------------------------------------------------------------------------------------
 
-X, WORDS, _, _, CODE, SCALARS, DTYPE = chain((3, 3), 1).arguments(3)
 
-
-def replaced(instruction: int, **fields: int) -> list[int]:
-    """The program with fields of one instruction changed."""
-    code = [*chain((3, 3), 1).code]
-    code[instruction] = code[instruction]._replace(**fields)
-    return [number for line in code for number in line]
-
-
-ERRORS = {
-    "x of other rows": ("x: got shape", lambda: conv_gram(X[:2], WORDS, None, None, CODE, SCALARS, DTYPE)),
-    "x of another dtype": ("x: needs", lambda: conv_gram(X.float(), WORDS, None, None, CODE, SCALARS, DTYPE)),
-    "words of another dtype": ("words", lambda: conv_gram(X, WORDS.long(), None, None, CODE, SCALARS, DTYPE)),
-    "y without words": ("y: needs y_words", lambda: conv_gram(X, WORDS, X, None, CODE, SCALARS, DTYPE)),
-    "words without y": ("y: needs y_words", lambda: conv_gram(X, WORDS, None, WORDS, CODE, SCALARS, DTYPE)),
-    "y of other columns": ("y: needs as many", lambda: conv_gram(X, WORDS, X[:, 1:], WORDS, CODE, SCALARS, DTYPE)),
-    "other words": ("y_words: needs", lambda: conv_gram(X, WORDS, X, WORDS[:, 8:], CODE, SCALARS, DTYPE)),
-    "an integer dtype": ("dtype", lambda: conv_gram(X, WORDS, None, None, CODE, SCALARS, torch.int32)),
-}
-PROGRAMS = {
-    "empty": ([], "program: got 0 numbers"),
-    "cut": (CODE[:-1], "program: got 95 numbers"),
-    "unknown op": (replaced(1, op=8), "instruction 1 has op 8, needs 0 to 7"),
-    "written twice": (replaced(1, dst=0), "instruction 1 has dst 0, needs 1 to 1"),
-    "reads itself": (replaced(1, src=1), "instruction 1 has src 1, needs 0 to 0"),
-    "another size": (replaced(1, height=4), "instruction 1 reads a register of another size"),
-    "columns past the end": (replaced(0, channels=2), "instruction 0 reads columns outside x"),
-    "words past the end": (replaced(1, channels=640), "instruction 1 reads words outside the rows"),
-    "words before the start": (replaced(3, first=-1), "instruction 3 reads words outside the rows"),
-    "no channels": (replaced(1, channels=0), "instruction 1 reads words outside the rows"),
-    "no scale": (replaced(1, scale=99), "instruction 1 has scale 99, needs 0 to"),
-    "no weights": (replaced(2, scale2=4), "instruction 2 needs 1 weights in scalars"),
-    "a large kernel": (replaced(1, kernel_h=65), "instruction 1 has kernel 65, needs 1 to 64"),
-    "a stride of 0": (replaced(1, stride_w=0), "instruction 1 has stride 0, needs 1 to 1024"),
-    "a large image": (replaced(0, out_height=5000), "instruction 0 has output size 5000, needs 1 to 1024"),
-    "many pixels left": (replaced(2, out_height=2), "the last register needs 1 x 1 pixels|another size"),
-}
-
-
-@pytest.mark.parametrize("case", ERRORS)
+@pytest.mark.parametrize("case", ARGUMENTS)
 def test_arguments_that_do_not_fit_are_named(case):
-    message, call = ERRORS[case]
+    message, arguments = ARGUMENTS[case]
     with pytest.raises(ValueError, match=message):
-        call()
+        conv_gram(*arguments)
 
 
-@pytest.mark.parametrize("case", PROGRAMS)
+@pytest.mark.parametrize("case", CODES)
 def test_programs_that_would_read_elsewhere_are_named(case):
-    code, message = PROGRAMS[case]
+    code, message = CODES[case]
     with pytest.raises(ValueError, match=message):
         conv_gram(X, WORDS, None, None, code, SCALARS, DTYPE)
 

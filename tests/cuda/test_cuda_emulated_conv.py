@@ -10,12 +10,11 @@ import shutil
 import emulated
 import pytest
 import torch
-from conv_programs import CHANNELS, Programs, RandomProgram, chain, same, window
+from conv_programs import CHANNELS, Programs, RandomProgram, chain, residual, same, window
 from emulated_conv import run_conv_gram
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import examples, seeds
-from test_conv_gram import residual
 from tolerances import assert_as_good_as_torch, assert_close_in_float64, assert_same_bits
 
 from gatedops.ops.conv_gram import conv_gram

@@ -6,12 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from gated_layers import DTYPES, GATES, LEADING, MEMORY, gate_of, problem
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import dense, examples, generator, random_bits, rows_of, special_values, widths
-from test_gram import threads
+from saved_tensors import saved_tensors
+from strategies import dense, examples, random_bits, rows_of, special_values, widths
 from tolerances import assert_as_good_as_torch, assert_close_in_float64, assert_same_bits
 from torch.nn.functional import linear
+from torch_threads import threads
 
 from gatedops import GateBits, gated_linear, pack_gates, reference
 
@@ -21,48 +23,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning"),
 ]
 
-DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
-GATES = ["own", "hard", "soft"]
-LEADING = [(), (1,), (33,), (130,), (3, 5), (2, 0), (2, 3, 4)]
-
 
 class Ours:
     gated_linear = staticmethod(gated_linear)
-
-
-def problem(leading=(33,), inputs=20, width=70, dtype=torch.float32, seed=0):
-    """x (*leading, inputs), weight (width, inputs), bias (width,)."""
-    made = generator(seed)
-    shapes = ((*leading, inputs), (width, inputs), (width,))
-    return [torch.randn(shape, generator=made, dtype=torch.float64).to(dtype) for shape in shapes]
-
-
-def gate_of(kind: str, leading=(33,), width=70, dtype=torch.float32, seed=7):
-    made = generator(seed)
-    if kind == "own":
-        return None
-    values = torch.rand((*leading, width), generator=made, dtype=torch.float64)
-    return values < 0.5 if kind == "hard" else values.to(dtype)
-
-
-def transposed(t: torch.Tensor) -> torch.Tensor:
-    return t.movedim(0, -1).contiguous().movedim(-1, 0)
-
-
-def every_other(t: torch.Tensor) -> torch.Tensor:
-    return torch.stack([t, -t], -1)[..., 0]
-
-
-def part_of_rows(t: torch.Tensor) -> torch.Tensor:
-    return torch.cat([t, -t], -1)[..., : t.shape[-1]]
-
-
-MEMORY = {
-    "contiguous": lambda t: t,
-    "transposed": transposed,
-    "every other": every_other,
-    "part of rows": part_of_rows,
-}
 
 
 # --- values -----------------------------------------------------------------------------------------------------
@@ -303,14 +266,6 @@ def test_only_the_argument_that_asks_gets_a_gradient(kind, which):
 
 
 # --- memory -----------------------------------------------------------------------------------------------------
-
-
-def saved_tensors(function):
-    """What autograd keeps of the call, and the result, which has to be alive then."""
-    saved = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
-        result = function()
-    return saved, result
 
 
 @pytest.mark.parametrize("kind", ["own", "hard"])

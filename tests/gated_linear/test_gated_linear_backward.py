@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from strategies import generator
-from test_gram import threads
 from tolerances import assert_as_good_as_torch, assert_close_in_float64, assert_same_bits
 from torch.library import opcheck
+from torch_threads import threads
 
 from gatedops import gated_linear, gated_linear_pair
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from gated_layers import DTYPES, IDS, KINDS, LEADING, MEMORY, pair_problem
 from hypothesis import given
 from hypothesis import strategies as st
+from saved_tensors import saved_tensors
 from strategies import dense, examples, generator, special_values, widths
-from test_gated_linear import DTYPES, LEADING, MEMORY, saved_tensors
-from test_gram import threads
 from tolerances import assert_as_good_as_torch, assert_close_in_float64, assert_same_bits
 from torch.nn.functional import linear
+from torch_threads import threads
 
 from gatedops import GateBits, gated_linear_pair, npk_gram, reference
 
@@ -20,28 +21,14 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning"),
 ]
 
-KINDS = [{"gate": gate, "feature": feature} for gate in ("hard", "soft") for feature in ("relu", "linear")]
-IDS = ["-".join(kind.values()) for kind in KINDS]
-
 
 class Ours:
     gated_linear_pair = staticmethod(gated_linear_pair)
 
 
-def problem(leading=(33,), inputs=(20, 12), width=70, dtype=torch.float32, seed=0):
-    """h, w_f, b_f, z, w_v, b_v; pre-activations of about one, where sigmoids bend."""
-    made = generator(seed)
-    arguments = []
-    for size in inputs:
-        for shape in ((*leading, size), (width, size), (width,)):
-            scale = max(1, size) ** -0.5 if len(shape) == 2 and shape == (width, size) else 1.0
-            arguments.append((torch.randn(shape, generator=made, dtype=torch.float64) * scale).to(dtype))
-    return arguments
-
-
 def graded(*places, **options):
     """The arguments, those at these places in need of a gradient."""
-    return [t.requires_grad_(index in places) for index, t in enumerate(problem(**options))]
+    return [t.requires_grad_(index in places) for index, t in enumerate(pair_problem(**options))]
 
 
 # --- values -----------------------------------------------------------------------------------------------------
@@ -58,7 +45,7 @@ def graded(*places, **options):
     biased=st.tuples(st.booleans(), st.booleans()),
 )
 def test_hard_gates_give_the_bits_of_the_specification(leading, inputs, width, dtype, feature, memory, biased):
-    h, w_f, b_f, z, w_v, b_v = problem(leading, inputs, width, dtype)
+    h, w_f, b_f, z, w_v, b_v = pair_problem(leading, inputs, width, dtype)
     h, w_f, z, w_v = (MEMORY[memory](t) if t.dim() > 1 else t for t in (h, w_f, z, w_v))
     arguments = (h, w_f, b_f if biased[0] else None, z, w_v, b_v if biased[1] else None)
     ours = gated_linear_pair(*arguments, feature=feature)
@@ -73,7 +60,7 @@ def test_hard_gates_give_the_bits_of_the_specification(leading, inputs, width, d
 def test_soft_gates_are_as_good_as_torch(dtype, feature):
     # beta and gain of a power of two are exact in every dtype, and so the same for all three.
     options = {"gate": "soft", "beta": 4.0, "gain": 0.5, "feature": feature}
-    arguments = problem((130,), width=257, dtype=dtype)
+    arguments = pair_problem((130,), width=257, dtype=dtype)
     ours, torchs = (f(*arguments, **options) for f in (gated_linear_pair, reference.gated_linear_pair))
     truth = reference.gated_linear_pair(*[t.double() for t in arguments], **options)
     assert_same_bits(ours[0], torchs[0])
@@ -99,7 +86,7 @@ def test_a_soft_gate_is_a_sigmoid_from_end_to_end(dtype):
 
 
 def test_an_off_gate_gives_exactly_zero_whatever_the_value_network_has():
-    h, w_f, b_f, *_ = problem((9,), width=70)
+    h, w_f, b_f, *_ = pair_problem((9,), width=70)
     special = special_values(torch.float32).repeat(6)[:70].unsqueeze(1)
     h_next, z_next, bits = gated_linear_pair(h, w_f, b_f, torch.ones(9, 1), special, None)
     on = bits.unpack()[0]
@@ -109,7 +96,7 @@ def test_an_off_gate_gives_exactly_zero_whatever_the_value_network_has():
 
 
 def test_nan_in_the_feature_network_passes_on_with_its_gate_off():
-    h, w_f, b_f, z, w_v, b_v = problem((9,), width=70)
+    h, w_f, b_f, z, w_v, b_v = pair_problem((9,), width=70)
     h[3, 0] = torch.nan
     h_next, z_next, bits = gated_linear_pair(h, w_f, b_f, z, w_v, b_v)
     assert h_next[3].isnan().all()
@@ -138,7 +125,7 @@ def test_threads_and_repetition_do_not_change_a_bit():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_gradients_are_as_good_as_torch(kind, dtype):
     options = {"leading": (530,), "dtype": dtype}
-    mask = reference.gated_linear_pair(*problem(**options))[2].unpack()[0]
+    mask = reference.gated_linear_pair(*pair_problem(**options))[2].unpack()[0]
 
     def masked(h, w_f, b_f, z, w_v, b_v, **_):
         """Of the float64 problem with the gates that q has in dtype."""
@@ -147,7 +134,7 @@ def test_gradients_are_as_good_as_torch(kind, dtype):
         return h_next, torch.where(mask, v, 0) if kind["gate"] == "hard" else v * torch.sigmoid(4 * q)
 
     def gradients(function, compute):
-        arguments = [t.to(compute).requires_grad_() for t in problem(**options)]
+        arguments = [t.to(compute).requires_grad_() for t in pair_problem(**options)]
         h, z, *_ = function(*arguments, **kind)
         made = generator(5)
         cotangents = [torch.randn(h.shape, generator=made, dtype=torch.float64).to(dtype) for _ in range(2)]
@@ -188,7 +175,7 @@ def test_first_and_second_derivatives_are_right_in_both_modes(kind, which):
 
 @pytest.mark.parametrize("kind", KINDS, ids=IDS)
 def test_transformations_of_torch_func(kind):
-    arguments, tangents = problem(**SMALL), problem(**SMALL, seed=1)
+    arguments, tangents = pair_problem(**SMALL), pair_problem(**SMALL, seed=1)
 
     def of(library):
         def layer(*given):
@@ -272,13 +259,13 @@ def test_gates_written_into_a_buffer_are_those_returned(kind, leading):
 def test_the_gates_of_a_network_are_written_ready_for_the_gram():
     specs = dense(300, 33, 64)
     layers = reference.words_from_bool([torch.zeros(1, *shape, dtype=torch.bool) for shape, _ in specs])[1]
-    x = h = z = problem((40,), (12, 12))[0]
+    x = h = z = pair_problem((40,), (12, 12))[0]
     words = torch.empty(40, layers[-1].first_word + 8, dtype=torch.int32)
     parts = []
     sizes = [12, *(layer.width for layer in layers)]
     with torch.no_grad():
         for layer, inputs in zip(layers, sizes[:-1], strict=True):
-            _, w_f, b_f, _, w_v, b_v = problem((1,), (inputs, inputs), layer.width, seed=inputs)
+            _, w_f, b_f, _, w_v, b_v = pair_problem((1,), (inputs, inputs), layer.width, seed=inputs)
             after = layer.first_word + -(-layer.width // 256) * 8
             slot = words[:, layer.first_word : after]
             h, z, bits = gated_linear_pair(h, w_f, b_f, z, w_v, b_v, gates_out=slot)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_gates import mixed_bits
+from packing_problems import mixed_bits
 from torch.utils.data import DataLoader, Dataset, StackDataset, Subset, TensorDataset, default_collate
 
 from gatedops import GateBits

@@ -8,11 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from memory import needs_proc, peak_mib
+from packing_problems import MIXED
 from strategies import bits_of, densities, examples, generator, masks, nets, random_bits, rows, seeds
-from test_gram import threads
 from tolerances import assert_same_bits
 from torch import Tensor
 from torch.library import opcheck
+from torch_threads import threads
 
 from gatedops import GateBits, reference
 from gatedops.ops.gate_counts import gate_counts, on_per_input
@@ -22,7 +23,6 @@ count_bits = torch.ops.gatedops.gate_counts
 
 # Around vectors (2, 8, 16 words) and the words of one kernel call (256).
 ROW_WORDS = [0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 40, 255, 256, 257, 300]
-MIXED = [((300,), "gate"), ((3, 65), "gate"), ((33, 2, 3), "gate"), ((4, 5, 2, 2), "select")]
 
 
 def random_words(n: int, row_words: int, seed: int = 0) -> Tensor:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from packing_problems import DTYPES, MIXED, mixed_bits
 from safetensors import safe_open
 from safetensors.torch import save_file
 from strategies import (
@@ -32,16 +33,6 @@ from tolerances import assert_same_bits
 
 import gatedops
 from gatedops import GateBits, GateLayer, pack_gates, reference, unpack_gates
-
-DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.bool]
-# One of each shape, with sizes off every boundary.
-MIXED = [((300,), "gate"), ((3, 65), "gate"), ((33, 2, 3), "gate"), ((4, 5, 2, 2), "select")]
-
-
-def mixed_bits(n: int = 9, seed: int = 0) -> GateBits:
-    gates = masks(n, MIXED, seed)
-    return GateBits.pack(gates, names=["a", "b", "c", "d"], kinds=[kind for _, kind in MIXED])
-
 
 # --- packing ------------------------------------------------------------------------------------------------
 

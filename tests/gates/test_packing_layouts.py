@@ -10,11 +10,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from packing_problems import DTYPES
 from strategies import examples, pre_activations, seeds
-from test_gates import DTYPES
-from test_gram import threads
 from tolerances import assert_same_bits
 from torch import Tensor
+from torch_threads import threads
 
 from gatedops import GateBits, backends, gate_overlap, npk_gram, pack_gates, reference
 

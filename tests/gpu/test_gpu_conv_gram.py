@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conv_programs import Programs, RandomProgram, chain, same, window
+from conv_programs import Programs, RandomProgram, chain, residual, same, window
 from gpu import DEVICE, captured, needs_gpu, not_dry, on_gpu, only_on
-from test_conv_gram import residual
 from tolerances import assert_as_good_as_torch, assert_close_in_float64, assert_same_bits
 
 import gatedops

@@ -7,11 +7,10 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from gated_layers import GATES, IDS, KINDS, gate_of, pair_problem, problem
 from gpu import COMPILER, DEVICE, DRY, OF_THE_COMPILER, captured, needs_gpu, not_dry, on_gpu, only_on
+from saved_tensors import saved_tensors
 from strategies import generator, special_values
-from test_gated_linear import GATES, gate_of, problem, saved_tensors
-from test_gated_linear_pair import IDS, KINDS
-from test_gated_linear_pair import problem as pair_problem
 from tolerances import assert_as_good_as_torch, assert_close_in_float64, assert_same_bits
 from torch.nn.functional import linear
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 import paths
 import pytest
 import torch
+from gram_problems import FLOATS, SHAPE
 from hypothesis import given
 from hypothesis import strategies as st
+from paths import PATH_NETS
 from strategies import (
     bits_of,
     dense,
@@ -24,26 +23,12 @@ from strategies import (
     rows_of,
     seeds,
 )
-from test_reference import PATH_NETS
 from tolerances import assert_as_good_as_torch, assert_close_in_float64, assert_same_bits
+from torch_threads import threads
 
 from gatedops import GateBits, gate_overlap, npk_diag, npk_gram, reference
 
 pytestmark = pytest.mark.usefixtures("isa")
-
-FLOATS = [torch.float32, torch.float64]
-# More rows than one tile has, layers off every boundary.
-SHAPE = dense(257, 64, 1, 1000)
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def lambda_rule(counts: torch.Tensor, scales: list[float], dtype: torch.dtype) -> torch.Tensor:

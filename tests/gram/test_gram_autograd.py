@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from gram_problems import SHAPE
 from strategies import dense, random_bits, rows_of
-from test_gram import SHAPE, threads
 from tolerances import assert_as_good_as_torch, assert_close_in_float64, assert_same_bits
+from torch_threads import threads
 
 from gatedops import npk_diag, npk_gram, reference
 

@@ -10,13 +10,14 @@ import numpy as np
 import paths
 import pytest
 import torch
+from gram_problems import FLOATS, SHAPE
 from hypothesis import example, given
 from hypothesis import strategies as st
 from memory import TESTS, WORKSPACE_MIB, needs_proc, peak_mib
+from paths import PATH_NETS
 from strategies import dense, examples, nets, random_bits, rows, rows_of, seeds
-from test_gram import FLOATS, SHAPE, threads
-from test_reference import PATH_NETS
 from tolerances import assert_as_good_as_torch, assert_close_in_float64, assert_same_bits
+from torch_threads import threads
 
 from gatedops import GateBits, npk_matvec, reference
 

@@ -8,6 +8,7 @@ from fractions import Fraction
 
 import pytest
 import torch
+from gram_problems import FLOATS
 from strategies import dense, generator, random_bits, rows_of
 from tolerances import FLOAT32_KERNEL, assert_same_bits
 from torch import Tensor
@@ -15,7 +16,6 @@ from torch import Tensor
 from gatedops import GateBits, gate_neighbors, gate_overlap, npk_diag, npk_gram, npk_matvec, reference, soft_npk_gram
 from gatedops.ops import gram_range
 
-FLOATS = [torch.float32, torch.float64]
 LIMITS = {torch.float32: FLOAT32_KERNEL, torch.float64: 1e-12}
 
 

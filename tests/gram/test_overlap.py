@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from gram_problems import FLOATS, SHAPE
 from hypothesis import given
 from hypothesis import strategies as st
 from memory import WORKSPACE_MIB, needs_proc, peak_mib
 from strategies import bits_of, dense, densities, examples, generator, masks, nets, random_bits, rows, seeds
-from test_gram import FLOATS, SHAPE, threads
 from tolerances import assert_same_bits
 from torch.library import opcheck
+from torch_threads import threads
 
 from gatedops import GateBits, gate_agreement, gate_neighbors, gate_overlap, reference
 

@@ -7,14 +7,15 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from gram_problems import FLOATS
 from hypothesis import given
 from hypothesis import strategies as st
 from memory import WORKSPACE_MIB, needs_proc, peak_mib
 from strategies import dense, examples, generator, random_bits, rows_of, seeds
-from test_gram import FLOATS, threads
 from tolerances import assert_as_good_as_torch, assert_close_in_float64, assert_same_bits
 from torch import Tensor
 from torch.library import opcheck
+from torch_threads import threads
 
 from gatedops import npk_gram, reference, soft_npk_gram
 

@@ -114,6 +114,29 @@ def chain(
     return p
 
 
+def residual(size: Pair) -> Programs:
+    """A strided block with a 1 x 1 shortcut, an identity block with its gate after the addition, average pooling."""
+    p = Programs()
+    half = (-(-size[0] // 2), -(-size[1] // 2))
+    start = p.box(p.input(size, 3), 20, same((3, 3)))
+    block = p.box(p.box(start, 30, window((3, 3), (2, 2), (1, 1)), half), 0, same((3, 3)))
+    shortcut = p.box(start, 0, window((1, 1), (2, 2)), half)
+    total = p.emit(Op.ADD, half, block, src2=shortcut, scale2=p.number(1.0))
+    gated = p.gate(total, 30)
+    block = p.box(p.box(gated, 30, same((3, 3))), 0, same((3, 3)))
+    total = p.emit(Op.ADD, half, p.gate(block, 30), src2=p.gate(total, 30), scale2=p.number(1.0))
+    p.trace(p.emit(Op.POOL, (1, 1), total, **window((2, 2), (2, 2)))) if min(half) > 1 else p.mean(total)
+    return p
+
+
+def pooled() -> Programs:
+    """A convolution of 16 x 16 pixels, 2 x 2 average pooling, and a mean."""
+    p = Programs()
+    register = p.box(p.input((16, 16)), 64, same((3, 3)))
+    p.mean(p.emit(Op.POOL, (8, 8), register, **window((2, 2), (2, 2))))
+    return p
+
+
 class RandomProgram:
     """Instructions of every kind in random order, from a seed."""
 

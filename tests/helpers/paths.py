@@ -13,6 +13,17 @@ from numpy.typing import NDArray
 Array = NDArray[np.generic]
 Path = tuple[int, ...]
 
+# Input dimension and widths of nets with at most 250 paths, one to five gated layers.
+PATH_NETS = [
+    (3, [8]),
+    (1, [5, 5]),
+    (5, [5, 10]),
+    (7, [1, 6]),
+    (3, [3, 5, 5]),
+    (2, [5, 1, 5, 5]),
+    (2, [3, 3, 2, 3, 2]),
+]
+
 
 def random_net(rng: np.random.Generator, d_in: int, widths: list[int], *, integers: bool) -> list[Array]:
     """Weight matrices (w_l, w_{l-1}) of a net without biases; the last one is (1, w_L)."""

@@ -26,8 +26,8 @@ from dgns import (
 from hypothesis import given
 from hypothesis import strategies as st
 from paths import all_paths, features, values
+from saved_tensors import saved_tensors
 from strategies import examples
-from test_gated_linear import saved_tensors
 from tolerances import FLOAT64_SUMS, assert_as_good_as_torch, assert_close_in_float64, assert_same_bits
 from torch import nn
 from torch.func import functional_call, grad, stack_module_state, vmap

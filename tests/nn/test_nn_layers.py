@@ -10,8 +10,8 @@ import time
 
 import pytest
 import torch
+from saved_tensors import saved_tensors
 from strategies import LAYOUTS, pre_activations
-from test_gated_linear import saved_tensors
 from tolerances import assert_as_good_as_torch, assert_same_bits
 from torch import nn
 

@@ -10,8 +10,8 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from packing_problems import mixed_bits
 from strategies import dense, random_bits
-from test_gates import mixed_bits
 from tolerances import assert_same_bits
 from torch import nn
 

@@ -8,21 +8,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from paths import PATH_NETS
 from strategies import bits_of, dense, densities, examples, layer_specs, masks, random_bits, rows_of, seeds
 from tolerances import assert_close_in_float64, assert_same_bits
 
 from gatedops import reference
-
-# Input dimension and widths of nets with at most 250 paths, one to five gated layers.
-PATH_NETS = [
-    (3, [8]),
-    (1, [5, 5]),
-    (5, [5, 10]),
-    (7, [1, 6]),
-    (3, [3, 5, 5]),
-    (2, [5, 1, 5, 5]),
-    (2, [3, 3, 2, 3, 2]),
-]
 
 
 def position_and_channel(shape: tuple[int, ...], kind: str, index: tuple[int, ...]) -> tuple[int, int]:

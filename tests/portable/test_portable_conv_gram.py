@@ -8,17 +8,18 @@ from typing import Any
 
 import pytest
 import torch
-from conv_programs import Programs, RandomProgram, chain, same, window
+from conv_mistakes import ARGUMENTS, CODE, CODES, DTYPE, SCALARS, WORDS, X
+from conv_programs import Programs, RandomProgram, chain, pooled, residual, same, window
+from gram_problems import FLOATS
 from hypothesis import given
 from hypothesis import strategies as st
 from live_bytes import LiveBytes
 from strategies import examples, seeds
-from test_conv_gram import CODE, DTYPE, ERRORS, PROGRAMS, SCALARS, WORDS, X, pooled, residual
-from test_gram import threads
 from tolerances import assert_as_good_as_torch, assert_close_in_float64, assert_same_bits
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch_threads import threads
 
 from gatedops.ops.conv_program import Instruction, Op, decode
 from gatedops.portable import conv_counts, conv_gram, conv_plan, conv_steps
@@ -26,8 +27,6 @@ from gatedops.portable.conv_windows import Axis
 from gatedops.portable.tiles import tiles
 from gatedops.portable.workspace import WORKSPACE
 from gatedops.reference import conv_gram as reference_conv
-
-FLOATS = (torch.float32, torch.float64)
 
 
 @pytest.fixture(autouse=True)
@@ -329,17 +328,16 @@ def test_runs_are_the_pixels_of_the_reference(out, size, kernel, stride, dilatio
 # --- errors --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", ERRORS)
-def test_arguments_that_do_not_fit_are_named(monkeypatch, case):
-    message, call = ERRORS[case]
-    monkeypatch.setitem(call.__globals__, "conv_gram", conv_gram.conv_gram)
+@pytest.mark.parametrize("case", ARGUMENTS)
+def test_arguments_that_do_not_fit_are_named(case):
+    message, arguments = ARGUMENTS[case]
     with pytest.raises(ValueError, match=message):
-        call()
+        conv_gram.conv_gram(*arguments)
 
 
-@pytest.mark.parametrize("case", PROGRAMS)
+@pytest.mark.parametrize("case", CODES)
 def test_programs_that_would_read_elsewhere_are_named(case):
-    code, message = PROGRAMS[case]
+    code, message = CODES[case]
     with pytest.raises(ValueError, match=message):
         conv_gram.conv_gram(X, WORDS, None, None, code, SCALARS, DTYPE)
 

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from live_bytes import LiveBytes
+from schemas import SCHEMAS
 from strategies import dense, examples, random_bits, seeds
-from test_schemas import SCHEMAS
 from tolerances import assert_as_good_as_torch, assert_same_bits
 from torch import Tensor
 from torch.utils._pytree import tree_leaves

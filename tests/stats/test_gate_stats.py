@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from memory import needs_proc, peak_mib
 from numpy.typing import NDArray
 from strategies import dense, densities, examples, generator, nets, random_bits, rows_of, seeds
-from test_gram import threads
 from tolerances import FLOAT64_SUMS, assert_close_in_float64, assert_same_bits
+from torch_threads import threads
 
 import gatedops
 from gatedops import GateBits, gate_stats, npk_gram, reference
