@@ -19,6 +19,7 @@ PORTABLE = backends.forced_backend() == "portable"
 _OF_OTHER_THINGS = [
     "*/test_*benchmark*.py",
     "*/test_*_example.py",
+    "*/test_moved_scripts.py",
     "*/test_cuda_*.py",
     "*/test_gpu_*.py",
     "*/test_triton_*.py",
@@ -28,13 +29,6 @@ _OF_OTHER_THINGS = [
     "*/test_record_proved.py",
     "*/test_selftest*.py",
     "*/test_verdict_files.py",
-    "*/test_build.py",
-    "*/test_cpu_isa.py",
-    "*/test_data.py",
-    "*/test_output_memory.py",
-    "*/test_shadow.py",
-]
-_OF_OTHER_THINGS += [
     "*/test_build.py",
     "*/test_cpu_isa.py",
     "*/test_data.py",

@@ -8,7 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).resolve().parent
+ROOT = TESTS.parents[1]
 REASONS = (
     "needs a GPU: ",
     "needs a GPU and GATEDOPS_BACKEND=",
@@ -23,7 +24,7 @@ def test_the_tests_for_gpus_pass_on_the_cpu():
     environment = inherited | {"GATEDOPS_DRY_GPU": "1", "OMP_NUM_THREADS": "1"}  # small tests: threads only wait
     run = subprocess.run(
         [sys.executable, "-m", "pytest", *options, *files],
-        env=environment, cwd=TESTS.parent, capture_output=True, text=True, timeout=280,
+        env=environment, cwd=ROOT, capture_output=True, text=True, timeout=280,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
     passed = int(re.search(r"(\d+) passed", run.stdout)[1])

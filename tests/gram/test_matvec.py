@@ -13,7 +13,7 @@ import torch
 from gram_problems import FLOATS, SHAPE
 from hypothesis import example, given
 from hypothesis import strategies as st
-from memory import TESTS, WORKSPACE_MIB, needs_proc, peak_mib
+from memory import ROOT, WORKSPACE_MIB, needs_proc, peak_mib
 from paths import PATH_NETS
 from strategies import dense, examples, nets, random_bits, rows, rows_of, seeds
 from tolerances import assert_as_good_as_torch, assert_close_in_float64, assert_same_bits
@@ -306,7 +306,7 @@ for d in (31, 100, 1024):
 """
     environment = os.environ | {"ONEDNN_MAX_CPU_ISA": instructions}
     run = subprocess.run(
-        [sys.executable, "-c", script], cwd=TESTS.parent, env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout.split() == ["True"] * 3

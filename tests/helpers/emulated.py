@@ -16,7 +16,7 @@ FLAGS += [
     "-Wno-psabi",
     "-DGATEDOPS_EMULATED",
     f"-I{ROOT / 'csrc'}",
-    f"-I{ROOT / 'tests' / 'emulation'}",
+    f"-I{ROOT / 'tests' / 'cuda' / 'emulation'}",
 ]
 MAX_LAYERS = 128
 TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.int32: 3}

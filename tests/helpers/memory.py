@@ -14,7 +14,8 @@ from gatedops import backends
 
 # What an op may take beside its result: the portable ops have larger tiles than the kernels in C++.
 WORKSPACE_MIB = 256 if backends.forced_backend() == "portable" else 64
-TESTS = Path(__file__).resolve().parent
+HELPERS = Path(__file__).resolve().parent
+ROOT = HELPERS.parents[1]
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is read from Linux's /proc")
 
@@ -44,8 +45,8 @@ def peak_mib(setup: str, call: str, *, sizes: Sequence[int]) -> float:
     script = SCRIPT.format(setup=setup, call=call, sizes=tuple(sizes))
     done = subprocess.run(
         [sys.executable, "-c", script],
-        cwd=TESTS.parent,
-        env=os.environ | {"PYTHONPATH": str(TESTS)},
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(HELPERS)},
         capture_output=True,
         text=True,
         timeout=240,

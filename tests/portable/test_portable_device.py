@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).parent
+ROOT = Path(__file__).resolve().parents[2]
+HELPERS = ROOT / "tests" / "helpers"
 FILES = ("shadow_models", "shadow_functions", "shadow_ops")
 
 
@@ -21,8 +22,8 @@ def runs() -> Iterator[dict[str, subprocess.Popen[str]]]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")} | {"OMP_NUM_THREADS": "1"}
     started = {
         name: subprocess.Popen(
-            [sys.executable, "-m", "pytest", *options, str(TESTS / f"{name}.py")],
-            env=environment, cwd=TESTS.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            [sys.executable, "-m", "pytest", *options, str(HELPERS / f"{name}.py")],
+            env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
         for name in FILES
     }  # fmt: skip

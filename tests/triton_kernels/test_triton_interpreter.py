@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("triton")
+ROOT = Path(__file__).resolve().parents[2]
 CASES = sorted((Path(__file__).parent / "interpreted").glob("case_*.py"))
 
 
@@ -25,6 +26,6 @@ def test_family_in_the_interpreter(case):
         "-o",
         "python_files=case_*.py",
     ]
-    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(case.parent.parent)}
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=case.parent.parent.parent)
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT / "tests" / "helpers")}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
