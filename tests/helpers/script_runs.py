@@ -18,6 +18,7 @@ Importer = Callable[[str], ModuleType]
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS, EXAMPLES = ROOT / "benchmarks", ROOT / "examples"
+STOPPING = Path(__file__).with_name("stopping.py")
 
 
 def environment() -> dict[str, str]:

@@ -1,6 +1,6 @@
-"""Runs examples/dgn_training.py, which sends itself a signal at one exact point:
+"""Runs dgn_training.py, which sends itself a signal at one exact point:
 
-    python stopping.py SIGINT|SIGKILL step|save NUMBER OPTIONS...
+    python stopping.py SCRIPT SIGINT|SIGKILL step|save NUMBER OPTIONS...
 
 step: in the middle of that training step, the first being 1; save: with that checkpoint half written. From outside a
 signal can come too late: a run is over in seconds, and on a loaded machine the sender can wait longer than that.
@@ -18,8 +18,6 @@ from typing import Any
 
 import torch
 
-SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "dgn_training.py"
-
 
 def stopping(function: Callable[..., Any], number: int, stop: Callable[..., None]) -> Callable[..., Any]:
     """The function; its call of that number calls `stop` with the same arguments first."""
@@ -36,10 +34,10 @@ def stopping(function: Callable[..., Any], number: int, stop: Callable[..., None
 
 
 def main() -> None:
-    name, place, number, *options = sys.argv[1:]
+    script, name, place, number, *options = sys.argv[1:]
     # Ignored where a shell has started the tests in the background; children inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.path.insert(0, str(SCRIPT.parent))
+    sys.path.insert(0, str(Path(script).parent))
 
     def stop(*_: Any) -> None:
         os.kill(os.getpid(), signal.Signals[name])
@@ -53,8 +51,8 @@ def main() -> None:
     else:
         optimizer = torch.optim.Adam
         optimizer.step = stopping(optimizer.step, int(number), stop)  # type: ignore[method-assign]
-    sys.argv = [str(SCRIPT), *options]
-    runpy.run_path(str(SCRIPT), run_name="__main__")
+    sys.argv = [script, *options]
+    runpy.run_path(script, run_name="__main__")
 
 
 if __name__ == "__main__":

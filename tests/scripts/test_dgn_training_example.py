@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from script_runs import EXAMPLES, Importer, environment
+from script_runs import EXAMPLES, STOPPING, Importer, environment
 from tolerances import assert_close_in_float64
 from torch import Tensor, nn
 
@@ -27,7 +27,7 @@ from gatedops import GateBits, reference
 from gatedops.nn import conv_spec, fc_spec
 from gatedops.path_kernels import regression
 
-STOPPING = Path(__file__).resolve().parents[1] / "helpers" / "stopping.py"
+SCRIPT = EXAMPLES / "dgn_training.py"
 NAME = "dgn_training_digits"
 VARIANTS = 19
 S = 2  # seeds
@@ -37,8 +37,11 @@ pytest.importorskip("tqdm")
 
 
 def start(*options: str, out: Path, stopped: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-    """The script in another folder, with the gatedops that these tests use. stopped: arguments of stopping.py."""
-    script = [str(STOPPING), *stopped] if stopped else [str(EXAMPLES / "dgn_training.py")]
+    """The script in another folder, with the gatedops that these tests use.
+
+    stopped: what stopping.py takes between the script and the options.
+    """
+    script = [str(STOPPING), str(SCRIPT), *stopped] if stopped else [str(SCRIPT)]
     return subprocess.Popen(
         [sys.executable, *script, "--seeds", str(S), "--out", str(out), *options],
         cwd=out.parent,
