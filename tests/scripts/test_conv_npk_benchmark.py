@@ -64,7 +64,7 @@ def test_a_whole_run_writes_json_and_png(
     assert found["spread_over_rotations"]["circular"] < 1e-6 < 0.1 < found["spread_over_rotations"]["zeros"]
     by = {(entry["problem"], entry["by"]): entry for entry in found["speed"]}
     for problem, pairs in (("8x8", 6), ("32x32", 1)):
-        ours, plain = by[problem, "gatedops"], by[problem, "gatedops.reference_conv"]
+        ours, plain = by[problem, "gatedops"], by[problem, "gatedops.reference.conv_gram"]
         assert (ours["pairs"], ours["ratio"]) == (pairs, 1)
         assert plain["ratio"] == pytest.approx(plain["us_per_pair"] / ours["us_per_pair"])
     names = [target["name"] for target in found["targets"]]
