@@ -2,23 +2,51 @@
 #pragma once
 
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "core/checks.h"
 
 namespace gatedops {
 
+// Where each layer lies in the words of a row of x and of y.
 struct Selection {
   std::vector<int64_t> first, y_first, count;
 };
 
 struct GramArgs {
-  std::optional<Tensor> x;
   Tensor words;
-  std::optional<Tensor> y, y_words;
+  std::optional<Tensor> y_words;
   Selection layers;
   std::vector<double> scale;
-  std::optional<Tensor> factor, y_factor;
+  std::optional<Tensor> x{}, y{};
+  std::optional<Tensor> factor{}, y_factor{};
+
+  // prod_l scale_l <g_l(i), g_l(j)> of two sets of rows, or of one where y_words is absent.
+  static GramArgs lambda(
+      const Tensor& words, const std::optional<Tensor>& y_words, Selection layers, std::vector<double> scale) {
+    return {words, y_words, std::move(layers), std::move(scale)};
+  }
+
+  // The layers' counts by themselves.
+  static GramArgs counts(const Tensor& words, const std::optional<Tensor>& y_words, Selection layers) {
+    std::vector<double> ones(layers.count.size(), 1.0);
+    return lambda(words, y_words, std::move(layers), std::move(ones));
+  }
+
+  // The same times Sigma = X Y^T.
+  GramArgs with_sigma(const std::optional<Tensor>& x_rows, const std::optional<Tensor>& y_rows) && {
+    x = x_rows;
+    y = y_rows;
+    return std::move(*this);
+  }
+
+  // The same with rows and columns scaled.
+  GramArgs with_factors(const std::optional<Tensor>& of_rows, const std::optional<Tensor>& of_columns) && {
+    factor = of_rows;
+    y_factor = of_columns;
+    return std::move(*this);
+  }
 
   int64_t n() const {
     return words.size(0);
@@ -54,7 +82,40 @@ struct GramArgs {
     }
   }
 
+  // What a Gram is written into.
+  void require_out(const Tensor& out) const {
+    require(is_gram(out), [&] {
+      return "out: got shape " + shape_of(out) + ", needs (" + std::to_string(n()) + ", " + std::to_string(m()) + ")";
+    });
+    require(out.size(1) <= 1 || out.stride(1) == 1, "out: the elements of a row must be contiguous");
+  }
+
+  // The gradient of a Gram.
+  void require_grad(const Tensor& grad) const {
+    require_float(grad.scalar_type(), "grad");
+    require(is_gram(grad), [&] { return "grad: got shape " + shape_of(grad) + ", needs that of the Gram"; });
+  }
+
+  // What a Gram is multiplied with.
+  void require_right_factor(const Tensor& v, const char* name) const {
+    require(v.dim() == 2 && v.size(0) == m(), [&] {
+      return std::string(name) + ": got shape " + shape_of(v) + ", needs (" + std::to_string(m()) + ", c)";
+    });
+  }
+
+  // How many neighbours of a row are wanted; a row is not its own.
+  void require_neighbors(int64_t k) const {
+    const int64_t candidates = m() - (y_words ? 0 : 1);
+    require(k >= 1 && (k <= candidates || n() == 0), [&] {
+      return "k: got " + std::to_string(k) + ", needs 1 to " + std::to_string(candidates);
+    });
+  }
+
  private:
+  bool is_gram(const Tensor& t) const {
+    return t.dim() == 2 && t.size(0) == n() && t.size(1) == m();
+  }
+
   static void require_factor(const Tensor& t, int64_t rows, const char* name) {
     require(
         t.dim() == 1 && t.size(0) == rows && t.scalar_type() == ScalarType::Double,

@@ -151,13 +151,10 @@ void find_neighbors(const GramArgs& args, int64_t k, Tensor& values, Tensor& ind
 std::tuple<Tensor, Tensor> gate_neighbors(
     const Tensor& words, const std::optional<Tensor>& y_words, std::vector<int64_t> first, std::vector<int64_t> y_first,
     std::vector<int64_t> count, std::vector<double> scale, int64_t k, ScalarType dtype) {
-  const GramArgs args{{}, words, {}, y_words, {first, y_first, count}, scale, {}, {}};
+  const GramArgs args = GramArgs::lambda(words, y_words, {first, y_first, count}, scale);
   args.require_valid();
   require_float(dtype, "dtype");
-  const int64_t candidates = args.m() - (y_words ? 0 : 1);
-  require(
-      k >= 1 && (k <= candidates || args.n() == 0),
-      "k: got " + std::to_string(k) + ", needs 1 to " + std::to_string(candidates));
+  args.require_neighbors(k);
   Tensor values = torch::stable::new_empty(words, {args.n(), k}, dtype);
   Tensor indices = torch::stable::new_empty(words, {args.n(), k}, ScalarType::Long);
   if (dtype == ScalarType::Float) {

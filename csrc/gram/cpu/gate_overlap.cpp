@@ -89,7 +89,7 @@ void count_tile(
 Tensor gate_overlap(
     const Tensor& words, const std::optional<Tensor>& y_words, std::vector<int64_t> first, std::vector<int64_t> y_first,
     std::vector<int64_t> count, std::vector<int64_t> agree_widths) {
-  const GramArgs args{{}, words, {}, y_words, {first, y_first, count}, std::vector<double>(count.size(), 1.0), {}, {}};
+  const GramArgs args = GramArgs::counts(words, y_words, {first, y_first, count});
   args.require_valid();
   require(
       agree_widths.empty() || agree_widths.size() == count.size(), "agree_widths: needs one entry per layer, or none");

@@ -121,7 +121,8 @@ Tensor npk_gram(
     const std::optional<Tensor>& y_words, const std::optional<Tensor>& factor, const std::optional<Tensor>& y_factor,
     std::vector<int64_t> first, std::vector<int64_t> y_first, std::vector<int64_t> count, std::vector<double> scale,
     ScalarType dtype) {
-  const GramArgs args{x, words, y, y_words, {first, y_first, count}, scale, factor, y_factor};
+  const GramArgs args =
+      GramArgs::lambda(words, y_words, {first, y_first, count}, scale).with_sigma(x, y).with_factors(factor, y_factor);
   require_float(dtype, "dtype");
   args.require_valid();
   Tensor out = new_output(words, {args.n(), args.m()}, dtype);
@@ -134,14 +135,11 @@ void npk_gram_out(
     const std::optional<Tensor>& y_words, const std::optional<Tensor>& factor, const std::optional<Tensor>& y_factor,
     std::vector<int64_t> first, std::vector<int64_t> y_first, std::vector<int64_t> count, std::vector<double> scale,
     Tensor out) {
-  const GramArgs args{x, words, y, y_words, {first, y_first, count}, scale, factor, y_factor};
+  const GramArgs args =
+      GramArgs::lambda(words, y_words, {first, y_first, count}, scale).with_sigma(x, y).with_factors(factor, y_factor);
   args.require_valid();
   require_float(out.scalar_type(), "out");
-  require(
-      out.dim() == 2 && out.size(0) == args.n() && out.size(1) == args.m(), "out: got shape " + shape_of(out) +
-                                                                                ", needs (" + std::to_string(args.n()) +
-                                                                                ", " + std::to_string(args.m()) + ")");
-  require(out.size(1) <= 1 || out.stride(1) == 1, "out: the elements of a row must be contiguous");
+  args.require_out(out);
   gram_dispatch(args, out);
 }
 
@@ -167,7 +165,7 @@ void diag_into(const Tensor& words, const Selection& layers, const std::vector<d
 Tensor npk_diag(
     const Tensor& words, std::vector<int64_t> first, std::vector<int64_t> count, std::vector<double> scale,
     ScalarType dtype) {
-  const GramArgs args{{}, words, {}, {}, {first, first, count}, scale, {}, {}};
+  const GramArgs args = GramArgs::lambda(words, {}, {first, first, count}, scale);
   args.require_valid();
   require_float(dtype, "dtype");
   Tensor out = torch::stable::new_empty(words, {words.size(0)}, dtype);

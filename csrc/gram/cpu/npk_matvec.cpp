@@ -160,19 +160,13 @@ Tensor contract(const GramArgs& args, const SigmaSource<T>* sigma, const Tensor&
   return out;
 }
 
-void require_right_factor(const Tensor& v, int64_t m, const char* name) {
-  require(
-      v.dim() == 2 && v.size(0) == m,
-      std::string(name) + ": got shape " + shape_of(v) + ", needs (" + std::to_string(m) + ", c)");
-}
-
 Tensor npk_matvec(
     const std::optional<Tensor>& x, const Tensor& words, const std::optional<Tensor>& y,
     const std::optional<Tensor>& y_words, const Tensor& v, std::vector<int64_t> first, std::vector<int64_t> y_first,
     std::vector<int64_t> count, std::vector<double> scale) {
-  const GramArgs args{x, words, y, y_words, {first, y_first, count}, scale, {}, {}};
+  const GramArgs args = GramArgs::lambda(words, y_words, {first, y_first, count}, scale).with_sigma(x, y);
   args.require_valid();
-  require_right_factor(v, args.m(), "v");
+  args.require_right_factor(v, "v");
   require_float(v.scalar_type(), "v");
   if (v.scalar_type() == ScalarType::Float) {
     return contract<float>(args, sigma_source<float>(args).get(), v, v);
@@ -184,13 +178,10 @@ Tensor npk_matvec(
 Tensor npk_gram_backward(
     const Tensor& grad, const Tensor& words, const Tensor& y, const std::optional<Tensor>& y_words,
     std::vector<int64_t> first, std::vector<int64_t> y_first, std::vector<int64_t> count, std::vector<double> scale) {
-  const GramArgs args{{}, words, {}, y_words, {first, y_first, count}, scale, {}, {}};
+  const GramArgs args = GramArgs::lambda(words, y_words, {first, y_first, count}, scale);
   args.require_valid();
-  require_right_factor(y, args.m(), "y");
-  require_float(grad.scalar_type(), "grad");
-  require(
-      grad.dim() == 2 && grad.size(0) == args.n() && grad.size(1) == args.m(),
-      "grad: got shape " + shape_of(grad) + ", needs that of the Gram");
+  args.require_right_factor(y, "y");
+  args.require_grad(grad);
   const bool symmetric = !y_words;
   if (grad.scalar_type() == ScalarType::Float) {
     const GivenSigma<float> given(grad, symmetric);

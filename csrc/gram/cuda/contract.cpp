@@ -38,19 +38,14 @@ WholeArgs as_rectangle(WholeArgs args) {
   return args;
 }
 
-void require_right_factor(const Tensor& v, int64_t m, const char* name) {
-  require(
-      v.dim() == 2 && v.size(0) == m,
-      std::string(name) + ": got shape " + shape_of(v) + ", needs (" + std::to_string(m) + ", c)");
-}
-
 Tensor npk_matvec(
     const std::optional<Tensor>& x, const Tensor& words, const std::optional<Tensor>& y,
     const std::optional<Tensor>& y_words, const Tensor& v, std::vector<int64_t> first, std::vector<int64_t> y_first,
     std::vector<int64_t> count, std::vector<double> scale) {
-  const WholeArgs args = as_rectangle(WholeArgs({x, words, y, y_words, {first, y_first, count}, scale, {}, {}}));
+  const WholeArgs args =
+      as_rectangle(WholeArgs(GramArgs::lambda(words, y_words, {first, y_first, count}, scale).with_sigma(x, y)));
   const GramProblem problem = gram_problem(args);
-  require_right_factor(v, args.m(), "v");
+  args.require_right_factor(v, "v");
   require(v.size(1) <= INT32_MAX, "v: has more columns than int32 counts");
   require_float(v.scalar_type(), "v");
   require_device_of(words, v, "v");
@@ -74,15 +69,12 @@ Tensor npk_matvec(
 Tensor npk_gram_backward(
     const Tensor& grad, const Tensor& words, const Tensor& y, const std::optional<Tensor>& y_words,
     std::vector<int64_t> first, std::vector<int64_t> y_first, std::vector<int64_t> count, std::vector<double> scale) {
-  const WholeArgs args = as_rectangle(WholeArgs({{}, words, {}, y_words, {first, y_first, count}, scale, {}, {}}));
+  const WholeArgs args = as_rectangle(WholeArgs(GramArgs::lambda(words, y_words, {first, y_first, count}, scale)));
   gram_problem(args);
-  require_right_factor(y, args.m(), "y");
-  require_float(grad.scalar_type(), "grad");
+  args.require_right_factor(y, "y");
+  args.require_grad(grad);
   require_device_of(words, y, "y");
   require_device_of(words, grad, "grad");
-  require(
-      grad.dim() == 2 && grad.size(0) == args.n() && grad.size(1) == args.m(),
-      "grad: got shape " + shape_of(grad) + ", needs that of the Gram");
   const DeviceGuard guard(words.get_device_index());
   const Tensor right = torch::stable::to(detached(y), grad.scalar_type());
   Tensor given = detached(grad);
@@ -129,13 +121,10 @@ void copy_best(const Tensor& sorted, Tensor out, int64_t k) {
 std::tuple<Tensor, Tensor> gate_neighbors(
     const Tensor& words, const std::optional<Tensor>& y_words, std::vector<int64_t> first, std::vector<int64_t> y_first,
     std::vector<int64_t> count, std::vector<double> scale, int64_t k, ScalarType dtype) {
-  const WholeArgs args = as_rectangle(WholeArgs({{}, words, {}, y_words, {first, y_first, count}, scale, {}, {}}));
+  const WholeArgs args = as_rectangle(WholeArgs(GramArgs::lambda(words, y_words, {first, y_first, count}, scale)));
   const GramProblem problem = gram_problem(args);
   require_float(dtype, "dtype");
-  const int64_t candidates = args.m() - (y_words ? 0 : 1);
-  require(
-      k >= 1 && (k <= candidates || args.n() == 0),
-      "k: got " + std::to_string(k) + ", needs 1 to " + std::to_string(candidates));
+  args.require_neighbors(k);
   const DeviceGuard guard(words.get_device_index());
   Tensor values = torch::stable::new_empty(words, {args.n(), k}, dtype);
   Tensor indices = torch::stable::new_empty(words, {args.n(), k}, ScalarType::Long);

@@ -14,7 +14,8 @@ Tensor npk_gram(
     const std::optional<Tensor>& y_words, const std::optional<Tensor>& factor, const std::optional<Tensor>& y_factor,
     std::vector<int64_t> first, std::vector<int64_t> y_first, std::vector<int64_t> count, std::vector<double> scale,
     ScalarType dtype) {
-  const WholeArgs args({x, words, y, y_words, {first, y_first, count}, scale, factor, y_factor});
+  const WholeArgs args(
+      GramArgs::lambda(words, y_words, {first, y_first, count}, scale).with_sigma(x, y).with_factors(factor, y_factor));
   const GramProblem problem = gram_problem(args);
   output_type(dtype, "dtype");
   const DeviceGuard guard(words.get_device_index());
@@ -28,15 +29,12 @@ void npk_gram_out(
     const std::optional<Tensor>& y_words, const std::optional<Tensor>& factor, const std::optional<Tensor>& y_factor,
     std::vector<int64_t> first, std::vector<int64_t> y_first, std::vector<int64_t> count, std::vector<double> scale,
     Tensor out) {
-  const WholeArgs args({x, words, y, y_words, {first, y_first, count}, scale, factor, y_factor});
+  const WholeArgs args(
+      GramArgs::lambda(words, y_words, {first, y_first, count}, scale).with_sigma(x, y).with_factors(factor, y_factor));
   const GramProblem problem = gram_problem(args);
   require_device_of(words, out, "out");
   output_type(out.scalar_type(), "out");
-  require(
-      out.dim() == 2 && out.size(0) == args.n() && out.size(1) == args.m(), "out: got shape " + shape_of(out) +
-                                                                                ", needs (" + std::to_string(args.n()) +
-                                                                                ", " + std::to_string(args.m()) + ")");
-  require(out.size(1) <= 1 || out.stride(1) == 1, "out: the elements of a row must be contiguous");
+  args.require_out(out);
   const DeviceGuard guard(words.get_device_index());
   run_gram(args, problem, out);
 }
@@ -44,9 +42,9 @@ void npk_gram_out(
 Tensor npk_diag(
     const Tensor& words, std::vector<int64_t> first, std::vector<int64_t> count, std::vector<double> scale,
     ScalarType dtype) {
-  const WholeArgs args({{}, words, {}, {}, {first, first, count}, scale, {}, {}});
+  const WholeArgs args(GramArgs::lambda(words, {}, {first, first, count}, scale));
   const GramProblem problem = gram_problem(args);
-  require(dtype == ScalarType::Float || dtype == ScalarType::Double, "dtype: needs float32 or float64");
+  require_float(dtype, "dtype");
   const DeviceGuard guard(words.get_device_index());
   Tensor out = torch::stable::new_empty(words, {words.size(0)}, dtype);
   require_launched(
@@ -67,8 +65,7 @@ Tensor row_counts(const Tensor& words, const GateRows& gates, const LayerTable& 
 Tensor gate_overlap(
     const Tensor& words, const std::optional<Tensor>& y_words, std::vector<int64_t> first, std::vector<int64_t> y_first,
     std::vector<int64_t> count, std::vector<int64_t> agree_widths) {
-  const WholeArgs args(
-      {{}, words, {}, y_words, {first, y_first, count}, std::vector<double>(count.size(), 1.0), {}, {}});
+  const WholeArgs args(GramArgs::counts(words, y_words, {first, y_first, count}));
   require(
       agree_widths.empty() || agree_widths.size() == count.size(), "agree_widths: needs one entry per layer, or none");
   GramProblem problem = gram_problem(args, agree_widths);

@@ -21,7 +21,7 @@ std::tuple<Tensor, bool> whole_rows(const Tensor& t) {
 
 // The gates of both sides as a problem sees them.
 std::tuple<Tensor, Tensor> whole_args(const Tensor& words, const Tensor& y_words) {
-  const gatedops::cuda::WholeArgs args({{}, words, {}, y_words, {}, {}, {}, {}});
+  const gatedops::cuda::WholeArgs args(gatedops::GramArgs::lambda(words, y_words, {}, {}));
   return {args.words, *args.y_words};
 }
 
