@@ -2,8 +2,9 @@
 #include <algorithm>
 #include <cstring>
 
-#include "counts-inl.h"
 #include "counts.h"
+
+#include "counts-inl.h"
 
 namespace gatedops::cpu {
 namespace {
