@@ -1,6 +1,7 @@
 // Portable packing: one element at a time.
-#include "pack-inl.h"
 #include "pack.h"
+
+#include "pack-inl.h"
 
 namespace gatedops::cpu {
 namespace {
