@@ -13,10 +13,11 @@ STABLE_TORCH_LIBRARY(gatedops, m) {
   m.def("pack_gates_out(Tensor q, *, Tensor(a!) out) -> ()");
   m.def("unpack_gates(Tensor words, int positions, int channels) -> Tensor");
 
-  // agree_widths: empty, or the gates of each layer, to count those that agree (both on or both off).
+  // measure: counts the gates that are on for both rows of a pair ("both"), those that are the same, on or off
+  // ("agree"), or those that are not ("differ"). widths: the gates of each layer.
   m.def(
       "gate_overlap(Tensor words, Tensor? y_words, int[] first, int[] y_first, int[] count, "
-      "int[] agree_widths) -> Tensor");
+      "int[] widths, str measure) -> Tensor");
   m.def(
       "gate_neighbors(Tensor words, Tensor? y_words, int[] first, int[] y_first, int[] count, "
       "float[] scale, int k, ScalarType dtype) -> (Tensor, Tensor)");

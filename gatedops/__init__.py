@@ -10,7 +10,7 @@ from gatedops.nn import DGN, DLGN, Gate, GateCache, GatedConv2d, GatedLinear, So
 from gatedops.ops.gated_linear import gated_linear
 from gatedops.ops.gated_linear_pair import gated_linear_pair
 from gatedops.ops.gram import npk_diag, npk_gram, npk_matvec
-from gatedops.ops.overlap import gate_agreement, gate_neighbors, gate_overlap
+from gatedops.ops.overlap import gate_agreement, gate_hamming, gate_neighbors, gate_overlap
 from gatedops.ops.soft_gram import soft_npk_gram
 from gatedops.path_kernels.npk import npk
 from gatedops.path_kernels.ntk import ntk
@@ -37,6 +37,7 @@ __all__ = [
     "count_regions",
     "fuse_relu",
     "gate_agreement",
+    "gate_hamming",
     "gate_neighbors",
     "gate_overlap",
     "gate_stats",

@@ -41,7 +41,7 @@ def portable_lambda(bits: GateBits, out: Tensor) -> Callable[[], Tensor]:
 def portable_counts(x: GateBits, y: GateBits) -> Tensor:
     """Counts of two sets of rows, a new ``(L, n, m)``."""
     first, y_first, count = layout_of(x, y)
-    return gram.gate_overlap(x.words, y.words, first, y_first, count, [])
+    return gram.gate_overlap(x.words, y.words, first, y_first, count, list(x.widths), "both")
 
 
 def portable_seconds(bits: GateBits) -> float:

@@ -103,6 +103,11 @@ struct GramArgs {
     });
   }
 
+  // The gates of each layer.
+  void require_widths(const std::vector<int64_t>& widths) const {
+    require(widths.size() == layers.count.size(), "widths: needs one entry per layer");
+  }
+
   // How many neighbours of a row are wanted; a row is not its own.
   void require_neighbors(int64_t k) const {
     const int64_t candidates = m() - (y_words ? 0 : 1);

@@ -25,7 +25,7 @@ def gate_overlap(a: GateBits, b: GateBits | None = None) -> Tensor:
     Raises:
         TypeError, ValueError: a or b is no GateBits, their layers or devices differ.
     """
-    return _count(a, b, [])
+    return _count(a, b, "both")
 
 
 def gate_agreement(a: GateBits, b: GateBits | None = None) -> Tensor:
@@ -34,7 +34,16 @@ def gate_agreement(a: GateBits, b: GateBits | None = None) -> Tensor:
     Arguments, result and errors as in :func:`gate_overlap`. Summed over layers this is the kernel of Mellor et al.,
     "Neural architecture search without training" (ICML 2021).
     """
-    return _count(a, b, list(a.widths) if isinstance(a, GateBits) else [])
+    return _count(a, b, "agree")
+
+
+def gate_hamming(a: GateBits, b: GateBits | None = None) -> Tensor:
+    """Counts, layer by layer, the gates that differ between the inputs of every pair, on for one and off for the other.
+
+    Arguments, result and errors as in :func:`gate_overlap`. Summed over layers this is the Hamming distance of two
+    activation patterns: 0 where both inputs lie in the same linear region.
+    """
+    return _count(a, b, "differ")
 
 
 def gate_neighbors(
@@ -73,10 +82,10 @@ def gate_neighbors(
     return torch.ops.gatedops.gate_neighbors(bits.words, y_words, first, y_first, count, factors, wanted, dtype)
 
 
-def _count(a: GateBits, b: GateBits | None, agree_widths: list[int]) -> Tensor:
+def _count(a: GateBits, b: GateBits | None, measure: str) -> Tensor:
     first, y_first, count = layout_of(a, b, "a", "b")
     y_words = None if b is None else b.words
-    return torch.ops.gatedops.gate_overlap(a.words, y_words, first, y_first, count, agree_widths)
+    return torch.ops.gatedops.gate_overlap(a.words, y_words, first, y_first, count, list(a.widths), measure)
 
 
 @torch.library.register_fake("gatedops::gate_overlap")
@@ -86,7 +95,8 @@ def _(
     first: list[int],
     y_first: list[int],
     count: list[int],
-    agree_widths: list[int],
+    widths: list[int],
+    measure: str,
 ) -> Tensor:
     m = words.shape[0] if y_words is None else y_words.shape[0]
     return words.new_empty((len(count), words.shape[0], m), dtype=torch.int32)

@@ -10,6 +10,8 @@ from gatedops.portable.checks import require, require_float, require_one_device
 from gatedops.portable.gram_blocks import Problem, Tile, require_right_factor, require_scale, row_counts
 from gatedops.portable.sigma import Sigma, add_product
 
+MEASURES = ("both", "agree", "differ")  # what gate_overlap counts
+
 
 def gate_overlap(
     words: Tensor,
@@ -17,19 +19,22 @@ def gate_overlap(
     first: list[int],
     y_first: list[int],
     count: list[int],
-    agree_widths: list[int],
+    widths: list[int],
+    measure: str,
 ) -> Tensor:
     """Counts int32 ``(L, n, m)``; arguments as of the op."""
     problem = Problem.of(words, y_words, first, y_first, count)
-    require(len(agree_widths) in (0, len(count)), "agree_widths: needs one entry per layer, or none")
+    require(len(widths) == len(count), "widths: needs one entry per layer")
+    require(measure in MEASURES, lambda: f"measure: got {measure!r}, needs 'both', 'agree' or 'differ'")
     out = words.new_empty((len(count), *problem.shape))
-    on = _on_in_both(problem) if agree_widths else None
+    on = _on_in_both(problem) if measure != "both" else None
     for tile in problem.tiles():
         for layer, size in enumerate(count):
             counts = tile.counts(layer, size).to(torch.int32)
-            if on is not None:  # both on or both off: w - on_i - on_j + 2 <g_i, g_j>
+            if on is not None:  # that differ: on_i + on_j - 2 <g_i, g_j>
                 left, right = on[0][layer, tile.rows], on[1][layer, tile.columns]
-                counts = counts.mul(2).sub_(left[:, None]).sub_(right).add_(agree_widths[layer])
+                counts = counts.mul(-2).add_(left[:, None]).add_(right)
+                counts = counts.neg_().add_(widths[layer]) if measure == "agree" else counts
             tile.write(counts, out[layer], exact=True)
     return out
 

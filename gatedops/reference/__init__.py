@@ -19,6 +19,7 @@ from gatedops.reference.gates import (
 )
 from gatedops.reference.gram import (
     gate_agreement,
+    gate_hamming,
     gate_neighbors,
     gate_overlap,
     input_gram,
@@ -37,6 +38,7 @@ __all__ = [
     "from_positions",
     "gate_agreement",
     "gate_counts",
+    "gate_hamming",
     "gate_neighbors",
     "gate_overlap",
     "gated_linear",

@@ -124,6 +124,14 @@ def gate_agreement(a: GateBits, b: GateBits | None = None) -> Tensor:
     return gate_overlap(a, b) + torch.stack(off).to(torch.int32)
 
 
+def gate_hamming(a: GateBits, b: GateBits | None = None) -> Tensor:
+    """Int32 (L, n, m): how many gates of layer l are on in row i of a and off in row j of b, or the other way."""
+    left = unpack_gates(a)
+    right = left if b is None else unpack_gates(b)
+    pairs = [(p.flatten(1).double(), q.flatten(1).double()) for p, q in zip(left, right, strict=True)]
+    return torch.stack([p @ (1 - q).T + (1 - p) @ q.T for p, q in pairs]).to(torch.int32)
+
+
 def gate_neighbors(
     bits: GateBits,
     k: int,

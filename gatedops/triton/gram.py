@@ -201,7 +201,7 @@ def npk_gram(
 
 def gate_overlap(
     words: Tensor, y_words: Tensor | None, first: list[int], y_first: list[int], count: list[int],
-    agree_widths: list[int],
+    widths: list[int], measure: str,
 ) -> Tensor:  # fmt: skip
     """Counts ``(L, n, m)`` int32; arguments as of the op."""
     right = words if y_words is None else y_words
@@ -215,10 +215,12 @@ def gate_overlap(
         right.stride(0), SYMMETRIC=y_words is None, ALIGNED=n % 16 == 0 and m % 16 == 0, M=TILE_M, N=TILE_N,
         WORDS=TILE_WORDS, num_warps=8,
     )  # fmt: skip
-    if agree_widths:
+    if measure != "both":
         on = [_row_counts(words, first, count), _row_counts(right, y_first, count)]
-        for layer, width in enumerate(agree_widths):
-            out[layer].mul_(2).sub_(on[0][layer][:, None]).sub_(on[1][layer][None, :]).add_(width)
+        for layer, width in enumerate(widths):
+            differing = out[layer].mul_(-2).add_(on[0][layer][:, None]).add_(on[1][layer][None, :])
+            if measure == "agree":
+                differing.neg_().add_(width)
     return out
 
 

@@ -39,7 +39,7 @@ v, w = made(33, 333, 10), made(34, 190, 3)
 def exact():
     yield "words", digest(bits.words, y_bits.words, wide.words)
     yield "unpacked", digest(*bits.unpack())
-    for name in ("gate_overlap", "gate_agreement"):
+    for name in ("gate_overlap", "gate_agreement", "gate_hamming"):
         count = getattr(gatedops, name)
         yield name, digest(count(bits), count(bits, y_bits), count(y_bits, bits), count(wide))
     for dtype in (torch.float32, torch.float64):
@@ -100,7 +100,7 @@ def test_counts_and_lambda_are_the_same_bits_for_every_instruction_set(isa):
         for name in (isa, "serial")
     )
     assert exact == serial
-    assert {"gate_overlap", "gate_agreement", "Lambda torch.float32"} <= exact.keys()
+    assert {"gate_overlap", "gate_agreement", "gate_hamming", "Lambda torch.float32"} <= exact.keys()
 
 
 @pytest.mark.parametrize("isa", backends.available_isas())

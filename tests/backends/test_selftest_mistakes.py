@@ -99,7 +99,7 @@ def test_products_with_the_mask_are_found(op):
 
 def lambda_of(words, y_words, first, y_first, count, scale, dtype, how):
     """Lambda with a mistake in the order of arithmetic."""
-    counts = OPS["gate_overlap"](words, y_words, first, y_first, count, []).to(dtype)
+    counts = OPS["gate_overlap"](words, y_words, first, y_first, count, [0] * len(count), "both").to(dtype)
     if how == "rounded once":
         factors = torch.tensor(scale, dtype=torch.float64).to(dtype).double()
         return (counts.double() * factors[:, None, None]).prod(0).to(dtype)
@@ -143,7 +143,8 @@ def test_a_forgotten_bias_is_found(op, bias):
 @pytest.mark.parametrize(
     ("op", "name", "value"),
     [
-        ("gate_overlap", "agree_widths", []),
+        ("gate_overlap", "measure", "both"),
+        ("gate_overlap", "measure", "agree"),
         ("gated_linear", "first", 0),
         ("gate_select", "first", 0),
         ("gated_linear_pair", "linear_feature", False),
@@ -393,7 +394,7 @@ def test_counts_that_are_rounded_to_half_precision_are_found():
     def gram(x, words, y, y_words, factor, y_factor, first, y_first, count, scale, dtype):
         if x is not None or factor is not None:
             return OPS["npk_gram"](x, words, y, y_words, factor, y_factor, first, y_first, count, scale, dtype)
-        counts = OPS["gate_overlap"](words, y_words, first, y_first, count, []).half().to(dtype)
+        counts = OPS["gate_overlap"](words, y_words, first, y_first, count, [0] * len(count), "both").half().to(dtype)
         scaled = [layer * factor for layer, factor in zip(counts, scale, strict=True)]
         total = scaled[0]
         for layer in scaled[1:]:

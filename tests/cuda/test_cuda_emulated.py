@@ -15,7 +15,7 @@ import torch
 from strategies import generator
 from tolerances import assert_as_good_as_torch, assert_close_in_float64, assert_same_bits
 
-from gatedops import GateBits, gate_agreement, gate_neighbors, gate_overlap, npk_gram
+from gatedops import GateBits, gate_agreement, gate_hamming, gate_neighbors, gate_overlap, npk_gram
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++: apt install g++")
 
@@ -79,9 +79,10 @@ def test_counts(kernels, name, n, m, widths):
     run(kernels[name], bits, None, out)
     assert_same_bits(out, gate_overlap(bits))
     on = [torch.stack([layer.sum(1) for layer in b.unpack()]).int() for b in (bits, y_bits)]
-    out = unwritten(len(widths), n, m, dtype=torch.int32)
-    run(kernels[name], bits, y_bits, out, gates=widths, on=on)
-    assert_same_bits(out, gate_agreement(bits, y_bits))
+    for differ, expected in ((False, gate_agreement(bits, y_bits)), (True, gate_hamming(bits, y_bits))):
+        out = unwritten(len(widths), n, m, dtype=torch.int32)
+        run(kernels[name], bits, y_bits, out, gates=widths, on=on, differ=differ)
+        assert_same_bits(out, expected)
 
 
 @pytest.mark.parametrize("name", KERNELS)
@@ -155,16 +156,17 @@ def test_whole_tiles_go_out_in_lines_wherever_they_go(kernels, name, dtype, plac
 
 
 @pytest.mark.parametrize("name", KERNELS)
-def test_whole_tiles_with_factors_or_of_agreements_are_right_on_both_sides(kernels, name):
+def test_whole_tiles_with_factors_or_of_measures_are_right_on_both_sides(kernels, name):
     """Values that change on the way out: each is changed once, and its mirror image has the changed one."""
     bits, factor = random_bits(260, [40, 9], 36), torch.rand(260, generator=generator(37), dtype=torch.float64)
     out = unwritten(260, 260, dtype=torch.float32)
     run(kernels[name], bits, None, out, factor=factor)
     assert_same_bits(out, (npk_gram(None, bits).double() * (factor[:, None] * factor)).float())
     on = torch.stack([layer.sum(1) for layer in bits.unpack()]).int()
-    counts = unwritten(2, 260, 260, dtype=torch.int32)
-    run(kernels[name], bits, None, counts, gates=[40, 9], on=(on, on))
-    assert_same_bits(counts, gate_agreement(bits))
+    for differ, expected in ((False, gate_agreement(bits)), (True, gate_hamming(bits))):
+        counts = unwritten(2, 260, 260, dtype=torch.int32)
+        run(kernels[name], bits, None, counts, gates=[40, 9], on=(on, on), differ=differ)
+        assert_same_bits(counts, expected)
 
 
 @pytest.mark.parametrize("name", KERNELS)

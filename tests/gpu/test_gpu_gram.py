@@ -11,6 +11,7 @@ from tolerances import assert_as_good_as_torch, assert_same_bits
 from gatedops import (
     GateBits,
     gate_agreement,
+    gate_hamming,
     gate_overlap,
     npk_diag,
     npk_gram,
@@ -54,7 +55,7 @@ def test_packing_gives_the_cpus_bits(shape, dtype, layout):
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_counts_are_exact(sizes, specs):
     a, b = sides(*sizes, specs)
-    for count in (gate_overlap, gate_agreement):
+    for count in (gate_overlap, gate_agreement, gate_hamming):
         assert_same_bits(count(a.to(DEVICE)).cpu(), count(a))
         assert_same_bits(count(a.to(DEVICE), b.to(DEVICE)).cpu(), count(a, b))
 

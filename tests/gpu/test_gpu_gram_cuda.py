@@ -20,6 +20,7 @@ from tolerances import assert_as_good_as_torch, assert_close_in_float64, assert_
 from gatedops import (
     GateBits,
     gate_agreement,
+    gate_hamming,
     gate_neighbors,
     gate_overlap,
     npk_diag,
@@ -94,6 +95,8 @@ def test_lambda_counts_and_agreement(n, m, widths):
         assert_same_bits(npk_diag(None, on_gpu, dtype=dtype).cpu(), npk_diag(None, x, dtype=dtype))
     assert_same_bits(gate_overlap(on_gpu).cpu(), gate_overlap(x))
     assert_same_bits(gate_agreement(on_gpu, y_on_gpu).cpu(), gate_agreement(x, y))
+    assert_same_bits(gate_hamming(on_gpu).cpu(), gate_hamming(x))
+    assert_same_bits(gate_hamming(on_gpu, y_on_gpu).cpu(), gate_hamming(x, y))
 
 
 @not_dry("no Gram of the CPU is in bfloat16")
@@ -250,8 +253,9 @@ def test_rows_that_overlap(rows):
         yield ops.npk_gram(x, words, None, None, None, None, *layers, scale, torch.float32)
         yield ops.npk_gram(x, words, x, words, None, None, *layers, scale, torch.float32)
         yield ops.npk_diag(words, first, count, scale, torch.float32)
-        yield ops.gate_overlap(words, None, *layers, [])
-        yield ops.gate_overlap(words, words, *layers, [250, 500])
+        yield ops.gate_overlap(words, None, *layers, [250, 500], "both")
+        yield ops.gate_overlap(words, words, *layers, [250, 500], "agree")
+        yield ops.gate_overlap(words, words, *layers, [250, 500], "differ")
         yield ops.npk_matvec(None, words, None, None, v, *layers, scale)
         yield ops.npk_gram_backward(v.new_ones(n, n), words, v, None, *layers, scale)
         yield from ops.gate_neighbors(words, None, *layers, scale, 3, torch.float32)
@@ -275,6 +279,6 @@ def test_a_graph_counts_new_gates():
 def test_misaligned_words_are_refused():
     words = random_bits(10, [300], 20).words.to(DEVICE)
     with pytest.raises(ValueError, match="16-byte boundaries"):
-        torch.ops.gatedops.gate_overlap(words[:, 1:], None, [0], [0], [2], [])
+        torch.ops.gatedops.gate_overlap(words[:, 1:], None, [0], [0], [2], [64], "both")
     with pytest.raises(ValueError, match="at most 128 layers"):
-        torch.ops.gatedops.gate_overlap(words, None, [0] * 129, [0] * 129, [1] * 129, [])
+        torch.ops.gatedops.gate_overlap(words, None, [0] * 129, [0] * 129, [1] * 129, [32] * 129, "both")

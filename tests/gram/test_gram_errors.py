@@ -210,17 +210,17 @@ RAW_CASES = {
     "a layer past the row": lambda: RAW.npk_gram(
         X, BITS.words, None, None, None, None, [16], [16], [1], [1.0], torch.float32
     ),
-    "a layer that ends past the row": lambda: RAW.gate_overlap(BITS.words, None, [8], [8], [9], []),
-    "a layer before the row": lambda: RAW.gate_overlap(BITS.words, None, [-8], [0], [1], []),
-    "a layer without words": lambda: RAW.gate_overlap(BITS.words, None, [0], [0], [0], []),
-    "a layer of 2^63 words": lambda: RAW.gate_overlap(BITS.words, None, [8], [8], [2**63 - 1], []),
-    "a layer past the row of y": lambda: RAW.gate_overlap(BITS.words, Y_BITS.words[:, :8], [8], [8], [1], []),
-    "no layers": lambda: RAW.gate_overlap(BITS.words, None, [], [], [], []),
-    "lists of two lengths": lambda: RAW.gate_overlap(BITS.words, None, [0, 8], [0], [1, 1], []),
+    "a layer that ends past the row": lambda: RAW.gate_overlap(BITS.words, None, [8], [8], [9], [288], "both"),
+    "a layer before the row": lambda: RAW.gate_overlap(BITS.words, None, [-8], [0], [1], [32], "both"),
+    "a layer without words": lambda: RAW.gate_overlap(BITS.words, None, [0], [0], [0], [1], "both"),
+    "a layer of 2^63 words": lambda: RAW.gate_overlap(BITS.words, None, [8], [8], [2**63 - 1], [1], "both"),
+    "a layer past the row of y": lambda: RAW.gate_overlap(BITS.words, Y_BITS.words[:, :8], [8], [8], [1], [32], "both"),
+    "no layers": lambda: RAW.gate_overlap(BITS.words, None, [], [], [], [], "both"),
+    "lists of two lengths": lambda: RAW.gate_overlap(BITS.words, None, [0, 8], [0], [1, 1], [32, 32], "both"),
     "too few factors": lambda: RAW.npk_diag(BITS.words, [0, 8], [1, 1], [1.0], torch.float32),
-    "int64 words": lambda: RAW.gate_overlap(BITS.words.long(), None, [0], [0], [1], []),
-    "1-d words": lambda: RAW.gate_overlap(BITS.words[0], None, [0], [0], [1], []),
-    "words with gaps": lambda: RAW.gate_overlap(BITS.words[:, ::2], None, [0], [0], [1], []),
+    "int64 words": lambda: RAW.gate_overlap(BITS.words.long(), None, [0], [0], [1], [32], "both"),
+    "1-d words": lambda: RAW.gate_overlap(BITS.words[0], None, [0], [0], [1], [32], "both"),
+    "words with gaps": lambda: RAW.gate_overlap(BITS.words[:, ::2], None, [0], [0], [1], [32], "both"),
     "x of other rows": lambda: RAW.npk_gram(
         X[:3], BITS.words, None, None, None, None, [0], [0], [1], [1.0], torch.float32
     ),

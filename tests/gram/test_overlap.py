@@ -1,4 +1,4 @@
-"""gate_agreement and gate_neighbors: exact counts, the same neighbours as a stable sort of the whole Gram."""
+"""gate_agreement, gate_hamming: exact counts; gate_neighbors: the neighbours that a stable sort of the Gram finds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tolerances import assert_same_bits
 from torch.library import opcheck
 from torch_threads import threads
 
-from gatedops import GateBits, gate_agreement, gate_neighbors, gate_overlap, reference
+from gatedops import GateBits, gate_agreement, gate_hamming, gate_neighbors, gate_overlap, reference
 
 every_isa = pytest.mark.usefixtures("isa")
 
@@ -27,7 +27,19 @@ def assert_same_neighbors(found, expected) -> None:
     assert_same_bits(found[0], expected[0])
 
 
-# --- gate_agreement -----------------------------------------------------------------------------------------
+# --- gate_agreement, gate_hamming ---------------------------------------------------------------------------
+
+MEASURES = {
+    "agreement": (gate_agreement, reference.gate_agreement),
+    "hamming": (gate_hamming, reference.gate_hamming),
+}
+every_measure = pytest.mark.parametrize("measure", MEASURES)
+
+
+def assert_counts_of(measure: str, a: GateBits, b: GateBits) -> None:
+    count, expected = MEASURES[measure]
+    assert_same_bits(count(a, b), expected(a, b))
+    assert_same_bits(count(a), expected(a))
 
 
 @every_isa
@@ -39,53 +51,80 @@ def test_agreement_counts_gates_that_are_both_on_or_both_off():
 
 
 @every_isa
+def test_hamming_counts_gates_that_are_on_for_one_alone():
+    a = GateBits.pack([torch.tensor([[1, 1, 0, 0, 1], [0, 0, 0, 0, 0]], dtype=torch.bool)])
+    b = GateBits.pack([torch.tensor([[1, 0, 1, 0, 1]], dtype=torch.bool)])
+    assert gate_hamming(a, b).tolist() == [[[2], [3]]]
+    assert gate_hamming(a).tolist() == [[[0, 3], [3, 0]]]
+
+
+@every_isa
+@every_measure
 @examples(40)
 @given(rows, rows, nets, seeds, densities)
-def test_agreements_are_exact_counts(n, m, specs, seed, density):
-    a, b = random_bits(n, specs, seed, density), random_bits(m, specs, seed + 1, density)
-    assert_same_bits(gate_agreement(a, b), reference.gate_agreement(a, b))
-    assert_same_bits(gate_agreement(a), reference.gate_agreement(a))
+def test_measures_are_exact_counts(measure, n, m, specs, seed, density):
+    assert_counts_of(measure, random_bits(n, specs, seed, density), random_bits(m, specs, seed + 1, density))
 
 
 @every_isa
+@every_measure
 @pytest.mark.parametrize("width", [16_383, 16_385, 40_000])
-def test_agreements_of_layers_wider_than_any_block_are_whole(width):
+def test_measures_of_layers_wider_than_any_block_are_whole(measure, width):
     specs = dense(40, width, 33)
-    a, b = random_bits(37, specs), random_bits(19, specs, seed=1)
-    assert_same_bits(gate_agreement(a, b), reference.gate_agreement(a, b))
-    assert_same_bits(gate_agreement(a), reference.gate_agreement(a))
+    assert_counts_of(measure, random_bits(37, specs), random_bits(19, specs, seed=1))
 
 
 @every_isa
+@every_measure
+def test_measures_of_more_gates_than_float32_counts_are_exact(measure):
+    """2^24 + 40 gates: float32 holds no odd number above 2^24."""
+    width = 2**24 + 40
+    gates = torch.zeros(3, width, dtype=torch.bool)
+    gates[1, : width - 5] = True
+    gates[2, :3] = True
+    bits = GateBits.pack([gates])
+    differ = torch.tensor([[0, width - 5, 3], [width - 5, 0, width - 8], [3, width - 8, 0]], dtype=torch.int32)
+    assert_same_bits(MEASURES[measure][0](bits)[0], width - differ if measure == "agreement" else differ)
+
+
+@every_isa
+@every_measure
 @pytest.mark.parametrize("n", [600, 2049])
-def test_agreements_over_many_tiles_are_exact_and_symmetric(n):
+def test_measures_over_many_tiles_are_exact_and_symmetric(measure, n):
     bits = random_bits(n, dense(33, 65), seed=n)
-    found = gate_agreement(bits)
-    assert_same_bits(found, reference.gate_agreement(bits))
+    count, expected = MEASURES[measure]
+    found = count(bits)
+    assert_same_bits(found, expected(bits))
     assert_same_bits(found, found.mT.contiguous())
 
 
 @every_isa
-def test_agreement_is_the_width_less_the_gates_that_differ():
+def test_agreement_and_hamming_are_counts_of_unpacked_gates():
     a, b = masks(20, SHAPE), masks(30, SHAPE, seed=1)
     differ = torch.stack([(p[:, None] != q[None]).sum(-1) for p, q in zip(a, b, strict=True)])
     widths = torch.tensor([257, 64, 1, 1000])[:, None, None]
-    assert_same_bits(gate_agreement(bits_of(a, SHAPE), bits_of(b, SHAPE)), (widths - differ).int())
+    a_bits, b_bits = bits_of(a, SHAPE), bits_of(b, SHAPE)
+    assert_same_bits(gate_agreement(a_bits, b_bits), (widths - differ).int())
+    assert_same_bits(gate_hamming(a_bits, b_bits), differ.int())
 
 
 @every_isa
-def test_padding_between_positions_and_behind_layers_does_not_agree():
+def test_padding_between_positions_and_behind_layers_neither_agrees_nor_differs():
     specs = [((33, 2, 3), "gate"), ((3, 65), "gate"), ((4, 5, 2, 2), "select"), ((31,), "gate")]
     bits = random_bits(5, specs, density=0.0)
     assert (gate_agreement(bits) == torch.tensor(bits.widths)[:, None, None]).all()
+    assert (gate_hamming(bits) == 0).all()
+    assert (gate_hamming(bits, random_bits(4, specs, density=1.0)) == torch.tensor(bits.widths)[:, None, None]).all()
 
 
 @every_isa
-def test_a_selection_of_layers_agrees_as_it_does_among_all():
+@every_measure
+def test_a_selection_of_layers_measures_as_it_does_among_all(measure):
     a, b = random_bits(20, SHAPE), random_bits(30, SHAPE, seed=1)
-    every = gate_agreement(a, b)
+    count = MEASURES[measure][0]
+    every = count(a, b)
     for chosen in ([0], [3], [1, 2], [3, 0], [2, 2]):
-        assert_same_bits(gate_agreement(a.layers_of(chosen), b.layers_of(chosen)), every[chosen])
+        assert_same_bits(count(a.layers_of(chosen), b.layers_of(chosen)), every[chosen])
 
 
 # --- gate_neighbors -----------------------------------------------------------------------------------------
@@ -207,6 +246,8 @@ def test_threads_and_repetition_do_not_change_a_bit():
                 (
                     gate_agreement(bits),
                     gate_agreement(bits, y_bits),
+                    gate_hamming(bits),
+                    gate_hamming(bits, y_bits),
                     *gate_neighbors(bits, 20),
                     *gate_neighbors(bits, 20, y_bits),
                 )
@@ -232,6 +273,9 @@ ERRORS = {
     "agreement of a tensor": ("a", lambda: gate_agreement(BITS.words)),
     "agreement with a tensor": ("b", lambda: gate_agreement(BITS, Y_BITS.words)),
     "agreement with other widths": ("b", lambda: gate_agreement(BITS, random_bits(4, dense(40, 34)))),
+    "Hamming distances of a tensor": ("a", lambda: gate_hamming(BITS.words)),
+    "Hamming distances from a tensor": ("b", lambda: gate_hamming(BITS, Y_BITS.words)),
+    "Hamming distances with other widths": ("b", lambda: gate_hamming(BITS, random_bits(4, dense(40, 34)))),
     "neighbors of a tensor": ("bits", lambda: gate_neighbors(BITS.words, 2)),
     "neighbors among a tensor": ("y_bits", lambda: gate_neighbors(BITS, 2, Y_BITS.words)),
     "neighbors with other widths": ("y_bits", lambda: gate_neighbors(BITS, 2, random_bits(4, dense(40, 34)))),
@@ -257,8 +301,12 @@ def test_a_bad_argument_is_named(what):
 
 
 def test_the_raw_ops_refuse_what_would_leave_a_tensor():
-    with pytest.raises(ValueError, match="agree_widths"):
-        OPS.gate_overlap(BITS.words, None, *LAYERS, [40])
+    for widths in ([], [40], [40, 33, 1]):
+        with pytest.raises(ValueError, match="widths"):
+            OPS.gate_overlap(BITS.words, None, *LAYERS, widths, "both")
+    for measure in ("", "xor", "Agree"):
+        with pytest.raises(ValueError, match=rf"measure: got '{measure}', needs 'both', 'agree' or 'differ'"):
+            OPS.gate_overlap(BITS.words, None, *LAYERS, [40, 33], measure)
     for k in (0, 6, 2**62):
         with pytest.raises(ValueError, match="k"):
             OPS.gate_neighbors(BITS.words, None, *LAYERS, [1.0, 1.0], k, torch.float32)
@@ -269,13 +317,14 @@ def test_the_raw_ops_refuse_what_would_leave_a_tensor():
 
 @pytest.mark.parametrize("y_words", [None, Y_BITS.words], ids=["symmetric", "rectangular"])
 def test_ops_pass_opcheck(y_words):
-    opcheck(OPS.gate_overlap, (BITS.words, y_words, *LAYERS, [40, 33]))
+    for measure in ("both", "agree", "differ"):
+        opcheck(OPS.gate_overlap, (BITS.words, y_words, *LAYERS, [40, 33], measure))
     opcheck(OPS.gate_neighbors, (BITS.words, y_words, *LAYERS, [0.5, 0.25], 3, torch.float32))
 
 
 def test_compiled_functions_give_the_same_bits():
     def both(bits, y_bits):
-        return gate_agreement(bits), gate_overlap(bits), *gate_neighbors(bits, 2, y_bits)
+        return gate_agreement(bits), gate_hamming(bits, y_bits), gate_overlap(bits), *gate_neighbors(bits, 2, y_bits)
 
     torch._dynamo.reset()
     found = torch.compile(both, fullgraph=True, backend="aot_eager")(BITS, Y_BITS)
@@ -285,7 +334,7 @@ def test_compiled_functions_give_the_same_bits():
 
 def test_shapes_are_known_without_data():
     meta = [GateBits(bits.words.to("meta"), bits.layers) for bits in (BITS, Y_BITS)]
-    assert gate_agreement(*meta).shape == (2, 6, 4)
+    assert gate_agreement(*meta).shape == gate_hamming(*meta).shape == (2, 6, 4)
     values, indices = gate_neighbors(meta[0], 3, meta[1], dtype=torch.float64)
     assert values.shape == indices.shape == (6, 3)
     assert (values.dtype, indices.dtype) == (torch.float64, torch.int64)

@@ -45,6 +45,7 @@ class _GramOutput(c.Structure):
         ("row_stride", c.c_int64),
         ("plane_stride", c.c_int64),
         ("times", c.c_bool),
+        ("differ", c.c_bool),
         *((name, c.c_void_p) for name in ("factor", "y_factor", "x_on", "y_on")),
     )
 
@@ -104,18 +105,17 @@ def run_gram(
     scale: list[float], out: Tensor, *, times: bool = False, factor: Tensor | None = None,
     y_factor: Tensor | None = None, gates: list[int] | None = None, on: tuple[Tensor, Tensor] | None = None,
     sigma: tuple[Tensor, Tensor | None] | None = None, v: Tensor | None = None, workspace: int = 1 << 27,
-    indices: Tensor | None = None,
-    blocks: int = 3, seed: int = 0,
+    indices: Tensor | None = None, differ: bool = False, blocks: int = 3, seed: int = 0,
 ) -> None:  # fmt: skip
-    """Runs one of the emulated Gram kernels; arguments as of the ops. gates and on: for counts that agree. sigma: x and
-    y of bytes. v: out is the Gram times v, with partial products in `workspace` bytes. indices: of the largest values
-    of each row, which go to out."""
+    """Runs one of the emulated Gram kernels; arguments as of the ops. gates and on: for counts that agree, or, where
+    `differ`, that do not. sigma: x and y of bytes. v: out is the Gram times v, with partial products in `workspace`
+    bytes. indices: of the largest values of each row, which go to out."""
     right = words if y_words is None else y_words
     call = _GramCall(
         x=_rows(words), y=_rows(right),
         symmetric=y_words is None, type=TYPES[out.dtype], blocks=blocks, seed=seed,
         out=_GramOutput(
-            out.data_ptr(), out.stride(-2), out.stride(0) if out.dim() == 3 else 0, times, _address(factor),
+            out.data_ptr(), out.stride(-2), out.stride(0) if out.dim() == 3 else 0, times, differ, _address(factor),
             _address(factor if y_factor is None else y_factor), *map(_address, on or (None, None)),
         ),
         v=_address(v), columns=0 if v is None else v.shape[1], bytes=workspace,

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from gatedops import (
     GateBits,
     gate_agreement,
+    gate_hamming,
     gate_neighbors,
     gate_overlap,
     gate_stats,
@@ -96,6 +97,7 @@ CALLS: dict[str, Callable[[Things], Any]] = {
     "gate_counts": lambda t: gate_counts(t.bits),
     "gate_overlap": lambda t: [gate_overlap(t.bits), gate_overlap(t.bits, t.y_bits)],
     "gate_agreement": lambda t: [gate_agreement(t.bits), gate_agreement(t.bits, t.y_bits)],
+    "gate_hamming": lambda t: [gate_hamming(t.bits), gate_hamming(t.bits, t.y_bits)],
     "gate_neighbors": lambda t: [gate_neighbors(t.bits, 3, y, dtype=t.dtype) for y in (None, t.y_bits)],
     "gate_stats": lambda t: gate_stats(t.bits),
     "gate_change": lambda t: gate_change(t.bits, t.bits[torch.arange(9, device=t.x.device).roll(1)]),

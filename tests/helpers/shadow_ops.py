@@ -23,6 +23,7 @@ OPS = torch.ops.gatedops
 FLOAT32, FLOAT64 = torch.float32, torch.float64
 BITS, Y_BITS = random_bits(7, dense(40, 70)), random_bits(5, dense(40, 70), seed=1)
 WORDS, Y_WORDS = BITS.words, Y_BITS.words
+MEASURES = ("both", "agree", "differ")
 LAYERS = ([0, 8], [0, 8], [2, 3])
 SCALE = [1 / 40, 1 / 70]
 PROGRAMS = [chain((4, 4), 2), *(RandomProgram(seed).program for seed in range(6))]
@@ -57,7 +58,7 @@ CALLS: dict[str, Callable[[Case], list[Call]]] = {
     "pack_gates_out": lambda c: [(c.image, {"out": c.zeros(7, 8, dtype=torch.int32)})],
     "unpack_gates": lambda c: [(WORDS[:, 8:], 1, 70), (WORDS, 4, 40)],
     "gate_counts": lambda c: [(WORDS,), (WORDS[:, 3:5],)],
-    "gate_overlap": lambda c: [(WORDS, y, *LAYERS, widths) for y in (None, Y_WORDS) for widths in ([], [40, 70])],
+    "gate_overlap": lambda c: [(WORDS, y, *LAYERS, [40, 70], measure) for y in (None, Y_WORDS) for measure in MEASURES],
     "gate_neighbors": lambda c: [(WORDS, y, *LAYERS, SCALE, 3, c.dtype) for y in (None, Y_WORDS)],
     "npk_diag": lambda c: [(WORDS, LAYERS[0], LAYERS[2], SCALE, c.dtype)],
     "npk_gram": lambda c: [

@@ -52,8 +52,8 @@ OP_CALLS = {
         {"out": torch.zeros(5, 16, dtype=torch.int32)},
     ),
     "unpack_gates": (OPS.unpack_gates, (BITS.words[:, :2], 1, 40), {}),
-    "gate_overlap": (OPS.gate_overlap, (BITS.words, Y_BITS.words, *LAYERS, []), {}),
-    "gate_overlap of itself": (OPS.gate_overlap, (BITS.words, None, *LAYERS, []), {}),
+    "gate_overlap": (OPS.gate_overlap, (BITS.words, Y_BITS.words, *LAYERS, [40, 33], "agree"), {}),
+    "gate_overlap of itself": (OPS.gate_overlap, (BITS.words, None, *LAYERS, [40, 33], "both"), {}),
     "npk_gram": (OPS.npk_gram, (*RECTANGLE, None, None, *LAYERS, SCALE, torch.float32), {}),
     "npk_gram of itself": (OPS.npk_gram, (X, BITS.words, None, None, None, None, *LAYERS, SCALE, torch.float64), {}),
     "npk_gram of gates": (

@@ -264,6 +264,7 @@ ASKING = {
     "npk_matvec": lambda bits: npk_matvec(X, bits, X),
     "gate_overlap": gate_overlap,
     "gate_agreement": gatedops.gate_agreement,
+    "gate_hamming": gatedops.gate_hamming,
     "gate_neighbors": lambda bits: gatedops.gate_neighbors(bits, 1),
     "unpack_gates": unpack_gates,
     "gate_stats": gate_stats,

@@ -74,7 +74,7 @@ def sides(n: int, m: int) -> tuple[Tensor, Tensor, list[int], list[int], list[fl
 
 def overlap_case() -> tuple:
     left, right, first, count, _ = sides(7000, 5000)
-    return left, right, first, first, count, [1200, 1280]
+    return left, right, first, first, count, [1200, 1280], "agree"
 
 
 def neighbors_case() -> tuple:
@@ -216,6 +216,9 @@ def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(gram_blocks, "_GATES", 64)  # a layer is counted in parts
 
 
+MEASURES = {"both": reference.gate_overlap, "agree": reference.gate_agreement, "differ": reference.gate_hamming}
+
+
 def as_args(bits) -> tuple[list[int], list[int], list[float]]:
     layers = bits.layers
     return [layer.first_word for layer in layers], [layer.words for layer in layers], [1 / w for w in bits.widths]
@@ -228,8 +231,9 @@ def test_counts_and_lambda_are_exact(form, widths, n, seed):
     first, count, scale = as_args(left)
     for other in (None, right):
         y_words = None if other is None else other.words
-        found = gram.gate_overlap(left.words, y_words, first, first, count, [])
-        assert_same_bits(found, reference.gate_overlap(left, other))
+        for measure, counts in MEASURES.items():
+            found = gram.gate_overlap(left.words, y_words, first, first, count, list(widths), measure)
+            assert_same_bits(found, counts(left, other))
         found = gram.npk_gram(None, left.words, None, y_words, None, None, first, first, count, scale, torch.float32)
         assert_same_bits(found, reference.npk_gram(None, left, y_bits=other))
 

@@ -50,7 +50,7 @@ def test_grams_of_any_size_take_eight_variants_for_each_dtype(monkeypatch):
                     for x in (None, torch.zeros(n, 5)):
                         y = None if x is None or y_words is None else torch.zeros(m, 5)
                         gram.npk_gram(x, a.words, y, y_words, None, None, *layout, scale, dtype)
-                    gram.gate_overlap(a.words, y_words, *layout, [])
+                    gram.gate_overlap(a.words, y_words, *layout, list(a.widths), "both")
             gram.npk_diag(a.words, first, count, scale, torch.float32)
     counted = {name: len(variants) for name, variants in found.items()}
     assert counted == {"gram_kernel": 8 * 2, "overlap_kernel": 4, "row_counts_kernel": 1}

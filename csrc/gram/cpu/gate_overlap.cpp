@@ -1,11 +1,12 @@
-// gate_overlap: exact counts of the gates that are on for both rows of a pair, layer by layer; or of
-// those that agree (both on or both off): w - |a| - |b| + 2 |a AND b|.
+// gate_overlap: exact counts, layer by layer, of the gates that are on for both rows of a pair, that agree or that
+// differ. The last two come from the first and from the gates that are on in each row.
 #include <torch/csrc/stable/library.h>
 
 #include <cmath>
 
 #include "core/cpu/output.h"
 #include "core/kernel.h"
+#include "gram/measure.h"
 #include "problem.h"
 #include "sigma_source.h"
 
@@ -46,9 +47,17 @@ void store_counts(
   }
 }
 
-// Counts of both on -> counts of both equal, for one layer of `width` gates.
-void count_agreement(
-    const GramProblem& p, const Selection& s, const TileRect& tile, int layer, int64_t width, int32_t* counts) {
+struct OverlapCall {
+  const GramProblem& problem;
+  const Selection& layers;
+  const std::vector<int64_t>& widths;
+  Measure measure;
+};
+
+// Counts of gates on in both rows -> counts of those that agree or differ, in one layer.
+void count_measure(const OverlapCall& call, const TileRect& tile, int layer, int32_t* counts) {
+  const GramProblem& p = call.problem;
+  const Selection& s = call.layers;
   const TileKernels& k = tile_kernels();
   int32_t x_on[kTile], y_on[kTile];
   for (int i = 0; i < tile.rows; ++i) {
@@ -57,17 +66,24 @@ void count_agreement(
   for (int j = 0; j < tile.cols; ++j) {
     k.row_counts(p.y.row(tile.j + j), &s.y_first[layer], &s.count[layer], 1, y_on + j);
   }
-  for (int i = 0; i < tile.rows; ++i) {
-    for (int j = 0; j < tile.cols; ++j) {
-      int32_t& count = counts[i * kTileStride + j];
-      count = static_cast<int32_t>(width) - x_on[i] - y_on[j] + 2 * count;
+  const auto replace = [&](auto of_differing) {
+    for (int i = 0; i < tile.rows; ++i) {
+      for (int j = 0; j < tile.cols; ++j) {
+        int32_t& count = counts[i * kTileStride + j];
+        count = of_differing(x_on[i] + y_on[j] - 2 * count);
+      }
     }
+  };
+  if (call.measure == Measure::kAgree) {
+    const auto width = static_cast<int32_t>(call.widths[layer]);
+    replace([width](int32_t differing) { return width - differing; });
+  } else {
+    replace([](int32_t differing) { return differing; });
   }
 }
 
-void count_tile(
-    const GramProblem& p, const Selection& s, const std::vector<int64_t>& agree_widths, const TileRect& tile,
-    CountBuffers& b, const CountOutput& out) {
+void count_tile(const OverlapCall& call, const TileRect& tile, CountBuffers& b, const CountOutput& out) {
+  const GramProblem& p = call.problem;
   const TileKernels& k = p.kernels;
   for (const PieceRange& panel : p.panels) {
     for (const LayerPiece* piece = panel.begin; piece != panel.end; ++piece) {
@@ -76,8 +92,8 @@ void count_tile(
       k.count(
           p.x.block(tile.i, tile.rows), b.panel.data(), tile.cols, one, tile.diagonal, b.counts.data(),
           b.work.aligned());
-      if (piece->closes && !agree_widths.empty()) {
-        count_agreement(p, s, tile, piece->layer, agree_widths[piece->layer], b.counts.data());
+      if (piece->closes && call.measure != Measure::kBoth) {
+        count_measure(call, tile, piece->layer, b.counts.data());
       }
       if (piece->closes) {
         store_counts(k, tile, p.symmetric, piece->layer, b.counts.data(), out);
@@ -88,23 +104,22 @@ void count_tile(
 
 Tensor gate_overlap(
     const Tensor& words, const std::optional<Tensor>& y_words, std::vector<int64_t> first, std::vector<int64_t> y_first,
-    std::vector<int64_t> count, std::vector<int64_t> agree_widths) {
+    std::vector<int64_t> count, std::vector<int64_t> widths, std::string measure) {
   const GramArgs args = GramArgs::counts(words, y_words, {first, y_first, count});
   args.require_valid();
-  require(
-      agree_widths.empty() || agree_widths.size() == count.size(), "agree_widths: needs one entry per layer, or none");
+  args.require_widths(widths);
   const auto layers = static_cast<int64_t>(count.size());
   Tensor out = new_output(words, {layers, args.n(), args.m()}, ScalarType::Int);
   const bool stream = layers * args.n() * args.m() * static_cast<int64_t>(sizeof(int32_t)) > kStreamBytes;
   const CountOutput output{static_cast<int32_t*>(out.mutable_data_ptr()), args.n(), args.m(), stream};
   const GramProblem problem(words, y_words, args.layers);
+  const OverlapCall call{problem, args.layers, widths, measure_of(measure)};
   std::vector<CountBuffers> buffers;
   for (int64_t w = 0; w < workers(); ++w) {
     buffers.emplace_back(problem);
   }
-  run_tasks(problem.tiles(), [&](int64_t worker, int64_t t) {
-    count_tile(problem, args.layers, agree_widths, problem.tile(t), buffers[worker], output);
-  });
+  run_tasks(
+      problem.tiles(), [&](int64_t worker, int64_t t) { count_tile(call, problem.tile(t), buffers[worker], output); });
   return out;
 }
 

@@ -4,6 +4,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include "core/kernel.h"
+#include "gram/measure.h"
 #include "run.h"
 
 namespace gatedops::cuda {
@@ -64,18 +65,19 @@ Tensor row_counts(const Tensor& words, const GateRows& gates, const LayerTable& 
 
 Tensor gate_overlap(
     const Tensor& words, const std::optional<Tensor>& y_words, std::vector<int64_t> first, std::vector<int64_t> y_first,
-    std::vector<int64_t> count, std::vector<int64_t> agree_widths) {
+    std::vector<int64_t> count, std::vector<int64_t> widths, std::string measure) {
   const WholeArgs args(GramArgs::counts(words, y_words, {first, y_first, count}));
-  require(
-      agree_widths.empty() || agree_widths.size() == count.size(), "agree_widths: needs one entry per layer, or none");
-  GramProblem problem = gram_problem(args, agree_widths);
+  args.require_widths(widths);
+  const Measure counted = measure_of(measure);
+  GramProblem problem = gram_problem(args, widths);
   const DeviceGuard guard(words.get_device_index());
   Tensor out = torch::stable::new_empty(words, {problem.layers.count, args.n(), args.m()}, ScalarType::Int);
   problem.out.data = out.mutable_data_ptr();
   problem.out.row_stride = args.m();
   problem.out.plane_stride = args.n() * args.m();
   std::optional<Tensor> x_on, y_on;  // alive until the launch
-  if (!agree_widths.empty()) {
+  if (counted != Measure::kBoth) {
+    problem.out.differ = counted == Measure::kDiffer;
     x_on = row_counts(words, problem.x, problem.layers);
     y_on = y_words ? row_counts(*y_words, problem.y, right_layers(problem.layers)) : *x_on;
     problem.out.x_on = static_cast<const int32_t*>(x_on->const_data_ptr());

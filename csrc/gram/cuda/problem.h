@@ -56,11 +56,11 @@ GATEDOPS_HOST_DEVICE constexpr int64_t row_stride(const GateRows& gates, int32_t
 }
 
 // Where values go: out_ij = [out_ij *] value_ij [* (factor_i * y_factor_j)], the latter in float64. Counts of layer l
-// go to plane l; with x_on (L, n) and y_on (L, m), gates on, they become counts of gates that agree.
+// go to plane l; with x_on (L, n) and y_on (L, m), gates on, they become counts of gates that agree or differ.
 struct GramOutput {
   void* data;
   int64_t row_stride, plane_stride;  // elements
-  bool times;
+  bool times, differ;
   const double *factor, *y_factor;
   const int32_t *x_on, *y_on;
 };

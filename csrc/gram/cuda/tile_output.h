@@ -41,12 +41,13 @@ __device__ __forceinline__ Value finished(const GramOutput& out, Value value, Ou
   return value;
 }
 
-__device__ __forceinline__ int32_t agreeing(const GramProblem& p, int layer, int32_t both, int64_t i, int64_t j) {
+__device__ __forceinline__ int32_t measured(const GramProblem& p, int layer, int32_t both, int64_t i, int64_t j) {
   if (p.out.x_on == nullptr) {
     return both;
   }
   const int32_t on = p.out.x_on[layer * p.x.rows + i] + p.out.y_on[layer * p.y.rows + j];
-  return p.layers.layer[layer].gates - on + 2 * both;
+  const int32_t differing = on - 2 * both;
+  return p.out.differ ? differing : p.layers.layer[layer].gates - differing;
 }
 
 // Writes to an output of Out. layer: of the counts written; 0 for a Gram.
@@ -137,7 +138,7 @@ struct WriteTile {
     each(tile, r, c, [&](int a, int b, int row, int col) {
       Value& value = values[staged_offset<kTile>(row, col)];
       if constexpr (std::is_same_v<Out, int32_t>) {
-        value = agreeing(p, layer, value, tile.i + row, tile.j + col);
+        value = measured(p, layer, value, tile.i + row, tile.j + col);
       } else {
         value = finished(p.out, value, before[a][b], tile.i + row, tile.j + col);
       }

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gatedops.portable.gram import MEASURES
 from gatedops.selftest.case import Arguments, Case, Timing
 from gatedops.selftest.cases.inputs import (
     FLOAT32,
@@ -102,7 +103,7 @@ def _timed_matvec(draw: Draw, rows: int, layers: tuple[int, ...]) -> Arguments:
 
 
 def _timed_overlap(draw: Draw, rows: int, layers: tuple[int, ...]) -> Arguments:
-    return _overlap_arguments(draw, Size(rows, None, layers), False)
+    return _overlap_arguments(draw, Size(rows, None, layers), "both")
 
 
 def _timed_neighbors(draw: Draw, rows: int, layers: tuple[int, ...]) -> Arguments:
@@ -115,15 +116,15 @@ def _timed_neighbors(draw: Draw, rows: int, layers: tuple[int, ...]) -> Argument
 def _overlap_cases() -> list[Case]:
     made = []
     for size in (SMALL, RECTANGLE, TILES, SQUARE, ONE, NO_ROWS, ALL_ON):
-        for agree in (False, True) if size.n > 1 and size is not TILES else (True,):
-            make = drawn(_overlap_arguments, size, agree)
-            made.append(Case(f"gate_overlap of {size}{', agreeing' if agree else ''}", "gate_overlap", make))
+        for measure in MEASURES if size.n > 1 and size is not TILES else ("agree",):
+            make = drawn(_overlap_arguments, size, measure)
+            made.append(Case(f"gate_overlap of {size}, {measure}", "gate_overlap", make))
     return made
 
 
-def _overlap_arguments(draw: Draw, size: Size, agree: bool) -> Arguments:
+def _overlap_arguments(draw: Draw, size: Size, measure: str) -> Arguments:
     words, y_words, layout = _words(*size.sides(draw))
-    return call(words, y_words, *layout, list(size.widths) if agree else [])
+    return call(words, y_words, *layout, list(size.widths), measure)
 
 
 def _neighbor_cases() -> list[Case]:

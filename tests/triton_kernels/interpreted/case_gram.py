@@ -46,9 +46,9 @@ def p(request):
     return Problem(*request.param)
 
 
-def test_counts_and_agreement_are_exact(p):
-    for agree in ([], p.widths):
-        args = (p.words, p.y_words, *p.layout, agree)
+def test_counts_of_every_measure_are_exact(p):
+    for measure in ("both", "agree", "differ"):
+        args = (p.words, p.y_words, *p.layout, p.widths, measure)
         assert torch.equal(gram.gate_overlap(*args), ops.gate_overlap(*args))
 
 
