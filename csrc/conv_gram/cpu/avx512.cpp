@@ -10,9 +10,10 @@
 #include <cstring>
 
 #include "core/cpu/target_avx512.h"
-#include "plan.h"
+#include "kernels.h"
 
 #include "body-inl.h"
+#include "box-inl.h"
 
 namespace gatedops::cpu {
 namespace {

@@ -1,12 +1,12 @@
 // Kernels of the convolutional recursion written once over an instruction set's traits I; see gram/cpu/tile-inl.h for
-// how such a body is compiled. Every number of a map is one pair's own, and sums run in one order whatever the width
-// of a register: the bits are the same on every instruction set.
+// how such a body is compiled. The loops of boxes are in box-inl.h, those of all other kernels here. Every number of a
+// map is one pair's own, and sums run in one order whatever the width of a register: the bits are the same on every
+// instruction set.
 //
-// I::kBytes is the width of a register. I::counts holds the int32 overlaps of kPairs pairs; I::overlap adds those of
+// I::kBytes is the width of a register. I::Counts holds the int32 overlaps of kPairs pairs; I::overlap adds those of
 // some words, I::convert turns them into numbers.
 
 #include "box-inl.h"
-#include "rolled_box-inl.h"
 
 namespace gatedops::cpu {
 namespace {

@@ -4,8 +4,11 @@
 // the kernels that pools make, never n x m x P x P.
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
+
 #include "conv_gram/args.h"
 #include "core/cpu/output.h"
+#include "core/cpu/parallel.h"
 #include "core/kernel.h"
 #include "tile.h"
 

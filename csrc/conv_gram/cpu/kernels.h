@@ -20,6 +20,11 @@ namespace gatedops::cpu {
 
 constexpr int kPairs = 16;  // pairs side by side: one x against kPairs y
 
+inline int modulo(int a, int n) {
+  const int r = a % n;
+  return r < 0 ? r + n : r;
+}
+
 // One axis of a map: the pixels begin .. end - 1 of x; from `split` on the pixel of y has wrapped round.
 struct Axis {
   int begin = 0, split = 0, end = 0;

@@ -1,23 +1,232 @@
+// Makes the plan of a conv_gram program: which segment computes each instruction, at which displacements, and where
+// the results lie in memory.
 #include "plan.h"
 
 #include <algorithm>
 #include <map>
 #include <numeric>
+#include <tuple>
 
-#include "placement.h"
+#include "core/require.h"
+#include "gates/layout.h"
 
 namespace gatedops::cpu {
 namespace {
 
+constexpr int kMaxLattice = 4096;  // pixels of the network's input between two of a register
+
+Extent times(Extent a, Extent b) {
+  return {a.y * b.y, a.x * b.x};
+}
+
+// Chooses the segment that computes each instruction: each as early as its sources and the mode of the segment allow.
+class Placement {
+  using Mode = Segment::Mode;
+
+ public:
+  explicit Placement(Plan& plan) : registers_(plan.registers), segments_(plan.segments) {}
+
+  int place_all(const std::vector<Instruction>& program) {
+    for (const Instruction& code : program) {
+      program_.push_back(code);
+      placed_.push_back(made_where_read(code) ? -1 : place(code));
+    }
+    const int last = static_cast<int>(program.size()) - 1;
+    return placed_[last] >= 0 ? placed_[last] : copy_of(last, 0, {1, 1});
+  }
+
+ private:
+  static bool made_where_read(const Instruction& code) {
+    return code.op == ConvOp::input || code.op == ConvOp::constant;
+  }
+
+  bool made_where_read(int instruction) const {
+    return instruction >= 0 && placed_[instruction] < 0;
+  }
+
+  int place(const Instruction& code) {
+    int segment = 0;
+    for (const int src : {code.src, code.src2}) {
+      segment = std::max(segment, available(src));
+    }
+    while (!fits(code, segment)) {
+      ++segment;
+    }
+    Instruction resolved = code;
+    const Extent lattice = lattice_of(code, segment);
+    resolved.src = source(code, code.src, segment, lattice);
+    resolved.src2 = source(code, code.src2, segment, lattice);
+    segment_at(segment).mode = mode_with(code, segment);
+    return add(resolved, segment, code.sink() ? pooled_lattice(code, lattice) : lattice);
+  }
+
+  // One pixel is at displacement 0 only: any lattice serves, and 1 keeps products small.
+  static Extent pooled_lattice(const Instruction& pool, Extent lattice) {
+    return {pool.out.y == 1 ? 1 : lattice.y * pool.stride.y, pool.out.x == 1 ? 1 : lattice.x * pool.stride.x};
+  }
+
+  int add(const Instruction& code, int segment, Extent lattice) {
+    require(std::max(lattice.y, lattice.x) <= kMaxLattice, "program: the strides multiply to more than 4096");
+    Segment& s = segment_at(segment);
+    const int index = static_cast<int>(registers_.size());
+    registers_.push_back({code, segment, lattice, code.sink()});
+    (code.sink() ? s.sinks : s.local).push_back(index);
+    return index;
+  }
+
+  Segment& segment_at(int segment) {
+    if (static_cast<int>(segments_.size()) <= segment) {
+      segments_.resize(segment + 1);
+    }
+    return segments_[segment];
+  }
+
+  // The first segment that can read the result of an instruction.
+  int available(int instruction) const {
+    if (instruction < 0 || made_where_read(instruction)) {
+      return 0;
+    }
+    const Register& r = registers_[placed_[instruction]];
+    return r.segment + (r.code.sink() ? 1 : 0);
+  }
+
+  // Whether the segment itself computes what the instruction makes.
+  bool local(int instruction, int segment) const {
+    return made_where_read(instruction) || (instruction >= 0 && !registers_[placed_[instruction]].code.sink() &&
+                                            registers_[placed_[instruction]].segment == segment);
+  }
+
+  // Pixels of the network's input between two pixels of a register; a constant takes that of what it is added to.
+  Extent lattice_of_source(int instruction) const {
+    return made_where_read(instruction) ? Extent{1, 1} : registers_[placed_[instruction]].lattice;
+  }
+
+  bool is_constant(int instruction) const {
+    return instruction >= 0 && program_[instruction].op == ConvOp::constant;
+  }
+
+  // Of the map that an instruction writes; of a sink, that it reads.
+  Extent lattice_of(const Instruction& code, int segment) const {
+    const bool second =
+        code.src2 >= 0 && (is_constant(code.src) || (!local(code.src, segment) && local(code.src2, segment)));
+    const Extent lattice = lattice_of_source(second ? code.src2 : code.src);
+    return code.op == ConvOp::box ? times(lattice, code.stride) : lattice;
+  }
+
+  bool fits(const Instruction& code, int segment) const {
+    if (code.src2 >= 0 && local(code.src, segment) && local(code.src2, segment) && !is_constant(code.src) &&
+        !is_constant(code.src2)) {
+      const Extent a = lattice_of_source(code.src), b = lattice_of_source(code.src2);
+      if ((a.y != b.y && code.in.y > 1) || (a.x != b.x && code.in.x > 1)) {
+        return false;  // branches of different stride meet: a later segment reads them from the store
+      }
+    }
+    const Mode mode = mode_with(code, segment);
+    if (code.op == ConvOp::box && !box_fits(code, segment, mode)) {
+      return false;
+    }
+    return mode != Mode::cyclic || all_wrap_alike(segment, times(code.in, input_lattice(code, segment)));
+  }
+
+  Extent input_lattice(const Instruction& code, int segment) const {
+    const Extent lattice = lattice_of(code, segment);
+    return code.op == ConvOp::box ? Extent{lattice.y / code.stride.y, lattice.x / code.stride.x} : lattice;
+  }
+
+  static bool closed(const Instruction& box) {
+    return box.in == times(box.stride, box.out);
+  }
+
+  Mode mode_of(int segment) const {
+    return segment < static_cast<int>(segments_.size()) ? segments_[segment].mode : Mode::open;
+  }
+
+  // Mode of the segment if the instruction joins it.
+  Mode mode_with(const Instruction& code, int segment) const {
+    const Mode mode = mode_of(segment);
+    if (mode != Mode::open || code.op != ConvOp::box || (code.pointwise() && closed(code))) {
+      return mode;
+    }
+    return code.circular && closed(code) ? Mode::cyclic : Mode::linear;
+  }
+
+  // A map of linear displacements lacks the pixels that wrap round: a box that does reads a cyclic map or the store.
+  bool box_fits(const Instruction& box, int segment, Mode mode) const {
+    if (box.pointwise() && closed(box)) {
+      return true;
+    }
+    if (mode == Mode::cyclic) {
+      return box.circular && closed(box);
+    }
+    return !box.circular || !local(box.src, segment) || (made_where_read(box.src) && home_of(box.src, segment) >= 0);
+  }
+
+  // A segment before this one that can store an input or constant; -1: none.
+  int home_of(int instruction, int segment) const {
+    for (int home = 0; home < segment; ++home) {
+      if (mode_of(home) != Mode::cyclic || all_wrap_alike(home, program_[instruction].out)) {
+        return home;
+      }
+    }
+    return -1;
+  }
+
+  // Cyclic displacements are counted modulo one size for all.
+  bool all_wrap_alike(int segment, Extent size) const {
+    if (segment >= static_cast<int>(segments_.size())) {
+      return true;
+    }
+    const Segment& s = segments_[segment];
+    return std::all_of(
+               s.local.begin(), s.local.end(),
+               [&](int r) { return times(registers_[r].code.out, registers_[r].lattice) == size; }) &&
+           std::all_of(s.sinks.begin(), s.sinks.end(), [&](int r) {
+             const Register& src = registers_[registers_[r].code.src];
+             return times(src.code.out, src.lattice) == size;
+           });
+  }
+
+  int source(const Instruction& code, int instruction, int segment, Extent lattice) {
+    if (instruction < 0) {
+      return -1;
+    }
+    if (!made_where_read(instruction)) {
+      Register& r = registers_[placed_[instruction]];
+      r.stored = r.stored || r.segment != segment;
+      return placed_[instruction];
+    }
+    const bool from_store = code.circular && mode_with(code, segment) != Mode::cyclic;
+    const bool adopts = is_constant(instruction) && code.op == ConvOp::add;
+    const int index =
+        copy_of(instruction, from_store ? home_of(instruction, segment) : segment, adopts ? lattice : Extent{1, 1});
+    registers_[index].stored = registers_[index].stored || from_store;
+    return index;
+  }
+
+  int copy_of(int instruction, int segment, Extent lattice) {
+    const auto [at, is_new] = copies_.try_emplace({instruction, segment, lattice.y, lattice.x}, 0);
+    if (is_new) {
+      at->second = add(program_[instruction], segment, lattice);
+    }
+    return at->second;
+  }
+
+  std::vector<Register>& registers_;
+  std::vector<Segment>& segments_;
+  std::vector<Instruction> program_;
+  std::vector<int> placed_;  // register of each instruction; -1: made where it is read
+  std::map<std::tuple<int, int, int, int>, int> copies_;
+};
+
 // The displacements that a segment visits: all at which a sink or a stored register has pixels.
 void set_range(const Plan& plan, Segment& s) {
   s.step = {0, 0};
-  const auto visit = [&s](const Register& r, bool only_zero) {
+  const auto last = [&s](int lattice, int out) { return s.cyclic() ? lattice * out - 1 : lattice * (out - 1); };
+  const auto visit = [&s, &last](const Register& r, bool only_zero) {
     s.step = {std::gcd(s.step.y, r.lattice.y), std::gcd(s.step.x, r.lattice.x)};
     if (!only_zero) {
-      const int whole = s.cyclic() ? 0 : 1;
-      s.range.y = std::max(s.range.y, r.lattice.y * r.code.out.y - r.lattice.y * whole - (1 - whole));
-      s.range.x = std::max(s.range.x, r.lattice.x * r.code.out.x - r.lattice.x * whole - (1 - whole));
+      s.range.y = std::max(s.range.y, last(r.lattice.y, r.code.out.y));
+      s.range.x = std::max(s.range.x, last(r.lattice.x, r.code.out.x));
     }
   };
   for (const int r : s.local) {
@@ -88,6 +297,51 @@ Plan::Plan(const std::vector<Instruction>& program) {
   for (Segment& s : segments) {
     set_range(*this, s);
     assign_slots(*this, s);
+  }
+}
+
+Windows::Windows(int in, int out, const BoxAxis& window) : of_(static_cast<size_t>(in)), out_(out) {
+  for (int p = 0; p < out; ++p) {
+    for (int k = 0; k < window.kernel; ++k) {
+      const int64_t q = int64_t{p} * window.stride + int64_t{k} * window.dilation - window.pad;
+      if (q >= 0 && q < in) {
+        of_[static_cast<size_t>(q)].push_back({p, k});
+      }
+    }
+  }
+}
+
+void Windows::taps(const Axis& axis, std::vector<PoolTap>& taps) const {
+  taps.clear();
+  for (int q = axis.begin; q < axis.end; ++q) {
+    for (const auto& [p, k] : of_[q]) {
+      for (const auto& [p_y, k_y] : of_[axis.partner(q)]) {
+        taps.push_back({q, p, modulo(p_y - p, out_), p_y, k, k_y});
+      }
+    }
+  }
+}
+
+PanelLayout::PanelLayout(const Plan& plan) : part_of(plan.registers.size(), -1) {
+  for (size_t r = 0; r < plan.registers.size(); ++r) {
+    const Instruction& code = plan.registers[r].code;
+    if (code.op == ConvOp::input) {
+      part_of[r] = static_cast<int>(parts.size());
+      parts.push_back({code.first, code.out.area(), code.channels, code.channels, numbers});
+      numbers += code.out.area() * code.channels * kPairs;
+    } else if (code.masked()) {
+      const int64_t stride = words_per_position(code.positions(), code.channels);
+      const int64_t used = (code.channels + 31) / 32;
+      part_of[r] = static_cast<int>(parts.size());
+      parts.push_back({code.first, code.positions(), stride, used, words});
+      words += code.positions() * used * kPairs;
+    }
+  }
+}
+
+ConvProblem::ConvProblem(const std::vector<Instruction>& program) : plan(program), layout(plan) {
+  for (const Register& r : plan.registers) {
+    windows.emplace_back(r.code.sink() && !r.code.total() ? r.code : Instruction{});
   }
 }
 

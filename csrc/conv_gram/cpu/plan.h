@@ -1,6 +1,11 @@
-// How a conv_gram program is run: cut into segments at the sinks (pools), whose kernels mix displacements p' - p.
-// Inside a segment every displacement is computed on its own, through all instructions.
+// How a conv_gram program is run: what all tiles of a call share.
+//
+// The program is cut into segments at its sinks (pools), whose kernels mix displacements p' - p. Inside a segment every
+// displacement is computed on its own, through all instructions.
 #pragma once
+
+#include <utility>
+#include <vector>
 
 #include "kernels.h"
 
@@ -49,9 +54,53 @@ struct Plan {
   int64_t row_numbers = 0;    // in the longest padded row of a box
 };
 
-inline int modulo(int a, int n) {
-  const int r = a % n;
-  return r < 0 ? r + n : r;
+inline BoxAxis window_y(const Instruction& i) {
+  return {i.kernel.y, i.stride.y, i.pad.y, i.dilation.y};
 }
+inline BoxAxis window_x(const Instruction& i) {
+  return {i.kernel.x, i.stride.x, i.pad.x, i.dilation.x};
+}
+
+// The windows that each pixel of one axis falls into: (output pixel, place in the window).
+class Windows {
+ public:
+  Windows(int in, int out, const BoxAxis& window);
+
+  // All ways in which the pixels of a map fall into the windows of a sink.
+  void taps(const Axis& axis, std::vector<PoolTap>& taps) const;
+
+ private:
+  std::vector<std::vector<std::pair<int, int>>> of_;
+  int out_;
+};
+
+struct SinkWindows {
+  Windows y, x;
+  explicit SinkWindows(const Instruction& i) : y(i.in.y, i.out.y, window_y(i)), x(i.in.x, i.out.x, window_x(i)) {}
+};
+
+// What a register reads of a row of y, and where a panel holds it.
+struct PanelPart {
+  int64_t first;              // column of x, or word
+  int64_t positions, stride;  // words of a row between positions; of an input: channels
+  int64_t used;               // of them, words that hold gates
+  int64_t at;                 // position in the panel, in numbers or words
+};
+
+struct PanelLayout {
+  explicit PanelLayout(const Plan& plan);
+
+  std::vector<PanelPart> parts;
+  std::vector<int> part_of;  // of a register; -1: reads nothing
+  int64_t numbers = 0, words = 0;
+};
+
+struct ConvProblem {
+  explicit ConvProblem(const std::vector<Instruction>& program);
+
+  Plan plan;
+  PanelLayout layout;
+  std::vector<SinkWindows> windows;  // of each register, empty but for pools
+};
 
 }  // namespace gatedops::cpu

@@ -3,9 +3,10 @@
 #include <algorithm>
 #include <cstring>
 
-#include "plan.h"
+#include "kernels.h"
 
 #include "body-inl.h"
+#include "box-inl.h"
 
 namespace gatedops::cpu {
 namespace {

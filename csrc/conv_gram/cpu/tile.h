@@ -1,11 +1,131 @@
-// Runs a plan on some rows of x against one panel of kPairs rows of y: segment by segment, displacement by
-// displacement, register by register. One thread; memory for one x at a time apart from the stored registers.
+// A tile: some rows of x against kPairs rows of y, computed by one thread.
+//
+// Panel holds what the program reads of y, Schedule the maps of one displacement and the order in which they are
+// computed, ConvTile runs the plan: segment by segment, displacement by displacement, register by register.
 #pragma once
 
-#include "schedule.h"
+#include <vector>
+
+#include "core/cpu/matrix.h"
+#include "gram/cpu/problem.h"
+#include "plan.h"
 
 namespace gatedops::cpu {
 
+// 64 bytes: every row of a map or panel starts at a cache line.
+template <class T>
+struct alignas(64) PairLine {
+  T pair[kPairs];
+};
+
+template <class T>
+class LineBuffer {
+ public:
+  explicit LineBuffer(int64_t numbers = 0) : lines_(static_cast<size_t>((numbers + kPairs - 1) / kPairs)) {}
+  T* data() {
+    return lines_.empty() ? nullptr : lines_[0].pair;
+  }
+  const T* data() const {
+    return lines_.empty() ? nullptr : lines_[0].pair;
+  }
+
+ private:
+  std::vector<PairLine<T>> lines_;
+};
+
+// What a conv_gram program reads of kPairs rows of y: pixels and mask words with the rows side by side.
+template <class T>
+class Panel {
+ public:
+  Panel(const Plan& plan, const PanelLayout& layout)
+      : plan_(plan), layout_(layout), numbers_(layout.numbers), words_(layout.words) {}
+
+  // Rows j .. j + kPairs - 1, of which those past the last are zeros.
+  void load(const Matrix& x, const GateRows& gates, int64_t j);
+
+  const T* pixels(int r) const {
+    return numbers_.data() + layout_.parts[layout_.part_of[r]].at;
+  }
+  // x: the words of the first row of x.
+  MaskView mask(int r, const uint32_t* x, int64_t next) const {
+    if (layout_.part_of[r] < 0) {
+      return {};
+    }
+    const PanelPart& part = layout_.parts[layout_.part_of[r]];
+    return {x + part.first, words_.data() + part.at, next, static_cast<int>(part.stride), static_cast<int>(part.used)};
+  }
+
+ private:
+  void load_pixels(const Matrix& x, const PanelPart& part, int64_t j);
+  void load_words(const GateRows& gates, const PanelPart& part, int64_t j);
+
+  const Plan& plan_;
+  const PanelLayout& layout_;
+  LineBuffer<T> numbers_;
+  LineBuffer<uint32_t> words_;
+};
+
+template <class T>
+struct Step {
+  int index;  // of the register
+  Maps<T> out, src, src2;
+};
+
+template <class T>
+struct SinkStep {
+  int index;
+  Maps<T> src;
+  std::vector<PoolTap> y, x;
+};
+
+// Memory of the maps of several x, and the steps of the displacement at hand.
+template <class T>
+class Schedule {
+ public:
+  Schedule(const ConvProblem& problem, int rows)
+      : problem_(problem),
+        plan_(problem.plan),
+        slots_(rows * plan_.slots * slot_numbers()),
+        store_(rows * plan_.store_numbers),
+        needed_(plan_.registers.size()) {}
+
+  // Fills steps() and sinks() for a displacement of a segment.
+  void prepare(const Segment& s, Shift at);
+
+  const std::vector<Step<T>>& steps() const {
+    return steps_;
+  }
+  const SinkStep<T>* begin_sinks() const {
+    return sinks_.data();
+  }
+  const SinkStep<T>* end_sinks() const {
+    return sinks_.data() + used_sinks_;
+  }
+  // The kernel of a stored register, of the x of index `row`.
+  T* stored(const Register& r, int row) {
+    return store_.data() + row * plan_.store_numbers + r.place;
+  }
+
+ private:
+  // Slots are set apart by more than their size: equal addresses modulo 4096 would stall loads behind stores.
+  int64_t slot_numbers() const {
+    return plan_.slot_numbers + 5 * kPairs;
+  }
+
+  void mark_needed(const Segment& s, Shift at);
+  void prepare_sink(const Segment& s, int index, Shift at);
+  Maps<T> maps_of(int index, Shift shift, bool cyclic);
+
+  const ConvProblem& problem_;
+  const Plan& plan_;
+  LineBuffer<T> slots_, store_;
+  std::vector<char> needed_;
+  std::vector<Step<T>> steps_;
+  std::vector<SinkStep<T>> sinks_;  // the first used_sinks_ are this displacement's
+  int used_sinks_ = 0;
+};
+
+// Memory for one x at a time, apart from the stored registers.
 template <class T>
 class ConvTile {
  public:
@@ -28,135 +148,22 @@ class ConvTile {
   }
 
   // results[r * kPairs + pair] for rows i + r of x.
-  void run(int64_t i, int rows, T* results) {
-    first_row_ = i;
-    load_rows(i, rows);
-    for (const Segment& s : plan_.segments) {
-      open_sinks(s, rows);
-      if (s.cyclic()) {
-        visit(s, rows, {0, 0}, {s.range.y, s.range.x});
-      } else {
-        visit(s, rows, {-s.range.y, -s.range.x}, {s.range.y, s.range.x});
-      }
-      close_sinks(s, rows);
-    }
-    for (int r = 0; r < rows; ++r) {
-      std::copy_n(schedule_.stored(plan_.registers[plan_.result], r), kPairs, results + r * kPairs);
-    }
-  }
+  void run(int64_t i, int rows, T* results);
 
  private:
-  void load_rows(int64_t i, int rows) {
-    for (int r = 0; r < rows; ++r) {
-      const T* row = reinterpret_cast<const T*>(x_.data) + (i + r) * x_.row_stride;
-      for (int64_t c = 0; c < x_.cols; ++c) {
-        x_rows_[r * x_.cols + c] = row[c * x_.col_stride];
-      }
-    }
-  }
-
-  void visit(const Segment& s, int rows, Shift first, Shift last) {
-    for (int y = first.y; y <= last.y; y += s.step.y) {
-      for (int x = first.x; x <= last.x; x += s.step.x) {
-        schedule_.prepare(s, {y, x});
-        for (const Step<T>& step : schedule_.steps()) {
-          compute(step, rows);
-        }
-        for (const SinkStep<T>* sink = schedule_.begin_sinks(); sink != schedule_.end_sinks(); ++sink) {
-          feed(*sink, rows);
-        }
-      }
-    }
-  }
+  void load_rows(int64_t i, int rows);
+  void visit(const Segment& s, int rows, Shift first, Shift last);
+  void compute(const Step<T>& step, int rows);
+  void feed(const SinkStep<T>& step, int rows);
+  void open_sinks(const Segment& s, int rows);
+  void close_sinks(const Segment& s, int rows);
+  void close(int index, int row);
 
   MaskView mask(int index) const {
     return panel_.mask(index, gates_.row(first_row_), gates_.stride());
   }
-
-  void compute(const Step<T>& step, int rows) {
-    const Instruction& code = plan_.registers[step.index].code;
-    const T scale = static_cast<T>(code.scale), constant = static_cast<T>(code.constant);
-    switch (code.op) {
-      case ConvOp::input:
-        return kernels_.input(
-            {rows, x_rows_.data() + code.first, panel_.pixels(step.index), x_.cols, code.channels, code.out.area(),
-             code.out.x, scale, step.out});
-      case ConvOp::add:
-        return kernels_.add({rows, step.src, step.src2, step.out, scale, static_cast<T>(code.scale2), constant});
-      case ConvOp::constant:
-        return fill_constant(code, step.out, rows);
-      default:
-        return kernels_.box(
-            {rows, step.src, step.out, window_y(code), window_x(code), code.circular, mask(step.index), code.out.x,
-             scale, constant, row_.data()});
-    }
-  }
-
-  static void fill_constant(const Instruction& code, const Maps<T>& out, int rows) {
-    const bool on = !(code.same_row && out.y.delta != 0) && !(code.same_column && out.x.delta != 0);
-    for (int p = out.y.begin; p < out.y.end; ++p) {
-      for (int i = 0; i < rows; ++i) {
-        std::fill_n(out.row(p) + i * out.next, int64_t{out.x.count()} * kPairs, on ? static_cast<T>(code.scale) : T(0));
-      }
-    }
-  }
-
-  void feed(const SinkStep<T>& step, int rows) {
-    const Register& r = plan_.registers[step.index];
-    if (r.code.total()) {
-      kernels_.total(rows, step.src, sums(step.index, 0));
-      return;
-    }
-    kernels_.pool(
-        {rows, step.src, step.y.data(), step.x.data(), static_cast<int>(step.y.size()), static_cast<int>(step.x.size()),
-         r.code.out.y, r.code.out.x, r.code.kernel.x, static_cast<int>(r.code.kernel.area()), mask(step.index),
-         schedule_.stored(r, 0), plan_.store_numbers});
-  }
-
   double* sums(int index, int row) {
     return sums_.data() + (index * (sums_.size() / plan_.registers.size()) + static_cast<size_t>(row) * kPairs);
-  }
-
-  void open_sinks(const Segment& s, int rows) {
-    for (const int index : s.sinks) {
-      for (int row = 0; row < rows; ++row) {
-        const Register& r = plan_.registers[index];
-        std::fill_n(schedule_.stored(r, row), r.numbers(), T(0));
-        std::fill_n(sums(index, row), kPairs, 0.0);
-      }
-    }
-  }
-
-  void close_sinks(const Segment& s, int rows) {
-    for (const int index : s.sinks) {
-      for (int row = 0; row < rows; ++row) {
-        close(index, row);
-      }
-    }
-  }
-
-  // Scales what a sink has summed.
-  void close(int index, int row) {
-    const Register& r = plan_.registers[index];
-    const std::vector<double>& w = r.code.weights;
-    T* to = schedule_.stored(r, row);
-    if (r.code.total()) {
-      const double scale = r.code.scale * (w.empty() ? 1.0 : w[0] * w[0]);
-      for (int pair = 0; pair < kPairs; ++pair) {
-        to[pair] = static_cast<T>(sums(index, row)[pair] * scale);
-      }
-      return;
-    }
-    const Extent size = r.code.out;
-    for (int shift = 0; shift < size.area(); ++shift) {
-      for (int p = 0; p < size.area(); ++p, to += kPairs) {
-        const int q = (p / size.x + shift / size.x) % size.y * size.x + (p + shift) % size.x;
-        const T scale = static_cast<T>(w.empty() ? r.code.scale : r.code.scale * w[p] * w[q]);
-        for (int pair = 0; pair < kPairs; ++pair) {
-          to[pair] *= scale;
-        }
-      }
-    }
   }
 
   const Plan& plan_;
