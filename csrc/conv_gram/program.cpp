@@ -1,3 +1,4 @@
+// Decodes a program and checks every number of it: errors name the instruction and what is wrong.
 #include "program.h"
 
 #include <string>
@@ -17,29 +18,30 @@ class Fields {
   void check(bool condition, const std::string& what) const {
     require(condition, "program: instruction " + std::to_string(index_) + " " + what);
   }
-  int64_t at(int field) const {
-    return f_[field];
+  int64_t at(Field field) const {
+    return f_[static_cast<int>(field)];
   }
-  int bounded(int field, int64_t low, int64_t high, const char* name) const {
+  int bounded(Field field, int64_t low, int64_t high, const char* name) const {
     check(
-        f_[field] >= low && f_[field] <= high, "has " + std::string(name) + " " + std::to_string(f_[field]) +
+        at(field) >= low && at(field) <= high, "has " + std::string(name) + " " + std::to_string(at(field)) +
                                                    ", needs " + std::to_string(low) + " to " + std::to_string(high));
-    return static_cast<int>(f_[field]);
+    return static_cast<int>(at(field));
   }
-  Extent extent(int field, int64_t low, int64_t high, const char* name) const {
-    return {bounded(field, low, high, name), bounded(field + 1, low, high, name)};
+  Extent extent(Field y, Field x, int64_t low, int64_t high, const char* name) const {
+    return {bounded(y, low, high, name), bounded(x, low, high, name)};
   }
-  double scalar(int field, const char* name) const {
+  double scalar(Field field, const char* name) const {
     return scalars_[bounded(field, 0, static_cast<int64_t>(scalars_.size()) - 1, name)];
   }
-  std::vector<double> weights(int field, int64_t count) const {
-    if (f_[field] < 0) {
+  std::vector<double> weights(Field field, int64_t count) const {
+    const int64_t first = at(field);
+    if (first < 0) {
       return {};
     }
     check(
-        f_[field] + count <= static_cast<int64_t>(scalars_.size()),
+        first + count <= static_cast<int64_t>(scalars_.size()),
         "needs " + std::to_string(count) + " weights in scalars");
-    return {scalars_.begin() + f_[field], scalars_.begin() + f_[field] + count};
+    return {scalars_.begin() + first, scalars_.begin() + first + count};
   }
 
  private:
@@ -55,11 +57,11 @@ bool inside(const Instruction& i) {
 
 void decode_window(const Fields& f, Instruction& i) {
   if (i.op == ConvOp::box || i.op == ConvOp::select || i.op == ConvOp::pool) {
-    i.kernel = f.extent(13, 1, i.op == ConvOp::box ? kMaxWindow : kMaxExtent, "kernel");
-    i.stride = f.extent(15, 1, kMaxExtent, "stride");
-    i.pad = f.extent(17, 0, kMaxExtent, "padding");
-    i.dilation = f.extent(19, 1, kMaxExtent, "dilation");
-    const bool circular = i.op == ConvOp::box && f.bounded(21, 0, 1, "circular") == 1;
+    i.kernel = f.extent(Field::kernel_h, Field::kernel_w, 1, i.op == ConvOp::box ? kMaxWindow : kMaxExtent, "kernel");
+    i.stride = f.extent(Field::stride_h, Field::stride_w, 1, kMaxExtent, "stride");
+    i.pad = f.extent(Field::pad_top, Field::pad_left, 0, kMaxExtent, "padding");
+    i.dilation = f.extent(Field::dilation_h, Field::dilation_w, 1, kMaxExtent, "dilation");
+    const bool circular = i.op == ConvOp::box && f.bounded(Field::circular, 0, 1, "circular") == 1;
     i.circular = circular && !(i.pointwise() && inside(i));
     return;
   }
@@ -69,8 +71,8 @@ void decode_window(const Fields& f, Instruction& i) {
 }
 
 void decode_memory(const Fields& f, int64_t columns, int64_t words, Instruction& i) {
-  i.first = f.at(7);
-  i.channels = f.at(8);
+  i.first = f.at(Field::first);
+  i.channels = f.at(Field::channels);
   if (i.op == ConvOp::input) {
     f.check(
         i.first >= 0 && i.channels >= 1 && i.channels <= columns && i.first <= columns - i.channels * i.out.area(),
@@ -86,24 +88,25 @@ void decode_memory(const Fields& f, int64_t columns, int64_t words, Instruction&
 }
 
 void decode_scalars(const Fields& f, Instruction& i) {
-  i.scale = f.scalar(4, "scale");
+  i.scale = f.scalar(Field::scale, "scale");
   if (i.op == ConvOp::add && i.src2 >= 0) {
-    i.scale2 = f.scalar(5, "scale2");
+    i.scale2 = f.scalar(Field::scale2, "scale2");
   }
   if (i.op == ConvOp::pool) {
-    i.weights = f.weights(5, i.out.area());
+    i.weights = f.weights(Field::scale2, i.out.area());
   }
-  if ((i.op == ConvOp::box || i.op == ConvOp::add) && f.at(6) >= 0) {
-    i.constant = f.scalar(6, "constant");
+  if ((i.op == ConvOp::box || i.op == ConvOp::add) && f.at(Field::constant) >= 0) {
+    i.constant = f.scalar(Field::constant, "constant");
   }
 }
 
 void decode_sources(const Fields& f, int64_t index, const std::vector<Instruction>& earlier, Instruction& i) {
   const bool reads = i.op != ConvOp::input && i.op != ConvOp::constant;
-  i.src = reads ? f.bounded(2, 0, index - 1, "src") : -1;
-  i.src2 = i.op == ConvOp::add ? f.bounded(3, -1, index - 1, "src2") : -1;
-  i.out = i.op == ConvOp::trace ? Extent{1, 1} : f.extent(11, 1, kMaxExtent, "output size");
-  i.in = reads ? f.extent(9, 1, kMaxExtent, "input size") : i.out;
+  i.src = reads ? f.bounded(Field::src, 0, index - 1, "src") : -1;
+  i.src2 = i.op == ConvOp::add ? f.bounded(Field::src2, -1, index - 1, "src2") : -1;
+  i.out = i.op == ConvOp::trace ? Extent{1, 1}
+                                : f.extent(Field::out_height, Field::out_width, 1, kMaxExtent, "output size");
+  i.in = reads ? f.extent(Field::height, Field::width, 1, kMaxExtent, "input size") : i.out;
   for (const int src : {i.src, i.src2}) {
     f.check(src < 0 || earlier[src].out == i.in, "reads a register of another size");
   }
@@ -117,19 +120,19 @@ std::vector<Instruction> decode_program(
   const auto count = static_cast<int64_t>(program.size()) / kInstructionFields;
   require(
       count >= 1 && count <= kMaxInstructions && static_cast<int64_t>(program.size()) == count * kInstructionFields,
-      "program: got " + std::to_string(program.size()) + " numbers, needs 24 for each of 1 to " +
-          std::to_string(kMaxInstructions) + " instructions");
+      "program: got " + std::to_string(program.size()) + " numbers, needs " + std::to_string(kInstructionFields) +
+          " for each of 1 to " + std::to_string(kMaxInstructions) + " instructions");
   std::vector<Instruction> instructions;
   for (int64_t index = 0; index < count; ++index) {
     const Fields f(program.data() + index * kInstructionFields, index, scalars);
     Instruction i{};
-    i.op = static_cast<ConvOp>(f.bounded(0, 0, static_cast<int64_t>(ConvOp::trace), "op"));
-    f.bounded(1, index, index, "dst");
+    i.op = static_cast<ConvOp>(f.bounded(Field::op, 0, static_cast<int64_t>(ConvOp::trace), "op"));
+    f.bounded(Field::dst, index, index, "dst");
     decode_sources(f, index, instructions, i);
     decode_window(f, i);
     decode_memory(f, columns, words, i);
     decode_scalars(f, i);
-    const int pattern = i.op == ConvOp::constant ? f.bounded(22, 0, 3, "pattern") : 0;
+    const int pattern = i.op == ConvOp::constant ? f.bounded(Field::pattern, 0, 3, "pattern") : 0;
     i.same_row = (pattern & 1) != 0;
     i.same_column = (pattern & 2) != 0;
     instructions.push_back(i);

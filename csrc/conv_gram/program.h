@@ -54,7 +54,36 @@ struct Instruction {
   }
 };
 
-constexpr int64_t kInstructionFields = 24;
+// The numbers that encode one instruction, in their order. The fields of Instruction in gatedops/ops/conv_program.py
+// have the same names; tests/conv_gram/test_conv_program.py compares both lists, and those of operations.
+enum class Field {
+  op,
+  dst,
+  src,
+  src2,
+  scale,
+  scale2,
+  constant,
+  first,
+  channels,
+  height,
+  width,
+  out_height,
+  out_width,
+  kernel_h,
+  kernel_w,
+  stride_h,
+  stride_w,
+  pad_top,
+  pad_left,
+  dilation_h,
+  dilation_w,
+  circular,
+  pattern,
+  count
+};
+
+constexpr int64_t kInstructionFields = static_cast<int64_t>(Field::count);
 constexpr int64_t kMaxExtent = 1024;  // pixels along one axis
 constexpr int64_t kMaxInstructions = 4096;
 

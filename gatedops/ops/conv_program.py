@@ -59,7 +59,6 @@ class Instruction(NamedTuple):
     dilation_w: int = 1
     circular: int = 0
     pattern: int = 0  # CONSTANT: SAME_ROW and SAME_COLUMN
-    unused: int = 0
 
 
 FIELDS = len(Instruction._fields)
