@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import torch
 
-from gatedops import __version__, backends
+from gatedops import backends
+from gatedops._version import __version__
 from gatedops.backends import choice, gpus, kernels, triton_package
 from gatedops.backends.verdicts import Verdict
 

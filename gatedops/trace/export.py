@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 from gatedops.trace.bare import bare
 from gatedops.trace.calling import first_line, naming_inputs
 from gatedops.trace.checks import devices_of, evaluating, require_device, require_model, uncompiled
+from gatedops.trace.converters import CONVERTERS
 from gatedops.trace.graph import Places, arguments, dependents, path_of
 from gatedops.trace.repeats import require_same_outputs
 from gatedops.trace.step import Step
@@ -83,7 +84,7 @@ def steps(model: nn.Module, example: Tensor, *, name: str = "example", otherwise
                 raise ValueError(
                     f"model: {places.where(node)} has {flag}=True in evaluation mode too; {remedy or otherwise}"
                 )
-        found = StepBuilder(_functional(exported), places, _ROWS, otherwise).steps()
+        found = StepBuilder(_functional(exported), places, _ROWS, CONVERTERS, otherwise).steps()
         with evaluating(inner), naming_inputs(name, example, inner), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             require_same_outputs(inner, example)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import torch
@@ -14,18 +15,17 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves
 
-from gatedops.trace.converters import (
+from gatedops.trace.graph import Places, arguments, op_of
+from gatedops.trace.names import Numbering
+from gatedops.trace.operations import (
     ASSERTION,
     BATCH_NORM,
-    CONVERTERS,
     FRESH,
     GATED_LINEAR,
     IDENTITIES,
     REARRANGEMENTS,
     RESHAPES,
 )
-from gatedops.trace.graph import Places, arguments, op_of
-from gatedops.trace.names import Numbering
 from gatedops.trace.provenance import Made, Source, Sources, deciding, made_by
 from gatedops.trace.redraw import Draw, Redraw
 from gatedops.trace.remedies import remedy_of
@@ -49,13 +49,22 @@ class StepBuilder:
     Args:
         program: exported from a model called with one tensor of `rows` rows.
         places: names of its calls.
+        converters: for each operation the function that adds its step: ``converter(builder, node, arguments)``.
         otherwise: what errors say of an operation that is not a step.
     """
 
-    def __init__(self, program: ExportedProgram, places: Places, rows: int, otherwise: str = GATES_ALONE) -> None:
+    def __init__(
+        self,
+        program: ExportedProgram,
+        places: Places,
+        rows: int,
+        converters: Mapping[Any, Callable[[StepBuilder, Node, dict[str, Any]], None]],
+        otherwise: str = GATES_ALONE,
+    ) -> None:
         self._program = program
         self._places = places
         self._rows = rows
+        self._converters = converters
         self._otherwise = otherwise
         self._steps: list[Step] = []
         self._numbering: dict[type[Step], Numbering] = {}
@@ -244,8 +253,8 @@ class StepBuilder:
             self._make(node, source)
         elif target is ASSERTION:
             pass
-        elif target in CONVERTERS:
-            CONVERTERS[target](self, node, arguments(node))
+        elif target in self._converters:
+            self._converters[target](self, node, arguments(node))
         else:
             self.refuse(node)
 
