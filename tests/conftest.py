@@ -32,6 +32,7 @@ _OF_OTHER_THINGS = [
     "*/test_build.py",
     "*/test_cpu_isa.py",
     "*/test_data.py",
+    "*/test_layout.py",
     "*/test_output_memory.py",
     "*/test_shadow.py",
 ]
