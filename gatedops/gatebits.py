@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from gatedops.arrays import as_tensor
+from gatedops.atomic_file import written_whole
 from gatedops.gate_args import no_such_layer, require_gate_bits, rows_at
 from gatedops.gatefile import FILE_FORMAT, read_words
 from gatedops.layout import GateLayer, layer_words
@@ -264,12 +265,8 @@ class GateBits(ShownAsTable):
         compact = self.compact()
         layers = [[layer.name, list(layer.shape), layer.kind] for layer in self.layers]
         metadata = {"format": FILE_FORMAT, "layers": json.dumps(layers)}
-        part = Path(f"{path}.part")
-        try:
+        with written_whole(path) as part:
             save_file({"words": compact.words.cpu()}, part, metadata=metadata)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
 
     @staticmethod
     def load(path: str | os.PathLike[str], mmap: bool = False) -> GateBits:

@@ -48,5 +48,5 @@ def _read_header(path: Path) -> tuple[int, dict[str, Any]]:
     except ValueError:
         header = None
     if not isinstance(header, dict):
-        raise ValueError(f"{path}: is no safetensors file or is damaged")
+        raise ValueError(f"{path}: is not a safetensors file or is damaged")
     return 8 + size, header

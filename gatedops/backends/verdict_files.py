@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import re
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 
 from gatedops._version import __version__
+from gatedops.atomic_file import written_whole
 from gatedops.backends import triton_package
 from gatedops.backends.families import FAMILIES
 from gatedops.backends.gpus import Gpu
@@ -131,7 +131,7 @@ def _is_ratio(value: object) -> bool:
 
 def keep(gpu: Gpu, backends: Sequence[KernelBackend], found: Verdicts) -> Path:
     """Adds verdicts to those that are kept for a kind of GPU, in place of older ones of the same family and backend;
-    the file. It is written beside and moved into its place, so that nobody reads half of it.
+    the file, which nobody reads half of.
 
     Raises OSError, and leaves what was, where the folder cannot be written.
     """
@@ -145,17 +145,8 @@ def keep(gpu: Gpu, backends: Sequence[KernelBackend], found: Verdicts) -> Path:
         family: {name: asdict(verdict) for name, verdict in by_backend.items()} for family, by_backend in merged.items()
     }
     content = json.dumps({"format": _FORMAT, "key": key, "families": families}, indent=1) + "\n"
-    temporary = path.with_suffix(f".{os.getpid()}-{secrets.token_hex(4)}.new")
-    try:
-        with open(temporary, "x", encoding="utf-8") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
+    with written_whole(path) as part:
+        part.write_text(content, encoding="utf-8")
     return path
 
 

@@ -73,7 +73,7 @@ class GateCache(ShownAsTable):
         """
         model = _gated(model)
         if isinstance(model, DGN) and model.gate != "hard":
-            raise ValueError("model: its gates are soft, which are no bits; only hard gates are cached")
+            raise ValueError("model: its gates are soft, which cannot be stored as bits; only hard gates are cached")
         batch_size = require_count(batch_size)
         total = len(data) if isinstance(data, Tensor) and data.dim() else None
         batches = _batches(data, batch_size)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +11,7 @@ from typing import BinaryIO, Protocol
 import torch
 from torch import Tensor
 
+from gatedops.atomic_file import part_of, put_in_place
 from gatedops.gatebits import GateBits
 from gatedops.gatefile import FILE_FORMAT
 from gatedops.layout import GateLayer
@@ -67,11 +67,11 @@ class RowsInMemory:
 
 
 class RowsInFile:
-    """Appends the rows to ``path.part``, which becomes `path` at the end; no row stays in memory."""
+    """Appends the rows to a file that becomes `path` at the end; no row stays in memory."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._part = Path(f"{os.fspath(path)}.part")
+        self._part = part_of(path)
         self._file: BinaryIO | None = None
         self._layers: tuple[GateLayer, ...] = ()
         self._rows, self._width = 0, 0
@@ -97,7 +97,7 @@ class RowsInFile:
         file.seek(0)
         file.write(self._header(self._rows, len(self._header(_MOST_ROWS, 0))))
         file.close()
-        self._part.replace(self._path)
+        put_in_place(self._part, self._path)
         return GateBits.load(self._path, mmap=True)
 
     def _opened(self) -> BinaryIO:

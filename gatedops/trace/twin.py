@@ -202,7 +202,9 @@ class GatedTwin(nn.Module):
     def _require_packable(self, name: str) -> None:
         """Raises ValueError where bits do not hold all that the value network takes."""
         if self.soft is not None:
-            raise ValueError(f"{name}: the gates of this twin are soft, which are no bits; use gate='hard'")
+            raise ValueError(
+                f"{name}: the gates of this twin are soft, which cannot be stored as bits; use gate='hard'"
+            )
         if self.batch_norm == "feature":
             raise ValueError(
                 f"{name}: batch_norm='feature' takes statistics that bits do not hold; use batch_norm='value' or 'off'"

@@ -354,5 +354,5 @@ def test_files_that_hold_no_gates(tmp_path):
     with pytest.raises(ValueError, match="the file is cut off"):
         GateCache.load(path)
     path.write_bytes(b"gates")
-    with pytest.raises(ValueError, match="is no safetensors file"):
+    with pytest.raises(ValueError, match="is not a safetensors file"):
         GateCache.load(path)
