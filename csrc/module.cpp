@@ -54,6 +54,8 @@ void require_conv_program(
 
 PYBIND11_MODULE(_C, m) {
   m.def("cpu_features", &cpu::cpu_features, "CPU flags found among those that decide the instruction set.");
+  m.def("isa_names", &cpu::isa_names, "All instruction sets of this architecture, slowest first.");
+  m.def("isa_flags", &cpu::isa_flags, py::arg("name"), "The CPU flags that an instruction set needs.");
   m.def("available_isas", &available_isas, "Instruction sets this machine runs, slowest first.");
   m.def("active_isa", [] { return cpu::name(cpu::active_isa()); }, "The instruction set kernels use.");
   m.def("forced_isa", &cpu::forced_isa, "The instruction set that force_isa set; empty where it set none.");

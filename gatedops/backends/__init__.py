@@ -5,8 +5,8 @@ operations; on a GPU a family of ops goes to kernels that proved themselves ther
 that: "portable" runs tensors on the CPU by torch's operations too; "cpu" gives GPUs no kernels; "triton" gives them the
 kernels in Triton, whatever they proved; "cuda" those of gatedops._C_cuda for the gram and conv_gram families, and for
 the others Triton's where triton is installed; what these have no kernel for stays portable. Beside "cuda" alone,
-GATEDOPS_CUDA (sm90, sm90x1 or sm80) forces the kernel of the gram family. GATEDOPS_CPU (serial, avx2, avx512 or amx)
-forces the instruction set in C++, where it is the faster as well as where it is not. All are read when gatedops is
+GATEDOPS_CUDA (sm90, sm90x1 or sm80) forces the kernel of the gram family. GATEDOPS_CPU (serial, avx2, avx512 or amx; serial or
+neon on Arm) forces the instruction set in C++; otherwise a kernel may use a lower set that is faster for its shape. All are read when gatedops is
 imported; a value that cannot be had is a ValueError there.
 """
 
@@ -26,14 +26,8 @@ except ImportError as error:
         f"gatedops._C cannot be loaded ({error}): build it with `make setup` or `pip install --no-build-isolation .`"
     ) from error
 
-_AVX512 = ("popcnt", "avx2", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vpopcntdq", "avx512vnni")
-# The instruction sets that kernels exist for, slowest first, with the CPU flags each one needs.
-INSTRUCTION_SETS = {
-    "serial": (),
-    "avx2": ("popcnt", "avx2"),
-    "avx512": _AVX512,
-    "amx": (*_AVX512, "amx-tile", "amx-int8"),
-}
+# The instruction sets that kernels exist for, slowest first, with the CPU flags each one needs: the list of isa.h.
+INSTRUCTION_SETS = {name: tuple(_C.isa_flags(name)) for name in _C.isa_names()}
 
 
 @dataclass(frozen=True)
@@ -59,7 +53,7 @@ def available_isas() -> list[str]:
 
 
 def active_isa() -> str:
-    """The instruction set that the CPU kernels use now: "serial", "avx2", "avx512" or "amx"."""
+    """The instruction set that the CPU kernels use now: "serial", "avx2", "avx512", "amx", or "neon" on Arm."""
     return _C.active_isa()
 
 

@@ -7,8 +7,9 @@
 #include <algorithm>
 #include <cstring>
 
-#include "core/cpu/target_avx2.h"
 #include "kernels.h"
+
+#include "core/cpu/target_avx2.h"
 
 #include "body-inl.h"
 #include "box-inl.h"
@@ -71,13 +72,13 @@ struct ConvAvx2 {
   }
 };
 
+constexpr ConvKernels kConvAvx2{ConvGram<ConvAvx2, float>::kernels(), ConvGram<ConvAvx2, double>::kernels()};
+
 }  // namespace
-
-const ConvGramKernels<float> kConvGramAvx2F32 = ConvGram<ConvAvx2, float>::kernels();
-const ConvGramKernels<double> kConvGramAvx2F64 = ConvGram<ConvAvx2, double>::kernels();
-
 }  // namespace gatedops::cpu
 
 #include "core/cpu/target_end.h"
+
+GATEDOPS_KERNELS_OF(avx2, kConvAvx2)
 
 #endif

@@ -9,8 +9,9 @@
 #include <algorithm>
 #include <cstring>
 
-#include "core/cpu/target_avx512.h"
 #include "kernels.h"
+
+#include "core/cpu/target_avx512.h"
 
 #include "body-inl.h"
 #include "box-inl.h"
@@ -43,13 +44,13 @@ struct ConvAvx512 {
   }
 };
 
+constexpr ConvKernels kConvAvx512{ConvGram<ConvAvx512, float>::kernels(), ConvGram<ConvAvx512, double>::kernels()};
+
 }  // namespace
-
-const ConvGramKernels<float> kConvGramAvx512F32 = ConvGram<ConvAvx512, float>::kernels();
-const ConvGramKernels<double> kConvGramAvx512F64 = ConvGram<ConvAvx512, double>::kernels();
-
 }  // namespace gatedops::cpu
 
 #include "core/cpu/target_end.h"
+
+GATEDOPS_KERNELS_OF(avx512, kConvAvx512)
 
 #endif

@@ -9,12 +9,8 @@
 #include <cstdint>
 
 #include "conv_gram/program.h"
-#include "core/cpu/isa.h"
-
-// Function attributes that inline what must share registers.
-#ifndef GATEDOPS_INLINE
-#define GATEDOPS_INLINE inline __attribute__((always_inline))
-#endif
+#include "core/cpu/dispatch.h"
+#include "core/cpu/inline.h"
 
 namespace gatedops::cpu {
 
@@ -128,36 +124,18 @@ struct ConvGramKernels {
   void (*total)(int count, const Maps<T>& in, double* sums);  // sums[x][pair] += all pixels
 };
 
-extern const ConvGramKernels<float> kConvGramSerialF32;
-extern const ConvGramKernels<double> kConvGramSerialF64;
-#if defined(__x86_64__)
-extern const ConvGramKernels<float> kConvGramAvx2F32, kConvGramAvx512F32;
-extern const ConvGramKernels<double> kConvGramAvx2F64, kConvGramAvx512F64;
-#endif
+struct ConvKernels {
+  ConvGramKernels<float> f32;
+  ConvGramKernels<double> f64;
 
-template <class T>
-const ConvGramKernels<T>& pick(const ConvGramKernels<float>& f32, const ConvGramKernels<double>& f64) {
-  if constexpr (sizeof(T) == sizeof(float)) {
-    return f32;
-  } else {
-    return f64;
+  template <class T>
+  const ConvGramKernels<T>& of() const {
+    if constexpr (sizeof(T) == sizeof(float)) {
+      return f32;
+    } else {
+      return f64;
+    }
   }
-}
-
-template <class T>
-const ConvGramKernels<T>& conv_gram_kernels() {
-#if defined(__x86_64__)
-  switch (active_isa()) {
-    case Isa::amx:
-    case Isa::avx512:
-      return pick<T>(kConvGramAvx512F32, kConvGramAvx512F64);
-    case Isa::avx2:
-      return pick<T>(kConvGramAvx2F32, kConvGramAvx2F64);
-    case Isa::serial:
-      break;
-  }
-#endif
-  return pick<T>(kConvGramSerialF32, kConvGramSerialF64);
-}
+};
 
 }  // namespace gatedops::cpu

@@ -49,9 +49,9 @@ struct ConvSerial {
   }
 };
 
+constexpr ConvKernels kConvSerial{ConvGram<ConvSerial, float>::kernels(), ConvGram<ConvSerial, double>::kernels()};
+
 }  // namespace
-
-const ConvGramKernels<float> kConvGramSerialF32 = ConvGram<ConvSerial, float>::kernels();
-const ConvGramKernels<double> kConvGramSerialF64 = ConvGram<ConvSerial, double>::kernels();
-
 }  // namespace gatedops::cpu
+
+GATEDOPS_KERNELS_OF(serial, kConvSerial)

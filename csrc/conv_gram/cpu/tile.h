@@ -169,7 +169,7 @@ class ConvTile {
   const Plan& plan_;
   Matrix x_;
   GateRows gates_;
-  const ConvGramKernels<T>& kernels_ = conv_gram_kernels<T>();
+  const ConvGramKernels<T>& kernels_ = active_kernels<ConvKernels>().of<T>();
   Panel<T> panel_;
   Schedule<T> schedule_;
   LineBuffer<T> row_;

@@ -1,8 +1,9 @@
 #include "isa.h"
 
+#include <algorithm>
 #include <atomic>
+#include <sstream>
 #include <stdexcept>
-#include <utility>
 
 #if defined(GATEDOPS_AMX)
 #include <cpuid.h>
@@ -13,7 +14,22 @@
 namespace gatedops::cpu {
 namespace {
 
-using Flags = std::vector<std::pair<const char*, bool>>;
+using Names = std::vector<std::string>;
+
+struct InstructionSet {
+  Isa isa;
+  const char* name;
+  Isa builds_on;
+  const char* flags;  // separated by spaces
+};
+
+#define GATEDOPS_ROW(name, base, flags) {Isa::name, #name, Isa::base, flags},
+constexpr InstructionSet kSets[] = {GATEDOPS_INSTRUCTION_SETS(GATEDOPS_ROW)};
+#undef GATEDOPS_ROW
+
+const InstructionSet& row(Isa isa) {
+  return kSets[static_cast<int>(isa)];
+}
 
 // Whether this CPU has the feature of CPUID leaf 7 in this bit of EDX, and the operating system, which has to be asked
 // once for the whole process, lets its tile registers be used.
@@ -32,38 +48,41 @@ bool has_amx(unsigned bit) {
 #endif
 }
 
-// __builtin_cpu_supports asks CPUID and, for vector registers, XGETBV whether the system saves them.
-Flags probe() {
+// Whether this machine has a flag of the list; false for a flag that it is not told how to look for.
+// __builtin_cpu_supports asks CPUID and, for vector registers, XGETBV whether the system saves them; it takes no
+// variable.
+bool has(const std::string& flag) {
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  return {
-      {"popcnt", __builtin_cpu_supports("popcnt")},
-      {"avx2", __builtin_cpu_supports("avx2")},
-      {"avx512f", __builtin_cpu_supports("avx512f")},
-      {"avx512bw", __builtin_cpu_supports("avx512bw")},
-      {"avx512dq", __builtin_cpu_supports("avx512dq")},
-      {"avx512vl", __builtin_cpu_supports("avx512vl")},
-      {"avx512vpopcntdq", __builtin_cpu_supports("avx512vpopcntdq")},
-      {"avx512vnni", __builtin_cpu_supports("avx512vnni")},
-      {"amx-tile", has_amx(24)},
-      {"amx-int8", has_amx(25)},
-  };
+#define GATEDOPS_FLAG(name)                   \
+  if (flag == name) {                         \
+    return __builtin_cpu_supports(name) != 0; \
+  }
+  GATEDOPS_FLAG("popcnt")
+  GATEDOPS_FLAG("avx2")
+  GATEDOPS_FLAG("avx512f")
+  GATEDOPS_FLAG("avx512bw")
+  GATEDOPS_FLAG("avx512dq")
+  GATEDOPS_FLAG("avx512vl")
+  GATEDOPS_FLAG("avx512vpopcntdq")
+  GATEDOPS_FLAG("avx512vnni")
+#undef GATEDOPS_FLAG
+  return (flag == "amx-tile" && has_amx(24)) || (flag == "amx-int8" && has_amx(25));
+#elif defined(__aarch64__)
+  return flag == "neon";  // belongs to every 64-bit Arm
 #else
-  return {};
+  (void)flag;
+  return false;
 #endif
 }
 
-bool all_found(const Flags& flags, const std::string& prefix) {
-  bool any = false;
-  for (const auto& [flag, found] : flags) {
-    if (std::string(flag).compare(0, prefix.size(), prefix) == 0) {
-      any = true;
-      if (!found) {
-        return false;
-      }
-    }
+Names flags_of(Isa isa) {
+  Names flags = isa == Isa::serial ? Names{} : flags_of(row(isa).builds_on);
+  std::istringstream own(row(isa).flags);
+  for (std::string flag; own >> flag;) {
+    flags.push_back(flag);
   }
-  return any;
+  return flags;
 }
 
 constexpr int kAutomatic = -1;
@@ -72,29 +91,36 @@ std::atomic<int> forced{kAutomatic};
 }  // namespace
 
 const char* name(Isa isa) {
-  switch (isa) {
-    case Isa::amx:
-      return "amx";
-    case Isa::avx512:
-      return "avx512";
-    case Isa::avx2:
-      return "avx2";
-    case Isa::serial:
-      break;
+  return row(isa).name;
+}
+
+Isa builds_on(Isa isa) {
+  return row(isa).builds_on;
+}
+
+Names isa_names() {
+  Names names;
+  for (const InstructionSet& set : kSets) {
+    names.emplace_back(set.name);
   }
-  return "serial";
+  return names;
+}
+
+Names isa_flags(const std::string& wanted) {
+  for (const InstructionSet& set : kSets) {
+    if (wanted == set.name) {
+      return flags_of(set.isa);
+    }
+  }
+  throw std::invalid_argument("got '" + wanted + "', which is not an instruction set of this architecture");
 }
 
 std::vector<Isa> available_isas() {
-  const Flags flags = probe();
-  std::vector<Isa> isas{Isa::serial};
-  if (all_found(flags, "popcnt") && all_found(flags, "avx2")) {
-    isas.push_back(Isa::avx2);
-    if (all_found(flags, "avx512")) {
-      isas.push_back(Isa::avx512);
-      if (all_found(flags, "amx")) {
-        isas.push_back(Isa::amx);
-      }
+  std::vector<Isa> isas;
+  for (const InstructionSet& set : kSets) {
+    const Names flags = flags_of(set.isa);
+    if (std::all_of(flags.begin(), flags.end(), has)) {
+      isas.push_back(set.isa);
     }
   }
   return isas;
@@ -127,11 +153,13 @@ void force_isa(const std::string& wanted) {
   throw std::invalid_argument("got '" + wanted + "', but this machine runs only: " + names);
 }
 
-std::vector<std::string> cpu_features() {
-  std::vector<std::string> found;
-  for (const auto& [flag, present] : probe()) {
-    if (present) {
-      found.emplace_back(flag);
+Names cpu_features() {
+  Names found;
+  for (const InstructionSet& set : kSets) {
+    for (const std::string& flag : flags_of(set.isa)) {
+      if (has(flag) && std::find(found.begin(), found.end(), flag) == found.end()) {
+        found.push_back(flag);
+      }
     }
   }
   return found;

@@ -13,26 +13,54 @@ namespace gatedops::cpu {
 #define GATEDOPS_AMX
 #endif
 
-// From slowest to fastest. avx512 stands for avx512f, bw, dq, vl, vpopcntdq and vnni together, amx for these and
-// amx-tile and amx-int8; kernels that have no use for its tiles are those of avx512 there.
-enum class Isa { serial, avx2, avx512, amx };
+// The one list of them, slowest first: name, the set that it builds on, and the CPU flags that it needs beside those of
+// that set. A family that has no kernels of a set runs those of the set that it builds on.
+#if defined(__aarch64__)
+#define GATEDOPS_INSTRUCTION_SETS(SET) \
+  SET(serial, serial, "")              \
+  SET(neon, serial, "neon")
+#else
+#define GATEDOPS_INSTRUCTION_SETS(SET)                                               \
+  SET(serial, serial, "")                                                            \
+  SET(avx2, serial, "popcnt avx2")                                                   \
+  SET(avx512, avx2, "avx512f avx512bw avx512dq avx512vl avx512vpopcntdq avx512vnni") \
+  SET(amx, avx512, "amx-tile amx-int8")
+#endif
+
+#define GATEDOPS_ENUMERATOR(name, base, flags) name,
+enum class Isa { GATEDOPS_INSTRUCTION_SETS(GATEDOPS_ENUMERATOR) };
+#undef GATEDOPS_ENUMERATOR
+
+#define GATEDOPS_ONE(name, base, flags) +1
+constexpr int kIsas = GATEDOPS_INSTRUCTION_SETS(GATEDOPS_ONE);
+#undef GATEDOPS_ONE
 
 const char* name(Isa isa);
 
-// Those that this CPU and its operating system run, slowest first; always holds serial.
+// serial for serial.
+Isa builds_on(Isa isa);
+
+// The names of all sets, slowest first, available here or not.
+std::vector<std::string> isa_names();
+
+// The CPU flags that a set needs, those of the sets that it builds on first. std::invalid_argument for an unknown name.
+std::vector<std::string> isa_flags(const std::string& wanted);
+
+// Those whose flags this CPU and its operating system have, slowest first; always holds serial.
 std::vector<Isa> available_isas();
 
 // The one kernels use now: the forced one, else the fastest available.
 Isa active_isa();
 
-// The name of the forced one; empty where none is, and kernels are free to use a slower one where it is the faster.
+// The name of the forced one. Empty when none is forced: a kernel may then use a lower set that is faster for its
+// shape.
 std::string forced_isa();
 
-// Makes kernels use the instruction set of this name, none in particular where it is empty; std::invalid_argument where
-// it is not available.
+// Makes kernels use the instruction set of this name, or none in particular when it is empty. std::invalid_argument
+// where it is not available.
 void force_isa(const std::string& wanted);
 
-// Names of the CPU flags found among those that decide which instruction sets are available.
+// The CPU flags found, among those that the sets of this architecture need.
 std::vector<std::string> cpu_features();
 
 }  // namespace gatedops::cpu

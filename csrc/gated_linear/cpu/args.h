@@ -2,7 +2,7 @@
 #pragma once
 
 #include "core/cpu/matrix.h"
-#include "gates/cpu/pack.h"
+#include "gates/cpu/kernels.h"
 #include "kernels.h"
 
 namespace gatedops::cpu {

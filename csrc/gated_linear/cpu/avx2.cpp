@@ -8,8 +8,9 @@
 #include <cmath>
 #include <cstring>
 
-#include "core/cpu/target_avx2.h"
 #include "kernels.h"
+
+#include "core/cpu/target_avx2.h"
 
 #include "rows-inl.h"
 
@@ -57,14 +58,13 @@ struct Avx2Rows {
   }
 };
 
+constexpr GatedLinearKernels kAvx2{rows_for<Avx2Rows>};
+
 }  // namespace
-
-GateRows gate_rows_avx2(ScalarType dtype) {
-  return rows_for<Avx2Rows>(dtype);
-}
-
 }  // namespace gatedops::cpu
 
 #include "core/cpu/target_end.h"
+
+GATEDOPS_KERNELS_OF(avx2, kAvx2)
 
 #endif

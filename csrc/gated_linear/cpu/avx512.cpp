@@ -8,8 +8,9 @@
 #include <cmath>
 #include <cstring>
 
-#include "core/cpu/target_avx512.h"
 #include "kernels.h"
+
+#include "core/cpu/target_avx512.h"
 
 #include "rows-inl.h"
 
@@ -54,14 +55,13 @@ struct Avx512Rows {
   }
 };
 
+constexpr GatedLinearKernels kAvx512{rows_for<Avx512Rows>};
+
 }  // namespace
-
-GateRows gate_rows_avx512(ScalarType dtype) {
-  return rows_for<Avx512Rows>(dtype);
-}
-
 }  // namespace gatedops::cpu
 
 #include "core/cpu/target_end.h"
+
+GATEDOPS_KERNELS_OF(avx512, kAvx512)
 
 #endif

@@ -75,7 +75,7 @@ std::tuple<Tensor, Tensor> gate_relu(const Tensor& q_) {
   const GateView gates(words, 0);
   const size_t row_bytes = static_cast<size_t>(words.size(1)) * sizeof(uint32_t);
   const GateRows kernels = gate_rows(q.scalar_type());
-  const PackKernels pack = pack_kernels(gate_source_of(q.scalar_type()));
+  const PackKernels pack = active_kernels<GateKernels>().pack(gate_source_of(q.scalar_type()));
   torch::stable::parallel_for(0, from.rows, from.grain(), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       std::memset(gates[row], 0, row_bytes);

@@ -19,7 +19,7 @@ class LayerPacker {
   LayerPacker(const Tensor& y, const Tensor& words)
       : gates_(words, 0),
         kernels_(gate_rows(y.scalar_type())),
-        pack_(pack_kernels(gate_source_of(y.scalar_type()))),
+        pack_(active_kernels<GateKernels>().pack(gate_source_of(y.scalar_type()))),
         width_(y.size(y.dim() - 1)),
         used_((width_ + 31) / 32),
         padding_(static_cast<size_t>(words.size(1) - used_) * sizeof(uint32_t)) {}

@@ -7,7 +7,7 @@
 
 #include <cstdint>
 
-#include "core/cpu/isa.h"
+#include "core/cpu/dispatch.h"
 
 namespace gatedops::cpu {
 
@@ -44,25 +44,12 @@ struct GateRows {
 
 using torch::headeronly::ScalarType;
 
-GateRows gate_rows_serial(ScalarType dtype);
-#if defined(__x86_64__)
-GateRows gate_rows_avx2(ScalarType dtype);
-GateRows gate_rows_avx512(ScalarType dtype);
-#endif
+struct GatedLinearKernels {
+  GateRows (*rows)(ScalarType dtype);
+};
 
 inline GateRows gate_rows(ScalarType dtype) {
-#if defined(__x86_64__)
-  switch (active_isa()) {
-    case Isa::amx:
-    case Isa::avx512:
-      return gate_rows_avx512(dtype);
-    case Isa::avx2:
-      return gate_rows_avx2(dtype);
-    case Isa::serial:
-      break;
-  }
-#endif
-  return gate_rows_serial(dtype);
+  return active_kernels<GatedLinearKernels>().rows(dtype);
 }
 
 }  // namespace gatedops::cpu

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "kernels.h"
+
 #include "rows-inl.h"
 
 namespace gatedops::cpu {
@@ -24,10 +25,9 @@ struct SerialRows {
   }
 };
 
+constexpr GatedLinearKernels kSerial{rows_for<SerialRows>};
+
 }  // namespace
-
-GateRows gate_rows_serial(ScalarType dtype) {
-  return rows_for<SerialRows>(dtype);
-}
-
 }  // namespace gatedops::cpu
+
+GATEDOPS_KERNELS_OF(serial, kSerial)

@@ -1,6 +1,6 @@
 // gate_counts: in how many rows each bit is set, exact, in one pass over the words. Rows and words are cut into tasks;
 // sums of integers do not depend on the cut.
-#include "counts.h"
+#include "kernels.h"
 
 #include <torch/csrc/stable/library.h>
 
@@ -31,10 +31,10 @@ Tensor gate_counts(const Tensor& words) {
   auto* counts = static_cast<int64_t*>(out.mutable_data_ptr());
   const int64_t step = task_rows(rows, std::min(row_words, kCountWords));
   const int64_t blocks = (row_words + kCountWords - 1) / kCountWords;
-  const CountKernel kernel = count_kernel();
+  const auto count = active_kernels<GateKernels>().count;
   run_tasks((rows + step - 1) / step * blocks, [&](int64_t, int64_t task) {
     const int64_t row = task / blocks * step, word = task % blocks * kCountWords;
-    kernel(
+    count(
         from + row * stride + word, stride, std::min(step, rows - row), std::min(kCountWords, row_words - word),
         counts + 32 * word, step < rows);
   });

@@ -12,7 +12,7 @@
 #include "core/cpu/output.h"
 #include "core/cpu/parallel.h"
 #include "core/kernel.h"
-#include "pack.h"
+#include "kernels.h"
 
 namespace gatedops::cpu {
 namespace {
@@ -93,7 +93,7 @@ void pack_row(const PackTask& t, const PackKernels& k, int64_t row, std::vector<
 
 void pack_into(const Tensor& q, const Tensor& out) {
   const PackTask task(q, out);
-  const PackKernels kernels = pack_kernels(gate_source(q.scalar_type()));
+  const PackKernels kernels = active_kernels<GateKernels>().pack(gate_source(q.scalar_type()));
   const int64_t row_bytes = std::max<int64_t>(1, task.positions * task.channels * task.element_size);
   torch::stable::parallel_for(
       0, q.size(0), std::max<int64_t>(1, kGrainBytes / row_bytes), [&](int64_t begin, int64_t end) {

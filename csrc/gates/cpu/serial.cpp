@@ -1,5 +1,10 @@
 // Portable packing: one element at a time.
-#include "pack.h"
+#include <algorithm>
+#include <cstring>
+
+#include "kernels.h"
+
+#include "counts-inl.h"
 
 #include "pack-inl.h"
 
@@ -26,10 +31,41 @@ struct SerialPack {
   }
 };
 
+// Portable positional popcount: two words a step.
+struct SerialCount {
+  static constexpr int kWords = 2;
+  using Vector = uint64_t;
+  using Lanes = size_t;  // bytes
+
+  static Lanes lanes(int64_t words) {
+    return static_cast<size_t>(words) * sizeof(uint32_t);
+  }
+  static Vector zero() {
+    return 0;
+  }
+  static Vector load(const uint32_t* from, Lanes bytes) {
+    Vector v = 0;
+    if (bytes == sizeof(v)) {
+      std::memcpy(&v, from, sizeof(v));
+    } else {
+      std::memcpy(&v, from, sizeof(uint32_t));
+    }
+    return v;
+  }
+  static void store(uint32_t* to, Vector v) {
+    std::memcpy(to, &v, sizeof(v));
+  }
+  // sum + a + b: the sum stays, the carry is returned.
+  static Vector carry(Vector& sum, Vector a, Vector b) {
+    const Vector differ = a ^ b, both = (a & b) | (differ & sum);
+    sum ^= differ;
+    return both;
+  }
+};
+
+constexpr GateKernels kSerial{pack_for<SerialPack>, count_rows<SerialCount>};
+
 }  // namespace
-
-PackKernels pack_serial(GateSource source) {
-  return pack_for<SerialPack>(source);
-}
-
 }  // namespace gatedops::cpu
+
+GATEDOPS_KERNELS_OF(serial, kSerial)

@@ -19,10 +19,11 @@
 
 #include <cstring>
 
-#include "core/cpu/target_avx512.h"
+#include "amx_tiles.h"
 #include "kernels.h"
 
-#include "amx_tiles.h"
+#include "core/cpu/target_avx512.h"
+
 #include "tile-inl.h"
 
 #include "avx512-inl.h"
@@ -306,12 +307,13 @@ constexpr TileKernels amx_kernels() {
   return kernels;
 }
 
+constexpr TileKernels kTileAmx = amx_kernels();
+
 }  // namespace
-
-const TileKernels kTileAmx = amx_kernels();
-
 }  // namespace gatedops::cpu
 
 #include "core/cpu/target_end.h"
+
+GATEDOPS_KERNELS_OF(amx, kTileAmx)
 
 #endif

@@ -8,8 +8,9 @@
 
 #include <cstring>
 
-#include "core/cpu/target_avx2.h"
 #include "kernels.h"
+
+#include "core/cpu/target_avx2.h"
 
 #include "tile-inl.h"
 
@@ -159,12 +160,13 @@ struct Avx2Isa {
   }
 };
 
+constexpr TileKernels kTileAvx2 = Tile<Avx2Isa>::kernels(nullptr);
+
 }  // namespace
-
-const TileKernels kTileAvx2 = Tile<Avx2Isa>::kernels(nullptr);
-
 }  // namespace gatedops::cpu
 
 #include "core/cpu/target_end.h"
+
+GATEDOPS_KERNELS_OF(avx2, kTileAvx2)
 
 #endif

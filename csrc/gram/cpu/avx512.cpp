@@ -15,8 +15,9 @@
 
 #include <cstring>
 
-#include "core/cpu/target_avx512.h"
 #include "kernels.h"
+
+#include "core/cpu/target_avx512.h"
 
 #include "tile-inl.h"
 
@@ -32,12 +33,13 @@ struct Avx512Bytes : Avx512Isa {
   }
 };
 
+constexpr TileKernels kTileAvx512 = Tile<Avx512Isa>::kernels(Tile<Avx512Bytes>::dot_bytes);
+
 }  // namespace
-
-const TileKernels kTileAvx512 = Tile<Avx512Isa>::kernels(Tile<Avx512Bytes>::dot_bytes);
-
 }  // namespace gatedops::cpu
 
 #include "core/cpu/target_end.h"
+
+GATEDOPS_KERNELS_OF(avx512, kTileAvx512)
 
 #endif

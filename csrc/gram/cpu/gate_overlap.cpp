@@ -58,7 +58,7 @@ struct OverlapCall {
 void count_measure(const OverlapCall& call, const TileRect& tile, int layer, int32_t* counts) {
   const GramProblem& p = call.problem;
   const Selection& s = call.layers;
-  const TileKernels& k = tile_kernels();
+  const TileKernels& k = active_kernels<TileKernels>();
   int32_t x_on[kTile], y_on[kTile];
   for (int i = 0; i < tile.rows; ++i) {
     k.row_counts(p.x.row(tile.i + i), &s.first[layer], &s.count[layer], 1, x_on + i);

@@ -4,10 +4,8 @@
 
 #include <cstdint>
 
-#include "core/cpu/isa.h"
-
-// Function attributes that inline what must share registers; lambdas follow by optimisation.
-#define GATEDOPS_INLINE inline __attribute__((always_inline))
+#include "core/cpu/dispatch.h"
+#include "core/cpu/inline.h"
 
 namespace gatedops::cpu {
 
@@ -110,41 +108,15 @@ struct TileKernels {
   void (*row_counts)(const uint32_t* row, const int64_t* first, const int64_t* count, int layers, int32_t* out);
 };
 
-extern const TileKernels kTileSerial;
-#if defined(__x86_64__)
-extern const TileKernels kTileAvx2;
-extern const TileKernels kTileAvx512;
-#endif
-#if defined(GATEDOPS_AMX)
-extern const TileKernels kTileAmx;
-#endif
-
-inline const TileKernels& tile_kernels() {
-#if defined(__x86_64__)
-  switch (active_isa()) {
-    case Isa::amx:
-#if defined(GATEDOPS_AMX)
-      return kTileAmx;
-#endif
-    case Isa::avx512:
-      return kTileAvx512;
-    case Isa::avx2:
-      return kTileAvx2;
-    case Isa::serial:
-      break;
-  }
-#endif
-  return kTileSerial;
-}
-
-// Those that are fastest on `layers` layers of `words` words in all, unless an instruction set is forced.
-inline const TileKernels& count_kernels(int64_t words, int64_t layers) {
+// The kernels that are fastest on `layers` layers of `words` words in all, unless an instruction set is forced.
+inline const TileKernels& fastest_kernels_for(int64_t words, int64_t layers) {
 #if defined(GATEDOPS_AMX)
   if (active_isa() == Isa::amx && words < kAmxWords * layers && forced_isa().empty()) {
-    return kTileAvx512;
+    return kernels_of<TileKernels>(Isa::avx512);
   }
 #endif
-  return tile_kernels();
+  static_cast<void>(words), static_cast<void>(layers);
+  return active_kernels<TileKernels>();
 }
 
 }  // namespace gatedops::cpu

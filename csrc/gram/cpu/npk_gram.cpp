@@ -146,7 +146,7 @@ void npk_gram_out(
 template <class T>
 void diag_into(const Tensor& words, const Selection& layers, const std::vector<double>& scale, Tensor& out) {
   const GateRows rows(words);
-  const TileKernels& k = tile_kernels();
+  const TileKernels& k = active_kernels<TileKernels>();
   const auto depth = static_cast<int>(layers.count.size());
   T* data = static_cast<T*>(out.mutable_data_ptr());
   torch::stable::parallel_for(0, rows.rows(), 64, [&](int64_t begin, int64_t end) {

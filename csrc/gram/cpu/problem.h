@@ -43,7 +43,7 @@ class GramProblem {
  public:
   // y_words absent: symmetric.
   GramProblem(const Tensor& words, const std::optional<Tensor>& y_words, const Selection& layers)
-      : kernels(count_kernels(total_words(layers), static_cast<int64_t>(layers.count.size()))),
+      : kernels(fastest_kernels_for(total_words(layers), static_cast<int64_t>(layers.count.size()))),
         x(words),
         y(y_words ? *y_words : words),
         symmetric(!y_words) {

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "kernels.h"
+
 #include "tile-inl.h"
 
 namespace gatedops::cpu {
@@ -114,8 +115,9 @@ struct SerialIsa : WholeWords<SerialIsa> {
   }
 };
 
+constexpr TileKernels kTileSerial = Tile<SerialIsa>::kernels(nullptr);
+
 }  // namespace
-
-const TileKernels kTileSerial = Tile<SerialIsa>::kernels(nullptr);
-
 }  // namespace gatedops::cpu
+
+GATEDOPS_KERNELS_OF(serial, kTileSerial)

@@ -269,7 +269,7 @@ class IntegerSigma final : public SigmaSource<T> {
     }
   }
 
-  const TileKernels& kernels_ = tile_kernels();
+  const TileKernels& kernels_ = active_kernels<TileKernels>();
   bool has_bytes_ = kernels_.dot_bytes != nullptr;
   Matrix x_, y_;
   std::vector<int64_t> row_sums_;
