@@ -60,6 +60,8 @@ STABLE_TORCH_LIBRARY(gatedops, m) {
   // One layer of both networks of a DGN: q = h w_f^T + b_f gates v = z w_v^T + b_v. Results: relu(q), or q where
   // linear_feature; the gated v; the gates of q as words. Soft: also q (empty where it is the first result) and v.
   // v absent from a backward: no gradient for the feature network.
+  // A backward computes both networks in one op, because it alone sees all four products and can run those of the two
+  // networks side by side; autograd would call the backwards of two ops one after the other.
   m.def(
       "gated_linear_pair(Tensor h, Tensor w_f, Tensor? b_f, Tensor z, Tensor w_v, Tensor? b_v, "
       "bool linear_feature) -> (Tensor, Tensor, Tensor)");

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -14,6 +15,7 @@ from torch_threads import threads
 from gatedops import gated_linear, gated_linear_pair
 
 OPS = torch.ops.gatedops
+needs_mkl = pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="only MKL says which thread multiplies")
 ROWS = {"one row": (1,), "some rows": (700,), "tokens": (5, 40), "no rows": (0,)}
 
 
@@ -62,7 +64,7 @@ def test_a_pair_on_two_threads_has_the_bits_of_its_layers_on_one(rows, linear_fe
             assert_same_bits(ours, other)
 
 
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("count", [2, 3, 4])
 @pytest.mark.parametrize("size", [(40, 30, 20), (700, 90, 300), (2100, 500, 1030), (4200, 8, 1030)], ids=str)
 def test_gradients_of_any_size_and_number_of_threads_are_as_good_as_torch(count, size):
     """One has products above the bound, the last more masked rows than memory is kept for between calls (32 MiB)."""
@@ -84,6 +86,60 @@ def test_gradients_of_any_size_and_number_of_threads_are_as_good_as_torch(count,
         ):
             for one, other, exact in zip(ours, plain(torch.float32), plain(torch.float64), strict=True):
                 assert_as_good_as_torch(one, other, exact)
+
+
+def threads_of_products(capfd, count, call):
+    """The number that MKL gives to the thread of each product, in the order in which they end."""
+    with threads(count), torch.backends.mkl.verbose(torch.backends.mkl.VERBOSE_ON):
+        call()
+    return [int(thread) for thread in re.findall(r"^MKL_VERBOSE SGEMM\(.* TID:(\d+)", capfd.readouterr().out, re.M)]
+
+
+SMALL_LAYER, LARGE_LAYER, LARGE_PAIR = (128, 256, 1024), (129, 256, 1024), (1025, 1024, 1024)
+
+
+@needs_mkl
+@pytest.mark.cpu_kernels
+@pytest.mark.parametrize(
+    ("count", "size", "apart"),
+    [
+        (1, SMALL_LAYER, False),
+        (2, SMALL_LAYER, True),
+        (2, LARGE_LAYER, True),
+        (2, LARGE_PAIR, False),
+        (3, SMALL_LAYER, False),
+        (4, SMALL_LAYER, False),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("soft", [False, True])
+def test_the_layers_of_a_pair_run_side_by_side_on_two_threads_alone(count, size, apart, soft, capfd):
+    """More threads leave the products to torch, which uses all of them; run_apart in backward.h says why."""
+    rows, inputs, width = size
+    grad_h, grad_z, h, w_f, _, z, w_v, _, words = pair_arguments((rows,), (inputs, inputs), width)
+    soft_arguments = (grad_h, grad_z, grad_h, grad_z, h, w_f, True, z, w_v, True, 4.0, 1.0, False)
+
+    def call():
+        if soft:
+            return OPS.gated_linear_pair_soft_backward(*soft_arguments)
+        return OPS.gated_linear_pair_backward(grad_h, grad_z, h, w_f, True, z, w_v, True, words, False)
+
+    found = threads_of_products(capfd, count, call)
+    assert sorted(found) == ([0, 0, 1, 1] if apart else [0] * 4)
+
+
+@needs_mkl
+@pytest.mark.cpu_kernels
+@pytest.mark.parametrize(
+    ("count", "size", "apart"),
+    [(1, SMALL_LAYER, False), (2, SMALL_LAYER, True), (2, LARGE_LAYER, False), (4, SMALL_LAYER, False)],
+    ids=str,
+)
+def test_the_products_of_one_small_layer_run_side_by_side_on_two_threads_alone(count, size, apart, capfd):
+    rows, inputs, width = size
+    grad, x, weight = normal(rows, width), normal(rows, inputs), normal(width, inputs)
+    found = threads_of_products(capfd, count, lambda: OPS.gated_linear_backward(grad, x, weight, None, 0, True))
+    assert sorted(found) == ([0, 1] if apart else [0, 0])
 
 
 def test_what_a_pair_is_not_asked_for_is_empty():

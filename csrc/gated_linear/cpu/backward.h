@@ -2,12 +2,297 @@
 // products with dv.
 #pragma once
 
-#include "gating.h"
-#include "products.h"
-#include "scratch.h"
-#include "sums.h"
+#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <new>
+
+#include "args.h"
+#include "core/cpu/parallel.h"
 
 namespace gatedops::cpu {
+
+// What a backward is asked for: x for the gradient of the weight, weight for that of x.
+inline void require_backward(
+    const Tensor& grad, const std::optional<Tensor>& x, const std::optional<Tensor>& weight, const char* grad_name,
+    const char* x_name, const char* weight_name) {
+  require_layer_dtype(grad, grad_name);
+  require(grad.dim() >= 1 && grad.size(grad.dim() - 1) >= 1, [&] {
+    return std::string(grad_name) + ": needs (..., out_features)";
+  });
+  const int64_t width = grad.size(grad.dim() - 1);
+  if (x) {
+    require(x->dim() == grad.dim() && x->scalar_type() == grad.scalar_type() && rows_of(*x) == rows_of(grad), [&] {
+      return std::string(x_name) + ": got shape " + shape_of(*x) + ", needs one row per row of " + grad_name;
+    });
+  }
+  if (weight) {
+    require(weight->dim() == 2 && weight->size(0) == width && weight->scalar_type() == grad.scalar_type(), [&] {
+      return std::string(weight_name) + ": got shape " + shape_of(*weight) + ", needs (" + std::to_string(width) +
+             ", in_features)";
+    });
+  }
+}
+
+// --- memory for dv ---
+
+// `bytes` of memory, aligned to a cache line, until the end of the scope. Up to kKept bytes the calling thread keeps
+// them for its next call: fresh memory costs page faults, which take longer than masking a gradient does. One Scratch
+// at a time per thread.
+class Scratch {
+ public:
+  static constexpr size_t kKept = size_t{32} << 20;
+
+  explicit Scratch(size_t bytes) {
+    if (bytes > kKept) {
+      own_ = allocate(bytes);
+      data_ = own_.get();
+      return;
+    }
+    thread_local Kept kept;
+    if (bytes > kept.bytes) {
+      kept = Kept{};
+      kept = Kept{allocate(bytes), bytes};
+    }
+    data_ = kept.memory.get();
+  }
+
+  // For any thread.
+  char* data() const {
+    return data_;
+  }
+
+ private:
+  static constexpr std::align_val_t kAlignment{64};
+  struct Release {
+    void operator()(char* memory) const {
+      ::operator delete(memory, kAlignment);
+    }
+  };
+  using Memory = std::unique_ptr<char, Release>;
+  struct Kept {
+    Memory memory;
+    size_t bytes = 0;
+  };
+
+  static Memory allocate(size_t bytes) {
+    return Memory(static_cast<char*>(::operator new(bytes, kAlignment)));
+  }
+
+  Memory own_;
+  char* data_ = nullptr;
+};
+
+// --- gradients of biases ---
+
+// The columns of a matrix summed while its rows are produced. Rows are taken in blocks of kRows, each block
+// by one thread; the sums of the blocks are then added up in float64.
+class BiasSums {
+ public:
+  static constexpr int64_t kRows = 64;
+
+  BiasSums(const GateRows& kernels, ScalarType dtype, int64_t rows, int64_t width, bool wanted)
+      : add_(kernels.add),
+        width_(width),
+        blocks_((rows + kRows - 1) / kRows),
+        size_(dtype == ScalarType::Double ? sizeof(double) : sizeof(float)),
+        wanted_(wanted),
+        partial_(wanted ? static_cast<size_t>(blocks_ * width) * size_ : 0) {}
+
+  void add(int64_t row, const void* y) {
+    if (wanted_) {
+      add_(y, partial_.data() + static_cast<size_t>(row / kRows * width_) * size_, width_);
+    }
+  }
+
+  // (width,), or empty where it is not wanted; of the dtype of `like`.
+  Tensor result(const Tensor& like) const {
+    Tensor out = new_tensor({wanted_ ? width_ : 0}, like.scalar_type());
+    if (wanted_) {
+      std::vector<double> total(static_cast<size_t>(width_));
+      size_ == sizeof(double) ? accumulate<double>(total) : accumulate<float>(total);
+      store(total, out);
+    }
+    return out;
+  }
+
+ private:
+  template <class C>
+  void accumulate(std::vector<double>& total) const {
+    const C* partial = reinterpret_cast<const C*>(partial_.data());
+    for (int64_t b = 0; b < blocks_; ++b) {
+      for (int64_t j = 0; j < width_; ++j) {
+        total[j] += partial[b * width_ + j];
+      }
+    }
+  }
+
+  static void store(const std::vector<double>& total, const Tensor& out) {
+    switch (out.scalar_type()) {
+      case ScalarType::Double:
+        return store_as<double>(total, out);
+      case ScalarType::BFloat16:
+        return store_as<torch::headeronly::BFloat16>(total, out);
+      case ScalarType::Half:
+        return store_as<torch::headeronly::Half>(total, out);
+      default:
+        return store_as<float>(total, out);
+    }
+  }
+
+  template <class E>
+  static void store_as(const std::vector<double>& total, const Tensor& out) {
+    using C = std::conditional_t<std::is_same_v<E, double>, double, float>;
+    E* to = static_cast<E*>(out.mutable_data_ptr());
+    for (size_t j = 0; j < total.size(); ++j) {
+      to[j] = static_cast<E>(static_cast<C>(total[j]));
+    }
+  }
+
+  void (*add_)(const void*, void*, int64_t);
+  int64_t width_, blocks_;
+  size_t size_;
+  bool wanted_;
+  std::vector<char> partial_;
+};
+
+// f(row) for every row of the blocks [begin, end) of BiasSums.
+template <class F>
+void for_rows_of_blocks(int64_t begin, int64_t end, int64_t rows, const F& f) {
+  for (int64_t row = begin * BiasSums::kRows; row < std::min(rows, end * BiasSums::kRows); ++row) {
+    f(row);
+  }
+}
+
+// f(row) for every row, the rows of one block of BiasSums by one thread.
+template <class F>
+void for_row_blocks(int64_t rows, int64_t row_bytes, const F& f) {
+  const int64_t blocks = (rows + BiasSums::kRows - 1) / BiasSums::kRows;
+  const int64_t grain = std::max<int64_t>(1, grain_of(row_bytes) / BiasSums::kRows);
+  torch::stable::parallel_for(
+      0, blocks, grain, [&](int64_t begin, int64_t end) { for_rows_of_blocks(begin, end, rows, f); });
+}
+
+// --- products ---
+
+// out = a b, straight from torch's CPU kernel: nothing is dispatched, recorded or under autocast. In a task of the
+// thread pool the product runs on the task's thread alone.
+inline void product(const Matrix& a, const Matrix& b, const Matrix& out) {
+  TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_mm_out(out.tensor().get(), a.tensor().get(), b.tensor().get()));
+}
+
+// A contiguous tensor (..., d) as a matrix (rows, d).
+inline Matrix rows_as_matrix(const Tensor& t) {
+  Matrix m;
+  m.data = static_cast<char*>(const_cast<void*>(t.const_data_ptr()));
+  m.rows = rows_of(t);
+  m.cols = m.row_stride = t.size(t.dim() - 1);
+  m.col_stride = 1;
+  m.dtype = t.scalar_type();
+  m.element_size = static_cast<int64_t>(t.element_size());
+  return m;
+}
+
+// (..., d) as a matrix (rows, d) over memory that `owner` keeps.
+inline Matrix as_matrix(const Tensor& t, Tensor& owner) {
+  if (t.dim() != 2 && t.is_contiguous()) {
+    owner = t;
+    return rows_as_matrix(t);
+  }
+  // A view where t's strides allow one: its rows need not follow each other.
+  owner = t.dim() == 2 ? t : torch::stable::reshape(t, {rows_of(t), t.size(t.dim() - 1)});
+  return Matrix(owner);
+}
+
+// Whether independent products of at most `most` multiply-adds run side by side, half of them on each of two threads.
+// Torch would divide them one by one among both threads, which then wait for each other after each product and hold
+// one half of everything in their caches. More threads leave the products to torch: it cannot give half of the threads
+// to a product, because its parallel regions do not nest. A product inside a task runs on the task's thread alone, so
+// all threads but two would idle. Cutting the products into blocks of rows, one for each thread, would make every
+// thread pack the whole other factor for its few rows, and the order of sums depend on the number of threads.
+inline bool run_apart(int64_t work, int64_t most) {
+  return workers() == 2 && work > 0 && work <= most;
+}
+
+// Calls first() and second(), which are independent: where `apart`, at the same time on one thread each, else one after
+// the other.
+template <class First, class Second>
+void run_both(bool apart, const First& first, const Second& second) {
+  if (!apart) {
+    first();
+    second();
+    return;
+  }
+  torch::stable::parallel_for(0, 2, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t half = begin; half < end; ++half) {
+      half == 0 ? first() : second();
+    }
+  });
+}
+
+// The two products of a backward of one layer, for the gradient dv (rows, out_features) of its product: dx = dv weight
+// where weight is given, dw = dv^T x where x is; else these are empty.
+class LayerProducts {
+ public:
+  Tensor dx, dw;
+
+  // grad: a tensor (..., out_features) with the leading dimensions and the dtype of dv.
+  LayerProducts(const Tensor& grad, const std::optional<Tensor>& x, const std::optional<Tensor>& weight)
+      : has_x_(x.has_value()), has_weight_(weight.has_value()), dv_(rows_as_matrix(grad)) {
+    dx = weight ? new_rows(grad, weight->size(1)) : nothing(grad);
+    dw = x ? new_tensor({dv_.cols, x->size(x->dim() - 1)}, grad.scalar_type()) : nothing(grad);
+    if (x) {
+      x_ = as_matrix(*x, x_owner_);
+    }
+    if (weight) {
+      weight_ = Matrix(*weight);
+    }
+  }
+
+  // dv begins at `data`, rows one after another.
+  void put_dv(char* data) {
+    dv_.data = data;
+  }
+
+  // Multiply-adds of one of the products; 0 where there are none.
+  int64_t work() const {
+    return dv_.rows * dv_.cols * (has_weight_ ? weight_.cols : has_x_ ? x_.cols : 0);
+  }
+
+  void multiply() const {
+    // Above this a product divided by torch is as good as two side by side (measured on two cores).
+    constexpr int64_t kSmall = int64_t{1} << 25;
+    run_both(has_x_ && has_weight_ && run_apart(work(), kSmall), [&] { multiply_input(); }, [&] { multiply_weight(); });
+  }
+
+ private:
+  bool has_x_, has_weight_;
+  Matrix dv_, x_, weight_;
+  Tensor x_owner_;
+
+  void multiply_input() const {
+    if (has_weight_) {
+      product(dv_, weight_, rows_as_matrix(dx));
+    }
+  }
+  void multiply_weight() const {
+    if (has_x_) {
+      product(dv_.transposed(), x_, Matrix(dw));
+    }
+  }
+};
+
+// The same for the products of two layers, one layer on each thread.
+inline bool run_apart(const LayerProducts& one, const LayerProducts& other) {
+  constexpr int64_t kSmall = int64_t{1} << 30;  // as in LayerProducts::multiply, for four products
+  return run_apart(one.work(), kSmall) && run_apart(other.work(), kSmall);
+}
+
+// --- layers ---
 
 // One layer. dv is grad itself where there are no gates, else it lies where put_dv says.
 class LayerBackward {
@@ -73,24 +358,24 @@ class LayerBackward {
   }
 };
 
-// Of one layer: the rows by all threads, then the products.
+// Runs the backward of one layer: the rows by all threads, then the products.
 inline void run_backward(LayerBackward& layer) {
   layer.mask();
   layer.products().multiply();
 }
 
-// Of two layers of the same rows.
+// Runs the backwards of both layers, side by side if each is small enough.
 inline void run_backward(LayerBackward& one, LayerBackward& other) {
   if (!run_apart(one.products(), other.products())) {
     run_backward(one);
     run_backward(other);
     return;
   }
-  const auto whole = [](LayerBackward& layer) {
+  const auto on_one_thread = [](LayerBackward& layer) {
     layer.mask_here();
     layer.products().multiply();
   };
-  run_both(true, [&] { whole(one); }, [&] { whole(other); });
+  run_both(true, [&] { on_one_thread(one); }, [&] { on_one_thread(other); });
 }
 
 }  // namespace gatedops::cpu

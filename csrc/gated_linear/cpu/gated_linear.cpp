@@ -4,6 +4,7 @@
 
 #include "backward.h"
 #include "core/kernel.h"
+#include "forward.h"
 
 namespace gatedops::cpu {
 namespace {
