@@ -95,7 +95,7 @@ class BiasSums {
  public:
   static constexpr int64_t kRows = 64;
 
-  BiasSums(const GateRows& kernels, ScalarType dtype, int64_t rows, int64_t width, bool wanted)
+  BiasSums(const RowKernels& kernels, ScalarType dtype, int64_t rows, int64_t width, bool wanted)
       : add_(kernels.add),
         width_(width),
         blocks_((rows + kRows - 1) / kRows),
@@ -305,7 +305,7 @@ class LayerBackward {
         gates_(words ? GateView(*words, first) : GateView()),
         gated_(words.has_value()),
         bias_(bias),
-        kernels_(gate_rows(grad_.scalar_type())),
+        kernels_(row_kernels(grad_.scalar_type())),
         sums_(kernels_, grad_.scalar_type(), from_.rows, from_.width, bias),
         products_(grad_, x, weight),
         dv_(from_) {}
@@ -345,7 +345,7 @@ class LayerBackward {
   RowView from_;
   GateView gates_;
   bool gated_, bias_;
-  GateRows kernels_;
+  RowKernels kernels_;
   BiasSums sums_;
   LayerProducts products_;
   RowView dv_;

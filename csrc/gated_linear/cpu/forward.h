@@ -63,7 +63,7 @@ class LayerPacker {
  public:
   LayerPacker(const Tensor& y, const Tensor& words)
       : gates_(words, 0),
-        kernels_(gate_rows(y.scalar_type())),
+        kernels_(row_kernels(y.scalar_type())),
         pack_(active_kernels<GateKernels>().pack(gate_source_of(y.scalar_type()))),
         width_(y.size(y.dim() - 1)),
         used_((width_ + 31) / 32),
@@ -81,7 +81,7 @@ class LayerPacker {
 
  private:
   GateView gates_;
-  GateRows kernels_;
+  RowKernels kernels_;
   PackKernels pack_;
   int64_t width_, used_;
   size_t padding_;
@@ -105,7 +105,7 @@ inline void gate_by_itself(const Tensor& y, const Tensor& words, bool relu) {
 // to = from where the gate is on, else 0; to may be from.
 inline void select_rows(const Tensor& from, const GateView& gates, const Tensor& to) {
   const RowView source(from), target(to);
-  const GateRows kernels = gate_rows(from.scalar_type());
+  const RowKernels kernels = row_kernels(from.scalar_type());
   torch::stable::parallel_for(0, source.rows, grain_of(source.row_bytes), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       kernels.select(source[row], target[row], gates[row], source.width);

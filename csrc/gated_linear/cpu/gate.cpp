@@ -74,7 +74,7 @@ std::tuple<Tensor, Tensor> gate_relu(const Tensor& q_) {
   Tensor words = new_tensor({from.rows, layer_words(from.positions * from.words_step * 32)}, ScalarType::Int);
   const GateView gates(words, 0);
   const size_t row_bytes = static_cast<size_t>(words.size(1)) * sizeof(uint32_t);
-  const GateRows kernels = gate_rows(q.scalar_type());
+  const RowKernels kernels = row_kernels(q.scalar_type());
   const PackKernels pack = active_kernels<GateKernels>().pack(gate_source_of(q.scalar_type()));
   torch::stable::parallel_for(0, from.rows, from.grain(), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
@@ -87,7 +87,7 @@ std::tuple<Tensor, Tensor> gate_relu(const Tensor& q_) {
 }
 
 void select_row(
-    const Activations& from, const Activations& to, const GateRows& kernels, int64_t row, const uint32_t* words) {
+    const Activations& from, const Activations& to, const RowKernels& kernels, int64_t row, const uint32_t* words) {
   if (from.planes) {
     kernels.select_planes(
         from.row(row), to.row(row), words, from.words_step, from.positions, from.channels, from.positions);
@@ -105,7 +105,7 @@ Tensor gate_select(const Tensor& q_, const Tensor& words, int64_t first) {
   const Activations from(q), to(z);
   require_row_gates(words, first, from.rows, from.positions * from.words_step * 32);
   const GateView gates(words, first);
-  const GateRows kernels = gate_rows(q.scalar_type());
+  const RowKernels kernels = row_kernels(q.scalar_type());
   torch::stable::parallel_for(0, from.rows, from.grain(), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       select_row(from, to, kernels, row, gates[row]);

@@ -54,7 +54,7 @@ std::tuple<Tensor, Tensor> gated_linear_soft(
   const Tensor gate = contiguous_rows(gate_);
   Tensor y = new_rows(product);
   const RowView v(product), g(gate), to(y);
-  const GateRows kernels = gate_rows(y.scalar_type());
+  const RowKernels kernels = row_kernels(y.scalar_type());
   torch::stable::parallel_for(0, v.rows, grain_of(v.row_bytes), [&](int64_t begin, int64_t end) {
     kernels.multiply(v[begin], g[begin], to[begin], (end - begin) * v.width);
   });
@@ -73,7 +73,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> gated_linear_soft_backward(
   const RowView from(grad), g(gate), v(product);
   const Scratch dv(static_cast<size_t>(from.rows * from.row_bytes));
   char* to_gate = static_cast<char*>(dgate.mutable_data_ptr());
-  const GateRows kernels = gate_rows(grad.scalar_type());
+  const RowKernels kernels = row_kernels(grad.scalar_type());
   BiasSums sums(kernels, grad.scalar_type(), from.rows, from.width, bias);
   for_row_blocks(from.rows, from.row_bytes, [&](int64_t row) {
     char* to = dv.data() + row * from.row_bytes;

@@ -1,5 +1,5 @@
 // What gated layers do with a row of numbers: the interface between the ops and the kernels of each
-// instruction set. Rows are contiguous. All kernels of one GateRows take rows of one dtype; biases are
+// instruction set. Rows are contiguous. All kernels of one RowKernels take rows of one dtype; biases are
 // summed and sigmoids computed in float (float64 rows: in double).
 #pragma once
 
@@ -17,7 +17,7 @@ struct SoftRow {
   int64_t width;
 };
 
-struct GateRows {
+struct RowKernels {
   // to = relu(from) as torch has it: NaN and -0.0 stay; to may be from.
   void (*relu)(const void* from, void* to, int64_t width);
   // The same, and bit j of words = from[j] > 0, in ceil(width / 32) words.
@@ -45,10 +45,10 @@ struct GateRows {
 using torch::headeronly::ScalarType;
 
 struct GatedLinearKernels {
-  GateRows (*rows)(ScalarType dtype);
+  RowKernels (*rows)(ScalarType dtype);
 };
 
-inline GateRows gate_rows(ScalarType dtype) {
+inline RowKernels row_kernels(ScalarType dtype) {
   return active_kernels<GatedLinearKernels>().rows(dtype);
 }
 

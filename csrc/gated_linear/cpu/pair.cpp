@@ -32,7 +32,7 @@ void gate_softly(
   const LayerPacker packer(q, words);
   const SoftRow row{beta, gain, from.width};
   char* activations = h == nullptr ? nullptr : RowView(*h).data;
-  const GateRows kernels = gate_rows(q.scalar_type());
+  const RowKernels kernels = row_kernels(q.scalar_type());
   torch::stable::parallel_for(0, from.rows, grain_of(from.row_bytes), [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       char* activation = activations == nullptr ? nullptr : activations + r * from.row_bytes;
@@ -158,7 +158,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> gated_linear_pair_sof
   char* dv = scratch.data();
   char* dq = v_ ? dv + bytes : dv;
   const SoftRow row{beta, gain, activations.width};
-  const GateRows kernels = gate_rows(q.scalar_type());
+  const RowKernels kernels = row_kernels(q.scalar_type());
   BiasSums sums_f(kernels, q.scalar_type(), activations.rows, activations.width, b_f);
   BiasSums sums_v(kernels, q.scalar_type(), activations.rows, activations.width, b_v);
   for_row_blocks(activations.rows, activations.row_bytes, [&](int64_t r) {

@@ -270,13 +270,13 @@ struct Rows {
     }
   }
 
-  static constexpr GateRows kernels() {
+  static constexpr RowKernels kernels() {
     return {relu, relu_and_pack, select, select_planes, multiply, add, soft_pair, soft_pair_backward};
   }
 };
 
 template <class I>
-GateRows rows_for(ScalarType dtype) {
+RowKernels rows_for(ScalarType dtype) {
   switch (dtype) {
     case ScalarType::Double:
       return Rows<I, double>::kernels();
