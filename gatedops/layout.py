@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 KINDS = ("gate", "select")
+LAYER_WORDS = 8  # a layer begins, and its padding ends, at a multiple of so many words: 256 bits
 
 
 def words_used(positions: int, channels: int) -> int:
@@ -14,7 +15,7 @@ def words_used(positions: int, channels: int) -> int:
 
 def layer_words(positions: int, channels: int) -> int:
     """Words a layer takes up in a row, padded to 256 bits."""
-    return -(-words_used(positions, channels) // 8) * 8
+    return -(-words_used(positions, channels) // LAYER_WORDS) * LAYER_WORDS
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class GateLayer:
             )
         if min(self.shape) < 1:
             raise ValueError(f"shape: got {tuple(self.shape)}, a layer needs at least one gate")
-        if self.first_word < 0 or self.first_word % 8:
-            raise ValueError(f"first_word: got {self.first_word}, needs a non-negative multiple of 8")
+        if self.first_word < 0 or self.first_word % LAYER_WORDS:
+            raise ValueError(f"first_word: got {self.first_word}, needs a non-negative multiple of {LAYER_WORDS}")
 
     @property
     def channels(self) -> int:

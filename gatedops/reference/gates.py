@@ -10,9 +10,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from gatedops.gatebits import GateBits
-from gatedops.layout import GateLayer
+from gatedops.layout import LAYER_WORDS, GateLayer
 
-LAYER_WORDS = 8  # a layer starts on a 256-bit boundary: 8 words of 32 gates
 POSITION_GATES = 64  # a position starts on a 64-bit boundary
 
 
