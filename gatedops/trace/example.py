@@ -39,8 +39,8 @@ def _is_taken(model: nn.Module, x: Tensor) -> bool:
 
 
 def example_of(model: nn.Module, name: str = "x", *, unique: bool = False) -> Tensor:
-    """The first of them; ValueError, about the argument `name`, where there is none or, if it must be unique,
-    another."""
+    """The first input of :func:`examples_of` the model; ValueError, about the argument `name`, if none exists or, with
+    `unique`, a second one."""
     found = examples_of(model)
     x, another = next(found, None), next(found, None) if unique else None
     if x is None:
