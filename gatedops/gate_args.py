@@ -60,7 +60,7 @@ def no_such_layer(name: str, names: Sequence[str], argument: str) -> NoSuchLayer
         places = [index for index, other in enumerate(names) if other == name]
         return NoSuchLayer(
             f"{argument}: {name!r} names {len(places)} of the layers {listed(names)}: "
-            f"use their places, layers_of([{places[0]}])"
+            f"use their places, select_layers([{places[0]}])"
         )
     close = difflib.get_close_matches(name, names, 1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
@@ -92,7 +92,7 @@ def rows_at(rows: Any, n: int, device: torch.device) -> slice | Tensor:
     if not isinstance(rows, Tensor):
         raise TypeError(
             f"rows: got {type(rows).__name__}, needs an int, a slice, a list or a tensor of ints or bools; "
-            "bits[name] and layers_of select layers"
+            "bits[name] and select_layers select layers"
         )
     _require_index(rows, n, device)
     return rows if rows.dtype == torch.bool else rows.long()
@@ -109,7 +109,7 @@ def _listed_rows(rows: Any) -> Tensor:
     try:
         return torch.tensor(rows, dtype=None if len(rows) else torch.int64, device="cpu")
     except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"rows: got {rows!r}, needs ints or bools; layers_of selects layers by name") from None
+        raise TypeError(f"rows: got {rows!r}, needs ints or bools; select_layers selects layers by name") from None
 
 
 def _require_index(rows: Tensor, n: int, device: torch.device) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -124,10 +125,10 @@ class GateBits(ShownAsTable):
         if isinstance(rows, str):
             return replace(self, layers=(self._layer(rows, "layer"),))
         if isinstance(rows, tuple):
-            raise TypeError("rows: GateBits has one axis to index, its inputs; use layers_of to select layers")
+            raise TypeError("rows: GateBits has one axis to index, its inputs; use select_layers to select layers")
         return replace(self, words=self.words[rows_at(rows, self.n, self.device)])
 
-    def layers_of(self, selection: Sequence[str | int]) -> GateBits:
+    def select_layers(self, selection: Sequence[str | int]) -> GateBits:
         """The layers of these names or indices, in the order given; shares the words, copies nothing."""
         if isinstance(selection, str) or not isinstance(selection, Iterable) or whole_number(selection) is not None:
             raise TypeError(f"selection: got {selection!r}, needs a list of layer names or indices")
@@ -135,6 +136,15 @@ class GateBits(ShownAsTable):
         if not selection:
             raise ValueError("selection: got none, needs at least one layer")
         return replace(self, layers=tuple(self._layer(key, "selection") for key in selection))
+
+    def layers_of(self, selection: Sequence[str | int]) -> GateBits:
+        """The old name of :meth:`select_layers`, kept for one release: it warns."""
+        warnings.warn(
+            "GateBits.layers_of is now select_layers, and its old name goes with the next release: call the new one",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return self.select_layers(selection)
 
     def _layer(self, key: str | int, argument: str) -> GateLayer:
         names = [layer.name for layer in self.layers]

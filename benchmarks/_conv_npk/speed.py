@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import gatedops
 from gatedops.nn import conv_spec
 from gatedops.path_kernels.compile_steps import compile_steps
-from gatedops.path_kernels.network import layers_of, steps_of
+from gatedops.path_kernels.network import steps_of, weighted_layers
 from gatedops.reference import conv_gram as reference_conv
 
 HEADER = ("problem", "by", "us a pair", "pairs", "runs", "ratio")
@@ -113,7 +113,7 @@ def entries_of(problem: Problem, samples: dict[str, tuple[float, ...]]) -> list[
 def plain_form(net: nn.Sequential, x: Tensor, dtype: torch.dtype) -> Callable[[], Tensor]:
     """The same Gram by plain torch, gates recorded and masks made beforehand."""
     steps = steps_of(net, x)
-    program, per_input = compile_steps(steps, [1.0] * len(layers_of(steps)), tangent=False, biases=False)
+    program, per_input = compile_steps(steps, [1.0] * len(weighted_layers(steps)), tangent=False, biases=False)
     columns, words = per_input.rows(x, gatedops.record_gates(net, x), dtype, len(x))
     return lambda: reference_conv.conv_gram(columns, words, None, None, program.encoded, program.scalars, dtype)
 

@@ -36,5 +36,5 @@ def test_gate_neighbors_tiny(benchmark: BenchmarkFixture) -> None:
 
 
 def test_gate_neighbors_of_one_layer_among_many(benchmark: BenchmarkFixture) -> None:
-    bits = random_gates((1024,) * 20, n=POINTS).layers_of([7])
+    bits = random_gates((1024,) * 20, n=POINTS).select_layers([7])
     benchmark(gate_neighbors, bits, 10)

@@ -101,7 +101,7 @@ class DGN(nn.Module):
         z = x if self.value_input == "x" else torch.ones_like(x)
         if gates is not None:
             self._require_gates(gates, x)
-            return self._value_of(z, [gates.layers_of([layer]) for layer in range(len(gates.layers))])
+            return self._value_of(z, [gates.select_layers([layer]) for layer in range(len(gates.layers))])
         if self.gate == "hard":
             return self._value_of(z, self._hard_gates(x))
         if self.shallow or self.order != tuple(range(len(self.order))):

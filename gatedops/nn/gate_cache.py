@@ -151,7 +151,7 @@ def _require_rows(twin: GatedTwin, inputs: Tensor, gates: GateBits) -> None:
     if inputs.is_meta:
         return
     found = record_gates(twin.feature, inputs, len(inputs), progress=False)
-    ours = gates.layers_of([index for index, layer in enumerate(gates.layers) if layer.kind == "gate"]).compact()
+    ours = gates.select_layers([index for index, layer in enumerate(gates.layers) if layer.kind == "gate"]).compact()
     shapes = [[layer.shape for layer in bits.layers] for bits in (found, ours)]
     if shapes[0] != shapes[1] or not torch.equal(found.words, ours.words):
         raise ValueError(

@@ -70,7 +70,7 @@ def hard_gate(gate: GateBits | Tensor, shape: Sequence[int], device: torch.devic
         _require_same_device(gate.device, device)
         return pack_layer(gate.reshape(math.prod(shape[:-1]), shape[-1])), 0
     if len(gate.layers) != 1:
-        raise ValueError(f"gate: has {len(gate.layers)} layers, needs one; choose it with layers_of")
+        raise ValueError(f"gate: has {len(gate.layers)} layers, needs one; choose it with select_layers")
     _require_same_device(gate.device, device)
     layer = gate.layers[0]
     if layer.kind != "gate":

@@ -63,7 +63,7 @@ def _require_activations(q: Tensor) -> None:
 def _hard_gate(gate: GateBits | Tensor, q: Tensor) -> tuple[Tensor, int]:
     """The words of a hard gate and the index of the first of them."""
     if isinstance(gate, GateBits) and (len(gate.layers) != 1 or gate.layers[0].kind != "gate"):
-        raise ValueError(f"gate: has the layers {gate.layers}, needs one of gates; choose it with layers_of")
+        raise ValueError(f"gate: has the layers {gate.layers}, needs one of gates; choose it with select_layers")
     shape = tuple(gate.shape) if isinstance(gate, Tensor) else (gate.n, *gate.layers[0].shape)
     if shape != tuple(q.shape):
         raise ValueError(f"gate: got shape {shape}, needs that of q, {tuple(q.shape)}")

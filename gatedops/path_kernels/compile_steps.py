@@ -11,9 +11,9 @@ from torch import Tensor
 from gatedops import trace
 from gatedops.ops.conv_program import SAME_COLUMN, SAME_ROW
 from gatedops.path_kernels.geometry import geometry_of, windows_of
-from gatedops.path_kernels.masks import Chosen, Flattened, Gated, Mask, Pooled, Summed
+from gatedops.path_kernels.masks import Chosen, Flattened, Gated, Mask, Pooled, WindowSums
 from gatedops.path_kernels.moments import Moments
-from gatedops.path_kernels.network import layers_of, pool_of, recorded_of, shape_of
+from gatedops.path_kernels.network import pool_of, recorded_of, shape_of, weighted_layers
 from gatedops.path_kernels.per_input import PerInput
 from gatedops.path_kernels.program_builder import Program
 from gatedops.path_kernels.terms import ChannelTerm, InputTerm, Kernel, Signal, SummedTerm, Term
@@ -42,7 +42,7 @@ def compile_steps(
 class _Compiler:
     def __init__(self, steps: Sequence[Step], sigmas: Sequence[float], tangent: bool, biases: bool) -> None:
         self._steps = steps
-        self._variances = {id(layer): sigma**2 for layer, sigma in zip(layers_of(steps), sigmas, strict=True)}
+        self._variances = {id(layer): sigma**2 for layer, sigma in zip(weighted_layers(steps), sigmas, strict=True)}
         self._recorded = {id(step): index for index, step in enumerate(recorded_of(steps))}
         self._biases = biases
         self._moments = Moments(shape_of(steps[0]), tangent)
@@ -126,7 +126,7 @@ class _Compiler:
         for term in source.terms:
             match term:
                 case InputTerm():
-                    made.append(replace(term, features=(*term.features, Summed(geometry, weights))))
+                    made.append(replace(term, features=(*term.features, WindowSums(geometry, weights))))
                 case ChannelTerm(mask=mask) if mask == Mask():
                     made.append(replace(term, kernel=self._moments.pooled(term.kernel, geometry, weights)))
                 case _:

@@ -12,7 +12,7 @@ from torch import Tensor
 from gatedops import trace
 from gatedops.gatebits import GateBits
 from gatedops.ops.gram import npk_gram
-from gatedops.path_kernels.network import layers_of
+from gatedops.path_kernels.network import weighted_layers
 from gatedops.trace import Step
 
 
@@ -23,7 +23,7 @@ def is_dense(steps: Sequence[Step], *, biases: bool) -> bool:
     if len(rest) < 3 or [type(step) for step in rest] != kinds:
         return False
     chained = all(step.inputs == (index,) for index, step in enumerate(steps[1:]))
-    return chained and not (biases and any(layer.bias is not None for layer in layers_of(rest)))
+    return chained and not (biases and any(layer.bias is not None for layer in weighted_layers(rest)))
 
 
 class DenseKernel:
@@ -36,9 +36,10 @@ class DenseKernel:
     """
 
     def __init__(self, steps: Sequence[Step], sigmas: Sequence[float], *, tangent: bool) -> None:
-        factors = [sigma**2 * math.prod(layer.shape) for sigma, layer in zip(sigmas, layers_of(steps), strict=True)]
+        layers = weighted_layers(steps)
+        factors = [sigma**2 * math.prod(layer.shape) for sigma, layer in zip(sigmas, layers, strict=True)]
         factors[-1] = sigmas[-1] ** 2 * (sum(sigma**-2 for sigma in sigmas) if tangent else 1.0)
-        widths = [math.prod(layer.shape) for layer in layers_of(steps)[:-1]]
+        widths = [math.prod(layer.shape) for layer in layers[:-1]]
         exponents = [math.ceil(math.log2(factor)) for factor in factors]
         self.exponent = sum(exponents)
         scaled = [math.ldexp(factor, -exponent) for factor, exponent in zip(factors, exponents, strict=True)]

@@ -90,7 +90,7 @@ class Chosen:
 
 
 @dataclass(frozen=True)
-class Summed:
+class WindowSums:
     """Sums of windows, each times the weight of its output pixel."""
 
     geometry: Geometry
@@ -109,7 +109,7 @@ class Flattened:
         return features.flatten(1)[:, :, None, None]
 
 
-FeatureStep = Gated | Chosen | Summed | Flattened
+FeatureStep = Gated | Chosen | WindowSums | Flattened
 
 
 def at_windows(images: Tensor, geometry: Geometry) -> Tensor:

@@ -52,7 +52,7 @@ class Moments:
     def summed(self, signal: Signal) -> Kernel:
         """Summed over the channels."""
         if signal not in self._sums:
-            self._sums[signal] = reduce(self.added, (self._summed(term, signal.shape) for term in signal.terms))
+            self._sums[signal] = reduce(self.added, (self._sum_of(term, signal.shape) for term in signal.terms))
         return self._sums[signal]
 
     def added(self, a: Kernel, b: Kernel) -> Kernel:
@@ -75,7 +75,7 @@ class Moments:
             return self._builder.box(value, geometry, True)
         return self._once(value, (Op.BOX, geometry), lambda v: self._builder.box(v, geometry, False))
 
-    def _summed(self, term: Term, shape: Shape) -> Kernel:
+    def _sum_of(self, term: Term, shape: Shape) -> Kernel:
         match term:
             case InputTerm(features=features):
                 first = self.per_input.first_column(features, shape)

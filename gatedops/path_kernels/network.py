@@ -119,7 +119,7 @@ def _with_batch_norm(layer: Layer, norm: trace.BatchNorm) -> Layer:
     return replace(layer, weight=weight.detach(), bias=bias.detach())
 
 
-def layers_of(steps: Sequence[Step]) -> list[Layer]:
+def weighted_layers(steps: Sequence[Step]) -> list[Layer]:
     """The layers that have weights, in order."""
     return [step for step in steps if isinstance(step, Layer)]
 

@@ -14,7 +14,7 @@ from gatedops.ops.gram_args import DTYPES
 from gatedops.path_kernels.compile_steps import compile_steps
 from gatedops.path_kernels.dense import DenseKernel, is_dense
 from gatedops.path_kernels.images import ImageKernel
-from gatedops.path_kernels.network import layers_of, recorded_gates, steps_of
+from gatedops.path_kernels.network import recorded_gates, steps_of, weighted_layers
 from gatedops.path_kernels.npk_args import as_floats, inputs_of, require_option, require_range, sigmas_of
 from gatedops.path_kernels.underflow import underflow_of
 from gatedops.trace.batches import require_count
@@ -91,7 +91,7 @@ def npk(
     rows, columns = as_floats(x, model), None if y is None else as_floats(y, model)
     tangent, biases = kernel == "ntk", bias == "path"
     steps = steps_of(model, rows, biases=biases)
-    sigmas = sigmas_of(sigma, layers_of(steps))
+    sigmas = sigmas_of(sigma, weighted_layers(steps))
     made: DenseKernel | ImageKernel
     if is_dense(steps, biases=biases):
         made = DenseKernel(steps, sigmas, tangent=tangent)

@@ -15,7 +15,7 @@ from gatedops.ops.checks import require_float64
 from gatedops.path_kernels.compile_steps import compile_steps
 from gatedops.path_kernels.geometry import Geometry, geometry_of, windows_of
 from gatedops.path_kernels.masks import at_windows
-from gatedops.path_kernels.network import layers_of, pool_of, recorded_gates, recorded_of, shape_of, steps_of
+from gatedops.path_kernels.network import pool_of, recorded_gates, recorded_of, shape_of, steps_of, weighted_layers
 from gatedops.path_kernels.npk_args import as_floats, inputs_of, require_finite, require_option
 from gatedops.path_kernels.ties import Layer
 from gatedops.trace import Step
@@ -85,7 +85,7 @@ def _steps(model: nn.Module, x: Tensor, rows: int, biases: bool) -> list[Step]:
     """The steps of a network that npk covers, with few enough paths to list."""
     require_float64(x.device, "x")
     steps = steps_of(model, x, biases=biases)
-    compile_steps(steps, [1.0] * len(layers_of(steps)), tangent=False, biases=True)
+    compile_steps(steps, [1.0] * len(weighted_layers(steps)), tangent=False, biases=True)
     paths: list[int] = []
     for step in steps:
         paths.append(_paths_to(step, [paths[index] for index in step.inputs]))

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from gatedops.portable.bits import spread
-from gatedops.portable.conv_plan import GATES, Step
+from gatedops.portable.conv_plan import GATES, PlannedInstruction
 from gatedops.portable.products import operand, product
 from gatedops.portable.workspace import blocks
 
 
-def packed(words: Tensor, step: Step) -> Tensor:
+def packed(words: Tensor, step: PlannedInstruction) -> Tensor:
     """The words of a step's masks, ``(positions, rows, words)``; a view."""
     first = step.instruction.first
     layer = words[:, first : first + step.positions * step.pitch].unflatten(1, (step.positions, step.pitch))
@@ -23,7 +23,7 @@ def factor(masks: Tensor, span: slice, int8: bool) -> Tensor:
     return operand(_gates(masks, span), int8)
 
 
-def all_counts(left: Tensor, right: Tensor, step: Step, dtype: torch.dtype, int8: bool) -> Tensor:
+def all_counts(left: Tensor, right: Tensor, step: PlannedInstruction, dtype: torch.dtype, int8: bool) -> Tensor:
     """Counts of every row of masks ``(..., words)`` with every one of the other side: int32, float32 or `dtype`."""
     rows, columns = left[..., 0].numel(), right[..., 0].numel()
     total: Tensor | None = None
@@ -36,7 +36,7 @@ def all_counts(left: Tensor, right: Tensor, step: Step, dtype: torch.dtype, int8
     return total
 
 
-def pixel_counts(left: Tensor, right: Tensor, step: Step, dtype: torch.dtype) -> Tensor:
+def pixel_counts(left: Tensor, right: Tensor, step: PlannedInstruction, dtype: torch.dtype) -> Tensor:
     """Counts of masks ``(positions, a, words)`` and ``(positions, b, words)`` at equal positions, ``(positions, a,
     b)``."""
     positions, most = left.shape[0], max(left.shape[1], right.shape[1])

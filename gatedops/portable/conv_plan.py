@@ -20,7 +20,7 @@ _WINDOWED = (Op.BOX, Op.SELECT, Op.POOL)
 
 
 @dataclass(frozen=True)
-class Step:
+class PlannedInstruction:
     """An instruction that is needed, in the form it takes.
 
     `diagonal`: it reads and writes R(p, p) only, ``(H, W, a, b)`` for a tile of a x b pairs; else a register is
@@ -89,11 +89,11 @@ def tiled(i: Instruction) -> bool:
     )
 
 
-def plan(program: Sequence[int]) -> list[Step]:
+def plan(program: Sequence[int]) -> list[PlannedInstruction]:
     """The steps of a valid program, without those that do not reach the last register."""
     instructions = [_plain(instruction) for instruction in decode(program)]
     needed, whole = {instructions[-1].dst}, set[int]()
-    steps: list[Step] = []
+    steps: list[PlannedInstruction] = []
     for i in reversed(instructions):
         if i.dst not in needed:
             continue
@@ -102,7 +102,7 @@ def plan(program: Sequence[int]) -> list[Step]:
         diagonal = i.op not in (Op.POOL, Op.SELECT) and (one_pixel or i.dst not in whole)
         if not diagonal:
             whole |= sources
-        steps.append(Step(i, diagonal, tuple(sources - needed)))
+        steps.append(PlannedInstruction(i, diagonal, tuple(sources - needed)))
         needed |= sources
     return steps[::-1]
 
@@ -127,7 +127,7 @@ def _plain(i: Instruction) -> Instruction:
 
 
 def edges_of(
-    steps: list[Step], shape: tuple[int, int], symmetric: bool, itemsize: int, registers: int
+    steps: list[PlannedInstruction], shape: tuple[int, int], symmetric: bool, itemsize: int, registers: int
 ) -> tuple[int, int]:
     """Rows and columns of a tile whose registers and temporaries take at most `registers` bytes, as large as that
     allows."""
@@ -148,14 +148,14 @@ def _even(total: int, most: int) -> int:
     return -(-total // -(-total // most))
 
 
-def _most_rows(steps: list[Step], itemsize: int) -> int:
+def _most_rows(steps: list[PlannedInstruction], itemsize: int) -> int:
     """Rows of one side whose masks and inputs fit the memory for them."""
     masks = [GATES // (32 * s.span * (1 if s.by_pixel else s.positions)) for s in steps if s.masked]
     inputs = [INPUTS // (itemsize * s.positions) for s in steps if s.instruction.op == Op.INPUT]
     return max(1, min(masks + inputs, default=WORKSPACE))
 
 
-def _peak(steps: list[Step], itemsize: int) -> int:
+def _peak(steps: list[PlannedInstruction], itemsize: int) -> int:
     """The most bytes of registers and temporaries that are alive at a time, for one pair."""
     alive: dict[int, int] = {}
     peak = 0
@@ -167,7 +167,7 @@ def _peak(steps: list[Step], itemsize: int) -> int:
     return peak
 
 
-def _bytes(step: Step, itemsize: int) -> int:
+def _bytes(step: PlannedInstruction, itemsize: int) -> int:
     """What the result and the temporaries of a step take, for one pair."""
     i = step.instruction
     h, w, out_h, out_w = i.height, i.width, i.out_height, i.out_width

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gatedops.ops.conv_program import SAME_COLUMN, SAME_ROW, Instruction, Op
 from gatedops.portable.conv_counts import all_counts, factor, packed, pixel_counts
-from gatedops.portable.conv_plan import INPUTS, Step, tiled
+from gatedops.portable.conv_plan import INPUTS, PlannedInstruction, tiled
 from gatedops.portable.conv_windows import Axis, Run, between, in_tiles, tile_sums, window_sums
 from gatedops.portable.products import product
 from gatedops.portable.workspace import blocks, pieces
@@ -44,7 +44,7 @@ class Pairs:
         self._scalars = [s if abs(s) <= most or math.isnan(s) else math.copysign(math.inf, s) for s in scalars]
         self._registers: dict[int, Tensor] = {}
 
-    def run(self, steps: list[Step]) -> Tensor:
+    def run(self, steps: list[PlannedInstruction]) -> Tensor:
         """``(a, b)``: the last register, of one pixel."""
         for step in steps:
             self._registers[step.instruction.dst] = self._result(step)
@@ -53,7 +53,7 @@ class Pairs:
         last = self._registers[steps[-1].instruction.dst]
         return last.reshape(self._left.rows, self._right.rows)
 
-    def _result(self, step: Step) -> Tensor:
+    def _result(self, step: PlannedInstruction) -> Tensor:
         i = step.instruction
         match i.op:
             case Op.INPUT:
@@ -73,14 +73,14 @@ class Pairs:
         assert i.op == Op.TRACE
         return self._source(i.src, step).sum((0, 1), keepdim=True).mul_(self._scalars[i.scale])
 
-    def _source(self, register: int, step: Step) -> Tensor:
+    def _source(self, register: int, step: PlannedInstruction) -> Tensor:
         """A register in the form that a step reads, which may be its diagonal."""
         kernel = self._registers[register]
         if step.diagonal and kernel.dim() == 6:
             return kernel.diagonal(0, 0, 3).diagonal(0, 0, 2).permute(2, 3, 0, 1)
         return kernel if step.diagonal or kernel.dim() == 6 else kernel[:, :, :, None, None]  # of one pixel
 
-    def _shape(self, step: Step) -> tuple[int, ...]:
+    def _shape(self, step: PlannedInstruction) -> tuple[int, ...]:
         """The shape of the register that a step writes."""
         i, a, b = step.instruction, self._left.rows, self._right.rows
         pixels = (i.out_height, i.out_width)
@@ -88,7 +88,7 @@ class Pairs:
 
     # --- sources ---------------------------------------------------------------------------------------------
 
-    def _input(self, step: Step) -> Tensor:
+    def _input(self, step: PlannedInstruction) -> Tensor:
         i = step.instruction
         a, b, pixels = self._left.rows, self._right.rows, step.positions
         out = self._left.x.new_zeros((pixels, a, b) if step.diagonal else (pixels * a, pixels * b))
@@ -98,14 +98,14 @@ class Pairs:
             add_product(left, right.mT, alpha=self._scalars[i.scale])
         return out.view(self._shape(step))
 
-    def _channels(self, side: Side, step: Step, some: slice) -> Tensor:
+    def _channels(self, side: Side, step: PlannedInstruction, some: slice) -> Tensor:
         """Some channels of all pixels of an input, ``(pixels, rows, channels)`` or ``(pixels * rows, channels)``."""
         i, pixels = step.instruction, step.positions
         image = side.x[:, i.first : i.first + i.channels * pixels].unflatten(1, (i.channels, pixels))[:, some]
         image = image.permute(2, 0, 1)
         return image if step.diagonal else image.reshape(pixels * side.rows, some.stop - some.start)
 
-    def _pattern(self, step: Step) -> Tensor:
+    def _pattern(self, step: PlannedInstruction) -> Tensor:
         i, x = step.instruction, self._left.x
         kernel = x.new_full((1,) * (4 if step.diagonal else 6), self._scalars[i.scale])
         if not step.diagonal:
@@ -118,7 +118,7 @@ class Pairs:
 
     # --- one to one ------------------------------------------------------------------------------------------
 
-    def _box(self, step: Step) -> Tensor:
+    def _box(self, step: PlannedInstruction) -> Tensor:
         i = step.instruction
         source = self._source(i.src, step)
         rows, columns = ((0,), (1,)) if step.diagonal else ((0, 3), (1, 4))
@@ -129,25 +129,25 @@ class Pairs:
         boxed = self._affine(boxed, step, fresh=fresh)
         return boxed.mul_(self._counts(step)) if step.masked else boxed
 
-    def _sum(self, step: Step) -> Tensor:
+    def _sum(self, step: PlannedInstruction) -> Tensor:
         i = step.instruction
         total = self._affine(self._source(i.src, step), step, fresh=False)
         return total if i.src2 < 0 else total.add_(self._source(i.src2, step), alpha=self._scalars[i.scale2])
 
-    def _affine(self, kernel: Tensor, step: Step, *, fresh: bool) -> Tensor:
+    def _affine(self, kernel: Tensor, step: PlannedInstruction, *, fresh: bool) -> Tensor:
         """The kernel times the scale of a step, plus its constant; in place of a `fresh` tensor."""
         i = step.instruction
         constant = kernel.new_full((), 0.0 if i.constant < 0 else self._scalars[i.constant])
         return torch.add(constant, kernel, alpha=self._scalars[i.scale], out=kernel if fresh else None)
 
-    def _gated(self, kernel: Tensor, step: Step, *, fresh: bool, counts: Tensor | None = None) -> Tensor:
+    def _gated(self, kernel: Tensor, step: PlannedInstruction, *, fresh: bool, counts: Tensor | None = None) -> Tensor:
         """The kernel times counts, of the step's masks unless they are given, and its scale; in place of a `fresh`
         tensor."""
         counts = self._counts(step) if counts is None else counts
         scale = self._scalars[step.instruction.scale]
         return torch.addcmul(kernel.new_zeros(()), kernel, counts, value=scale, out=kernel if fresh else None)
 
-    def _counts(self, step: Step) -> Tensor:
+    def _counts(self, step: PlannedInstruction) -> Tensor:
         left, right = (packed(side.words, step) for side in (self._left, self._right))
         if step.by_pixel:
             counts = pixel_counts(left, right, step, self._dtype)
@@ -163,7 +163,7 @@ class Pairs:
 
     # --- windows on both sides -------------------------------------------------------------------------------
 
-    def _pool(self, step: Step) -> Tensor:
+    def _pool(self, step: PlannedInstruction) -> Tensor:
         i = step.instruction
         kernel = self._source(i.src, step)
         if tiled(i):
@@ -187,7 +187,7 @@ class Pairs:
             begin = end
         return weights.view(i.out_height, i.out_width)
 
-    def _select_tiles(self, step: Step) -> Tensor:
+    def _select_tiles(self, step: PlannedInstruction) -> Tensor:
         """Windows side by side: masks take the order of the pixels of the image."""
         i = step.instruction
         windows = (i.out_height, i.out_width, i.kernel_h, i.kernel_w)
@@ -198,7 +198,7 @@ class Pairs:
         counts = self._by_pixels(all_counts(left, right, step, self._dtype, self._int8), kernel.shape[:2])
         return tile_sums(self._gated(kernel, step, fresh=False, counts=counts), i)
 
-    def _select(self, step: Step) -> Tensor:
+    def _select(self, step: PlannedInstruction) -> Tensor:
         """Windows that overlap or leave the image: a product for each pair of places in a window."""
         i = step.instruction
         kernel = self._source(i.src, step)
@@ -220,7 +220,9 @@ class Pairs:
                     self._add_places(total, kernel, product(here, other), step, (*runs, *others))
         return total
 
-    def _add_places(self, total: Tensor, kernel: Tensor, counts: Tensor, step: Step, runs: tuple[Run, ...]) -> None:
+    def _add_places(
+        self, total: Tensor, kernel: Tensor, counts: Tensor, step: PlannedInstruction, runs: tuple[Run, ...]
+    ) -> None:
         """Adds the kernel between two places in the windows, times counts of their masks."""
         i = step.instruction
         pixels = i.out_height * i.out_width

@@ -81,7 +81,7 @@ def class_overlap(bits: GateBits, labels: Tensor | Sequence[int]) -> ClassOverla
     require_float64(bits.device, "bits")
     classes, index = torch.unique(labels_of(labels, bits.n), return_inverse=True)
     members = one_hot(index).to(bits.device, torch.float64)
-    layers = (_overlap(layer.name, bits.layers_of([place]), members) for place, layer in enumerate(bits.layers))
+    layers = (_overlap(layer.name, bits.select_layers([place]), members) for place, layer in enumerate(bits.layers))
     net = _overlap("net", bits, members)
     return ClassOverlap(tuple(classes.tolist()), tuple(layers), net)
 

@@ -91,7 +91,7 @@ def _batch(n: int, batch_size: int | None) -> int:
 
 def _scores(bits: GateBits, per_layer: bool) -> list[float]:
     """Of one batch: of each layer by itself, or of all together."""
-    layers = [bits.layers_of([index]) for index in range(len(bits.layers))]
+    layers = [bits.select_layers([index]) for index in range(len(bits.layers))]
     regions = count_regions(bits)
     if per_layer:
         return [_score([layer], distinct) for layer, distinct in zip(layers, regions.layers, strict=True)]

@@ -232,7 +232,7 @@ def _compared(bits: GateBits, other: GateBits | None, count: int) -> list[tuple[
 
 
 def _alignment(a: GateBits, b: GateBits, layer: int | None) -> float | None:
-    pair = [a, b] if layer is None else [a.layers_of([layer]), b.layers_of([layer])]
+    pair = [a, b] if layer is None else [a.select_layers([layer]), b.select_layers([layer])]
     value = float(npk_alignments(pair, progress=False)[0, 1])
     return None if math.isnan(value) else value
 

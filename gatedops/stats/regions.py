@@ -54,7 +54,7 @@ def count_regions(bits: GateBits, layers: Sequence[str | int] | None = None) -> 
         TypeError, ValueError, IndexError: bits is no GateBits or has no inputs; no such layer.
     """
     require_gates(bits)
-    chosen = bits if layers is None else bits.layers_of(layers)
+    chosen = bits if layers is None else bits.select_layers(layers)
     words = chosen.words.cpu().numpy()
     multipliers = _odd_numbers(words.shape[1])
     spans = [slice(layer.first_word, layer.first_word + layer.words) for layer in chosen.layers]

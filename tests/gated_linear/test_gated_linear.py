@@ -77,11 +77,11 @@ def test_gates_of_a_network_select_a_layer_of_a_row():
     x, weight, bias = problem((6,), 5, 33)
     bits = random_bits(6, dense(40, 33, 300), seed=3)
     expected = torch.where(bits.unpack()[1], linear(x, weight, bias), 0)
-    assert_same_bits(gated_linear(x, weight, bias, bits.layers_of([1])), expected)
-    assert_same_bits(gated_linear(x, weight, bias, bits.layers_of(["1"])), expected)
+    assert_same_bits(gated_linear(x, weight, bias, bits.select_layers([1])), expected)
+    assert_same_bits(gated_linear(x, weight, bias, bits.select_layers(["1"])), expected)
     rows = torch.tensor([5, 0, 0])
     expected = torch.where(bits.unpack()[1][rows], linear(x[rows], weight, bias), 0)
-    assert_same_bits(gated_linear(x[rows], weight, bias, bits[rows].layers_of([1])), expected)
+    assert_same_bits(gated_linear(x[rows], weight, bias, bits[rows].select_layers([1])), expected)
 
 
 @pytest.mark.parametrize("width", [33, 64, 70])
@@ -310,7 +310,7 @@ def test_gates_of_another_first_word_give_the_same_gradients():
     mask = gate_of("hard", (50,), 70)
     bits = GateBits.pack([~mask, mask])
     found = []
-    for gate in (mask, bits.layers_of([1]), replace(bits, layers=bits.layers[1:])):
+    for gate in (mask, bits.select_layers([1]), replace(bits, layers=bits.layers[1:])):
         leaf = x.clone().requires_grad_()
         gated_linear(leaf, weight, bias, gate).sum().backward()
         found.append(leaf.grad)

@@ -86,7 +86,7 @@ def test_gates_are_counted_in_their_shapes_and_padding_is_not(n, specs, seed, de
 def test_a_selection_of_layers_is_counted_as_among_all(chosen):
     bits = random_bits(50, MIXED)
     every = gate_counts(bits)
-    for counts, place in zip(gate_counts(bits.layers_of(chosen)), chosen, strict=True):
+    for counts, place in zip(gate_counts(bits.select_layers(chosen)), chosen, strict=True):
         assert_same_bits(counts, every[place])
 
 

@@ -204,7 +204,7 @@ def test_indexing_past_the_rows_is_an_index_error(row):
 @pytest.mark.parametrize("chosen", [["b"], ["d", "a"], [2, 0], [-1], ["a", 1]], ids=str)
 def test_layers_of_shares_words_and_keeps_the_records(chosen):
     bits = mixed_bits()
-    part = bits.layers_of(chosen)
+    part = bits.select_layers(chosen)
     places = [layer if isinstance(layer, int) else "abcd".index(layer) for layer in chosen]
     assert part.words.data_ptr() == bits.words.data_ptr()
     gates = bits.unpack()
@@ -216,7 +216,7 @@ def test_layers_of_shares_words_and_keeps_the_records(chosen):
 @pytest.mark.parametrize("chosen", [["z"], [4], [-5]], ids=str)
 def test_layers_of_names_what_is_missing(chosen):
     with pytest.raises((ValueError, IndexError), match="selection"):
-        mixed_bits().layers_of(chosen)
+        mixed_bits().select_layers(chosen)
 
 
 def test_cat_joins_rows():
@@ -228,7 +228,7 @@ def test_cat_joins_rows():
 
 def test_cat_of_parts_with_other_first_words_keeps_the_gates():
     bits = mixed_bits()
-    part, alone = bits.layers_of(["c"]), GateBits.pack([bits.unpack()[2]], names=["c"])
+    part, alone = bits.select_layers(["c"]), GateBits.pack([bits.unpack()[2]], names=["c"])
     assert_same_bits(GateBits.cat([part, alone]).unpack()[0], bits.unpack()[2].repeat(2, 1, 1, 1))
 
 
@@ -282,7 +282,7 @@ def test_loading_gives_what_was_saved(tmp_path, n, mmap):
 
 
 def test_a_view_of_rows_and_layers_is_saved_as_it_is_seen(tmp_path):
-    part = mixed_bits()[1::3].layers_of(["d", "b"])
+    part = mixed_bits()[1::3].select_layers(["d", "b"])
     part.save(str(tmp_path / "part"))
     loaded = GateBits.load(str(tmp_path / "part"))
     for found, expected in zip(loaded.unpack(), part.unpack(), strict=True):
@@ -327,3 +327,10 @@ def test_damaged_records_of_layers_are_an_error_that_names_the_file(tmp_path, re
 def test_a_missing_file_is_a_file_not_found_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         GateBits.load(tmp_path / "none.safetensors")
+
+
+def test_the_old_name_of_select_layers_warns_at_the_callers_line():
+    bits = GateBits.pack([torch.ones(3, 4), torch.ones(3, 5)])
+    with pytest.warns(DeprecationWarning, match=r"layers_of is now select_layers") as found:
+        assert bits.layers_of([1]) == bits.select_layers([1])
+    assert [warning.filename for warning in found] == [__file__]

@@ -164,7 +164,7 @@ def test_memory_outside_a_view_is_not_looked_at():
 def test_a_selection_of_packed_images_is_used_without_copying(layout):
     first, second = (IMAGES[layout](pre_activations(9, (33, 4, 5), torch.float32, seed)) for seed in (0, 1))
     bits = GateBits.pack([first, torch.randn(9, 70), second], names=["first", "dense", "second"])
-    part = bits.layers_of(["second", "first"])
+    part = bits.select_layers(["second", "first"])
     assert part.words.data_ptr() == bits.words.data_ptr()
     alone = GateBits.pack([second, first])
     assert_same_bits(gate_overlap(part), gate_overlap(alone))

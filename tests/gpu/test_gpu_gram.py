@@ -76,7 +76,7 @@ def test_lambda_has_the_cpus_bits(sizes, specs, dtype):
 
 def test_a_sub_selection_and_other_rows():
     a, b = sides(150, 70, dense(40, 300, 64))
-    left, right = a.layers_of([2, 0]), b.layers_of([2, 0])
+    left, right = a.select_layers([2, 0]), b.select_layers([2, 0])
     found = npk_gram(None, left.to(DEVICE)[10:140], None, right.to(DEVICE))
     assert_same_bits(found.cpu(), npk_gram(None, left[10:140], None, right))
 

@@ -235,16 +235,16 @@ def test_layers_of_counts_the_chosen_layers_only():
     a, b = random_bits(20, SHAPE), random_bits(30, SHAPE, seed=1)
     every = gate_overlap(a, b)
     for chosen in ([0], [3], [1, 2], [3, 0], [2, 2]):
-        assert_same_bits(gate_overlap(a.layers_of(chosen), b.layers_of(chosen)), every[chosen])
+        assert_same_bits(gate_overlap(a.select_layers(chosen), b.select_layers(chosen)), every[chosen])
         expected = lambda_rule(every[chosen], [1 / a.widths[layer] for layer in chosen], torch.float32)
-        assert_same_bits(npk_gram(None, a.layers_of(chosen), None, b.layers_of(chosen)), expected)
+        assert_same_bits(npk_gram(None, a.select_layers(chosen), None, b.select_layers(chosen)), expected)
 
 
 def test_the_two_sides_may_keep_a_layer_at_different_words():
     specs = dense(100, 257)
     gates, others = masks(17, specs), masks(23, specs, seed=1)
     a = bits_of(gates, specs)
-    b = bits_of([masks(23, dense(500))[0], *others], dense(500, *a.widths)).layers_of([1, 2])
+    b = bits_of([masks(23, dense(500))[0], *others], dense(500, *a.widths)).select_layers([1, 2])
     b = GateBits(
         b.words,
         tuple(type(r)(s.name, r.shape, r.kind, r.first_word) for r, s in zip(b.layers, a.layers, strict=True)),
@@ -465,9 +465,9 @@ def test_grams_of_more_than_two_to_the_31_entries_are_right():
 
 @pytest.mark.slow
 def test_overlaps_of_more_than_two_to_the_31_entries_are_right():
-    bits = random_bits(8_600, dense(32)).layers_of([0] * 30)
+    bits = random_bits(8_600, dense(32)).select_layers([0] * 30)
     counts = gate_overlap(bits)
     sample = torch.tensor([0, 1, 4_000, 8_598, 8_599])
-    expected = reference.gate_overlap(bits[sample].layers_of([0]), bits.layers_of([0]))[0]
+    expected = reference.gate_overlap(bits[sample].select_layers([0]), bits.select_layers([0]))[0]
     for layer in (0, 28, 29):
         assert_same_bits(counts[layer, sample], expected)

@@ -121,7 +121,7 @@ OTHER_CASES = {
     "joining nothing": ("parts", lambda: GateBits.cat([])),
     "joining tensors": ("parts", lambda: GateBits.cat([BITS.words])),
     "joining other layers": ("parts", lambda: GateBits.cat([BITS, OTHER_BITS["other widths"]])),
-    "selecting no layer": ("selection", lambda: BITS.layers_of([])),
+    "selecting no layer": ("selection", lambda: BITS.select_layers([])),
 } | {f"overlap with {what}": ("b", lambda other=other: gate_overlap(BITS, other)) for what, other in OTHER_BITS.items()}
 
 
@@ -200,9 +200,9 @@ def test_cuda_without_a_gpu_is_one_sentence(device):
 
 def test_layers_that_are_not_there_are_named():
     with pytest.raises((ValueError, KeyError), match="nowhere"):
-        BITS.layers_of(["nowhere"])
+        BITS.select_layers(["nowhere"])
     with pytest.raises((ValueError, IndexError), match="2"):
-        BITS.layers_of([2])
+        BITS.select_layers([2])
 
 
 RAW = torch.ops.gatedops

@@ -124,7 +124,7 @@ def test_a_selection_of_layers_measures_as_it_does_among_all(measure):
     count = MEASURES[measure][0]
     every = count(a, b)
     for chosen in ([0], [3], [1, 2], [3, 0], [2, 2]):
-        assert_same_bits(count(a.layers_of(chosen), b.layers_of(chosen)), every[chosen])
+        assert_same_bits(count(a.select_layers(chosen), b.select_layers(chosen)), every[chosen])
 
 
 # --- gate_neighbors -----------------------------------------------------------------------------------------
@@ -201,7 +201,7 @@ def test_equal_rows_are_neighbors_of_each_other_by_index():
 @every_isa
 def test_neighbors_in_a_selection_of_layers_are_those_of_its_own():
     bits = random_bits(300, SHAPE)
-    part = bits.layers_of([3, 1])
+    part = bits.select_layers([3, 1])
     alone = GateBits.pack([bits.unpack()[3], bits.unpack()[1]])
     assert_same_neighbors(gate_neighbors(part, 5), gate_neighbors(alone, 5))
 

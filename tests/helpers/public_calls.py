@@ -91,7 +91,7 @@ CALLS: dict[str, Callable[[Things], Any]] = {
     "pack_gates": lambda t: [pack_gates(q) for q in (t.x, t.images, t.hard)],
     "unpack": lambda t: [t.bits.unpack(), unpack_gates(t.y_bits)],
     "cat": lambda t: GateBits.cat([t.bits, t.y_bits.compact(), t.bits[2:4]]),
-    "indexing": lambda t: [t.bits[3], t.bits[-2:], t.bits[::2], t.bits.layers_of([2, 0]).compact()],
+    "indexing": lambda t: [t.bits[3], t.bits[-2:], t.bits[::2], t.bits.select_layers([2, 0]).compact()],
     "indexing by a tensor": lambda t: t.bits[torch.arange(9, device=t.x.device).flip(0)],
     "to": lambda t: t.bits.to(t.bits.device),
     "gate_counts": lambda t: gate_counts(t.bits),
@@ -118,7 +118,7 @@ CALLS: dict[str, Callable[[Things], Any]] = {
     "soft_npk_gram of two sides": lambda t: soft_npk_gram(t.x, [t.x], t.y, [t.y], normalize=True, dtype=t.dtype),
     "gated_linear": lambda t: gated_linear(t.h, t.w_f, t.b, return_gates=True),
     "gated_linear, hard": lambda t: gated_linear(t.h, t.w_f, t.b, t.hard, return_gates=True),
-    "gated_linear, bits": lambda t: gated_linear(t.h, t.w_f, None, t.bits.layers_of([0])),
+    "gated_linear, bits": lambda t: gated_linear(t.h, t.w_f, None, t.bits.select_layers([0])),
     "gated_linear, soft": lambda t: gated_linear(t.h, t.w_f, t.b, t.soft),
     "gated_linear_pair": lambda t: gated_linear_pair(t.h, t.w_f, t.b, t.z, t.w_v, None),
     "gated_linear_pair, linear": lambda t: gated_linear_pair(t.h, t.w_f, None, t.z, t.w_v, t.b, feature="linear"),
@@ -134,7 +134,7 @@ CALLS: dict[str, Callable[[Things], Any]] = {
         CONV, {"weight": t.kernel}, t.images, t.images.repeat(1, 2, 1, 1)[:, :3] > 0
     ),
     "Gate": lambda t: recorded(t.images),
-    "Gate, given": lambda t: Gate()(t.soft, t.bits.layers_of([0])),
+    "Gate, given": lambda t: Gate()(t.soft, t.bits.select_layers([0])),
     "Gate, soft": lambda t: Gate()(t.soft, t.soft + 1),
     "SoftReLU": lambda t: SoftReLU(2.0, 0.5)(t.x),
 }

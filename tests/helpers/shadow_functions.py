@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from types import FunctionType
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from public_calls import BITS, CALLS, FLOAT32, FLOAT64, Things, gradients
 from shadow_tools import assert_alike, without_float64
 from torch import nn
 
+import gatedops
 from gatedops import (
     DGN,
     GateBits,
@@ -176,7 +178,7 @@ def no_grad(call: Callable[[], Any]) -> Any:
         return call()
 
 
-FIRST = A.bits.layers_of([0])
+FIRST = A.bits.select_layers([0])
 MIXED: dict[str, tuple[str, Callable[[], Any]]] = {
     "pack": ("gates[1]", lambda: GateBits.pack([A.x, B.x])),
     "cat": ("parts[1]", lambda: GateBits.cat([A.bits, B.bits])),
@@ -198,7 +200,7 @@ MIXED: dict[str, tuple[str, Callable[[], Any]]] = {
     "soft_npk_gram y_gates": ("y_gates", lambda: soft_npk_gram(A.x, [A.x], A.y, [B.y])),
     "gated_linear weight": ("weight", lambda: gated_linear(A.h, B.w_f)),
     "gated_linear bias": ("bias", lambda: gated_linear(A.h, A.w_f, B.b)),
-    "gated_linear bits": ("gate", lambda: gated_linear(A.h, A.w_f, A.b, B.bits.layers_of([0]))),
+    "gated_linear bits": ("gate", lambda: gated_linear(A.h, A.w_f, A.b, B.bits.select_layers([0]))),
     "gated_linear hard": ("gate", lambda: gated_linear(A.h, A.w_f, A.b, B.hard)),
     "gated_linear soft": ("gate", lambda: gated_linear(A.h, A.w_f, A.b, B.soft)),
     "gated_linear_pair w_f": ("w_f", lambda: pair_with(w_f=B.w_f)),
@@ -229,6 +231,13 @@ MIXED: dict[str, tuple[str, Callable[[], Any]]] = {
     "npv": ("x", lambda: npv(NET, B.x)),
     "path_norm": ("x", lambda: path_norm(NET, 2, B.x)),
 }
+
+
+@pytest.mark.parametrize("calls", [CALLS, MIXED], ids=["calls", "two devices"])
+def test_every_public_op_is_here(calls):
+    public = {name for name in gatedops.__all__ if getattr(gatedops, name).__class__ is FunctionType}
+    ops = {name for name in public if getattr(gatedops, name).__module__.startswith("gatedops.ops.")}
+    assert ops <= {name.replace(",", " ").split()[0] for name in calls}
 
 
 @pytest.mark.parametrize("name", MIXED)

@@ -143,7 +143,7 @@ CALLING = {
     "gates of other rows": ("gates: has 4 rows, x has 5", lambda: MODEL(X, gates=BITS[:4])),
     "gates of fewer layers": (
         r"gates: has layers of \(8\), \(8\); this",
-        lambda: MODEL(X, gates=BITS.layers_of([0, 1])),
+        lambda: MODEL(X, gates=BITS.select_layers([0, 1])),
     ),
     "gates of other widths": ("gates: has layers of", lambda: MODEL(X, gates=random_bits(5, dense(8, 8, 8)))),
     "gates of images": (r"gates: has layers of .*\(4, any, any\)", lambda: IMAGE_MODEL(IMAGES, gates=BITS)),

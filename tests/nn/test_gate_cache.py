@@ -127,7 +127,7 @@ def test_a_twins_gates_are_those_that_are_recorded(tmp_path):
     cache = GateCache.build(gated_twin(net), x, 3, tmp_path / "gates")
     choices = [layer.name for layer in cache.bits.layers if layer.kind == "select"]
     gates = [layer.name for layer in cache.bits.layers if layer.kind == "gate"]
-    assert cache.bits.layers_of(gates).compact() == record_gates(net, x, 3)
+    assert cache.bits.select_layers(gates).compact() == record_gates(net, x, 3)
     assert choices == ["0.3", "0.7"]
     assert gated_twin(net, pool="value").gates(x) == record_gates(net, x)
 

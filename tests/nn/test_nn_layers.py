@@ -149,7 +149,7 @@ def test_recorded_gates_and_values(dtype, shape, layout):
     assert gate.gates == reference.pack_gates(q)
     mask = torch.rand(shape, generator=torch.Generator().manual_seed(1)) < 0.5
     expected = torch.where(mask, q, 0)
-    for given in (mask, pack_gates(mask), GateBits.pack([~mask, mask]).layers_of([1])):
+    for given in (mask, pack_gates(mask), GateBits.pack([~mask, mask]).select_layers([1])):
         found = apply_gate(q, given)
         assert torch.equal(found.isnan(), expected.isnan())
         assert_same_bits(found.nan_to_num(), expected.nan_to_num())

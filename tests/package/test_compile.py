@@ -124,7 +124,7 @@ def test_gatebits_are_a_closure_of_a_compiled_function():
 def test_gatebits_are_made_and_returned_by_a_compiled_function():
     def gates_of(q, r):
         bits = GateBits.pack([q, r], names=["q", "r"])
-        return bits, bits.layers_of(["r"])[1:3], npk_gram(q, bits), unpack_gates(pack_gates(q))[0]
+        return bits, bits.select_layers(["r"])[1:3], npk_gram(q, bits), unpack_gates(pack_gates(q))[0]
 
     q, r = torch.randn(7, 33), torch.randn(7, 3, 5)
     (bits, part, gram, gates), expected = compiled(gates_of)(q, r), gates_of(q, r)
@@ -253,7 +253,7 @@ def test_a_bad_argument_is_named_under_compile():
 
 class Kernel(torch.nn.Module):
     def forward(self, x: torch.Tensor, bits: GateBits) -> tuple[torch.Tensor, GateBits]:
-        return npk_gram(x, bits), bits.layers_of([1])
+        return npk_gram(x, bits), bits.select_layers([1])
 
 
 def test_gatebits_are_an_input_and_a_result_of_an_exported_program():
@@ -262,7 +262,7 @@ def test_gatebits_are_an_input_and_a_result_of_an_exported_program():
     gram, part = program.module()(x, bits)
     assert_same_bits(gram, npk_gram(x, bits))
     assert isinstance(part, GateBits)
-    assert part == bits.layers_of([1])
+    assert part == bits.select_layers([1])
 
 
 def test_an_exported_program_is_saved_and_takes_any_number_of_rows(tmp_path):

@@ -51,7 +51,7 @@ def test_a_loop_visits_the_inputs():
 
 def test_a_name_selects_a_layer():
     bits = mixed_bits()
-    assert bits["c"] == bits.layers_of(["c"])
+    assert bits["c"] == bits.select_layers(["c"])
     assert bits["c"].words.data_ptr() == bits.words.data_ptr()
     assert "c" in bits
     assert "z" not in bits
@@ -65,9 +65,9 @@ def test_an_unknown_name_lists_the_names_and_the_closest():
     with pytest.raises(ValueError, match=r"layer: 'clasifier' .*'features.3'.*did you mean 'classifier'\?"):
         bits["clasifier"]
     with pytest.raises(ValueError, match=r"selection: 'fc9' names 0 of the layers .*'classifier'"):
-        bits.layers_of(["fc9"])
+        bits.select_layers(["fc9"])
     twice = GateBits.pack(gates[:2], names=["a", "a"])
-    with pytest.raises(ValueError, match=r"'a' names 2 of the layers .*layers_of\(\[0\]\)"):
+    with pytest.raises(ValueError, match=r"'a' names 2 of the layers .*select_layers\(\[0\]\)"):
         twice["a"]
 
 
@@ -113,7 +113,7 @@ def test_rows_are_those_that_numpy_selects(what):
         (torch.zeros(5, dtype=torch.bool), IndexError, "rows: got a mask of 5, .*9 inputs"),
         ([True, False], IndexError, "rows: got a mask of 2"),
         (torch.zeros(2, 2, dtype=torch.int64), ValueError, r"rows: got shape \(2, 2\)"),
-        (["a"], TypeError, r"rows: got \['a'\], .*layers_of"),
+        (["a"], TypeError, r"rows: got \['a'\], .*select_layers"),
         ((0, 1), TypeError, "rows: GateBits has one axis"),
         (None, TypeError, "rows: got NoneType"),
         (1.5, TypeError, "rows: got float"),
@@ -146,7 +146,7 @@ TO = {
 
 @pytest.mark.parametrize("what", TO)
 def test_moving_keeps_the_gates(what):
-    bits = mixed_bits()[2:].layers_of(["d", "a"])
+    bits = mixed_bits()[2:].select_layers(["d", "a"])
     found = TO[what](bits)
     assert found == bits
     assert (found.words.data_ptr() != bits.words.data_ptr()) == (what in ("copy", "clone"))
@@ -189,7 +189,7 @@ PARTS = {
     "a slice": lambda bits: bits[5:15],
     "every other row": lambda bits: bits[:20:2],
     "one layer": lambda bits: bits[:10]["1"],
-    "layers in another order": lambda bits: bits.layers_of([1, 0])[:10],
+    "layers in another order": lambda bits: bits.select_layers([1, 0])[:10],
     "no rows": lambda bits: bits[:0],
     "one row many times": lambda bits: GateBits(bits.words[:1].expand(10, -1), bits.layers),
 }
@@ -326,16 +326,16 @@ def test_a_name_that_no_layer_has_is_a_key_and_a_value():
         with pytest.raises(error, match=r"^layer: 'fc2' names 0 of the layers"):
             bits["fc2"]
         with pytest.raises(error, match=r"^selection: 'fc2' names 0 of the layers"):
-            bits.layers_of(["fc2"])
+            bits.select_layers(["fc2"])
 
 
 def test_layers_are_chosen_by_any_list():
     bits = mixed_bits()
     for places in ((0, 1), np.array([0, 1]), torch.tensor([0, 1]), iter([0, 1]), [np.int64(0), 1]):
-        assert bits.layers_of(places) == bits.layers_of([0, 1])
+        assert bits.select_layers(places) == bits.select_layers([0, 1])
     for one in (0, np.int64(0), torch.tensor(0), "c", None):
         with pytest.raises(TypeError, match=r"selection: got .*, needs a list of layer names"):
-            bits.layers_of(one)
+            bits.select_layers(one)
 
 
 @pytest.mark.parametrize("device", ["mps", "xpu:1", "privateuseone"])
@@ -373,7 +373,7 @@ MESSAGES = {
         lambda: GateBits.pack({"a": torch.rand(3, 2)}),
     ),
     "hard gates as soft ones": ("gates: got GateBits, .*npk_gram takes", lambda: soft_npk_gram(None, DEEP)),
-    "fewer layers": ("b: has 2 layers, a has 300; ", lambda: gate_change(DEEP, DEEP.layers_of([0, 1]))),
+    "fewer layers": ("b: has 2 layers, a has 300; ", lambda: gate_change(DEEP, DEEP.select_layers([0, 1]))),
     "another shape": (
         r"b: layer 299 .'299'. has shape .51,. and kind 'gate', that of a .50,. and 'gate'; ",
         lambda: gate_change(DEEP, GateBits.pack([torch.rand(3, 50)] * 299 + [torch.rand(3, 51)])),

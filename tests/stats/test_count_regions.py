@@ -81,7 +81,7 @@ def test_a_choice_of_layers_is_counted_together(chosen):
     bits = random_bits(60, [((4,), "gate"), ((2, 2), "gate"), ((3, 1, 1), "gate"), ((2, 2, 1, 1), "select")])
     found = count_regions(bits, chosen)
     assert found.net == patterns(bits, [int(key) for key in chosen])
-    assert found == count_regions(bits.layers_of(chosen))
+    assert found == count_regions(bits.select_layers(chosen))
 
 
 def test_inputs_along_a_line_cross_the_regions_of_a_layer():

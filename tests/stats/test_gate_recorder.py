@@ -68,7 +68,7 @@ def test_a_record_holds_the_statistics_of_its_gates():
         *zip(record["layers"], stats.layers, regions.layers, overlap.layers, [[0], [1]], strict=True),
     ]
     for found, one, count, shared, layers in parts:
-        now, before, start = (bits.layers_of(layers) for bits in (third, second, first))
+        now, before, start = (bits.select_layers(layers) for bits in (third, second, first))
         assert {key: found[key] for key in one.summary()} == one.summary()
         assert found["regions"] == count
         assert (found["overlap_within"], found["overlap_across"]) == (shared.within, shared.across)

@@ -117,7 +117,7 @@ def test_a_mapped_file_has_the_same_statistics(tmp_path):
 
 
 def test_the_whole_net_follows_the_chosen_layers():
-    stats = gate_stats(BITS.layers_of([3, 0]))
+    stats = gate_stats(BITS.select_layers([3, 0]))
     assert stats.net.width == BITS.widths[3] + BITS.widths[0]
     assert_same_bits(stats.layers[1].on_per_gate, gate_stats(BITS).layers[0].on_per_gate)
 
@@ -157,7 +157,7 @@ def test_change_over_many_blocks_is_the_same(monkeypatch, block_bytes):
 
 
 def test_change_is_of_gates_and_not_of_where_they_lie():
-    part, alone = BITS.layers_of([2]), GateBits.pack([random_bits(12, MIXED, seed=1).unpack()[2]])
+    part, alone = BITS.select_layers([2]), GateBits.pack([random_bits(12, MIXED, seed=1).unpack()[2]])
     assert gate_change(part, alone).net.distance == gate_change(BITS, random_bits(12, MIXED, seed=1)).layers[2].distance
 
 
@@ -185,7 +185,7 @@ def test_overlaps_are_means_over_all_pairs(n, specs, seed, density, classes):
     labels = torch.cat([torch.tensor([7, 7, -2]), torch.randint(classes, (n - 3,), generator=generator(seed))])
     found = class_overlap(bits, labels)
     assert found.classes == tuple(labels.unique().tolist())
-    parts = [*(bits.layers_of([i]) for i in range(len(specs))), bits]
+    parts = [*(bits.select_layers([i]) for i in range(len(specs))), bits]
     for overlap, part in zip((*found.layers, found.net), parts, strict=True):
         cosines = npk_gram(None, part, normalize=True, dtype=torch.float64).numpy()
         per_class, within, across = mean_overlaps(cosines, labels.numpy())

@@ -111,7 +111,7 @@ def test_the_score_of_two_inputs():
 def test_scores_of_layers_are_those_of_each_by_itself():
     bits = random_bits(9, dense(100, 200, 130))
     found = naswot_score(bits, per_layer=True)
-    assert found == tuple(naswot_score(bits.layers_of([index])) for index in range(3))
+    assert found == tuple(naswot_score(bits.select_layers([index])) for index in range(3))
     for index, score in enumerate(found):
         agreement = gate_agreement(bits)[index].double().numpy()
         assert math.isclose(score, log_determinant(agreement), rel_tol=FLOAT64_SUMS)
