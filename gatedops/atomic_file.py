@@ -7,6 +7,18 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+
+def file_at(given: Any, name: str) -> Path:
+    """The path of a file that can be written; errors name it `name`."""
+    if not isinstance(given, (str, os.PathLike)):
+        raise TypeError(f"{name}: got {type(given).__name__}, needs the path of a file")
+    path = Path(given)
+    if path.is_dir() or not path.parent.is_dir():
+        fault = "is a folder, needs a file" if path.is_dir() else "lies in no existing folder; make it first"
+        raise ValueError(f"{name}: {path} {fault}")
+    return path
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from gatedops.arrays import as_tensor
-from gatedops.atomic_file import written_whole
+from gatedops.atomic_file import file_at, written_whole
 from gatedops.gate_args import no_such_layer, require_gate_bits, rows_at
 from gatedops.gatefile import FILE_FORMAT, read_words
 from gatedops.layout import GateLayer, layer_words
@@ -268,8 +268,6 @@ class GateBits(ShownAsTable):
             TypeError, ValueError: path is none, is a folder, or lies in no folder that exists.
         """
         from safetensors.torch import save_file
-
-        from gatedops.trace.batches import file_at  # which needs this module
 
         path = file_at(path, "path")
         compact = self.compact()

@@ -1,4 +1,4 @@
-"""gate_agreement and gate_neighbors at sizes of a few milliseconds; `make bench` runs this."""
+"""gate_agreement, gate_hamming and gate_neighbors at sizes of a few milliseconds; `make bench` runs this."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ import torch
 from bench_gram import NETS, POINTS, random_gates
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from gatedops import gate_agreement, gate_neighbors
+from gatedops import gate_agreement, gate_hamming, gate_neighbors
 
 
 @pytest.mark.parametrize("net", NETS)
 def test_gate_agreement(benchmark: BenchmarkFixture, net: str) -> None:
     benchmark(gate_agreement, random_gates(NETS[net]))
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_gate_hamming(benchmark: BenchmarkFixture, net: str) -> None:
+    benchmark(gate_hamming, random_gates(NETS[net]))
 
 
 @pytest.mark.parametrize("k", [1, 10, 100])

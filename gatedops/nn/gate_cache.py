@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gatedops.atomic_file import file_at
 from gatedops.gate_args import require_gate_bits
 from gatedops.gatebits import GateBits
 from gatedops.nn.dgn import DGN
 from gatedops.tables import ShownAsTable, Table
-from gatedops.trace.batches import batches_of, file_at, require_count
+from gatedops.trace.batches import batches_of, require_count
 from gatedops.trace.checks import devices_of, require_device
 from gatedops.trace.progress import with_bar
 from gatedops.trace.record import record_gates

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,17 +64,6 @@ def require_count(batch_size: Any) -> int:
     if count is None or count < 1:
         raise ValueError(f"batch_size: got {batch_size!r}, needs a whole number of at least 1")
     return count
-
-
-def file_at(given: Any, name: str) -> Path:
-    """The path of a file that can be written; errors name it `name`."""
-    if not isinstance(given, (str, os.PathLike)):
-        raise TypeError(f"{name}: got {type(given).__name__}, needs the path of a file")
-    path = Path(given)
-    if path.is_dir() or not path.parent.is_dir():
-        fault = "is a folder, needs a file" if path.is_dir() else "lies in no existing folder; make it first"
-        raise ValueError(f"{name}: {path} {fault}")
-    return path
 
 
 _GIVE_CALL = "say with call= how the model takes a batch, such as call=lambda model, batch: model(**batch)"

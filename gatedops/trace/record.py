@@ -12,8 +12,9 @@ import numpy as np
 from torch import Tensor, nn
 
 from gatedops.arrays import as_tensor
+from gatedops.atomic_file import file_at
 from gatedops.gatebits import GateBits
-from gatedops.trace.batches import batches_of, file_at, require_count, rows_of, whole_batches_of
+from gatedops.trace.batches import batches_of, require_count, rows_of, whole_batches_of
 from gatedops.trace.checks import devices_of, in_mode, require_device, require_model, require_sizes, uncompiled
 from gatedops.trace.progress import with_bar
 from gatedops.trace.recorder import Recorder
