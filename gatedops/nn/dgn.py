@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from gatedops.gate_args import require_gate_bits
 from gatedops.gatebits import GateBits, pack_gates
-from gatedops.nn.dgn_args import gate_kind, require_choice, require_fitting, require_input
+from gatedops.nn.dgn_args import gate_kind, require_fitting, require_input
 from gatedops.nn.dgn_build import networks
 from gatedops.nn.dgn_chain import layers_of, pre_activation
 from gatedops.nn.dgn_spec import Spec
+from gatedops.ops.checks import require_option
 from gatedops.ops.gated_linear import gated_linear
 from gatedops.ops.gated_linear_gate import apply_gate, relu_with_gates
 from gatedops.ops.gated_linear_pair import gated_linear_pair
@@ -79,7 +80,7 @@ class DGN(nn.Module):
     ) -> None:
         super().__init__()
         self.gate = gate_kind(mode, gate, beta, gain)
-        require_choice("value_input", value_input, ("x", "ones"))
+        require_option("value_input", value_input, ("x", "ones"), listed=True)
         made = networks(spec_or_net, mode, feature, order, self._linear, shallow, generator, device, dtype)
         self.value, self.feature = made.value, made.feature
         self.mode, self.value_input, self.shallow = mode, value_input, shallow

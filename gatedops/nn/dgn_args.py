@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor, nn
 
 from gatedops.gate_args import require_gate_bits
 from gatedops.gatebits import GateBits
-from gatedops.ops.checks import require_tensor
-from gatedops.ops.gated_linear_args import is_autocast
+from gatedops.ops.checks import require_option, require_tensor
+from gatedops.ops.gated_linear import is_autocast
 from gatedops.scalars import positive_number
-
-
-def require_choice(name: str, given: Any, known: Sequence[str]) -> None:
-    if given not in known:
-        raise ValueError(f"{name}: got {given!r}, needs one of {known}")
 
 
 def gate_kind(mode: str, gate: str | None, beta: float, gain: float) -> str:
     """ "hard" or "soft": as given, or the mode's own."""
     if gate is not None:
-        require_choice("gate", gate, ("hard", "soft"))
+        require_option("gate", gate, ("hard", "soft"), listed=True)
     if mode == "DL" and gate == "hard":
         raise ValueError("gate: mode 'DL' trains the feature network through its gates, hard ones pass no gradient")
     for name, number in (("beta", beta), ("gain", gain)):

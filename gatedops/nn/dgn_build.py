@@ -11,10 +11,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from gatedops.nn.dgn_args import layer_order, require_choice
+from gatedops.nn.dgn_args import layer_order
 from gatedops.nn.dgn_chain import Chain, chain_of, cut_behind_last_gate, layers_of, without_activations
 from gatedops.nn.dgn_spec import Spec, draw_glorot
-from gatedops.ops.checks import require_device, require_precision
+from gatedops.ops.checks import require_device, require_option, require_precision
 
 MODES = ("FR-II", "FR-DI", "FL", "DL")
 
@@ -76,7 +76,7 @@ def networks(
 
 
 def _require_mode(mode: str, feature: Any, shallow: bool) -> None:
-    require_choice("mode", mode, MODES)
+    require_option("mode", mode, MODES, listed=True)
     if mode == "FL" and feature is None:
         raise ValueError("feature: mode 'FL' needs a trained network or its state_dict")
     if mode != "FL" and feature is not None:

@@ -9,8 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from gatedops.nn.dgn_args import require_choice
-from gatedops.ops.checks import require_device
+from gatedops.ops.checks import require_device, require_option
 
 HEADS = ("flatten", "gap")
 PADDING_MODES = ("zeros", "circular")
@@ -94,7 +93,7 @@ class ConvSpec(Spec):
         if not self.channels:
             raise ValueError("channels: got none, needs at least one convolution; without any it is fc_spec")
         for name, given, known in (("head", self.head, HEADS), ("padding_mode", self.padding_mode, PADDING_MODES)):
-            require_choice(name, given, known)
+            require_option(name, given, known, listed=True)
 
     def undrawn(self) -> nn.Sequential:
         layers: list[nn.Module] = []

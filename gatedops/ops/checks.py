@@ -17,6 +17,13 @@ def require_tensor(value: Any, name: str) -> None:
         raise TypeError(f"{name}: got {type(value).__name__}, needs a tensor")
 
 
+def require_option(name: str, given: Any, allowed: Sequence[str], *, listed: bool = False) -> None:
+    """Raises ValueError unless the option is one of those allowed, which the message joins by "or", or lists."""
+    if given not in allowed:
+        needs = f"one of {allowed}" if listed else " or ".join(map(repr, allowed))
+        raise ValueError(f"{name}: got {given!r}, needs {needs}")
+
+
 def require_precision(dtype: torch.dtype, device: torch.device, name: str) -> None:
     """Raises TypeError where the device cannot compute in this dtype."""
     if dtype == torch.float64 and not devices.has_float64(device):

@@ -118,3 +118,11 @@ def is_recorded(*inputs: Any) -> bool:
     ):
         return True
     return _needs_gradient(inputs)
+
+
+def plus(*terms: Tensor | None) -> Tensor | None:
+    """The sum of the terms that are there; None where none is."""
+    total: Tensor | None = None
+    for term in terms:
+        total = term if total is None else total if term is None else total + term
+    return total

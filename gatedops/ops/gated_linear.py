@@ -1,4 +1,4 @@
-"""Gated layers: wrapper, fake kernels and derivatives of gated_linear (docs/math.md, section 8).
+"""Gated layers: wrapper, arguments, fake kernels and derivatives of gated_linear (docs/math.md, section 8).
 
 With fixed gates G the layer y = G o (x W^T + b) is bilinear, and so is its backward: the two ops
 gated_linear and gated_linear_backward are closed under differentiation.
@@ -6,6 +6,9 @@ gated_linear and gated_linear_backward are closed under differentiation.
 
 from __future__ import annotations
 
+import functools
+import math
+from collections.abc import Sequence
 from typing import Any, Literal, overload
 
 import torch
@@ -13,10 +16,12 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from gatedops.gatebits import GateBits
-from gatedops.layout import layer_words
+from gatedops.layout import GateLayer, layer_words
 from gatedops.ops.checks import require_tensor
-from gatedops.ops.differentiable import Differentiable, is_recorded
-from gatedops.ops.gated_linear_args import hard_gate, layer_arguments, layer_bits, soft_gate
+from gatedops.ops.differentiable import Differentiable, is_recorded, plus
+from gatedops.ops.gates import pack_layer
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 @overload
@@ -87,6 +92,107 @@ def gated_linear(
     return y, gate if isinstance(gate, GateBits) else layer_bits(words, width)
 
 
+# --- arguments --------------------------------------------------------------------------------------------------
+
+
+def layer_arguments(
+    x: Tensor, weight: Tensor, bias: Tensor | None, names: Sequence[str] = ("x", "weight", "bias")
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """A layer's input and parameters, checked, in autocast's dtype where that is on; `names` stand in errors."""
+    require_tensor(x, names[0])
+    require_tensor(weight, names[1])
+    if x.dtype not in DTYPES:
+        raise TypeError(f"{names[0]}: got {x.dtype}, needs float32, float64, bfloat16 or float16")
+    size, shape = x.shape, weight.shape
+    if len(size) == 0:
+        raise ValueError(f"{names[0]}: got shape (), needs (..., in_features)")
+    if len(shape) != 2 or shape[1] != size[-1] or shape[0] == 0:
+        raise ValueError(
+            f"{names[1]}: got shape {tuple(shape)}, needs (out_features, {size[-1]}) with at least one"
+            f" out_feature, for {names[0]} of shape {tuple(size)}"
+        )
+    if bias is not None:
+        require_tensor(bias, names[2])
+        if bias.dim() != 1 or bias.shape[0] != shape[0]:
+            raise ValueError(f"{names[2]}: got shape {tuple(bias.shape)}, needs ({shape[0]},)")
+    if is_autocast(x):
+        x, weight, bias = autocast(x), autocast(weight), None if bias is None else autocast(bias)
+    device, dtype = x.device, x.dtype
+    for tensor, name in ((weight, names[1]), (bias, names[2])):
+        if tensor is None:
+            continue
+        if tensor.device != device:
+            raise ValueError(f"{name}: is on {tensor.device}, {names[0]} is on {device}")
+        if tensor.dtype != dtype:
+            raise TypeError(f"{name}: got {tensor.dtype}, {names[0]} is {dtype}; both need the same dtype")
+    return x, weight, bias
+
+
+def is_autocast(x: Tensor) -> bool:
+    kind = x.device.type
+    return kind != "meta" and torch.is_autocast_enabled(kind)
+
+
+def autocast(tensor: Tensor) -> Tensor:
+    """The tensor as torch's autocast hands it to a linear layer: float64 stays."""
+    if tensor.dtype == torch.float64 or not is_autocast(tensor):
+        return tensor
+    return tensor.to(torch.get_autocast_dtype(tensor.device.type))
+
+
+def hard_gate(gate: GateBits | Tensor, shape: Sequence[int], device: torch.device) -> tuple[Tensor, int]:
+    """The words of a hard gate for an output of this shape, ``(..., w)``, and the index of the first of them."""
+    if isinstance(gate, Tensor):
+        if gate.shape != torch.Size(shape):
+            raise ValueError(f"gate: got shape {tuple(gate.shape)}, needs that of the output, {tuple(shape)}")
+        _require_same_device(gate.device, device)
+        return pack_layer(gate.reshape(math.prod(shape[:-1]), shape[-1])), 0
+    if len(gate.layers) != 1:
+        raise ValueError(f"gate: has {len(gate.layers)} layers, needs one; choose it with select_layers")
+    _require_same_device(gate.device, device)
+    layer = gate.layers[0]
+    if layer.kind != "gate":
+        raise ValueError("gate: holds the choices of a max-pool, needs gates")
+    if len(layer.shape) == 1:
+        if gate.n != math.prod(shape[:-1]) or layer.width != shape[-1]:
+            raise ValueError(
+                f"gate: has {gate.n} rows of {layer.width} gates, needs {math.prod(shape[:-1])} rows of {shape[-1]}"
+            )
+        return gate.words, layer.first_word
+    if (gate.n, *layer.shape) != tuple(shape):
+        raise ValueError(f"gate: got shape {(gate.n, *layer.shape)}, needs that of the output, {tuple(shape)}")
+    return hard_gate(gate.unpack()[0], shape, device)
+
+
+def soft_gate(gate: Tensor, shape: Sequence[int], x: Tensor) -> Tensor:
+    """A soft gate for an output of this shape, checked, in autocast's dtype where that is on."""
+    if not gate.dtype.is_floating_point:
+        raise TypeError(f"gate: got {gate.dtype}, needs a GateBits, a bool tensor (hard) or a float tensor (soft)")
+    if gate.shape != torch.Size(shape):
+        raise ValueError(f"gate: got shape {tuple(gate.shape)}, needs that of the output, {tuple(shape)}")
+    _require_same_device(gate.device, x.device)
+    gate = autocast(gate)
+    if gate.dtype != x.dtype:
+        raise TypeError(f"gate: got {gate.dtype}, x is {x.dtype}; a soft gate needs the same dtype")
+    return gate
+
+
+def layer_bits(words: Tensor, width: int) -> GateBits:
+    """The gates of one fully connected layer."""
+    return GateBits(words, _layers(width) if not torch.compiler.is_compiling() else (GateLayer("0", (width,)),))
+
+
+@functools.lru_cache(maxsize=256)
+def _layers(width: int) -> tuple[GateLayer]:
+    """Making and checking a record takes longer than the rest of a small layer's GateBits."""
+    return (GateLayer("0", (width,)),)
+
+
+def _require_same_device(gate: torch.device, x: torch.device) -> None:
+    if gate != x:
+        raise ValueError(f"gate: is on {gate}, x is on {x}")
+
+
 # --- fake kernels -----------------------------------------------------------------------------------------------
 
 
@@ -100,7 +206,7 @@ def _words(y: Tensor) -> Tensor:
 
 
 def fake_gradients(dv: Tensor, x: Tensor | None, weight: Tensor | None, bias: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, weight and bias for dv ``(..., w)``; empty where they are not asked for."""
+    """Gradients of x, weight and bias for dv ``(..., w)``; empty where nothing asks for them."""
     width = dv.shape[-1]
     dx = dv.new_empty(0) if weight is None else dv.new_empty((*dv.shape[:-1], weight.shape[1]))
     dw = dv.new_empty(0) if x is None else dv.new_empty((width, x.shape[-1]))
@@ -134,15 +240,7 @@ def _(grad, x, weight, gate, product, bias):  # type: ignore[no-untyped-def]
     return *fake_gradients(grad, x, weight, bias), dgate
 
 
-# --- sums of terms that may be absent ---------------------------------------------------------------------------
-
-
-def plus(*terms: Tensor | None) -> Tensor | None:
-    """The sum of the terms that are there; None where none is."""
-    total: Tensor | None = None
-    for term in terms:
-        total = term if total is None else total if term is None else total + term
-    return total
+# --- what the derivatives share ---------------------------------------------------------------------------------
 
 
 def product_tangent(
@@ -164,8 +262,8 @@ def keep_inputs(ctx: Any, needs: tuple[bool, ...], x: Tensor, weight: Tensor) ->
     return x if needs[1] else None, weight if needs[0] else None
 
 
-def asked(gradients: tuple, needs: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
-    """The gradients that are asked for; the others are empty tensors."""
+def only_needed(gradients: tuple, needs: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
+    """The gradients that are needed; the others, which are empty tensors, become None."""
     return tuple([gradient if need else None for gradient, need in zip(gradients, needs, strict=False)])
 
 
@@ -183,7 +281,7 @@ def _gated_backward(ctx: Any, grad: Tensor) -> tuple:
     x, weight, words = ctx.saved_tensors
     needs = ctx.needs_input_grad
     gradients = gated_backward(grad, x, weight, words, ctx.first, needs[2])
-    return *asked(gradients, needs[:3]), None, None
+    return *only_needed(gradients, needs[:3]), None, None
 
 
 def _gated_jvp(ctx: Any, tx: Tensor | None, tw: Tensor | None, tb: Tensor | None, *_: None) -> Tensor | None:
@@ -204,7 +302,7 @@ def _gated_relu_backward(ctx: Any, grad: Tensor | None, _words: None) -> tuple:
         return None, None, None
     x, weight, words = ctx.saved_tensors
     needs = ctx.needs_input_grad
-    return asked(gated_backward(grad, x, weight, words, 0, needs[2]), needs)
+    return only_needed(gated_backward(grad, x, weight, words, 0, needs[2]), needs)
 
 
 def _gated_relu_jvp(ctx: Any, tx: Tensor | None, tw: Tensor | None, tb: Tensor | None) -> tuple:
@@ -223,33 +321,33 @@ def _save_gated_backward(ctx: Any, inputs: tuple) -> None:
     ctx.rest = (first, bias)
 
 
-def _gated_backward_backward(ctx: Any, a: Tensor | None, b: Tensor | None, c: Tensor | None) -> tuple:
-    """a, b, c: the cotangents of dx, dW and db."""
+def _gated_backward_backward(ctx: Any, d_dx: Tensor | None, d_dw: Tensor | None, d_db: Tensor | None) -> tuple:
+    """d_dx, d_dw and d_db are the cotangents of dx, dW and db."""
     grad, x, weight, words = ctx.saved_tensors
     first, bias = ctx.rest
-    a, b, c = (None if weight is None else a), (None if x is None else b), (c if bias else None)
+    d_dx, d_dw, d_db = (None if weight is None else d_dx), (None if x is None else d_dw), (d_db if bias else None)
     dgrad = dx = dw = None
     if ctx.needs_input_grad[0]:
-        dgrad = _masked_product(grad, x, weight, a, b, c, words, first)
+        dgrad = _masked_product(grad, x, weight, d_dx, d_dw, d_db, words, first)
     if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-        dx, dw, _ = gated_backward(grad, a, b, words, first, False)
-    return dgrad, None if b is None else dx, None if a is None else dw, None, None, None
+        dx, dw, _ = gated_backward(grad, d_dx, d_dw, words, first, False)
+    return dgrad, None if d_dw is None else dx, None if d_dx is None else dw, None, None, None
 
 
 def _masked_product(
     grad: Tensor,
     x: Tensor | None,
     weight: Tensor | None,
-    a: Tensor | None,
-    b: Tensor | None,
-    c: Tensor | None,
+    d_dx: Tensor | None,
+    d_dw: Tensor | None,
+    d_db: Tensor | None,
     words: Tensor | None,
     first: int,
 ) -> Tensor | None:
-    """``G o (a W^T + x b^T + c)``."""
+    """``G o (d_dx W^T + x d_dw^T + d_db)``."""
     left = grad.new_empty((*grad.shape[:-1], 0)) if x is None else x
     right = grad.new_empty((grad.shape[-1], 0)) if weight is None else weight
-    return product_tangent(left, right, a, b, c, words, first)
+    return product_tangent(left, right, d_dx, d_dw, d_db, words, first)
 
 
 def _gated_backward_jvp(
@@ -282,12 +380,12 @@ def _gated_soft_backward(ctx: Any, grad: Tensor | None, grad_product: Tensor | N
     x, weight, gate, product = ctx.saved_tensors
     needs = ctx.needs_input_grad
     if grad is not None and grad_product is None and not is_recorded(grad, gate, product, x, weight):
-        return asked(gated_soft_backward(grad, x, weight, gate, product, needs[2]), needs)
+        return only_needed(gated_soft_backward(grad, x, weight, gate, product, needs[2]), needs)
     dv = plus(None if grad is None else grad * gate, grad_product)
     if dv is None:
         return None, None, None, None
     dgate = None if grad is None or product is None else grad * product
-    return *asked(gated_backward(dv, x, weight, None, 0, needs[2]), needs[:3]), dgate
+    return *only_needed(gated_backward(dv, x, weight, None, 0, needs[2]), needs[:3]), dgate
 
 
 def _gated_soft_jvp(

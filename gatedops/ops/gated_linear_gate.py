@@ -11,7 +11,7 @@ from gatedops.gatebits import GateBits
 from gatedops.layout import GateLayer, layer_words
 from gatedops.ops.checks import require_tensor
 from gatedops.ops.differentiable import Differentiable
-from gatedops.ops.gated_linear_args import DTYPES, soft_gate
+from gatedops.ops.gated_linear import DTYPES, soft_gate
 from gatedops.ops.gates import by_position, pack_layer
 
 

@@ -12,18 +12,18 @@ from torch import Tensor
 from gatedops.gatebits import GateBits
 from gatedops.layout import layer_words
 from gatedops.ops.checks import require_tensor
-from gatedops.ops.differentiable import Differentiable, is_recorded
+from gatedops.ops.differentiable import Differentiable, is_recorded, plus
 from gatedops.ops.gated_linear import (
-    asked,
     fake_gradients,
     gated_backward,
     keep_inputs,
+    layer_arguments,
+    layer_bits,
     no_derivative,
-    plus,
+    only_needed,
     product_tangent,
     save_nothing,
 )
-from gatedops.ops.gated_linear_args import layer_arguments, layer_bits
 
 
 def gated_linear_pair(
@@ -197,14 +197,14 @@ def _pair_backward(ctx: Any, grad_h: Tensor | None, grad_z: Tensor | None, _word
     trains_h, trains_z = grad_h is not None and any(needs[:3]), grad_z is not None and any(needs[3:6])
     if trains_h and trains_z and not is_recorded(grad_h, grad_z, h, w_f, z, w_v):
         gradients = pair_backward(grad_h, grad_z, h, w_f, needs[2], z, w_v, needs[5], words, linear_feature)
-        return *asked(gradients, needs[:6]), None
+        return *only_needed(gradients, needs[:6]), None
     feature: tuple[Tensor | None, ...] = (None, None, None)
     value = feature
     if trains_h:
         mask = None if linear_feature else words
-        feature = asked(gated_backward(grad_h, h, w_f, mask, 0, needs[2]), needs[:3])
+        feature = only_needed(gated_backward(grad_h, h, w_f, mask, 0, needs[2]), needs[:3])
     if trains_z:
-        value = asked(gated_backward(grad_z, z, w_v, words, 0, needs[5]), needs[3:6])
+        value = only_needed(gated_backward(grad_z, z, w_v, words, 0, needs[5]), needs[3:6])
     return *feature, *value, None
 
 
@@ -262,7 +262,7 @@ def _pair_soft_backward(
             dq = plus(dq, grad_q)
         return *_layer_gradients(dq, h, w_f, needs), *_layer_gradients(plus(dv, grad_v), z, w_v, needs[3:]), *rest
     gradients = pair_soft_backward(grad_h, grad_z, q, v, h, w_f, needs[2], z, w_v, needs[5], beta, gain, linear_feature)
-    return *asked(gradients, needs[:6]), *rest
+    return *only_needed(gradients, needs[:6]), *rest
 
 
 def soft_gradients(
@@ -281,7 +281,7 @@ def _layer_gradients(dv: Tensor | None, x: Tensor | None, weight: Tensor | None,
     """Of x, weight and bias, for the gradient dv of their product."""
     if dv is None or not any(needs[:3]):
         return None, None, None
-    return asked(gated_backward(dv, x, weight, None, 0, needs[2]), needs[:3])
+    return only_needed(gated_backward(dv, x, weight, None, 0, needs[2]), needs[:3])
 
 
 def _pair_soft_jvp(

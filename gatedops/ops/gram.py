@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gatedops.arrays import as_tensor
 from gatedops.gatebits import GateBits
-from gatedops.ops.differentiable import Differentiable, is_recorded
+from gatedops.ops.differentiable import Differentiable, is_recorded, plus
 from gatedops.ops.gram_args import (
     factors_of,
     layout_of,
@@ -286,15 +286,6 @@ def _save(ctx: Any, tensors: tuple, rest: tuple) -> None:
     ctx.rest = rest
 
 
-def _sum(*terms: Tensor | None) -> Tensor:
-    """The sum of the terms that are there."""
-    total: Tensor | None = None
-    for term in terms:
-        total = term if total is None else total if term is None else total + term
-    assert total is not None
-    return total
-
-
 # --- K_ij = f_i g_j ((X Y^T) * Lambda)_ij, factors f, g optional; g = f and Y = X in the symmetric case --------------
 
 
@@ -333,15 +324,15 @@ def _side_gradients(
 
 def _gram_jvp(
     ctx: Any, tx: Tensor | None, _w: None, ty: Tensor | None, _yw: None, tf: Tensor | None, tg: Tensor | None, *_: None
-) -> Tensor:
+) -> Tensor | None:
     x, words, y, y_words, f, g = ctx.saved_tensors
     rest = ctx.rest
     if y_words is None:
         by_x = None if tx is None else _gram_op(tx, words, x, words, f, f, *rest)
         by_f = None if tf is None else _gram_op(x, words, x, words, tf, f, *rest)
-        half = _sum(by_x, by_f)
-        return half + half.mT
-    return _sum(
+        half = plus(by_x, by_f)
+        return None if half is None else half + half.mT
+    return plus(
         None if tx is None else _gram_op(tx, words, y, y_words, f, g, *rest),
         None if ty is None else _gram_op(x, words, ty, y_words, f, g, *rest),
         None if tf is None else _gram_op(x, words, y, y_words, tf, g, *rest),
@@ -372,12 +363,12 @@ def _gram_backward_backward(ctx: Any, cotangent: Tensor) -> tuple:
     return dgrad, None, dy, None, None, None, None, None
 
 
-def _gram_backward_jvp(ctx: Any, tgrad: Tensor | None, _w: None, ty: Tensor | None, *_: None) -> Tensor:
+def _gram_backward_jvp(ctx: Any, tgrad: Tensor | None, _w: None, ty: Tensor | None, *_: None) -> Tensor | None:
     grad, words, y, y_words = ctx.saved_tensors
     first, y_first, count, scale = ctx.rest
     left = None if tgrad is None else _backward_op(tgrad, words, y, y_words, first, y_first, count, scale)
     right = None if ty is None else _backward_op(grad, words, ty, y_words, first, y_first, count, scale)
-    return _sum(left, right)
+    return plus(left, right)
 
 
 # --- T(X, Y, V) = ((X Y^T) * Lambda) V --------------------------------------------------------------------------
@@ -408,18 +399,18 @@ def _matvec_backward(ctx: Any, u: Tensor) -> tuple:
 
 def _matvec_jvp(
     ctx: Any, tx: Tensor | None, _w: None, ty: Tensor | None, _yw: None, tv: Tensor | None, *_: None
-) -> Tensor:
+) -> Tensor | None:
     x, words, y, y_words, v = ctx.saved_tensors
     layout = ctx.rest
     by_v = None if tv is None else _matvec_op(x, words, y, y_words, tv, *layout)
     if y_words is None:
         if tx is None:
-            return _sum(by_v)
+            return by_v
         left, right = torch.cat([tx, x], 1), torch.cat([x, tx], 1)
-        return _sum(_matvec_op(left, words, right, words, v, *layout), by_v)
+        return plus(_matvec_op(left, words, right, words, v, *layout), by_v)
     by_x = None if tx is None else _matvec_op(tx, words, y, y_words, v, *layout)
     by_y = None if ty is None else _matvec_op(x, words, ty, y_words, v, *layout)
-    return _sum(by_x, by_y, by_v)
+    return plus(by_x, by_y, by_v)
 
 
 _gram_op = Differentiable("npk_gram", _save_gram, _gram_backward, _gram_jvp)

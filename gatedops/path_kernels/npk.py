@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gatedops.ops.checks import require_dtype, require_precision
+from gatedops.ops.checks import require_dtype, require_option, require_precision
 from gatedops.ops.gram_args import DTYPES
 from gatedops.path_kernels.compile_steps import compile_steps
 from gatedops.path_kernels.dense import DenseKernel, is_dense
 from gatedops.path_kernels.images import ImageKernel
 from gatedops.path_kernels.network import recorded_gates, steps_of, weighted_layers
-from gatedops.path_kernels.npk_args import as_floats, inputs_of, require_option, require_range, sigmas_of
+from gatedops.path_kernels.npk_args import as_floats, inputs_of, require_range, sigmas_of
 from gatedops.path_kernels.underflow import underflow_of
 from gatedops.trace.batches import require_count
 from gatedops.trace.checks import require_model

@@ -18,12 +18,6 @@ from gatedops.trace.step_builder import GATES_ALONE
 _SUMS = 2.0**24  # what kernels may multiply a number with before they scale it
 
 
-def require_option(name: str, given: Any, allowed: Sequence[str]) -> None:
-    """Raises ValueError unless the option is one of those allowed."""
-    if given not in allowed:
-        raise ValueError(f"{name}: got {given!r}, needs {' or '.join(map(repr, allowed))}")
-
-
 def inputs_of(x: Any, y: Any = None, *, otherwise: str = GATES_ALONE) -> tuple[Tensor, Tensor | None]:
     """x and y as tensors, numpy arrays too.
 

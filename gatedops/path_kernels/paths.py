@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from gatedops import trace
-from gatedops.ops.checks import require_float64
+from gatedops.ops.checks import require_float64, require_option
 from gatedops.path_kernels.compile_steps import compile_steps
 from gatedops.path_kernels.geometry import Geometry, geometry_of, windows_of
 from gatedops.path_kernels.masks import at_windows
 from gatedops.path_kernels.network import pool_of, recorded_gates, recorded_of, shape_of, steps_of, weighted_layers
-from gatedops.path_kernels.npk_args import as_floats, inputs_of, require_finite, require_option
+from gatedops.path_kernels.npk_args import as_floats, inputs_of, require_finite
 from gatedops.path_kernels.ties import Layer
 from gatedops.trace import Step
 from gatedops.trace.bare import bare

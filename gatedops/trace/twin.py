@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gatedops.gatebits import GateBits
+from gatedops.ops.checks import require_option
 from gatedops.scalars import positive_number
 from gatedops.trace.alike import first_of_two
 from gatedops.trace.checks import require_model, require_sizes
@@ -245,8 +246,7 @@ class GatedTwin(nn.Module):
 
 def _require_choices(pool: str, batch_norm: str, gate: str, beta: float, gain: float, train_features: bool) -> None:
     for name, given in (("pool", pool), ("batch_norm", batch_norm), ("gate", gate)):
-        if given not in _CHOICES[name]:
-            raise ValueError(f"{name}: got {given!r}, needs one of {_CHOICES[name]}")
+        require_option(name, given, _CHOICES[name], listed=True)
     for name, number in (("beta", beta), ("gain", gain)):
         positive_number(number, name)
     if train_features and gate == "hard":
