@@ -40,9 +40,8 @@ from gatedops.backends import cuda_library
 version = torch.__version__.split("+")[0]
 assert version == sys.argv[1], f"torch is {version}"
 assert cuda_library.library() is not None, "gatedops._C_cuda was not built"
-cuda_library.load()
-kernels = [name for name in cuda_library.OPS if hasattr(torch.ops.gatedops, name)]
-without = [n for n in kernels if not torch._C._dispatch_has_kernel_for_dispatch_key(f"gatedops::{n}", "CUDA")]
+kernels = cuda_library.kernels()
+without = [n for n in kernels if not torch._C._dispatch_has_kernel_for_dispatch_key(f"gatedops_cuda::{n}", "CUDA")]
 assert kernels and not without, f"the CUDA library registers no kernel for {without}"
 counts = gatedops.gate_overlap(gatedops.GateBits.pack([torch.tensor([[1.0, -1.0], [1.0, 1.0]])]))
 assert counts.tolist() == [[[1, 1], [1, 2]]], counts

@@ -7,6 +7,8 @@ import pytest
 import torch
 from schemas import CSRC, SCHEMAS, calls
 
+from gatedops.backends import cuda_library
+
 
 @pytest.mark.parametrize("schema", SCHEMAS, ids=lambda schema: schema.split("(")[0])
 def test_a_schema_parses_and_is_registered_as_written(schema):
@@ -31,6 +33,12 @@ def test_every_kernel_belongs_to_a_schema():
     defined = {schema.split("(")[0] for schema in SCHEMAS}
     kernels = [name for file in sorted(CSRC.rglob("*.cpp")) for name in calls(file.read_text(), "impl")]
     assert set(kernels) == defined
+
+
+def test_the_ops_with_kernels_in_cuda_are_those_that_its_library_registers():
+    """They have to be known where the library cannot be loaded to ask torch's dispatcher."""
+    registered = [name for file in sorted(CSRC.glob("*/cuda/*.cpp")) for name in calls(file.read_text(), "impl")]
+    assert sorted(registered) == sorted(cuda_library.OPS)
 
 
 @pytest.mark.parametrize("schema", SCHEMAS, ids=lambda schema: schema.split("(")[0])
