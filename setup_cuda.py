@@ -55,13 +55,17 @@ def architectures(listed: str | None = None) -> list[str]:
     return sorted(found, key=lambda name: int(name.rstrip("af"))) or list(ARCHITECTURES)
 
 
+def digested_files() -> list[Path]:
+    """Every file of the project that the kernels are compiled from, and this one; none for the CPU alone."""
+    return sorted({*CSRC.glob("*/cuda/*"), *CSRC.glob("*/*.h"), *SOURCES, Path(__file__).resolve()})
+
+
 @cache
 def digest_of_sources() -> str:
     """A digest of the names and bytes of all that the kernels are compiled from, and of this file. The library carries
     its 16 characters, and a kernel that proved itself is known by it (gatedops/backends/proved.py)."""
-    files = [*CSRC.glob("*/cuda/*"), *CSRC.glob("*/*.h"), *SOURCES, Path(__file__)]
     total = hashlib.sha256()
-    for path in sorted(set(files)):
+    for path in digested_files():
         total.update(f"{path.relative_to(ROOT)}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return total.hexdigest()[:16]
 

@@ -14,7 +14,7 @@ import torch
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
-# Ops with kernels in csrc/cuda/.
+# Ops with kernels in csrc/<family>/cuda/.
 OPS = (
     "conv_gram",
     "gate_neighbors",

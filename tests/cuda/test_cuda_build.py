@@ -85,11 +85,11 @@ def kernels(objects):
     if util.find_spec("triton") is None:
         pytest.skip("needs triton, whose wheel holds the disassembler: pip install triton")
     found = []
-    for source in ("gram/cuda/sm80.cu", "gram/cuda/sm90.cu", "gram/cuda/sm90x1.cu"):
+    for source in ("gram/cuda/sm80.cu", "gram/cuda/sm90.cu"):
         target, text = objects[source]
         told = reports(text)
         for (symbol, architecture), opcodes in disassembled(target).items():
-            name = "gram_" + Path(source).stem.removesuffix("x1")
+            name = "gram_" + Path(source).stem
             if (name, architecture) in TENSOR_CORES and name in symbol:
                 found.append(Kernel(name, symbol, architecture, told[symbol, architecture], opcodes))
     return found
@@ -270,8 +270,7 @@ def test_registers_move_to_the_consumers(kernels):
 
 
 def test_wgmma_is_not_serialized(objects):
-    for source in ("gram/cuda/sm90.cu", "gram/cuda/sm90x1.cu"):
-        assert "serialized" not in objects[source][1]
+    assert "serialized" not in objects["gram/cuda/sm90.cu"][1]
 
 
 @pytest.mark.parametrize(

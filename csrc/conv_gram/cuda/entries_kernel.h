@@ -220,4 +220,11 @@ __device__ __forceinline__ void run_write(const ConvBatch<T>& batch, int64_t pla
   }
 }
 
+__device__ __forceinline__ void run_numbers(const Numbers& numbers) {
+  const auto i = static_cast<int32_t>(threadIdx.x);
+  if (i < numbers.count) {
+    numbers.to[i] = numbers.values[i];
+  }
+}
+
 }  // namespace gatedops::cuda

@@ -1,6 +1,6 @@
 // Launches of the conv_gram kernels.
 #include "entries_kernel.h"
-#include "launch.h"
+#include "launchers.h"
 #include "maps_kernel.h"
 
 namespace gatedops::cuda {

@@ -1,68 +1,47 @@
 // conv_gram on NVIDIA GPUs: the Gram of the neural path kernel of convolutional networks (docs/math.md).
-#include <cuda_runtime_api.h>
-#include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
 #include "conv_gram/args.h"
+#include "core/cuda/op.h"
 #include "core/kernel.h"
-#include "launch.h"
-#include "run.h"
+#include "launchers.h"
+#include "plan.h"
 
 namespace gatedops::cuda {
 namespace {
 
 constexpr int64_t kWorkspaceBytes = int64_t{256} << 20;  // of registers in memory; more where one pair needs it
 
-void require_success(int error, const char* what) {
-  if (error != cudaSuccess) {
-    throw std::runtime_error(std::string("conv_gram, ") + what + ": " + cudaGetErrorString(cudaError_t(error)));
-  }
-}
-
 template <class T>
 struct GpuDevice {
   void* stream;
 
   void numbers(const Numbers& numbers) const {
-    require_success(launch_numbers(numbers, stream), "numbers");
+    require_launched(launch_numbers(numbers, stream), "conv_gram, numbers");
   }
   void stretch(const ConvBatch<T>& batch, const Stretch& stretch) const {
-    require_success(launch_stretch(batch, stretch, stream), "stretch");
+    require_launched(launch_stretch(batch, stretch, stream), "conv_gram, stretch");
   }
   void total(const ConvBatch<T>& batch, const TotalStep& step) const {
-    require_success(launch_total(batch, step, stream), "total");
+    require_launched(launch_total(batch, step, stream), "conv_gram, total");
   }
   void entries(const ConvBatch<T>& batch, const EntryStep& step) const {
-    require_success(launch_entries(batch, step, stream), "entries");
+    require_launched(launch_entries(batch, step, stream), "conv_gram, entries");
   }
   void close(const ConvBatch<T>& batch, const CloseStep& step) const {
-    require_success(launch_close(batch, step, stream), "close");
+    require_launched(launch_close(batch, step, stream), "conv_gram, close");
   }
   void write(const ConvBatch<T>& batch, int64_t place) const {
-    require_success(launch_write(batch, place, stream), "write");
+    require_launched(launch_write(batch, place, stream), "conv_gram, write");
   }
 };
-
-void* stream_of(const Tensor& t) {
-  void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream));
-  return stream;
-}
 
 const uint32_t* words_of(const Tensor& words, const char* name) {
   const auto* data = static_cast<const uint32_t*>(words.const_data_ptr());
   const bool aligned = reinterpret_cast<uintptr_t>(data) % 8 == 0 && (words.size(0) <= 1 || words.stride(0) % 2 == 0);
   require(aligned, std::string(name) + ": the CUDA kernels need rows on 8-byte boundaries; those of GateBits are");
   return data;
-}
-
-void require_devices(const ConvGramArgs& args) {
-  require(args.x.device() == args.words.device(), "x: needs to be on the device of words");
-  if (!args.symmetric()) {
-    require(args.y->device() == args.words.device(), "y: needs to be on the device of words");
-    require(args.y_words->device() == args.words.device(), "y_words: needs to be on the device of words");
-  }
 }
 
 template <class T>
@@ -81,7 +60,7 @@ void conv_gram_into(const ConvGramArgs& args, const std::vector<Instruction>& pr
   const Tensor x = torch::stable::contiguous(args.x), y = args.symmetric() ? x : torch::stable::contiguous(*args.y);
   Tensor store = torch::stable::new_empty(x, {per_batch * plan.numbers}, dtype);
   Tensor parts = torch::stable::new_empty(x, {per_batch * plan.parts}, ScalarType::Double);
-  const GpuDevice<T> device{stream_of(args.words)};
+  const GpuDevice<T> device{current_stream(args.words)};
   Tensor weights = torch::stable::new_empty(x, {static_cast<int64_t>(plan.weights.size())}, ScalarType::Double);
   store_numbers(plan.weights, static_cast<double*>(weights.mutable_data_ptr()), device);
   const ConvBatch<T> batch{
@@ -101,9 +80,11 @@ Tensor conv_gram(
     std::vector<int64_t> program, std::vector<double> scalars, ScalarType dtype) {
   const ConvGramArgs args{x, words, y, y_words};
   args.require_valid(dtype);
-  require_devices(args);
+  require_device_of(words, x, "x");
+  require_device_of(words, y, "y");
+  require_device_of(words, y_words, "y_words");
   const std::vector<Instruction> code = decode_program(program, scalars, x.size(1), words.size(1));
-  const torch::stable::accelerator::DeviceGuard guard(words.get_device_index());
+  const DeviceGuard guard(words.get_device_index());
   Tensor out = torch::stable::new_empty(words, {x.size(0), args.right().size(0)}, dtype);
   if (out.numel() > 0) {
     dtype == ScalarType::Float ? conv_gram_into<float>(args, code, dtype, out)

@@ -1,6 +1,8 @@
-// How a conv_gram program is run on a GPU: stages, one or two kernel launches each.
+// How a conv_gram program is run on a GPU: a plan of stages, one or two kernel launches each, and its run on all pairs,
+// a batch at a time. Device is what launches: a GPU, or the emulation of tests/cuda/emulation/.
 #pragma once
 
+#include <algorithm>
 #include <map>
 #include <string>
 #include <vector>
@@ -122,7 +124,7 @@ class ConvPlanner {
       if (!joins || (code.masked() && code.first % 2 != 0)) {
         break;
       }
-      if (!StretchMaker(program_, uses_, item_, k, next, [](int) { return 0; }).make()) {
+      if (!make_stretch(program_, uses_, item_, k, next, [](int) { return 0; })) {
         break;
       }
       end = next;
@@ -138,7 +140,7 @@ class ConvPlanner {
   void add_stretch(int begin, int end) {
     ConvStage stage(ConvStage::Kind::stretch);
     const auto place = [this](int reg) { return place_of(reg); };
-    stage.stretch = *StretchMaker(program_, uses_, item_, begin, end, place).make();
+    stage.stretch = *make_stretch(program_, uses_, item_, begin, end, place);
     const Stretch& stretch = stage.stretch;
     for (int k = begin, sum = 0; k < end; ++k) {
       if (program_[k].total()) {
@@ -215,5 +217,49 @@ class ConvPlanner {
   ConvStore store_;
   ConvPlan plan_;
 };
+
+// Calls device.numbers(part) for all of `values`, which go to `to`.
+template <class Device>
+void store_numbers(const std::vector<double>& values, double* to, const Device& device) {
+  for (size_t first = 0; first < values.size(); first += kEntryThreads) {
+    Numbers part{to + first, static_cast<int32_t>(std::min<size_t>(kEntryThreads, values.size() - first)), {}};
+    std::copy_n(values.begin() + static_cast<int64_t>(first), part.count, part.values);
+    device.numbers(part);
+  }
+}
+
+// Pairs of a batch: as many as fit `bytes` of workspace, and a grid.
+template <class T>
+int64_t pairs_per_batch(const ConvPlan& plan, int64_t pairs, int64_t bytes) {
+  const int64_t of_a_pair = plan.numbers * static_cast<int64_t>(sizeof(T)) + plan.parts * 8;
+  const int64_t grid = (int64_t{1} << 30) / std::max<int64_t>(1, plan.parts);
+  return std::max<int64_t>(1, std::min({pairs, bytes / of_a_pair, grid}));
+}
+
+// batch: the whole problem; its pairs are those that are left to choose here.
+template <class T, class Device>
+void run_plan(const ConvPlan& plan, ConvBatch<T> batch, int64_t pairs, int64_t per_batch, const Device& device) {
+  for (int64_t first = 0; first < pairs; first += per_batch) {
+    batch.pairs.first = first;
+    batch.pairs.count = std::min(per_batch, pairs - first);
+    for (const ConvStage& stage : plan.stages) {
+      switch (stage.kind) {
+        case ConvStage::Kind::stretch:
+          device.stretch(batch, stage.stretch);
+          break;
+        case ConvStage::Kind::total:
+          device.total(batch, stage.total);
+          break;
+        case ConvStage::Kind::entries:
+          device.entries(batch, stage.entries);
+          break;
+      }
+      for (const CloseStep& close : stage.closes) {
+        device.close(batch, close);
+      }
+    }
+    device.write(batch, plan.result);
+  }
+}
 
 }  // namespace gatedops::cuda

@@ -160,4 +160,14 @@ struct CloseStep {
   double scale;
 };
 
+// Numbers of the host that kernels read travel as parameters of launches. A copy from the host's memory would make the
+// host wait for the GPU, and could not be captured in a CUDA graph. One launch stores a number a thread: 2 of the 4 KiB
+// of a kernel's parameters.
+struct Numbers {
+  double* to;
+  int32_t count;
+  double values[kEntryThreads];
+};
+static_assert(sizeof(Numbers) <= 4096);
+
 }  // namespace gatedops::cuda

@@ -1,5 +1,5 @@
 // The PTX that kernels use beyond CUDA C++, and nothing else. Tests compile the kernels for the CPU against an
-// emulation of these functions (tests/emulation/).
+// emulation of these functions (tests/cuda/emulation/).
 #pragma once
 
 #if defined(GATEDOPS_EMULATED)

@@ -6,8 +6,6 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "gram/cuda/partial_sums.h"
-
 namespace gatedops::cuda {
 
 // Blocks for `units` pieces of work, `resident` of them at a time on each multiprocessor, a multiple of `cluster`.
@@ -21,7 +19,7 @@ inline cudaError_t blocks_for(int64_t units, int resident, unsigned& blocks, int
   return error;
 }
 
-// A persistent kernel of the Gram family, `resident` blocks of it on a multiprocessor, in clusters.
+// A persistent kernel, `resident` blocks of it on a multiprocessor, in clusters.
 template <class Traits, class Problem>
 cudaError_t launch_persistent(
     void (*kernel)(Problem), const Problem& p, int64_t units, int resident, int cluster, cudaStream_t stream) {
@@ -45,12 +43,6 @@ cudaError_t launch_persistent(
   config.attrs = &clusters;
   config.numAttrs = cluster > 1 ? 1 : 0;  // GPUs before sm_90 have no clusters
   return cudaLaunchKernelEx(&config, kernel, p);
-}
-
-template <class Value, int kTile>
-cudaError_t launch_sums(const PartialSums& sums, cudaStream_t stream) {
-  using Sum = PartialSum<Value, kTile>;
-  return launch_persistent<Sum>(sum_partials<Value, kTile>, sums, Sum::units(sums), 2048 / Sum::kThreads, 1, stream);
 }
 
 }  // namespace gatedops::cuda

@@ -1,4 +1,4 @@
-// Which kernel of the gram family runs on this GPU, and with which clusters. Beside GATEDOPS_BACKEND=cuda,
+// Which kernel of the Gram runs on this GPU. Beside GATEDOPS_BACKEND=cuda,
 // GATEDOPS_CUDA forces the choice:
 //   sm80     mma.sync everywhere;
 //   sm90     wgmma in clusters of two blocks, where the GPU has it (what is chosen by itself);
@@ -9,7 +9,7 @@
 #include <cstdlib>
 #include <string_view>
 
-#include "sm90_launch.h"
+#include "launchers.h"
 
 namespace gatedops::cuda {
 namespace {
@@ -30,10 +30,6 @@ bool is_sm90() {
          cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess && major == 9;
 }
 
-bool without_clusters() {
-  return forced() == "sm90x1";
-}
-
 std::atomic<const char*> last_kernel{nullptr};
 
 }  // namespace
@@ -42,29 +38,13 @@ void note_kernel(const char* name) {
   last_kernel = name;
 }
 
-bool sm90_takes(const GramProblem& p, OutputType type) {
-  const bool counted = p.x.rows <= kMaxMappedRows && p.y.rows <= kMaxMappedRows;
-  return counted && type != OutputType::kFloat64 && p.layers.count <= kMaxMappedLayers && forced() != "sm80" &&
-         is_sm90();
-}
-
-int launch_gram_sm90(const GramProblem& problem, bool symmetric, OutputType type, void* stream) {
-  return without_clusters() ? launch_gram_clusters<1>(problem, symmetric, type, stream)
-                            : launch_gram_clusters<2>(problem, symmetric, type, stream);
-}
-
-int launch_neighbors_sm90(const GramProblem& problem, void* stream) {
-  return without_clusters() ? launch_neighbors_clusters<1>(problem, stream)
-                            : launch_neighbors_clusters<2>(problem, stream);
-}
-
-int64_t matvec_workspace_sm90(const MatvecCall& call) {
-  return without_clusters() ? matvec_workspace_clusters<1>(call) : matvec_workspace_clusters<2>(call);
-}
-
-int launch_matvec_sm90(const MatvecCall& call, void* workspace, void* stream) {
-  return without_clusters() ? launch_matvec_clusters<1>(call, workspace, stream)
-                            : launch_matvec_clusters<2>(call, workspace, stream);
+const GramLaunchers& launchers_for(const GramProblem& p, OutputType type) {
+  const std::string_view name = forced();
+  const bool mapped = p.x.rows <= kMaxMappedRows && p.y.rows <= kMaxMappedRows && p.layers.count <= kMaxMappedLayers;
+  if (!mapped || type == OutputType::kFloat64 || name == "sm80" || !is_sm90()) {
+    return kSm80;
+  }
+  return name == "sm90x1" ? kSm90x1 : kSm90;
 }
 
 }  // namespace gatedops::cuda

@@ -1,17 +1,134 @@
-// One Gram, or its product with v, from its arguments: Sigma, the choice of a kernel, the launch.
+// From the arguments of an op to launches: what kernels are told, what Sigma is made of, and the Gram, its product with
+// v, or its largest values.
 #pragma once
 
+#include "core/cuda/op.h"
+#include "launchers.h"
 #include "tensors.h"
 
 namespace gatedops::cuda {
 
+constexpr int64_t kPartialBytes = int64_t{128} << 20;  // of partial products of a matvec
+
+inline GateRows gate_rows(const Tensor& words, const char* name) {
+  const GateRows rows{
+      static_cast<const uint32_t*>(words.const_data_ptr()), words.size(0), words.size(0) > 1 ? words.stride(0) : 0};
+  const bool aligned = reinterpret_cast<uintptr_t>(rows.words) % 16 == 0 && rows.stride % 4 == 0;
+  require(aligned, std::string(name) + ": the CUDA kernels need rows on 16-byte boundaries; those of GateBits are");
+  require(words.size(1) <= INT32_MAX, std::string(name) + ": a row has more words than int32 counts");
+  return rows;
+}
+
+inline LayerTable layer_table(const GramArgs& args, const std::vector<int64_t>& gates = {}) {
+  const Selection& s = args.layers;
+  require(
+      s.count.size() <= kMaxLayers, "count: the CUDA kernels take at most " + std::to_string(kMaxLayers) +
+                                        " layers, got " + std::to_string(s.count.size()));
+  LayerTable table{};
+  table.count = static_cast<int32_t>(s.count.size());
+  for (size_t l = 0; l < s.count.size(); ++l) {
+    require(
+        s.first[l] % 4 == 0 && s.y_first[l] % 4 == 0,
+        "first: the CUDA kernels need layers on 16-byte boundaries; those of GateBits are");
+    table.layer[l] = {
+        static_cast<int32_t>(s.first[l]), static_cast<int32_t>(s.y_first[l]), static_cast<int32_t>(s.count[l]),
+        gates.empty() ? 0 : static_cast<int32_t>(gates[l]), args.scale[l]};
+  }
+  return table;
+}
+
+inline OutputType output_type(ScalarType dtype, const char* name) {
+  switch (dtype) {
+    case ScalarType::Float:
+      return OutputType::kFloat32;
+    case ScalarType::Double:
+      return OutputType::kFloat64;
+    case ScalarType::BFloat16:
+      return OutputType::kBFloat16;
+    default:
+      require(false, std::string(name) + ": the CUDA kernels give float32, float64 or bfloat16");
+      return OutputType::kFloat32;
+  }
+}
+
+// Checks all arguments; fills in the gates and layers.
+inline GramProblem gram_problem(const WholeArgs& args, const std::vector<int64_t>& gates = {}) {
+  args.require_valid();
+  require_device_of(args.words, args.y_words, "y_words");
+  require_device_of(args.words, args.x, "x");
+  require_device_of(args.words, args.y, "y");
+  require_device_of(args.words, args.factor, "factor");
+  require_device_of(args.words, args.y_factor, "y_factor");
+  const Tensor& right = args.y_words ? *args.y_words : args.words;
+  GramProblem p{};
+  p.x = gate_rows(args.words, "words");
+  p.y = gate_rows(right, "y_words");
+  p.layers = layer_table(args, gates);
+  return p;
+}
+
+// Whether the kernels make Sigma of bytes: exact, with columns whose sums stay below 2^32.
+inline bool sigma_of_bytes(const std::optional<Tensor>& x) {
+  return x && x->scalar_type() == ScalarType::Byte && x->size(1) >= 1 && x->size(1) <= kMaxSigmaColumns;
+}
+
+// With so many columns a product of split floats is within twice the error of torch's: docs/math.md, section 3.
+constexpr int64_t kMinSplitColumns = 64, kMaxSplitColumns = 1024;
+
+// Whether the kernel that makes a result of this type makes Sigma of floats too.
+inline bool sigma_of_floats(const GramArgs& args, const GramProblem& problem, OutputType type) {
+  return args.x && args.x->scalar_type() == ScalarType::Float && args.right().scalar_type() == ScalarType::Float &&
+         args.x->size(1) >= kMinSplitColumns && args.x->size(1) <= kMaxSplitColumns &&
+         launchers_for(problem, type).sigma_of_floats;
+}
+
+// Floats (n, d) as two matrices of TF32 numbers, one below the other.
+inline Tensor split_floats(const Tensor& x) {
+  const int64_t padded = (x.size(1) + 3) / 4 * 4;
+  Tensor split = torch::stable::new_empty(x, {2 * x.size(0), padded});
+  auto* high = static_cast<float*>(split.mutable_data_ptr());
+  const FloatRows rows{static_cast<const float*>(x.const_data_ptr()), x.size(0), x.size(1), x.stride(0), x.stride(1)};
+  require_launched(launch_split(rows, high, high + x.size(0) * padded, padded, current_stream(x)), "npk_gram");
+  return split;
+}
+
+// Rows [first, first + rows) of 4-byte words of a matrix whose rows are multiples of 16 bytes.
+inline GateRows word_rows(const Tensor& t, int64_t first, int64_t rows) {
+  const int64_t stride = t.stride(0) * (t.scalar_type() == ScalarType::Byte ? 1 : 4) / 4;
+  return {static_cast<const uint32_t*>(t.const_data_ptr()) + first * stride, rows, rows > 1 ? stride : 0};
+}
+
+// Sigma as the kernels multiply it in, where they make it; what they read lives as long as this.
+class FusedSigma {
+ public:
+  FusedSigma(const GramArgs& args, OutputType type, GramProblem& problem) {
+    if (sigma_of_bytes(args.x)) {
+      x_ = padded_bytes(detached(*args.x));
+      y_ = args.y ? padded_bytes(detached(*args.y)) : *x_;
+      describe(problem, SigmaOf::kBytes, (args.x->size(1) + 15) / 16 * 4);
+    } else if (sigma_of_floats(args, problem, type)) {
+      x_ = split_floats(detached(*args.x));
+      y_ = args.y ? split_floats(detached(*args.y)) : *x_;
+      describe(problem, SigmaOf::kFloats, x_->size(1));
+      problem.sigma_x_rest = word_rows(*x_, problem.x.rows, problem.x.rows);
+      problem.sigma_y_rest = word_rows(*y_, problem.y.rows, problem.y.rows);
+    }
+  }
+
+ private:
+  void describe(GramProblem& problem, SigmaOf sigma, int64_t words) const {
+    problem.sigma_x = word_rows(*x_, 0, problem.x.rows);
+    problem.sigma_y = word_rows(*y_, 0, problem.y.rows);
+    problem.layers.sigma = sigma;
+    problem.layers.layer[problem.layers.count] = {0, 0, static_cast<int32_t>(words), 0, 1.0};
+  }
+
+  std::optional<Tensor> x_, y_;
+};
+
 inline void launch_gram(
     const GramProblem& problem, bool symmetric, OutputType type, const Tensor& words, const char* op) {
-  void* stream = current_stream(words);
-  const bool wgmma = sm90_takes(problem, type);
-  const int error =
-      wgmma ? launch_gram_sm90(problem, symmetric, type, stream) : launch_gram_sm80(problem, symmetric, type, stream);
-  require_launched(error, op);
+  require_launched(launchers_for(problem, type).gram(problem, symmetric, type, current_stream(words)), op);
 }
 
 // Rows of y seen as rows of x.
@@ -60,13 +177,9 @@ inline bool run_matvec(const GramArgs& args, GramProblem problem, const Tensor& 
   problem.contraction.v = v.const_data_ptr();
   problem.contraction.columns = static_cast<int32_t>(v.size(1));
   const MatvecCall call{problem, !args.y_words, out.mutable_data_ptr(), kPartialBytes};
-  const bool wgmma = sm90_takes(problem, type);
-  const int64_t size = wgmma ? matvec_workspace_sm90(call) : matvec_workspace_sm80(call, type);
-  Tensor workspace = torch::stable::new_empty(v, {size}, ScalarType::Byte);
-  void* stream = current_stream(v);
-  const int error = wgmma ? launch_matvec_sm90(call, workspace.mutable_data_ptr(), stream)
-                          : launch_matvec_sm80(call, type, workspace.mutable_data_ptr(), stream);
-  require_launched(error, "npk_matvec");
+  const GramLaunchers& kernel = launchers_for(problem, type);
+  Tensor workspace = torch::stable::new_empty(v, {kernel.matvec_workspace(call, type)}, ScalarType::Byte);
+  require_launched(kernel.matvec(call, type, workspace.mutable_data_ptr(), current_stream(v)), "npk_matvec");
   return true;
 }
 
@@ -76,10 +189,7 @@ inline void run_neighbors(const GramArgs& args, GramProblem problem, int64_t k, 
       values.mutable_data_ptr(), static_cast<int64_t*>(indices.mutable_data_ptr()), static_cast<int32_t>(k),
       !args.y_words};
   const OutputType type = output_type(values.scalar_type(), "dtype");
-  void* stream = current_stream(values);
-  const int error =
-      sm90_takes(problem, type) ? launch_neighbors_sm90(problem, stream) : launch_neighbors_sm80(problem, type, stream);
-  require_launched(error, "gate_neighbors");
+  require_launched(launchers_for(problem, type).neighbors(problem, type, current_stream(values)), "gate_neighbors");
 }
 
 }  // namespace gatedops::cuda

@@ -3,11 +3,10 @@
 // copies, two warpgroups multiply, and one writes, or contracts, the tile before.
 #pragma once
 
-#include "fragments.h"
-#include "layer_product.h"
-#include "sm90_barriers.h"
-#include "staged_layout.h"
-#include "tile_output.h"
+#include "arithmetic.h"
+#include "layout.h"
+#include "sm90_block.h"
+#include "write_tile.h"
 
 namespace gatedops::cuda {
 
@@ -100,7 +99,7 @@ template <class Traits>
 struct WarpgroupTile {
   static constexpr int kValues = Traits::kValues;
 
-  int group = uniform(threadIdx.x / 128), warp = uniform(threadIdx.x / 32 % 4), lane = threadIdx.x % 32;
+  int group = uniform(threadIdx.x / kWarpgroup), warp = uniform(threadIdx.x / 32 % 4), lane = threadIdx.x % 32;
 
   // Starts the products of a stage: of single bits, or of bytes. Straight through where the stage is full: in a loop
   // each product waits anew for the registers.
@@ -157,7 +156,7 @@ struct WarpgroupTile {
 
   // A stage is left in all blocks whose copies go to it: one thread for each.
   __device__ __forceinline__ void leave(uint32_t empty) const {
-    const int rank = static_cast<int>(threadIdx.x % 128);
+    const int rank = static_cast<int>(threadIdx.x % kWarpgroup);
     if (rank < Traits::kCluster) {
       if constexpr (Traits::kCluster > 1) {
         arrive_at(empty, rank);
@@ -174,7 +173,7 @@ struct WarpgroupTile {
     for (int i = 0; i < kValues; ++i) {
       const Place place = wide_accumulator_place(lane, i);
       const int row = group * Traits::kConsumerRows + warp * 16 + place.row;
-      tile[staged_offset<Traits::kTile>(row, place.col)] = values[i];
+      tile[tile_offset<Traits::kTile>(row, place.col)] = values[i];
     }
   }
 
@@ -184,7 +183,7 @@ struct WarpgroupTile {
     for (int i = 0; i < kValues; ++i) {
       const Place place = wide_accumulator_place(lane, i);
       const int row = group * Traits::kConsumerRows + warp * 16 + place.row;
-      float& staged = tile[staged_offset<Traits::kTile>(row, place.col)];
+      float& staged = tile[tile_offset<Traits::kTile>(row, place.col)];
       staged = multiplied(values[i], staged);
     }
   }
@@ -291,7 +290,8 @@ __device__ __forceinline__ void finish(const GramProblem& p) {
     const TileRect rect = tile_rect<Traits::kTile>(p, {unit.row, unit.col});
     wait_for_phase(tile.full, tile.parity);
     Finish::template run<Traits::kFinisherThreads, Traits::kTile>(
-        p, rect, Traits::kHasProduct ? 0 : unit.begin, values, scratch, static_cast<int>(threadIdx.x % 128), wait);
+        p, rect, Traits::kHasProduct ? 0 : unit.begin, values, scratch, static_cast<int>(threadIdx.x % kWarpgroup),
+        wait);
     arrive(tile.empty);
     tile.advance();
   }
@@ -310,7 +310,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1) gram_sm90(const __grid_co
   if (threadIdx.x < Traits::kConsumerThreads) {
     take_registers<Traits::kConsumerRegisters>();
     consume<Traits>(p.gram);
-  } else if (threadIdx.x < Traits::kConsumerThreads + 128) {
+  } else if (threadIdx.x < Traits::kConsumerThreads + Traits::kProducerThreads) {
     give_registers<Traits::kProducerRegisters>();
     if (threadIdx.x == Traits::kConsumerThreads) {
       produce<Traits, Finish::kByRows>(p);

@@ -6,8 +6,8 @@
 
 #include "conv_gram/cuda/entries_kernel.h"
 #include "conv_gram/cuda/maps_kernel.h"
-#include "conv_gram/cuda/numbers.h"
-#include "conv_gram/cuda/run.h"
+#include "conv_gram/cuda/plan.h"
+#include "conv_gram/cuda/stretch.cpp"
 #include "conv_gram/program.cpp"
 
 namespace {

@@ -4,7 +4,7 @@
 #include <string>
 
 #include "emulated_gpu.h"
-#include "gram/cuda/partial_sums.h"
+#include "gram/cuda/contract_tile.h"
 
 namespace emulation {
 

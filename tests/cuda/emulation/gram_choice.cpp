@@ -3,16 +3,41 @@
 
 namespace {
 
+using gatedops::cuda::GramLaunchers;
+using gatedops::cuda::GramProblem;
+using gatedops::cuda::MatvecCall;
+using gatedops::cuda::OutputType;
+
 int compute_major = 0;
 const char* launched = "";
 
-template <int kCluster>
-int launched_in_clusters() {
-  launched = kCluster == 1 ? "sm90x1" : "sm90";
+struct Sm80 {
+  static constexpr const char* kName = "sm80";
+};
+struct Sm90 {
+  static constexpr const char* kName = "sm90";
+};
+struct Sm90x1 {
+  static constexpr const char* kName = "sm90x1";
+};
+
+template <class Kernel>
+int launch() {
+  launched = Kernel::kName;
   return 0;
 }
 
+template <class Kernel>
+constexpr GramLaunchers kNoting{
+    true, [](const GramProblem&, bool, OutputType, void*) { return launch<Kernel>(); },
+    [](const GramProblem&, OutputType, void*) { return launch<Kernel>(); },
+    [](const MatvecCall&, OutputType) -> int64_t { return launch<Kernel>(); },
+    [](const MatvecCall&, OutputType, void*, void*) { return launch<Kernel>(); }};
+
 }  // namespace
+
+const GramLaunchers gatedops::cuda::kSm80 = kNoting<Sm80>, gatedops::cuda::kSm90 = kNoting<Sm90>,
+                    gatedops::cuda::kSm90x1 = kNoting<Sm90x1>;
 
 cudaError_t cudaGetDevice(int* device) {
   *device = 0;
@@ -24,56 +49,27 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   return cudaSuccess;
 }
 
-namespace gatedops::cuda {
-
-template <int kCluster>
-int launch_gram_clusters(const GramProblem&, bool, OutputType, void*) {
-  return launched_in_clusters<kCluster>();
-}
-template <int kCluster>
-int launch_neighbors_clusters(const GramProblem&, void*) {
-  return launched_in_clusters<kCluster>();
-}
-template <int kCluster>
-int64_t matvec_workspace_clusters(const MatvecCall&) {
-  return launched_in_clusters<kCluster>();
-}
-template <int kCluster>
-int launch_matvec_clusters(const MatvecCall&, void*, void*) {
-  return launched_in_clusters<kCluster>();
-}
-
-GATEDOPS_CLUSTER_LAUNCHERS(1)
-GATEDOPS_CLUSTER_LAUNCHERS(2)
-
-}  // namespace gatedops::cuda
-
-using gatedops::cuda::GramProblem;
-using gatedops::cuda::OutputType;
-
-// The launcher that `op` calls (0 gram, 1 neighbours, 2 workspace of a matvec, 3 matvec); "sm80" where the wgmma kernel
-// does not take the problem.
-extern "C" const char* chosen(int major, int64_t rows, int layers, int type, int op) {
+// The launcher that `op` calls: 0 gram, 1 neighbours, 2 workspace of a matvec, 3 matvec.
+extern "C" const char* chosen(int major, int64_t rows, int layers, int of_type, int op) {
   compute_major = major;
   GramProblem p{};
   p.x.rows = p.y.rows = rows;
   p.layers.count = layers;
-  if (!gatedops::cuda::sm90_takes(p, static_cast<OutputType>(type))) {
-    return "sm80";
-  }
-  const gatedops::cuda::MatvecCall call{p, true, nullptr, 0};
+  const auto type = static_cast<OutputType>(of_type);
+  const GramLaunchers& kernel = gatedops::cuda::launchers_for(p, type);
+  const MatvecCall call{p, true, nullptr, 0};
   switch (op) {
     case 0:
-      gatedops::cuda::launch_gram_sm90(p, true, static_cast<OutputType>(type), nullptr);
+      kernel.gram(p, true, type, nullptr);
       break;
     case 1:
-      gatedops::cuda::launch_neighbors_sm90(p, nullptr);
+      kernel.neighbors(p, type, nullptr);
       break;
     case 2:
-      gatedops::cuda::matvec_workspace_sm90(call);
+      kernel.matvec_workspace(call, type);
       break;
     default:
-      gatedops::cuda::launch_matvec_sm90(call, nullptr, nullptr);
+      kernel.matvec(call, type, nullptr, nullptr);
   }
   return launched;
 }

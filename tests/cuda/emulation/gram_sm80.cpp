@@ -1,8 +1,8 @@
 // Runs the kernel of csrc/gram/cuda/sm80_kernel.h on the CPU.
 #include "gram/cuda/sm80_kernel.h"
 
-#include "gram/cuda/tile_neighbors.h"
-#include "gram/cuda/tile_output.h"
+#include "gram/cuda/select_neighbors.h"
+#include "gram/cuda/write_tile.h"
 #include "gram_call.h"
 
 namespace {

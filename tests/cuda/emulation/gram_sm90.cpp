@@ -1,7 +1,8 @@
 // Runs the kernel of csrc/gram/cuda/sm90_kernel.h on the CPU, in clusters of two blocks and without clusters.
 #include "gram/cuda/sm90_kernel.h"
 
-#include "gram/cuda/tile_neighbors.h"
+#include "gram/cuda/select_neighbors.h"
+#include "gram/cuda/sm90_block.h"
 #include "gram_call.h"
 
 namespace {

@@ -1,11 +1,8 @@
-// The index arithmetic of csrc/cuda/ for ctypes.
-#include "gram/cuda/fragments.h"
+// The index arithmetic of csrc/gram/cuda/ for ctypes.
+#include "gram/cuda/arithmetic.h"
+#include "gram/cuda/layout.h"
 #include "gram/cuda/matvec_bands.h"
 #include "gram/cuda/problem.h"
-#include "gram/cuda/split_floats.h"
-#include "gram/cuda/stage_layout.h"
-#include "gram/cuda/staged_layout.h"
-#include "gram/cuda/tile_schedule.h"
 
 using namespace gatedops::cuda;
 
@@ -47,7 +44,7 @@ int64_t largest(int64_t rows, int64_t cols, bool symmetric, int64_t parts) {
 }
 
 int64_t offset(int row, int chunk) {
-  return stage_offset(row, chunk);
+  return operand_offset(row, chunk);
 }
 
 uint32_t tf32(uint32_t bits) {
@@ -59,7 +56,7 @@ int turn(int lane, int elements) {
 }
 
 int64_t staged(int tile, int row, int col) {
-  return tile == 64 ? staged_offset<64>(row, col) : staged_offset<128>(row, col);
+  return tile == 64 ? tile_offset<64>(row, col) : tile_offset<128>(row, col);
 }
 
 // Row and column (chunk, for operands) of what: 0 A's address lanes, 1 B's, 2 register i of an accumulator, 3 of

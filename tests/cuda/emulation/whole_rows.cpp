@@ -1,6 +1,6 @@
-// The functions of csrc/gram/cuda/whole_rows.h as ops on CPU tensors: what they give, and whether that is the memory
+// The functions of csrc/gram/cuda/tensors.h as ops on CPU tensors: what they give, and whether that is the memory
 // given.
-#include "gram/cuda/whole_rows.h"
+#include "gram/cuda/tensors.h"
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>

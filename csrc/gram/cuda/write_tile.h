@@ -5,13 +5,55 @@
 
 #include <type_traits>
 
+#include "arithmetic.h"
 #include "core/cuda/instructions.h"
-#include "layer_product.h"
-#include "staged_layout.h"
-#include "tile_lines.h"
-#include "tile_rect.h"
+#include "layout.h"
+#include "problem.h"
 
 namespace gatedops::cuda {
+
+// Rows and columns of a finished tile as a warp takes them: a whole line at a time, 16 bytes a lane.
+template <class Value, int kTile>
+struct TileLines {
+  static constexpr int kTogether = 16 / static_cast<int>(sizeof(Value));
+  static_assert(kTile == 32 * kTogether, "a warp takes a line at once");
+  using Elements = Together<Value, kTogether>;
+
+  // Gives elements [kTogether * lane, kTogether * (lane + 1)) of row r. The swizzle moves them together, and changes
+  // their order.
+  static __device__ __forceinline__ Elements of_row(const Value* values, int r, int lane) {
+    const int swizzle = tile_swizzle(r);
+    Elements read;
+    load_together(read, values + r * kTile + (kTogether * lane ^ (swizzle & -kTogether)));
+    return reordered(read, swizzle);
+  }
+
+  // Gives the same elements of column c.
+  static __device__ __forceinline__ Elements of_column(const Value* values, int c, int lane) {
+    const int turn = column_turn(lane, kTogether);
+    Elements read;
+#pragma unroll
+    for (int e = 0; e < kTogether; ++e) {
+      read.value[e] = values[tile_offset<kTile>(kTogether * lane + (e ^ turn), c)];
+    }
+    return reordered(read, turn);
+  }
+
+ private:
+  // Element e is at place e ^ bits of `read`.
+  static __device__ __forceinline__ Elements reordered(const Elements& read, int bits) {
+    Elements found = read;
+#pragma unroll
+    for (int bit = 1; bit < kTogether; bit *= 2) {
+      const Elements before = found;
+#pragma unroll
+      for (int e = 0; e < kTogether; ++e) {
+        found.value[e] = (bits & bit) != 0 ? before.value[e ^ bit] : before.value[e];
+      }
+    }
+    return found;
+  }
+};
 
 template <class Value>
 __device__ __forceinline__ Value output_cast(Value value, Value) {
@@ -94,7 +136,7 @@ struct WriteTile {
 #pragma unroll
       for (int r = 0; r < kTile; r += 32) {
         if (r + lane < tile.rows && (!tile.diagonal || r + lane > c)) {
-          row[r + lane] = output_cast(values[staged_offset<kTile>(r + lane, c)], Out());
+          row[r + lane] = output_cast(values[tile_offset<kTile>(r + lane, c)], Out());
         }
       }
     }
@@ -136,7 +178,7 @@ struct WriteTile {
       before[a][b] = p.out.times ? out[(tile.i + row) * p.out.row_stride + tile.j + col] : Out();
     });
     each(tile, r, c, [&](int a, int b, int row, int col) {
-      Value& value = values[staged_offset<kTile>(row, col)];
+      Value& value = values[tile_offset<kTile>(row, col)];
       if constexpr (std::is_same_v<Out, int32_t>) {
         value = measured(p, layer, value, tile.i + row, tile.j + col);
       } else {

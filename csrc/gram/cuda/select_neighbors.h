@@ -7,8 +7,8 @@
 #include <cmath>
 
 #include "core/cuda/instructions.h"
-#include "staged_layout.h"
-#include "tile_rect.h"
+#include "layout.h"
+#include "problem.h"
 
 namespace gatedops::cuda {
 
@@ -77,7 +77,7 @@ struct SelectNeighbors {
     for (int c = 0; c < kTile; c += 32) {
       const int64_t col = row.first_col + c + lane;
       const bool candidate = c + lane < row.cols && !(n.not_itself && col == row.i);
-      const Value value = candidate ? values[staged_offset<kTile>(row.line, c + lane)] : kBelowAll<Value>;
+      const Value value = candidate ? values[tile_offset<kTile>(row.line, c + lane)] : kBelowAll<Value>;
       uint32_t above = vote(value > threshold);
       if (above != 0 && !loaded) {
         if (lane < n.k) {

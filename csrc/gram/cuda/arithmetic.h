@@ -1,5 +1,5 @@
-// The product over layers of one pair, in registers: counts of a layer are gathered in int32 and multiplied into
-// the product when the layer closes. The order and the roundings are those of the CPU kernels.
+// The arithmetic of one pair, in registers. Counts of a layer are gathered in int32 and multiplied into the product
+// over layers when the layer closes, in the order and with the roundings of the CPU kernels; Sigma comes last.
 #pragma once
 
 #include "core/cuda/instructions.h"
@@ -87,6 +87,16 @@ __device__ __forceinline__ void close_sigma(const int32_t (&gathered)[kValues], 
     const uint32_t sigma = static_cast<uint32_t>(gathered[i]) - static_cast<uint32_t>(kCountSeed<Product>);
     product[i] = multiplied(rounded(sigma, Product()), product[i]);
   }
+}
+
+// Floats as the tensor cores multiply them: a float32 number is the sum of two TF32 numbers and a rest below 2^-22 of
+// it.
+
+// The bits of a float rounded to 10 bits of mantissa, ties to even; infinities stay, of a NaN one bit at least does.
+GATEDOPS_HOST_DEVICE constexpr uint32_t tf32_bits(uint32_t bits) {
+  const bool finite = (bits & 0x7F800000u) != 0x7F800000u;
+  const uint32_t rounded = finite ? bits + 0xFFFu + (bits >> 13 & 1u) : bits | (bits & 0x1FFFu ? 0x00400000u : 0u);
+  return rounded & 0xFFFFE000u;
 }
 
 }  // namespace gatedops::cuda

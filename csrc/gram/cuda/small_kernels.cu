@@ -1,13 +1,14 @@
-// Gates on in each row and layer, and the diagonal of Lambda from them: one warp a row, ordinary population
-// counts. n x W words are read once; nothing here is near the cost of a Gram.
+// The small kernels beside the Gram's, none near its cost: gates on in each row and layer, the diagonal of Lambda,
+// floats split for the tensor cores, and the sums of what a Gram times v leaves.
+#include "arithmetic.h"
+#include "contract_tile.h"
 #include "core/cuda/launch.h"
-#include "launch.h"
-#include "layer_product.h"
+#include "launchers.h"
 
 namespace gatedops::cuda {
 namespace {
 
-constexpr int kWarps = 8;  // of a block; rows beyond the grid are taken in turn
+constexpr int kWarps = 8;  // of a block that takes a row a warp, by ordinary population counts
 
 __device__ __forceinline__ int32_t row_count(const uint32_t* row, const Layer& layer, int lane) {
   int32_t count = 0;
@@ -52,6 +53,20 @@ __global__ void __launch_bounds__(32 * kWarps)
   });
 }
 
+constexpr int kSplitThreads = 256;
+
+// Elements behind the last column are zeros.
+__global__ void __launch_bounds__(kSplitThreads) split(const FloatRows x, float* high, float* rest, int64_t padded) {
+  for (int64_t at = int64_t{blockIdx.x} * kSplitThreads + threadIdx.x; at < x.rows * padded;
+       at += int64_t{gridDim.x} * kSplitThreads) {
+    const int64_t i = at / padded, j = at % padded;
+    const float value = j < x.columns ? x.data[i * x.row_stride + j * x.column_stride] : 0.0f;
+    const float rounded = __uint_as_float(tf32_bits(__float_as_uint(value)));
+    high[at] = rounded;
+    rest[at] = __uint_as_float(tf32_bits(__float_as_uint(__fsub_rn(value, rounded))));
+  }
+}
+
 template <class Kernel, class Out>
 cudaError_t launch(Kernel kernel, const GateRows& gates, const LayerTable& layers, Out* out, void* stream) {
   unsigned blocks = 0;
@@ -73,5 +88,25 @@ int launch_diagonal(const GateRows& gates, const LayerTable& layers, OutputType 
   return type == OutputType::kFloat64 ? launch(diagonal<double>, gates, layers, static_cast<double*>(out), stream)
                                       : launch(diagonal<float>, gates, layers, static_cast<float*>(out), stream);
 }
+
+int launch_split(const FloatRows& x, float* high, float* rest, int64_t padded, void* stream) {
+  unsigned blocks = 0;
+  const cudaError_t error =
+      blocks_for((x.rows * padded + kSplitThreads - 1) / kSplitThreads, 2048 / kSplitThreads, blocks);
+  if (error != cudaSuccess || blocks == 0) {
+    return error;
+  }
+  split<<<blocks, kSplitThreads, 0, static_cast<cudaStream_t>(stream)>>>(x, high, rest, padded);
+  return cudaGetLastError();
+}
+
+template <class Value, int kTile>
+int launch_sums(const PartialSums& sums, void* stream) {
+  using Sum = PartialSum<Value, kTile>;
+  return launch_persistent<Sum>(
+      sum_partials<Value, kTile>, sums, Sum::units(sums), 2048 / Sum::kThreads, 1, static_cast<cudaStream_t>(stream));
+}
+template int launch_sums<float, 128>(const PartialSums&, void*);
+template int launch_sums<double, 64>(const PartialSums&, void*);
 
 }  // namespace gatedops::cuda

@@ -2,7 +2,7 @@
 // on `stream` (a cudaStream_t) of the current device; each returns a cudaError_t.
 #pragma once
 
-#include "numbers.h"
+#include "steps.h"
 
 namespace gatedops::cuda {
 
