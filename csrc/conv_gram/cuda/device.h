@@ -1,6 +1,6 @@
 // The parts of CUDA that the conv_gram kernels use beyond the language. Tests compile the kernels for the CPU against
-// an emulation of these functions (tests/cuda/emulation/). Sums and products are rounded one by one, never contracted: a
-// map has the same bits as on the CPU.
+// an emulation of these functions (tests/cuda/emulation/). Sums and products are rounded one by one, never contracted:
+// a map has the same bits as on the CPU.
 #pragma once
 
 #if defined(GATEDOPS_EMULATED)

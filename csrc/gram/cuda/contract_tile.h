@@ -6,7 +6,7 @@
 #include "core/cuda/instructions.h"
 #include "layout.h"
 #include "matvec_bands.h"
-#include "problem.h"
+#include "walk.h"
 
 namespace gatedops::cuda {
 

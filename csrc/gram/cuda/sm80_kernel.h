@@ -8,6 +8,7 @@
 #include "arithmetic.h"
 #include "contract_tile.h"
 #include "layout.h"
+#include "walk.h"
 #include "write_tile.h"
 
 namespace gatedops::cuda {

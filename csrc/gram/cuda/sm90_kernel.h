@@ -6,6 +6,7 @@
 #include "arithmetic.h"
 #include "layout.h"
 #include "sm90_block.h"
+#include "walk.h"
 #include "write_tile.h"
 
 namespace gatedops::cuda {

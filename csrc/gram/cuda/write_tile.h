@@ -8,7 +8,7 @@
 #include "arithmetic.h"
 #include "core/cuda/instructions.h"
 #include "layout.h"
-#include "problem.h"
+#include "walk.h"
 
 namespace gatedops::cuda {
 

@@ -3,6 +3,7 @@
 #include "gram/cuda/layout.h"
 #include "gram/cuda/matvec_bands.h"
 #include "gram/cuda/problem.h"
+#include "gram/cuda/walk.h"
 
 using namespace gatedops::cuda;
 
