@@ -5,9 +5,9 @@ operations; on a GPU a family of ops goes to kernels that proved themselves ther
 that: "portable" runs tensors on the CPU by torch's operations too; "cpu" gives GPUs no kernels; "triton" gives them the
 kernels in Triton, whatever they proved; "cuda" those of gatedops._C_cuda for the gram and conv_gram families, and for
 the others Triton's where triton is installed; what these have no kernel for stays portable. Beside "cuda" alone,
-GATEDOPS_CUDA (sm90, sm90x1 or sm80) forces the kernel of the gram family. GATEDOPS_CPU (serial, avx2, avx512 or amx; serial or
-neon on Arm) forces the instruction set in C++; otherwise a kernel may use a lower set that is faster for its shape. All are read when gatedops is
-imported; a value that cannot be had is a ValueError there.
+GATEDOPS_CUDA (sm90, sm90x1 or sm80) forces the kernel of the gram family. GATEDOPS_CPU (serial, avx2, avx512 or amx;
+serial or neon on Arm) forces the instruction set in C++; otherwise a kernel may use a lower set that is faster for its
+shape. All are read when gatedops is imported; a value that cannot be had is a ValueError there.
 """
 
 from __future__ import annotations
