@@ -44,7 +44,7 @@ void write_row(const T* values, int64_t i, int64_t j, bool symmetric, const Matr
 template <class T>
 void conv_gram_into(const ConvGramArgs& args, const ConvProblem& problem, const Tensor& out) {
   const Matrix x(args.x), y(args.right()), to(out);
-  const GateRows gates(args.words), y_gates(args.right_words());
+  const PackedRows gates(args.words), y_gates(args.right_words());
   const int64_t n = x.rows, m = y.rows;
   const int rows = rows_of_task<T>(problem.plan, n, m);
   std::vector<ConvTile<T>> tiles;

@@ -43,7 +43,7 @@ void fill_constant(const Instruction& code, const Maps<T>& out, int rows) {
 }  // namespace
 
 template <class T>
-void Panel<T>::load(const Matrix& x, const GateRows& gates, int64_t j) {
+void Panel<T>::load(const Matrix& x, const PackedRows& gates, int64_t j) {
   for (size_t r = 0; r < plan_.registers.size(); ++r) {
     if (layout_.part_of[r] >= 0) {
       const PanelPart& part = layout_.parts[layout_.part_of[r]];
@@ -72,7 +72,7 @@ void Panel<T>::load_pixels(const Matrix& x, const PanelPart& part, int64_t j) {
 }
 
 template <class T>
-void Panel<T>::load_words(const GateRows& gates, const PanelPart& part, int64_t j) {
+void Panel<T>::load_words(const PackedRows& gates, const PanelPart& part, int64_t j) {
   uint32_t* to = words_.data() + part.at;
   for (int64_t pair = 0; pair < kPairs; ++pair) {
     const uint32_t* row = j + pair < gates.rows() ? gates.row(j + pair) + part.first : nullptr;

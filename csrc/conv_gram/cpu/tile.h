@@ -41,7 +41,7 @@ class Panel {
       : plan_(plan), layout_(layout), numbers_(layout.numbers), words_(layout.words) {}
 
   // Rows j .. j + kPairs - 1, of which those past the last are zeros.
-  void load(const Matrix& x, const GateRows& gates, int64_t j);
+  void load(const Matrix& x, const PackedRows& gates, int64_t j);
 
   const T* pixels(int r) const {
     return numbers_.data() + layout_.parts[layout_.part_of[r]].at;
@@ -57,7 +57,7 @@ class Panel {
 
  private:
   void load_pixels(const Matrix& x, const PanelPart& part, int64_t j);
-  void load_words(const GateRows& gates, const PanelPart& part, int64_t j);
+  void load_words(const PackedRows& gates, const PanelPart& part, int64_t j);
 
   const Plan& plan_;
   const PanelLayout& layout_;
@@ -129,7 +129,7 @@ class Schedule {
 template <class T>
 class ConvTile {
  public:
-  ConvTile(const ConvProblem& problem, const Matrix& x, const GateRows& gates, int rows)
+  ConvTile(const ConvProblem& problem, const Matrix& x, const PackedRows& gates, int rows)
       : plan_(problem.plan),
         x_(x),
         gates_(gates),
@@ -140,7 +140,7 @@ class ConvTile {
         sums_(plan_.registers.size() * static_cast<size_t>(rows) * kPairs) {}
 
   // Makes the panel of rows j .. of y, unless it is the one at hand.
-  void load(const Matrix& y, const GateRows& gates, int64_t j) {
+  void load(const Matrix& y, const PackedRows& gates, int64_t j) {
     if (j != loaded_) {
       panel_.load(y, gates, j);
       loaded_ = j;
@@ -168,7 +168,7 @@ class ConvTile {
 
   const Plan& plan_;
   Matrix x_;
-  GateRows gates_;
+  PackedRows gates_;
   const ConvGramKernels<T>& kernels_ = active_kernels<ConvKernels>().of<T>();
   Panel<T> panel_;
   Schedule<T> schedule_;

@@ -19,7 +19,6 @@
 
 #include <cstring>
 
-#include "amx_tiles.h"
 #include "kernels.h"
 
 #include "core/cpu/target_avx512.h"
@@ -31,6 +30,67 @@
 namespace gatedops::cpu {
 namespace {
 
+// The tile registers of AMX: eight of 16 rows x 64 bytes. Written as instructions and not as intrinsics: those of
+// GCC 12 tell the compiler nothing of the memory they read and write.
+
+constexpr int kTileRows = 16;
+constexpr int kTileBytes = 1024;
+
+// Configures all eight registers for the calling thread while it lives.
+class TileRegisters {
+ public:
+  TileRegisters() {
+    Config config;
+    asm volatile("ldtilecfg %0" : : "m"(config));
+  }
+  ~TileRegisters() {
+    asm volatile("tilerelease");
+  }
+  TileRegisters(const TileRegisters&) = delete;
+  TileRegisters& operator=(const TileRegisters&) = delete;
+
+ private:
+  struct alignas(64) Config {
+    uint8_t palette = 1, first_row = 0, reserved[14] = {};
+    uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+  };
+};
+
+template <int kRegister>
+void zero_tile() {
+  asm volatile("tilezero %%tmm%c0" : : "i"(kRegister));
+}
+
+// Rows of 64 bytes, `stride` bytes apart.
+template <int kRegister>
+void load_tile(const void* from, int64_t stride) {
+  asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(stride), "i"(kRegister) : "memory");
+}
+
+// The same for rows that will not be read again soon: what lies in the L1 cache stays there.
+template <int kRegister>
+void stream_tile(const void* from, int64_t stride) {
+  asm volatile("tileloaddt1 (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(stride), "i"(kRegister) : "memory");
+}
+
+template <int kRegister>
+void store_tile(void* to, int64_t stride) {
+  asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(to), "r"(stride), "i"(kRegister) : "memory");
+}
+
+// sum[m][n] += sum_k sum_{i < 4} x[m][4 k + i] * y[k][4 n + i], in int32; bytes of x are unsigned, of y unsigned or
+// signed.
+template <int kSum, int kX, int kY>
+void multiply_unsigned() {
+  asm volatile("tdpbuud %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kX), "i"(kY));
+}
+
+template <int kSum, int kX, int kY>
+void multiply_signed() {
+  asm volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kX), "i"(kY));
+}
+
 constexpr int kEdge = 2 * kTileRows;  // of a register tile, pairs
 constexpr int kWords = 32;            // of a panel: 32 columns in 32 KiB of bytes
 constexpr int kSteps = kWords;        // of 64 gates; a layer of an odd number of words fills up a step
@@ -40,7 +100,7 @@ constexpr int kHeld = 4;              // panels whose rows are kept as bytes, 25
 using RowBytes = uint8_t[kTile / kTileRows * kSteps][kTileBytes];
 
 struct Work {
-  // What each of `rows` holds: those of the first panels of a problem, and the last of them of all others in turn. A
+  // What each of `rows` holds: rows[0..2] cache panels 0 to 2 of a problem; rows[3] is shared by all later panels. A
   // worker's next tile often has the same rows.
   struct Held {
     const uint32_t* words;
@@ -189,7 +249,7 @@ class Unfinished {
         scale_(product_ != nullptr ? to.scale[piece.layer] : T(1)),
         opens_(piece.opens),
         first_(piece.layer == 0) {}
-  Unfinished() : row_(kEdge) {}  // nothing is
+  Unfinished() : row_(kEdge) {}  // nothing left to finish
 
   GATEDOPS_INLINE void finish(int rows) {
     for (const int end = row_ + rows < kEdge ? row_ + rows : kEdge; row_ < end; ++row_, at_ += kTileStride) {
@@ -272,7 +332,7 @@ void dot_bytes(const RowBlock& x, const RowBlock& y, int words, uint32_t* panel,
   static_assert(kTile % kEdge == 0 && kByteWords == kTileBytes / kTileRows / sizeof(uint32_t));
   constexpr int kStrip = Vectors::kStrip;
   constexpr int64_t kPanelStride = kStrip * sizeof(uint32_t);
-  panel = Vectors::pack_bytes(y, {0, 0, 0, words, true, true}, panel);
+  panel = Vectors::pack_bytes(y, LayerPiece::whole(words), panel);
   const TileRegisters registers;
   const int64_t stride = x.stride * int64_t{sizeof(uint32_t)};
   for (int j = 0; j < y.rows; j += kEdge) {

@@ -9,7 +9,6 @@
 
 #include "core/kernel.h"
 #include "problem.h"
-#include "sigma_source.h"
 #include "tournament.h"
 
 namespace gatedops::cpu {

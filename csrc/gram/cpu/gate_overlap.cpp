@@ -8,7 +8,6 @@
 #include "core/kernel.h"
 #include "gram/measure.h"
 #include "problem.h"
-#include "sigma_source.h"
 
 namespace gatedops::cpu {
 namespace {

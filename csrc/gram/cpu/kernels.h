@@ -12,11 +12,12 @@ namespace gatedops::cpu {
 constexpr int kTile = 256;               // rows and columns of a tile
 constexpr int kBlock = 64;               // edge of the blocks a tile is finished in: 16 KiB of float32, in L1
 constexpr int kTileStride = kTile + 16;  // elements; a power of two would alias in the L1 cache
-constexpr int kFewColumns = 24;          // of v; with more torch multiplies a tile as fast as we its blocks
-constexpr int kPanelWords = 512;         // words of each column packed at a time: 512 KiB at most
+// Up to this many columns of v our own loop beats torch's product.
+constexpr int kFewColumns = 24;
+constexpr int kPanelWords = 512;                    // words of each column packed at a time: 512 KiB at most
 constexpr int64_t kStreamBytes = int64_t{8} << 20;  // outputs larger than this are written past the caches
 constexpr size_t kZeroed = 128;                     // bytes at the front of a workspace
-constexpr int kByteWords = 16;                      // rows of bytes are padded to a multiple of as many words
+constexpr int kByteWords = 16;                      // rows of bytes are padded to a multiple of that many words
 constexpr int kAmxWords = 16;                       // words of a layer, on average, from which on AMX beats VPOPCNTD
 
 // What is counted of one layer at a time. A layer of more words than the kernels' piece_words comes in several
@@ -28,6 +29,11 @@ struct LayerPiece {
   int words;
   bool opens;   // first piece of its layer
   bool closes;  // last piece of its layer
+
+  // A layer of its own, at the front of both rows.
+  static constexpr LayerPiece whole(int words) {
+    return {0, 0, 0, words, true, true};
+  }
 };
 
 struct RowBlock {

@@ -8,7 +8,7 @@
 #include "core/cpu/output.h"
 #include "core/kernel.h"
 #include "problem.h"
-#include "sigma_source.h"
+#include "sigma.h"
 
 namespace gatedops::cpu {
 namespace {
@@ -76,15 +76,14 @@ bool has_ragged_rows(const Tensor& out) {
 
 template <class T>
 void gram_into(const GramArgs& args, Tensor& out) {
-  GramProblem problem(args.words, args.y_words, args.layers);
+  const bool stream = out.size(0) * out.size(1) * static_cast<int64_t>(sizeof(T)) > kStreamBytes;
+  const GramProblem problem(args.words, args.y_words, args.layers, stream && has_ragged_rows<T>(out));
   const auto sigma = sigma_source<T>(args);
   const std::vector<T> scale(args.scale.begin(), args.scale.end());
   const Factors factors(args);
   auto buffers = worker_buffers<T>(problem, sigma.get());
   T* data = static_cast<T*>(out.mutable_data_ptr());
   const int64_t stride = out.stride(0);
-  const bool stream = out.size(0) * out.size(1) * static_cast<int64_t>(sizeof(T)) > kStreamBytes;
-  problem.whole_tiles = stream && has_ragged_rows<T>(out);
 
   const auto write = [&](const TileRect& rect, const T* values) {
     store(problem.kernels, values, rect.rows, rect.cols, data + rect.i * stride + rect.j, stride, stream);
@@ -145,7 +144,7 @@ void npk_gram_out(
 
 template <class T>
 void diag_into(const Tensor& words, const Selection& layers, const std::vector<double>& scale, Tensor& out) {
-  const GateRows rows(words);
+  const PackedRows rows(words);
   const TileKernels& k = active_kernels<TileKernels>();
   const auto depth = static_cast<int>(layers.count.size());
   T* data = static_cast<T*>(out.mutable_data_ptr());

@@ -9,7 +9,7 @@
 #include "block_product.h"
 #include "core/kernel.h"
 #include "problem.h"
-#include "sigma_source.h"
+#include "sigma.h"
 #include "tournament.h"
 
 namespace gatedops::cpu {

@@ -16,9 +16,10 @@
 
 namespace gatedops::cpu {
 
-class GateRows {
+// Rows of words, as GateBits holds them.
+class PackedRows {
  public:
-  explicit GateRows(const Tensor& words)
+  explicit PackedRows(const Tensor& words)
       : words_(static_cast<const uint32_t*>(words.const_data_ptr())), rows_(words.size(0)), stride_(words.stride(0)) {}
 
   int64_t rows() const {
@@ -41,12 +42,14 @@ class GateRows {
 
 class GramProblem {
  public:
-  // y_words absent: symmetric.
-  GramProblem(const Tensor& words, const std::optional<Tensor>& y_words, const Selection& layers)
+  // y_words absent: symmetric. whole_tiles: a tile is wanted whole, after its blocks.
+  GramProblem(
+      const Tensor& words, const std::optional<Tensor>& y_words, const Selection& layers, bool whole_tiles = false)
       : kernels(fastest_kernels_for(total_words(layers), static_cast<int64_t>(layers.count.size()))),
         x(words),
         y(y_words ? *y_words : words),
-        symmetric(!y_words) {
+        symmetric(!y_words),
+        whole_tiles(whole_tiles) {
     cut_layers(layers);
     const int64_t largest = std::max(x.rows(), y.rows());
     edge = largest >= 8 * kTile ? kTile : largest > kTile / 4 ? kTile / 2 : kTile / 4;
@@ -96,10 +99,9 @@ class GramProblem {
   }
 
   const TileKernels& kernels;
-  GateRows x, y;
-  bool symmetric;
+  PackedRows x, y;
+  bool symmetric, whole_tiles;
   int64_t edge;                    // of a tile; depends on the shape only, never on the threads
-  bool whole_tiles = false;        // whether a tile is wanted whole, after its blocks
   std::vector<LayerPiece> pieces;  // in layer order
   std::vector<PieceRange> panels;  // consecutive pieces that share one packed panel
   int panel_words = 0;             // of the largest panel
@@ -133,7 +135,8 @@ class GramProblem {
   }
 };
 
-// The workspace of the kernels: what lies behind its first kZeroed bytes is not touched before they touch it.
+// The workspace of the kernels. Only the first kZeroed bytes are zeroed; the rest is left untouched, so unused pages
+// cost nothing.
 class Workspace {
  public:
   explicit Workspace(size_t bytes) : bytes_(bytes == 0 ? nullptr : new std::byte[bytes + kZeroed + kAlign]) {

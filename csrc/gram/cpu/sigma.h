@@ -3,9 +3,11 @@
 #pragma once
 
 #include <cstring>
+#include <memory>
 #include <vector>
 
 #include "core/cpu/matrix.h"
+#include "gram/args.h"
 #include "kernels.h"
 
 namespace gatedops::cpu {
@@ -306,5 +308,17 @@ class GivenSigma final : public SigmaSource<T> {
   Matrix g_;
   bool symmetric_;
 };
+
+// Where the Sigma of a Gram comes from, by its arguments; null when it has none.
+template <class T>
+std::unique_ptr<SigmaSource<T>> sigma_source(const GramArgs& args) {
+  if (!args.x) {
+    return nullptr;
+  }
+  if (args.x->scalar_type() == ScalarType::Byte) {
+    return std::make_unique<IntegerSigma<T>>(*args.x, args.right());
+  }
+  return std::make_unique<MatmulSigma<T>>(*args.x, args.right());
+}
 
 }  // namespace gatedops::cpu
