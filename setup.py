@@ -38,6 +38,7 @@ CXX_WARNINGS = [
     "-Wno-unused-parameter",
     "-Wno-unknown-warning-option",
     "-Wno-maybe-uninitialized",
+    "-Werror=switch",  # a case that a switch over an enum forgets
 ]
 
 

@@ -31,6 +31,7 @@ const InstructionSet& row(Isa isa) {
   return kSets[static_cast<int>(isa)];
 }
 
+#if defined(__x86_64__)
 // Whether this CPU has the feature of CPUID leaf 7 in this bit of EDX, and the operating system, which has to be asked
 // once for the whole process, lets its tile registers be used.
 bool has_amx(unsigned bit) {
@@ -47,6 +48,7 @@ bool has_amx(unsigned bit) {
   return false;
 #endif
 }
+#endif
 
 // Whether this machine has a flag of the list; false for a flag that it is not told how to look for.
 // __builtin_cpu_supports asks CPUID and, for vector registers, XGETBV whether the system saves them; it takes no
