@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
@@ -74,7 +75,9 @@ def test_the_linker_sees_two_types_of_one_name(tmp_path):
 def test_a_forgotten_case_does_not_compile(body, compiles, tmp_path):
     (tmp_path / "a.cpp").write_text(f"enum class E {{ a, b }};\nint f(E e) {{ switch (e) {{ {body} }} return 0; }}\n")
     warnings = re.search(r"CXX_WARNINGS = (\[.*?\n\])", (ROOT / "setup.py").read_text(), re.DOTALL)[1]
-    done = subprocess.run(["c++", *eval(warnings), "-fsyntax-only", tmp_path / "a.cpp"], capture_output=True, text=True)
+    done = subprocess.run(
+        ["c++", *ast.literal_eval(warnings), "-fsyntax-only", tmp_path / "a.cpp"], capture_output=True, text=True
+    )
     assert (done.returncode == 0) is compiles, done.stderr
 
 
