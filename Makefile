@@ -11,7 +11,7 @@ requirements := $(venv)/.requirements
 saved := benchmarks/.saved
 cxx_files = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu')
 
-.PHONY: help setup build demo test test-portable test-slow bench lint format check-torch211 clean
+.PHONY: help setup build demo test test-portable test-slow bench lint format check-torch211 check-neon clean
 
 help:
 	@echo "make setup      .venv, requirements, build, editable install"
@@ -21,6 +21,7 @@ help:
 	@echo "make bench      times every op and compares with the last saved run"
 	@echo "make lint       ruff, clang-format, mypy; make format rewrites what they would"
 	@echo "make check-torch211  builds for torch 2.11 and Python 3.12, needs nvcc, downloads gigabytes (PYTHON312=python3.12)"
+	@echo "make check-neon compiles the kernels for NEON for 64-bit Arm and compares them with plain C++ in an emulator"
 	@echo "make clean      removes .venv and everything built"
 
 setup: $(installed)
@@ -42,7 +43,7 @@ bench: setup
 	  --benchmark-storage=file://$(saved) --benchmark-autosave \
 	  $(if $(wildcard $(saved)/*/*.json),--benchmark-compare) $(ARGS)
 
-lint: setup
+lint: $(requirements)
 	$(python) -m ruff check .
 	$(python) -m ruff format --check .
 	$(venv)/bin/clang-format --dry-run --Werror $(cxx_files)
@@ -55,6 +56,9 @@ format: $(requirements)
 
 check-torch211:
 	scripts/check_torch.sh $(PYTHON312) 2.11.0
+
+check-neon:
+	scripts/check_neon.sh
 
 clean:
 	rm -rf $(venv) build *.egg-info gatedops/_C*.so gatedops/_C*.stamp

@@ -1,6 +1,6 @@
-// Every op schema of gatedops, once. The kernels of csrc/cpu/ register themselves for these ops; those of csrc/cuda/ do
-// so in the namespace gatedops_cuda, which gets the same schemas (gatedops/backends/cuda_library.py), because a kernel
-// for GPUs has to be chosen first.
+// Every op schema of gatedops, once. The kernels of csrc/<family>/cpu/ register themselves for these ops; those of
+// csrc/<family>/cuda/ do so in the namespace gatedops_cuda, which gets the same schemas
+// (gatedops/backends/cuda_library.py), because a kernel for GPUs has to be chosen first.
 //
 // Conventions: `words` is (n, W) int32, bit j of a layer is bit j % 32 of word j // 32. A layer is
 // named by the index of its first word in a row and the number of words it uses: `first`, `count`

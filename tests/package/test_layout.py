@@ -1,4 +1,4 @@
-"""The layout that CONTRIBUTING.md promises: rooms that are small, headers that are shared, tests that share by helpers."""
+"""The layout that CONTRIBUTING.md promises: small rooms, shared headers, tests that share by helpers."""
 
 from __future__ import annotations
 
@@ -74,3 +74,22 @@ def test_headers_go_one_way():
 @pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: path.name)
 def test_no_file_imports_a_test_file(path):
     assert not re.search(r"^\s*(from|import) test_", path.read_text(), re.MULTILINE)
+
+
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), *CSRC.glob("*/README.md")]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_file_that_a_document_names_exists(document):
+    """In backticks with a slash, from the root or beside the document; ``<family>`` and ``*`` stand for any name."""
+    missing = []
+    for name in re.findall(
+        r"`((?:csrc|gatedops|tests|benchmarks|examples|scripts|docs)/[^\s`]*)`", document.read_text()
+    ):
+        pattern = re.sub(r"<[^>]+>", "*", name).rstrip("/")
+        if not any(ROOT.glob(pattern)):
+            missing.append(name)
+    for name in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
+        if not (document.parent / name).exists():
+            missing.append(name)
+    assert missing == []
