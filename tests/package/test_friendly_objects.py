@@ -108,7 +108,7 @@ def test_rows_are_those_that_numpy_selects(what):
 @pytest.mark.parametrize(
     ("rows", "error", "message"),
     [
-        (torch.rand(9), TypeError, r"rows: got torch.float32, .*\.long\(\)"),
+        (torch.full((9,), 0.5), TypeError, r"rows: got torch.float32, .*\.long\(\)"),
         (np.zeros(9, np.uint8), TypeError, "rows: got torch.uint8"),
         (torch.zeros(5, dtype=torch.bool), IndexError, "rows: got a mask of 5, .*9 inputs"),
         ([True, False], IndexError, "rows: got a mask of 2"),
