@@ -1,5 +1,9 @@
 """The gates of ReLU networks as first-class data: packed gates, overlap counts and neural path kernels."""
 
+import warnings
+from importlib import import_module
+from types import ModuleType
+
 import torch  # noqa: F401  (before the extension: it links against torch's libraries)
 
 from gatedops import backends  # loads the extension, which registers the ops
@@ -59,6 +63,22 @@ __all__ = [
     "unfuse",
     "unpack_gates",
 ]
+
+_MOVED = {"kernels": "path_kernels", "reference_conv": "reference.conv_gram"}  # old names, kept for one release
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name not in _MOVED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    new = f"{__name__}.{_MOVED[name]}"
+    warnings.warn(
+        f"{__name__}.{name} is now {new}, and its old name goes with the next release: import the new one",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    globals()[name] = import_module(new)  # which `from gatedops import name` looks for twice
+    return globals()[name]
+
 
 dispatch.register_kernels()
 flops.register()

@@ -10,4 +10,15 @@ constexpr int64_t words_per_position(int64_t positions, int64_t channels) {
   return positions == 1 ? (channels + 31) / 32 : 2 * ((channels + 63) / 64);
 }
 
+constexpr int64_t kLayerWords = 8;  // a layer starts on a 256-bit boundary
+
+// Words of a layer whose gates take `used` of them.
+constexpr int64_t padded_words(int64_t used) {
+  return (used + kLayerWords - 1) / kLayerWords * kLayerWords;
+}
+
+constexpr int64_t layer_words(int64_t positions, int64_t channels) {
+  return padded_words(positions * words_per_position(positions, channels));
+}
+
 }  // namespace gatedops

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gatedops.gatebits import GateBits
+from gatedops.ops.checks import require_option
 from gatedops.ops.gram_args import factors_of, layout_of, require_result_dtype
 from gatedops.ops.gram_range import check_range
 from gatedops.scalars import whole_number
@@ -98,6 +99,7 @@ def _(
     widths: list[int],
     measure: str,
 ) -> Tensor:
+    require_option("measure", measure, ("both", "agree", "differ"))
     m = words.shape[0] if y_words is None else y_words.shape[0]
     return words.new_empty((len(count), words.shape[0], m), dtype=torch.int32)
 

@@ -57,6 +57,24 @@ def test_a_name_is_one_type_in_the_whole_library(tmp_path):
     assert link_errors(SOURCES, tmp_path) == ""
 
 
+@pytest.mark.parametrize("isa", [name for name in (*backends.INSTRUCTION_SETS, "neon") if name != "serial"])
+def test_a_file_of_an_instruction_set_keeps_its_types_to_itself(isa):
+    """In an anonymous namespace from end to end."""
+    for path in CSRC.glob(f"*/cpu/{isa}.cpp"):
+        code = re.sub(r"//.*|^#.*\n|\s", "", path.read_text().replace("namespace {", "namespace{"), flags=re.MULTILINE)
+        begin, end = "namespacegatedops::cpu{namespace{", f"}}}}GATEDOPS_KERNELS_OF({isa},"
+        assert code.startswith(begin), path
+        assert code.count("namespace") == 2, path
+        assert re.search(re.escape(end) + r"k\w+\)$", code), path
+
+
+@needs_x86
+def test_every_flag_of_the_list_is_looked_up():
+    lookup = (CSRC / "core" / "cpu" / "isa.cpp").read_text()
+    flags = {flag for flags in backends.INSTRUCTION_SETS.values() for flag in flags}
+    assert flags == {flag for flag in flags if f'GATEDOPS_FLAG("{flag}")' in lookup or f'flag == "{flag}"' in lookup}
+
+
 @needs_gcc
 def test_the_linker_sees_two_types_of_one_name(tmp_path):
     for name, field in (("a", "int rows"), ("b", "void (*rows)()")):

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 # Modules of the package's own folder that put it together; the others there are its foundation.
-ON_TOP = ("gatedops", "gatedops.__main__", "gatedops.dispatch", "gatedops.kernels")
+ON_TOP = ("gatedops", "gatedops.__main__", "gatedops.dispatch", "gatedops.kernels", "gatedops.reference_conv")
 FOUNDATION = "(the package's own folder)"
 # Folder by folder, those that its modules may import from, beside the foundation.
 MAY_IMPORT = {

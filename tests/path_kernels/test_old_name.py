@@ -1,4 +1,4 @@
-"""gatedops.kernels, the old name of gatedops.path_kernels."""
+"""gatedops.kernels and gatedops.reference_conv, the old names of gatedops.path_kernels and reference.conv_gram."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import subprocess
 import sys
 
 import pytest
+
+import gatedops
 
 
 @pytest.mark.parametrize(
@@ -16,6 +18,13 @@ import pytest
         ("from gatedops.kernels import regression", "regression.fit is fit"),
         ("from gatedops.kernels.regression import fit as old", "old is fit"),
         ("import gatedops.kernels.regression as old", "old.fit is fit"),
+        ("old = gatedops.kernels", "old.regression.fit is fit"),
+        (
+            "import gatedops.reference_conv",
+            "gatedops.reference_conv.conv_gram is gatedops.reference.conv_gram.conv_gram",
+        ),
+        ("from gatedops import reference_conv as old", "old is gatedops.reference.conv_gram"),
+        ("old = gatedops.reference_conv", "old is gatedops.reference.conv_gram"),
     ],
 )
 def test_the_old_name_warns_once_at_the_callers_line_and_gives_the_new_modules(statement, expression):
@@ -29,10 +38,15 @@ with warnings.catch_warnings(record=True) as found:
 assert {expression}
 [warning] = found
 assert warning.filename == "caller.py", warning
-assert warning.category is DeprecationWarning and "gatedops.path_kernels" in str(warning.message)
+assert warning.category is DeprecationWarning and "is now gatedops." in str(warning.message)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_other_names_do_not_exist():
+    with pytest.raises(AttributeError, match="module 'gatedops' has no attribute 'kernel'"):
+        gatedops.kernel  # noqa: B018
 
 
 def test_importing_gatedops_does_not_warn():

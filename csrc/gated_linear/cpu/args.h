@@ -7,12 +7,6 @@
 
 namespace gatedops::cpu {
 
-constexpr int64_t kLayerWords = 8;  // a layer starts on a 256-bit boundary
-
-inline int64_t layer_words(int64_t width) {
-  return (width + 32 * kLayerWords - 1) / (32 * kLayerWords) * kLayerWords;
-}
-
 inline GateSource gate_source_of(ScalarType dtype) {
   switch (dtype) {
     case ScalarType::Double:

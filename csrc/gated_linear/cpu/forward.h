@@ -55,7 +55,7 @@ inline void linear_out(const Tensor& x, const Tensor& weight, const std::optiona
 // Words (rows, W) for the gates of y (..., width).
 inline Tensor new_layer(const Tensor& y) {
   const RowView view(y);
-  return new_tensor({view.rows, layer_words(view.width)}, ScalarType::Int);
+  return new_tensor({view.rows, layer_words(1, view.width)}, ScalarType::Int);
 }
 
 // Writes the gates of rows of y (..., width) into words (rows, W), padding included.

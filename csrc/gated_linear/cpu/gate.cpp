@@ -71,7 +71,7 @@ std::tuple<Tensor, Tensor> gate_relu(const Tensor& q_) {
   const Tensor q = with_dense_rows(q_);
   Tensor z = torch::stable::empty_like(q);
   const Activations from(q), to(z);
-  Tensor words = new_tensor({from.rows, layer_words(from.positions * from.words_step * 32)}, ScalarType::Int);
+  Tensor words = new_tensor({from.rows, padded_words(from.positions * from.words_step)}, ScalarType::Int);
   const GateView gates(words, 0);
   const size_t row_bytes = static_cast<size_t>(words.size(1)) * sizeof(uint32_t);
   const RowKernels kernels = row_kernels(q.scalar_type());

@@ -83,9 +83,9 @@ void gated_linear_pair_out(
   }
   const RowView rows(h_next);
   require_words(gates_out, "gates_out");
-  require(gates_out.size(0) == rows.rows && gates_out.size(1) == layer_words(rows.width), [&] {
+  require(gates_out.size(0) == rows.rows && gates_out.size(1) == layer_words(1, rows.width), [&] {
     return "gates_out: got shape " + shape_of(gates_out) + ", needs (" + std::to_string(rows.rows) + ", " +
-           std::to_string(layer_words(rows.width)) + ")";
+           std::to_string(layer_words(1, rows.width)) + ")";
   });
   linear_out(h, w_f, b_f, h_next);
   linear_out(z, w_v, b_v, z_next);

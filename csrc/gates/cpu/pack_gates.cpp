@@ -17,7 +17,6 @@
 namespace gatedops::cpu {
 namespace {
 
-constexpr int64_t kLayerWords = 8;                 // a layer starts on a 256-bit boundary
 constexpr int64_t kGrainBytes = int64_t{1} << 18;  // input worth a thread: about 10 us
 
 GateSource gate_source(ScalarType dtype) {
@@ -108,11 +107,6 @@ void require_gates(const Tensor& q) {
   require(q.dim() == 3, "q: got shape " + shape_of(q) + ", needs (n, positions, channels)");
   require(q.size(1) >= 1 && q.size(2) >= 1, "q: got shape " + shape_of(q) + ", needs at least one gate");
   gate_source(q.scalar_type());
-}
-
-int64_t layer_words(int64_t positions, int64_t channels) {
-  const int64_t used = positions * words_per_position(positions, channels);
-  return (used + kLayerWords - 1) / kLayerWords * kLayerWords;
 }
 
 Tensor pack_gates(const Tensor& q) {

@@ -1,5 +1,5 @@
 // What csrc/core/cuda/instructions.h declares, on the CPU. Fragment layouts are written down from the PTX ISA,
-// independently of csrc/gram/cuda/fragments.h. Asynchronous copies arrive at a random moment between their issue and
+// independently of csrc/gram/cuda/layout.h. Asynchronous copies arrive at a random moment between their issue and
 // the wait for them; what is read out of bounds is an error.
 #pragma once
 
