@@ -72,6 +72,7 @@ def test_a_whole_run_writes_json_and_png(
     assert found["targets"][0]["met"]
 
 
+@pytest.mark.slow
 def test_without_peers_and_plot(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = (*SMALL, "--no-peers", "--no-plot", "--dtype", "float64", "--out", str(tmp_path))
     assert main_with(script, monkeypatch, *options) == 0

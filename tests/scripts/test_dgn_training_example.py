@@ -107,6 +107,7 @@ def test_a_whole_run_writes_table_json_and_png(tmp_path: Path) -> None:
         assert words in stdout
 
 
+@pytest.mark.slow
 def test_stopped_and_killed_runs_go_on_to_the_same_figures(tmp_path: Path) -> None:
     """45 steps an epoch. Each stop loses what follows the last checkpoint, and nothing else."""
     options = ("--epochs", "3", "--npk-points", "60", "--variants", "relu", "fr-ii", "fl", "--no-plot")

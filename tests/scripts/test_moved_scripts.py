@@ -31,6 +31,7 @@ def test_the_old_path_says_and_returns_what_the_new_one_does(
     assert bool(new.stderr) == (code != 0)
 
 
+@pytest.mark.slow
 def test_the_old_path_runs_to_the_same_figures(tmp_path: Path) -> None:
     options = ("--n", "4", "--widths", "5", "--draws", "3", "--depth", "3", "--no-plot", "--out")
     found = []
