@@ -64,8 +64,18 @@ def test_a_pair_on_two_threads_has_the_bits_of_its_layers_on_one(rows, linear_fe
             assert_same_bits(ours, other)
 
 
-@pytest.mark.parametrize("count", [2, 3, 4])
-@pytest.mark.parametrize("size", [(40, 30, 20), (700, 90, 300), (2100, 500, 1030), (4200, 8, 1030)], ids=str)
+SIZES = [(40, 30, 20), (700, 90, 300), (2100, 500, 1030), (4200, 8, 1030)]
+
+
+@pytest.mark.parametrize(
+    ("size", "count"),
+    [
+        *((size, count) for size in SIZES for count in (2, 3)),
+        *((size, 4) for size in (SIZES[0], SIZES[1], SIZES[3])),
+        pytest.param(SIZES[2], 4, marks=pytest.mark.slow),  # four threads spin for half a minute on two cores
+    ],
+    ids=str,
+)
 def test_gradients_of_any_size_and_number_of_threads_are_as_good_as_torch(count, size):
     """One has products above the bound, the last more masked rows than memory is kept for between calls (32 MiB)."""
     rows, inputs, width = size
