@@ -52,7 +52,7 @@ def conv_gram(
 
 
 def _numbers(i: Instruction) -> int:
-    """Of the largest kernel between pixels that an instruction makes."""
+    """The size of the largest kernel between pixels that an instruction makes."""
     windows = i.kernel_h * i.kernel_w if i.op == Op.SELECT else 1
     return max((i.height + 1) * (i.width + 1), windows * i.out_height * i.out_width) ** 2
 

@@ -24,7 +24,7 @@ struct Register {
   bool stored = false;  // for all displacements: sinks, and what a later segment reads
   int64_t place = 0;    // stored: its first number in the store; else its slot
 
-  // Of the kernel of one x, where stored; [displacement modulo the size][pixel][kPairs].
+  // Numbers of the kernel of one x, if it is stored: [displacement modulo the size][pixel][kPairs].
   int64_t numbers() const {
     return code.total() ? kPairs : code.out.area() * code.out.area() * kPairs;
   }

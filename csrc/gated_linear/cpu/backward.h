@@ -294,7 +294,7 @@ inline bool run_apart(const LayerProducts& one, const LayerProducts& other) {
 
 // --- layers ---
 
-// One layer. dv is grad itself where there are no gates, else it lies where put_dv says.
+// One layer. Without gates dv is grad itself; with gates put_dv says where dv lies.
 class LayerBackward {
  public:
   LayerBackward(
