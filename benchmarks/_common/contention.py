@@ -1,4 +1,4 @@
-"""Whether something else was running: a figure from a busy machine is none."""
+"""Whether something else was running: a figure from a busy machine is rough."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ QUIET = 0.1  # cores that others may use before figures count as rough
 
 
 class Contention:
-    """Counts, from its making on, the cores that everything but this process keeps busy."""
+    """Measures, from the moment it is made, how many cores the other processes keep busy."""
 
     def __init__(self) -> None:
         self.wall, self.others = time.perf_counter(), _other_seconds()
 
     def cores(self) -> float | None:
-        """Mean number of cores busy elsewhere since; None where the system does not say (not Linux)."""
+        """The mean number of cores that others kept busy; None if the system does not say (it is not Linux)."""
         now = _other_seconds()
         if now is None or self.others is None:
             return None
@@ -26,9 +26,9 @@ class Contention:
 
 
 def sentence(cores: float | None) -> str:
-    """For the end of a table."""
+    """A line for the end of a table."""
     if cores is None:
-        return "what else ran meanwhile is not known on this system"
+        return "this system does not say what else ran meanwhile"
     rough = ": BUSY, these figures are rough" if cores > QUIET else ""
     return f"other processes kept {cores:.2f} of {os.cpu_count()} cores busy meanwhile{rough}"
 

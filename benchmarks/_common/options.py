@@ -1,10 +1,11 @@
-"""Command-line options that several benchmarks have, each refused with one sentence and exit code 2."""
+"""One parser and one main for every script: options that several have, each refused with one sentence and status 2."""
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,21 +16,53 @@ DEFAULT_OUT = Path(__file__).resolve().parents[1] / "out"
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
-def add_common_options(options: argparse.ArgumentParser) -> None:
-    """--device, --dtype, --scale, --no-peers, --no-plot, --out and --seed."""
+def script_parser(doc: str | None, *names: str) -> argparse.ArgumentParser:
+    """A parser with --out, --seed and the shared options of these names: device, dtype, scale, peers, plot."""
+    options = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = options.add_argument
-    add("--device", choices=("cpu", "cuda"), default="cpu", help="(default: %(default)s)")
-    add("--dtype", choices=tuple(DTYPES), default="float32", help="of the Grams (default: %(default)s)")
-    add(
-        "--scale",
-        choices=("width", "none"),
-        default="width",
-        help='multiplier of a layer\'s count: 1 / its width, or 1 (default: "%(default)s")',
-    )
-    add("--no-peers", action="store_true", help="time gatedops alone")
-    add("--no-plot", action="store_true", help="no PNG; matplotlib is not needed")
+    if "device" in names:
+        add("--device", choices=("cpu", "cuda"), default="cpu", help="(default: %(default)s)")
+    if "dtype" in names:
+        add("--dtype", choices=tuple(DTYPES), default="float32", help="dtype of the Grams (default: %(default)s)")
+    if "scale" in names:
+        help_text = 'multiplier of a layer\'s count: 1 / its width, or 1 (default: "%(default)s")'
+        add("--scale", choices=("width", "none"), default="width", help=help_text)
+    if "peers" in names:
+        add("--no-peers", action="store_true", help="time gatedops alone")
+    if "plot" in names:
+        add("--no-plot", action="store_true", help="draw no PNG; matplotlib is not needed")
     add("--out", type=Path, default=DEFAULT_OUT, help="folder for the results (default: benchmarks/out)")
-    add("--seed", type=at_least(0), default=0, help="of everything random (default: %(default)s)")
+    add("--seed", type=at_least(0), default=0, help="seed of everything random (default: %(default)s)")
+    return options
+
+
+def run_script(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int | None]) -> int:
+    """Parses the command line, refuses what cannot run before any work starts, and runs.
+
+    Returns the exit status: what `run` returns, or 0 if it returns None, or 2 after an error of the user's, which is
+    printed as one sentence.
+    """
+    args = parser.parse_args()
+    try:
+        require_runnable(args)
+        return run(args) or 0
+    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return 2
+
+
+def require_runnable(args: argparse.Namespace) -> None:
+    """Checks --no-plot, --device and --out, and makes the folder of the results."""
+    if not getattr(args, "no_plot", True):
+        require_matplotlib()
+    require_device(getattr(args, "device", "cpu"))
+    require_folder(args.out)
+
+
+def options_json(args: argparse.Namespace) -> dict[str, object]:
+    """The parsed options as JSON can hold them."""
+    plain = (bool, int, float, str, list, type(None))
+    return {name: value if isinstance(value, plain) else str(value) for name, value in vars(args).items()}
 
 
 def at_least(least: int) -> Callable[[str], int]:
@@ -48,7 +81,7 @@ def at_least(least: int) -> Callable[[str], int]:
 
 
 def require_device(name: str) -> None:
-    """ValueError when the device is a GPU and torch sees none."""
+    """Raises ValueError if the device is a GPU and torch sees none."""
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError(
             "--device cuda needs an NVIDIA GPU and a torch built for CUDA; torch sees none: use --device cpu"
@@ -56,7 +89,7 @@ def require_device(name: str) -> None:
 
 
 def require_folder(folder: Path) -> None:
-    """Makes the folder if need be; ValueError when it cannot be written to."""
+    """Makes the folder if need be; raises ValueError if nobody can write to it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -66,13 +99,13 @@ def require_folder(folder: Path) -> None:
 
 
 def require_matplotlib() -> None:
-    """ModuleNotFoundError, before any work, when the plot could not be drawn at the end."""
+    """Raises ModuleNotFoundError, before any work, if the plot could not be drawn at the end."""
     if importlib.util.find_spec("matplotlib") is None:
         raise ModuleNotFoundError("the plot needs matplotlib, which is not installed: install it or use --no-plot")
 
 
 def require_memory(needed: int, what: str) -> None:
-    """ValueError when fewer than `needed` bytes are left (on Linux; elsewhere nothing is checked)."""
+    """Raises ValueError if fewer than `needed` bytes are left (on Linux; elsewhere it checks nothing)."""
     available = available_memory()
     if available is not None and needed > available:
         raise ValueError(
@@ -81,7 +114,7 @@ def require_memory(needed: int, what: str) -> None:
 
 
 def available_memory() -> int | None:
-    """Bytes that can be had without swapping; None where the system does not say (not Linux)."""
+    """Bytes that can be had without swapping; None if the system does not say (it is not Linux)."""
     if not os.path.exists("/proc/meminfo"):
         return None
     fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())

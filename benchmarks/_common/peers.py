@@ -1,11 +1,15 @@
-"""What people use today for the same Gram: plain torch, one matrix product per layer."""
+"""What people use today for the same Gram: plain torch, one matrix product per layer; and checks against the reference."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+
+from gatedops import GateBits, reference
+
+CHECKED_ROWS, CHECKED_COLUMNS = 64, 256
 
 
 class MatmulPerLayer:
@@ -14,7 +18,7 @@ class MatmulPerLayer:
     masks  bool (n, w_l) per layer; converted here, outside the timing
     scale  multiplier per layer, free inside the matmul (alpha)
     dtype  float32 and float64 give exact counts; bfloat16 is faster on some CPUs and rounds every count above
-           256
+           256; float16 rounds every count above 2048
     x      inputs (n, d), or None for Lambda alone
 
     Calling it returns the (n, n) result, in one of two buffers that every call uses again.
@@ -44,7 +48,7 @@ class MatmulPerLayer:
 
 
 class InputMatmul:
-    """Sigma alone: x @ x.T into a buffer that every call uses again. What any Gram with inputs has to pay."""
+    """Sigma alone: x @ x.T into a buffer that every call uses again. Any Gram with inputs has to pay for it."""
 
     def __init__(self, x: Tensor):
         self.x = x
@@ -54,21 +58,47 @@ class InputMatmul:
         return torch.mm(self.x, self.x.T, out=self.sigma)
 
 
-def exact_rows(masks: Sequence[Tensor], scale: Sequence[float], x: Tensor | None, rows: Tensor) -> Tensor:
-    """Float64 (len(rows), n): the given rows of the Gram, from exact counts, independent of every
-    contestant.
-    """
-    result = None if x is None else x[rows].double() @ x.double().T
-    for mask, factor in zip(masks, scale, strict=True):
-        counts = (mask[rows].double() @ mask.double().T) * factor
-        result = counts if result is None else result * counts
-    assert result is not None
+def require_right(gram: Callable[[], object], bits: GateBits, x: Tensor | None = None) -> None:
+    """Raises RuntimeError unless some rows and columns of a Gram are the reference's: in every bit for Lambda alone and
+    for bytes x, to the accuracy of a float32 sum of x.shape[1] products of equal sign for floats."""
+    exact = x is None or not x.is_floating_point()
+    found, expected = _sample(_tensor(gram()), bits, x if exact or x is None else x.double())
+    if exact and not found.equal(expected):
+        raise RuntimeError("the Gram is wrong: it differs from the reference")
+    if not bool(((found - expected).abs() <= 1e-5 * expected.abs()).all()):
+        raise RuntimeError("the Gram is wrong: it is not as accurate as float32")
+
+
+def require_right_product(product: Callable[[Tensor], Tensor], bits: GateBits, v: Tensor) -> None:
+    """Raises RuntimeError unless Lambda times v, (n, c), of which only some rows are left, is the reference's on a
+    sample of rows."""
+    rows, columns = _sampled(bits.n)
+    few = torch.zeros_like(v)
+    few[columns.to(v.device)] = v[columns.to(v.device)]
+    found = product(few)[rows.to(v.device)].cpu().double()
+    left, right = (bits[at.to(bits.device)].to("cpu") for at in (rows, columns))
+    gram, factor = reference.npk_gram(None, left, None, right, dtype=torch.float64), few.cpu()[columns].double()
+    if not bool(((found - gram @ factor).abs() <= 1e-5 * (gram @ factor.abs())).all()):
+        raise RuntimeError("the product is wrong: it differs from the reference")
+
+
+def _tensor(result: object) -> Tensor:
+    assert isinstance(result, Tensor)
     return result
 
 
-def largest_relative_error(found: Tensor, exact: Tensor) -> float:
-    """max |found - exact| / |exact| over the entries that are not 0; infinite if an exact 0 is missed."""
-    wrong = (found.double() - exact).abs()
-    if bool((wrong[exact == 0] > 0).any()):
-        return float("inf")
-    return float((wrong / exact.abs()).nan_to_num(0.0).max())
+def _sampled(n: int) -> tuple[Tensor, Tensor]:
+    """Rows and columns, each once, the first and the last among them."""
+    rows = torch.linspace(0, n - 1, min(n, CHECKED_ROWS)).long()
+    return rows, torch.linspace(n - 1, 0, min(n, CHECKED_COLUMNS)).long().unique()
+
+
+def _sample(gram: Tensor, bits: GateBits, x: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Some rows and columns of a Gram, and the reference's, on the CPU; in float64 if x is."""
+    rows, columns = _sampled(bits.n)
+    sides = [
+        (None if x is None else x[at.to(x.device)].cpu(), bits[at.to(bits.device)].to("cpu")) for at in (rows, columns)
+    ]
+    dtype = torch.float64 if x is not None and x.dtype == torch.float64 else torch.float32
+    expected = reference.npk_gram(*sides[0], *sides[1], dtype=dtype)
+    return gram[rows.to(gram.device)][:, columns.to(gram.device)].cpu(), expected

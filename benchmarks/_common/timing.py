@@ -1,4 +1,4 @@
-"""Timing peers fairly: same process, warmed up, in turns, medians."""
+"""Timing contestants fairly: same process, warmed up, in turns, medians; on a GPU by CUDA events, with a cold cache."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch
 from tqdm import tqdm
 
 UNITS = (("s", 1.0), ("ms", 1e-3), ("us", 1e-6))
+FLUSH = 256 << 20  # bytes written before each run on a GPU: several times its second-level cache
+GPU_WARM_UP = 3  # runs that compile, choose tiles and allocate
+
+Calls = Mapping[str, Callable[[], object]]
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Wall-clock seconds of every timed run of one function."""
+    """Seconds of every timed run of one function."""
 
     samples: tuple[float, ...]
 
@@ -28,19 +33,13 @@ class Timing:
 
 
 def interleaved_medians(
-    functions: Mapping[str, Callable[[], object]],
-    repeats: int = 21,
-    *,
-    least: int = 5,
-    seconds: float = 2.5,
-    label: str = "timing",
+    functions: Calls, repeats: int = 21, *, least: int = 5, seconds: float = 2.5, label: str = "timing"
 ) -> dict[str, Timing]:
-    """Time every function `repeats` times, in turns, after one run of each to warm up.
+    """Times every function `repeats` times, in turns, after one run of each to warm up.
 
-    Turns (a, b, c, a, b, c, ...) spread drifts of the machine over all of them and leave each a cache full of the
-    others' data. A function that would take longer than `seconds` for all its runs gets fewer of them, though not
-    fewer than `least`, spread over the turns; the number of samples says how many. A progress bar appears on a
-    terminal.
+    Turns (a, b, c, a, b, c, ...) spread drifts of the machine over all functions, and each function finds the caches
+    full of the others' data. A function that would take longer than `seconds` for all its runs gets fewer runs, but at
+    least `least`, spread over the turns; the number of samples says how many. A terminal shows a progress bar.
     """
     warm_up = {name: _seconds(function) for name, function in functions.items()}
     runs = {name: min(repeats, max(least, int(seconds / warm_up[name]))) for name in functions}
@@ -52,6 +51,25 @@ def interleaved_medians(
                     samples[name].append(_seconds(function))
                     bar.update()
     return {name: Timing(tuple(taken)) for name, taken in samples.items()}
+
+
+def interleaved_gpu_medians(functions: Calls, repeats: int = 21, *, label: str = "timing") -> dict[str, Timing]:
+    """Times every function `repeats` times on the GPU, in turns, after three runs of each to warm up."""
+    for function in functions.values():
+        for _ in range(GPU_WARM_UP):
+            function()
+    flush = torch.empty(FLUSH, dtype=torch.uint8, device="cuda")
+    events: dict[str, list[tuple[torch.cuda.Event, torch.cuda.Event]]] = {name: [] for name in functions}
+    for _ in tqdm(range(repeats), desc=label, leave=False, disable=None):
+        for name, function in functions.items():
+            flush.zero_()
+            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            begin.record()
+            function()
+            end.record()
+            events[name].append((begin, end))
+    torch.cuda.synchronize()
+    return {name: Timing(tuple(b.elapsed_time(e) / 1e3 for b, e in taken)) for name, taken in events.items()}
 
 
 def _seconds(function: Callable[[], object]) -> float:
