@@ -43,7 +43,7 @@ class Entry:
 
     problem, what, by  the sizes ("n=4096, 4 x 1024"), what is computed ("Lambda") and by whom ("torch float32")
     limit              None if no limit is known
-    ratio              this median over that of the contestant that the others are compared with; None if that one failed
+    ratio              this median over that of the contestant whom all are compared with; None if that one failed
     work, unit         what one run gets through, such as bit-pairs; None if nothing is counted
     facts              further figures of this contestant for the JSON and, if a table asks for them, for its columns
     """

@@ -1,4 +1,4 @@
-"""What people use today for the same Gram: plain torch, one matrix product per layer; and checks against the reference."""
+"""What people use today for the same Gram: plain torch, a matrix product per layer. Checks against the reference."""
 
 from __future__ import annotations
 
