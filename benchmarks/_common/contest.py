@@ -36,6 +36,14 @@ class Limit:
         """The name of the slowest unit."""
         return max(self.parts, key=lambda name: self.parts[name])
 
+    def lowered(self, other: Limit | None) -> Limit:
+        """Each part as it is here or there, where it is less: no measurement of a limit is too fast."""
+        known = {} if other is None else other.parts
+        return Limit({name: min(seconds, known.get(name, seconds)) for name, seconds in self.parts.items()})
+
+
+MeasuredLimit = Callable[[], Limit]
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -43,7 +51,8 @@ class Entry:
 
     problem, what, by  the sizes ("n=4096, 4 x 1024"), what is computed ("Lambda") and by whom ("torch float32")
     limit              None if no limit is known
-    ratio              this median over that of the contestant whom all are compared with; None if that one failed
+    ratio              this median over that of the contestant whom all are compared with, each for a unit of work if
+                       both count it; None if that one failed
     work, unit         what one run gets through, such as bit-pairs; None if nothing is counted
     facts              further figures of this contestant for the JSON and, if a table asks for them, for its columns
     """
@@ -157,8 +166,16 @@ class Contestant:
     call: Call
     work: float | None
     unit: str
-    limit: Limit | None
+    limit: Limit | MeasuredLimit | None
     facts: Mapping[str, object]
+
+    def measured_limit(self) -> Limit | None:
+        """The limit as it is now, on a machine whose clock wanders."""
+        return self.limit() if callable(self.limit) else self.limit
+
+    def seconds(self, timing: Timing, *, each: bool) -> float:
+        """The median of all the work, or for each unit of it."""
+        return timing.median / self.work if each and self.work else timing.median
 
 
 class Contest:
@@ -177,11 +194,12 @@ class Contest:
         check: Callable[[Call], None] | None = None,
         work: float | None = None,
         unit: str = "",
-        limit: Limit | None = None,
+        limit: Limit | MeasuredLimit | None = None,
         facts: Mapping[str, object] | None = None,
     ) -> bool:
         """Makes the call that is timed and checks it, which raises if its result is wrong; without `check` it is called
-        once. Returns whether it takes part: a contestant that raises is a failure and does not."""
+        once. Returns whether it takes part: a contestant that raises is a failure and does not. A limit that is a
+        function is measured before and after the turns, and the lower one counts."""
         with self.failures.caught(self.problem, what, by):
             call = make()
             if check is None:
@@ -206,6 +224,7 @@ class Contest:
         base    whom all are compared with; by default, for each `what`, the first that entered
         limits  contestants (`by`) that do only what cannot be left out: the fastest of them is the others' limit
         """
+        before = {key: one.measured_limit() for key, one in self.contestants.items()}
         times: dict[Key, Timing] = {}
         while self.contestants and not times:
             named = {", ".join(key): _attributed(key, one.call) for key, one in self.contestants.items()}
@@ -216,20 +235,27 @@ class Contest:
                 del self.contestants[error.key]
                 if not gpu_works():
                     raise GpuLostError(str(error)) from error
-        return [self._entry(key, times, base, limits) for key in times]
+        after = {key: self.contestants[key].measured_limit() for key in times}
+        known = {key: None if limit is None else limit.lowered(before[key]) for key, limit in after.items()}
+        return [self._entry(key, times, known[key], base, limits) for key in times]
 
     def _timed(self, named: Mapping[str, Call], repeats: int, least: int, seconds: float) -> dict[str, Timing]:
         if self.device == "cuda":
             return interleaved_gpu_medians(named, repeats, label=self.problem)
         return interleaved_medians(named, repeats, least=least, seconds=seconds, label=self.problem)
 
-    def _entry(self, key: Key, times: Mapping[Key, Timing], base: Key | None, limits: Sequence[str]) -> Entry:
+    def _entry(
+        self, key: Key, times: Mapping[Key, Timing], limit: Limit | None, base: Key | None, limits: Sequence[str]
+    ) -> Entry:
         what, by = key
         one, taken = self.contestants[key], times[key]
         compared = base or next(other for other in self.contestants if other[0] == what)
-        ratio = taken.median / times[compared].median if compared in times else None
+        ratio = None
+        if compared in times:
+            other = self.contestants[compared]
+            each = one.work is not None and other.work is not None
+            ratio = one.seconds(taken, each=each) / other.seconds(times[compared], each=each)
         floors = {name: times[what, name].median for name in limits if (what, name) in times}
-        limit = one.limit
         if floors and by not in limits:
             name = min(floors, key=lambda name: floors[name])
             limit = Limit({name: floors[name]})
@@ -268,7 +294,7 @@ def table(entries: Sequence[Entry], facts: Sequence[str] = ()) -> tuple[list[str
         "problem": [entry.problem for entry in entries],
         "what": [entry.what for entry in entries],
         "by": [entry.by for entry in entries],
-        **{name: [_cell(entry.facts.get(name)) for entry in entries] for name in facts},
+        **{name.replace("_", " "): [_cell(entry.facts.get(name)) for entry in entries] for name in facts},
         "median": [readable_seconds(entry.median_s) for entry in entries],
         "runs": [str(entry.runs) for entry in entries],
         f"{unit}/s": ["-" if entry.rate is None else f"{entry.rate:.3g}" for entry in entries],
@@ -285,4 +311,6 @@ def table(entries: Sequence[Entry], facts: Sequence[str] = ()) -> tuple[list[str
 def _cell(value: object) -> str:
     if value is None:
         return "-"
-    return f"{value:,.3g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
