@@ -104,12 +104,13 @@ def require_matplotlib() -> None:
         raise ModuleNotFoundError("the plot needs matplotlib, which is not installed: install it or use --no-plot")
 
 
-def require_memory(needed: int, what: str) -> None:
-    """Raises ValueError if fewer than `needed` bytes are left (on Linux; elsewhere it checks nothing)."""
+def require_memory(needed: int, what: str, option: str = "--n") -> None:
+    """Raises ValueError, which says to lower the option, if fewer than `needed` bytes are left (on Linux; elsewhere it
+    checks nothing)."""
     available = available_memory()
     if available is not None and needed > available:
         raise ValueError(
-            f"{what} needs about {needed / 2**30:.1f} GiB of memory, {available / 2**30:.1f} GiB are left: lower --n"
+            f"{what} needs about {needed / 2**30:.1f} GiB of memory, {available / 2**30:.1f} GiB are left: lower {option}"
         )
 
 

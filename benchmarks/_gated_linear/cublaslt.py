@@ -1,8 +1,8 @@
-"""cuBLASLt through ctypes: a layer and its gates in one call, the mask of the backward in the epilogue of another.
+"""Calls cuBLASLt through ctypes: a layer and its gates in one call, the mask of the backward in another's epilogue.
 
-The two-call baseline of gated layers on a GPU: RELU_AUX_BIAS writes relu(x W^T + b) and one bit per gate, DRELU
-multiplies the gradient that leaves the layer above by those bits. Matrices are row-major here and column-major there:
-y (n, w) = x W^T is y^T = W x^T, a (w, n) matrix with leading dimension w.
+The epilogue RELU_AUX_BIAS writes relu(x W^T + b) and one bit per gate. DRELU multiplies the gradient that leaves the
+layer above by those bits. Matrices are row-major here and column-major in cuBLASLt: y (n, w) = x W^T is y^T = W x^T, a
+(w, n) matrix with leading dimension w.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _Heuristic(ctypes.Structure):
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """cuBLASLt, which torch has loaded; None where it cannot be reached."""
+    """Returns cuBLASLt, which torch loads for its first product on a GPU; None if it cannot be reached."""
     torch.zeros(1, device="cuda").unsqueeze(0) @ torch.zeros(1, 1, device="cuda")
     for name in NAMES:
         try:
@@ -49,7 +49,7 @@ def library() -> ctypes.CDLL | None:
 
 
 class CublasLtError(RuntimeError):
-    """A call of the library failed: its status, or no algorithm."""
+    """A call of the library failed with a status, or the library has no algorithm for a product."""
 
 
 def _check(status: int, call: str) -> None:
@@ -70,10 +70,10 @@ def _workspace() -> Tensor:
 
 
 class Product:
-    """out (n, m) = left @ right with an epilogue, planned once for fixed tensors; calling it runs it.
+    """Plans out (n, m) = left @ right with an epilogue once for fixed tensors; a call runs it.
 
-    left (n, k) and right (k, m) are each a contiguous matrix or the transpose of one. aux: uint8 (n, w / 8), the bits
-    of `out` (RELU_AUX_BIAS writes them, DRELU reads them), bit j of a row in byte j // 8.
+    left (n, k) and right (k, m) are each a contiguous matrix or the transpose of one. aux, uint8 (n, m / 8), holds the
+    bits of `out`, bit j of a row in byte j // 8: RELU_AUX_BIAS writes them, DRELU reads them.
     """
 
     def __init__(
@@ -116,9 +116,7 @@ class Product:
         _check(library().cublasLtMatmulPreferenceCreate(ctypes.byref(preference)), "preference")
         limit = ctypes.c_uint64(WORKSPACE)
         size = ctypes.c_size_t(8)
-        status = library().cublasLtMatmulPreferenceSetAttribute(
-            preference, MAX_WORKSPACE, ctypes.byref(limit), size
-        )  # fmt: skip
+        status = library().cublasLtMatmulPreferenceSetAttribute(preference, MAX_WORKSPACE, ctypes.byref(limit), size)
         _check(status, "preference")
         a, b, c = self.layouts
         status = library().cublasLtMatmulAlgoGetHeuristic(

@@ -1,16 +1,19 @@
-"""The nets that are timed: gatedops, plain torch, and the matrix products that both need."""
+"""The nets that are timed: by gatedops, by plain torch, and only the matrix products that both need."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
 from gatedops import GateBits, gated_linear, gated_linear_pair
+
+Tensors = tuple[Tensor, ...]
+Layers = Callable[[Tensor], Tensors]  # takes x, returns the results that get a gradient
 
 BETA = 4.0
 KINDS = {
@@ -35,8 +38,10 @@ class Cell:
 
 
 class Net:
-    """One kind of net at one size. Weights are normal with variance 2 / width, biases 0; x, cotangents and the gates
-    from outside are random, the same on every device. A forward takes x and returns the results that get a gradient.
+    """One kind of net at one size.
+
+    Weights are normal with variance 2 / width, biases are 0. The input x, the cotangents and the gates from outside are
+    random and the same on every device.
     """
 
     def __init__(self, kind: str, cell: Cell, seed: int, device: str = "cpu", dtype: torch.dtype = torch.float32):
@@ -62,11 +67,15 @@ class Net:
         if kind == "frozen":
             self.features = [(weight.detach(), bias.detach()) for weight, bias in self.features]
 
+    def facts(self) -> dict[str, object]:
+        """For the JSON of an entry."""
+        return {"kind": self.kind} | asdict(self.cell)
+
     @property
     def parameters(self) -> list[Tensor]:
         return [t for layer in [*self.features, *self.values] for t in layer if t.requires_grad]
 
-    def ours(self, x: Tensor) -> tuple[Tensor, ...]:
+    def ours(self, x: Tensor) -> Tensors:
         if self.kind == "layer":
             for weight, bias in self.values:
                 x = gated_linear(x, weight, bias)
@@ -83,7 +92,7 @@ class Net:
                 h, z, _ = gated_linear_pair(h, w_f, b_f, z, w_v, b_v)
         return self.results(h, z)
 
-    def eager(self, x: Tensor) -> tuple[Tensor, ...]:
+    def eager(self, x: Tensor) -> Tensors:
         if self.kind == "layer":
             for weight, bias in self.values:
                 x = linear(x, weight, bias).relu()
@@ -99,14 +108,32 @@ class Net:
             h, z = q.relu(), linear(z, w_v, b_v) * gate
         return self.results(h, z)
 
-    def results(self, h: Tensor | None, z: Tensor) -> tuple[Tensor, ...]:
-        """A hard gate passes no gradient on: the feature network then has an output of its own."""
+    def results(self, h: Tensor | None, z: Tensor) -> Tensors:
+        """A hard gate passes no gradient on: a feature network that is trained then has an output of its own."""
         return (h, z) if h is not None and self.kind == "pair" else (z,)
 
-    def products(self, backward: bool) -> None:
-        """The matrix products alone: what any backend of torch's speed has to pay."""
+    def run(self, layers: Layers, backward: bool) -> Callable[[], Tensors]:
+        """Returns the call that is timed: a forward without gradients, or a forward and a backward, which drops the
+        gradients as an optimiser does."""
+
+        def forward() -> Tensors:
+            with torch.no_grad():
+                return layers(self.x)
+
+        def training() -> Tensors:
+            results = layers(self.x)
+            torch.autograd.backward(results, self.cotangents[: len(results)])
+            for parameter in self.parameters:
+                parameter.grad = None
+            return results
+
+        return training if backward else forward
+
+    def products(self, backward: bool) -> Callable[[], None]:
+        """Returns a call of the matrix products alone, which no implementation by torch's routines can leave out."""
         x, grad = self.x, self.cotangents[0]
-        with torch.no_grad():
+
+        def run() -> None:
             for network in (self.features, self.values):
                 for weight, bias in network:
                     linear(x, weight, bias)
@@ -116,22 +143,4 @@ class Net:
                 for weight, _ in network[1:] if trained else []:  # x itself needs no gradient
                     torch.mm(grad, weight)
 
-    def forward(self, net: Callable[[Tensor], tuple[Tensor, ...]]) -> Callable[[], object]:
-        """A run without gradients."""
-
-        def run() -> tuple[Tensor, ...]:
-            with torch.no_grad():
-                return net(self.x)
-
-        return run
-
-    def training(self, net: Callable[[Tensor], tuple[Tensor, ...]]) -> Callable[[], object]:
-        """Forward and backward; gradients are dropped, as an optimiser does."""
-
-        def run() -> None:
-            results = net(self.x)
-            torch.autograd.backward(results, self.cotangents[: len(results)])
-            for parameter in self.parameters:
-                parameter.grad = None
-
-        return run
+        return torch.no_grad()(run)

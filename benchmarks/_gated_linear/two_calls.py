@@ -1,56 +1,55 @@
 """The two-call baseline on a GPU: cuBLASLt products whose epilogues write and apply one bit per gate.
 
-Forward: RELU_AUX_BIAS for layers gated by themselves, DRELU on the gates' bits for layers gated from outside (that
-epilogue adds no bias: the biases of the nets timed here are 0). Backward: the product that carries a gradient to the
-layer below masks it with that layer's bits; only the uppermost gradient is masked in a pass of its own. The bits are
-those of GateBits: width / 8 bytes a row.
+The forward uses RELU_AUX_BIAS for layers gated by themselves, and DRELU on the gates' bits for layers gated from
+outside. DRELU adds no bias: the biases of the nets timed here are 0. In the backward, the product that carries a
+gradient to the layer below masks it with that layer's bits; only the uppermost gradient is masked in a pass of its own.
+The bits are laid out as in GateBits, width / 8 bytes a row.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from _gated_linear.cublaslt import DRELU, RELU_AUX_BIAS, Product
-from _gated_linear.nets import Net
+from _gated_linear.nets import Net, Tensors
 
 
 class TwoCalls:
-    """One net, planned for its tensors; `forward` and `training` run it and leave results and gradients in buffers."""
+    """One net, planned for its tensors; results and gradients are left in buffers that every run uses again."""
 
     def __init__(self, net: Net):
-        width = net.cell.width
-        if width % 128:
-            raise ValueError(f"the masks of cuBLASLt need a width that is a multiple of 128, got {width}")
         self.net = net
-        own = [torch.empty(net.cell.batch, width // 8, dtype=torch.uint8, device=net.x.device) for _ in net.values]
         given = [bits.words.view(torch.uint8) for bits in net.bits]
-        self.masks = given or own
-        self.features = _Network(net, net.features, self.masks, writes=True)
-        self.values = _Network(net, net.values, self.masks, writes=net.kind == "layer")
+        size = (net.cell.batch, net.cell.width // 8)
+        masks = given or [torch.empty(size, dtype=torch.uint8, device=net.x.device) for _ in net.values]
+        self.features = _Network(net, net.features, masks, writes=True)
+        self.values = _Network(net, net.values, masks, writes=net.kind == "layer")
 
-    def forward(self) -> None:
+    def run(self, backward: bool) -> Callable[[], Tensors]:
+        """Returns the call that is timed, which returns the results in the order of the net's own."""
+        return self._training if backward else self._forward
+
+    def _forward(self) -> Tensors:
         for layer in range(self.net.cell.depth):
             for network in (self.features, self.values):
                 network.forward(layer)
-
-    def training(self) -> None:
-        self.forward()
-        trained = [self.features] if self.net.kind == "pair" else []
-        gates = self.net.masks[-1] if self.net.masks else None
-        for network, cotangent in zip([*trained, self.values], self.net.cotangents, strict=False):
-            if gates is None:
-                top = (self.features if self.net.features else self.values).results[-1]
-                gates = top > 0
-            network.backward(cotangent, gates)
-
-    def results(self) -> tuple[Tensor, ...]:
-        """Of the last run, in the order of the net's own."""
         return self.net.results(self.features.results[-1] if self.net.features else None, self.values.results[-1])
+
+    def _training(self) -> Tensors:
+        results = self._forward()
+        trained = [self.features] if self.net.kind == "pair" else []
+        gating = self.features if self.net.features else self.values
+        gates = self.net.masks[-1] if self.net.masks else gating.results[-1] > 0
+        for network, cotangent in zip([*trained, self.values], self.net.cotangents, strict=False):
+            network.backward(cotangent, gates)
+        return results
 
 
 class _Network:
-    """The layers of one network; writes: they are gated by themselves and write their masks."""
+    """The layers of one network. With `writes` they are gated by themselves and write their masks."""
 
     def __init__(self, net: Net, layers: list[tuple[Tensor, Tensor]], masks: list[Tensor], writes: bool):
         weights, biases = ([t.detach() for t in ts] for ts in (zip(*layers, strict=True) if layers else ((), ())))
