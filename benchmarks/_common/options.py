@@ -61,8 +61,13 @@ def require_runnable(args: argparse.Namespace) -> None:
 
 def options_json(args: argparse.Namespace) -> dict[str, object]:
     """The parsed options as JSON can hold them."""
-    plain = (bool, int, float, str, list, type(None))
-    return {name: value if isinstance(value, plain) else str(value) for name, value in vars(args).items()}
+
+    def plain(value: object) -> object:
+        if isinstance(value, (list, tuple)):
+            return [plain(one) for one in value]
+        return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)
+
+    return {name: plain(value) for name, value in vars(args).items()}
 
 
 def at_least(least: int) -> Callable[[str], int]:
@@ -109,9 +114,8 @@ def require_memory(needed: int, what: str, option: str = "--n") -> None:
     checks nothing)."""
     available = available_memory()
     if available is not None and needed > available:
-        raise ValueError(
-            f"{what} needs about {needed / 2**30:.1f} GiB of memory, {available / 2**30:.1f} GiB are left: lower {option}"
-        )
+        sizes = f"about {needed / 2**30:.1f} GiB of memory, {available / 2**30:.1f} GiB are left"
+        raise ValueError(f"{what} needs {sizes}: lower {option}")
 
 
 def available_memory() -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 
 import torch
@@ -25,32 +24,30 @@ MAY_DIFFER = {torch.float32: 0.0, torch.bfloat16: 1e-3, torch.float16: 1e-3}
 
 def time_net(net: Net, failures: Failures, repeats: int, *, compiled: bool) -> list[Entry]:
     """Times all contestants: gatedops, eager torch, torch.compile, cuBLASLt where it can run, and the limit."""
-    problem = f"{net.kind} {net.cell}"
     nets: dict[str, Layers] = {OURS: net.ours, EAGER: net.eager}
     if compiled:
         torch._dynamo.reset()  # the nets before this one count towards its limit of recompilations
         for by, mode in COMPILED.items():
             nets[by] = torch.compile(net.eager, fullgraph=True, dynamic=False, mode=mode)  # it compiles when called
-    saved: Mapping[str, Mapping[str, object]] = {}
-    with failures.caught(problem, "saved bytes", f"{OURS}, {EAGER}"):
+    saved: dict[str, dict[str, object]] = {}
+    with failures.caught(f"{net.kind} {net.cell}", "saved bytes", f"{OURS}, {EAGER}"):
         saved = saved_facts(net)
-    check, facts = partial(require_right, net), net.facts()
-    entries: list[Entry] = []
-    for what in (FORWARD, TRAINING):
-        backward = what == TRAINING
-        contest = Contest(problem, failures, device=net.x.device.type)
-        for by, layers in nets.items():
-            kept = saved.get(by, {}) if backward else {}
-            contest.enter(what, by, partial(net.run, layers, backward), check=check, facts={**facts, **kept})
-        if has_two_calls(net):
-            contest.enter(what, TWO_CALLS, partial(planned_run, net, backward), check=check, facts=facts)
-        contest.enter(what, PRODUCTS, partial(net.products, backward), facts=facts)
-        entries += contest.run(repeats, base=(what, OURS), limits=(PRODUCTS,))
-    return entries
+    entries = time_runs(net, nets, FORWARD, failures, repeats, {})
+    return entries + time_runs(net, nets, TRAINING, failures, repeats, saved)
 
 
-def planned_run(net: Net, backward: bool) -> Call:
-    return TwoCalls(net).run(backward)
+def time_runs(
+    net: Net, nets: dict[str, Layers], what: str, failures: Failures, repeats: int, saved: dict[str, dict[str, object]]
+) -> list[Entry]:
+    """Times one kind of run, by these nets, by cuBLASLt and by the matrix products alone."""
+    backward, check, facts = what == TRAINING, partial(require_right, net), net.facts()
+    contest = Contest(f"{net.kind} {net.cell}", failures, device=net.x.device.type)
+    for by, layers in nets.items():
+        contest.enter(what, by, partial(net.run, layers, backward), check=check, facts=facts | saved.get(by, {}))
+    if has_two_calls(net):
+        contest.enter(what, TWO_CALLS, lambda: TwoCalls(net).run(backward), check=check, facts=facts)
+    contest.enter(what, PRODUCTS, lambda: net.products(backward), facts=facts)
+    return contest.run(repeats, base=(what, OURS), limits=(PRODUCTS,))
 
 
 def has_two_calls(net: Net) -> bool:
