@@ -16,8 +16,9 @@ DEFAULT_OUT = Path(__file__).resolve().parents[1] / "out"
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
-def script_parser(doc: str | None, *names: str) -> argparse.ArgumentParser:
-    """A parser with --out, --seed and the shared options of these names: device, dtype, scale, peers, plot."""
+def script_parser(doc: str | None, *names: str, seeded: bool = True) -> argparse.ArgumentParser:
+    """A parser with --out, --seed (if the script is `seeded` by it) and the shared options of these names: device,
+    dtype, scale, peers, plot."""
     options = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = options.add_argument
     if "device" in names:
@@ -32,7 +33,8 @@ def script_parser(doc: str | None, *names: str) -> argparse.ArgumentParser:
     if "plot" in names:
         add("--no-plot", action="store_true", help="draw no PNG; matplotlib is not needed")
     add("--out", type=Path, default=DEFAULT_OUT, help="folder for the results (default: benchmarks/out)")
-    add("--seed", type=at_least(0), default=0, help="seed of everything random (default: %(default)s)")
+    if seeded:
+        add("--seed", type=at_least(0), default=0, help="seed of everything random (default: %(default)s)")
     return options
 
 
@@ -52,11 +54,12 @@ def run_script(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespac
 
 
 def require_runnable(args: argparse.Namespace) -> None:
-    """Checks --no-plot, --device and --out, and makes the folder of the results."""
+    """Checks --no-plot, --device and --out, as far as the script has them, and makes the folder of the results."""
     if not getattr(args, "no_plot", True):
         require_matplotlib()
     require_device(getattr(args, "device", "cpu"))
-    require_folder(args.out)
+    if hasattr(args, "out"):
+        require_folder(args.out)
 
 
 def options_json(args: argparse.Namespace) -> dict[str, object]:

@@ -1,149 +1,377 @@
-"""Plots of the benchmarks; the only place that imports matplotlib, and only when something is drawn."""
+"""All pictures of the benchmarks, drawn from their JSON alone, so that any result can be drawn again.
+
+Nothing else in benchmarks/ imports matplotlib, and this module does so only when it draws.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
-from _common.gate_study import GramPicture
-from _common.gram_speed import GramResult
+from _common.images import decoded
+from _common.machine import facts_line
 from _common.output import replacing
 from _common.timing import readable_seconds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import FigureBase
+    from matplotlib.figure import Figure, SubFigure
 
-COLOURS = ("#1b6ca8", "#e08e45", "#8d99ae", "#b5b5b5")
+Json = Mapping[str, Any]
+
+OURS = "gatedops"
+COLOURS = ("#1b6ca8", "#e08e45", "#8d99ae", "#c9a66b", "#b5b5b5", "#6b8f71")
+DARK, LIGHT = "#222222", "#777777"
+DPI, SHADES = 110, 256
 MAX_CLASS_LABELS = 20
 
+# The kinds of layers of gated_linear.py, the eager torch that is the unit of speed there, and its limit.
+LAYERS = {
+    "layer": "Linear and ReLU",
+    "value": "value layer,\nhard gates from outside",
+    "pair": "pair, hard gates,\nboth networks trained",
+    "frozen": "pair, hard gates,\nfeature network frozen",
+    "soft": "pair, soft gates,\nboth networks trained",
+}
+EAGER, PRODUCTS, BACKWARD = "torch eager", "products alone", "forward + backward"
 
-def plot_npk_gram(
-    path: Path,
-    pictures: dict[str, GramPicture],
-    captions: dict[str, str],
-    labels: Tensor,
-    classes: Sequence[str],
-    results: Sequence[GramResult],
-    title: str,
-) -> None:
-    """One PNG: two Grams sorted by class, their leading eigenvalues, a bar for every timing."""
-    import matplotlib
+# Markers of the roofline for all but the chosen kernel.
+PORTABLE, PORTABLE_COLOUR, NUMKONG = "portable", "#d95f02", "numkong"
+MARKERS = {
+    PORTABLE: "v",
+    "torch float32": "x",
+    "torch bfloat16": "+",
+    NUMKONG: "^",
+    "torch int8": "x",
+    "torch float16": "+",
+    "mma.sync": "s",
+    "wgmma, no clusters": "D",
+    "Triton": "^",
+}
+FILLED = "^sDv"
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+ON, OFF = "#e0a458", "#1d2f4b"
+
+
+def draw(content: Json, path: Path) -> bool:
+    """Draws the JSON of a benchmark as a PNG; returns False, and writes nothing, if it holds nothing to draw."""
+    for key, figure_of in FIGURES.items():
+        if content.get(key):
+            figure = figure_of(content)
+            if figure is not None:
+                save(figure, path)
+            return figure is not None
+    return False
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes the figure as a PNG of 256 colours, which takes a third of the bytes, whole or not at all."""
+    from PIL import Image
+
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI)
+    reduced = Image.open(buffer).convert("RGB").quantize(SHADES, dither=Image.Dither.NONE)
+    with replacing(path) as temporary:
+        reduced.save(temporary, format="PNG", optimize=True)
+
+
+def new_figure(width: float, height: float, padding: float = 0.04) -> Figure:
+    """An empty figure of this size in inches, which no window shows."""
+    from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = pyplot.figure(figsize=(14, 12.5), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
-    top, bottom = figure.subfigures(2, 1, height_ratios=(1.15, 1), squeeze=False)[:, 0]
-    figure.suptitle(title, fontsize=15)
-    axes = top.subplots(1, len(pictures))
-    images = {captions[name]: picture.image for name, picture in pictures.items()}
-    draw_grams(top, axes, images, labels, classes)
-    left, right = bottom.subplots(1, 2, width_ratios=(1, 1.25))
-    _draw_eigenvalues(left, pictures)
-    _draw_timings(right, results)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=110)
-    pyplot.close(figure)
+    return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=padding, h_pad=padding))
 
 
-def draw_grams(
-    figure: FigureBase,
-    axes: Sequence[Axes],
-    images: dict[str, Tensor],
-    labels: Tensor,
-    classes: Sequence[str],
-    darkest: float = 0.0,
+# --- gram.py: rate against bits per pair, below the limits of writing and of counting ---
+
+
+def _bits_per_pair(entry: Json) -> int:
+    return entry["layers"] * entry["width"]
+
+
+def _bit_pairs(entry: Json) -> int:
+    return entry["n"] * (entry["n"] + 1) // 2 * _bits_per_pair(entry)
+
+
+def _roofline(content: Json) -> Figure | None:
+    """The sweep. Its first entry is by the kernel that is looked at, gatedops or the one chosen on a GPU."""
+    from matplotlib import colormaps
+
+    sweep = content["sections"].get("sweep")
+    if not sweep:
+        return None
+    by = sweep[0]["by"]
+    ours = [entry for entry in sweep if entry["by"] == by]
+    figure = new_figure(11, 6.5)
+    axis = figure.subplots()
+    _draw_roofs(axis, ours, [_bits_per_pair(entry) for entry in sweep])
+    sizes = sorted({entry["n"] for entry in ours})
+    for index, n in enumerate(sizes):
+        colour = colormaps["viridis_r"](0.12 + 0.88 * index / max(1, len(sizes) - 1))
+        style = {"marker": "o", "s": 55, "color": colour, "edgecolors": "white", "linewidths": 0.6}
+        _scatter(axis, [entry for entry in ours if entry["n"] == n], f"{by}, n = {n}", style)
+    others = [entry for entry in [*sweep, *_numkong(content)] if entry["by"] != by]
+    for name in dict.fromkeys(entry["by"] for entry in others):
+        marker = MARKERS.get(name, "d")
+        style = {"edgecolors": "none"} if marker in FILLED else {"linewidths": 1.6}
+        style |= {"marker": marker, "s": 50, "color": PORTABLE_COLOUR if name == PORTABLE else LIGHT}
+        _scatter(axis, [entry for entry in others if entry["by"] == name], name, style)
+    axis.set_xscale("log", base=2)
+    axis.set_yscale("log")
+    axis.set_xlabel("bits per pair of points, L * w", fontsize=12)
+    axis.set_ylabel("bit-pairs per second, each pair of points once", fontsize=12)
+    axis.set_title(f"Lambda: {facts_line(content['machine'])}", fontsize=13)
+    axis.grid(alpha=0.25, which="major")
+    axis.legend(fontsize=10, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    return figure
+
+
+def _numkong(content: Json) -> list[Json]:
+    """Its half of the square, on as many threads as the sweep."""
+    found = [entry for entry in content["sections"].get("one-layer", []) if entry["by"] == NUMKONG]
+    return [one for one in found if "upper" in one["what"] and one["threads"] == content["machine"]["threads"]]
+
+
+def _scatter(axis: Axes, entries: Sequence[Json], label: str, style: dict[str, Any]) -> None:
+    rates = [_bit_pairs(entry) / entry["median_s"] for entry in entries]
+    axis.scatter([_bits_per_pair(entry) for entry in entries], rates, label=label, zorder=3, **style)
+
+
+def _draw_roofs(axis: Axes, ours: Sequence[Json], bits: Sequence[int]) -> None:
+    """The highest limit of counting, and the limit of writing the largest output: smaller ones may stay in a cache."""
+    known = [entry for entry in ours if {"counting", "writing"} <= entry.get("limit_s", {}).keys()]
+    if not known:
+        return
+    largest = max(known, key=lambda entry: entry["n"])
+    counts = max(_bit_pairs(entry) / entry["limit_s"]["counting"] for entry in known)
+    writes = _bit_pairs(largest) / _bits_per_pair(largest) / largest["limit_s"]["writing"]
+    low, high = min(bits) / 1.6, max(bits) * 1.6
+    knee = min(max(counts / writes, low), high)
+    writing = f"limit of writing to memory: {writes:.2g} pairs/s\n(float32, n = {largest['n']})"
+    style: dict[str, Any] = {"color": DARK, "linewidth": 1.6, "zorder": 2}
+    axis.plot([knee, high], [counts, counts], label=f"limit of counting: {counts:.3g} bit-pairs/s", **style)
+    axis.plot([low, knee], [writes * low, writes * knee], linestyle="--", label=writing, **style)
+    axis.set_xlim(low, high)
+
+
+# --- gated_linear.py: speeds against eager torch, one panel for each kind of layer ---
+
+
+def _layer_speeds(content: Json) -> Figure | None:
+    """Bars for forward and backward; a mark where only the matrix products are left."""
+    entries = [entry for entry in content["entries"] if entry.get("kind") in LAYERS and entry["what"] == BACKWARD]
+    speeds = _speeds(entries)
+    if not speeds:
+        return None
+    kinds = [kind for kind in LAYERS if any(key[0] == kind for key in speeds)]
+    sizes = list(dict.fromkeys(key[1] for key in speeds))
+    names = [name for name in dict.fromkeys(key[2] for key in speeds) if name not in (EAGER, PRODUCTS)]
+    figure = new_figure(4.6 * len(kinds), 1.6 + 0.95 * len(sizes))
+    figure.suptitle(f"Gated layers, forward and backward: {facts_line(content['machine'])}", fontsize=14)
+    axes = figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0]
+    for axis, kind in zip(axes, kinds, strict=True):
+        _draw_speeds(axis, {key[1:]: speed for key, speed in speeds.items() if key[0] == kind}, sizes, names)
+        axis.set_title(LAYERS[kind], fontsize=12)
+    axes[0].set_yticks(range(len(sizes)), [f"{b} x {w}\n{d} layers" for b, w, d in sizes], fontsize=11)
+    axes[0].invert_yaxis()
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=11, frameon=False)
+    return figure
+
+
+def _speeds(entries: Sequence[Json]) -> dict[tuple[Any, ...], float]:
+    """By kind, size and contestant: the time of eager torch over the time of the contestant."""
+    times = {(one["kind"], (one["batch"], one["width"], one["depth"]), one["by"]): one["median_s"] for one in entries}
+    return {key: times[*key[:2], EAGER] / time for key, time in times.items() if (*key[:2], EAGER) in times}
+
+
+def _draw_speeds(
+    axis: Axes, speeds: Mapping[tuple[Any, ...], float], sizes: Sequence[Any], names: Sequence[str]
 ) -> None:
-    """Normalised Grams sorted by class, by caption, one in each of the axes, with one bar of their colours."""
-    brightest = max(_typical_maximum(image) for image in images.values())
-    for axis, (caption, image) in zip(axes, images.items(), strict=True):
-        shown = axis.imshow(image.cpu().numpy(), vmin=darkest, vmax=brightest, cmap="magma", interpolation="nearest")
-        axis.set_title(caption, fontsize=13)
-        _label_classes(axis, labels, classes, len(image))
-    bar = figure.colorbar(shown, ax=axes, shrink=0.8, extend="both" if darkest else "max")
+    height = 0.8 / max(1, len(names))
+    for index, name in enumerate(names):
+        found = {sizes.index(size): speed for (size, by), speed in speeds.items() if by == name}
+        places = [place + (index - (len(names) - 1) / 2) * height for place in found]
+        axis.barh(places, list(found.values()), height * 0.92, color=COLOURS[index], label=name)
+        for place, speed in zip(places, found.values(), strict=True):
+            axis.text(speed + 0.01, place, f"{speed:.2f}", va="center", fontsize=9)
+    limits = {sizes.index(size): speed for (size, by), speed in speeds.items() if by == PRODUCTS}
+    for order, (place, limit) in enumerate(limits.items()):
+        label = None if order else "matrix products alone"
+        axis.plot([limit, limit], [place - 0.45, place + 0.45], color="black", linewidth=1.6, label=label)
+    axis.axvline(1, color="#555555", linewidth=0.8, linestyle="--")
+    axis.set_xlim(0, max(speeds.values()) * 1.15)
+    axis.set_xlabel("speed, torch eager = 1", fontsize=11)
+
+
+# --- npk_gram.py: two Grams, their eigenvalues, the times ---
+
+
+def _npk_gram(content: Json) -> Figure:
+    gates, options = content["gates"], content["options"]
+    figure = new_figure(14, 12.5, 0.12)
+    width = f"{options['depth'] - 1} gated layers of {options['width']}"
+    figure.suptitle(f"NPK of {content['points']['n']} points of {options['data']}: {width}", fontsize=15)
+    top, bottom = figure.subfigures(2, 1, height_ratios=(1.15, 1), squeeze=False)[:, 0]
+    _draw_grams(top, content, gates, from_zero=True)
+    left, right = bottom.subplots(1, 2, width_ratios=(1, 1.25))
+    for (name, one), colour, marker in zip(gates.items(), COLOURS, "os", strict=False):
+        values = one["eigenvalues_over_trace"]
+        left.semilogy(range(1, len(values) + 1), values, marker=marker, markersize=5, color=colour, label=name)
+    left.set_title("leading eigenvalues of these Grams", fontsize=13)
+    left.set_xlabel("rank", fontsize=12)
+    left.set_ylabel("eigenvalue / trace", fontsize=12)
+    left.tick_params(labelsize=11)
+    left.grid(alpha=0.3)
+    left.legend(fontsize=12)
+    _draw_times(right, content["speed"], lambda entry: entry["median_s"], 8)
+    right.set_xlabel("seconds for one Gram (median, logarithmic)", fontsize=12)
+    right.set_title("time for one symmetric Gram (and its ratio to gatedops)", fontsize=13)
+    return figure
+
+
+def _draw_grams(figure: SubFigure, content: Json, figures: Json, *, from_zero: bool) -> None:
+    """The normalised Grams, sorted by class, with one bar of their colours; nothing if the JSON has no images."""
+    images = {name: decoded(image) for name, image in content.get("pictures", {}).items()}
+    if not images:
+        return
+    axes = figure.subplots(1, len(images))
+    # The diagonal of ones would leave everything else dark.
+    brightest = max(float(torch.quantile(image.flatten(), 0.99)) for image in images.values())
+    # The averages over pixels make all images alike: from 0 on, the colours would hardly differ.
+    darkest = 0.0 if from_zero else min(float(torch.quantile(image.flatten(), 0.01)) for image in images.values())
+    for axis, (name, image) in zip(axes, images.items(), strict=True):
+        shown = axis.imshow(image.numpy(), vmin=darkest, vmax=brightest, cmap="magma", interpolation="nearest")
+        axis.set_title(f"NPK, {name}: test accuracy {figures[name]['accuracy']:.1%}", fontsize=13)
+        _label_classes(axis, content["classes"], len(image))
+    bar = figure.colorbar(shown, ax=axes, shrink=0.8, extend="max" if from_zero else "both")
     bar.set_label("H(s, s') / sqrt(H(s, s) H(s', s'))", fontsize=12)
 
 
-def _typical_maximum(image: Tensor) -> float:
-    """The 99th percentile: the diagonal of ones would leave everything else dark."""
-    return float(torch.quantile(image.flatten().double().cpu(), 0.99))
-
-
-def _label_classes(axis: Axes, labels: Tensor, classes: Sequence[str], side: int) -> None:
-    """Ticks in the middle of every class, thin lines between them."""
+def _label_classes(axis: Axes, sizes: Mapping[str, int], side: int) -> None:
+    """Ticks in the middle of every class, thin lines between them. sizes: the points of each class."""
     axis.set_xticks([])
     axis.set_yticks([])
-    if len(classes) > MAX_CLASS_LABELS:
+    if len(sizes) > MAX_CLASS_LABELS:
         return
-    counts = torch.bincount(labels.cpu(), minlength=len(classes)).double()
+    counts = torch.tensor(list(sizes.values()), dtype=torch.float64)
     ends = counts.cumsum(0) * side / counts.sum()
     middles = (ends - counts * side / counts.sum() / 2 - 0.5).tolist()
-    long_names = max(map(len, classes)) > 3
-    axis.set_xticks(
-        middles,
-        classes,
-        rotation=45 if long_names else 0,
-        fontsize=11,
-        ha="right" if long_names else "center",
-    )
-    axis.set_yticks(middles, classes, fontsize=11)
+    turned = max(map(len, sizes)) > 3
+    axis.set_xticks(middles, list(sizes), rotation=45 if turned else 0, fontsize=11, ha="right" if turned else "center")
+    axis.set_yticks(middles, list(sizes), fontsize=11)
     axis.tick_params(length=0)
     for end in ends[:-1].tolist():
         axis.axhline(end - 0.5, color="white", linewidth=0.4, alpha=0.5)
         axis.axvline(end - 0.5, color="white", linewidth=0.4, alpha=0.5)
 
 
-def _draw_eigenvalues(axis: Axes, pictures: dict[str, GramPicture]) -> None:
-    for (name, picture), colour, marker in zip(pictures.items(), COLOURS, "os", strict=False):
-        values = picture.eigenvalues.cpu().numpy()
-        axis.semilogy(range(1, len(values) + 1), values, marker=marker, markersize=5, color=colour, label=name)
-    axis.set_title("leading eigenvalues of these Grams", fontsize=13)
-    axis.set_xlabel("rank", fontsize=12)
-    axis.set_ylabel("eigenvalue / trace", fontsize=12)
-    axis.tick_params(labelsize=11)
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=12)
-
-
-def _in_two_lines(problem: str) -> str:
-    """Broken at the last comma but one."""
-    head, *tail = problem.rsplit(", ", 2)
-    return f"{head}\n{', '.join(tail)}"
-
-
-def _draw_timings(axis: Axes, results: Sequence[GramResult]) -> None:
-    """Horizontal bars on a logarithmic axis, one group per problem, one colour per contestant."""
-    contestants = list(dict.fromkeys(result.by for result in results))
-    colours = dict(zip(contestants, COLOURS, strict=False))
+def _draw_times(axis: Axes, entries: Sequence[Json], seconds: Callable[[Json], float], room: float) -> None:
+    """Horizontal bars on a logarithmic axis, one group for each problem, which is broken at its last comma but one."""
+    colours = dict(zip(dict.fromkeys(entry["by"] for entry in entries), COLOURS, strict=False))
     position, ticks = 0.0, {}
-    for problem in dict.fromkeys(result.problem for result in results):
-        group = [result for result in results if result.problem == problem]
-        ticks[problem] = position + (len(group) - 1) / 2
-        for result in group:
-            axis.barh(position, result.median_s, height=0.85, color=colours[result.by])
-            ratio = "" if result.by == "gatedops" else f"  ({result.ratio:.1f}x)"
-            axis.text(
-                result.median_s * 1.08,
-                position,
-                readable_seconds(result.median_s) + ratio,
-                va="center",
-                fontsize=10,
-            )
+    for problem in dict.fromkeys(entry["problem"] for entry in entries):
+        group = [entry for entry in entries if entry["problem"] == problem]
+        ticks["\n".join(", ".join(part) for part in _halves(problem.split(", ")))] = position + (len(group) - 1) / 2
+        for entry in group:
+            time, ratio = seconds(entry), entry["ratio"]
+            axis.barh(position, time, height=0.85, color=colours[entry["by"]])
+            beside = "" if ratio is None or entry["by"] == OURS else f"  ({_readable_ratio(ratio)}x)"
+            axis.text(time * 1.1, position, readable_seconds(time) + beside, va="center", fontsize=10)
             position += 1
         position += 0.8
-    axis.set_yticks(list(ticks.values()), [_in_two_lines(name) for name in ticks], fontsize=11)
+    axis.set_yticks(list(ticks.values()), list(ticks), fontsize=11)
     axis.invert_yaxis()
     axis.set_xscale("log")
-    times = [result.median_s for result in results]
-    axis.set_xlim(min(times) / 3, max(times) * 8)
-    axis.set_xlabel("seconds for one Gram (median, logarithmic)", fontsize=12)
-    axis.set_title("time for one symmetric Gram (and its ratio to gatedops)", fontsize=13)
+    times = [seconds(entry) for entry in entries]
+    axis.set_xlim(min(times) / 3, max(times) * room)
     axis.tick_params(axis="x", labelsize=11)
     handles = [axis.barh(0, 0, color=colour, label=by) for by, colour in colours.items()]
     axis.legend(handles=handles, fontsize=11, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False)
+
+
+def _halves(parts: list[str]) -> list[list[str]]:
+    return [parts[:-2], parts[-2:]] if len(parts) > 2 else [parts]
+
+
+def _readable_ratio(ratio: float) -> str:
+    return f"{ratio:.1f}" if ratio < 100 else f"{ratio:,.0f}"
+
+
+# --- conv_npk.py: two Grams, the kernel over rotations of one image, the time of a pair ---
+
+
+def _conv_npk(content: Json) -> Figure:
+    figure = new_figure(14, 12, 0.12)
+    layers, options = content["net"]["layers"], content["options"]
+    title = f"Path kernel of GCONV {layers} on {content['points']['n']} points of {options['data']}"
+    figure.suptitle(title, fontsize=15)
+    top, bottom = figure.subfigures(2, 1, height_ratios=(1.35, 1), squeeze=False)[:, 0]
+    _draw_grams(top, content, content["kernels"], from_zero=False)
+    left, right = bottom.subfigures(1, 2, width_ratios=(1, 1.25), squeeze=False)[0]
+    _draw_rotations(left, content["rotations"])
+    axis = right.subplots()
+    _draw_times(axis, content["speed"], lambda entry: 1 / entry["pairs_per_second"], 200)
+    axis.set_xlabel("seconds for a pair (median, logarithmic)", fontsize=12)
+    axis.set_title("4 convolutions of 64 channels, global average pooling", fontsize=13)
+    return figure
+
+
+def _draw_rotations(figure: SubFigure, rotations: Mapping[str, Json]) -> None:
+    """A map for each kind of padding; nothing if the JSON has no maps."""
+    maps = {padding: decoded(one["map"]) for padding, one in rotations.items() if "map" in one}
+    if not maps:
+        return
+    axes = figure.subplots(1, len(maps))
+    reach = max(float((one - 1).abs().max()) for one in maps.values())
+    for axis, (padding, one) in zip(axes, maps.items(), strict=True):
+        shown = axis.imshow(one.numpy(), vmin=1 - reach, vmax=1 + reach, cmap="RdBu_r", interpolation="nearest")
+        spread = rotations[padding]["spread"]
+        axis.set_title(f"{padding} padding\n(max - min) / mean: {spread:.1e}", fontsize=12)
+        axis.set_xlabel("columns rotated", fontsize=11)
+    axes[0].set_ylabel("rows rotated", fontsize=11)
+    figure.suptitle("H(x, x' rotated) / its mean over rotations", fontsize=13)
+    figure.colorbar(shown, ax=axes, location="bottom", shrink=0.8)
+
+
+# --- drop_in.py: the gates of one digit on their way through a small net ---
+
+
+def _walk(content: Json) -> Figure:
+    from matplotlib.colors import ListedColormap
+
+    walk = content["walk"]
+    figure = new_figure(16, 4.2, 0.15)
+    title = f"The gates of one digit in a small net (test accuracy {walk['accuracy']:.1%}): on is light, off is dark"
+    figure.suptitle(title, fontsize=14)
+    axes = figure.subplots(1, 1 + len(walk["layers"]))
+    _draw_panel(axes[0], walk["image"], f"input: a {walk['label']}", f"the net says {walk['answer']}", cmap="gray_r")
+    for axis, layer in zip(axes[1:], walk["layers"], strict=True):
+        colours = ListedColormap(["white", OFF, ON])
+        _draw_panel(axis, layer["gates"], layer["title"], layer["below"], cmap=colours, vmin=0, vmax=2)
+    return figure
+
+
+def _draw_panel(axis: Axes, image: Json, title: str, below: str, **style: Any) -> None:
+    axis.imshow(decoded(image).numpy(), interpolation="nearest", **style)
+    axis.set_title(title, fontsize=12)
+    axis.set_xlabel(below, fontsize=11)
+    axis.set_xticks([])
+    axis.set_yticks([])
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+
+
+# The figure of a JSON by the key that only its benchmark writes.
+FIGURES: dict[str, Callable[[Json], Figure | None]] = {
+    "sections": _roofline,
+    "entries": _layer_speeds,
+    "gates": _npk_gram,
+    "kernels": _conv_npk,
+    "walk": _walk,
+}
