@@ -1,198 +1,180 @@
-"""benchmarks/gated_linear.py: what it writes, what it refuses, and that a wrong layer gets no speed."""
+"""benchmarks/gated_linear.py: what it times and counts, and that what is wrong or raises is named and gets no time."""
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from script_runs import Importer, run_script
+from script_runs import Importer
 from torch import Tensor
 
 from gatedops import backends
 
-SMALL = ("--size", "6,70,2", "--no-compile")
 KINDS = ["layer", "value", "pair", "frozen", "soft"]
+OURS, EAGER, PRODUCTS, TWO_CALLS = "gatedops", "torch eager", "matrix products alone", "cuBLASLt, two calls"
+RUNS = ["forward", "forward + backward"]
 
 pytest.importorskip("tqdm")
 
 
-@pytest.fixture(autouse=True)
-def _no_forced_backend(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("GATEDOPS_BACKEND", raising=False)
+@pytest.fixture
+def script(benchmark_module: Importer, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.setattr(backends, "_forced", None)
+    return benchmark_module("gated_linear")
 
 
-@pytest.mark.parametrize(
-    ("backend", "name"), [("cpu", "gated_linear"), ("portable", "gated_linear_portable")], ids=["cpu", "portable"]
-)
-def test_a_whole_run_writes_json_and_png(
-    backend: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def measure(benchmark_module: Importer) -> ModuleType:
+    return benchmark_module("_gated_linear.measure")
+
+
+def options(script: ModuleType, *more: str) -> argparse.Namespace:
+    return script.parser().parse_args(["--no-compile", "--no-plot", *more])
+
+
+def run(script: ModuleType, out: Path, *more: str) -> tuple[int, Any]:
+    """The exit status, and the JSON."""
+    code = script.run(options(script, "--size", "6,70,2", "--out", str(out), *more))
+    (path,) = out.iterdir()
+    return code, json.loads(path.read_text()) | {"name": path.stem}
+
+
+@pytest.mark.parametrize(("backend", "name"), [(None, "gated_linear"), ("portable", "gated_linear_portable")])
+def test_all_kinds_of_net(
+    script: ModuleType, backend: str | None, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("matplotlib")
-    monkeypatch.setenv("GATEDOPS_BACKEND", backend)
-    done = run_script("gated_linear.py", *SMALL, "--out", "results", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    out = tmp_path / "results"
-    assert sorted(path.name for path in out.iterdir()) == [f"{name}.json", f"{name}.png"]
-    assert (out / f"{name}.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    content = json.loads((out / f"{name}.json").read_text())
-    assert content["machine"]["backend"] == backend
-    assert (" threads, portable, torch " in done.stdout.splitlines()[0]) == (backend == "portable")
-    # The kernels in C++ are held to other speeds, and to the bytes of a value layer that is wide.
-    assert {target["wanted"] for target in content["targets"]} == ({1 / 1.1} if backend == "portable" else {0.85, 1.15})
-    assert len(content["targets"]) == len(KINDS)
-    entries = content["entries"]
-    assert content["failures"] == []
-    by = ["gatedops", "torch eager", "products alone"]
-    assert [(entry["kind"], entry["by"]) for entry in entries] == [(kind, name) for kind in KINDS for name in by]
-    for entry in entries:
+    monkeypatch.setattr(backends, "_forced", backend)
+    code, found = run(script, tmp_path)
+    assert (code, found["name"], found["machine"]["backend"]) == (0, name, backend or "cpu")
+    assert found["options"]["size"] == ["6 x 70, 2 layers"]
+    entries = {(entry["kind"], entry["what"], entry["by"]): entry for entry in found["entries"]}
+    assert list(entries) == [(kind, what, by) for kind in KINDS for what in RUNS for by in (OURS, EAGER, PRODUCTS)]
+    for (kind, what, by), entry in entries.items():
         assert (entry["batch"], entry["width"], entry["depth"]) == (6, 70, 2)
-        assert min(entry["forward_s"], entry["training_s"]) > 0
-    # A hard-gated value layer keeps its input, of which the first needs none, and 70 bits a row in lines of 256.
-    kept = {entry["by"]: entry["saved_bytes"] for entry in entries if entry["kind"] == "value"}
-    assert kept["gatedops"] == 2 * 6 * (70 * 4 + 32)
-    assert kept["torch eager"] > kept["gatedops"]
+        assert entry["ratio"] == entry["median_s"] / entries[kind, what, OURS]["median_s"]
+        assert ("saved_bytes" in entry) == (what == RUNS[1] and by != PRODUCTS)
+        assert entry.get("limited_by") == (None if by == PRODUCTS else PRODUCTS)
+    # A hard-gated value layer keeps its input, which the first one does not need, and 70 bits a row in lines of 256.
+    ours, eager = (entries["value", RUNS[1], by] for by in (OURS, EAGER))
+    if backend is None:
+        assert ours["saved_bytes"] == 2 * 6 * (70 * 4 + 32)
+        assert ours["saved_of_eager"] == ours["saved_bytes"] / eager["saved_bytes"] < 1
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--size", "4,33"], "argument --size: needs BATCH,WIDTH,DEPTH, got '4,33'"),
-        (["--size", "4,x,2"], "argument --size: needs a whole number, got 'x'"),
-        (["--only", "layers"], "argument --only: invalid choice: 'layers'"),
-        (["--quick", "--size", "4,33,2"], "argument --size: not allowed with argument --quick"),
-        (["--device", "cuda", "--no-plot"], "--device cuda needs an NVIDIA GPU"),
-    ],
-)
-def test_bad_options(
-    benchmark_module: Importer,
-    options: list[str],
-    message: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(sys, "argv", ["gated_linear.py", "--out", str(tmp_path), *options])
-    try:
-        code = benchmark_module("gated_linear").main()
-    except SystemExit as error:
-        code = error.code
-    assert code == 2
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("gated_linear.py: error: ")
-    assert message in last
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("forced", ["", "triton"])
-def test_any_gpu_will_do(
-    benchmark_module: Importer, forced: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    script = benchmark_module("gated_linear")
-    monkeypatch.setattr(backends, "_forced", forced or None)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
-    options = ["--device", "cuda", "--no-compile", "--no-plot", "--out", str(tmp_path)]
-    args = script.parser().parse_args(options)
+@pytest.mark.parametrize("forced", [None, "triton"])
+def test_any_gpu_will_do(script: ModuleType, forced: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "_forced", forced)
+    args = options(script, "--device", "cuda")
     assert script.prepare(args) == script.GPU_CELLS
-    processor, facts = script.facts_of(args, {"torch": "2"})
-    assert (processor, facts.split(", ")[:3]) == ("a GPU", ["bfloat16", forced or "portable", "torch 2"])
-    assert script.name_of(args.device) == "gated_linear_cuda"
+    assert (args.dtype, script.name_of(args.device)) == ("bfloat16", "gated_linear_cuda")
+
+
+def test_a_compiler_is_needed_for_torch_compile(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(ValueError, match=r"neither g\+\+ nor clang\+\+ is found: use --no-compile"):
+        script.run(script.parser().parse_args([]))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_wrong_layer_gets_no_speed(benchmark_module: Importer, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    nets, measure = benchmark_module("_gated_linear.nets"), benchmark_module("_gated_linear.measure")
-    net = nets.Net(kind, nets.Cell(5, 40, 2), 0)
-    monkeypatch.setattr(measure, "interleaved_medians", lambda *_, **__: pytest.fail("a wrong layer is timed"))
-    right = net.ours
+def test_a_wrong_layer_gets_no_time(
+    script: ModuleType, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = script.Net.ours
 
-    def wrong(x: Tensor) -> tuple[Tensor, ...]:
-        *others, z = right(x)
+    def wrong(net: Any, x: Tensor) -> tuple[Tensor, ...]:
+        *others, z = right(net, x)
         return (*others, z + 1e-3 * z.abs().max())
 
-    monkeypatch.setattr(net, "ours", wrong)
-    with pytest.raises(RuntimeError, match="gatedops is wrong"):
-        measure.measure(net, 3, compiled=False)
+    monkeypatch.setattr(script.Net, "ours", wrong)
+    code, found = run(script, tmp_path, "--only", kind)
+    assert code == 1
+    assert [(missing["what"], missing["by"]) for missing in found["failures"]] == [(what, OURS) for what in RUNS]
+    assert all("differ from those of eager torch" in missing["reason"] for missing in found["failures"])
+    assert [entry["by"] for entry in found["entries"]] == 2 * [EAGER, PRODUCTS]
+    assert all(entry["ratio"] is None for entry in found["entries"])
 
 
-class Refusing:
-    """A baseline of cuBLASLt calls that fails when it is planned, or on the way."""
-
-    def __init__(self, error: type[Exception], planned: bool):
-        self.error, self.planned = error, planned
-
-    def __call__(self, net: object) -> Refusing:
-        if not self.planned:
-            raise self.error("heuristic of cuBLASLt failed with status 15")
-        self.net = net
-        return self
-
-    def forward(self) -> None:
-        raise self.error("matmul of cuBLASLt failed with status 14")
-
-    def training(self) -> None:
-        pass
-
-    def results(self) -> tuple[Tensor, ...]:
-        return self.net.eager(self.net.x)
-
-
-@pytest.mark.parametrize("planned", [False, True])
+@pytest.mark.parametrize("fails", ["planned", "called", "in the turns", "wrong"])
 def test_a_baseline_that_fails_is_named_and_the_rest_is_timed(
-    benchmark_module: Importer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, planned: bool
+    script: ModuleType, measure: ModuleType, fails: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script, measure = benchmark_module("gated_linear"), benchmark_module("_gated_linear.measure")
-    monkeypatch.setattr(measure, "has_two_calls", lambda net: net.cell.width == 40)
-    monkeypatch.setattr(measure, "TwoCalls", Refusing(measure.CublasLtError, planned))
-    options = ["--size", "5,40,2", "6,70,2", "--only", "layer", "--no-compile", "--no-plot", "--out", str(tmp_path)]
-    assert script.run(script.parser().parse_args(options)) == 0
-    content = json.loads((tmp_path / "gated_linear.json").read_text())
-    assert [entry["by"] for entry in content["entries"]] == 2 * ["gatedops", "torch eager", "products alone"]
-    (missing,) = content["failures"]
-    assert (missing["batch"], missing["by"]) == (5, "cuBLASLt, two calls")
-    call = "matmul of cuBLASLt failed with status 14" if planned else "heuristic of cuBLASLt failed with status 15"
-    assert missing["reason"] == f"CublasLtError: {call}"
+    calls: list[object] = []
+
+    def two_calls(net: Any) -> SimpleNamespace:
+        def call() -> tuple[Tensor, ...]:
+            calls.append(net)
+            if fails == "called" or (fails == "in the turns" and len(calls) % 3 == 0):
+                raise RuntimeError("matmul of cuBLASLt failed")
+            (z,) = net.eager(net.x)
+            return (2 * z if fails == "wrong" else z,)
+
+        if fails == "planned":
+            raise RuntimeError("heuristic of cuBLASLt failed")
+        return SimpleNamespace(run=lambda backward: call)
+
+    monkeypatch.setattr(measure, "has_two_calls", lambda net: True)
+    monkeypatch.setattr(measure, "TwoCalls", two_calls)
+    code, found = run(script, tmp_path, "--only", "layer")
+    assert code == 1
+    assert [(missing["what"], missing["by"]) for missing in found["failures"]] == [(what, TWO_CALLS) for what in RUNS]
+    assert [entry["by"] for entry in found["entries"]] == 2 * [OURS, EAGER, PRODUCTS]
 
 
-def test_a_net_that_fails_is_named_and_the_rest_is_timed(
-    benchmark_module: Importer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_net_that_cannot_be_made_is_named_and_the_rest_is_timed(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    script, measure = benchmark_module("gated_linear"), benchmark_module("_gated_linear.measure")
+    make: Callable[..., object] = script.Net
 
-    def check(net: object, found: object, by: str) -> None:
-        if net.cell.width == 40:
-            raise RuntimeError("gatedops is wrong")
+    def net(kind: str, cell: Any, *more: object) -> object:
+        if cell.width == 70:
+            raise torch.OutOfMemoryError("no memory is left")
+        return make(kind, cell, *more)
 
-    monkeypatch.setattr(measure, "check", check)
-    options = ["--size", "5,40,2", "6,70,2", "--only", "layer", "--no-compile", "--no-plot", "--out", str(tmp_path)]
-    assert script.run(script.parser().parse_args(options)) == 1
-    content = json.loads((tmp_path / "gated_linear.json").read_text())
-    assert {entry["batch"] for entry in content["entries"]} == {6}
-    assert [missing["reason"] for missing in content["failures"]] == ["RuntimeError: gatedops is wrong"]
-    printed = capsys.readouterr().out
-    assert "gatedops, 5 x 40 x 2: RuntimeError: gatedops is wrong" in printed
-    assert "failed" in printed
+    monkeypatch.setattr(script, "Net", net)
+    code, found = run(script, tmp_path, "--only", "layer", "--size", "6,70,2", "5,40,2")
+    assert code == 1
+    assert {entry["batch"] for entry in found["entries"]} == {5}
+    assert "layer 6 x 70, 2 layers: OutOfMemoryError: no memory is left" in capsys.readouterr().out
 
 
-def test_targets_depend_on_the_size(benchmark_module: Importer) -> None:
-    targets, measure = benchmark_module("_gated_linear.targets"), benchmark_module("_gated_linear.measure")
+class TorchProduct:
+    """What cuBLASLt does, by torch: `out` = left @ right, and an epilogue that writes or applies bits."""
 
-    def wanted(kind: str, batch: int, width: int) -> list[float]:
-        entry = measure.Entry(kind, batch, width, 4, measure.OURS, 1.0, 1.0, (1.0,), 1.0, 1.0, 1.0, 5, 0.5)
-        return [target.wanted for target in targets.targets([entry])]
+    def __init__(self, left: Tensor, right: Tensor, out: Tensor, epilogue: int = 1, bias: Any = None, aux: Any = None):
+        self.tensors, self.epilogue = (left, right, out, bias, aux), epilogue
 
-    for speed, met in ((0.9, False), (0.92, True)):
-        entry = measure.Entry("value", 2048, 256, 4, measure.OURS, 1.0, 1.0, (1.0,), 5.0, speed, 1.0, 5, 0.6)
-        peer = measure.Entry("value", 2048, 256, 4, measure.EAGER, 1.0, 1.0, (1.0,), 1.0, 1.0, 1.0, 5, 1.0)
-        held = list(targets.portable_targets([entry, peer]))
-        assert [(target.name, target.met) for target in held] == [("value 2048 x 256 x 4, eager / ours", met)]
-    assert wanted("layer", 512, 128) == [0.85]
-    assert wanted("layer", 2048, 256) == [0.98]
-    assert wanted("value", 2048, 256) == [0.98, 0.56]
-    assert wanted("pair", 2048, 512) == [1.15]
-    assert wanted("pair", 4096, 512) == [1.0]
+    def __call__(self) -> None:
+        left, right, out, bias, aux = self.tensors
+        torch.mm(left, right, out=out)
+        if self.epilogue == 1:
+            return
+        powers = 2 ** torch.arange(8, dtype=torch.uint8)
+        if bias is not None:
+            out.add_(bias).relu_()
+            aux.copy_(((out > 0).view(len(out), -1, 8) * powers).sum(2))
+        out.mul_((aux[:, :, None] & powers).bool().view(len(out), -1)[:, : out.shape[1]])
+
+
+@pytest.mark.parametrize("kind", KINDS[:-1])
+def test_the_two_calls_give_the_results_and_gradients_of_torch(
+    script: ModuleType, measure: ModuleType, benchmark_module: Importer, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark_module("_gated_linear.two_calls"), "Product", TorchProduct)
+    net = script.Net(kind, script.Cell(5, 128, 3), seed=0)
+    planned = measure.TwoCalls(net)
+    for backward in (False, True):
+        measure.require_right(net, planned.run(backward))
+    results = net.eager(net.x)
+    torch.autograd.backward(results, net.cotangents[: len(results)])
+    features = planned.features if kind == "pair" else None
+    for network, layers in ((features, net.features), (planned.values, net.values)):
+        for layer, (weight, bias) in enumerate(layers if network else []):
+            assert torch.allclose(network.weight_gradients[layer], weight.grad, rtol=1e-3, atol=1e-3)
+            assert torch.allclose(network.bias_gradients[layer], bias.grad, rtol=1e-3, atol=1e-3)
