@@ -37,7 +37,7 @@ LAYERS = {
     "frozen": "pair, hard gates,\nfeature network frozen",
     "soft": "pair, soft gates,\nboth networks trained",
 }
-EAGER, PRODUCTS, BACKWARD = "torch eager", "products alone", "forward + backward"
+EAGER, PRODUCTS, BACKWARD = "torch eager", "matrix products alone", "forward + backward"
 
 # Markers of the roofline for all but the chosen kernel.
 PORTABLE, PORTABLE_COLOUR, NUMKONG = "portable", "#d95f02", "numkong"
@@ -202,7 +202,7 @@ def _draw_speeds(
             axis.text(speed + 0.01, place, f"{speed:.2f}", va="center", fontsize=9)
     limits = {sizes.index(size): speed for (size, by), speed in speeds.items() if by == PRODUCTS}
     for order, (place, limit) in enumerate(limits.items()):
-        label = None if order else "matrix products alone"
+        label = None if order else PRODUCTS
         axis.plot([limit, limit], [place - 0.45, place + 0.45], color="black", linewidth=1.6, label=label)
     axis.axvline(1, color="#555555", linewidth=0.8, linestyle="--")
     axis.set_xlim(0, max(speeds.values()) * 1.15)
