@@ -216,12 +216,12 @@ class Contest:
         *,
         least: int = 5,
         seconds: float = 2.5,
-        base: Key | None = None,
+        base: Key | Mapping[str, Key] | None = None,
         limits: Sequence[str] = (),
     ) -> list[Entry]:
         """Times all contestants in turns.
 
-        base    whom all are compared with; by default, for each `what`, the first that entered
+        base    whom all are compared with, or those of some `what`; by default, for each `what`, the first that entered
         limits  contestants (`by`) that do only what cannot be left out: the fastest of them is the others' limit
         """
         before = {key: one.measured_limit() for key, one in self.contestants.items()}
@@ -237,7 +237,8 @@ class Contest:
                     raise GpuLostError(str(error)) from error
         after = {key: self.contestants[key].measured_limit() for key in times}
         known = {key: None if limit is None else limit.lowered(before[key]) for key, limit in after.items()}
-        return [self._entry(key, times, known[key], base, limits) for key in times]
+        bases = dict.fromkeys((what for what, _ in times), base) if isinstance(base, tuple) else base or {}
+        return [self._entry(key, times, known[key], bases.get(key[0]), limits) for key in times]
 
     def _timed(self, named: Mapping[str, Call], repeats: int, least: int, seconds: float) -> dict[str, Timing]:
         if self.device == "cuda":

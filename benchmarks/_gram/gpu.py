@@ -1,151 +1,190 @@
-"""A run of the Gram benchmark on a GPU."""
+"""Gram on a GPU: every kernel there is, beside torch's products of int8 and float16 gates."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterator
-from dataclasses import asdict
-from pathlib import Path
+import copy
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
 
 import torch
-from _common.machine import machine_report
-from _common.options import require_device
-from _common.output import print_table, write_json_atomically
+from _common.contest import Call, Limit
+from _common.peers import MatmulPerLayer
+from _common.problems import Cell, random_gates
+from torch import Tensor
 
-from _gram import gpu_sections as sections
-from _gram import gpu_targets, packing, targets
-from _gram.entry import Entry
-from _gram.gpu_limits import rates_of
-from _gram.gpu_peers import kernels_here, packing_kernel
-from _gram.gpu_sizes import GpuSizes, default_sizes, full_sizes, given_sizes, quick_sizes
-from _gram.gpu_trials import GpuLostError, Trials
-from _gram.packing import PackEntry
+from _gram.gpu_limits import counts_limit, gram_limit, rates_of
+from _gram.platform import COUNTS, FLOATS, INPUTS, LAMBDA, PIXELS, PORTABLE, Inputs, Peer, Platform
+from gatedops import GateBits, backends
+from gatedops.backends.choice import backend_of
 
-SECTIONS = ("sweep", "headline", "one-layer", "packing")
-
-
-def chosen_sizes(args: argparse.Namespace) -> GpuSizes:
-    sizes = quick_sizes() if args.quick else full_sizes() if args.full else default_sizes()
-    if args.n or args.layers or args.width:
-        return given_sizes(sizes, args.n, args.layers, args.width)
-    return sizes
+WGMMA, ALONE, MMA_SYNC, TRITON = "wgmma", "wgmma, no clusters", "mma.sync", "Triton"
+FORCED = {WGMMA: "sm90", ALONE: "sm90x1", MMA_SYNC: "sm80"}  # what GATEDOPS_CUDA calls them
+INT8, FLOAT16 = "torch int8", "torch float16"
+RATE = {INT8: 1.3e15, FLOAT16: 0.7e15}  # operations a second that tell how long a peer takes; two thirds of the limit
+TRAFFIC = {INT8: 16, FLOAT16: 8}  # bytes that a peer reads and writes for each pair of points and layer
+BANDWIDTH = 3e12  # bytes a second, for the same
+LARGEST = 1e30  # a product of widths whose multipliers are still to come stays below: float32 ends at 3.4e38
 
 
-def chosen_sections(args: argparse.Namespace) -> list[str]:
-    """Those asked for; ValueError where one of them is about the CPU alone."""
-    if args.only is None:
-        return list(SECTIONS)
-    alone = [section for section in args.only if section not in SECTIONS]
-    if alone:
-        raise ValueError(
-            f"--only {' '.join(alone)} is about the CPU; with --device cuda there are {', '.join(SECTIONS)}"
-        )
-    return [section for section in SECTIONS if section in args.only]
+class Gpu(Platform):
+    """The limits are at published rates."""
+
+    device = "cuda"
+
+    def __init__(self, *, peers: bool):
+        self.kernels = kernels_here()
+        self.layer_kernels = [name for name in self.kernels if name != TRITON or name == self.kernels[0]]
+        self.peers = (INT8, FLOAT16) if peers else ()
+        self.threads = [torch.get_num_threads()]
+        self.packer = packing_kernel()
+        self.rates = rates_of(torch.cuda.get_device_name())
+
+    def forced(self, kernel: str):
+        return forced_kernel(kernel)
+
+    def sweep_kernels(self, bits: GateBits, seconds: float) -> Sequence[str]:
+        return self.kernels
+
+    def gram(self, kernel: str, bits: GateBits, x: Tensor | None, out: Tensor) -> Call:
+        return triton_gram(bits, x, out) if kernel == TRITON else super().gram(kernel, bits, x, out)
+
+    def other_gates(self, cell: Cell, seed: int) -> GateBits:
+        return random_gates(cell, seed, self.device)
+
+    def limit(self, what: str, by: str, cell: Cell) -> Limit | None:
+        inputs = {LAMBDA: (0, None), PIXELS: (INPUTS, "uint8"), FLOATS: (INPUTS, "float32")}
+        if self.rates is None or what not in (*inputs, COUNTS):
+            return None
+        return counts_limit(cell, self.rates) if what == COUNTS else gram_limit(cell, self.rates, *inputs[what])
+
+    def packing_limit(self, q: Tensor) -> Limit | None:
+        """It reads the input, and writes a bit for each element."""
+        moved = q.nbytes + q.numel() / 8
+        return None if self.rates is None else Limit({"memory": moved / self.rates.bytes_per_second})
+
+    def facts(self, cell: Cell, by: str) -> dict[str, object]:
+        return cell.facts()
+
+    def memory(self) -> float:
+        torch.cuda.empty_cache()
+        return 0.9 * torch.cuda.mem_get_info()[0]
+
+    def peer_seconds(self, name: str, cell: Cell) -> float:
+        pairs = cell.n**2
+        return 2 * pairs * cell.bits_per_pair / RATE[name] + TRAFFIC[name] * pairs * cell.layers / BANDWIDTH
+
+    def torch_grams(self, cell: Cell, bits: GateBits, given: Inputs, seconds: float) -> Iterator[Peer]:
+        """float16 computes Lambda alone. It rounds every count above 2048 and the product: it is fast and inexact."""
+        factors = [1 / cell.width] * cell.layers
+        int8 = cache(lambda: Int8PerLayer(bits.unpack(), factors))  # all Grams share its gates and buffers
+        names = self.affordable(cell, seconds)
+        for what, x in given.items() if INT8 in names else ():
+            yield what, INT8, lambda x=x: int8().with_inputs(x)
+        if FLOAT16 in names:
+            yield LAMBDA, FLOAT16, lambda: MatmulPerLayer(bits.unpack(), factors, torch.float16)
 
 
-def require_kernels() -> list[str]:
-    """What can be timed here, the chosen kernel first; ValueError without a GPU."""
-    require_device("cuda")
-    return kernels_here()
+class Int8PerLayer:
+    """Lambda (or Sigma * Lambda) of gates stored as int8: torch._int_mm per layer, multiplied in place.
+
+    masks  bool (n, w_l) per layer, widths and n multiples of 8; converted here, outside the timing
+    scale  multiplier per layer; those of several layers are applied at once, before float32 would overflow
+
+    Calling it returns the (n, n) result, in a buffer that every call uses again.
+    """
+
+    def __init__(self, masks: Sequence[Tensor], scale: Sequence[float]):
+        self.gates, self.scale = [mask.to(torch.int8) for mask in masks], list(scale)
+        self.x: Tensor | None = None
+        self.tf32 = False
+        n, device = len(self.gates[0]), masks[0].device
+        self.product = torch.empty(n, n, device=device)
+        self.count = torch.empty(n, n, dtype=torch.int32, device=device)
+
+    def with_inputs(self, x: Tensor | None) -> Int8PerLayer:
+        """The same gates and buffers with inputs (n, d): floats are multiplied in float32, bytes in TF32."""
+        other = copy.copy(self)
+        other.x, other.tf32 = None if x is None else x.to(torch.float32), x is not None and x.dtype == torch.uint8
+        return other
+
+    def __call__(self) -> Tensor:
+        pending, widths = 1.0, 1.0
+        if self.x is not None:
+            with float32_products(tf32=self.tf32):
+                torch.mm(self.x, self.x.T, out=self.product)
+        for layer, (gates, scale) in enumerate(zip(self.gates, self.scale, strict=True)):
+            torch._int_mm(gates, gates.T, out=self.count)
+            if layer == 0 and self.x is None:
+                self.product.copy_(self.count)
+            else:
+                self.product.mul_(self.count)
+            pending, widths = pending * scale, widths * gates.shape[1]
+            if widths > LARGEST:
+                self.product.mul_(pending)
+                pending, widths = 1.0, 1.0
+        return self.product if pending == 1.0 else self.product.mul_(pending)
 
 
-class Run:
-    """The sections, each of which prints its table; the JSON is written after every cell, with what there is then."""
-
-    def __init__(self, args: argparse.Namespace, kernels: list[str], gpu: str):
-        self.args, self.kernels, self.trials = args, kernels, Trials()
-        self.plan = sections.Plan(chosen_sizes(args), kernels, rates_of(gpu), not args.no_peers, args.seed, self.trials)
-        self.report = machine_report() | {"gpu": gpu, "cuda": torch.version.cuda, "kernels": kernels}
-        self.path = args.out / "gram_cuda.json"
-        self.found: dict[str, list[dict[str, object]]] = {}
-        self.targets: list[targets.Target] = []
-        self.swept: list[Entry] = []
-
-    def sweep(self) -> None:
-        self._entries("sweep", sections.sweep(self.plan), self.swept)
-
-    def headline(self) -> None:
-        entries = self._entries("headline", sections.headline(self.plan), [])
-        self.targets += gpu_targets.headline_targets(entries, self.kernels[0], self.plan.sizes.never_stored)
-
-    def one_layer(self) -> None:
-        entries = self._entries("one-layer", sections.one_layer(self.plan), [])
-        self.targets += gpu_targets.one_layer_targets(entries, self.kernels[0])
-
-    def packing(self) -> None:
-        entries: list[PackEntry] = []
-        try:
-            for part in sections.packing(self.plan):
-                entries += part
-                self._keep("packing", [asdict(e) | {"share_of_moved": e.share_of_moved} for e in entries])
-        finally:
-            print(f"packing by {packing_kernel()}, into reused words")
-            print("memcpy: torch's copy_ of the same bytes, which writes as much as it reads")
-            print_table(packing.HEADER, [entry.row() for entry in entries])
-        self.targets += gpu_targets.packing_targets(entries)
-
-    def _entries(self, section: str, parts: Iterator[list[Entry]], entries: list[Entry]) -> list[Entry]:
-        """All entries, which are added to `entries` as they come; the table has a row for each failure too."""
-        before = len(self.trials.failures)
-        try:
-            for part in parts:
-                entries += part
-                self._keep(section, [sections.entry_json(entry) for entry in entries])
-        finally:
-            failed = [failure.row(len(sections.HEADER)) for failure in self.trials.failures[before:]]
-            print_table(sections.HEADER, [*sections.rows_of(entries, self.kernels[0]), *failed])
-        return entries
-
-    def _keep(self, section: str, found: list[dict[str, object]]) -> None:
-        self.found[section] = found
-        self.write()
-
-    def write(self, *, complete: bool = False) -> None:
-        """complete: nothing that was asked for is still to come."""
-        content = {
-            "machine": self.report,
-            "options": {name: str(value) for name, value in vars(self.args).items()},
-            "rates": None if self.plan.rates is None else asdict(self.plan.rates),
-            "complete": complete,
-            **self.found,
-            "failures": [failure.to_json() for failure in self.trials.failures],
-            "targets": [asdict(target) | {"met": target.met} for target in self.targets],
-        }
-        write_json_atomically(self.path, content)
-
-    def plot(self, path: Path) -> None:
-        from _gram.roofline import plot_roofline
-
-        ours = [entry for entry in self.swept if entry.by == self.kernels[0]]
-        others = [entry for entry in self.swept if entry.by != self.kernels[0]]
-        plot_roofline(path, ours, others, f"Lambda on {self.report['gpu']} ({self.kernels[0]})")
-        print(f"wrote {path}")
+@contextmanager
+def float32_products(*, tf32: bool) -> Iterator[None]:
+    """torch multiplies float32 matrices in float32, or in TF32, inside the block."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Prints tables; writes OUT/gram_cuda.json and OUT/gram_cuda.png. The exit status: 1 where a contestant failed."""
-    wanted, kernels = chosen_sections(args), require_kernels()
-    done = Run(args, kernels, torch.cuda.get_device_name())
-    report = done.report
-    facts = f"{report['gpu']}, torch {report['torch']}, CUDA {report['cuda']}, chosen kernel: {kernels[0]}"
-    print(f"{facts}; CUDA events, medians, in turns, second-level cache cold")
-    if done.plan.rates is None:
-        print("no limits: the rates of this GPU are not known here")
-    for section in wanted:
-        print(f"\n== {section}", flush=True)
-        try:
-            getattr(done, section.replace("-", "_"))()
-        except GpuLostError as error:
-            done.write()
-            print(f"\nThe run ends here, as the GPU works no more, and {done.path} has the rest: {error}")
-            return 1
-    print("\n== targets (of an H200)")
-    print_table(targets.HEADER, [target.row() for target in done.targets])
-    done.write(complete=True)
-    print(f"\nwrote {done.path}")
-    if done.swept and not args.no_plot:
-        done.plot(args.out / "gram_cuda.png")
-    failures = done.trials.failures
-    if failures:
-        print(f"{len(failures)} failed and have no times here; the first is {failures[0]}")
-    return int(bool(failures))
+@contextmanager
+def forced_kernel(name: str) -> Iterator[None]:
+    """gatedops._C_cuda, which looks at each launch, uses this one of its kernels inside the block."""
+    before = os.environ.get("GATEDOPS_CUDA")
+    if name in FORCED:
+        os.environ["GATEDOPS_CUDA"] = FORCED[name]
+    try:
+        yield
+    finally:
+        os.environ.pop("GATEDOPS_CUDA", None)
+        if before is not None:
+            os.environ["GATEDOPS_CUDA"] = before
+
+
+def kernel_names(backend: str, major: int, triton: bool, forced: str | None = None) -> list[str]:
+    """The kernels that can be timed with a backend on a GPU of this major version: first the one that it chooses, and
+    last portable, which every GPU runs; with GATEDOPS_CUDA, the forced one alone."""
+    ours = [] if backend != "cuda" else list(FORCED) if major == 9 else [MMA_SYNC]
+    if forced:
+        return [name for name in ours if FORCED[name] == forced]
+    return [*ours, *([TRITON] if triton and backend != PORTABLE else []), PORTABLE]
+
+
+def kernels_here() -> list[str]:
+    """Raises ValueError if GATEDOPS_CUDA asks for a kernel that this GPU does not have."""
+    backend = backend_of("cuda", "gram")
+    forced, major = os.environ.get("GATEDOPS_CUDA"), torch.cuda.get_device_capability()[0]
+    names = kernel_names(backend, major, backends.missing_for("triton") is None, forced)
+    if not names:
+        raise ValueError(f"GATEDOPS_CUDA: got {forced!r}, which is not a kernel of the {backend} backend on this GPU")
+    return names
+
+
+def packing_kernel() -> str:
+    """What packs gates here: the cuda backend has no kernel of its own for that."""
+    return TRITON if backend_of("cuda", "gates") == "triton" else PORTABLE
+
+
+def triton_gram(bits: GateBits, x: Tensor | None, out: Tensor) -> Call:
+    """The Gram by the kernel in Triton, which is called directly: beside it gatedops may choose another."""
+    from gatedops.triton import gram
+
+    first, count = [layer.first_word for layer in bits.layers], [layer.words for layer in bits.layers]
+    factors = [1 / width for width in bits.widths]
+
+    def call() -> Tensor:
+        gram.npk_gram_out(x, bits.words, None, None, None, None, first, first, count, factors, out=out)
+        return out
+
+    return call

@@ -1,99 +1,133 @@
-"""What is run: the cells of every section, for a default, a quick and a full run, or of given sizes."""
+"""What is run: the cells of every section on a CPU and on a GPU, in a default, a quick and a full run, or as given."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
-from _gram.entry import Cell
-from _gram.sweep import Budget
+from _common.problems import Cell
 
-N = (1024, 2048, 4096, 8192, 16384, 32768)
-LAYERS = (1, 2, 4, 8, 20)
-WIDTHS = (64, 256, 1024, 4096, 8192)
+Axis = Sequence[int]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Runs of one contestant: `repeats`, or on a CPU fewer if they take more than `seconds` together."""
+
+    repeats: int
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Cells of each section; packing in bytes of input."""
+    """cells         those of each section ("never stored": matvecs whose Gram fits into no memory)
+    packing          bytes of an input
+    deep, wide       budgets of sections with few cells, and of those with many or large ones
+    peer_seconds     a peer that would take longer for one run is left out of the sweep, as portable is on a CPU
+    """
 
-    sweep: tuple[Cell, ...]
-    headline: Cell
-    data_set: Cell
-    one_core: Cell
-    one_layer: Cell
-    by_n: tuple[Cell, ...]
-    by_bits: tuple[Cell, ...]
-    soft: Cell
+    cells: dict[str, tuple[Cell, ...]]
     packing: int
-    budget: Budget
-    sweep_budget: Budget
+    deep: Budget
+    wide: Budget
+    peer_seconds: float
+
+    def given(self, n: Axis | None, layers: Axis | None, widths: Axis | None) -> Sizes:
+        """The sweep runs all combinations, every other section the largest of each; what is not given is that of the
+        headline here."""
+        at = self.cells["headline"][0]
+        n, layers, widths = n or [at.n], layers or [at.layers], widths or [at.width]
+        top = Cell(max(n), max(layers), max(widths))
+        cells = dict.fromkeys(("headline", "data-set", "one-core", "soft"), (top,)) | {
+            "sweep": _all(n, layers, widths),
+            "one-layer": (Cell(top.n, 1, top.width),),
+            "by n": _all((top.n // 2, top.n), [top.layers], [top.width]),
+            "by bits": _all([top.n], (top.layers, 2 * top.layers), [top.width]),
+        }
+        return replace(self, cells=cells, packing=min(self.packing, 4 * top.n * top.bits_per_pair))
 
 
-def default_sizes() -> Sizes:
-    """n, L and w one at a time around 4096, 4, 1024, and corners."""
-    sweep = [Cell(n, 4, 1024) for n in N]
-    sweep += [Cell(4096, layers, 1024) for layers in LAYERS if layers != 4]
-    sweep += [Cell(4096, 4, width) for width in WIDTHS if width != 1024]
-    sweep += [Cell(1024, 1, 64), Cell(1024, 20, 8192), Cell(32768, 1, 64), Cell(16384, 20, 256), Cell(8192, 1, 8192)]
-    return Sizes(
-        sweep=tuple(sweep),
-        headline=Cell(4096, 4, 1024),
-        data_set=Cell(60_000, 5, 128),
-        one_core=Cell(8192, 4, 4096),
-        one_layer=Cell(4096, 1, 1024),
-        by_n=tuple(Cell(n, 4, 1024) for n in N[1:5]),
-        by_bits=(Cell(4096, 4, 1024), Cell(4096, 10, 1024), Cell(4096, 4, 8192), Cell(4096, 20, 4096)),
-        soft=Cell(2048, 4, 1024),
-        packing=2**27,
-        budget=Budget(repeats=21, seconds=14.0, peer_seconds=2.0),
-        sweep_budget=Budget(repeats=11, seconds=2.0, peer_seconds=1.5),
-    )
+def _all(n: Axis, layers: Axis, widths: Axis) -> tuple[Cell, ...]:
+    return tuple(Cell(*sizes) for sizes in product(n, layers, widths))
 
 
-def quick_sizes() -> Sizes:
-    """A minute or less; the figures are rough."""
-    return Sizes(
-        sweep=(Cell(1024, 4, 1024), Cell(1024, 20, 256), Cell(2048, 1, 64), Cell(2048, 4, 1024)),
-        headline=Cell(2048, 4, 1024),
-        data_set=Cell(10_000, 5, 128),
-        one_core=Cell(2048, 4, 4096),
-        one_layer=Cell(2048, 1, 1024),
-        by_n=tuple(Cell(n, 4, 1024) for n in (1024, 2048, 4096)),
-        by_bits=tuple(Cell(2048, layers, 1024) for layers in (4, 8, 16)),
-        soft=Cell(1024, 4, 256),
-        packing=2**26,
-        budget=Budget(repeats=7, seconds=2.0, peer_seconds=1.0),
-        sweep_budget=Budget(repeats=5, seconds=1.0, peer_seconds=0.3),
-    )
+def _star(axes: tuple[Axis, Axis, Axis], centre: Cell, *corners: Cell) -> tuple[Cell, ...]:
+    """n, L and w one at a time around the centre, and corners."""
+    (n, layers, widths), at = axes, centre
+    lines = _all(n, [at.layers], [at.width]), _all([at.n], layers, [at.width]), _all([at.n], [at.layers], widths)
+    return tuple(dict.fromkeys([*lines[0], *lines[1], *lines[2], *corners]))
 
 
-def full_sizes() -> Sizes:
-    """Every combination of n, L and w in the sweep: about an hour on two cores."""
-    cells = tuple(Cell(*sizes) for sizes in product(N, LAYERS, WIDTHS))
-    budget = Budget(repeats=11, seconds=3.0, peer_seconds=5.0)
-    return Sizes(**vars(default_sizes()) | {"sweep": cells, "sweep_budget": budget})
+CPU_AXES = ((1024, 2048, 4096, 8192, 16384, 32768), (1, 2, 4, 8, 20), (64, 256, 1024, 4096, 8192))
+CPU_CORNERS = Cell(1024, 1, 64), Cell(1024, 20, 8192), Cell(32768, 1, 64), Cell(16384, 20, 256), Cell(8192, 1, 8192)
+CPU = Sizes(
+    cells={
+        "sweep": _star(CPU_AXES, Cell(4096, 4, 1024), *CPU_CORNERS),
+        "headline": (Cell(4096, 4, 1024),),
+        "data-set": (Cell(60_000, 5, 128),),
+        "one-core": (Cell(8192, 4, 4096),),
+        "one-layer": (Cell(4096, 1, 1024),),
+        "by n": _all(CPU_AXES[0][1:5], [4], [1024]),
+        "by bits": (Cell(4096, 4, 1024), Cell(4096, 10, 1024), Cell(4096, 4, 8192), Cell(4096, 20, 4096)),
+        "soft": (Cell(2048, 4, 1024),),
+    },
+    packing=2**27,
+    deep=Budget(21, 14.0),
+    wide=Budget(11, 2.0),
+    peer_seconds=1.5,
+)
+CPU_QUICK = Sizes(
+    cells={
+        "sweep": (Cell(1024, 4, 1024), Cell(1024, 20, 256), Cell(2048, 1, 64), Cell(2048, 4, 1024)),
+        "headline": (Cell(2048, 4, 1024),),
+        "data-set": (Cell(10_000, 5, 128),),
+        "one-core": (Cell(2048, 4, 4096),),
+        "one-layer": (Cell(2048, 1, 1024),),
+        "by n": _all((1024, 2048, 4096), [4], [1024]),
+        "by bits": _all([2048], (4, 8, 16), [1024]),
+        "soft": (Cell(1024, 4, 256),),
+    },
+    packing=2**26,
+    deep=Budget(7, 2.0),
+    wide=Budget(5, 1.0),
+    peer_seconds=0.3,
+)
+CPU_FULL = replace(CPU, cells=CPU.cells | {"sweep": _all(*CPU_AXES)}, wide=Budget(11, 3.0), peer_seconds=5.0)
+
+GPU_AXES = ((4096, 8192, 16384, 32768, 65536), (1, 2, 4, 10, 20), (128, 512, 1024, 4096, 8192))
+GPU_CORNERS = (*_all((4096, 65536), [1], [128]), Cell(65536, 20, 128), *_all((4096, 65536), [20], [8192]))
+GPU = Sizes(
+    cells={
+        "sweep": _star(GPU_AXES, Cell(16384, 10, 1024), *GPU_CORNERS),
+        "headline": (Cell(60_000, 10, 1024),),
+        "never stored": (Cell(500_000, 10, 1024),),
+        "one-layer": (Cell(32768, 1, 32768),),
+    },
+    packing=2**30,
+    deep=Budget(21),
+    wide=Budget(21),
+    peer_seconds=1.0,
+)
+GPU_QUICK = Sizes(
+    cells={
+        "sweep": (Cell(4096, 4, 1024), Cell(16384, 10, 1024), Cell(16384, 20, 128), Cell(16384, 1, 8192)),
+        "headline": GPU.cells["headline"],
+        "one-layer": GPU.cells["one-layer"],
+    },
+    packing=2**28,
+    deep=Budget(5),
+    wide=Budget(5),
+    peer_seconds=0.4,
+)
+GPU_FULL = replace(GPU, cells=GPU.cells | {"sweep": _all(*GPU_AXES)}, deep=Budget(11), wide=Budget(11))
+KINDS = {"cpu": (CPU, CPU_QUICK, CPU_FULL), "cuda": (GPU, GPU_QUICK, GPU_FULL)}
 
 
-def given_sizes(
-    base: Sizes, n: Sequence[int] | None, layers: Sequence[int] | None, widths: Sequence[int] | None
-) -> Sizes:
-    """The sweep runs all combinations, every other section the largest of each; what is not given is as in `base`."""
-    at = base.headline
-    n, layers, widths = n or [at.n], layers or [at.layers], widths or [at.width]
-    largest = Cell(max(n), max(layers), max(widths))
-    halves = (largest.n // 2 or 1, largest.n)
-    return Sizes(
-        sweep=tuple(Cell(*sizes) for sizes in product(n, layers, widths)),
-        headline=largest,
-        data_set=largest,
-        one_core=largest,
-        one_layer=Cell(largest.n, 1, largest.width),
-        by_n=tuple(Cell(half, largest.layers, largest.width) for half in halves),
-        by_bits=tuple(Cell(largest.n, times * largest.layers, largest.width) for times in (1, 2)),
-        soft=largest,
-        packing=min(base.packing, 4 * largest.n * largest.bits_per_pair),
-        budget=base.budget,
-        sweep_budget=base.sweep_budget,
-    )
+def chosen_sizes(args: argparse.Namespace) -> Sizes:
+    """Those of the command line."""
+    default, quick, full = KINDS[args.device]
+    sizes = quick if args.quick else full if args.full else default
+    given = (args.n, args.layers, args.width)
+    return sizes.given(*given) if any(given) else sizes

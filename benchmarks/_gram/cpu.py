@@ -1,0 +1,135 @@
+"""Gram on a CPU: its instruction sets and portable ops, beside torch in float32 and bfloat16, and NumKong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache, partial
+
+import torch
+from _common.bandwidth import memcpy
+from _common.contest import OURS, Call, Limit
+from _common.limits import lambda_limit
+from _common.options import available_memory
+from _common.peers import InputMatmul, MatmulPerLayer
+from _common.problems import Cell
+from _common.timing import interleaved_medians
+from torch import Tensor
+
+import gatedops
+from _gram import numkong
+from _gram.platform import COLUMNS, FLOATS, LAMBDA, NEW, PORTABLE, Inputs, Peer, Platform, portable_gram
+from gatedops import GateBits, backends
+from gatedops.backends.choice import backend_of
+from gatedops.portable.workspace import edge_of
+
+PEERS = {"torch float32": torch.float32, "torch bfloat16": torch.bfloat16}
+NEAREST = 10
+PROBE = 2048  # rows and columns of the product that tells how fast torch multiplies
+PORTABLE_PROBE = 1024  # points that tell how long the portable op takes
+
+
+class Cpu(Platform):
+    """OURS is what gatedops chooses; the instruction sets are forced."""
+
+    device, layer_kernels, packer = "cpu", (OURS,), OURS
+
+    def __init__(self, *, peers: bool):
+        if backend_of("cpu", "gram") == PORTABLE:
+            raise ValueError(
+                "GATEDOPS_BACKEND=portable hides the kernels in C++: unset it, portable is timed beside them"
+            )
+        self.sets = backends.available_isas()[::-1]
+        self.kernels = (OURS, *self.sets, *([PORTABLE] if peers else []))
+        self.peers = tuple(PEERS) if peers else ()
+        self.threads = sorted({1, torch.get_num_threads()}, reverse=True)
+
+    def forced(self, kernel: str) -> AbstractContextManager[None]:
+        return backends.force_cpu(kernel) if kernel in self.sets else nullcontext()
+
+    def sweep_kernels(self, bits: GateBits, seconds: float) -> Sequence[str]:
+        affordable = PORTABLE in self.kernels and portable_seconds(bits) < seconds
+        return (OURS, PORTABLE) if affordable else (OURS,)
+
+    def instruction_set(self, by: str) -> str | None:
+        """That of one of our kernels in C++; None for others."""
+        return backends.active_isa() if by == OURS else by if by in self.sets else None
+
+    def limit(self, what: str, by: str, cell: Cell) -> Callable[[], Limit] | None:
+        isa = self.instruction_set(by)
+        if what != LAMBDA or isa is None:
+            return None
+        return partial(lambda_limit, cell.bit_pairs, cell.n, isa, torch.get_num_threads())
+
+    def facts(self, cell: Cell, by: str) -> dict[str, object]:
+        return cell.facts() | {"threads": torch.get_num_threads(), "instruction_set": self.instruction_set(by)}
+
+    def memory(self) -> float:
+        available = available_memory()
+        return float("inf") if available is None else available / 2
+
+    def peer_seconds(self, name: str, cell: Cell) -> float:
+        return cell.n**2 * cell.bits_per_pair / multiply_rate(PEERS[name])
+
+    def torch_grams(self, cell: Cell, bits: GateBits, given: Inputs, seconds: float) -> Iterator[Peer]:
+        factors = [1 / cell.width] * cell.layers
+        for name in self.affordable(cell, seconds):
+            yield LAMBDA, name, lambda name=name: MatmulPerLayer(bits.unpack(), factors, PEERS[name])
+
+    def layer_peers(self, bits: GateBits) -> Iterator[Peer]:
+        if numkong.numkong_version() is not None:
+            yield numkong.UPPER, numkong.NAME, lambda: numkong.DotsSymmetric(bits)
+            yield numkong.SQUARE, numkong.NAME, lambda: numkong.DotsSquare(bits)
+
+    def extras(self, bits: GateBits, x: Tensor) -> Iterator[Peer]:
+        v = torch.randn(bits.n, COLUMNS, generator=torch.Generator().manual_seed(0))
+        calls: dict[str, Call] = {
+            f"matvec with x, {COLUMNS} columns": lambda: gatedops.npk_matvec(x, bits, v),
+            f"{NEAREST} nearest of each": lambda: gatedops.gate_neighbors(bits, NEAREST)[0],
+            NEW: lambda: gatedops.npk_gram(None, bits),
+            "counts, a new (L, n, n)": lambda: gatedops.gate_overlap(bits),
+        }
+        for what, call in calls.items():
+            yield what, OURS, lambda call=call: call
+        if self.peers:
+            yield FLOATS, "torch x @ x.T alone", lambda: InputMatmul(x)
+
+    def copies(self, to: Tensor, source: Tensor) -> dict[str, Call]:
+        threads = torch.get_num_threads()
+        return {"memcpy": lambda: memcpy(to, source, threads)} | super().copies(to, source)
+
+    def report(self) -> dict[str, object]:
+        return super().report() | {numkong.NAME: numkong.numkong_version()}
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """torch runs on `count` threads inside the block, and gatedops with it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@cache
+def multiply_rate(dtype: torch.dtype) -> float:
+    """Multiply-adds per second of torch.mm."""
+    a, out = torch.ones(PROBE, PROBE, dtype=dtype), torch.empty(PROBE, PROBE, dtype=dtype)
+    return PROBE**3 / _best(lambda: torch.mm(a, a, out=out))
+
+
+def portable_seconds(bits: GateBits) -> float:
+    """About what Lambda by the portable op takes, from that of some of the points."""
+    some = bits[: min(bits.n, PORTABLE_PROBE)]
+    return _best(portable_gram(some, None, torch.empty(some.n, some.n))) * _pairs(bits) / _pairs(some)
+
+
+def _pairs(bits: GateBits) -> float:
+    """Pairs of rows in the tiles of a symmetric Gram that are computed: those on and above the diagonal."""
+    return bits.n * (bits.n + min(bits.n, edge_of(bits.device))) / 2
+
+
+def _best(call: Call) -> float:
+    return interleaved_medians({"probe": call}, 3, label="probe")["probe"].best

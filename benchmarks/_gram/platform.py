@@ -1,0 +1,156 @@
+"""What a section has to know of a device: our kernels there, who else can be timed, and the limits."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+
+from _common.contest import Call, Limit
+from _common.problems import Cell
+from torch import Tensor
+
+import gatedops
+from gatedops import GateBits
+from gatedops.ops.gram_args import layout_of
+from gatedops.portable import gram as portable
+
+PORTABLE = "portable"
+LAMBDA, PIXELS, FLOATS = "Lambda", "Gram with x, uint8", "Gram with x, float32"
+NEW, MATVEC, COUNTS = "Lambda, a new (n, n)", "matvec, 10 columns", "counts"
+INPUTS, COLUMNS = 784, 10  # columns of x, and of the matrix that Lambda is multiplied by
+
+Inputs = Mapping[str, Tensor | None]  # the name of a Gram -> its inputs
+Peer = tuple[str, str, Callable[[], Call]]  # what, by, and what makes the call
+
+# For each torch peer: bytes of a gate stored as a number, and of its n x n buffers for each pair of points.
+PEER_BYTES = {"torch float32": (4, 8), "torch bfloat16": (2, 4), "torch int8": (1, 8), "torch float16": (2, 4)}
+
+
+def peer_bytes(name: str, cell: Cell) -> int:
+    """Memory of a torch peer beside the packed gates: masks, gates as numbers, n x n buffers."""
+    gate, pair = PEER_BYTES[name]
+    return cell.n * cell.bits_per_pair * (1 + gate) + pair * cell.n**2
+
+
+class Platform(ABC):
+    """A device as the sections see it.
+
+    kernels        our kernels that are timed, the one that gatedops chooses first
+    layer_kernels  those that count the gates of one layer
+    peers          torch peers by name; none with --no-peers
+    threads        the numbers of threads that a section is run with, all of them first
+    packer         the name of what packs gates here
+    """
+
+    device: str
+    kernels: Sequence[str]
+    layer_kernels: Sequence[str]
+    peers: Sequence[str]
+    threads: Sequence[int]
+    packer: str
+
+    @abstractmethod
+    def forced(self, kernel: str) -> AbstractContextManager[None]:
+        """Makes gatedops use this kernel inside the block."""
+
+    @abstractmethod
+    def sweep_kernels(self, bits: GateBits, seconds: float) -> Sequence[str]:
+        """The kernels that the sweep times, of which a slow one may take this long."""
+
+    @abstractmethod
+    def limit(self, what: str, by: str, cell: Cell) -> Limit | Callable[[], Limit] | None:
+        """The least time that this machine allows; None if it is not known."""
+
+    @abstractmethod
+    def facts(self, cell: Cell, by: str) -> dict[str, object]:
+        """What the JSON of an entry has beside the times."""
+
+    @abstractmethod
+    def memory(self) -> float:
+        """Bytes that torch peers may take."""
+
+    @abstractmethod
+    def peer_seconds(self, name: str, cell: Cell) -> float:
+        """About what one run of a torch peer takes."""
+
+    @abstractmethod
+    def torch_grams(self, cell: Cell, bits: GateBits, given: Inputs, seconds: float) -> Iterator[Peer]:
+        """Grams by the torch peers for which a cell has the memory, and whose run takes less than `seconds`."""
+
+    def affordable(self, cell: Cell, seconds: float) -> list[str]:
+        """The peers for which a cell has the time and, for all of them at once, the memory."""
+        memory, names = self.memory(), list[str]()
+        for name in self.peers:
+            fits = sum(peer_bytes(each, cell) for each in (*names, name)) < memory
+            names += [name] if fits and self.peer_seconds(name, cell) < seconds else []
+        return names
+
+    def gram(self, kernel: str, bits: GateBits, x: Tensor | None, out: Tensor) -> Call:
+        """The Gram by one of our kernels, into `out`."""
+        if kernel == PORTABLE:
+            return portable_gram(bits, x, out)
+
+        def call() -> Tensor:
+            with self.forced(kernel):
+                return gatedops.npk_gram(x, bits, out=out)
+
+        return call
+
+    def counts(self, kernel: str, x: GateBits, y: GateBits | None) -> Call:
+        """The counts of one or two sets of rows by one of our kernels, a new ``(L, n, n)``."""
+        if kernel == PORTABLE:
+            first, y_first, count = layout_of(x, y)
+            words = (x.words, None if y is None else y.words)
+            return lambda: portable.gate_overlap(*words, first, y_first, count, list(x.widths), "both")
+
+        def call() -> Tensor:
+            with self.forced(kernel):
+                return gatedops.gate_overlap(x, y)
+
+        return call
+
+    def product(self, kernel: str, bits: GateBits) -> Callable[[Tensor], Tensor]:
+        """Lambda times a matrix by one of our kernels."""
+
+        def product(v: Tensor) -> Tensor:
+            with self.forced(kernel):
+                return gatedops.npk_matvec(None, bits, v)
+
+        return product
+
+    def other_gates(self, cell: Cell, seed: int) -> GateBits | None:
+        """The second set of rows of one-layer; None if it counts those of one set."""
+        return None
+
+    def layer_peers(self, bits: GateBits) -> Iterator[Peer]:
+        """Who else counts the gates of one layer."""
+        yield from ()
+
+    def extras(self, bits: GateBits, x: Tensor) -> Iterator[Peer]:
+        """What the headline times beside the Grams and the product."""
+        yield from ()
+
+    def copies(self, to: Tensor, source: Tensor) -> dict[str, Call]:
+        """What copies bytes, beside packing."""
+        return {"copy_": lambda: to.copy_(source)}
+
+    def packing_limit(self, q: Tensor) -> Limit | None:
+        """The least time for packing q; None if it is not known."""
+        return None
+
+    def report(self) -> dict[str, object]:
+        """What the JSON says of this platform under "machine"."""
+        return {"kernels": list(self.kernels)}
+
+
+def portable_gram(bits: GateBits, x: Tensor | None, out: Tensor) -> Call:
+    """The Gram by the portable op, which is called directly: gatedops would call a kernel of the device."""
+    first, y_first, count = layout_of(bits, None)
+    factors = [1 / width for width in bits.widths]
+
+    def call() -> Tensor:
+        portable.npk_gram_out(x, bits.words, None, None, None, None, first, y_first, count, factors, out=out)
+        return out
+
+    return call
