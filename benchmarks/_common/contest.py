@@ -191,23 +191,27 @@ class Contest:
         by: str,
         make: Callable[[], Call],
         *,
-        check: Callable[[Call], None] | None = None,
+        check: Callable[[Call], Mapping[str, object] | None] | None = None,
         work: float | None = None,
         unit: str = "",
         limit: Limit | MeasuredLimit | None = None,
         facts: Mapping[str, object] | None = None,
     ) -> bool:
-        """Makes the call that is timed and checks it, which raises if its result is wrong; without `check` it is called
-        once. Returns whether it takes part: a contestant that raises is a failure and does not. A limit that is a
-        function is measured before and after the turns, and the lower one counts."""
+        """Makes the call that is timed and checks it; without `check` it is called once. Returns whether it takes part:
+        a contestant that raises is a failure and does not.
+
+        check  raises if the result is wrong, and may return further facts
+        limit  a function is called before and after the turns, and the lower limit counts
+        """
         with self.failures.caught(self.problem, what, by):
             call = make()
+            found = None
             if check is None:
                 call()
             else:
-                check(call)
+                found = check(call)
             synchronize()
-            self.contestants[what, by] = Contestant(call, work, unit, limit, facts or {})
+            self.contestants[what, by] = Contestant(call, work, unit, limit, {**(facts or {}), **(found or {})})
         return (what, by) in self.contestants
 
     def run(

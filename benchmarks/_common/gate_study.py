@@ -1,136 +1,73 @@
-"""What a network's gates know: kernel regression with its NPK, and how much active sub-networks overlap."""
+"""What a kernel knows of labelled images: kernel regression, the overlap of active sub-networks, eigenvalues."""
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 import gatedops
-from _common.progress import stages
-from _common.relu_net import net_accuracy, record_gates, train
-from gatedops import GateBits
+from gatedops import GateBits, data
 from gatedops.path_kernels import regression
 
-PICTURE = 500  # points on a side of the picture of a Gram, at most
-EIGENVALUES = 30
-
-Scale = Literal["width", "none"]
+PICTURE = 200  # points on a side of the picture of a Gram, at most
 
 
 @dataclass(frozen=True)
-class LabelledPoints:
-    """n points, the n_train training points first: x uint8 (n, d), labels int64 (n,), number of classes."""
+class LabelledImages:
+    """n images, the n_train training points first: pixels uint8 and inputs float32 in [0, 1], both (n, C, H, W), labels
+    int64 (n,), and the names of the classes."""
 
-    x: Tensor
+    pixels: Tensor
+    inputs: Tensor
     labels: Tensor
-    classes: int
+    classes: tuple[str, ...]
     n_train: int
 
+    @property
+    def n(self) -> int:
+        return len(self.labels)
 
-@dataclass(frozen=True)
-class GateFigures:
-    """Figures of one set of gates.
+    def points_json(self) -> dict[str, int]:
+        return {"n": self.n, "train": self.n_train, "test": self.n - self.n_train}
 
-    accuracy, ridge      test accuracy (0 to 1) of kernel regression, and the ridge chosen on the training
-                         points
-    on, on_by_layer      share of the gates that are on
-    within, across       mean of Lambda_ij / sqrt(Lambda_ii Lambda_jj), the cosine of the active sub-networks
-                         of two points, over the pairs of different points of one class, and over the pairs of
-                         two classes
-    """
-
-    accuracy: float
-    ridge: float
-    on: float
-    on_by_layer: list[float]
-    within: float
-    across: float
+    def classes_json(self) -> dict[str, int]:
+        """The number of points of each class."""
+        counts = torch.bincount(self.labels.cpu(), minlength=len(self.classes)).tolist()
+        return dict(zip(self.classes, counts, strict=True))
 
 
-@dataclass(frozen=True)
-class GramPicture:
-    """The normalised NPK for a plot: image (p, p), sorted by class; leading eigenvalues over the trace."""
-
-    image: Tensor
-    eigenvalues: Tensor
-
-
-@dataclass(frozen=True)
-class Study:
-    """Of one net: figures and pictures of its gates, the loss of every epoch, test accuracy, trained gates.
-
-    The keys of figures and pictures are "initial gates" and "trained gates".
-    """
-
-    figures: dict[str, GateFigures]
-    pictures: dict[str, GramPicture]
-    losses: list[float]
-    net_accuracy: float
-    trained: GateBits
+def load_images(args: argparse.Namespace, n: int, device: str = "cpu") -> LabelledImages:
+    """The images that --data, --data-dir and --seed choose."""
+    images = data.load(args.data, args.data_dir, n=n, seed=args.seed)
+    pixels = torch.cat([images.train_images, images.test_images]).to(device)
+    labels = torch.cat([images.train_labels, images.test_labels]).to(device)
+    return LabelledImages(pixels, images.inputs(pixels), labels, images.classes, len(images.train_labels))
 
 
-def study_net(
-    net: nn.Sequential,
-    points: LabelledPoints,
-    inputs: Tensor,
-    *,
-    epochs: int,
-    dtype: torch.dtype,
-    scale: Scale,
-    seed: int,
-) -> Study:
-    """Look at the gates of a net, train it on the training points, look again. inputs: float (n, d)."""
-    figures: dict[str, GateFigures] = {}
-    pictures: dict[str, GramPicture] = {}
-    k = points.n_train
-    with stages(7) as begin:
-
-        def look(name: str) -> GateBits:
-            bits = record_gates(net, inputs)
-            begin(f"overlaps, {name}")
-            overlap = sub_network_overlap(bits, points.labels, points.classes, dtype)
-            begin(f"kernel regression, {name}")
-            regressed = kernel_accuracy(points, bits, dtype, scale, seed)
-            figures[name] = GateFigures(*regressed, *shares_on(bits), *overlap)
-            begin(f"eigenvalues, {name}")
-            pictures[name] = gram_picture(points, bits, dtype, seed)
-            return bits
-
-        look("initial gates")
-        begin("training")
-        losses = train(net, inputs[:k], points.labels[:k], epochs, seed)
-        trained = look("trained gates")
-    return Study(figures, pictures, losses, net_accuracy(net, inputs[k:], points.labels[k:]), trained)
-
-
-def kernel_accuracy(
-    points: LabelledPoints, bits: GateBits, dtype: torch.dtype, scale: Scale, seed: int
-) -> tuple[float, float]:
-    """Test accuracy (0 to 1) of kernel regression with the NPK, and the ridge it uses."""
-    return gram_accuracy(gatedops.npk_gram(points.x, bits, scale=scale, dtype=dtype), points, seed)
-
-
-def gram_accuracy(gram: Tensor, points: LabelledPoints, seed: int) -> tuple[float, float]:
-    """Test accuracy (0 to 1) of kernel regression with a Gram (n, n) of the points, and the ridge it uses."""
-    k = points.n_train
+def gram_accuracy(gram: Tensor, images: LabelledImages, seed: int) -> tuple[float, float]:
+    """Returns the test accuracy (0 to 1) of kernel regression with a Gram (n, n) of the images, and the ridge it uses,
+    which is chosen on training points."""
+    k = images.n_train
     ridges = tqdm(regression.RIDGES, desc="kernel regression", unit="ridge", leave=False, disable=None)
-    ridge = regression.select_ridge(gram[:k, :k], points.labels[:k], ridges, seed=seed)
-    fitted = regression.fit(gram[:k, :k], regression.one_hot(points.labels[:k], points.classes), ridge)
-    return regression.accuracy(fitted.predict(gram[k:, :k]), points.labels[k:]), ridge
+    ridge = regression.select_ridge(gram[:k, :k], images.labels[:k], ridges, seed=seed)
+    targets = regression.one_hot(images.labels[:k], len(images.classes))
+    fitted = regression.fit(gram[:k, :k], targets, ridge)
+    return regression.accuracy(fitted.predict(gram[k:, :k]), images.labels[k:]), ridge
 
 
 def shares_on(bits: GateBits) -> tuple[float, list[float]]:
-    """Share of the gates that are on: of all of them, and layer by layer."""
+    """Returns the share of the gates that are on, of all of them and layer by layer."""
     shares = [float(mask.double().mean()) for mask in bits.unpack()]
     return sum(s * w for s, w in zip(shares, bits.widths, strict=True)) / sum(bits.widths), shares
 
 
 def sub_network_overlap(bits: GateBits, labels: Tensor, classes: int, dtype: torch.dtype) -> tuple[float, float]:
-    """Mean cosine of active sub-networks within and across classes; a pair of equal points is left out."""
+    """Returns the mean of Lambda_ij / sqrt(Lambda_ii Lambda_jj), the cosine of the active sub-networks of two points,
+    over the pairs of different points of one class, and over the pairs of points of two classes."""
     cosine = gatedops.npk_gram(None, bits, normalize=True, dtype=dtype)
     members = torch.nn.functional.one_hot(labels, classes).to(dtype)
     sums = (members.T @ (cosine @ members)).double()
@@ -144,15 +81,8 @@ def sub_network_overlap(bits: GateBits, labels: Tensor, classes: int, dtype: tor
     )
 
 
-def gram_picture(points: LabelledPoints, bits: GateBits, dtype: torch.dtype, seed: int) -> GramPicture:
-    """Draw-ready, and 30 eigenvalues."""
-    gram = gatedops.npk_gram(points.x, bits, normalize=True, dtype=dtype)
-    image = gram_image(gram, points.labels)
-    return GramPicture(image, leading_eigenvalues(gram, EIGENVALUES, seed) / float(gram.diagonal().sum()))
-
-
 def gram_image(gram: Tensor, labels: Tensor) -> Tensor:
-    """A Gram (n, n) with its points sorted by class, averaged down to at most 500 x 500."""
+    """Returns a Gram (n, n) with its points sorted by class, averaged down to at most 200 x 200."""
     order = labels.argsort(stable=True)
     sorted_gram = gram[order][:, order]
     side = min(PICTURE, len(order))
@@ -160,9 +90,9 @@ def gram_image(gram: Tensor, labels: Tensor) -> Tensor:
 
 
 def leading_eigenvalues(gram: Tensor, count: int, seed: int, rounds: int = 8) -> Tensor:
-    """The `count` largest eigenvalues of a positive semi-definite (n, n), the largest first.
+    """Returns the `count` largest eigenvalues of a positive semi-definite (n, n), the largest first.
 
-    Subspace iteration with twice as many columns: n^2 work per column, not the n^3 of a full decomposition.
+    Subspace iteration with twice as many columns takes n^2 work a column, not the n^3 of a full decomposition.
     """
     n = len(gram)
     generator = torch.Generator(gram.device).manual_seed(seed)

@@ -12,15 +12,20 @@ from pathlib import Path
 
 import torch
 
+from gatedops import data
+
 DEFAULT_OUT = Path(__file__).resolve().parents[1] / "out"
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 def script_parser(doc: str | None, *names: str, seeded: bool = True) -> argparse.ArgumentParser:
-    """A parser with --out, --seed (if the script is `seeded` by it) and the shared options of these names: device,
-    dtype, scale, peers, plot."""
+    """A parser with --out, --seed (if the script is `seeded` by it) and the shared options of these names: data,
+    device, dtype, scale, peers, plot."""
     options = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = options.add_argument
+    if "data" in names:
+        add("--data", choices=data.NAMES, default="digits", help="image set (default: %(default)s)")
+        add("--data-dir", type=Path, help="folder with the files of mnist or cifar10")
     if "device" in names:
         add("--device", choices=("cpu", "cuda"), default="cpu", help="(default: %(default)s)")
     if "dtype" in names:

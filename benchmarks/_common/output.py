@@ -35,14 +35,12 @@ def write_json_atomically(path: Path, content: object) -> None:
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints columns as wide as their widest cell, the first to the left, the others to the right."""
+    """Prints columns as wide as their widest cell, numbers to the right, the first column and words to the left."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    numbers = [i > 0 and any(row[i][:1].isdigit() for row in rows) for i in range(len(header))]
     for row in [header, ["-" * width for width in widths], *rows]:
-        cells = [
-            row[0].ljust(widths[0]),
-            *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
-        ]
-        print("  ".join(cells).rstrip())
+        cells = zip(row, widths, numbers, strict=True)
+        print("  ".join(cell.rjust(width) if right else cell.ljust(width) for cell, width, right in cells).rstrip())
 
 
 def print_entries(entries: Sequence[Entry], facts: Sequence[str] = ()) -> None:

@@ -1,4 +1,4 @@
-"""A fully connected ReLU network without biases, its training, and its gates."""
+"""A fully connected ReLU network without biases, its training and its accuracy."""
 
 from __future__ import annotations
 
@@ -9,17 +9,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import trange
 
-from gatedops import GateBits
-
 BATCH = 64
 LEARNING_RATE = 1e-3
 
 
 def relu_net(inputs: int, width: int, depth: int, outputs: int, seed: int) -> nn.Sequential:
-    """`depth` weight layers, so depth - 1 gated layers of `width` gates; no biases, as in docs/math.md
-    section 1.
-
-    Weights are normal with variance 2 / fan-in (He), drawn from a generator seeded here.
+    """Returns a net of `depth` weight layers, so of depth - 1 gated layers of `width` gates, as in docs/math.md,
+    section 1. Weights are normal with variance 2 / fan-in (He), drawn from a generator seeded here.
     """
     generator = torch.Generator().manual_seed(seed)
     sizes = [inputs, *[width] * (depth - 1), outputs]
@@ -31,10 +27,8 @@ def relu_net(inputs: int, width: int, depth: int, outputs: int, seed: int) -> nn
     return nn.Sequential(*layers[:-1])
 
 
-def train(net: nn.Sequential, x: Tensor, labels: Tensor, epochs: int, seed: int) -> list[float]:
-    """Adam on the cross-entropy, batches of 64; the mean loss of every epoch. x float (n, d), labels
-    int64 (n,).
-    """
+def train(net: nn.Module, x: Tensor, labels: Tensor, epochs: int, seed: int) -> list[float]:
+    """Trains by Adam on the cross-entropy in batches of 64, and returns the mean loss of every epoch."""
     optimizer = torch.optim.Adam(net.parameters(), lr=LEARNING_RATE)
     generator = torch.Generator().manual_seed(seed)
     losses: list[float] = []
@@ -53,29 +47,6 @@ def train(net: nn.Sequential, x: Tensor, labels: Tensor, epochs: int, seed: int)
 
 
 @torch.no_grad()
-def record_gates(net: nn.Sequential, x: Tensor, batch: int = 4096) -> GateBits:
-    """The gates of every ReLU in `net` for the rows of x (n, d), from forward hooks on what enters the
-    ReLUs.
-    """
-    seen: list[Tensor] = []
-    hooks = [
-        module.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-        for module in net
-        if isinstance(module, nn.ReLU)
-    ]
-    parts: list[GateBits] = []
-    try:
-        for rows in x.split(batch):
-            seen.clear()
-            net(rows)
-            parts.append(GateBits.pack(seen))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return GateBits.cat(parts)
-
-
-@torch.no_grad()
-def net_accuracy(net: nn.Sequential, x: Tensor, labels: Tensor) -> float:
-    """Share of the rows of x that the net classifies as `labels` says; 0 to 1."""
+def net_accuracy(net: nn.Module, x: Tensor, labels: Tensor) -> float:
+    """Returns the share of the rows of x that the net classifies as `labels` says, 0 to 1."""
     return float((net(x).argmax(1) == labels).double().mean())
