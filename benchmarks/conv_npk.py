@@ -3,7 +3,7 @@
 Trains a small GCONV net (convolutions of 3 x 3, global average pooling), and computes its path kernel (gatedops.npk)
 before and after training: kernel regression with either Gram against the net itself. Then shows that with circular
 padding the kernel does not change when an image is rotated over its edges. Then times a pair of 8x8 and of 32x32
-images, 4 convolutions of 64 channels, beside the kernel in plain torch and, where neural-tangents is installed (it is
+images, 4 convolutions of 64 channels, beside the kernel in plain torch and, if neural-tangents is installed (it is
 optional and needs JAX), its convolutional NTK of the same architecture. Writes OUT/conv_npk.json and OUT/conv_npk.png.
 
     python benchmarks/conv_npk.py
@@ -13,182 +13,288 @@ optional and needs JAX), its convolutional NTK of the same architecture. Writes 
 The ridge of the regression is chosen on a held-out fifth of the training points. The net, and so its trained gates, has
 seen all training points; no test point is used before the test accuracies.
 
-With --device cuda the time of a pair alone is measured, on any GPU that torch calls by that name: by the portable ops,
-or by the kernels that GATEDOPS_BACKEND=cuda chooses. Writes OUT/conv_npk_cuda.json.
+With --device cuda the script only times a pair, on any GPU that torch calls by that name: by the portable ops, or by
+the kernels that GATEDOPS_BACKEND=cuda chooses. It writes OUT/conv_npk_cuda.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict
-from pathlib import Path
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
-from _common.contention import Contention, sentence
-from _common.gate_study import LabelledPoints
-from _common.machine import machine_report
-from _common.options import (
-    DEFAULT_OUT,
-    DTYPES,
-    at_least,
-    require_device,
-    require_folder,
-    require_matplotlib,
-    require_memory,
-)
-from _common.output import print_table, write_json_atomically
-from _conv_npk import gpu, shifts, speed, study
-from _gram.targets import HEADER as TARGET_HEADER
-from _gram.targets import Target
+from _common import gate_study
+from _common.contest import OURS, Call, Contest, Entry, Failures, GpuLostError
+from _common.gate_study import LabelledImages
+from _common.images import encoded
+from _common.options import DTYPES, at_least, require_memory, run_script, script_parser
+from _common.output import Results, print_entries, print_table
+from _common.relu_net import net_accuracy, train
+from torch import Tensor, nn
 
-from gatedops import data
-from gatedops.backends.choice import backend_of
+import gatedops
 from gatedops.nn import conv_spec
+from gatedops.path_kernels.compile_steps import compile_steps
+from gatedops.path_kernels.network import steps_of, weighted_layers
+from gatedops.reference import conv_gram as reference_conv
 
 DEFAULT_POINTS = {"digits": 1797, "mnist": 600, "cifar10": 400, "random": 200}
 QUICK_POINTS = 200
-CHANNELS = (64, 64, 64, 64)
+CHANNELS = (64, 64, 64, 64)  # of the net that is trained, and of the one that is timed
+ROTATED_WITH = 3  # images
 REPEATS, QUICK_REPEATS, GPU_REPEATS = 7, 3, 21
 ARRAYS = 8  # (n, n) arrays alive at the worst moment
+WHAT, PLAIN, PEER = "a pair", "gatedops.reference.conv_gram", "neural-tangents, NTK"
+LARGEST_ERROR = 1e-4  # relative to the largest entry: far above the rounding of float32
 
 
 def parser() -> argparse.ArgumentParser:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = script_parser(__doc__, "data", "device", "dtype", "peers", "plot")
     add = options.add_argument
     defaults = ", ".join(f"{name} {n}" for name, n in DEFAULT_POINTS.items())
-    add("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: timings alone (default: %(default)s)")
-    add("--data", choices=data.NAMES, default="digits", help="image set (default: %(default)s)")
-    add("--data-dir", type=Path, help="folder with the files of mnist or cifar10")
     add("--n", type=at_least(10), help=f"points in the Gram, a fifth of them test points (default: {defaults})")
-    add("--channels", type=at_least(1), nargs="+", default=list(CHANNELS), metavar="C", help="of the convolutions")
-    add("--dense", type=at_least(1), nargs="*", default=[], metavar="W", help="gated layers behind the pooling")
-    add("--epochs", type=at_least(0), default=12, help="of training (default: %(default)s)")
-    add("--dtype", choices=tuple(DTYPES), default="float32", help="of the Grams (default: %(default)s)")
+    some = at_least(1)
+    add("--channels", type=some, nargs="+", default=list(CHANNELS), metavar="C", help="channels of each convolution")
+    add("--dense", type=some, nargs="*", default=[], metavar="W", help="gated layers behind the pooling")
+    add("--epochs", type=at_least(0), default=12, help="epochs of training (default: %(default)s)")
     add("--quick", action="store_true", help=f"{QUICK_POINTS} points, few and small timings: rough figures")
-    add("--no-peers", action="store_true", help="time gatedops alone")
-    add("--no-plot", action="store_true", help="no PNG; matplotlib is not needed")
-    add("--out", type=Path, default=DEFAULT_OUT, help="folder for the results (default: benchmarks/out)")
-    add("--seed", type=at_least(0), default=0, help="of everything random (default: %(default)s)")
     return options
 
 
-def targets(args: argparse.Namespace, found: study.Study, entries: list[speed.Entry]) -> Iterator[Target]:
-    """What a CPU with two threads is held to."""
-    ours = {entry.problem: entry.us_per_pair for entry in entries if entry.by == "gatedops"}
-    yield Target("8x8, us a pair", 10, ours["8x8"], at_least=False)
-    yield Target("32x32, us a pair", 2000, ours["32x32"], at_least=False)
-    whole = args.data == "digits" and args.n in (None, DEFAULT_POINTS["digits"]) and not args.quick
-    if whole and tuple(args.channels) == CHANNELS and not args.dense:
-        slowest = max(figures.seconds for figures in found.figures.values())
-        yield Target("Gram of all 1797 digits, seconds", 60, slowest, at_least=False)
+# --- what the gates know ---
 
 
-def time_pairs(args: argparse.Namespace) -> list[speed.Entry]:
-    """Both problems, with or without peers."""
-    problems = speed.QUICK_PROBLEMS if args.quick else speed.PROBLEMS
-    repeats = QUICK_REPEATS if args.quick else REPEATS
-    timed = [speed.time_problem(one, args.seed, repeats, peers=not args.no_peers) for one in problems]
-    return [entry for entries in timed for entry in entries]
+@dataclass(frozen=True)
+class KernelFigures:
+    """Figures of one Gram: test accuracy (0 to 1) of kernel regression, its ridge, and the time that all of npk took
+    for this number of unordered pairs."""
+
+    accuracy: float
+    ridge: float
+    seconds: float
+    pairs: int
+    us_per_pair: float
 
 
-def as_json(args: argparse.Namespace) -> dict[str, object]:
-    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+def look(net: nn.Module, images: LabelledImages, args: argparse.Namespace) -> tuple[KernelFigures, Tensor]:
+    """The figures of the net's kernel, and the picture of its normalised Gram."""
+    start = time.perf_counter()
+    gram = gatedops.npk(net.eval(), images.inputs, dtype=DTYPES[args.dtype])
+    seconds, pairs = time.perf_counter() - start, unordered(images.n)
+    figures = KernelFigures(*gate_study.gram_accuracy(gram, images, args.seed), seconds, pairs, 1e6 * seconds / pairs)
+    return figures, gate_study.gram_image(normalised(gram), images.labels)
 
 
-def run_on_gpu(args: argparse.Namespace) -> None:
-    require_device("cuda")
-    require_folder(args.out)
-    gpu_report = {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
-    report = machine_report() | gpu_report | {"backend": backend_of("cuda", "conv_gram")}
-    facts = f"{report['gpu']}, {report['backend']}, torch {report['torch']}, CUDA {report['cuda']}"
-    print(f"{facts}; all of npk on a symmetric Gram, float32")
-    problems = gpu.QUICK_PROBLEMS if args.quick else gpu.PROBLEMS
-    repeats = QUICK_REPEATS if args.quick else GPU_REPEATS
-    entries = [entry for one in problems for entry in gpu.time_problem(one, args.seed, repeats)]
-    print_table(speed.HEADER, [entry.row() for entry in entries])
-    held = list(gpu.targets(entries))
-    print_table(TARGET_HEADER, [target.row() for target in held])
-    content = {
-        "machine": report,
-        "options": as_json(args),
-        "speed": [entry.to_json() for entry in entries],
-        "targets": [asdict(target) | {"met": target.met} for target in held],
-    }
-    write_json_atomically(args.out / "conv_npk_cuda.json", content)
-    print(f"\nwrote {args.out / 'conv_npk_cuda.json'}")
+def normalised(gram: Tensor) -> Tensor:
+    """K_ij / sqrt(K_ii K_jj), and 0 for a point whose kernel with itself is 0."""
+    factors = gram.diagonal().rsqrt()
+    factors = torch.where(factors.isfinite(), factors, 0)
+    return gram * factors[:, None] * factors
 
 
-def run(args: argparse.Namespace) -> None:
-    if not args.no_plot:
-        require_matplotlib()
-    require_folder(args.out)
-    n = args.n or (QUICK_POINTS if args.quick else DEFAULT_POINTS[args.data])
-    images = data.load(args.data, args.data_dir, n=n, seed=args.seed)
-    pixels = torch.cat([images.train_images, images.test_images])
-    labels = torch.cat([images.train_labels, images.test_labels])
-    points = LabelledPoints(pixels, labels, len(images.classes), len(images.train_labels))
-    require_memory(n**2 * ARRAYS * 8, f"a study of n={n}")
-    inputs = images.inputs(pixels)
-    spec = conv_spec(tuple(pixels.shape[1:]), args.channels, args.dense, points.classes, "gap")
-    report = machine_report()
-    facts = f"{report['threads']} threads, {report['instruction_set']}, torch {report['torch']}"
-    contention = Contention()
-
-    layers = "-".join(map(str, args.channels)) + "-GAP" + "".join(f"-{width}" for width in args.dense)
-    title = f"Path kernel of GCONV {layers} on {n} points of {args.data}"
-    print(f"{title}\n{points.n_train} training points, {args.epochs} epochs; {report['cpu']}, {facts}")
-    options = {"epochs": args.epochs, "dtype": DTYPES[args.dtype], "seed": args.seed}
-    found = study.study_net(spec.relu_net(args.seed), points, inputs, **options)
-    net_row = ("the net itself", f"{found.net_accuracy:.2%}", "", "", "")
-    print_table(study.HEADER, [*(figures.row(name) for name, figures in found.figures.items()), net_row])
-
-    over_shifts = shifts.over_shifts(inputs, args.channels, args.dense, args.seed)
-    print()
-    print_table(shifts.HEADER, [one.row() for one in over_shifts])
-
-    entries = time_pairs(args)
-    versions = speed.neural_tangents_versions()
-    print(f"\ngatedops: all of npk on a symmetric Gram; neural-tangents: {versions or 'not installed'}")
-    print_table(speed.HEADER, [entry.row() for entry in entries])
-    busy = contention.cores()
-    print(sentence(busy))
-    held = [
-        Target("rotations, circular padding: change of H, in 1e-6", 1, over_shifts[0].spread / 1e-6, at_least=False),
-        *targets(args, found, entries),
+def study(args: argparse.Namespace, images: LabelledImages, results: Results) -> None:
+    """Looks at the kernel of a net, trains it on the training points, and looks again."""
+    spec = conv_spec(tuple(images.pixels.shape[1:]), args.channels, args.dense, len(images.classes), "gap")
+    net, x, labels, k = spec.relu_net(args.seed), images.inputs, images.labels, images.n_train
+    found = {"untrained net": look(net, images, args)}
+    losses = train(net, x[:k], labels[:k], args.epochs, args.seed)
+    found["trained net"] = look(net, images, args)
+    accuracy = net_accuracy(net, x[k:], labels[k:])
+    rows = [
+        (name, f"{one.accuracy:.2%}", f"{one.ridge:g}", f"{one.seconds:.1f}", f"{one.us_per_pair:.2f}")
+        for name, (one, _) in found.items()
     ]
-    print_table(TARGET_HEADER, [target.row() for target in held])
-    content = {
-        "machine": report,
-        "cores_busy_elsewhere": busy,
-        "options": as_json(args),
-        "points": {"n": n, "train": points.n_train, "test": n - points.n_train},
-        "net": {"layers": layers, "test_accuracy": found.net_accuracy, "loss_by_epoch": found.losses},
-        "kernels": {name: figures.to_json() for name, figures in found.figures.items()},
-        "spread_over_rotations": {one.padding: one.spread for one in over_shifts},
-        "neural_tangents": versions,
-        "speed": [entry.to_json() for entry in entries],
-        "targets": [asdict(target) | {"met": target.met} for target in held],
-    }
-    write_json_atomically(args.out / "conv_npk.json", content)
-    print(f"\nwrote {args.out / 'conv_npk.json'}")
-    if not args.no_plot:
-        from _conv_npk.picture import plot_conv_npk
-
-        plot_conv_npk(args.out / "conv_npk.png", found, labels, images.classes, over_shifts, entries, title)
-        print(f"wrote {args.out / 'conv_npk.png'}")
+    header = ("kernel", "test accuracy", "ridge", "seconds", "us a pair")
+    print_table(header, [*rows, ("the net itself", f"{accuracy:.2%}", "", "", "")])
+    results.add(
+        points=images.points_json(),
+        classes=images.classes_json(),
+        net={"layers": layers_of(args), "test_accuracy": accuracy, "loss_by_epoch": losses},
+        kernels={name: asdict(one) for name, (one, _) in found.items()},
+        pictures={name: encoded(image) for name, (_, image) in found.items()},
+    )
 
 
-def main() -> int:
-    args = parser().parse_args()
+def layers_of(args: argparse.Namespace) -> str:
+    return "-".join(map(str, [*args.channels, "GAP", *args.dense]))
+
+
+# --- what the kernel is invariant to ---
+
+
+def over_rotations(images: Tensor, args: argparse.Namespace) -> dict[str, tuple[float, Tensor]]:
+    """For circular and for zero padding, with one set of random weights, how much the kernel of two images changes when
+    one of them is rotated over its edges by every number of rows and columns.
+
+    Returns the largest (max - min) / mean of H(x, rotated x') over the images x, and the map (H, W) of H(x, x' rotated
+    by h rows and w columns) over its mean for one x. Everything is in float64: in float32 a pre-activation close to 0
+    may change its sign with the order of a sum.
+    """
+    images = images[: ROTATED_WITH + 1].double()
+    height, width = images.shape[2:]
+    rotated = torch.stack([images[-1].roll((h, w), (1, 2)) for h in range(height) for w in range(width)])
+    found = {}
+    for padding in ("circular", "zeros"):
+        spec = conv_spec(images.shape[1:], args.channels, args.dense, 2, "gap", padding_mode=padding)
+        net = spec.relu_net(args.seed, dtype=torch.float64).eval()
+        h = gatedops.npk(net, images[:-1], rotated, dtype=torch.float64)
+        spread = (h.amax(1) - h.amin(1)) / h.mean(1)
+        found[padding] = float(spread.max()), (h[0] / h[0].mean()).view(height, width)
+    return found
+
+
+def rotations(args: argparse.Namespace, images: LabelledImages, results: Results) -> None:
+    found = over_rotations(images.inputs, args)
+    header = ("padding", "H over all rotations of one image: (largest - smallest) / mean")
+    print_table(header, [(padding, f"{spread:.2e}") for padding, (spread, _) in found.items()])
+    results.add(rotations={name: {"spread": spread, "map": encoded(one)} for name, (spread, one) in found.items()})
+
+
+# --- what a pair costs ---
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A Gram of n random images (C, s, s): 4 convolutions of 64 channels, zero padding, global average pooling.
+
+    n is the number of gatedops; the plain form and neural-tangents do n_plain and n_peer.
+    """
+
+    channels: int
+    size: int
+    n: int
+    n_plain: int
+    n_peer: int
+
+    def __str__(self) -> str:
+        return f"{self.size}x{self.size} images"
+
+    def images(self, n: int, seed: int) -> Tensor:
+        shape = (n, self.channels, self.size, self.size)
+        return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+    def net(self, seed: int) -> nn.Sequential:
+        return conv_spec((self.channels, self.size, self.size), CHANNELS, [], 10, "gap").relu_net(seed).eval()
+
+
+PROBLEMS = (Problem(1, 8, 512, 16, 8), Problem(3, 32, 32, 1, 1))
+QUICK_PROBLEMS = (Problem(1, 8, 96, 4, 4), Problem(3, 32, 3, 1, 1))
+GPU_PROBLEMS = (Problem(1, 8, 1024, 16, 0), Problem(3, 32, 256, 2, 0))
+GPU_QUICK_PROBLEMS = (Problem(1, 8, 256, 16, 0), Problem(3, 32, 64, 2, 0))
+
+
+def unordered(n: int) -> int:
+    return n * (n + 1) // 2
+
+
+def time_pairs(args: argparse.Namespace, results: Results) -> None:
+    if args.device == "cuda":
+        problems, repeats = GPU_QUICK_PROBLEMS if args.quick else GPU_PROBLEMS, GPU_REPEATS
+    else:
+        problems, repeats = QUICK_PROBLEMS if args.quick else PROBLEMS, REPEATS
+    print("gatedops: all of npk on a symmetric Gram in float32; ratios are those of the time of a pair")
+    entries: list[Entry] = []
+    for problem in problems:
+        entries += time_problem(problem, args, results.failures, QUICK_REPEATS if args.quick else repeats)
+        results.add(speed=[entry.to_json() for entry in entries])
+    print_entries(entries, ("pairs", "us_per_pair"))
+
+
+def time_problem(problem: Problem, args: argparse.Namespace, failures: Failures, repeats: int) -> list[Entry]:
+    """Times gatedops, its plain form, and on a CPU neural-tangents, each on its number of images."""
+    net, x = problem.net(args.seed).to(args.device), problem.images(problem.n, args.seed).to(args.device)
+    few = x[: problem.n_plain]
+    contest = Contest(str(problem), failures, device=args.device)
+
+    def enter(by: str, pairs: int, make: Callable[[], Call], check: Callable[[Call], None] | None = None) -> None:
+        contest.enter(WHAT, by, make, check=check, work=pairs, unit="pairs", facts={"pairs": pairs})
+
+    def make_ours() -> Call:
+        return lambda: gatedops.npk(net, x, progress=False)
+
+    enter(OURS, unordered(problem.n), make_ours, lambda call: require_agreement(net, few))
+    if not args.no_peers:
+        enter(PLAIN, unordered(problem.n_plain), lambda: plain_form(net, few))
+        kernel = neural_tangents_kernel() if args.device == "cpu" else None
+        if kernel is not None:
+            images = problem.images(problem.n_peer, args.seed).permute(0, 2, 3, 1).numpy()
+            # neural-tangents computes every entry, the others compute each unordered pair once.
+            enter(PEER, problem.n_peer**2, lambda: lambda: kernel(images))
+    entries = contest.run(repeats, least=3, seconds=6, base=(WHAT, OURS))
+    return [replace(entry, facts={**entry.facts, "us_per_pair": 1e6 / (entry.rate or 1)}) for entry in entries]
+
+
+def plain_form(net: nn.Sequential, x: Tensor) -> Callable[[], Tensor]:
+    """The same Gram by plain torch, with gates recorded and masks made beforehand."""
+    steps = steps_of(net, x)
+    program, per_input = compile_steps(steps, [1.0] * len(weighted_layers(steps)), tangent=False, biases=False)
+    columns, words = per_input.rows(x, gatedops.record_gates(net, x), torch.float32, len(x))
+    encoded_steps, scalars = program.encoded, program.scalars
+    return lambda: reference_conv.conv_gram(columns, words, None, None, encoded_steps, scalars, torch.float32)
+
+
+def require_agreement(net: nn.Sequential, x: Tensor) -> None:
+    """Raises RuntimeError unless gatedops.npk gives what its plain form does."""
+    expected = plain_form(net, x)()
+    error = float((gatedops.npk(net, x, progress=False) - expected).abs().max() / expected.abs().max())
+    if not error < LARGEST_ERROR:
+        raise RuntimeError(f"gatedops.npk is wrong: it differs from its plain form by {error:.1e}")
+
+
+def neural_tangents_kernel() -> Callable[[Any], Any] | None:
+    """The NTK of the same architecture at infinite width for images (n, H, W, C); None if it is not installed."""
     try:
-        run_on_gpu(args) if args.device == "cuda" else run(args)
-    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
-        print(f"conv_npk.py: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        jax, stax = importlib.import_module("jax"), importlib.import_module("neural_tangents").stax
+    except ImportError:
+        return None
+    layers = [layer for width in CHANNELS for layer in (stax.Conv(width, (3, 3), padding="SAME"), stax.Relu())]
+    _, _, kernel = stax.serial(*layers, stax.GlobalAvgPool(), stax.Dense(10))
+    compiled = jax.jit(lambda images: kernel(images, None, "ntk"))
+    return lambda images: compiled(images).block_until_ready()
+
+
+def neural_tangents_versions() -> dict[str, str] | None:
+    """The versions of neural-tangents and JAX; None if they are not installed."""
+    if neural_tangents_kernel() is None:
+        return None
+    return {name: importlib.import_module(name).__version__ for name in ("neural_tangents", "jax")}
+
+
+def run(args: argparse.Namespace) -> int:
+    return run_on_gpu(args) if args.device == "cuda" else run_on_cpu(args)
+
+
+def run_on_gpu(args: argparse.Namespace) -> int:
+    results = Results(args, "conv_npk_cuda", device="cuda", family="conv_gram")
+    try:
+        with results.section("what a pair costs"):
+            time_pairs(args, results)
+    except GpuLostError as error:
+        return results.lost(error)
+    return results.finish()
+
+
+def run_on_cpu(args: argparse.Namespace) -> int:
+    n = args.n or (QUICK_POINTS if args.quick else DEFAULT_POINTS[args.data])
+    images = gate_study.load_images(args, n)
+    require_memory(n**2 * ARRAYS * 8, f"a study of n={n}")
+    results = Results(args, "conv_npk", family="conv_gram")
+    print(f"GCONV {layers_of(args)} on {n} points of {args.data}, {images.n_train} of them for {args.epochs} epochs")
+    with results.section("what its gates know"):
+        study(args, images, results)
+    with results.section("what it is invariant to"):
+        rotations(args, images, results)
+    with results.section("what a pair costs"):
+        results.add(neural_tangents=neural_tangents_versions())
+        print(f"neural-tangents: {results.content['neural_tangents'] or 'not installed'}")
+        time_pairs(args, results)
+    return results.finish()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script(parser(), run))

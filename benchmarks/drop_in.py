@@ -14,75 +14,156 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
-from _common.contention import Contention, sentence
-from _common.machine import machine_report
-from _common.options import DEFAULT_OUT, at_least, require_folder, require_matplotlib
-from _common.output import print_table, write_json_atomically
-from _drop_in import fusing, recording
-from _drop_in.models import SUBJECTS
+import torch
+from _common.contest import Call, Contest, Entry, Failures
+from _common.options import at_least, run_script, script_parser
+from _common.output import Results, print_entries
+from _drop_in.models import SUBJECTS, Subject, random_problem
+from torch import Tensor, nn
+
+import gatedops
+from gatedops import GateBits
 
 REPEATS = 11
+RECORDING, RECORD, HOOKS, ALONE = "recording", "record_gates", "hooks by hand", "the network alone"
+FUSED, EAGER = "fused", "eager"
 
 
 def parser() -> argparse.ArgumentParser:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = script_parser(__doc__, "plot")
     add = options.add_argument
     names = [subject.name for subject in SUBJECTS]
     add("--networks", choices=names, nargs="+", default=names, metavar="NAME", help=", ".join(names))
     add("--n", type=at_least(1), default=32, help="inputs to record (default: %(default)s)")
     add("--batch", type=at_least(1), default=32, help="inputs at a time (default: %(default)s)")
     add("--repeats", type=at_least(1), default=REPEATS, help="timed runs of each, at most (default: %(default)s)")
-    add("--no-plot", action="store_true", help="no PNG; matplotlib and scikit-learn are not needed")
-    add("--out", type=Path, default=DEFAULT_OUT, help="folder for the results (default: benchmarks/out)")
-    add("--seed", type=at_least(0), default=0, help="of everything random (default: %(default)s)")
     return options
 
 
-def run(args: argparse.Namespace) -> None:
-    if not args.no_plot:
-        require_matplotlib()
-    require_folder(args.out)
-    report, contention = machine_report(), Contention()
+class HookedByHand:
+    """What people write: a forward hook on every module that shows gates, bool masks put together at the end."""
+
+    def __init__(self, net: nn.Module, owners: list[nn.Module], batch: int) -> None:
+        self.net, self.owners, self.batch = net, owners, batch
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor) -> list[Tensor]:
+        seen: list[list[Tensor]] = [[] for _ in self.owners]
+
+        def hook(kept: list[Tensor]) -> Callable[..., None]:
+            return lambda module, args, output: kept.append(output > 0)
+
+        hooks = [owner.register_forward_hook(hook(kept)) for owner, kept in zip(self.owners, seen, strict=True)]
+        for rows in x.split(self.batch):
+            self.net(rows)
+        for handle in hooks:
+            handle.remove()
+        return [torch.cat(kept) for kept in seen]
+
+
+def time_recording(subject: Subject, args: argparse.Namespace, failures: Failures) -> list[Entry]:
+    """Times record_gates, the hooks and the network alone, which is the limit of both."""
+    net, x = random_problem(subject, args.n, args.seed)
+    by_hand = HookedByHand(net, subject.owners(net), args.batch)
+    masks = by_hand(x)
+    gates = sum(mask[0].numel() for mask in masks)
+
+    def agree(call: Call) -> dict[str, object]:
+        bits = call()
+        assert isinstance(bits, GateBits)
+        if not all(torch.equal(found, mask) for found, mask in zip(bits.unpack(), masks, strict=True)):
+            raise RuntimeError("record_gates and hooks by hand disagree")
+        return {"gates": gates, "bytes_per_input": bits.nbytes / args.n}
+
+    @torch.no_grad()
+    def alone() -> None:
+        for rows in x.split(args.batch):
+            net(rows)
+
+    contest = Contest(subject.name, failures)
+    contest.enter(RECORDING, RECORD, lambda: partial(gatedops.record_gates, net, x, args.batch), check=agree)
+    hooked = {"gates": gates, "bytes_per_input": float(gates)}
+    contest.enter(RECORDING, HOOKS, lambda: partial(by_hand, x), facts=hooked)
+    contest.enter(RECORDING, ALONE, lambda: alone, facts={"gates": gates})
+    return contest.run(args.repeats, base=(RECORDING, RECORD), limits=(ALONE,))
+
+
+def forward(net: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return net(x)
+
+
+def forward_and_backward(net: nn.Module, x: Tensor) -> Tensor:
+    net.zero_grad()
+    output = net(x)
+    output.square().sum().backward()
+    return output
+
+
+PASSES = {"forward": forward, "forward + backward": forward_and_backward}
+
+
+def time_fusing(subject: Subject, args: argparse.Namespace, failures: Failures) -> list[Entry]:
+    """Times both passes of one batch, each before and after fuse_relu in turns."""
+    net, x = random_problem(subject, args.batch, args.seed)
+    fused: Any = None  # an nn.Module with a fuse_report
+    with failures.caught(subject.name, "fuse_relu", FUSED):
+        fused = gatedops.fuse_relu(net, x)
+    if fused is None:
+        return []
+    facts = {"replaced": len(fused.fuse_report.replaced), "kept": len(fused.fuse_report.kept)}
+    if not facts["replaced"]:
+        print(f"{subject.name}: fuse_relu replaces nothing ({facts['kept']} ReLUs stay torch's), nothing is timed")
+        return []
+    entries: list[Entry] = []
+    for what, one_pass in PASSES.items():
+        contest = Contest(subject.name, failures)
+        entries += time_pass(contest, what, partial(one_pass, net, x), partial(one_pass, fused, x), facts, args.repeats)
+    return entries
+
+
+def time_pass(
+    contest: Contest, what: str, before: Call, after: Call, facts: dict[str, int], repeats: int
+) -> list[Entry]:
+    def agree(call: Call) -> None:
+        found, expected = call(), before()
+        assert isinstance(found, Tensor)
+        assert isinstance(expected, Tensor)
+        if not found.equal(expected):
+            raise RuntimeError("fuse_relu changes the output")
+
+    contest.enter(what, FUSED, lambda: after, check=agree, facts=facts)
+    contest.enter(what, EAGER, lambda: before, facts=facts)
+    return contest.run(repeats, base=(what, FUSED))
+
+
+def run(args: argparse.Namespace) -> int:
+    results = Results(args, "drop_in")
     subjects = [subject for subject in SUBJECTS if subject.name in args.networks]
-    recorded, fused = [], []
-    for subject in subjects:
-        recorded += recording.time_recording(subject, args.n, args.batch, args.repeats, args.seed)
-        fused += fusing.time_fusing(subject, args.batch, args.repeats, args.seed)
-    busy = contention.cores()
-    print(f"{report['cpu']}, {report['threads']} threads, {report['instruction_set']}, torch {report['torch']}")
-    print(f"\nRecording the gates of {args.n} inputs, {args.batch} at a time; the bits agree with the hooks' masks")
-    print_table(recording.HEADER, [result.row() for result in recorded])
-    print(f"\nOne batch of {args.batch} before and after fuse_relu; the outputs agree in every bit")
-    print_table(fusing.HEADER, [result.row() for result in fused])
-    print(sentence(busy))
-    figures = {
-        "machine": report,
-        "options": {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},
-        "other_cores_busy": busy,
-        "recording": [asdict(result) for result in recorded],
-        "fusing": [asdict(result) for result in fused],
-    }
-    write_json_atomically(args.out / "drop_in.json", figures)
-    print(f"\nwrote {args.out / 'drop_in.json'}")
-    if not args.no_plot:
-        from _drop_in.picture import draw, walk
+    with results.section(f"recording the gates of {args.n} inputs, {args.batch} at a time"):
+        recorded: list[Entry] = []
+        for subject in subjects:
+            recorded += time_recording(subject, args, results.failures)
+            results.add(recording=[entry.to_json() for entry in recorded])
+        print("The bits agree with the hooks' masks; ratios are those to record_gates.")
+        print_entries(recorded, ("gates", "bytes_per_input"))
+    with results.section(f"one batch of {args.batch} before and after fuse_relu"):
+        fused: list[Entry] = []
+        for subject in subjects:
+            fused += time_fusing(subject, args, results.failures)
+            results.add(fusing=[entry.to_json() for entry in fused])
+        print("The outputs agree in every bit. replaced: layers that are ours; kept: modules whose ReLUs stay torch's")
+        print_entries(fused, ("replaced", "kept"))
+    if results.draws:
+        from _drop_in.walk import walk
 
-        draw(args.out / "drop_in.png", walk(args.seed))
-        print(f"wrote {args.out / 'drop_in.png'}")
-
-
-def main() -> int:
-    args = parser().parse_args()
-    try:
-        run(args)
-    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
-        print(f"drop_in.py: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        results.add(walk=walk(args.seed))
+    return results.finish()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script(parser(), run))

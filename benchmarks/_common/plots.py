@@ -74,7 +74,9 @@ def save(figure: Figure, path: Path) -> None:
 
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI)
-    reduced = Image.open(buffer).convert("RGB").quantize(SHADES, dither=Image.Dither.NONE)
+    # Coverage first: the default gives a rare colour, as in a bar of colours, the shade of a frequent one.
+    method, dither = Image.Quantize.MAXCOVERAGE, Image.Dither.NONE
+    reduced = Image.open(buffer).convert("RGB").quantize(SHADES, method, kmeans=1, dither=dither)
     with replacing(path) as temporary:
         reduced.save(temporary, format="PNG", optimize=True)
 

@@ -1,1 +1,1 @@
-"""The parts of drop_in.py."""
+"""The parts of drop_in.py: the networks, and the walk of one digit."""

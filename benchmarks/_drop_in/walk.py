@@ -1,36 +1,18 @@
-"""The gates of one digit on their way through a small convolutional net, as a picture."""
+"""The gates of one digit on their way through a small convolutional net, as images."""
 
 from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
-from _common.output import replacing
+from _common.images import encoded
 from torch import Tensor, nn
 
 import gatedops
-from gatedops import GateBits, data
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from gatedops import data
 
 EPOCHS, BATCH, LEARNING_RATE = 6, 64, 5e-3
-ON, OFF = "#e0a458", "#1d2f4b"
-
-
-@dataclass(frozen=True)
-class Walk:
-    """One test digit: image (H, W) in [0, 1], its label, the net's answer, its gates (one row); the test accuracy."""
-
-    image: Tensor
-    label: int
-    answer: int
-    bits: GateBits
-    accuracy: float
 
 
 def small_net(classes: int) -> nn.Sequential:
@@ -49,8 +31,11 @@ def small_net(classes: int) -> nn.Sequential:
     return nn.Sequential(OrderedDict(layers))
 
 
-def walk(seed: int) -> Walk:
-    """Trains the net on the digits for seconds and follows the first test digit through it."""
+def walk(seed: int) -> dict[str, object]:
+    """Trains the net on the digits for seconds and follows the first test digit through it.
+
+    The JSON has its image, its label, the net's answer and test accuracy, and for each layer an image of its gates.
+    """
     digits = data.load("digits", seed=seed)
     x, labels = digits.inputs(digits.train_images), digits.train_labels
     test, test_labels = digits.inputs(digits.test_images), digits.test_labels
@@ -67,34 +52,18 @@ def walk(seed: int) -> Walk:
     bits = gatedops.record_gates(net, test, max_pool=True)
     with torch.no_grad():
         answers = net(test).argmax(1)
+    layers = []
+    for layer, gates in zip(bits.layers, bits[0].unpack(), strict=True):
+        title, below = _caption(layer.name, layer.shape, layer.kind, gates)
+        layers.append({"title": title, "below": below, "gates": encoded(tiles(gates[0], layer.kind))})
     accuracy = float((answers == test_labels).double().mean())
-    return Walk(test[0, 0], int(test_labels[0]), int(answers[0]), bits[0], accuracy)
-
-
-def draw(path: Path, found: Walk) -> None:
-    """One PNG: the digit, and one panel a layer with the gates that are on for it."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-    from matplotlib.colors import ListedColormap
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    panels = dict(zip([layer.name for layer in found.bits.layers], found.bits.unpack(), strict=True))
-    figure, axes = pyplot.subplots(1, 1 + len(panels), figsize=(16, 4.2), layout=ConstrainedLayoutEngine(w_pad=0.15))
-    figure.suptitle(
-        f"The gates of one digit in a small net (test accuracy {found.accuracy:.1%}): on is light, off is dark",
-        fontsize=14,
-    )
-    axes[0].imshow(found.image.numpy(), cmap="gray_r", interpolation="nearest")
-    _label(axes[0], f"input: a {found.label}", f"the net says {found.answer}")
-    for axis, (name, gates), layer in zip(axes[1:], panels.items(), found.bits.layers, strict=True):
-        mosaic = tiles(gates[0], layer.kind)
-        axis.imshow(mosaic.numpy(), cmap=ListedColormap(["white", OFF, ON]), vmin=0, vmax=2, interpolation="nearest")
-        _label(axis, *_caption(name, layer.shape, layer.kind, gates))
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=110)
-    pyplot.close(figure)
+    return {
+        "image": encoded(test[0, 0]),
+        "label": int(test_labels[0]),
+        "answer": int(answers[0]),
+        "accuracy": accuracy,
+        "layers": layers,
+    }
 
 
 def tiles(gates: Tensor, kind: str) -> Tensor:
@@ -125,12 +94,3 @@ def _caption(name: str, shape: tuple[int, ...], kind: str, gates: Tensor) -> tup
     if kind == "select":
         return f"{name}: max-pool choices", f"{size}, on in {int(gates.sum())} of {gates[0, 0].numel()} windows"
     return f"{name}: gates", f"{size}, {float(gates.double().mean()):.0%} on"
-
-
-def _label(axis: Axes, title: str, below: str) -> None:
-    axis.set_title(title, fontsize=12)
-    axis.set_xlabel(below, fontsize=11)
-    axis.set_xticks([])
-    axis.set_yticks([])
-    for spine in axis.spines.values():
-        spine.set_visible(False)
