@@ -86,24 +86,26 @@ def run(args: argparse.Namespace) -> int:
         else:
             results.add(rates=asdict(platform.rates))
     task = Run(platform, sizes, args.seed, results.failures)
+    found: dict[str, list[dict[str, object]]] = {}
     try:
         for section in sections:
             with results.section(section):
-                run_section(section, task, results)
+                run_section(section, task, results, found)
     except GpuLostError as error:
         return results.lost(error)
     return results.finish()
 
 
-def run_section(section: str, task: Run, results: Results) -> None:
-    """Times the problems of a section one by one, each of which is in the JSON at once, and prints their table."""
+def run_section(section: str, task: Run, results: Results, found: dict[str, list[dict[str, object]]]) -> None:
+    """Times the problems of a section one by one, each of which is in the JSON at once, and prints their table; found:
+    all sections so far."""
     entries: list[Entry] = []
-    found = results.content.setdefault("sections", {})
     try:
         for problem, measure in SECTIONS[section](task):
             with task.failures.caught(problem, section, ALL):
                 entries += measure()
-            results.add(sections=found | {section: [entry.to_json() for entry in entries]})
+            found[section] = [entry.to_json() for entry in entries]
+            results.add(sections=found)
     finally:
         print_entries(entries, ("grows", "exponent"))
 

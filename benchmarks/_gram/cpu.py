@@ -11,14 +11,26 @@ from _common.bandwidth import memcpy
 from _common.contest import OURS, Call, Limit
 from _common.limits import lambda_limit
 from _common.options import available_memory
-from _common.peers import InputMatmul, MatmulPerLayer
+from _common.peers import InputMatmul
 from _common.problems import Cell
 from _common.timing import interleaved_medians
 from torch import Tensor
 
 import gatedops
 from _gram import numkong
-from _gram.platform import COLUMNS, FLOATS, LAMBDA, NEW, PORTABLE, Inputs, Peer, Platform, portable_gram
+from _gram.platform import (
+    COLUMNS,
+    FLOATS,
+    LAMBDA,
+    NEW,
+    PORTABLE,
+    Inputs,
+    Peer,
+    Platform,
+    always,
+    per_layer,
+    portable_gram,
+)
 from gatedops import GateBits, backends
 from gatedops.backends.choice import backend_of
 from gatedops.portable.workspace import edge_of
@@ -72,9 +84,8 @@ class Cpu(Platform):
         return cell.n**2 * cell.bits_per_pair / multiply_rate(PEERS[name])
 
     def torch_grams(self, cell: Cell, bits: GateBits, given: Inputs, seconds: float) -> Iterator[Peer]:
-        factors = [1 / cell.width] * cell.layers
         for name in self.affordable(cell, seconds):
-            yield LAMBDA, name, lambda name=name: MatmulPerLayer(bits.unpack(), factors, PEERS[name])
+            yield LAMBDA, name, partial(per_layer, bits, PEERS[name])
 
     def layer_peers(self, bits: GateBits) -> Iterator[Peer]:
         if numkong.numkong_version() is not None:
@@ -90,7 +101,7 @@ class Cpu(Platform):
             "counts, a new (L, n, n)": lambda: gatedops.gate_overlap(bits),
         }
         for what, call in calls.items():
-            yield what, OURS, lambda call=call: call
+            yield what, OURS, always(call)
         if self.peers:
             yield FLOATS, "torch x @ x.T alone", lambda: InputMatmul(x)
 
@@ -123,7 +134,7 @@ def multiply_rate(dtype: torch.dtype) -> float:
 def portable_seconds(bits: GateBits) -> float:
     """About what Lambda by the portable op takes, from that of some of the points."""
     some = bits[: min(bits.n, PORTABLE_PROBE)]
-    return _best(portable_gram(some, None, torch.empty(some.n, some.n))) * _pairs(bits) / _pairs(some)
+    return _best(partial(portable_gram, some, None, torch.empty(some.n, some.n))) * _pairs(bits) / _pairs(some)
 
 
 def _pairs(bits: GateBits) -> float:

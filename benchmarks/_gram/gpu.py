@@ -5,19 +5,19 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import cache
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache, partial
 
 import torch
 from _common.contest import Call, Limit
-from _common.peers import MatmulPerLayer
 from _common.problems import Cell, random_gates
 from torch import Tensor
 
 from _gram.gpu_limits import counts_limit, gram_limit, rates_of
-from _gram.platform import COUNTS, FLOATS, INPUTS, LAMBDA, PIXELS, PORTABLE, Inputs, Peer, Platform
+from _gram.platform import COUNTS, FLOATS, INPUTS, LAMBDA, PIXELS, PORTABLE, Inputs, Peer, Platform, per_layer
 from gatedops import GateBits, backends
 from gatedops.backends.choice import backend_of
+from gatedops.ops.gram_args import layout_of
 
 WGMMA, ALONE, MMA_SYNC, TRITON = "wgmma", "wgmma, no clusters", "mma.sync", "Triton"
 FORCED = {WGMMA: "sm90", ALONE: "sm90x1", MMA_SYNC: "sm80"}  # what GATEDOPS_CUDA calls them
@@ -41,13 +41,10 @@ class Gpu(Platform):
         self.packer = packing_kernel()
         self.rates = rates_of(torch.cuda.get_device_name())
 
-    def forced(self, kernel: str):
+    def forced(self, kernel: str) -> AbstractContextManager[None]:
         return forced_kernel(kernel)
 
-    def sweep_kernels(self, bits: GateBits, seconds: float) -> Sequence[str]:
-        return self.kernels
-
-    def gram(self, kernel: str, bits: GateBits, x: Tensor | None, out: Tensor) -> Call:
+    def gram(self, kernel: str, bits: GateBits, x: Tensor | None, out: Tensor) -> Tensor:
         return triton_gram(bits, x, out) if kernel == TRITON else super().gram(kernel, bits, x, out)
 
     def other_gates(self, cell: Cell, seed: int) -> GateBits:
@@ -64,9 +61,6 @@ class Gpu(Platform):
         moved = q.nbytes + q.numel() / 8
         return None if self.rates is None else Limit({"memory": moved / self.rates.bytes_per_second})
 
-    def facts(self, cell: Cell, by: str) -> dict[str, object]:
-        return cell.facts()
-
     def memory(self) -> float:
         torch.cuda.empty_cache()
         return 0.9 * torch.cuda.mem_get_info()[0]
@@ -77,13 +71,16 @@ class Gpu(Platform):
 
     def torch_grams(self, cell: Cell, bits: GateBits, given: Inputs, seconds: float) -> Iterator[Peer]:
         """float16 computes Lambda alone. It rounds every count above 2048 and the product: it is fast and inexact."""
-        factors = [1 / cell.width] * cell.layers
-        int8 = cache(lambda: Int8PerLayer(bits.unpack(), factors))  # all Grams share its gates and buffers
         names = self.affordable(cell, seconds)
+        int8 = cache(lambda: Int8PerLayer(bits.unpack(), [1 / width for width in bits.widths]))
+
+        def with_inputs(x: Tensor | None) -> Call:
+            return int8().with_inputs(x)  # all Grams share its gates and buffers
+
         for what, x in given.items() if INT8 in names else ():
-            yield what, INT8, lambda x=x: int8().with_inputs(x)
+            yield what, INT8, partial(with_inputs, x)
         if FLOAT16 in names:
-            yield LAMBDA, FLOAT16, lambda: MatmulPerLayer(bits.unpack(), factors, torch.float16)
+            yield LAMBDA, FLOAT16, partial(per_layer, bits, torch.float16)
 
 
 class Int8PerLayer:
@@ -176,15 +173,10 @@ def packing_kernel() -> str:
     return TRITON if backend_of("cuda", "gates") == "triton" else PORTABLE
 
 
-def triton_gram(bits: GateBits, x: Tensor | None, out: Tensor) -> Call:
+def triton_gram(bits: GateBits, x: Tensor | None, out: Tensor) -> Tensor:
     """The Gram by the kernel in Triton, which is called directly: beside it gatedops may choose another."""
     from gatedops.triton import gram
 
-    first, count = [layer.first_word for layer in bits.layers], [layer.words for layer in bits.layers]
     factors = [1 / width for width in bits.widths]
-
-    def call() -> Tensor:
-        gram.npk_gram_out(x, bits.words, None, None, None, None, first, first, count, factors, out=out)
-        return out
-
-    return call
+    gram.npk_gram_out(x, bits.words, None, None, None, None, *layout_of(bits, None), factors, out=out)
+    return out

@@ -45,7 +45,7 @@ def gram_limit(cell: Cell, rates: Rates, inputs: int = 0, dtype: str | None = No
     pairs = cell.n * (cell.n + 1) / 2
     pairs_per_second = MULTIPROCESSORS * EPILOGUE_PAIRS / EPILOGUE_CYCLES * CLOCK
     units = {"epilogue": pairs * cell.layers / pairs_per_second, "Sigma": 2 * pairs * inputs * SIGMA[dtype]}
-    return Limit(counts_limit(cell, rates, pairs).parts | units)
+    return Limit({**counts_limit(cell, rates, pairs).parts, **units})
 
 
 def counts_limit(cell: Cell, rates: Rates, pairs: float | None = None) -> Limit:

@@ -6,7 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 
+import torch
 from _common.contest import Call, Limit
+from _common.peers import MatmulPerLayer
 from _common.problems import Cell
 from torch import Tensor
 
@@ -54,17 +56,17 @@ class Platform(ABC):
     def forced(self, kernel: str) -> AbstractContextManager[None]:
         """Makes gatedops use this kernel inside the block."""
 
-    @abstractmethod
     def sweep_kernels(self, bits: GateBits, seconds: float) -> Sequence[str]:
         """The kernels that the sweep times, of which a slow one may take this long."""
+        return self.kernels
 
     @abstractmethod
     def limit(self, what: str, by: str, cell: Cell) -> Limit | Callable[[], Limit] | None:
         """The least time that this machine allows; None if it is not known."""
 
-    @abstractmethod
     def facts(self, cell: Cell, by: str) -> dict[str, object]:
         """What the JSON of an entry has beside the times."""
+        return cell.facts()
 
     @abstractmethod
     def memory(self) -> float:
@@ -86,38 +88,25 @@ class Platform(ABC):
             names += [name] if fits and self.peer_seconds(name, cell) < seconds else []
         return names
 
-    def gram(self, kernel: str, bits: GateBits, x: Tensor | None, out: Tensor) -> Call:
+    def gram(self, kernel: str, bits: GateBits, x: Tensor | None, out: Tensor) -> Tensor:
         """The Gram by one of our kernels, into `out`."""
         if kernel == PORTABLE:
             return portable_gram(bits, x, out)
+        with self.forced(kernel):
+            return gatedops.npk_gram(x, bits, out=out)
 
-        def call() -> Tensor:
-            with self.forced(kernel):
-                return gatedops.npk_gram(x, bits, out=out)
-
-        return call
-
-    def counts(self, kernel: str, x: GateBits, y: GateBits | None) -> Call:
+    def counts(self, kernel: str, x: GateBits, y: GateBits | None) -> Tensor:
         """The counts of one or two sets of rows by one of our kernels, a new ``(L, n, n)``."""
         if kernel == PORTABLE:
-            first, y_first, count = layout_of(x, y)
             words = (x.words, None if y is None else y.words)
-            return lambda: portable.gate_overlap(*words, first, y_first, count, list(x.widths), "both")
+            return portable.gate_overlap(*words, *layout_of(x, y), list(x.widths), "both")
+        with self.forced(kernel):
+            return gatedops.gate_overlap(x, y)
 
-        def call() -> Tensor:
-            with self.forced(kernel):
-                return gatedops.gate_overlap(x, y)
-
-        return call
-
-    def product(self, kernel: str, bits: GateBits) -> Callable[[Tensor], Tensor]:
+    def product(self, kernel: str, bits: GateBits, v: Tensor) -> Tensor:
         """Lambda times a matrix by one of our kernels."""
-
-        def product(v: Tensor) -> Tensor:
-            with self.forced(kernel):
-                return gatedops.npk_matvec(None, bits, v)
-
-        return product
+        with self.forced(kernel):
+            return gatedops.npk_matvec(None, bits, v)
 
     def other_gates(self, cell: Cell, seed: int) -> GateBits | None:
         """The second set of rows of one-layer; None if it counts those of one set."""
@@ -144,13 +133,18 @@ class Platform(ABC):
         return {"kernels": list(self.kernels)}
 
 
-def portable_gram(bits: GateBits, x: Tensor | None, out: Tensor) -> Call:
+def always(call: Call) -> Callable[[], Call]:
+    """What makes this call for a contest."""
+    return lambda: call
+
+
+def per_layer(bits: GateBits, dtype: torch.dtype) -> MatmulPerLayer:
+    """Lambda by a product per layer of gates stored as numbers."""
+    return MatmulPerLayer(bits.unpack(), [1 / width for width in bits.widths], dtype)
+
+
+def portable_gram(bits: GateBits, x: Tensor | None, out: Tensor) -> Tensor:
     """The Gram by the portable op, which is called directly: gatedops would call a kernel of the device."""
-    first, y_first, count = layout_of(bits, None)
     factors = [1 / width for width in bits.widths]
-
-    def call() -> Tensor:
-        portable.npk_gram_out(x, bits.words, None, None, None, None, first, y_first, count, factors, out=out)
-        return out
-
-    return call
+    portable.npk_gram_out(x, bits.words, None, None, None, None, *layout_of(bits, None), factors, out=out)
+    return out

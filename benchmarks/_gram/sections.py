@@ -18,7 +18,8 @@ from torch import Tensor
 
 import gatedops
 from _gram.cpu import threads
-from _gram.platform import COLUMNS, COUNTS, FLOATS, INPUTS, LAMBDA, MATVEC, NEW, PIXELS, Inputs, Platform
+from _gram.numkong import UPPER
+from _gram.platform import COLUMNS, COUNTS, FLOATS, INPUTS, LAMBDA, MATVEC, NEW, PIXELS, Inputs, Platform, always
 from _gram.sizes import Budget, Sizes
 from gatedops import GateBits, pack_gates, reference
 from gatedops.ops.gates import by_position
@@ -29,6 +30,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch
 SPARE = 1.25  # memory of a data set over that of its n x n result: gates, vectors, everything else
 
 Part = tuple[str, Callable[[], list[Entry]]]  # a problem, and what times its contestants
+Tensors = Callable[[], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
@@ -43,81 +45,70 @@ class Run:
     def cells(self, section: str) -> tuple[Cell, ...]:
         return self.sizes.cells.get(section, ())
 
-    def gates(self, cell: Cell) -> GateBits:
-        return random_gates(cell, self.seed, self.platform.device)
-
-    def generator(self, more: int = 0) -> torch.Generator:
-        return torch.Generator(self.platform.device).manual_seed(self.seed + more)
-
     def on_threads(self, section: str) -> Iterator[tuple[Cell, str, int]]:
-        """The cells of a section, each with its problem's name for all threads, and on a CPU for one."""
+        """The cells of a section, each with the name of its problem, on all threads, and on a CPU on one."""
         counts = self.platform.threads
         for cell, count in product(self.cells(section), counts):
             yield cell, str(cell) if count == counts[0] else f"{cell}, one thread", count
 
-    def contest(self, problem: object) -> Contest:
-        return Contest(str(problem), self.failures, device=self.platform.device)
+    def generator(self, more: int = 0) -> torch.Generator:
+        return torch.Generator(self.platform.device).manual_seed(self.seed + more)
 
-    def enter(
+
+class GramContest(Contest):
+    """Contestants that look at all bit-pairs of a cell, by default at those of the symmetric Gram."""
+
+    def __init__(self, run: Run, cell: Cell, problem: str = ""):
+        super().__init__(problem or str(cell), run.failures, device=run.platform.device)
+        self.task, self.platform, self.cell = run, run.platform, cell
+        self.bits = random_gates(cell, run.seed, self.device)
+
+    def add(
         self,
-        contest: Contest,
-        cell: Cell,
         what: str,
         by: str,
         make: Callable[[], Call],
         check: Callable[[Call], None] | None = None,
         work: float | None = None,
     ) -> None:
-        """Enters a contestant that looks at all bit-pairs of a cell, by default those of the symmetric Gram."""
-        limit, facts = self.platform.limit(what, by, cell), self.platform.facts(cell, by)
-        contest.enter(
-            what, by, make, check=check, work=work or cell.bit_pairs, unit="bit_pairs", limit=limit, facts=facts
-        )
+        limit, facts = self.platform.limit(what, by, self.cell), self.platform.facts(self.cell, by)
+        work = work or self.cell.bit_pairs
+        self.enter(what, by, make, check=check, work=work, unit="bit_pairs", limit=limit, facts=facts)
 
-    def enter_grams(
-        self, contest: Contest, cell: Cell, bits: GateBits, kernels: Sequence[str], given: Inputs, seconds: float = 0
-    ) -> None:
-        """Enters Grams of these inputs by our kernels, all into one result, and by the torch peers that take less than
+    def add_grams(self, kernels: Sequence[str], given: Inputs, seconds: float = 0) -> None:
+        """Adds Grams of these inputs by our kernels, all into one result, and by the torch peers that take less than
         `seconds` for one."""
-        out = torch.empty(cell.n, cell.n, device=bits.device)
+        out = torch.empty(self.cell.n, self.cell.n, device=self.device)
 
         def check(x: Tensor | None, call: Call) -> None:
             out.fill_(torch.nan)  # what another kernel left there does not pass for a result
-            require_right(call, bits, x)
+            require_right(call, self.bits, x)
 
-        for what, x in given.items():
-            for kernel in kernels:
-                make = partial(self.platform.gram, kernel, bits, x, out)
-                self.enter(contest, cell, what, kernel, make, partial(check, x))
-        for what, by, make in self.platform.torch_grams(cell, bits, given, seconds) if seconds else ():
-            self.enter(contest, cell, what, by, make)
+        for (what, x), kernel in product(given.items(), kernels):
+            call = partial(self.platform.gram, kernel, self.bits, x, out)
+            self.add(what, kernel, always(call), partial(check, x))
+        if seconds:
+            for what, by, make in self.platform.torch_grams(self.cell, self.bits, given, seconds):
+                self.add(what, by, make)
 
-    def enter_product(self, contest: Contest, cell: Cell, bits: GateBits) -> None:
-        """Enters Lambda times a matrix by the chosen kernel."""
+    def add_product(self) -> None:
+        """Adds Lambda times a matrix by the chosen kernel."""
         kernel = self.platform.kernels[0]
-        times = self.platform.product(kernel, bits)
-        v = torch.randn(bits.n, COLUMNS, device=bits.device, generator=self.generator(2))
-        self.enter(
-            contest,
-            cell,
-            MATVEC,
-            kernel,
-            lambda: partial(times, v),
-            lambda _: require_right_product(times, bits, v),
-        )
+        times = partial(self.platform.product, kernel, self.bits)
+        v = torch.randn(self.cell.n, COLUMNS, device=self.device, generator=self.task.generator(2))
+        self.add(MATVEC, kernel, always(partial(times, v)), lambda _: require_right_product(times, self.bits, v))
 
-
-def timed(contest: Contest, budget: Budget, base: Key | dict[str, Key] | None = None) -> list[Entry]:
-    return contest.run(budget.repeats, seconds=budget.seconds, base=base)
+    def timed(self, budget: Budget, base: dict[str, Key] | None = None) -> list[Entry]:
+        return self.run(budget.repeats, seconds=budget.seconds, base=base)
 
 
 def sweep(run: Run) -> Iterator[Part]:
     """Lambda over n, L and w, by our kernels and by the torch peers that a cell can afford."""
 
     def measure(cell: Cell) -> list[Entry]:
-        bits, contest, seconds = run.gates(cell), run.contest(cell), run.sizes.peer_seconds
-        run.enter_grams(contest, cell, bits, run.platform.sweep_kernels(bits, seconds), {LAMBDA: None}, seconds)
-        return timed(contest, run.sizes.wide)
+        contest, seconds = GramContest(run, cell), run.sizes.peer_seconds
+        contest.add_grams(run.platform.sweep_kernels(contest.bits, seconds), {LAMBDA: None}, seconds)
+        return contest.timed(run.sizes.wide)
 
     for cell in run.cells("sweep"):
         yield str(cell), partial(measure, cell)
@@ -128,27 +119,26 @@ def headline(run: Run) -> Iterator[Part]:
     Gram fits into no memory."""
 
     def measure(cell: Cell, problem: str, count: int) -> list[Entry]:
-        platform, whole = run.platform, count == run.platform.threads[0]
+        platform, shape = run.platform, (cell.n, INPUTS)
+        pixels = torch.randint(0, 256, shape, dtype=torch.uint8, device=platform.device, generator=run.generator(1))
+        x = pixels.float() / 255
+        given: Inputs = {LAMBDA: None, PIXELS: pixels, FLOATS: x}
+        whole = count == platform.threads[0]
         with threads(count):
-            bits, contest = run.gates(cell), run.contest(problem)
-            shape = (cell.n, INPUTS)
-            pixels = torch.randint(0, 256, shape, dtype=torch.uint8, device=platform.device, generator=run.generator(1))
-            x = pixels.float() / 255
-            given: Inputs = {LAMBDA: None, **({PIXELS: pixels, FLOATS: x} if whole else {})}
-            run.enter_grams(contest, cell, bits, platform.kernels, given, 10 * run.sizes.peer_seconds)
-            base = {MATVEC: (LAMBDA, platform.kernels[0])}
+            contest = GramContest(run, cell, problem)
+            contest.add_grams(platform.kernels, given if whole else {LAMBDA: None}, 10 * run.sizes.peer_seconds)
             if whole:
-                run.enter_product(contest, cell, bits)
-                for what, by, make in platform.extras(bits, x):
+                contest.add_product()
+                for what, by, make in platform.extras(contest.bits, x):
                     contest.enter(what, by, make, facts=platform.facts(cell, by))
-                    base |= {} if what in given else {what: base[MATVEC]}
-            return timed(contest, run.sizes.deep, base)
+            alone = {what for what, _ in contest.contestants} - set(given)
+            return contest.timed(run.sizes.deep, dict.fromkeys(alone, (LAMBDA, platform.kernels[0])))
 
     def measure_product(cell: Cell) -> list[Entry]:
         run.platform.memory()  # gives back what the cells before left to torch
-        contest = run.contest(cell)
-        run.enter_product(contest, cell, run.gates(cell))
-        return timed(contest, Budget(3))
+        contest = GramContest(run, cell)
+        contest.add_product()
+        return contest.timed(Budget(3))
 
     for cell, problem, count in run.on_threads("headline"):
         yield problem, partial(measure, cell, problem, count)
@@ -163,16 +153,16 @@ def data_set(run: Run) -> Iterator[Part]:
     """
 
     def measure(cell: Cell) -> list[Entry]:
-        bits, entries = run.gates(cell), list[Entry]()
+        entries: list[Entry] = []
         for what in (MATVEC, NEW, LAMBDA):
-            contest = run.contest(cell)
+            contest = GramContest(run, cell)
             if what == MATVEC:
-                run.enter_product(contest, cell, bits)
+                contest.add_product()
             elif what == NEW:
-                run.enter(contest, cell, NEW, OURS, lambda: lambda: gatedops.npk_gram(None, bits))
+                contest.add(NEW, OURS, always(partial(gatedops.npk_gram, None, contest.bits)))
             else:
-                run.enter_grams(contest, cell, bits, [OURS], {LAMBDA: None})
-            entries += timed(contest, run.sizes.wide)
+                contest.add_grams([OURS], {LAMBDA: None})
+            entries += contest.timed(run.sizes.wide)
         base = next((entry.median_s for entry in entries if entry.what == LAMBDA), None)
         return [replace(entry, ratio=base and entry.median_s / base) for entry in entries]
 
@@ -190,9 +180,9 @@ def one_core(run: Run) -> Iterator[Part]:
 
     def measure(cell: Cell) -> list[Entry]:
         with threads(1):
-            contest, sets = run.contest(cell), run.platform.kernels[1:3]
-            run.enter_grams(contest, cell, run.gates(cell), sets, {LAMBDA: None})
-            return timed(contest, run.sizes.deep)
+            contest = GramContest(run, cell)
+            contest.add_grams(run.platform.kernels[1:3], {LAMBDA: None})
+            return contest.timed(run.sizes.deep)
 
     for cell in run.cells("one-core"):
         yield str(cell), partial(measure, cell)
@@ -205,22 +195,24 @@ def one_layer(run: Run) -> Iterator[Part]:
     def measure(cell: Cell, problem: str, count: int) -> list[Entry]:
         platform = run.platform
         with threads(count):
-            contest, x, y = run.contest(problem), run.gates(cell), platform.other_gates(cell, run.seed + 1)
-            work = cell.bit_pairs if y is None else cell.n**2 * cell.bits_per_pair
+            contest = GramContest(run, cell, problem)
+            x, y = contest.bits, platform.other_gates(cell, run.seed + 1)
             if y is None:
-                run.enter_grams(contest, cell, x, platform.kernels[:1], {LAMBDA: None})
-            ours = [(COUNTS, kernel, partial(platform.counts, kernel, x, y)) for kernel in platform.layer_kernels]
-            for what, by, make in (*ours, *platform.layer_peers(x)):
-                check = partial(require_counts, x, y, "triangle" in what)
-                run.enter(contest, cell, what, by, make, check, work)
+                contest.add_grams([OURS], {LAMBDA: None})
+            work = None if y is None else cell.n**2 * cell.bits_per_pair
+            for kernel in platform.layer_kernels:
+                check = partial(require_counts, x, y)
+                contest.add(COUNTS, kernel, always(partial(platform.counts, kernel, x, y)), check, work)
+            for what, by, make in platform.layer_peers(x):
+                contest.add(what, by, make, partial(require_counts, x, None, triangle=what == UPPER))
             base = {what: (LAMBDA, OURS) for what, _ in contest.contestants} if y is None else None
-            return timed(contest, run.sizes.deep, base)
+            return contest.timed(run.sizes.deep, base)
 
     for cell, problem, count in run.on_threads("one-layer"):
         yield problem, partial(measure, cell, problem, count)
 
 
-def require_counts(x: GateBits, y: GateBits | None, triangle: bool, call: Call) -> None:
+def require_counts(x: GateBits, y: GateBits | None, call: Call, *, triangle: bool = False) -> None:
     """Raises RuntimeError unless some of the counts are the reference's, or their upper triangle is."""
     at = torch.linspace(0, x.n - 1, min(x.n, CHECKED)).long()
     left, right = (bits[at.to(bits.device)].to("cpu") for bits in (x, x if y is None else y))
@@ -236,9 +228,9 @@ def packing(run: Run) -> Iterator[Part]:
     """Pre-activations into reused words, beside a copy of their bytes: the rates are bytes of input per second."""
 
     def measure(name: str, make_input: Callable[[], Tensor]) -> list[Entry]:
-        q, contest = make_input(), run.contest(name)
+        q, contest = make_input(), Contest(name, run.failures, device=run.platform.device)
 
-        def make() -> Call:
+        def packer() -> Call:
             words, positions = torch.zeros_like(pack_gates(q).words), by_position(q)
 
             def call() -> Tensor:
@@ -247,14 +239,14 @@ def packing(run: Run) -> Iterator[Part]:
 
             return call
 
-        work = {"work": q.nbytes, "unit": "bytes"}
+        enter = partial(contest.enter, "packing", work=q.nbytes, unit="bytes")
         limit = run.platform.packing_limit(q)
-        contest.enter("packing", run.platform.packer, make, check=partial(require_packed, q), limit=limit, **work)
+        enter(run.platform.packer, packer, check=partial(require_packed, q), limit=limit)
         memory = q.permute(0, 2, 3, 1) if q.dim() == 4 and not q.is_contiguous() else q
         source = memory.view(torch.uint8).flatten()
         for by, copy in run.platform.copies(torch.empty_like(source), source).items():
-            contest.enter("packing", by, lambda copy=copy: copy, **work)
-        return timed(contest, run.sizes.deep)
+            enter(by, always(copy))
+        return contest.run(run.sizes.deep.repeats, seconds=run.sizes.deep.seconds)
 
     for name, make_input in inputs(run.sizes.packing, run).items():
         yield name, partial(measure, name, make_input)
@@ -291,23 +283,22 @@ def scaling(run: Run) -> Iterator[Part]:
     limit."""
 
     def measure(by: str) -> list[Entry]:
-        entries: list[Entry] = []
+        found: dict[Cell, Entry] = {}
         for cell in run.cells(by):
-            contest = run.contest(cell)
-            run.enter_grams(contest, cell, run.gates(cell), [OURS], {LAMBDA: None})
-            entries += timed(contest, run.sizes.wide)
-        slope = exponent(by, entries)
-        return [replace(entry, facts={**entry.facts, "grows": by, "exponent": slope}) for entry in entries]
+            contest = GramContest(run, cell)
+            contest.add_grams([OURS], {LAMBDA: None})
+            found |= dict(zip([cell], contest.timed(run.sizes.wide), strict=False))
+        sizes = [cell.n if by == "by n" else cell.bits_per_pair for cell in found]
+        slope = exponent(sizes, [entry.median_s for entry in found.values()])
+        return [replace(entry, facts={**entry.facts, "grows": by, "exponent": slope}) for entry in found.values()]
 
     for by in ("by n", "by bits"):
         yield by, partial(measure, by)
 
 
-def exponent(by: str, entries: Sequence[Entry]) -> float:
+def exponent(sizes: Sequence[int], seconds: Sequence[float]) -> float:
     """The slope b of seconds ~ size^b: the least squares line through the logarithms."""
-    names = ["n"] if by == "by n" else ["layers", "width"]
-    sizes = [sum(math.log(entry.facts[name]) for name in names) for entry in entries]
-    return statistics.linear_regression(sizes, [math.log(entry.median_s) for entry in entries]).slope
+    return statistics.linear_regression([math.log(s) for s in sizes], [math.log(t) for t in seconds]).slope
 
 
 def soft(run: Run) -> Iterator[Part]:
@@ -318,26 +309,24 @@ def soft(run: Run) -> Iterator[Part]:
         learned = [gate.clone().requires_grad_() for gate in gates]
         cotangent = torch.rand(cell.n, cell.n, generator=run.generator())
         plain = MatmulPerLayer(gates, [1 / cell.width] * cell.layers, torch.float32)
+        contest = Contest(str(cell), run.failures)
 
-        def gradient(gram: Callable[..., Tensor]) -> Call:
+        def enter(what: str, ours: Tensors, theirs: Tensors) -> None:
+            for by, call, check in ((OURS, ours, partial(require_close, theirs)), ("torch", theirs, None)):
+                contest.enter(what, by, always(call), check=check, facts=run.platform.facts(cell, by))
+
+        def gradient(gram: Callable[..., Tensor]) -> Tensors:
             return lambda: torch.autograd.grad(gram(None, learned), learned, cotangent)
 
-        calls = {
-            "soft Gram": (lambda: (gatedops.soft_npk_gram(None, gates),), lambda: (plain(),)),
-            "soft Gram and gradient": (gradient(gatedops.soft_npk_gram), gradient(reference.soft_npk_gram)),
-        }
-        contest = run.contest(cell)
-        for what, (ours, theirs) in calls.items():
-            check, facts = partial(require_close, theirs), run.platform.facts(cell, OURS)
-            contest.enter(what, OURS, lambda ours=ours: ours, check=check, facts=facts)
-            contest.enter(what, "torch", lambda theirs=theirs: theirs, facts=run.platform.facts(cell, "torch"))
-        return timed(contest, run.sizes.deep)
+        enter("soft Gram", lambda: (gatedops.soft_npk_gram(None, gates),), lambda: (plain(),))
+        enter("soft Gram and gradient", gradient(gatedops.soft_npk_gram), gradient(reference.soft_npk_gram))
+        return contest.run(run.sizes.deep.repeats, seconds=run.sizes.deep.seconds)
 
     for cell in run.cells("soft"):
         yield str(cell), partial(measure, cell)
 
 
-def require_close(expected: Call, call: Call) -> None:
+def require_close(expected: Tensors, call: Tensors) -> None:
     """Raises RuntimeError unless each tensor is what is expected, to float32's accuracy."""
     for found, right in zip(call(), expected(), strict=True):
         if (found - right).abs().max() > 1e-4 * right.abs().max():

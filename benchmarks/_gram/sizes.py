@@ -62,72 +62,52 @@ def _star(axes: tuple[Axis, Axis, Axis], centre: Cell, *corners: Cell) -> tuple[
 
 CPU_AXES = ((1024, 2048, 4096, 8192, 16384, 32768), (1, 2, 4, 8, 20), (64, 256, 1024, 4096, 8192))
 CPU_CORNERS = Cell(1024, 1, 64), Cell(1024, 20, 8192), Cell(32768, 1, 64), Cell(16384, 20, 256), Cell(8192, 1, 8192)
-CPU = Sizes(
-    cells={
-        "sweep": _star(CPU_AXES, Cell(4096, 4, 1024), *CPU_CORNERS),
-        "headline": (Cell(4096, 4, 1024),),
-        "data-set": (Cell(60_000, 5, 128),),
-        "one-core": (Cell(8192, 4, 4096),),
-        "one-layer": (Cell(4096, 1, 1024),),
-        "by n": _all(CPU_AXES[0][1:5], [4], [1024]),
-        "by bits": (Cell(4096, 4, 1024), Cell(4096, 10, 1024), Cell(4096, 4, 8192), Cell(4096, 20, 4096)),
-        "soft": (Cell(2048, 4, 1024),),
-    },
-    packing=2**27,
-    deep=Budget(21, 14.0),
-    wide=Budget(11, 2.0),
-    peer_seconds=1.5,
-)
-CPU_QUICK = Sizes(
-    cells={
-        "sweep": (Cell(1024, 4, 1024), Cell(1024, 20, 256), Cell(2048, 1, 64), Cell(2048, 4, 1024)),
-        "headline": (Cell(2048, 4, 1024),),
-        "data-set": (Cell(10_000, 5, 128),),
-        "one-core": (Cell(2048, 4, 4096),),
-        "one-layer": (Cell(2048, 1, 1024),),
-        "by n": _all((1024, 2048, 4096), [4], [1024]),
-        "by bits": _all([2048], (4, 8, 16), [1024]),
-        "soft": (Cell(1024, 4, 256),),
-    },
-    packing=2**26,
-    deep=Budget(7, 2.0),
-    wide=Budget(5, 1.0),
-    peer_seconds=0.3,
-)
-CPU_FULL = replace(CPU, cells=CPU.cells | {"sweep": _all(*CPU_AXES)}, wide=Budget(11, 3.0), peer_seconds=5.0)
-
+CPU_CELLS = {
+    "sweep": _star(CPU_AXES, Cell(4096, 4, 1024), *CPU_CORNERS),
+    "headline": (Cell(4096, 4, 1024),),
+    "data-set": (Cell(60_000, 5, 128),),
+    "one-core": (Cell(8192, 4, 4096),),
+    "one-layer": (Cell(4096, 1, 1024),),
+    "by n": _all((2048, 4096, 8192, 16384), [4], [1024]),
+    "by bits": (Cell(4096, 4, 1024), Cell(4096, 10, 1024), Cell(4096, 4, 8192), Cell(4096, 20, 4096)),
+    "soft": (Cell(2048, 4, 1024),),
+}
+CPU_FEW = {
+    "sweep": (Cell(1024, 4, 1024), Cell(1024, 20, 256), Cell(2048, 1, 64), Cell(2048, 4, 1024)),
+    "headline": (Cell(2048, 4, 1024),),
+    "data-set": (Cell(10_000, 5, 128),),
+    "one-core": (Cell(2048, 4, 4096),),
+    "one-layer": (Cell(2048, 1, 1024),),
+    "by n": _all((1024, 2048, 4096), [4], [1024]),
+    "by bits": _all([2048], (4, 8, 16), [1024]),
+    "soft": (Cell(1024, 4, 256),),
+}
+CPU_ALL = CPU_CELLS | {"sweep": _all(*CPU_AXES)}
 GPU_AXES = ((4096, 8192, 16384, 32768, 65536), (1, 2, 4, 10, 20), (128, 512, 1024, 4096, 8192))
 GPU_CORNERS = (*_all((4096, 65536), [1], [128]), Cell(65536, 20, 128), *_all((4096, 65536), [20], [8192]))
-GPU = Sizes(
-    cells={
-        "sweep": _star(GPU_AXES, Cell(16384, 10, 1024), *GPU_CORNERS),
-        "headline": (Cell(60_000, 10, 1024),),
-        "never stored": (Cell(500_000, 10, 1024),),
-        "one-layer": (Cell(32768, 1, 32768),),
-    },
-    packing=2**30,
-    deep=Budget(21),
-    wide=Budget(21),
-    peer_seconds=1.0,
-)
-GPU_QUICK = Sizes(
-    cells={
-        "sweep": (Cell(4096, 4, 1024), Cell(16384, 10, 1024), Cell(16384, 20, 128), Cell(16384, 1, 8192)),
-        "headline": GPU.cells["headline"],
-        "one-layer": GPU.cells["one-layer"],
-    },
-    packing=2**28,
-    deep=Budget(5),
-    wide=Budget(5),
-    peer_seconds=0.4,
-)
-GPU_FULL = replace(GPU, cells=GPU.cells | {"sweep": _all(*GPU_AXES)}, deep=Budget(11), wide=Budget(11))
-KINDS = {"cpu": (CPU, CPU_QUICK, CPU_FULL), "cuda": (GPU, GPU_QUICK, GPU_FULL)}
+GPU_CELLS = {
+    "sweep": _star(GPU_AXES, Cell(16384, 10, 1024), *GPU_CORNERS),
+    "headline": (Cell(60_000, 10, 1024),),
+    "never stored": (Cell(500_000, 10, 1024),),
+    "one-layer": (Cell(32768, 1, 32768),),
+}
+GPU_FEW = GPU_CELLS | {
+    "sweep": (Cell(4096, 4, 1024), Cell(16384, 10, 1024), Cell(16384, 20, 128), Cell(16384, 1, 8192)),
+    "never stored": (),
+}
+GPU_ALL = GPU_CELLS | {"sweep": _all(*GPU_AXES)}
+KINDS = {
+    ("cpu", "default"): Sizes(CPU_CELLS, 2**27, deep=Budget(21, 14.0), wide=Budget(11, 2.0), peer_seconds=1.5),
+    ("cpu", "quick"): Sizes(CPU_FEW, 2**26, deep=Budget(7, 2.0), wide=Budget(5, 1.0), peer_seconds=0.3),
+    ("cpu", "full"): Sizes(CPU_ALL, 2**27, deep=Budget(21, 14.0), wide=Budget(11, 3.0), peer_seconds=5.0),
+    ("cuda", "default"): Sizes(GPU_CELLS, 2**30, deep=Budget(21), wide=Budget(21), peer_seconds=1.0),
+    ("cuda", "quick"): Sizes(GPU_FEW, 2**28, deep=Budget(5), wide=Budget(5), peer_seconds=0.4),
+    ("cuda", "full"): Sizes(GPU_ALL, 2**30, deep=Budget(11), wide=Budget(11), peer_seconds=1.0),
+}
 
 
 def chosen_sizes(args: argparse.Namespace) -> Sizes:
-    """Those of the command line."""
-    default, quick, full = KINDS[args.device]
-    sizes = quick if args.quick else full if args.full else default
+    """Returns the sizes that the command line asks for."""
+    sizes = KINDS[args.device, "quick" if args.quick else "full" if args.full else "default"]
     given = (args.n, args.layers, args.width)
     return sizes.given(*given) if any(given) else sizes

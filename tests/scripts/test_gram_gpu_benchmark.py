@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -17,14 +16,12 @@ import gatedops
 from gatedops import GateBits, backends, npk_gram
 from gatedops.backends import choice
 
-H200, H100 = "NVIDIA H200", "NVIDIA H100 80GB HBM3"
 PEERS = ["torch int8", "torch float16"]
 GRAMS = ["Lambda", "Gram with x, uint8", "Gram with x, float32"]
 MATVEC = "matvec, 10 columns"
 
-Run = Callable[..., tuple[int, dict]]
-
 pytest.importorskip("tqdm")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def part(name: str) -> ModuleType:
@@ -36,208 +33,182 @@ def gpu(benchmark_module: Importer) -> ModuleType:
     return benchmark_module("_gram.gpu")
 
 
-@pytest.fixture
-def run(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """Runs sections with the CPU in the place of a GPU, whose kernels are the CPU's; returns the exit status and what
-    the JSON has."""
-    monkeypatch.setattr(gpu.Gpu, "device", "cpu")
-    monkeypatch.setattr(gpu.Gpu, "memory", lambda _: float(1 << 40))
-    monkeypatch.setattr(gpu, "kernels_here", lambda: ["wgmma", "mma.sync"])
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: H200)
-    script = part("gram")
+class StandIn:
+    """The CPU in the place of a GPU, whose kernels are the CPU's."""
 
-    def run_of(*sections: str, n: tuple[int, ...] = (64,), options: tuple[str, ...] = ()) -> tuple[int, dict]:
+    def __init__(self, gpu: ModuleType, patch: pytest.MonkeyPatch, folder: Path):
+        self.gpu, self.patch, self.folder = gpu, patch.setattr, folder
+        self.patch(gpu.Gpu, "device", "cpu")
+        self.patch(gpu.Gpu, "memory", lambda _: float(1 << 40))
+        self.patch(gpu, "kernels_here", lambda: ["wgmma", "mma.sync"])
+        self.patch(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+
+    def run(self, *sections: str, n: tuple[int, ...] = (64,), options: tuple[str, ...] = ()) -> int:
+        script = part("gram")
         given = ["--device", "cuda", "--quick", "--layers", "2", "--width", "64", "--n", *map(str, n), "--no-plot"]
-        given += [*options, "--only", *sections, "--out", str(tmp_path)]
-        return script.run(script.parser().parse_args(given)), written(tmp_path)
+        given += [*options, "--only", *sections, "--out", str(self.folder)]
+        return script.run(script.parser().parse_args(given))
 
-    return run_of
+    @property
+    def found(self) -> dict:
+        return json.loads((self.folder / "gram_cuda.json").read_text())
 
+    def timed(self, section: str) -> list[tuple[int, str, str]]:
+        return [(e.get("n"), e["what"], e["by"]) for e in self.found["sections"][section]]
 
-def written(folder: Path) -> dict:
-    return json.loads((folder / "gram_cuda.json").read_text())
-
-
-def timed(found: dict, section: str) -> list[tuple[int, str, str]]:
-    return [(e.get("n"), e["what"], e["by"]) for e in found["sections"][section]]
-
-
-def failed(found: dict) -> list[tuple[str, str, str]]:
-    return [(failure["problem"], failure["what"], failure["by"]) for failure in found["failures"]]
+    def failed(self) -> list[tuple[str, str, str]]:
+        return [(failure["problem"], failure["what"], failure["by"]) for failure in self.found["failures"]]
 
 
-def test_a_whole_run(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    status, found = run("sweep", "headline", "one-layer", "packing", n=(64, 72))
-    assert (status, found["failures"], found["complete"]) == (0, [], True)
-    assert (found["machine"]["gpu"], found["machine"]["kernels"]) == (H200, ["wgmma", "mma.sync"])
-    assert found["rates"]["bytes_per_second"] == 4.3e12
-    assert timed(found, "sweep") == [(n, "Lambda", by) for n in (64, 72) for by in ("wgmma", "mma.sync", *PEERS)]
-    headline = {(what, by) for _, what, by in timed(found, "headline")}
-    grams = {(what, by) for what in GRAMS for by in ("wgmma", "mma.sync", "torch int8")}
-    assert headline == grams | {(MATVEC, "wgmma"), ("Lambda", "torch float16")}
+@pytest.fixture
+def stand_in(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
+    return StandIn(gpu, monkeypatch, tmp_path)
+
+
+def test_a_whole_run(stand_in: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
+    assert stand_in.run("sweep", "headline", "one-layer", "packing", n=(64, 72)) == 0
+    found = stand_in.found
+    assert (found["failures"], found["complete"], found["rates"]["bytes_per_second"]) == ([], True, 4.3e12)
+    assert (found["machine"]["gpu"], found["machine"]["kernels"]) == ("NVIDIA H200", ["wgmma", "mma.sync"])
+    swept = [(n, "Lambda", by) for n in (64, 72) for by in ("wgmma", "mma.sync", *PEERS)]
+    assert stand_in.timed("sweep") == swept
+    grams = {(72, what, by) for what in GRAMS for by in ("wgmma", "mma.sync", "torch int8")}
+    assert set(stand_in.timed("headline")) == grams | {(72, MATVEC, "wgmma"), (72, "Lambda", "torch float16")}
     for e in found["sections"]["one-layer"]:
         assert e["bit_pairs_per_second"] * e["median_s"] == pytest.approx(72**2 * 64)
     assert len(found["sections"]["packing"]) == 12
     assert "chosen kernel: wgmma" in capsys.readouterr().out
 
 
-def test_portable_alone(run: Run, gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_portable_alone(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     """If GATEDOPS_BACKEND asks for nothing, everything is timed, and portable is the only kernel."""
     monkeypatch.undo()
     for name in ("npk_gram", "gate_overlap"):
         monkeypatch.setattr(gatedops, name, lambda *_, **__: pytest.fail("this is the device's own kernel"))
-    monkeypatch.setattr(gpu.Gpu, "device", "cpu")
-    monkeypatch.setattr(gpu.Gpu, "memory", lambda _: float(1 << 40))
+    monkeypatch.setattr(stand_in.gpu.Gpu, "device", "cpu")
+    monkeypatch.setattr(stand_in.gpu.Gpu, "memory", lambda _: float(1 << 40))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA A100")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     for name in ("GATEDOPS_BACKEND", "GATEDOPS_CUDA"):
         monkeypatch.delenv(name, raising=False)
-    status, found = run("sweep", "headline", "one-layer", "packing")
-    assert (status, found["machine"]["kernels"], "rates" in found) == (0, ["portable"], False)
-    assert {by for _, _, by in timed(found, "sweep")} == {"portable", *PEERS}
-    assert {what for _, what, by in timed(found, "headline") if by == "portable"} == {*GRAMS, MATVEC}
-    assert timed(found, "one-layer") == [(64, "counts", "portable")]
-    assert {by for _, _, by in timed(found, "packing")} == {"portable", "copy_"}
+    assert stand_in.run("sweep", "headline", "one-layer", "packing") == 0
+    assert (stand_in.found["machine"]["kernels"], "rates" in stand_in.found) == (["portable"], False)
+    assert {by for _, _, by in stand_in.timed("sweep")} == {"portable", *PEERS}
+    assert {what for _, what, by in stand_in.timed("headline") if by == "portable"} == {*GRAMS, MATVEC}
+    assert stand_in.timed("one-layer") == [(64, "counts", "portable")]
+    assert {by for _, _, by in stand_in.timed("packing")} == {"portable", "copy_"}
     monkeypatch.setenv("GATEDOPS_CUDA", "sm80")
     with pytest.raises(ValueError, match="got 'sm80', which is not a kernel of the portable backend on this GPU"):
-        run("sweep")
+        stand_in.run("sweep")
+    with pytest.raises(ValueError, match="--only soft is about the CPU; with --device cuda there are sweep, headline"):
+        stand_in.run("sweep", "soft")
 
 
-def test_portable_beside_triton_is_called_itself(run: Run, gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "kernels_here", lambda: ["Triton", "portable"])
-    monkeypatch.setattr(gpu, "triton_gram", lambda bits, x, out: lambda: npk_gram(x, bits, out=out))
-    broken = {"npk_gram_out": "the Gram is portable's", "gate_overlap": "the count is portable's"}
-    for name, message in broken.items():
-        monkeypatch.setattr(
-            part("_gram.platform").portable, name, lambda *_, m=message, **__: (_ for _ in ()).throw(OSError(m))
-        )
-    status, found = run("sweep", "one-layer", options=("--no-peers",))
-    assert (status, timed(found, "sweep"), timed(found, "one-layer")) == (
-        1, [(64, "Lambda", "Triton")], [(64, "counts", "Triton")],
-    )  # fmt: skip
-    assert [failure["reason"] for failure in found["failures"]] == [f"OSError: {text}" for text in broken.values()]
+def raising(error: Exception) -> object:
+    def call(*_: object, **__: object) -> None:
+        raise error
+
+    return call
 
 
-def faulty_gram(fault: str, kernels: tuple[str, ...] = ("mma.sync",), n: int = 64) -> Callable[..., object]:
-    """The Gram, for which some kernels have a fault at n points: wrong, idle, or an error at once or later."""
+def test_portable_beside_triton_is_called_itself(stand_in: StandIn) -> None:
+    stand_in.patch(stand_in.gpu, "kernels_here", lambda: ["Triton", "portable"])
+    stand_in.patch(stand_in.gpu, "triton_gram", lambda bits, x, out: npk_gram(x, bits, out=out))
+    for name in ("npk_gram_out", "gate_overlap"):
+        stand_in.patch(part("_gram.platform").portable, name, raising(OSError(f"portable's {name}")))
+    assert stand_in.run("sweep", "one-layer", options=("--no-peers",)) == 1
+    assert stand_in.timed("sweep") + stand_in.timed("one-layer") == [(64, "Lambda", "Triton"), (64, "counts", "Triton")]
+    reasons = [failure["reason"] for failure in stand_in.found["failures"]]
+    assert reasons == ["OSError: portable's npk_gram_out", "OSError: portable's gate_overlap"]
+
+
+WRONG, ERROR = "RuntimeError: the Gram is wrong: it differs from the reference", "ArithmeticError: no shared memory"
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"), [("wrong", WRONG), ("idle", WRONG), ("error", ERROR), ("error later", ERROR)]
+)
+def test_a_kernel_that_fails_is_named_and_the_others_are_timed(
+    stand_in: StandIn, fault: str, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     runs = iter(range(1000))
 
-    def gram(_: object, kernel: str, bits: GateBits, x: torch.Tensor | None, out: torch.Tensor) -> object:
-        def call() -> torch.Tensor:
-            faulty = kernel in kernels and bits.n == n
-            if faulty and (fault == "error" or (fault == "later" and next(runs) == 2)):
-                raise ArithmeticError("no such shared memory")  # as Triton's errors: they are no RuntimeError
-            if faulty and fault == "idle":
-                return out
-            return npk_gram(x, bits, out=out).mul_(1.001 if faulty and fault == "wrong" else 1)
+    def gram(_: object, kernel: str, bits: GateBits, x: torch.Tensor | None, out: torch.Tensor) -> torch.Tensor:
+        faulty = kernel == "mma.sync" and bits.n == 64
+        if faulty and (fault == "error" or (fault == "error later" and next(runs) == 2)):
+            raise ArithmeticError("no shared memory")  # as Triton's errors: they are no RuntimeError
+        if faulty and fault == "idle":
+            return out
+        return npk_gram(x, bits, out=out).mul_(1.001 if faulty and fault == "wrong" else 1)
 
-        return call
-
-    return gram
-
-
-WRONG, ERROR = (
-    "RuntimeError: the Gram is wrong: it differs from the reference",
-    "ArithmeticError: no such shared memory",
-)
-
-
-@pytest.mark.parametrize(("fault", "reason"), [("wrong", WRONG), ("idle", WRONG), ("error", ERROR), ("later", ERROR)])
-def test_a_kernel_that_fails_is_named_and_the_others_are_timed(
-    run: Run, gpu: ModuleType, fault: str, reason: str, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    monkeypatch.setattr(gpu.Gpu, "gram", faulty_gram(fault))
-    status, found = run("sweep", "headline", n=(64, 72))
-    assert (status, found["complete"], failed(found)) == (1, True, [("n=64, 2 x 64", "Lambda", "mma.sync")])
-    assert found["failures"][0]["reason"] == reason
-    assert [(n, by) for n, _, by in timed(found, "sweep")] == [
-        *((64, by) for by in ("wgmma", *PEERS)), *((72, by) for by in ("wgmma", "mma.sync", *PEERS)),
-    ]  # fmt: skip
+    stand_in.patch(stand_in.gpu.Gpu, "gram", gram)
+    assert stand_in.run("sweep", "headline", n=(64, 72)) == 1
+    assert (stand_in.found["complete"], stand_in.failed()) == (True, [("n=64, 2 x 64", "Lambda", "mma.sync")])
+    assert stand_in.found["failures"][0]["reason"] == reason
+    all_timed = [(n, "Lambda", by) for n in (64, 72) for by in ("wgmma", "mma.sync", *PEERS)]
+    assert stand_in.timed("sweep") == [one for one in all_timed if one != (64, "Lambda", "mma.sync")]
     told = capsys.readouterr().out
     assert f"failed: Lambda, mma.sync, n=64, 2 x 64: {reason}" in told
     assert told.splitlines()[-1].startswith("1 failed and have no times here; the first is Lambda, mma.sync, n=64")
 
 
-def test_every_gram_of_the_headline_fails_on_its_own(
-    run: Run, gpu: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(gpu.Gpu, "gram", faulty_gram("error", ("wgmma", "mma.sync")))
+def test_every_contestant_fails_on_its_own(stand_in: StandIn) -> None:
     matvec, counts = gatedops.npk_matvec, gatedops.gate_overlap
-    monkeypatch.setattr(gatedops, "npk_matvec", lambda x, bits, v: 1.001 * matvec(x, bits, v))
+    stand_in.patch(stand_in.gpu.Gpu, "gram", raising(OSError("none")))
+    stand_in.patch(gatedops, "npk_matvec", lambda x, bits, v: 1.001 * matvec(x, bits, v))
     forced = "GATEDOPS_CUDA"
-    monkeypatch.setattr(gatedops, "gate_overlap", lambda x, y: counts(x, y) + (os.environ.get(forced) == "sm90"))
-    status, found = run("headline", "one-layer")
+    stand_in.patch(gatedops, "gate_overlap", lambda x, y: counts(x, y) + (os.environ.get(forced) == "sm90"))
+    assert stand_in.run("headline", "one-layer") == 1
     grams = [("n=64, 2 x 64", what, by) for what in GRAMS for by in ("wgmma", "mma.sync")]
-    assert status == 1
-    assert failed(found) == [*grams, ("n=64, 2 x 64", MATVEC, "wgmma"), ("n=64, 1 x 64", "counts", "wgmma")]
-    assert {by for _, _, by in timed(found, "headline")} == set(PEERS)
-    assert timed(found, "one-layer") == [(64, "counts", "mma.sync")]
+    assert stand_in.failed() == [*grams, ("n=64, 2 x 64", MATVEC, "wgmma"), ("n=64, 1 x 64", "counts", "wgmma")]
+    assert {by for _, _, by in stand_in.timed("headline")} == set(PEERS)
+    assert stand_in.timed("one-layer") == [(64, "counts", "mma.sync")]
 
 
-def test_a_peer_a_cell_or_an_input_that_fails_leaves_the_rest(
-    run: Run, gpu: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sections = part("_gram.sections")
-    gates, images = sections.random_gates, sections.require_packed
-
-    def raising(*_: object, **__: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(gpu, "Int8PerLayer", raising)
-    monkeypatch.setattr(sections, "random_gates", lambda cell, *more: (raising if cell.n == 72 else gates)(cell, *more))
-    monkeypatch.setattr(
-        sections, "require_packed", lambda q, call: (raising if q.dtype == torch.bool else images)(q, call)
-    )
-    status, found = run("sweep", "packing", n=(64, 72))
-    assert timed(found, "sweep") == [(64, "Lambda", by) for by in ("wgmma", "mma.sync", "torch float16")]
-    assert (status, failed(found)) == (1, [
-        ("n=64, 2 x 64", "Lambda", "torch int8"), ("n=72, 2 x 64", "sweep", "all"),
+def test_a_peer_a_cell_or_an_input_that_fails_leaves_the_rest(stand_in: StandIn) -> None:
+    sections, full = part("_gram.sections"), raising(torch.OutOfMemoryError("CUDA out of memory"))
+    gates, packed = sections.random_gates, sections.require_packed
+    stand_in.patch(stand_in.gpu, "Int8PerLayer", full)
+    stand_in.patch(sections, "random_gates", lambda cell, *more: (full if cell.n == 72 else gates)(cell, *more))
+    stand_in.patch(sections, "require_packed", lambda q, call: (full if q.dtype == torch.bool else packed)(q, call))
+    assert stand_in.run("sweep", "packing", n=(64, 72)) == 1
+    assert stand_in.timed("sweep") == [(64, "Lambda", by) for by in ("wgmma", "mma.sync", "torch float16")]
+    assert stand_in.failed() == [
+        ("n=64, 2 x 64", "Lambda", "torch int8"),
+        ("n=72, 2 x 64", "sweep", "all"),
         ("(n, 4096) bool", "packing", "portable"),
-    ])  # fmt: skip
-    assert len([by for _, _, by in timed(found, "packing") if by == "portable"]) == 5
+    ]
+    assert [by for _, _, by in stand_in.timed("packing")].count("portable") == 5
 
 
 @pytest.mark.parametrize("killed", [True, False])
 def test_a_run_that_is_killed_or_loses_its_gpu_leaves_the_cells_before(
-    run: Run, gpu: ModuleType, killed: bool, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    gram, broken = gpu.Gpu.gram, []
+    stand_in: StandIn, killed: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gram, illegal = stand_in.gpu.Gpu.gram, RuntimeError("CUDA error: illegal memory access")
 
     def ending(platform: object, kernel: str, bits: GateBits, *more: object) -> object:
         if kernel == "mma.sync" and bits.n == 72:
-            broken.append(killed)
-            raise KeyboardInterrupt if killed else RuntimeError("CUDA error: illegal memory access")
+            stand_in.patch(part("_common.contest"), "synchronize", raising(illegal))
+            raise KeyboardInterrupt if killed else illegal
         return gram(platform, kernel, bits, *more)
 
-    def synchronize() -> None:
-        if broken:
-            raise RuntimeError("CUDA error: illegal memory access")
-
-    monkeypatch.setattr(gpu.Gpu, "gram", ending)
-    monkeypatch.setattr(part("_common.contest"), "synchronize", synchronize)
+    stand_in.patch(stand_in.gpu.Gpu, "gram", ending)
     if killed:
         with pytest.raises(KeyboardInterrupt):
-            run("sweep", "headline", n=(64, 72, 80))
+            stand_in.run("sweep", "headline", n=(64, 72, 80))
     else:
-        assert run("sweep", "headline", n=(64, 72, 80))[0] == 1
-        assert failed(written(tmp_path)) == [("n=72, 2 x 64", "Lambda", "mma.sync")]
-    found, told = written(tmp_path), capsys.readouterr().out
-    assert {n for n, _, _ in timed(found, "sweep")} == {64}
-    assert (found["complete"], list(found["sections"])) == (False, ["sweep"])
-    assert told.count("The run ends here") == (0 if killed else 1)
-    assert "== headline" not in told
-
-
-def test_sections_of_the_cpu_are_refused(run: Run) -> None:
-    with pytest.raises(ValueError, match="--only soft is about the CPU; with --device cuda there are sweep, headline"):
-        run("sweep", "soft")
+        assert stand_in.run("sweep", "headline", n=(64, 72, 80)) == 1
+        assert stand_in.failed() == [("n=72, 2 x 64", "Lambda", "mma.sync")]
+    assert {n for n, _, _ in stand_in.timed("sweep")} == {64}
+    assert (stand_in.found["complete"], list(stand_in.found["sections"])) == (False, ["sweep"])
+    told = capsys.readouterr().out
+    assert (told.count("The run ends here"), "== headline" in told) == (0 if killed else 1, False)
 
 
 def test_the_limit_is_the_slowest_unit(gpu: ModuleType) -> None:
     limits, cell = part("_gram.gpu_limits"), part("_common.problems").Cell
-    rates, mnist, pairs = limits.rates_of(H200), cell(60000, 10, 1024), 60000 * 60001 / 2
+    rates, mnist, pairs = limits.rates_of("NVIDIA H200"), cell(60000, 10, 1024), 60000 * 60001 / 2
     limit = limits.gram_limit(mnist, rates)
     assert limit.parts == {
         "counting": pytest.approx(2 * pairs * 10240 / 12.5e15),
@@ -245,48 +216,39 @@ def test_the_limit_is_the_slowest_unit(gpu: ModuleType) -> None:
         "epilogue": pytest.approx(pairs * 10 * 192 / (64 * 128) / (132 * 1.98e9)),
         "Sigma": 0.0,
     }
-    floats = limits.gram_limit(mnist, rates, 784, "float32")
+    floats, pixels = (limits.gram_limit(mnist, rates, 784, dtype) for dtype in ("float32", "uint8"))
     assert (limit.by, floats.by, floats.seconds) == ("writing", "Sigma", pytest.approx(17e-3, rel=0.02))  # 3xTF32
-    exact = limits.gram_limit(mnist, rates, 784, "uint8").parts["Sigma"]
-    assert exact == pytest.approx(2 * pairs * 784 / 1979e12)
+    assert pixels.parts["Sigma"] == pytest.approx(2 * pairs * 784 / 1979e12)
     assert limits.gram_limit(cell(16384, 20, 8192), rates).by == "counting"
     assert limits.gram_limit(cell(16384, 40, 128), rates).by == "epilogue"
     narrow, step, more = (limits.gram_limit(cell(512, 3, w), rates).parts["counting"] for w in (128, 256, 257))
     assert (narrow, more) == (step, pytest.approx(2 * step))  # a layer takes whole steps of the tensor cores
     assert limits.counts_limit(cell(512, 1, 256), rates).parts["counting"] == pytest.approx(2 * 512**2 * 256 / 12.5e15)
-    assert (limits.rates_of(H100).gpu, limits.rates_of("NVIDIA A100")) == ("H100", None)
+    assert limits.rates_of("NVIDIA H100 80GB HBM3").gpu == "H100"
+    assert limits.rates_of("NVIDIA A100") is None
 
 
-@pytest.mark.parametrize(
-    ("given", "names"),
-    [
-        (("cuda", 9, True), ["wgmma", "wgmma, no clusters", "mma.sync", "Triton", "portable"]),
-        (("cuda", 8, False), ["mma.sync", "portable"]),
-        (("triton", 9, True), ["Triton", "portable"]),
-        (("portable", 9, True), ["portable"]),
-        (("portable", 7, False), ["portable"]),
-        (("cuda", 9, True, "sm90x1"), ["wgmma, no clusters"]),
-        (("cuda", 8, True, "sm80"), ["mma.sync"]),
-        (("cuda", 8, True, "sm90"), []),
-        (("cuda", 9, True, "abacus"), []),
-        (("portable", 9, True, "sm90"), []),
-    ],
-)
-def test_every_kernel_there_is_and_a_forced_one_alone(gpu: ModuleType, given: tuple, names: list[str]) -> None:
-    assert gpu.kernel_names(*given) == names
+def test_kernels_are_all_there_are_or_the_forced_one_alone(gpu: ModuleType) -> None:
+    names = gpu.kernel_names
+    assert names("cuda", 9, True) == ["wgmma", "wgmma, no clusters", "mma.sync", "Triton", "portable"]
+    assert names("cuda", 8, False) == ["mma.sync", "portable"]
+    assert names("triton", 9, True) == ["Triton", "portable"]
+    assert names("portable", 9, True) == names("portable", 7, False) == ["portable"]
+    assert names("cuda", 9, True, "sm90x1") == ["wgmma, no clusters"]
+    assert names("cuda", 9, True, "sm80") == names("cuda", 8, True, "sm80") == ["mma.sync"]
+    assert (
+        names("cuda", 8, True, "sm90") == names("cuda", 9, True, "abacus") == names("portable", 9, True, "sm90") == []
+    )
 
 
-@pytest.mark.parametrize(
-    ("backend", "triton", "packs"),
-    [("cuda", True, "Triton"), ("triton", True, "Triton"), ("cuda", False, "portable"), ("", True, "portable")],
-)
-def test_packing_is_named_after_what_packs(
-    gpu: ModuleType, backend: str, triton: bool, packs: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(backends, "_forced", backend or None)
-    found = [b for b in choice.KERNEL_BACKENDS if triton or b.name != "triton"]
-    monkeypatch.setattr(choice, "able_backends", lambda but=None: found if but else [])
-    assert gpu.packing_kernel() == packs
+def test_packing_is_named_after_what_packs(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    for backend, triton, packs in [
+        ("cuda", True, "Triton"), ("triton", True, "Triton"), ("cuda", False, "portable"), (None, True, "portable"),
+    ]:  # fmt: skip
+        found = [b for b in choice.KERNEL_BACKENDS if triton or b.name != "triton"]
+        monkeypatch.setattr(backends, "_forced", backend)
+        monkeypatch.setattr(choice, "able_backends", lambda but=None, found=found: found if but else [])
+        assert gpu.packing_kernel() == packs
 
 
 @pytest.mark.parametrize("before", ["before", None])
@@ -302,18 +264,17 @@ def test_a_kernel_is_forced_inside_the_block_only(
         assert os.environ.get("GATEDOPS_CUDA") == before
 
 
-def test_peers_too_slow_or_too_large_are_left_out(run: Run, gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    cell = part("_common.problems").Cell
-    platform, small, large = gpu.Gpu(peers=True), cell(4096, 4, 1024), cell(65536, 20, 8192)
-    for one, seconds, memory, names in [
-        (small, 0.4, 80 << 30, PEERS),
-        (small, 0.4, 1 << 20, []),
-        (large, 0.4, 1 << 40, []),
-        (large, 100, 63 << 30, PEERS[:1]),  # either would fit, both do not
-        (large, 100, 50 << 30, PEERS[1:]),
+def test_peers_too_slow_or_too_large_are_left_out(stand_in: StandIn) -> None:
+    cell, platform = part("_common.problems").Cell, stand_in.gpu.Gpu(peers=True)
+    for sizes, seconds, memory, names in [
+        ((4096, 4, 1024), 0.4, 80 << 30, PEERS),
+        ((4096, 4, 1024), 0.4, 1 << 20, []),
+        ((65536, 20, 8192), 0.4, 1 << 40, []),
+        ((65536, 20, 8192), 100, 63 << 30, PEERS[:1]),  # either would fit, both do not
+        ((65536, 20, 8192), 100, 50 << 30, PEERS[1:]),
     ]:
-        monkeypatch.setattr(gpu.Gpu, "memory", lambda _, memory=memory: memory)
-        assert platform.affordable(one, seconds) == names
+        stand_in.patch(stand_in.gpu.Gpu, "memory", lambda _, memory=memory: memory)
+        assert platform.affordable(cell(*sizes), seconds) == names
 
 
 @pytest.mark.parametrize("layers", [1, 3, 13])
