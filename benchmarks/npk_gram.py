@@ -184,7 +184,7 @@ def time_gram(problem: Problem, args: argparse.Namespace, failures: Failures) ->
     work = float(n * (n + 1) // 2 * sum(bits.widths))
     limit = counting_limit(work, args.device) if x is None else None
     contest = Contest(str(problem), failures, device=args.device)
-    enter = partial(contest.enter, WHAT, unit="bit-pairs")
+    enter = partial(contest.enter, WHAT, unit="bit_pairs")
     ours = partial(gatedops.npk_gram, x, bits, scale=args.scale, dtype=dtype, out=out)
     enter(OURS, lambda: ours, check=required, limit=limit, work=work)
     if not args.no_peers:
@@ -238,7 +238,7 @@ def run(args: argparse.Namespace) -> int:
             for problem in problems(args, images, bits):
                 entries += time_gram(problem, args, results.failures)
                 results.add(speed=[entry.to_json() for entry in entries])
-            print("Symmetric Gram into a reused buffer; bit-pairs count each unordered pair of points once.")
+            print("Symmetric Gram into a reused buffer; bit_pairs count each unordered pair of points once.")
             print_entries(entries, ("largest_error",))
     except GpuLostError as error:
         return results.lost(error)

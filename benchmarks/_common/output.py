@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from _common.contention import Contention, sentence
 from _common.contest import Entry, Failures, GpuLostError, table
 from _common.machine import facts_line, machine_report
 from _common.options import options_json
+
+NUMBERS = re.compile(r"\[\n([-+.\deE,\s]+)\]")  # a list of nothing else; no string has a line break
 
 
 @contextlib.contextmanager
@@ -29,9 +32,14 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_json_atomically(path: Path, content: object) -> None:
-    """Indented JSON; NaN and infinity are refused (ValueError), as JSON has none."""
+    """Indented JSON, lists of numbers on one line; NaN and infinity are refused (ValueError), as JSON has none."""
+    text = NUMBERS.sub(_on_one_line, json.dumps(content, indent=2, allow_nan=False))
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _on_one_line(numbers: re.Match[str]) -> str:
+    return f"[{' '.join(numbers[1].split())}]"
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -101,13 +101,13 @@ def _bit_pairs(entry: Json) -> int:
 
 
 def _roofline(content: Json) -> Figure | None:
-    """The sweep. Its first entry is by the kernel that is looked at, gatedops or the one chosen on a GPU."""
+    """The sweep of the kernel that was chosen, the first of machine.kernels, and of all that ran beside it."""
     from matplotlib import colormaps
 
     sweep = content["sections"].get("sweep")
     if not sweep:
         return None
-    by = sweep[0]["by"]
+    by = content["machine"]["kernels"][0]
     ours = [entry for entry in sweep if entry["by"] == by]
     figure = new_figure(11, 6.5)
     axis = figure.subplots()
@@ -174,7 +174,9 @@ def _layer_speeds(content: Json) -> Figure | None:
     sizes = list(dict.fromkeys(key[1] for key in speeds))
     names = [name for name in dict.fromkeys(key[2] for key in speeds) if name not in (EAGER, PRODUCTS)]
     figure = new_figure(4.6 * len(kinds), 1.6 + 0.95 * len(sizes))
-    figure.suptitle(f"Gated layers, forward and backward: {facts_line(content['machine'])}", fontsize=14)
+    dtype = content.get("options", {}).get("dtype", "float32")
+    title = f"Gated layers, forward and backward, {dtype}: {facts_line(content['machine'])}"
+    figure.suptitle(title, fontsize=14)
     axes = figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0]
     for axis, kind in zip(axes, kinds, strict=True):
         _draw_speeds(axis, {key[1:]: speed for key, speed in speeds.items() if key[0] == kind}, sizes, names)
