@@ -31,26 +31,16 @@ def chain(n: int, side: int, head: Op = MEAN, circular: int = 0, dtype: torch.dt
     return x, bits.words, None, None, encode(code), [1.0, 2.0**-9], dtype
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=lambda dtype: str(dtype)[6:])
-def test_8x8_mean(benchmark: BenchmarkFixture, dtype: torch.dtype) -> None:
-    """2,080 pairs."""
-    benchmark(conv_gram, *chain(64, 8, dtype=dtype))
+CASES = {
+    "8x8 mean": {"n": 64, "side": 8},  # 2,080 pairs
+    "8x8 mean, float64": {"n": 64, "side": 8, "dtype": torch.float64},
+    "8x8 mean, circular": {"n": 64, "side": 8, "circular": 1},
+    "8x8 trace": {"n": 512, "side": 8, "head": TRACE},  # a flattening head needs one displacement of 225
+    "16x16 mean": {"n": 32, "side": 16},  # 528 pairs
+    "32x32 mean": {"n": 16, "side": 32},  # 136 pairs
+}
 
 
-def test_8x8_circular(benchmark: BenchmarkFixture) -> None:
-    benchmark(conv_gram, *chain(64, 8, circular=1))
-
-
-def test_8x8_trace(benchmark: BenchmarkFixture) -> None:
-    """A flattening head needs one displacement of 225."""
-    benchmark(conv_gram, *chain(512, 8, TRACE))
-
-
-def test_16x16_mean(benchmark: BenchmarkFixture) -> None:
-    """528 pairs."""
-    benchmark(conv_gram, *chain(32, 16))
-
-
-def test_32x32_mean(benchmark: BenchmarkFixture) -> None:
-    """136 pairs."""
-    benchmark(conv_gram, *chain(16, 32))
+@pytest.mark.parametrize("name", CASES)
+def test_conv_gram(benchmark: BenchmarkFixture, name: str) -> None:
+    benchmark(conv_gram, *chain(**CASES[name]))

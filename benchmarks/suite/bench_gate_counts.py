@@ -1,6 +1,6 @@
 """Gate statistics on the gates of 5 x 128 units: a positional popcount beside memcpy and numpy; `make bench` runs this.
 
-Each result has the bytes of words it gets through in a second, "GB/s", in its extra_info (saved with the timings).
+Each result has the bytes of words that it gets through in a second, "GB/s", in its extra_info (saved with the timings).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FEW = 10_000  # for numpy, which makes a byte of every bit
 def run(benchmark: BenchmarkFixture, function: Callable[[GateBits], object], n: int = POINTS) -> None:
     bits = random_gates(WIDTHS, n)
     benchmark(function, bits)
-    if benchmark.stats is not None:  # None where timing is off
+    if benchmark.stats is not None:  # None if timing is off
         benchmark.extra_info["GB/s"] = round(bits.nbytes / benchmark.stats.stats.median / 1e9, 2)
 
 
@@ -34,35 +34,20 @@ def test_gate_counts(benchmark: BenchmarkFixture, isa: str) -> None:
         run(benchmark, gate_counts)
 
 
+@pytest.mark.parametrize("op", [on_per_input, gate_stats, count_regions])
+def test_statistics(benchmark: BenchmarkFixture, op: Callable[[GateBits], object]) -> None:
+    run(benchmark, op)
+
+
 def test_memcpy(benchmark: BenchmarkFixture) -> None:
-    """Reading and writing the words, on all threads: what the counts, which read them only, are limited by."""
+    """Reads and writes the words on all threads; the counts only read them."""
     to = torch.empty_like(random_gates(WIDTHS, POINTS).words)
     run(benchmark, lambda bits: to.copy_(bits.words))
 
 
 def test_unpackbits_and_sum_in_numpy(benchmark: BenchmarkFixture) -> None:
-    def count(bits: GateBits) -> object:
-        return np.unpackbits(bits.words.numpy().view(np.uint8), axis=1).sum(0)
-
-    run(benchmark, count, FEW)
+    run(benchmark, lambda bits: np.unpackbits(bits.words.numpy().view(np.uint8), axis=1).sum(0), FEW)
 
 
 def test_unpack_and_sum_in_torch(benchmark: BenchmarkFixture) -> None:
     run(benchmark, lambda bits: [gates.sum(0) for gates in bits.unpack()], FEW)
-
-
-def test_on_per_input(benchmark: BenchmarkFixture) -> None:
-    run(benchmark, on_per_input)
-
-
-def test_gate_stats(benchmark: BenchmarkFixture) -> None:
-    run(benchmark, gate_stats)
-
-
-def test_count_regions(benchmark: BenchmarkFixture) -> None:
-    run(benchmark, count_regions)
-
-
-def test_gate_counts_tiny(benchmark: BenchmarkFixture) -> None:
-    """The cost of the call itself."""
-    benchmark(gate_counts, random_gates((32,), n=2))
