@@ -44,7 +44,8 @@ PORTABLE_PROBE = 1024  # points that tell how long the portable op takes
 class Cpu(Platform):
     """OURS is what gatedops chooses; the instruction sets are forced."""
 
-    device, layer_kernels, packer = "cpu", (OURS,), OURS
+    device, packer = "cpu", OURS
+    with_inputs = layer_kernels = (OURS,)
 
     def __init__(self, *, peers: bool):
         if backend_of("cpu", "gram") == PORTABLE:

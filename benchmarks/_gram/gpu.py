@@ -34,7 +34,7 @@ class Gpu(Platform):
     device = "cuda"
 
     def __init__(self, *, peers: bool):
-        self.kernels = kernels_here()
+        self.kernels = self.with_inputs = kernels_here()
         self.layer_kernels = [name for name in self.kernels if name != TRITON or name == self.kernels[0]]
         self.peers = (INT8, FLOAT16) if peers else ()
         self.threads = [torch.get_num_threads()]

@@ -39,6 +39,7 @@ class Platform(ABC):
     """A device as the sections see it.
 
     kernels        our kernels that are timed, the one that gatedops chooses first
+    with_inputs    those that are timed on Grams with inputs too
     layer_kernels  those that count the gates of one layer
     peers          torch peers by name; none with --no-peers
     threads        the numbers of threads that a section is run with, all of them first
@@ -47,6 +48,7 @@ class Platform(ABC):
 
     device: str
     kernels: Sequence[str]
+    with_inputs: Sequence[str]
     layer_kernels: Sequence[str]
     peers: Sequence[str]
     threads: Sequence[int]

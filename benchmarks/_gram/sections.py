@@ -85,8 +85,9 @@ class GramContest(Contest):
             require_right(call, self.bits, x)
 
         for (what, x), kernel in product(given.items(), kernels):
-            call = partial(self.platform.gram, kernel, self.bits, x, out)
-            self.add(what, kernel, always(call), partial(check, x))
+            if x is None or kernel in self.platform.with_inputs:
+                call = partial(self.platform.gram, kernel, self.bits, x, out)
+                self.add(what, kernel, always(call), partial(check, x))
         if seconds:
             for what, by, make in self.platform.torch_grams(self.cell, self.bits, given, seconds):
                 self.add(what, by, make)
