@@ -7,9 +7,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, partial
 
 import torch
-from _common.bandwidth import memcpy
+from _common.bandwidth import memcpy, write_bandwidth
 from _common.contest import OURS, Call, Limit
-from _common.limits import lambda_limit
+from _common.machine import bit_pair_rate
 from _common.options import available_memory
 from _common.peers import InputMatmul
 from _common.problems import Cell
@@ -37,6 +37,7 @@ from gatedops.portable.workspace import edge_of
 
 PEERS = {"torch float32": torch.float32, "torch bfloat16": torch.bfloat16}
 NEAREST = 10
+BUFFER = 2**30  # bytes that tell how fast larger results are written
 PROBE = 2048  # rows and columns of the product that tells how fast torch multiplies
 PORTABLE_PROBE = 1024  # points that tell how long the portable op takes
 
@@ -72,7 +73,7 @@ class Cpu(Platform):
         isa = self.instruction_set(by)
         if what != LAMBDA or isa is None:
             return None
-        return partial(lambda_limit, cell.bit_pairs, cell.n, isa, torch.get_num_threads())
+        return partial(lambda_limit, cell, isa, torch.get_num_threads())
 
     def facts(self, cell: Cell, by: str) -> dict[str, object]:
         return cell.facts() | {"threads": torch.get_num_threads(), "instruction_set": self.instruction_set(by)}
@@ -112,6 +113,13 @@ class Cpu(Platform):
 
     def report(self) -> dict[str, object]:
         return super().report() | {numkong.NAME: numkong.numkong_version()}
+
+
+def lambda_limit(cell: Cell, isa: str, threads: int) -> Limit:
+    """The limit of Lambda in float32 with one instruction set; the rates of counting and of writing are measured."""
+    size = cell.n**2 * torch.float32.itemsize
+    writing = size / write_bandwidth(min(size, BUFFER), threads)
+    return Limit({"counting": cell.bit_pairs / bit_pair_rate(isa, threads), "writing": writing})
 
 
 @contextmanager

@@ -32,8 +32,8 @@ def patch(benchmark_module: Importer, monkeypatch: pytest.MonkeyPatch) -> Callab
     benchmark_module("gram")
     replace("_gram.cpu", "multiply_rate", lambda dtype: 1e12)
     replace("_gram.cpu", "portable_seconds", lambda bits: 0.0)
-    replace("_common.limits", "bit_pair_rate", lambda isa, threads: 1e12)
-    replace("_common.limits", "write_bandwidth", lambda size, threads: 1e9)
+    replace("_gram.cpu", "bit_pair_rate", lambda isa, threads: 1e12)
+    replace("_gram.cpu", "write_bandwidth", lambda size, threads: 1e9)
     return replace
 
 
@@ -209,6 +209,34 @@ def test_sizes(
 
 def test_exponents_are_slopes_of_logarithms(patch: Callable[..., None]) -> None:
     assert part("_gram.sections").exponent([1, 2, 4, 8], [3.0, 12.0, 48.0, 192.0]) == pytest.approx(2)
+
+
+def test_memory_is_written_and_copied_whole(benchmark_module: Importer) -> None:
+    bandwidth = benchmark_module("_common.bandwidth")
+    source = torch.randint(0, 256, (1001,), dtype=torch.uint8)
+    to = torch.zeros_like(source)
+    bandwidth.memcpy(to, source, 3)
+    assert to.equal(source)
+    bandwidth.memset(to, 2)
+    assert (to == 1).all()
+    assert bandwidth.write_bandwidth(4096, 2) > 0
+
+
+def test_work_of_others_is_counted_and_our_own_is_not(
+    benchmark_module: Importer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contention, seconds, clock = benchmark_module("_common.contention"), iter([10.0, 13.0]), iter([100.0, 102.0])
+    monkeypatch.setattr(contention, "_other_seconds", lambda: next(seconds))
+    monkeypatch.setattr(contention.time, "perf_counter", lambda: next(clock))
+    assert contention.Contention().cores() == 1.5
+    assert ["BUSY" in contention.sentence(cores) for cores in (1.5, 0.05, None)] == [True, False, False]
+
+
+def test_random_gates_are_half_on_and_fill_their_layers(patch: Callable[..., None]) -> None:
+    bits = part("_common.problems").random_gates(cell(200, 3, 70), 0)
+    assert bits.widths == (70, 70, 70)
+    assert bits == gatedops.GateBits.pack(bits.unpack())
+    assert all(0.45 < mask.double().mean() < 0.55 for mask in bits.unpack())
 
 
 def test_numkong_counts_what_we_count(patch: Callable[..., None]) -> None:
