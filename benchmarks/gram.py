@@ -1,6 +1,6 @@
 """How fast the Gram is, beside what the machine allows and what others reach.
 
-Sections, each chosen with --only; a GPU has the first four:
+--only chooses sections, of which a GPU has the first four:
 
     sweep      Lambda over n, L and w: time, rate, share of the limit, portable, torch
     headline   one cell by every kernel, with inputs, and matvec; on a CPU n=4096, L=4, w=1024, one thread and all; on a
@@ -24,8 +24,8 @@ called directly.
     python benchmarks/gram.py --device cuda
     GATEDOPS_BACKEND=cuda python benchmarks/gram.py --device cuda
 
-On a GPU every kernel there is stands beside torch's products of int8 and float16 gates: portable, and before it those
-that GATEDOPS_BACKEND, cuda or triton, adds. A kernel or peer that is wrong or raises is named with the reason
+On a GPU all kernels are timed beside torch's products of int8 and float16 gates: portable, and those that
+GATEDOPS_BACKEND (cuda or triton) adds. A kernel or peer that is wrong or raises is named with the reason
 ("failures" in the JSON) and the rest goes on; the exit status is then 1. The run ends if an error leaves the GPU
 unusable. Writes OUT/gram.json and OUT/gram.png, or OUT/gram_cuda.json and .png, the JSON after every cell.
 """

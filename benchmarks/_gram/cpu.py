@@ -18,19 +18,7 @@ from torch import Tensor
 
 import gatedops
 from _gram import numkong
-from _gram.platform import (
-    COLUMNS,
-    FLOATS,
-    LAMBDA,
-    NEW,
-    PORTABLE,
-    Inputs,
-    Peer,
-    Platform,
-    always,
-    per_layer,
-    portable_gram,
-)
+from _gram.platform import COLUMNS, FLOATS, LAMBDA, NEW, PORTABLE, Inputs, Peer, Platform, always, per_layer
 from gatedops import GateBits, backends
 from gatedops.backends.choice import backend_of
 from gatedops.portable.workspace import edge_of
@@ -43,7 +31,7 @@ PORTABLE_PROBE = 1024  # points that tell how long the portable op takes
 
 
 class Cpu(Platform):
-    """OURS is what gatedops chooses; the instruction sets are forced."""
+    """A CPU, on which the kernel OURS is what gatedops chooses; those named after instruction sets are forced."""
 
     device, packer = "cpu", OURS
     with_inputs = layer_kernels = (OURS,)
@@ -62,11 +50,17 @@ class Cpu(Platform):
         return backends.force_cpu(kernel) if kernel in self.sets else nullcontext()
 
     def sweep_kernels(self, bits: GateBits, seconds: float) -> Sequence[str]:
-        affordable = PORTABLE in self.kernels and portable_seconds(bits) < seconds
+        affordable = PORTABLE in self.kernels and self.portable_seconds(bits) < seconds
         return (OURS, PORTABLE) if affordable else (OURS,)
 
+    def portable_seconds(self, bits: GateBits) -> float:
+        """Estimates the time of Lambda by the portable op from the time of some of the points."""
+        some = bits[: min(bits.n, PORTABLE_PROBE)]
+        call = partial(self.gram, PORTABLE, some, None, torch.empty(some.n, some.n))
+        return _best(call) * _pairs(bits) / _pairs(some)
+
     def instruction_set(self, by: str) -> str | None:
-        """That of one of our kernels in C++; None for others."""
+        """Returns the instruction set of one of our kernels in C++, or None for others."""
         return backends.active_isa() if by == OURS else by if by in self.sets else None
 
     def limit(self, what: str, by: str, cell: Cell) -> Callable[[], Limit] | None:
@@ -116,7 +110,7 @@ class Cpu(Platform):
 
 
 def lambda_limit(cell: Cell, isa: str, threads: int) -> Limit:
-    """The limit of Lambda in float32 with one instruction set; the rates of counting and of writing are measured."""
+    """Returns the limit of Lambda in float32 with one instruction set, from rates that are measured here."""
     size = cell.n**2 * torch.float32.itemsize
     writing = size / write_bandwidth(min(size, BUFFER), threads)
     return Limit({"counting": cell.bit_pairs / bit_pair_rate(isa, threads), "writing": writing})
@@ -135,19 +129,13 @@ def threads(count: int) -> Iterator[None]:
 
 @cache
 def multiply_rate(dtype: torch.dtype) -> float:
-    """Multiply-adds per second of torch.mm."""
+    """Measures the multiply-adds per second of torch.mm."""
     a, out = torch.ones(PROBE, PROBE, dtype=dtype), torch.empty(PROBE, PROBE, dtype=dtype)
     return PROBE**3 / _best(lambda: torch.mm(a, a, out=out))
 
 
-def portable_seconds(bits: GateBits) -> float:
-    """About what Lambda by the portable op takes, from that of some of the points."""
-    some = bits[: min(bits.n, PORTABLE_PROBE)]
-    return _best(partial(portable_gram, some, None, torch.empty(some.n, some.n))) * _pairs(bits) / _pairs(some)
-
-
 def _pairs(bits: GateBits) -> float:
-    """Pairs of rows in the tiles of a symmetric Gram that are computed: those on and above the diagonal."""
+    """Counts the pairs of rows in the tiles on and above the diagonal, which are those that are computed."""
     return bits.n * (bits.n + min(bits.n, edge_of(bits.device))) / 2
 
 

@@ -29,7 +29,7 @@ LARGEST = 1e30  # a product of widths whose multipliers are still to come stays 
 
 
 class Gpu(Platform):
-    """The limits are at published rates."""
+    """An NVIDIA GPU, whose limits are at published rates."""
 
     device = "cuda"
 
@@ -57,7 +57,7 @@ class Gpu(Platform):
         return counts_limit(cell, self.rates) if what == COUNTS else gram_limit(cell, self.rates, *inputs[what])
 
     def packing_limit(self, q: Tensor) -> Limit | None:
-        """It reads the input, and writes a bit for each element."""
+        """Packing reads the input, and writes a bit for each element."""
         moved = q.nbytes + q.numel() / 8
         return None if self.rates is None else Limit({"memory": moved / self.rates.bytes_per_second})
 
@@ -101,7 +101,7 @@ class Int8PerLayer:
         self.count = torch.empty(n, n, dtype=torch.int32, device=device)
 
     def with_inputs(self, x: Tensor | None) -> Int8PerLayer:
-        """The same gates and buffers with inputs (n, d): floats are multiplied in float32, bytes in TF32."""
+        """Returns the same gates and buffers with inputs (n, d): floats are multiplied in float32, bytes in TF32."""
         other = copy.copy(self)
         other.x, other.tf32 = None if x is None else x.to(torch.float32), x is not None and x.dtype == torch.uint8
         return other
@@ -126,7 +126,7 @@ class Int8PerLayer:
 
 @contextmanager
 def float32_products(*, tf32: bool) -> Iterator[None]:
-    """torch multiplies float32 matrices in float32, or in TF32, inside the block."""
+    """Makes torch multiply float32 matrices in float32, or in TF32, inside the block."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     try:
@@ -137,7 +137,7 @@ def float32_products(*, tf32: bool) -> Iterator[None]:
 
 @contextmanager
 def forced_kernel(name: str) -> Iterator[None]:
-    """gatedops._C_cuda, which looks at each launch, uses this one of its kernels inside the block."""
+    """Makes gatedops._C_cuda, which looks at each launch, use this one of its kernels inside the block."""
     before = os.environ.get("GATEDOPS_CUDA")
     if name in FORCED:
         os.environ["GATEDOPS_CUDA"] = FORCED[name]
@@ -150,8 +150,8 @@ def forced_kernel(name: str) -> Iterator[None]:
 
 
 def kernel_names(backend: str, major: int, triton: bool, forced: str | None = None) -> list[str]:
-    """The kernels that can be timed with a backend on a GPU of this major version: first the one that it chooses, and
-    last portable, which every GPU runs; with GATEDOPS_CUDA, the forced one alone."""
+    """Returns the kernels that can be timed with a backend on a GPU of this major version: first the one that it
+    chooses, last portable, which every GPU runs; with GATEDOPS_CUDA, the forced one alone."""
     ours = [] if backend != "cuda" else list(FORCED) if major == 9 else [MMA_SYNC]
     if forced:
         return [name for name in ours if FORCED[name] == forced]
@@ -159,7 +159,7 @@ def kernel_names(backend: str, major: int, triton: bool, forced: str | None = No
 
 
 def kernels_here() -> list[str]:
-    """Raises ValueError if GATEDOPS_CUDA asks for a kernel that this GPU does not have."""
+    """Returns the kernels for this GPU; raises ValueError if GATEDOPS_CUDA asks for one that it does not have."""
     backend = backend_of("cuda", "gram")
     forced, major = os.environ.get("GATEDOPS_CUDA"), torch.cuda.get_device_capability()[0]
     names = kernel_names(backend, major, backends.missing_for("triton") is None, forced)
@@ -169,12 +169,12 @@ def kernels_here() -> list[str]:
 
 
 def packing_kernel() -> str:
-    """What packs gates here: the cuda backend has no kernel of its own for that."""
+    """Returns the name of what packs gates here: the cuda backend has no kernel of its own for that."""
     return TRITON if backend_of("cuda", "gates") == "triton" else PORTABLE
 
 
 def triton_gram(bits: GateBits, x: Tensor | None, out: Tensor) -> Tensor:
-    """The Gram by the kernel in Triton, which is called directly: beside it gatedops may choose another."""
+    """Computes the Gram by the kernel in Triton, which is called directly: gatedops may choose another."""
     from gatedops.triton import gram
 
     factors = [1 / width for width in bits.widths]

@@ -36,12 +36,12 @@ RATES = (Rates("H200", 4.3e12), Rates("H100", 3.0e12))
 
 
 def rates_of(gpu: str) -> Rates | None:
-    """The rates of a device by its name; None if nothing is known."""
+    """Returns the rates of a device by its name, or None if nothing is known."""
     return next((rates for rates in RATES if rates.gpu in gpu), None)
 
 
 def gram_limit(cell: Cell, rates: Rates, inputs: int = 0, dtype: str | None = None) -> Limit:
-    """The limit of the symmetric Gram in float32, which computes each unordered pair once. inputs: columns of x."""
+    """Returns the limit of the symmetric Gram in float32, each unordered pair once. inputs: columns of x."""
     pairs = cell.n * (cell.n + 1) / 2
     pairs_per_second = MULTIPROCESSORS * EPILOGUE_PAIRS / EPILOGUE_CYCLES * CLOCK
     units = {"epilogue": pairs * cell.layers / pairs_per_second, "Sigma": 2 * pairs * inputs * SIGMA[dtype]}
@@ -49,7 +49,7 @@ def gram_limit(cell: Cell, rates: Rates, inputs: int = 0, dtype: str | None = No
 
 
 def counts_limit(cell: Cell, rates: Rates, pairs: float | None = None) -> Limit:
-    """The limit of counting and writing: of these pairs, or of all n x n pairs of two different sets."""
+    """Returns the limit of counting and writing these pairs, or all n x n pairs of two different sets."""
     steps = -(-cell.width // STEP) * STEP * cell.layers
     counts = 2 * (cell.n**2 if pairs is None else pairs) * steps / BINARY
     return Limit({"counting": counts, "writing": 4 * cell.n**2 / rates.bytes_per_second})

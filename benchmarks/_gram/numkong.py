@@ -17,7 +17,7 @@ STRIP = 32  # rows that are copied at once
 
 
 def numkong_version() -> str | None:
-    """Returns None if it is not installed."""
+    """Returns its version, or None if it is not installed."""
     try:
         return version(NAME)
     except PackageNotFoundError:

@@ -30,7 +30,7 @@ PEER_BYTES = {"torch float32": (4, 8), "torch bfloat16": (2, 4), "torch int8": (
 
 
 def peer_bytes(name: str, cell: Cell) -> int:
-    """Memory of a torch peer beside the packed gates: masks, gates as numbers, n x n buffers."""
+    """Returns the memory of a torch peer beside the packed gates: masks, gates as numbers, n x n buffers."""
     gate, pair = PEER_BYTES[name]
     return cell.n * cell.bits_per_pair * (1 + gate) + pair * cell.n**2
 
@@ -59,31 +59,31 @@ class Platform(ABC):
         """Makes gatedops use this kernel inside the block."""
 
     def sweep_kernels(self, bits: GateBits, seconds: float) -> Sequence[str]:
-        """The kernels that the sweep times, of which a slow one may take this long."""
+        """Returns the kernels that the sweep times. On a CPU, portable is one if it takes less than `seconds`."""
         return self.kernels
 
     @abstractmethod
     def limit(self, what: str, by: str, cell: Cell) -> Limit | Callable[[], Limit] | None:
-        """The least time that this machine allows; None if it is not known."""
+        """Returns the least time that this machine allows, or None if it is not known."""
 
     def facts(self, cell: Cell, by: str) -> dict[str, object]:
-        """What the JSON of an entry has beside the times."""
+        """Returns what the JSON of an entry has beside the times."""
         return cell.facts()
 
     @abstractmethod
     def memory(self) -> float:
-        """Bytes that torch peers may take."""
+        """Returns how many bytes torch peers may take."""
 
     @abstractmethod
     def peer_seconds(self, name: str, cell: Cell) -> float:
-        """About what one run of a torch peer takes."""
+        """Returns about what one run of a torch peer takes."""
 
     @abstractmethod
     def torch_grams(self, cell: Cell, bits: GateBits, given: Inputs, seconds: float) -> Iterator[Peer]:
-        """Grams by the torch peers for which a cell has the memory, and whose run takes less than `seconds`."""
+        """Yields Grams by the torch peers for which there is the memory, and whose run takes less than `seconds`."""
 
     def affordable(self, cell: Cell, seconds: float) -> list[str]:
-        """The peers for which a cell has the time and, for all of them at once, the memory."""
+        """Returns the peers for which there is the time and, for all of them at once, the memory."""
         memory, names = self.memory(), list[str]()
         for name in self.peers:
             fits = sum(peer_bytes(each, cell) for each in (*names, name)) < memory
@@ -91,14 +91,16 @@ class Platform(ABC):
         return names
 
     def gram(self, kernel: str, bits: GateBits, x: Tensor | None, out: Tensor) -> Tensor:
-        """The Gram by one of our kernels, into `out`."""
+        """Computes the Gram by one of our kernels into `out`. gatedops itself would not choose the portable op."""
         if kernel == PORTABLE:
-            return portable_gram(bits, x, out)
+            layout, factors = layout_of(bits, None), [1 / width for width in bits.widths]
+            portable.npk_gram_out(x, bits.words, None, None, None, None, *layout, factors, out=out)
+            return out
         with self.forced(kernel):
             return gatedops.npk_gram(x, bits, out=out)
 
     def counts(self, kernel: str, x: GateBits, y: GateBits | None) -> Tensor:
-        """The counts of one or two sets of rows by one of our kernels, a new ``(L, n, n)``."""
+        """Returns the counts of one or two sets of rows by one of our kernels, a new ``(L, n, n)``."""
         if kernel == PORTABLE:
             words = (x.words, None if y is None else y.words)
             return portable.gate_overlap(*words, *layout_of(x, y), list(x.widths), "both")
@@ -106,47 +108,40 @@ class Platform(ABC):
             return gatedops.gate_overlap(x, y)
 
     def product(self, kernel: str, bits: GateBits, v: Tensor) -> Tensor:
-        """Lambda times a matrix by one of our kernels."""
+        """Returns Lambda times a matrix by one of our kernels."""
         with self.forced(kernel):
             return gatedops.npk_matvec(None, bits, v)
 
     def other_gates(self, cell: Cell, seed: int) -> GateBits | None:
-        """The second set of rows of one-layer; None if it counts those of one set."""
+        """Returns the second set of rows of one-layer, or None if it counts those of one set."""
         return None
 
     def layer_peers(self, bits: GateBits) -> Iterator[Peer]:
-        """Who else counts the gates of one layer."""
+        """Yields who else counts the gates of one layer."""
         yield from ()
 
     def extras(self, bits: GateBits, x: Tensor) -> Iterator[Peer]:
-        """What the headline times beside the Grams and the product."""
+        """Yields what the headline times beside the Grams and the product."""
         yield from ()
 
     def copies(self, to: Tensor, source: Tensor) -> dict[str, Call]:
-        """What copies bytes, beside packing."""
+        """Returns what is timed beside packing: copies of the same bytes."""
         return {"copy_": lambda: to.copy_(source)}
 
     def packing_limit(self, q: Tensor) -> Limit | None:
-        """The least time for packing q; None if it is not known."""
+        """Returns the least time for packing q, or None if it is not known."""
         return None
 
     def report(self) -> dict[str, object]:
-        """What the JSON says of this platform under "machine"."""
+        """Returns what the JSON says about this platform under "machine"."""
         return {"kernels": list(self.kernels)}
 
 
 def always(call: Call) -> Callable[[], Call]:
-    """What makes this call for a contest."""
+    """Returns what makes this call for a contest."""
     return lambda: call
 
 
 def per_layer(bits: GateBits, dtype: torch.dtype) -> MatmulPerLayer:
-    """Lambda by a product per layer of gates stored as numbers."""
+    """Returns what computes Lambda by a product per layer of gates stored as numbers."""
     return MatmulPerLayer(bits.unpack(), [1 / width for width in bits.widths], dtype)
-
-
-def portable_gram(bits: GateBits, x: Tensor | None, out: Tensor) -> Tensor:
-    """The Gram by the portable op, which is called directly: gatedops would call a kernel of the device."""
-    factors = [1 / width for width in bits.widths]
-    portable.npk_gram_out(x, bits.words, None, None, None, None, *layout_of(bits, None), factors, out=out)
-    return out

@@ -30,6 +30,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch
 SPARE = 1.25  # memory of a data set over that of its n x n result: gates, vectors, everything else
 
 Part = tuple[str, Callable[[], list[Entry]]]  # a problem, and what times its contestants
+Make = Callable[[], Call]
+Check = Callable[[Call], None]
 Tensors = Callable[[], tuple[Tensor, ...]]
 
 
@@ -46,7 +48,7 @@ class Run:
         return self.sizes.cells.get(section, ())
 
     def on_threads(self, section: str) -> Iterator[tuple[Cell, str, int]]:
-        """The cells of a section, each with the name of its problem, on all threads, and on a CPU on one."""
+        """Yields each cell of a section with the name of its problem, on all threads, and on a CPU on one too."""
         counts = self.platform.threads
         for cell, count in product(self.cells(section), counts):
             yield cell, str(cell) if count == counts[0] else f"{cell}, one thread", count
@@ -63,14 +65,7 @@ class GramContest(Contest):
         self.task, self.platform, self.cell = run, run.platform, cell
         self.bits = random_gates(cell, run.seed, self.device)
 
-    def add(
-        self,
-        what: str,
-        by: str,
-        make: Callable[[], Call],
-        check: Callable[[Call], None] | None = None,
-        work: float | None = None,
-    ) -> None:
+    def add(self, what: str, by: str, make: Make, check: Check | None = None, work: float | None = None) -> None:
         limit, facts = self.platform.limit(what, by, self.cell), self.platform.facts(self.cell, by)
         work = work or self.cell.bit_pairs
         self.enter(what, by, make, check=check, work=work, unit="bit_pairs", limit=limit, facts=facts)
@@ -104,7 +99,7 @@ class GramContest(Contest):
 
 
 def sweep(run: Run) -> Iterator[Part]:
-    """Lambda over n, L and w, by our kernels and by the torch peers that a cell can afford."""
+    """Times Lambda over n, L and w, by our kernels and by the torch peers that a cell can afford."""
 
     def measure(cell: Cell) -> list[Entry]:
         contest, seconds = GramContest(run, cell), run.sizes.peer_seconds
@@ -116,8 +111,8 @@ def sweep(run: Run) -> Iterator[Part]:
 
 
 def headline(run: Run) -> Iterator[Part]:
-    """One cell by every kernel: Lambda, Grams with inputs, products; Lambda alone on one thread; and a product whose
-    Gram fits into no memory."""
+    """Times one cell by every kernel: Lambda, Grams with inputs, products. On a CPU, Lambda alone follows on one
+    thread; on a GPU, a product whose Gram fits into no memory."""
 
     def measure(cell: Cell, problem: str, count: int) -> list[Entry]:
         platform, shape = run.platform, (cell.n, INPUTS)
@@ -148,7 +143,7 @@ def headline(run: Run) -> Iterator[Part]:
 
 
 def data_set(run: Run) -> Iterator[Part]:
-    """Lambda of as many points as a whole data set has: without the matrix, into a new result, into a reused one.
+    """Times Lambda of as many points as a whole data set has: without the matrix, into a new result, into a reused one.
 
     One n x n result at a time is alive. A new one is timed with the memory that the system gives it.
     """
@@ -176,8 +171,8 @@ def data_set(run: Run) -> Iterator[Part]:
 
 
 def one_core(run: Run) -> Iterator[Part]:
-    """Lambda on one thread where counting is all there is, with the two fastest instruction sets: the share of the
-    limit is that of the inner loop."""
+    """Times Lambda on one thread with the two fastest instruction sets. Counting takes nearly all of the time here, so
+    the share of the limit is that of the inner loop."""
 
     def measure(cell: Cell) -> list[Entry]:
         with threads(1):
@@ -190,8 +185,8 @@ def one_core(run: Run) -> Iterator[Part]:
 
 
 def one_layer(run: Run) -> Iterator[Part]:
-    """int32 counts of one layer: on a CPU those of one set of points beside Lambda and NumKong, on a GPU all pairs of
-    two sets, which is what a binary matrix product computes."""
+    """Times int32 counts of one layer: on a CPU those of one set of points, beside Lambda and NumKong; on a GPU those
+    of all pairs of two sets, which is what a binary matrix product computes."""
 
     def measure(cell: Cell, problem: str, count: int) -> list[Entry]:
         platform = run.platform
@@ -226,7 +221,7 @@ def require_counts(x: GateBits, y: GateBits | None, call: Call, *, triangle: boo
 
 
 def packing(run: Run) -> Iterator[Part]:
-    """Pre-activations into reused words, beside a copy of their bytes: the rates are bytes of input per second."""
+    """Packs pre-activations into reused words, beside copies of them. The rates are bytes of input per second."""
 
     def measure(name: str, make_input: Callable[[], Tensor]) -> list[Entry]:
         q, contest = make_input(), Contest(name, run.failures, device=run.platform.device)
@@ -254,7 +249,7 @@ def packing(run: Run) -> Iterator[Part]:
 
 
 def inputs(size: int, run: Run) -> dict[str, Callable[[], Tensor]]:
-    """Inputs of about `size` bytes each: dense layers of several dtypes, images in both memory layouts."""
+    """Makes inputs of about `size` bytes each: dense layers of several dtypes, images in both memory layouts."""
 
     def dense(dtype: torch.dtype) -> Tensor:
         shape = (size // dtype.itemsize // 4096 or 1, 4096)
@@ -280,8 +275,7 @@ def require_packed(q: Tensor, call: Call) -> None:
 
 
 def scaling(run: Run) -> Iterator[Part]:
-    """The exponent of the time of Lambda in n (it should be 2) and in the bits per pair (1) where counting is the
-    limit."""
+    """Measures the exponent of the time of Lambda in n (2 if counting is the limit) and in the bits per pair (1)."""
 
     def measure(by: str) -> list[Entry]:
         found: dict[Cell, Entry] = {}
@@ -298,12 +292,12 @@ def scaling(run: Run) -> Iterator[Part]:
 
 
 def exponent(sizes: Sequence[int], seconds: Sequence[float]) -> float:
-    """The slope b of seconds ~ size^b: the least squares line through the logarithms."""
+    """Returns the slope b of seconds ~ size^b: the least squares line through the logarithms."""
     return statistics.linear_regression([math.log(s) for s in sizes], [math.log(t) for t in seconds]).slope
 
 
 def soft(run: Run) -> Iterator[Part]:
-    """The Gram of real-valued gates, and its gradient, beside plain torch: one product per layer, and autograd."""
+    """Times the Gram of real-valued gates, and its gradient, beside plain torch: products per layer, and autograd."""
 
     def measure(cell: Cell) -> list[Entry]:
         gates = [torch.rand(cell.n, cell.width, generator=run.generator(layer)) for layer in range(cell.layers)]
@@ -334,14 +328,6 @@ def require_close(expected: Tensors, call: Tensors) -> None:
             raise RuntimeError("the result is wrong: it differs from plain torch")
 
 
-SECTIONS = {
-    "sweep": sweep,
-    "headline": headline,
-    "data-set": data_set,
-    "one-core": one_core,
-    "one-layer": one_layer,
-    "packing": packing,
-    "scaling": scaling,
-    "soft": soft,
-}
+ALL = (sweep, headline, data_set, one_core, one_layer, packing, scaling, soft)
+SECTIONS = {section.__name__.replace("_", "-"): section for section in ALL}
 ON_GPUS = ("sweep", "headline", "one-layer", "packing")

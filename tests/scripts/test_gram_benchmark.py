@@ -31,7 +31,7 @@ def patch(benchmark_module: Importer, monkeypatch: pytest.MonkeyPatch) -> Callab
 
     benchmark_module("gram")
     replace("_gram.cpu", "multiply_rate", lambda dtype: 1e12)
-    replace("_gram.cpu", "portable_seconds", lambda bits: 0.0)
+    monkeypatch.setattr(part("_gram.cpu").Cpu, "portable_seconds", lambda self, bits: 0.0)
     replace("_gram.cpu", "bit_pair_rate", lambda isa, threads: 1e12)
     replace("_gram.cpu", "write_bandwidth", lambda size, threads: 1e9)
     return replace
@@ -150,7 +150,7 @@ def test_peers_that_take_too_long_or_too_much_memory_are_left_out(patch: Callabl
         patch("_gram.cpu", "available_memory", lambda memory=memory: memory)
         assert platform.affordable(cell(1000, 4, 1000), seconds) == names
     for seconds, kernels in [(0.6, ("gatedops",)), (0.4, ("gatedops", "portable"))]:
-        patch("_gram.cpu", "portable_seconds", lambda bits, seconds=seconds: seconds)
+        platform.portable_seconds = lambda bits, seconds=seconds: seconds
         assert platform.sweep_kernels(None, 0.5) == kernels
 
 
@@ -162,7 +162,7 @@ def test_what_portable_takes_is_told_from_some_of_the_points(
     monkeypatch.setattr(cpu, "interleaved_medians", lambda calls, *_, **__: {"probe": SimpleNamespace(best=2.0)})
     for n, times in ((50, 1), (1536, 6 / 3), (4096, 36 / 3)):
         bits = part("_common.problems").random_gates(cell(n, 1, 32), 0)
-        assert cpu.portable_seconds(bits) == pytest.approx(2 * times)
+        assert cpu.Cpu(peers=True).portable_seconds(bits) == pytest.approx(2 * times)
 
 
 def test_the_limit_is_the_slower_of_counting_and_writing(patch: Callable[..., None]) -> None:
