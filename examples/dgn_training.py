@@ -12,7 +12,8 @@ Writes OUT/dgn_training_DATA.json and OUT/dgn_training_DATA.png.
     python examples/dgn_training.py --variants papers --optimizer sgd
 
 Stopped at any moment, the same command goes on from the checkpoints in OUT and ends with the same figures.
-All seeds of a variant train as one network; seed s of every variant sees the data in the same order.
+All seeds of a variant train as one network; seed s of every variant sees the data in the same order. --device cuda is
+experimental.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pathlib import Path
 
 import torch
 from _common.machine import machine_report
-from _common.options import DEFAULT_OUT, at_least, require_device, require_folder, require_matplotlib
+from _common.options import at_least, run_script, script_parser
 from _common.output import write_json_atomically
 from _dgn_training import papers, report
 from _dgn_training.run import Run
@@ -36,7 +37,7 @@ QUICK_EPOCHS, QUICK_SEEDS = 20, 2
 
 
 def parser() -> argparse.ArgumentParser:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = script_parser(__doc__, "device", "plot", seeded=False)
     add = options.add_argument
     names = [*GROUPS, *VARIANTS]
     add("--data", choices=DATA, default="digits", help="image set (default: %(default)s)")
@@ -60,11 +61,8 @@ def parser() -> argparse.ArgumentParser:
         help="training points of the kernel regression, at most (default: %(default)s)",
     )
     add("--quick", action="store_true", help=f"digits, {QUICK_EPOCHS} epochs, {QUICK_SEEDS} seeds")
-    add("--device", choices=("cpu", "cuda"), default="cpu", help="cuda is experimental (default: %(default)s)")
     add("--threads", type=at_least(1), default=1, help="of the CPU (default: %(default)s)")
     add("--checkpoint-every", type=at_least(0), default=10, metavar="SECONDS", help="(default: %(default)s)")
-    add("--no-plot", action="store_true", help="no PNG; matplotlib is not needed")
-    add("--out", type=Path, default=DEFAULT_OUT, help="folder for results and checkpoints (default: benchmarks/out)")
     return options
 
 
@@ -85,13 +83,19 @@ def setup_of(args: argparse.Namespace) -> Setup:
     )
 
 
-def run(args: argparse.Namespace) -> None:
-    if not args.no_plot:
-        require_matplotlib()
-    require_device(args.device)
+def run(args: argparse.Namespace) -> int:
+    """Trains what is missing; returns the exit status, 130 after Ctrl-C."""
+    try:
+        train_and_report(args)
+    except KeyboardInterrupt:
+        print(f"dgn_training.py: stopped; the same command goes on from the checkpoints in {args.out}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def train_and_report(args: argparse.Namespace) -> None:
     setup, name = setup_of(args), f"dgn_training_{args.data}"
     task = load_task(setup, args.data_dir)
-    require_folder(args.out)
     store = Store(args.out / f"{name}.checkpoints", setup)
     torch.set_num_threads(args.threads)
     # Adam's means of gradients that are 0 for long, as of dark pixels, decay into numbers that slow the CPU down.
@@ -110,18 +114,5 @@ def run(args: argparse.Namespace) -> None:
         print(f"wrote {args.out / f'{name}.png'}")
 
 
-def main() -> int:
-    args = parser().parse_args()
-    try:
-        run(args)
-    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
-        print(f"dgn_training.py: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"dgn_training.py: stopped; the same command goes on from the checkpoints in {args.out}", file=sys.stderr)
-        return 130
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script(parser(), run))

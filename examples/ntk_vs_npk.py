@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 import torch
 from _common.machine import machine_report
-from _common.options import DEFAULT_OUT, at_least, require_folder, require_matplotlib, require_memory
+from _common.options import at_least, options_json, require_memory, run_script, script_parser
 from _common.output import print_table, write_json_atomically
 from _ntk_vs_npk.draws import HEADER, concentration, draw_kernels
 
@@ -30,10 +29,8 @@ ARRAYS = 4  # (n, parameters) arrays of float32 alive at the worst moment
 
 
 def parser() -> argparse.ArgumentParser:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = script_parser(__doc__, "data", "plot")
     add = options.add_argument
-    add("--data", choices=data.NAMES, default="digits", help="points (default: %(default)s)")
-    add("--data-dir", type=Path, help="folder with the files of mnist or cifar10")
     add("--n", type=at_least(2), default=12, help="points of a kernel (default: %(default)s)")
     add("--depth", type=at_least(2), default=4, help="weight layers, gated ones + 1 (default: %(default)s)")
     sizes = options.add_mutually_exclusive_group()
@@ -43,16 +40,10 @@ def parser() -> argparse.ArgumentParser:
     )
     sizes.add_argument("--quick", action="store_true", help="narrow nets only: seconds")
     add("--draws", type=at_least(2), default=DRAWS, help="of value weights in the widest net (default: %(default)s)")
-    add("--no-plot", action="store_true", help="no PNG; matplotlib is not needed")
-    add("--out", type=Path, default=DEFAULT_OUT, help="folder for the results (default: benchmarks/out)")
-    add("--seed", type=at_least(0), default=0, help="of everything random (default: %(default)s)")
     return options
 
 
 def run(args: argparse.Namespace) -> None:
-    if not args.no_plot:
-        require_matplotlib()
-    require_folder(args.out)
     widths = sorted(set(args.widths or (QUICK_WIDTHS if args.quick else WIDTHS)))
     images = data.load(args.data, args.data_dir, n=args.n, seed=args.seed)
     x = images.inputs(torch.cat([images.train_images, images.test_images]).flatten(1))
@@ -74,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
     )
     content = {
         "machine": report,
-        "options": {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},
+        "options": options_json(args),
         "widths": [one.to_json() for one in figures],
     }
     write_json_atomically(args.out / "ntk_vs_npk.json", content)
@@ -89,15 +80,5 @@ def run(args: argparse.Namespace) -> None:
         print(f"wrote {args.out / 'ntk_vs_npk.png'}")
 
 
-def main() -> int:
-    args = parser().parse_args()
-    try:
-        run(args)
-    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
-        print(f"ntk_vs_npk.py: error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script(parser(), run))

@@ -233,7 +233,7 @@ def _npk_gram(content: Json) -> Figure:
     left.tick_params(labelsize=11)
     left.grid(alpha=0.3)
     left.legend(fontsize=12)
-    _draw_times(right, content["speed"], lambda entry: entry["median_s"], 8)
+    _draw_times(right, content.get("speed", []), lambda entry: entry["median_s"], 8)
     right.set_xlabel("seconds for one Gram (median, logarithmic)", fontsize=12)
     right.set_title("time for one symmetric Gram (and its ratio to gatedops)", fontsize=13)
     return figure
@@ -277,6 +277,8 @@ def _label_classes(axis: Axes, sizes: Mapping[str, int], side: int) -> None:
 
 def _draw_times(axis: Axes, entries: Sequence[Json], seconds: Callable[[Json], float], room: float) -> None:
     """Horizontal bars on a logarithmic axis, one group for each problem, which is broken at its last comma but one."""
+    if not entries:
+        return
     colours = dict(zip(dict.fromkeys(entry["by"] for entry in entries), COLOURS, strict=False))
     position, ticks = 0.0, {}
     for problem in dict.fromkeys(entry["problem"] for entry in entries):
@@ -320,7 +322,7 @@ def _conv_npk(content: Json) -> Figure:
     left, right = bottom.subfigures(1, 2, width_ratios=(1, 1.25), squeeze=False)[0]
     _draw_rotations(left, content["rotations"])
     axis = right.subplots()
-    _draw_times(axis, content["speed"], lambda entry: 1 / entry["pairs_per_second"], 200)
+    _draw_times(axis, content.get("speed", []), lambda entry: 1 / entry["pairs_per_second"], 200)
     axis.set_xlabel("seconds for a pair (median, logarithmic)", fontsize=12)
     axis.set_title("4 convolutions of 64 channels, global average pooling", fontsize=13)
     return figure

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from _common.output import replacing
+from _common.plots import new_figure, save
 
 from _dgn_training.report import Figure, Row
 from _dgn_training.run import Result
@@ -24,14 +24,8 @@ OURS, REGRESSION, THEIRS = "#1b6ca8", "#e08e45", "#222222"
 
 def draw(path: Path, setup: Setup, rows: Sequence[Row], results: Mapping[str, Result]) -> None:
     """One PNG: test accuracy by epoch, by stage of the features' training, and of all variants."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
     by_name = {row.name: row for row in rows}
-    figure = pyplot.figure(figsize=(15, 10), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
+    figure = new_figure(15, 10, 0.12)
     figure.suptitle(
         f"Deep gated networks on {setup.data}: {setup.arch}, {setup.optimizer} {setup.learning_rate:g}, "
         f"{setup.epochs} epochs, {setup.seeds} seeds",
@@ -44,9 +38,7 @@ def draw(path: Path, setup: Setup, rows: Sequence[Row], results: Mapping[str, Re
     upper, lower = left.subplots(2, 1)
     _draw_epochs(upper, {name: results[name].history.accuracy for name in shown}, by_name)
     _draw_stages(lower, setup, [by_name[name] for name in staged], by_name)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=110)
-    pyplot.close(figure)
+    save(figure, path)
 
 
 def _draw_epochs(axis: Axes, curves: Mapping[str, list[list[float]]], rows: Mapping[str, Row]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from _common.output import replacing
+from _common.plots import new_figure, save
 
 from _ntk_vs_npk.draws import Concentration, Drawn
 
@@ -19,21 +19,14 @@ BLUE, ORANGE, GREY = "#1b6ca8", "#e08e45", "#8d99ae"
 
 def plot_concentration(path: Path, drawn: Sequence[Drawn], figures: Sequence[Concentration], title: str) -> None:
     """One PNG: the NPK and single draws of K^V; their ratio, draw by draw, and its scatter, over the width."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure = pyplot.figure(figsize=(13.5, 9.5), layout="constrained")
+    figure = new_figure(13.5, 9.5)
     figure.suptitle(title, fontsize=15)
     top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.05), squeeze=False)[:, 0]
     _draw_kernels(top, drawn)
     left, right = bottom.subplots(1, 2)
     _draw_ratios(left, drawn)
     _draw_scatter(right, figures)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=110)
-    pyplot.close(figure)
+    save(figure, path)
 
 
 def _draw_kernels(figure: SubFigure, drawn: Sequence[Drawn]) -> None:

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
+import pytest
+
 import gatedops
 
 # The fixtures benchmark_module and example_module: import a module of benchmarks/ or examples/ as its scripts do.
@@ -35,6 +37,15 @@ def run_script(name: str, *options: str, cwd: Path, folder: Path = BENCHMARKS) -
         text=True,
         timeout=200,
     )
+
+
+def status_of(script: ModuleType, options: list[str], monkeypatch: pytest.MonkeyPatch) -> int | str | None:
+    """The exit status of a script's main with these options, run in this process."""
+    monkeypatch.setattr(sys, "argv", [str(script.__file__), *options])
+    try:
+        return script.run_script(script.parser(), script.run)
+    except SystemExit as error:
+        return error.code
 
 
 @contextmanager

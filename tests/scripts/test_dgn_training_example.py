@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from script_runs import EXAMPLES, STOPPING, Importer, environment
+from script_runs import EXAMPLES, STOPPING, Importer, environment, status_of
 from tolerances import assert_close_in_float64
 from torch import Tensor, nn
 
@@ -372,14 +372,9 @@ def test_bad_options(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    script = importlib.import_module("dgn_training")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(sys, "argv", ["dgn_training.py", "--out", str(tmp_path), *options])
-    try:
-        code = script.main()
-    except SystemExit as error:
-        code = error.code
-    assert code == 2
+    script = importlib.import_module("dgn_training")
+    assert status_of(script, ["--out", str(tmp_path), *options], monkeypatch) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("dgn_training.py: error: ")
     assert message in last

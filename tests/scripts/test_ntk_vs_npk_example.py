@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
-from script_runs import EXAMPLES, Importer, run_script
+from script_runs import EXAMPLES, Importer, run_script, status_of
 from tolerances import assert_close_in_float64
 
 import gatedops
@@ -81,12 +80,8 @@ def test_bad_options(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["ntk_vs_npk.py", *(options if "--out" in options else [*options, "--out", "."])])
-    try:
-        code = importlib.import_module("ntk_vs_npk").main()
-    except SystemExit as error:
-        code = error.code
-    assert code == 2
+    script = importlib.import_module("ntk_vs_npk")
+    assert status_of(script, ["--out", ".", *options], monkeypatch) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
