@@ -281,8 +281,8 @@ def run_on_gpu(args: argparse.Namespace) -> int:
 
 def run_on_cpu(args: argparse.Namespace) -> int:
     n = args.n or (QUICK_POINTS if args.quick else DEFAULT_POINTS[args.data])
-    images = gate_study.load_images(args, n)
     require_memory(n**2 * ARRAYS * 8, f"a study of n={n}")
+    images = gate_study.load_images(args, n)
     results = Results(args, "conv_npk", family="conv_gram")
     print(f"GCONV {layers_of(args)} on {n} points of {args.data}, {images.n_train} of them for {args.epochs} epochs")
     with results.section("what its gates know"):

@@ -222,8 +222,8 @@ def counting_limit(bit_pairs: float, device: str) -> MeasuredLimit | None:
 
 def run(args: argparse.Namespace) -> int:
     n = args.n or DEFAULT_POINTS[args.data]
-    images = gate_study.load_images(args, n, args.device)
     require_memory(n**2 * ARRAYS * DTYPES[args.dtype].itemsize, f"a study of n={n}")
+    images = gate_study.load_images(args, n, args.device)
     net = relu_net(images.inputs[0].numel(), args.width, args.depth, len(images.classes), args.seed).to(args.device)
     results = Results(args, "npk_gram", device=args.device)
     print(

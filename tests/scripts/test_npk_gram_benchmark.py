@@ -82,6 +82,18 @@ def test_a_wrong_gram_has_no_time(script: ModuleType, tmp_path: Path, monkeypatc
     assert all("the Gram is wrong: its largest relative error is 1.0e-04" in one["reason"] for one in found["failures"])
 
 
+@pytest.mark.parametrize("name", ["npk_gram", "conv_npk"])
+def test_too_many_points_are_refused_before_any_work(
+    benchmark_module: Importer, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = benchmark_module(name)
+    monkeypatch.setattr(benchmark_module("_common.options"), "available_memory", lambda: 2**30)
+    args = script.parser().parse_args(["--data", "random", "--n", "10000000", "--out", str(tmp_path)])
+    with pytest.raises(ValueError, match=r"a study of n=10000000 needs about .* GiB of memory, 1.0 GiB are left"):
+        script.run(args)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_errors_are_relative(script: ModuleType) -> None:
     row = torch.tensor([0])
     found = [script.largest_error(torch.tensor([[1.5, last]]), row, torch.tensor([[1.0, 0.0]])) for last in (0.0, 0.1)]
