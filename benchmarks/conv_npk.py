@@ -200,7 +200,8 @@ def time_pairs(args: argparse.Namespace, results: Results) -> None:
     print("gatedops: all of npk on a symmetric Gram in float32; ratios are those of the time of a pair")
     entries: list[Entry] = []
     for problem in problems:
-        entries += time_problem(problem, args, results.failures, QUICK_REPEATS if args.quick else repeats)
+        with results.failures.caught(str(problem), WHAT, "network and images"):
+            entries += time_problem(problem, args, results.failures, QUICK_REPEATS if args.quick else repeats)
         results.add(speed=[entry.to_json() for entry in entries])
     print_entries(entries, ("pairs", "us_per_pair"))
 

@@ -236,7 +236,8 @@ def run(args: argparse.Namespace) -> int:
             bits = study(args, images, net, results)
         with results.section("how fast their Gram is"):
             for problem in problems(args, images, bits):
-                entries += time_gram(problem, args, results.failures)
+                with results.failures.caught(str(problem), WHAT, "inputs and exact counts"):
+                    entries += time_gram(problem, args, results.failures)
                 results.add(speed=[entry.to_json() for entry in entries])
             print("Symmetric Gram into a reused buffer; bit_pairs count each unordered pair of points once.")
             print_entries(entries, ("largest_error",))

@@ -134,7 +134,7 @@ def _roofline(content: Json) -> Figure | None:
 
 
 def _numkong(content: Json) -> list[Json]:
-    """Its half of the square, on as many threads as the sweep."""
+    """Returns what NumKong needs for its half of the square, on as many threads as the sweep."""
     found = [entry for entry in content["sections"].get("one-layer", []) if entry["by"] == NUMKONG]
     return [one for one in found if "upper" in one["what"] and one["threads"] == content["machine"]["threads"]]
 
