@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import runpy
 import subprocess
 import sys
 import sysconfig
@@ -70,7 +71,9 @@ def write_stamp(hash_at_start: str | None) -> int:
     if why_not is not None:
         print(why_not, file=sys.stderr)
         return 1
-    STAMP.write_text(json.dumps(now | {"commit": commit()} | digests(), indent=1) + "\n")
+    # The module runs alone, since an import of gatedops would load the libraries, and here they need not load.
+    write_text = runpy.run_path(str(ROOT / "gatedops" / "atomic_file.py"))["write_text"]
+    write_text(STAMP, json.dumps(now | {"commit": commit()} | digests(), indent=1) + "\n")
     return 0
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from gatedops import GateBits, gate_neighbors, gate_overlap, npk_gram, npk_matvec
+from gatedops.atomic_file import written_whole
 from gatedops.backends import cuda_library
 
 DRY = os.environ.get("GATEDOPS_DRY_GPU") == "1"
@@ -76,7 +77,7 @@ def why_wrong(found: Tensor, expected: Tensor) -> str | None:
     return f"wrong in {differ} of {expected.numel()}" if differ else None
 
 
-def main(values: str | None) -> int:
+def main(values: Path | None) -> int:
     torch.use_deterministic_algorithms(True, warn_only=True)  # fills new tensors: no result of the last product is left
     kept: dict[str, tuple[Tensor, Tensor]] = {}
     wrong = 0
@@ -84,7 +85,8 @@ def main(values: str | None) -> int:
         for name, found, expected in compute():
             kept[name] = (found.cpu(), expected)
             if values is not None:
-                torch.save(kept, values)
+                with written_whole(values) as part:
+                    torch.save(kept, part)
             reason = why_wrong(kept[name][0], expected)
             wrong += reason is not None
             print(f"{name}: {reason or 'right'}", flush=True)
@@ -95,4 +97,4 @@ def main(values: str | None) -> int:
 if __name__ == "__main__":
     if len(sys.argv) > 2:
         sys.exit("gpu_single_tiles.py: takes one argument, the file for the values")
-    sys.exit(main(sys.argv[1] if len(sys.argv) == 2 else None))
+    sys.exit(main(Path(sys.argv[1]) if len(sys.argv) == 2 else None))

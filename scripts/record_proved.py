@@ -18,6 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import setup_cuda
+from gatedops.atomic_file import write_text
 from gatedops.backends import proved
 from gatedops.backends.kernels import TRITON
 from gatedops.backends.proved import Proved
@@ -70,7 +71,7 @@ def main(files: list[str]) -> int:
         print("record_proved.py: needs what `python -m gatedops selftest --json` printed, one file or more")
         return 2
     rows = merged(list(proved.table()), [rows_of(json.loads(Path(file).read_text())) for file in files])
-    proved.TABLE.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    write_text(proved.TABLE, json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     for row in rows:
         print(f"{row.family} in {row.backend} on {row.gpu}: {' and '.join(map(str, row.faster))} times as fast")
     print(f"{len(rows)} rows in {proved.TABLE}")

@@ -1,31 +1,25 @@
-"""Results on the terminal and on disk; a file appears whole or not at all."""
+"""Prints results on the terminal and writes them to disk; a file appears whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from gatedops.atomic_file import write_text, written_whole
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` to write to; renamed to `path` at the end, removed when anything
-    fails.
-    """
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
+    """Yields a temporary name beside `path`; what is written there replaces `path` at the end, or goes after an error."""
+    with written_whole(path) as temporary:
         yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_json_atomically(path: Path, content: object) -> None:
-    """Indented JSON; NaN and infinity are refused (ValueError), as JSON has none."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    """Writes indented JSON. Raises ValueError for NaN and infinity, which JSON does not have."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

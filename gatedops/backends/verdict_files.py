@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from gatedops._version import __version__
-from gatedops.atomic_file import written_whole
+from gatedops.atomic_file import write_text
 from gatedops.backends import triton_package
 from gatedops.backends.families import FAMILIES
 from gatedops.backends.gpus import Gpu
@@ -144,16 +144,14 @@ def keep(gpu: Gpu, backends: Sequence[KernelBackend], found: Verdicts) -> Path:
     families = {
         family: {name: asdict(verdict) for name, verdict in by_backend.items()} for family, by_backend in merged.items()
     }
-    content = json.dumps({"format": _FORMAT, "key": key, "families": families}, indent=1) + "\n"
-    with written_whole(path) as part:
-        part.write_text(content, encoding="utf-8")
+    write_text(path, json.dumps({"format": _FORMAT, "key": key, "families": families}, indent=1) + "\n")
     return path
 
 
 def forget() -> tuple[list[Path], list[OSError]]:
     """Removes all verdicts, of every kind of GPU: the files that were removed, and why others could not be."""
     removed, errors = [], []
-    for path in sorted(folder().glob("*.json")):
+    for path in sorted(folder().glob("[!.]*.json")):  # a hidden file is one that another process still writes
         try:
             path.unlink()
             removed.append(path)

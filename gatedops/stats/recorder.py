@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gatedops.arrays import as_tensor
-from gatedops.atomic_file import written_whole
+from gatedops.atomic_file import write_text
 from gatedops.devices import has_float64
 from gatedops.gatebits import GateBits
 from gatedops.scalars import whole_number
@@ -150,8 +150,7 @@ class GateRecorder(ShownAsTable):
         for file, bits in files.items():
             bits.save(file)
         labels = None if self._labels is None else self._labels.tolist()
-        with written_whole(path / _HISTORY) as part:
-            part.write_text(json.dumps({**self.history, "labels": labels}, allow_nan=False), encoding="utf-8")
+        write_text(path / _HISTORY, json.dumps({**self.history, "labels": labels}, allow_nan=False))
         for old in set(path.glob("gates-*.safetensors")) - set(files):
             old.unlink()
 
