@@ -12,7 +12,8 @@ from gatedops.atomic_file import write_text, written_whole
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary name beside `path`; what is written there replaces `path` at the end, or goes after an error."""
+    """Yields a temporary name beside `path`. At the end the file of that name replaces `path`; after an error it is
+    removed."""
     with written_whole(path) as temporary:
         yield temporary
 
