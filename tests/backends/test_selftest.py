@@ -287,12 +287,12 @@ def test_what_could_not_be_tried_is_not_kept(monkeypatch, capsys):
 
 def test_the_help_names_the_commands(capsys):
     assert program.main(["--help"]) == 0
-    assert "\n  selftest   tries the kernels" in capsys.readouterr().out
+    assert "\n  selftest   tests the kernels" in capsys.readouterr().out
 
 
 def test_an_unknown_command_is_refused(capsys):
     assert program.main(["selftests"]) == 2
-    told = "python -m gatedops: got 'selftests', needs selftest, --help, --version, or nothing for the report\n"
+    told = "python -m gatedops: got 'selftests', needs selftest, --help, --version, or no argument for the report\n"
     assert capsys.readouterr().err == told
 
 
@@ -318,7 +318,7 @@ def test_a_reader_that_has_gone_is_no_error(arguments):
     [
         (">&-", 0, ""),
         ("2>&-", 0, ""),
-        (">/dev/full", 1, "python -m gatedops: what it prints has no place: No space left on device\n"),
+        (">/dev/full", 1, "python -m gatedops: the output cannot be written: No space left on device\n"),
     ],
 )
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
