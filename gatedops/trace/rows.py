@@ -1,4 +1,4 @@
-"""Where recorded rows of words go: into memory, or row after row into a file that GateBits.load reads."""
+"""Takes recorded rows of words: into memory, or row after row into a file that GateBits.load reads."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from gatedops.gatebits import GateBits
 from gatedops.gatefile import FILE_FORMAT
 from gatedops.layout import GateLayer
 
-_ALIGN = 64  # bytes; where the words of a file start
-_MOST_ROWS = 10**18  # room for the digits of the number of rows, which is known last
+# The words of a file start at a multiple of that many bytes.
+_ALIGN = 64
+# The head is first written with this number of rows: it leaves room for the digits of the right one, known last.
+_MOST_ROWS = 10**18
 
 
 class Rows(Protocol):
@@ -106,7 +108,10 @@ class RowsInFile:
         return self._file
 
     def _header(self, rows: int, size: int) -> bytes:
-        """The head of a safetensors file: its length in 8 bytes, JSON, spaces up to `size` bytes in all."""
+        """Returns the head of a safetensors file: its length in 8 bytes, JSON, spaces up to `size` bytes in all.
+
+        The library writes whole tensors alone, and these rows are never all in memory. So this head is written here.
+        """
         layers = json.dumps([[layer.name, list(layer.shape), layer.kind] for layer in self._layers])
         words = {"dtype": "I32", "shape": [rows, self._width], "data_offsets": [0, 4 * rows * self._width]}
         text = json.dumps({"__metadata__": {"format": FILE_FORMAT, "layers": layers}, "words": words}).encode()
