@@ -96,7 +96,7 @@ def _layers(gates: Sequence[Tensor], name: str) -> list[Tensor]:
     if isinstance(gates, Tensor):
         raise TypeError(f"{name}: got a tensor, needs a list with one tensor per layer")
     if isinstance(gates, GateBits):
-        raise TypeError(f"{name}: got GateBits, which holds hard gates: npk_gram takes those")
+        raise TypeError(f"{name}: got GateBits, needs float tensors: npk_gram takes hard gates")
     if not isinstance(gates, Sequence):
         raise TypeError(f"{name}: got {type(gates).__name__}, needs a list with one tensor per layer")
     layers = [as_tensor(q, f"{name}[{index}]") for index, q in enumerate(gates)]
