@@ -28,7 +28,7 @@ from steps import STEPS
 from table import Row, as_json, counts, markdown, printed
 
 from gatedops.atomic_file import write_text
-from gatedops.trace.progress import with_bar
+from gatedops.progress import with_bar
 
 NETWORKS: tuple[Network, ...] = (
     *image_nets.NETWORKS,

@@ -19,6 +19,7 @@ from gatedops.backends.families import FAMILIES
 from gatedops.backends.gpus import Gpu, gpus, why_unusable
 from gatedops.backends.kernels import KERNEL_BACKENDS, KernelBackend
 from gatedops.backends.verdicts import UNKNOWN, Verdict
+from gatedops.progress import shows_bars, stages
 from gatedops.selftest import report
 from gatedops.selftest.report import GpuResult
 from gatedops.selftest.run import ENDING, LIMIT, Progress, run
@@ -230,20 +231,11 @@ def _shown(where: str, count: int) -> Iterator[Progress]:
         _tell(f"{family} in {backend}: {said_of(verdict)}")
 
     _tell(f"Testing on {where}; this can take some minutes.")
-    try:
-        from tqdm import tqdm  # type: ignore[import-untyped]
-    except ModuleNotFoundError:
-        tqdm = None
-    if tqdm is None or sys.stderr is None or not sys.stderr.isatty():
+    if not shows_bars():
         yield show_line
         return
-    with tqdm(total=count, desc="selftest", unit="family", leave=False) as bar:
-
-        def advance(family: str, backend: str, verdict: Verdict) -> None:
-            bar.set_postfix_str(f"{family} in {backend}: {said_of(verdict)}")
-            bar.update()
-
-        yield advance
+    with stages(count, "family", "selftest") as advance:
+        yield lambda family, backend, verdict: advance(f"{family} in {backend}: {said_of(verdict)}")
 
 
 @contextlib.contextmanager

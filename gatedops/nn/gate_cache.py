@@ -13,10 +13,10 @@ from gatedops.atomic_file import file_at
 from gatedops.gate_args import require_gate_bits
 from gatedops.gatebits import GateBits
 from gatedops.nn.dgn import DGN
+from gatedops.progress import with_bar
 from gatedops.tables import ShownAsTable, Table
 from gatedops.trace.batches import batches_of, require_count
 from gatedops.trace.checks import devices_of, require_device
-from gatedops.trace.progress import with_bar
 from gatedops.trace.record import record_gates
 from gatedops.trace.rows import Rows, RowsInFile, RowsInMemory
 from gatedops.trace.twin import GatedTwin

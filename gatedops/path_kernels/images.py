@@ -9,7 +9,7 @@ from gatedops.gatebits import GateBits
 from gatedops.ops.conv_gram import conv_gram
 from gatedops.path_kernels.per_input import PerInput
 from gatedops.path_kernels.program_builder import Program
-from gatedops.trace.progress import with_bar
+from gatedops.progress import with_bar
 
 _BLOCK = 128  # rows and columns of the Gram between two steps of the bar
 

@@ -14,11 +14,11 @@ from gatedops.arrays import as_tensor
 from gatedops.ops.checks import require_dtype, require_precision
 from gatedops.path_kernels.separate_rows import place_of, require_separate_layers, require_separate_rows
 from gatedops.path_kernels.tangents import Tangent, TangentFeatures
+from gatedops.progress import with_bar
 from gatedops.trace.bare import bare
 from gatedops.trace.batches import require_count
 from gatedops.trace.calling import naming_inputs
 from gatedops.trace.checks import devices_of, require_device, require_model
-from gatedops.trace.progress import with_bar
 
 PARTS = ("V", "F", "CROSS")
 _DTYPES = (torch.float32, torch.float64)

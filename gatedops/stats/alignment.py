@@ -14,9 +14,9 @@ from gatedops.ops.checks import require_float64
 from gatedops.ops.gram import npk_gram, npk_matvec
 from gatedops.ops.gram_args import require_inputs
 from gatedops.ops.gram_range import passes_of
+from gatedops.progress import with_bar
 from gatedops.scalars import whole_number
 from gatedops.stats.checks import require_gates, require_same_inputs
-from gatedops.trace.progress import with_bar
 
 # A kernel is taken as constant where what centring leaves is below this share of it: rounding of float64 sums.
 _CONSTANT = 2.0**-40

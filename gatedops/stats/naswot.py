@@ -11,10 +11,10 @@ from torch import Tensor
 from gatedops.devices import in_float64
 from gatedops.gatebits import GateBits
 from gatedops.ops.overlap import gate_agreement
+from gatedops.progress import with_bar
 from gatedops.scalars import whole_number
 from gatedops.stats.checks import require_gates
 from gatedops.stats.regions import count_regions
-from gatedops.trace.progress import with_bar
 
 _MOST_INPUTS = 30_000  # the kernel is a matrix: 16 bytes for each pair of inputs, 14.4 GB
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from gatedops.arrays import as_tensor
 from gatedops.atomic_file import file_at
 from gatedops.gatebits import GateBits
+from gatedops.progress import with_bar
 from gatedops.trace.batches import batches_of, require_count, rows_of, whole_batches_of
 from gatedops.trace.checks import devices_of, in_mode, require_device, require_model, require_sizes, uncompiled
-from gatedops.trace.progress import with_bar
 from gatedops.trace.recorder import Recorder
 from gatedops.trace.rows import Rows, RowsInFile, RowsInMemory
 from gatedops.trace.state import preserved

@@ -14,7 +14,7 @@ from tolerances import FLOAT32_KERNEL, FLOAT32_ROTATIONS, assert_close_in_float6
 from torch import Tensor, nn
 
 from gatedops import npk, npk_gram, record_gates
-from gatedops.trace import progress as progress_module
+from gatedops import progress as progress_module
 
 pytestmark = pytest.mark.usefixtures("exported_once")
 

@@ -290,7 +290,7 @@ def test_a_cache_moves_and_is_saved_as_its_gates_are(tmp_path):
 
 def test_a_bar_when_asked_for(capsys, monkeypatch):
     pytest.importorskip("tqdm")
-    monkeypatch.setattr("gatedops.trace.progress._DELAY", 0.0)
+    monkeypatch.setattr("gatedops.progress._DELAY", 0.0)
     GateCache.build(model_of("fc", "FR-II"), inputs_of("fc", 3), 1, progress=True)
     assert "caching gates" in capsys.readouterr().err
     GateCache.build(model_of("fc", "FR-II"), inputs_of("fc", 3), 1)

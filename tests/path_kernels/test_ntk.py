@@ -352,7 +352,7 @@ def test_the_model_stays_as_it_was():
 
 def test_the_bar(capsys, monkeypatch):
     pytest.importorskip("tqdm")
-    monkeypatch.setattr("gatedops.trace.progress._DELAY", 0.0)
+    monkeypatch.setattr("gatedops.progress._DELAY", 0.0)
     for progress, word in ((None, ""), (False, ""), (True, "tangent kernel")):
         ntk(mlp(), torch.randn(4, 6), batch_size=1, progress=progress)
         error = capsys.readouterr().err

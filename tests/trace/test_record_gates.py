@@ -410,7 +410,7 @@ def test_the_bar_appears_when_asked_for_only(capsys):
         record_gates(net, x, 1, progress=progress)
         assert capsys.readouterr().err == ""
     pytest.importorskip("tqdm")
-    import gatedops.trace.progress as module
+    import gatedops.progress as module
 
     delay, module._DELAY = module._DELAY, 0.0
     try:
