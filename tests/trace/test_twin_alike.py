@@ -1,4 +1,4 @@
-"""Both networks of a twin find the same inputs, random numbers and numbers of Python; caches hold rows of inputs."""
+"""Both networks of a twin get the same inputs, random numbers and Python numbers; caches need inputs as rows."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Masked(Net):
 
 
 class Timed(Net):
-    """Takes the time as a number or as a tensor."""
+    """Takes a time as a number or as a tensor."""
 
     def forward(self, x: Tensor, time: float | Tensor) -> Tensor:
         if not isinstance(time, Tensor):
