@@ -102,4 +102,5 @@ def test_the_module_compiles_where_pybind11_refuses_the_stable_abi(tmp_path):
     careless = tmp_path / "careless.cpp"
     careless.write_text("#include <pybind11/stl.h>\n")
     assert "pybind11 refuses TORCH_TARGET_VERSION" in compile_errors(careless, tmp_path)
-    assert compile_errors(ROOT / "csrc" / "module.cpp", tmp_path) == ""
+    csrc = ROOT / "csrc"
+    assert compile_errors(csrc / "module.cpp", tmp_path, csrc) == ""

@@ -140,20 +140,19 @@ std::string forced_isa() {
   return wanted == kAutomatic ? "" : name(static_cast<Isa>(wanted));
 }
 
-void force_isa(const std::string& wanted) {
-  if (wanted.empty()) {
-    forced.store(kAutomatic, std::memory_order_relaxed);
-    return;
-  }
+Isa available_isa(const std::string& wanted) {
   std::string names;
   for (Isa isa : available_isas()) {
     if (wanted == name(isa)) {
-      forced.store(static_cast<int>(isa), std::memory_order_relaxed);
-      return;
+      return isa;
     }
     names += names.empty() ? name(isa) : std::string(", ") + name(isa);
   }
   throw std::invalid_argument("got '" + wanted + "', but this machine runs only: " + names);
+}
+
+void force_isa(const std::string& wanted) {
+  forced.store(wanted.empty() ? kAutomatic : static_cast<int>(available_isa(wanted)), std::memory_order_relaxed);
 }
 
 Names cpu_features() {

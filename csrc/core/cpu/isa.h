@@ -57,6 +57,9 @@ Isa active_isa();
 // for its shape.
 std::string forced_isa();
 
+// Returns the instruction set of this name. Throws std::invalid_argument if this machine does not have the set.
+Isa available_isa(const std::string& wanted);
+
 // Makes kernels use the instruction set of this name. An empty name ends that. Throws std::invalid_argument if this
 // machine does not have the set.
 void force_isa(const std::string& wanted);

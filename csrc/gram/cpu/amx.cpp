@@ -355,6 +355,27 @@ void dot_bytes(const RowBlock& x, const RowBlock& y, int words, uint32_t* panel,
   }
 }
 
+// The products of add_counts without its reads of tiles: four accumulators hide the latency of each other.
+void multiply_in_registers(int64_t rounds) {
+  const TileRegisters registers;
+  alignas(64) uint8_t bits[2][kTileBytes];
+  for (int i = 0; i < kTileBytes; ++i) {
+    bits[0][i] = i % 3 == 0;
+    bits[1][i] = i % 5 < 2;
+  }
+  load_tile<4>(bits[0], 64);
+  load_tile<5>(bits[1], 64);
+  load_tile<6>(bits[1], 64);
+  load_tile<7>(bits[0], 64);
+  clear_sums();
+  for (int64_t round = 0; round < rounds; ++round) {
+    multiply_unsigned<0, 4, 6>();
+    multiply_unsigned<1, 4, 7>();
+    multiply_unsigned<2, 5, 6>();
+    multiply_unsigned<3, 5, 7>();
+  }
+}
+
 constexpr TileKernels amx_kernels() {
   TileKernels kernels = Vectors::kernels(dot_bytes);
   kernels.piece_words = kWords;
@@ -368,6 +389,7 @@ constexpr TileKernels amx_kernels() {
 }
 
 constexpr TileKernels kTileAmx = amx_kernels();
+constexpr RateLoop kRateAmx{int64_t{kEdge} * kEdge * 64, multiply_in_registers};
 
 }  // namespace
 }  // namespace gatedops::cpu
@@ -375,5 +397,6 @@ constexpr TileKernels kTileAmx = amx_kernels();
 #include "core/cpu/target_end.h"
 
 GATEDOPS_KERNELS_OF(amx, kTileAmx)
+GATEDOPS_KERNELS_OF(amx, kRateAmx)
 
 #endif

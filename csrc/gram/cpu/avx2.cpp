@@ -14,6 +14,8 @@
 
 #include "tile-inl.h"
 
+#include "rate-inl.h"
+
 namespace gatedops::cpu {
 namespace {
 
@@ -160,7 +162,14 @@ struct Avx2Isa {
   }
 };
 
+// For the loop of rate-inl.h.
+GATEDOPS_INLINE void renew(Avx2Isa::Column& column) {
+  renew(column.low);
+  renew(column.high);
+}
+
 constexpr TileKernels kTileAvx2 = Tile<Avx2Isa>::kernels(nullptr);
+constexpr RateLoop kRateAvx2 = Rate<Avx2Isa>::loop();
 
 }  // namespace
 }  // namespace gatedops::cpu
@@ -168,5 +177,6 @@ constexpr TileKernels kTileAvx2 = Tile<Avx2Isa>::kernels(nullptr);
 #include "core/cpu/target_end.h"
 
 GATEDOPS_KERNELS_OF(avx2, kTileAvx2)
+GATEDOPS_KERNELS_OF(avx2, kRateAvx2)
 
 #endif

@@ -23,6 +23,8 @@
 
 #include "avx512-inl.h"
 
+#include "rate-inl.h"
+
 namespace gatedops::cpu {
 namespace {
 
@@ -34,6 +36,7 @@ struct Avx512Bytes : Avx512Isa {
 };
 
 constexpr TileKernels kTileAvx512 = Tile<Avx512Isa>::kernels(Tile<Avx512Bytes>::dot_bytes);
+constexpr RateLoop kRateAvx512 = Rate<Avx512Isa>::loop();
 
 }  // namespace
 }  // namespace gatedops::cpu
@@ -41,5 +44,6 @@ constexpr TileKernels kTileAvx512 = Tile<Avx512Isa>::kernels(Tile<Avx512Bytes>::
 #include "core/cpu/target_end.h"
 
 GATEDOPS_KERNELS_OF(avx512, kTileAvx512)
+GATEDOPS_KERNELS_OF(avx512, kRateAvx512)
 
 #endif

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "core/cpu/dispatch.h"
 #include "core/cpu/inline.h"
@@ -113,6 +114,18 @@ struct TileKernels {
   // Number of gates on in each layer of one row.
   void (*row_counts)(const uint32_t* row, const int64_t* first, const int64_t* count, int layers, int32_t* out);
 };
+
+// The innermost loop of an instruction set's tile kernel, with the columns in registers and nothing else to do.
+struct RateLoop {
+  int64_t bit_pairs;  // that one round counts
+  void (*run)(int64_t rounds);
+};
+
+// Bit-pairs per second that this many threads count together with an instruction set's inner operations: the best of
+// many short repeats in which all threads run at once. A bit-pair is one bit of one input ANDed with one bit of another
+// and counted. The tile kernels do the same operations and more, so no kernel is faster. Takes about 0.2 s.
+// std::invalid_argument if this machine does not run the set, or if threads is less than 1.
+double bit_pairs_per_second(const std::string& isa, int64_t threads);
 
 // The kernels that are fastest on `layers` layers of `words` words in all, unless an instruction set is forced.
 inline const TileKernels& fastest_kernels_for(int64_t words, int64_t layers) {

@@ -15,6 +15,8 @@
 
 #include "lanes-inl.h"
 
+#include "rate-inl.h"
+
 namespace gatedops::cpu {
 namespace {
 
@@ -32,10 +34,12 @@ struct NeonIsa : FourLanes<NeonIsa> {
 };
 
 constexpr TileKernels kTileNeon = Tile<NeonIsa>::kernels(nullptr);
+constexpr RateLoop kRateNeon = Rate<NeonIsa>::loop();
 
 }  // namespace
 }  // namespace gatedops::cpu
 
 GATEDOPS_KERNELS_OF(neon, kTileNeon)
+GATEDOPS_KERNELS_OF(neon, kRateNeon)
 
 #endif

@@ -7,6 +7,8 @@
 
 #include "lanes-inl.h"
 
+#include "rate-inl.h"
+
 namespace gatedops::cpu {
 namespace {
 
@@ -28,8 +30,10 @@ struct SerialIsa : FourLanes<SerialIsa> {
 };
 
 constexpr TileKernels kTileSerial = Tile<SerialIsa>::kernels(nullptr);
+constexpr RateLoop kRateSerial = Rate<SerialIsa>::loop();
 
 }  // namespace
 }  // namespace gatedops::cpu
 
 GATEDOPS_KERNELS_OF(serial, kTileSerial)
+GATEDOPS_KERNELS_OF(serial, kRateSerial)
