@@ -158,14 +158,14 @@ def test_without_a_verdict_portable_runs_and_one_line_says_what_to_do(with_gpus,
         assert choice.backend_of("cuda", "gram") == "portable"
     [line] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert "conv_gram, gram in cuda on NVIDIA H100; gates, gram, gated_linear, gated_linear_pair in triton on" in line
-    assert "in triton on NVIDIA A100. `python -m gatedops selftest` tries them" in line
+    assert "in triton on NVIDIA A100. `python -m gatedops selftest` tests them" in line
 
 
 def test_what_was_not_tried_is_told_though_something_was(with_gpus, caplog):
     with_gpus(H100)
     verdict_files.keep(H100, KERNEL_BACKENDS, {"gram": {"cuda": RIGHT, "triton": RIGHT}, "conv_gram": {"cuda": RIGHT}})
     assert choice.backend_of("cuda", "gram") == "cuda"
-    assert "no others were: gates, gated_linear, gated_linear_pair in triton on NVIDIA H100. `python" in caplog.text
+    assert "so they are not used: gates, gated_linear, gated_linear_pair in triton on NVIDIA H100. `python" in caplog.text
 
 
 def test_threads_decide_once(with_gpus, caplog):
@@ -183,7 +183,7 @@ def test_what_goes_wrong_on_the_way_leads_to_portable(with_gpus, monkeypatch, ca
     monkeypatch.setattr(proved, "TABLE", Path("/nowhere/proved.json"))
     proved.table.cache_clear()
     assert choice.backend_of("cuda", "gram") == "portable"
-    assert "cannot be told (FileNotFoundError: " in caplog.text
+    assert "cannot find out which kernels proved themselves here (FileNotFoundError: " in caplog.text
     assert set(backends_of(choice.choices()).values()) == {"portable"}
     assert len(caplog.records) == 1
 

@@ -248,7 +248,7 @@ def test_what_cannot_be_timed_stays_right():
     assert verdict == Verdict(RIGHT, "not timed: large: out of memory", cases=5)
     verdict = run._timed(Verdict(RIGHT, cases=5), ended({"outcome": "raised", "why": "large: an illegal access"}), 5)
     assert verdict == Verdict("raised", "while it was timed, large: an illegal access", cases=5)
-    assert run._timed(Verdict(RIGHT), ended({"timings": []}), 5) == Verdict(RIGHT, "nothing of it is timed")
+    assert run._timed(Verdict(RIGHT), ended({"timings": []}), 5) == Verdict(RIGHT, "none of its calls is timed")
 
 
 def test_faster_is_the_geometric_mean_at_each_size():
@@ -267,7 +267,7 @@ def test_faster_is_the_geometric_mean_at_each_size():
         (
             ended(None, code=0, within="a"),
             "crashed",
-            "a: the process ended with exit code 0 and no report that makes sense",
+            "a: the process ended with exit code 0 and no valid report",
         ),
         (ended(None, 1, "a", "OSError: full"), "crashed", "a: the process ended with exit code 1: OSError: full"),
         (ended({"outcome": "wrong", "why": "a: 1 of 2"}, code=-6), "wrong", "a: 1 of 2"),
