@@ -6,7 +6,9 @@ Everything that is not compilation stands in pyproject.toml.
 from __future__ import annotations
 
 import os
+import runpy
 import shutil
+import subprocess
 import sys
 import sysconfig
 from pathlib import Path
@@ -60,6 +62,18 @@ def sources(*patterns: str) -> list[str]:
     return sorted(str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(pattern))
 
 
+def write_compile_commands(folder: Path) -> None:
+    """Writes build/compile_commands.json, where clangd looks for it, from the file that ninja has just built by."""
+    if not (folder / "build.ninja").exists():  # torch was told to build without ninja
+        return
+    command = ["ninja", "-C", str(folder), "-t", "compdb", "compile"]
+    commands = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    # The module runs alone: gatedops cannot be imported while it is built.
+    write_text = runpy.run_path(str(ROOT / "gatedops" / "atomic_file.py"))["write_text"]
+    (ROOT / "build").mkdir(exist_ok=True)  # the folder of objects may be another
+    write_text(ROOT / "build" / "compile_commands.json", commands)
+
+
 class BuildKernels(BuildExtension):
     """In-place, editable and wheel builds share one folder of objects, so each compiles only what changed."""
 
@@ -70,6 +84,7 @@ class BuildKernels(BuildExtension):
     def build_extensions(self) -> None:
         require_compiler()
         super().build_extensions()
+        write_compile_commands(Path(self.build_temp))
 
     def build_extension(self, ext: Extension) -> None:
         if ext.name == CUDA_MODULE:
