@@ -34,6 +34,7 @@ _OF_OTHER_THINGS = [
     "*/test_data.py",
     "*/test_layout.py",
     "*/test_output_memory.py",
+    "*/test_project_files.py",
     "*/test_shadow.py",
 ]
 collect_ignore_glob = _OF_OTHER_THINGS if PORTABLE else []

@@ -20,9 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 TOOLS = Path(sys.prefix, "bin")
 MAKEFILE = (ROOT / "Makefile").read_text()
 TARGETS = set(re.findall(r"^([\w-]+):", MAKEFILE, re.MULTILINE))
-HOOKS = {
-    hook["id"]: hook for hook in yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
-}
+(REPOSITORY,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+HOOKS = {hook["id"]: hook for hook in REPOSITORY["hooks"]}
 WORKFLOW = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
 STEPS = [step for job in WORKFLOW["jobs"].values() for step in job["steps"]]
 RUN = [step["run"] for step in STEPS if "run" in step]
@@ -71,6 +70,7 @@ def test_every_hook_runs_a_locked_tool_of_make_lint():
     tools = [Path(hook["entry"].split()[0]) for hook in HOOKS.values()]
     assert {tool.name for tool in tools} == {"ruff", "clang-format", "mypy"} <= set(locked)
     assert all(tool.parent == Path(".venv/bin") for tool in tools)
+    assert REPOSITORY["repo"] == "local"
     assert all(hook["language"] == "system" for hook in HOOKS.values())
     lint = re.search(r"^lint:.*\n((?:\t.*\n)+)", MAKEFILE, re.MULTILINE).group(1)
     assert all(re.search(rf"(-m |/){tool.name}\b", lint) for tool in tools)
