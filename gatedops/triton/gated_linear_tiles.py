@@ -20,7 +20,7 @@ GROUP = tl.constexpr(8)  # This many rows of tiles run beside each other, so tha
 
 @triton.jit
 def tile_of(program, rows, cols, M: tl.constexpr, N: tl.constexpr):
-    """Returns the first row and column of a program's tile. Tiles go through one column of GROUP tiles after another."""
+    """Returns the first row and column of a program's tile. Tiles go through columns of GROUP tiles, one by one."""
     tiles_m, tiles_n = tl.cdiv(rows, M), tl.cdiv(cols, N)
     group = program // (GROUP * tiles_n)
     height = min(tiles_m - group * GROUP, GROUP)
