@@ -113,7 +113,7 @@ KERNELS = {
     "pools": (
         lambda: nn.Sequential(nn.Conv2d(2, 2, 1), nn.MaxPool2d(2), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(2, 1)),
         IMAGES,
-        "0.2 pools what another",
+        "0.2 pools the output of another",
         "put one there, or make one MaxPool2d",
     ),
     "sums": (
@@ -128,7 +128,7 @@ KERNELS = {
         lambda: Forward(lambda net, x: (x.relu(), net.other(net.fc(x).relu()))[1]),
         X,
         "calls the ReLUs and max-pools ['0.relu', '0.relu#2']",
-        "leave the others out",
+        "remove the others",
     ),
     "lazy": (lambda: nn.LazyLinear(3), X, "0 (LazyLinear) has no weights yet", "call model(x) once"),
     "training": (lambda: nn.Dropout().train(), X, "0 (Dropout) is in training mode", "call model.eval() first"),

@@ -86,5 +86,8 @@ def test_a_number_is_an_input_too():
 @pytest.mark.parametrize(("net", "shape"), [(TokensFirst(), (8, 4, 5)), (Sorted(), (8, 5))])
 def test_a_cache_whose_rows_are_not_the_inputs_is_refused(net, shape):
     torch.manual_seed(0)
-    with pytest.raises(ValueError, match=r"the inputs are not the first axis of the tensors that its ReLUs work on|sorts, shuffles or mixes"):
+    with pytest.raises(
+        ValueError,
+        match=r"the inputs are not the first axis of the tensors that its ReLUs work on|sorts, shuffles or mixes",
+    ):
         GateCache.build(gated_twin(net).eval(), torch.randn(shape), batch_size=4)
