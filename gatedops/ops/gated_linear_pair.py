@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gatedops.gatebits import GateBits
 from gatedops.layout import layer_words
-from gatedops.ops.checks import require_tensor
+from gatedops.ops.checks import require_option, require_tensor
 from gatedops.ops.differentiable import Differentiable, is_recorded, plus
 from gatedops.ops.gated_linear import (
     fake_gradients,
@@ -96,10 +96,8 @@ def _require_pair(h: Tensor, w_f: Tensor, z: Tensor, w_v: Tensor) -> None:
 
 def _require_kind(gate: str, beta: float, gain: float, feature: str) -> tuple[bool, bool]:
     """Whether the gate is soft, and whether the feature network is linear."""
-    if gate not in ("hard", "soft"):
-        raise ValueError(f"gate: got {gate!r}, needs 'hard' or 'soft'")
-    if feature not in ("relu", "linear"):
-        raise ValueError(f"feature: got {feature!r}, needs 'relu' or 'linear'")
+    require_option("gate", gate, ("hard", "soft"))
+    require_option("feature", feature, ("relu", "linear"))
     if gate == "soft":
         for value, name in ((beta, "beta"), (gain, "gain")):
             if not 0 < value < math.inf:

@@ -165,7 +165,9 @@ def test_what_was_not_tried_is_told_though_something_was(with_gpus, caplog):
     with_gpus(H100)
     verdict_files.keep(H100, KERNEL_BACKENDS, {"gram": {"cuda": RIGHT, "triton": RIGHT}, "conv_gram": {"cuda": RIGHT}})
     assert choice.backend_of("cuda", "gram") == "cuda"
-    assert "so they are not used: gates, gated_linear, gated_linear_pair in triton on NVIDIA H100. `python" in caplog.text
+    assert (
+        "so they are not used: gates, gated_linear, gated_linear_pair in triton on NVIDIA H100. `python" in caplog.text
+    )
 
 
 def test_threads_decide_once(with_gpus, caplog):

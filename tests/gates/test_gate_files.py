@@ -67,7 +67,7 @@ def test_files_are_written_as_by_earlier_versions(tmp_path):
     bits.save(tmp_path / "saved")
     saved, size = (tmp_path / "saved").read_bytes(), 8 + len(SAVED)
     assert saved[:8] + saved[size:] == struct.pack("<Q", len(SAVED)) + words_of_file()
-    assert json.loads(saved[8:size]) == json.loads(SAVED)  # the library writes the metadata in any order
+    assert json.loads(saved[8:size]) == json.loads(SAVED)  # The library writes the metadata in any order.
     with RowsInFile(tmp_path / "rows") as rows:
         rows.add(bits[:1])
         rows.add(bits[1:])

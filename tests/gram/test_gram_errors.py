@@ -1,4 +1,4 @@
-"""Bad input: a ValueError or TypeError that names the argument, before any work, and nothing is written."""
+"""Bad input raises a ValueError or TypeError that names the argument, before any work, and nothing is written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ N, M, D = 6, 4, 5
 BITS, Y_BITS = random_bits(N, dense(40, 33)), random_bits(M, dense(40, 33), seed=1)
 X, Y, V = rows_of(N, D), rows_of(M, D, 1), rows_of(M, 3, 2)
 META_BITS = GateBits(BITS.words.to("meta"), BITS.layers)
-HUGE = random_bits(N, dense(*[256] * 16))  # 2^128 paths: one more than float32 holds
+HUGE = random_bits(N, dense(*[256] * 16))  # 2^128 paths are just too many for float32.
 OTHER_BITS = {
     "other widths": random_bits(M, dense(40, 34)),
     "other number of layers": random_bits(M, dense(40)),
@@ -24,7 +24,7 @@ OTHER_BITS = {
     "other device": GateBits(Y_BITS.words.to("meta"), Y_BITS.layers),
 }
 
-# What is wrong -> (the argument that the message names, the call).
+# It maps what is wrong to the argument that the message names, and the call.
 GRAM_CASES = {
     "x has other rows than bits": ("x", lambda **out: npk_gram(X[:5], BITS, **out)),
     "y has other rows than y_bits": ("y", lambda **out: npk_gram(X, BITS, Y[:3], Y_BITS, **out)),
@@ -145,7 +145,7 @@ def test_the_other_functions_name_the_bad_argument(what):
 
 
 def bad_outs() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """What is wrong -> (x (N, D), out)."""
+    """Maps what is wrong to x (N, D) and out."""
     shared = rows_of(N, 2 * N)
     words = BITS.words.view(torch.float32)
     return {
@@ -245,5 +245,5 @@ RAW_CASES = {
 
 @pytest.mark.parametrize("what", RAW_CASES)
 def test_the_raw_ops_refuse_what_would_leave_a_tensor(what):
-    with pytest.raises(ValueError):  # noqa: PT011  (the texts are for developers)
+    with pytest.raises(ValueError):  # noqa: PT011  (The texts are for developers.)
         RAW_CASES[what]()
