@@ -1,4 +1,4 @@
-"""Which instruction set and backend run, how they are forced, and what `python -m gatedops` prints."""
+"""Tests which instruction set and backend run, how they are forced, and what `python -m gatedops` prints."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_each_interpreter_takes_the_library_that_it_built(monkeypatch, tmp_path)
     assert cuda_library.library() is None
     others = tmp_path / "_C_cuda.cpython-300-x86_64-linux-gnu.so"
     others.touch()
-    assert cuda_library.library() == others  # it is not a Python module, so any interpreter can load it
+    assert cuda_library.library() == others  # It is not a Python module, so any interpreter can load it.
     own = tmp_path / f"_C_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
     own.touch()
     assert cuda_library.library() == own

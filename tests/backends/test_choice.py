@@ -1,4 +1,4 @@
-"""Which backend a family gets on GPUs, from what is known of it; GPUs, files and backends here are made up."""
+"""Tests which backend a family gets on GPUs by its verdicts. The GPUs, files and backends here are made up."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from gatedops.portable.register import OPS
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    """An empty folder for verdicts."""
+    """Makes an empty folder for verdicts."""
     return use_cache(tmp_path / "cache", monkeypatch)
 
 
@@ -87,7 +87,7 @@ def test_a_forced_backend_takes_what_it_has_kernels_for(forced, able, gram, pair
     [
         ({}, "portable"),
         ({"triton": RIGHT}, "triton"),
-        ({"triton": RIGHT, "cuda": FASTER}, "cuda"),  # 2.0 against 1.5 where they are slowest
+        ({"triton": RIGHT, "cuda": FASTER}, "cuda"),  # At their slowest they are 2.0 and 1.5 times as fast.
         ({"triton": FASTER, "cuda": RIGHT}, "triton"),
         ({"cuda": replace(RIGHT, faster=(0.9, 30.0)), "triton": RIGHT}, "triton"),
         ({"cuda": replace(RIGHT, faster=(1.0, 9.0))}, "portable"),
@@ -139,7 +139,7 @@ def test_the_reasons_say_what_is_known():
 
 @pytest.fixture
 def with_gpus(monkeypatch):
-    """Puts GPUs of these kinds there, and kernels that can run on them."""
+    """Makes torch see GPUs of these kinds, and gives them kernels that can run."""
 
     def put(*found: Gpu, load: Callable[[], dict] = dict) -> None:
         able = [replace(backend, missing=lambda: None, load=load) for backend in KERNEL_BACKENDS]
@@ -241,7 +241,7 @@ PORTABLE = dict.fromkeys(FAMILIES, "portable")
 
 
 def put_kernels(monkeypatch, **load):
-    """Other kernels for a backend: TRITON's load() gives these."""
+    """Makes TRITON's load() return other kernels."""
     monkeypatch.setattr(dispatch, "KERNEL_BACKENDS", (replace(TRITON, load=lambda: load),))
 
 
@@ -271,7 +271,7 @@ def test_a_call_that_a_chosen_kernel_refuses_is_portables(monkeypatch):
     with pytest.raises(ValueError, match="16-byte boundaries"):
         forced(words)
     with pytest.raises(ValueError, match=r"words: got shape \(2,\), needs \(n, W\)"):
-        chosen(words[:, 0])  # in the words of the portable op
+        chosen(words[:, 0])  # The portable op raises its own error.
 
 
 def test_a_kernel_that_fails_is_portable_from_then_on(monkeypatch, caplog):
@@ -354,14 +354,14 @@ def test_a_forked_process_decides_for_itself(with_gpus):
 
 
 def on_cuda_key(name: str, *args: object) -> object:
-    """An op as tensors on a GPU run it; here its arguments are on the CPU."""
+    """Runs an op as for tensors on a GPU; here its arguments are on the CPU."""
     keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
     return getattr(torch.ops.gatedops, name).default.redispatch(keys, *args)
 
 
 @pytest.fixture
 def in_a_new_process(monkeypatch):
-    """Nothing was looked up yet."""
+    """Makes dispatch forget the kernels that it looked up, as in a new process."""
     monkeypatch.setattr(dispatch, "_gpu_kernels", {})
 
 
@@ -375,8 +375,9 @@ def test_the_first_tensor_on_a_gpu_looks_its_kernels_up_once(with_gpus, in_a_new
         assert on_cuda_key("gate_counts", words).tolist() == [[4], [2]]
     monkeypatch.setattr(choice, "gpus", lambda: pytest.fail("it decides again"))
     assert on_cuda_key("gate_counts", words).tolist() == [[4], [2]]
-    assert calls == [False, False]  # autocast is off inside
-    assert on_cuda_key("unpack_gates", words, 1, 2).tolist() == [[[True, True]], [[True, False]]]  # portable
+    assert calls == [False, False]  # Autocast is off inside the kernel.
+    # This op is portable.
+    assert on_cuda_key("unpack_gates", words, 1, 2).tolist() == [[[True, True]], [[True, False]]]
 
 
 def test_without_a_verdict_the_whole_way_leads_to_portable(with_gpus, in_a_new_process, caplog):

@@ -1,4 +1,4 @@
-"""The kinds of GPU, their driver, and GPUs that torch cannot use; torch is told of GPUs that are not there."""
+"""Tests the kinds of GPU, their driver, and GPUs that torch cannot use. The GPUs are made up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m gatedops selftest`: what it tries, prints, keeps and refuses, with fake backends on the CPU."""
+"""Tests what `python -m gatedops selftest` tries, prints, keeps and refuses, with fake backends on the CPU."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def test_gram_is_that_of_all_listed_path_bundles(isa):
         register = program.box(register, channels, same((3, 3)))
     program.mean(register)
     x, words, *rest = program.arguments(5)
-    starts = (0, 16)  # 6 positions of two words end before the next multiple of 8.
+    starts = (0, 16)  # 6 positions of two words are padded to 16 words.
     gates = [
         reference_conv.gates_of_layer(words[:, start : start + 12], 6, channels).mT.unflatten(2, (2, 3)).double()
         for start, channels in zip(starts, (3, 2), strict=True)
