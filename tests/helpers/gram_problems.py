@@ -6,5 +6,5 @@ import torch
 from strategies import dense
 
 FLOATS = [torch.float32, torch.float64]
-# More rows than one tile has, layers off every boundary.
+# It has more rows than one tile, and no layer ends at a boundary.
 SHAPE = dense(257, 64, 1, 1000)
