@@ -1,4 +1,4 @@
-"""The scripts in benchmarks/ and examples/, run from another folder with the gatedops that these tests use."""
+"""Runs the scripts in benchmarks/ and examples/ from another folder, with the gatedops that these tests use."""
 
 from __future__ import annotations
 
