@@ -397,7 +397,7 @@ ERRORS = {
     "x of other rows": ("x", lambda: soft_npk_gram(X[:2], GATES)),
     "a 1-d x": ("x", lambda: soft_npk_gram(X[:, 0], GATES)),
     "x of integers": ("x", lambda: soft_npk_gram(X.byte(), GATES)),
-    "x that is no tensor": ("x", lambda: soft_npk_gram(X.tolist(), GATES)),
+    "x that is not a tensor": ("x", lambda: soft_npk_gram(X.tolist(), GATES)),
     "x on another device": ("x", lambda: soft_npk_gram(X.to("meta"), GATES)),
     "y without y_gates": ("y_gates", lambda: soft_npk_gram(X, GATES, Y)),
     "y_gates without y": ("y", lambda: soft_npk_gram(X, GATES, None, Y_GATES)),

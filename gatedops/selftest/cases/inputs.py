@@ -1,7 +1,7 @@
 """Draws the arguments of cases and timings on the CPU from a seed, and moves them to the device with their layout.
 
 Most floats are whole numbers for which every product and every sum is exact in any order, so that results can be
-compared bit for bit. Some of them have so many bits that a product of less precision is wrong, for example one in TF32
+compared bit for bit. Some have so many bits that a product of less precision is wrong, for example one in TF32
 for float32, or in float32 for float64.
 """
 
