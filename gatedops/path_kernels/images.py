@@ -14,7 +14,7 @@ from gatedops.progress import with_bar
 # A block of the Gram, which is one step of the bar, has this many rows and columns.
 _BLOCK = 128
 
-# The columns and words of the inputs of one side.
+# A Side has the columns and the words of the inputs of one side.
 Side = tuple[Tensor, Tensor]
 
 

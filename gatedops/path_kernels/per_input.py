@@ -13,7 +13,7 @@ from gatedops.ops.gates import pack_layer, unpack_layer
 from gatedops.path_kernels.masks import FeatureStep, Mask
 from gatedops.trace.pooling import Pair
 
-# (channels, height, width).
+# A Shape is (channels, height, width).
 Shape = tuple[int, int, int]
 
 

@@ -14,7 +14,8 @@ from gatedops.trace.redraw import Draw, always_zero, tied_entries
 from gatedops.trace.step_builder import GATES_ALONE
 
 Layer = trace.Linear | trace.Conv2d
-# The name of a weight or bias, its value, the sources that it was computed from, and its draws from random parameters.
+# A Part has the name of a weight or bias, its value, the sources that it was computed from, and its draws from random
+# parameters.
 Part = tuple[str, Tensor | None, Sources, Draw | None]
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gatedops.trace.checks import evaluating, require_model
 
-# The largest side of an image that is tried, in pixels.
+# Images of up to this many pixels on a side are tried.
 _LARGEST = 64
 
 

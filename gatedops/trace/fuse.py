@@ -20,7 +20,7 @@ _OURS = "gatedops.nn."
 
 @dataclass(frozen=True)
 class FuseReport:
-    """What :func:`fuse_relu` did, as pairs (name of a module, text).
+    """Says what :func:`fuse_relu` did, in pairs (name of a module, text).
 
     Args:
         replaced: the modules whose class changed, each with its new class: "GatedLinear", "GatedConv2d" or "Gate".

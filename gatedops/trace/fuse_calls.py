@@ -72,7 +72,7 @@ class ExampleCalls:
         return ""
 
     def _call(self, training: bool) -> tuple[Trace, list[Any]]:
-        """Calls the model and traces the call, also where only outputs are needed: some of torch's layers compute in
+        """Calls the model and traces the call, also if only outputs are needed: some of torch's layers compute in
         another way while a mode is on."""
         with preserved(self._model), in_mode(self._model, training):
             # Some models write into their inputs, so each call gets copies.

@@ -105,7 +105,7 @@ class _Watch(TorchFunctionMode):
         self._paths = {module: path for path, module in model.named_modules()}
         self._outputs: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._running: list[nn.Module] = []
-        # True while an nn.ReLU runs.
+        # This is True while an nn.ReLU runs.
         self._inside = False
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:

@@ -28,7 +28,7 @@ _NO_GATES = re.compile(
 )
 _BY_ITSELF = "record that part of the model by itself: record_gates(part, its inputs)"
 
-# A layer's name, shape and kind.
+# A Spec has a layer's name, shape and kind.
 Spec = tuple[str, tuple[int, ...], str]
 
 
@@ -42,7 +42,7 @@ class Recorder(Pass):
         self._comparison: Comparison | None = None
         # The keys are the activations without gates, in the order in which they were seen.
         self._others: dict[str, None] = {}
-        # The layers of the first batch: as found, and as GateLayers.
+        # Both hold the layers of the first batch: as found, and as GateLayers.
         self._expected: list[Spec] = []
         self._layers: tuple[GateLayer, ...] = ()
         self._begin(0)

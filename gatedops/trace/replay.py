@@ -41,8 +41,8 @@ _SAME_LAYERS = "a twin needs a model that calls the same layers, whatever its we
 
 
 class Taken(Protocol):
-    """What a value network takes instead of computing it. Each part is asked for by the index of its call, and raises
-    IndexError if there are fewer calls."""
+    """Gives a value network what it does not compute itself. The methods take the index of a call, and raise IndexError
+    if there are fewer calls."""
 
     # Errors name what the value network takes its parts from.
     source: str

@@ -68,17 +68,17 @@ class StepBuilder:
         self._otherwise = otherwise
         self._steps: list[Step] = []
         self._numbering: dict[type[Step], Numbering] = {}
-        # The values of the nodes that no input changes; of those, what their tensors were computed from, and the values
-        # of the nodes that are not computed from others.
+        # The first dictionary has the values of the nodes that no input changes. For these nodes, the second has what
+        # their tensors were computed from. The third has the values of those that are not computed from others.
         self._constants: dict[Node, Any] = {}
         self._made: dict[Node, Made] = {}
         self._leaves: dict[Node, Any] = {}
-        # The index of the step whose output a node is.
+        # Maps a node to the index of the step whose output it is.
         self._index: dict[Node, int] = {}
-        # For a padded node: its source, the sides and the mode.
+        # Maps a padded node to its source, the sides and the mode.
         self._padded: dict[Node, tuple[Node, Sides, str]] = {}
-        # For a node that has another shape or order than a step's output: that output, and for each number of the node
-        # the position of the same number in that output.
+        # Maps a node that rearranges a step's output to the node of that output, and to a tensor that gives, for each
+        # number of the rearranged node, the position of the same number in that output.
         self._rearranged: dict[Node, tuple[Node, Tensor]] = {}
 
     def steps(self) -> list[Step]:

@@ -13,8 +13,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 CAPABILITIES = (80, 90, 100)
-SHARED_LIMIT = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}  # A block may use this many bytes.
-REGISTERS = 1 << 16  # A multiprocessor has these; all warps of a block have to fit.
+SHARED_LIMIT = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}  # A block may use this many bytes of shared memory.
+REGISTERS = 1 << 16  # A multiprocessor has this many registers, and all warps of a block have to fit.
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
 

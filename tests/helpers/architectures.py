@@ -10,7 +10,7 @@ from hypothesis import assume
 from hypothesis import strategies as st
 from recipes import Operation, Recipe, op
 
-# The operations, and the shape of an input.
+# A Network has operations and the shape of an input.
 Network = tuple[list[Operation], tuple[int, ...]]
 
 _CONV = {"kernel": 3, "out": 2, "stride": 1, "padding": 1, "dilation": 1, "bias": True, "circular": False}
@@ -41,7 +41,7 @@ def max_pool(result: str, source: str, kernel: int = 2, stride: int = 2, padding
 # Networks that are drawn have at most this many paths to an output.
 _MOST_PATHS = 10_000
 
-# This is a convolution "g1" of "x" with its gate.
+# These operations are a convolution of "x" and its gate, "g1".
 FIRST = [conv("c1", "x"), relu("g1", "c1")]
 
 NETWORKS: dict[str, Network] = {

@@ -15,7 +15,7 @@ def replaced(instruction: int, **fields: int) -> list[int]:
     return [number for line in code for number in line]
 
 
-# These arguments do not fit, each with what the error says.
+# Each entry has what the error says, and arguments that do not fit.
 ARGUMENTS = {
     "x of other rows": ("x: got shape", (X[:2], WORDS, None, None, CODE, SCALARS, DTYPE)),
     "x of another dtype": ("x: needs", (X.float(), WORDS, None, None, CODE, SCALARS, DTYPE)),
@@ -26,7 +26,7 @@ ARGUMENTS = {
     "other words": ("y_words: needs", (X, WORDS, X, WORDS[:, 8:], CODE, SCALARS, DTYPE)),
     "an integer dtype": ("dtype", (X, WORDS, None, None, CODE, SCALARS, torch.int32)),
 }
-# These programs would read outside their memory, each with what the error says.
+# Each entry has a program that would read outside its memory, and what the error says.
 CODES = {
     "empty": ([], "program: got 0 numbers"),
     "cut": (CODE[:-1], "program: got 91 numbers"),

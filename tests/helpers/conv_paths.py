@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-# The name of a tensor, and the index of a number in it.
+# A Weight is the name of a tensor and the index of a number in it.
 Weight = tuple[str, tuple[int, ...]]
 Bundle = tuple[Weight, ...]
 Unit = dict[Bundle, Array]  # features (n,)

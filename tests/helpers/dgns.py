@@ -21,7 +21,7 @@ def strided() -> nn.Sequential:
     return nn.Sequential(stem, *body, nn.Linear(24, 9), nn.ReLU(), nn.Linear(9, 3))
 
 
-# It maps a name to the architecture of the networks, and the shape of one input.
+# Maps a name to a function that makes the spec or the network, and to the shape of one input.
 ARCHITECTURES = {
     "fc": (lambda: fc_spec(7, [33, 33, 33], 3), (7,)),
     "fc without biases": (lambda: fc_spec(7, [5, 5, 5], 3, bias=False), (7,)),
@@ -30,7 +30,7 @@ ARCHITECTURES = {
     "strided net": (strided, (2, 13, 13)),
 }
 
-# It maps a name to a class and its arguments. `model_of` gives "FL" its features, and "permuted" a fitting order.
+# Maps a name to a class and its arguments. `model_of` gives "FL" its features, and "permuted" a fitting order.
 VARIANTS = {
     "FR-II": (DGN, {"mode": "FR-II"}),
     "FR-II, soft": (DGN, {"mode": "FR-II", "gate": "soft"}),

@@ -24,8 +24,8 @@ from gatedops.portable.register import OPS
 from gatedops.selftest.case import Arguments, Timing
 from gatedops.selftest.cases import gates
 
-FAMILY, OP = "gates", "pack_gates"  # They have kernels for this family, whose cases take no time.
-PIDS = "FAKE_BACKENDS_PIDS"  # It names a file to which HANGS writes the processes that must end.
+FAMILY, OP = "gates", "pack_gates"  # The backends have kernels for this op, because its cases take little time.
+PIDS = "FAKE_BACKENDS_PIDS"  # This variable names a file to which HANGS writes the processes that must end.
 _A_LITTLE = 0.002  # seconds
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gatedops import backends
 
-# Otherwise the deterministic mode of tests warns of every product.
+# Without this, the deterministic mode of tests warns about every product.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 DRY = os.environ.get("GATEDOPS_DRY_GPU") == "1"
 DEVICE = torch.device("cpu" if DRY else "cuda")

@@ -33,7 +33,7 @@ def cases_of_op(op: str) -> list[Case]:
     return cases_of(FAMILY_OF[op], [op])
 
 
-# It changes the results in place.
+# A Change changes a list of results in place.
 Change = Callable[[list[Any]], None]
 
 

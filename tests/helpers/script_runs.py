@@ -13,7 +13,7 @@ from types import ModuleType
 
 import gatedops
 
-# The fixtures benchmark_module and example_module: import a module of benchmarks/ or examples/ as its scripts do.
+# The fixtures benchmark_module and example_module import a module of benchmarks/ or examples/ as its scripts do.
 Importer = Callable[[str], ModuleType]
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -30,16 +30,16 @@ _DLPACK_DEVICE = 8
 _COPIES = ("aten::_copy_from", "aten::_copy_from_and_resize")
 _INDEXING = ("aten::index", "aten::_index_put_impl_", "aten::_unsafe_index", "aten::_unsafe_index_put")
 _LOWER_PRECISION = ("mm", "bmm", "addmm", "addbmm", "baddbmm", "addmv", "mv", "matmul", "linear", "conv1d", "conv2d")
-# It gives the pointer of a capsule by its name.
+# A function of this type gives the pointer of a capsule by its name.
 _POINTER = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)
 _pointer_in = _POINTER(("PyCapsule_GetPointer", ctypes.pythonapi))
 
 _libraries: list[torch.library.Library] = []  # The kernels of a library live as long as the library.
 
 # These are the open blocks. They count for the process, not for a thread: torch runs backwards in threads of its own.
-_forbidding: list[list[str]] = []  # This has what each no_host_copies() has seen.
-_noting: list[list[str]] = []  # The same for no_host_copies(forbid=False).
-_counting: list[Counter[str]] = []  # The same for record().
+_forbidding: list[list[str]] = []  # This list has what each no_host_copies() has seen.
+_noting: list[list[str]] = []  # This one is for no_host_copies(forbid=False).
+_counting: list[Counter[str]] = []  # This one has the counts of each record().
 _without_float64: list[None] = []
 
 
@@ -53,7 +53,9 @@ def setup() -> None:
     fallbacks.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
     for name in _LOWER_PRECISION:
         aten.impl(name, functools.partial(_autocast, getattr(torch.ops.aten, name).default), "AutocastPrivateUse1")
-    aten.impl("view.dtype", functools.partial(_run, torch.ops.aten.view.dtype), "PrivateUse1")  # This sees float64.
+    aten.impl(
+        "view.dtype", functools.partial(_run, torch.ops.aten.view.dtype), "PrivateUse1"
+    )  # Through this kernel we see a view as float64.
     # torch sends the convolutions of devices like this one to ops of their own, which only raise an error.
     aten.impl("convolution_overrideable", functools.partial(_run, torch.ops.aten.convolution.default), "PrivateUse1")
     aten.impl("convolution_backward_overrideable", _convolution_backward, "PrivateUse1")
@@ -88,7 +90,7 @@ def _open(blocks: list[T], block: T) -> Iterator[T]:
         blocks.pop()
 
 
-# Memory: tensors on one device that share the memory of tensors on the other.
+# These functions make tensors on one device that share the memory of tensors on the other.
 
 
 def to_shadow(tensor: Tensor) -> Tensor:
@@ -168,18 +170,18 @@ def _run(op: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Any:
         if name == "aten::resize_":
             return _resize(*args)
         if name == "aten::set_" or any(r.alias_info and not r.alias_info.is_write for r in returns):
-            result = op.redispatch(_KERNEL_OF_CPU, *args, **kwargs)  # For views, the CPU's kernels share any storage.
+            result = op.redispatch(_KERNEL_OF_CPU, *args, **kwargs)  # The CPU's kernels make views of any storage.
             _refuse_float64([result])
             return result
         return _run_on_cpu(op, args, kwargs)
 
 
 def _run_on_cpu(op: torch._ops.OpOverload, args: Any, kwargs: Any) -> Any:
-    # The shadow tensors by the id of their CPU twins, and the reverse. Both keep the tensors alive, so that no id is
+    # These map the ids of CPU twins to shadow tensors, and the reverse. Both keep the tensors alive, so that no id is
     # used twice.
     originals: dict[int, Tensor] = {}
     twins: dict[int, Tensor] = {}
-    # The first pair in each storage, by the address of the storage.
+    # Maps the address of a storage to the first pair in it.
     shared: dict[int, tuple[Tensor, Tensor]] = {}
 
     def twin(tensor: Any) -> Any:
@@ -190,7 +192,9 @@ def _run_on_cpu(op: torch._ops.OpOverload, args: Any, kwargs: Any) -> Any:
         if id(tensor) not in twins:
             first = shared.get(tensor.untyped_storage().data_ptr())
             made = to_cpu(tensor, first and first[1].untyped_storage())
-            if tensor.numel() == 0:  # It may be an out= that the kernel resizes: the CPU must own its memory.
+            if (
+                tensor.numel() == 0
+            ):  # An empty tensor may be an out= that the kernel resizes, so the CPU must own its memory.
                 made = torch.empty(0, dtype=tensor.dtype, device=CPU).as_strided(*_layout(tensor))
             elif first is None:
                 shared[made.untyped_storage().data_ptr()] = tensor, made
@@ -215,7 +219,7 @@ def _run_on_cpu(op: torch._ops.OpOverload, args: Any, kwargs: Any) -> Any:
     results = op(*args, **kwargs)
     for tensor in originals.values():
         made = twins[id(tensor)]
-        if _layout(made) != _layout(tensor):  # An out= was resized, or its strides changed.
+        if _layout(made) != _layout(tensor):  # An out= may have been resized, or its strides may have changed.
             _set(tensor, (to_shadow(made) if tensor.numel() == 0 else tensor).untyped_storage(), made)
     return _map(original, results)
 

@@ -47,7 +47,7 @@ def there(model: nn.Module) -> nn.Module:
 
 
 def dgn(architecture: str, variant: str, **changed: Any) -> DGN:
-    torch.manual_seed(0)  # A twin's own network is drawn from this.
+    torch.manual_seed(0)  # Weights are drawn from this generator.
     return model_of(architecture, variant, **changed)
 
 
@@ -133,7 +133,7 @@ def test_dgn_gates_are_cached(architecture, variant, tmp_path):
 def test_batches_are_recorded_without_waiting(name, max_pool):
     net, x = made(name, 9)
     twin, inputs = there(net), x.to("shadow")
-    with shadow.no_host_copies(forbid=False) as in_one:  # This is the search for the rows, before the first batch.
+    with shadow.no_host_copies(forbid=False) as in_one:  # This sees the search for the rows, before the first batch.
         record_gates(twin, inputs, 9, max_pool=max_pool)
     with shadow.no_host_copies(forbid=False) as in_three:
         found = record_gates(twin, inputs, 3, max_pool=max_pool)
@@ -266,7 +266,9 @@ def test_npk_reads_a_few_numbers_and_nothing_large():
     net = network("overlapping max-pool with padding")
     x, y = moved((net.inputs(5), net.inputs(3, seed=1)))
     on_device = on_shadow("overlapping max-pool with padding")
-    with shadow.no_host_copies(forbid=False) as searching:  # It searches for the rows of the inputs inside the net.
+    with shadow.no_host_copies(
+        forbid=False
+    ) as searching:  # This sees the search for the rows of the inputs inside the net.
         record_gates(on_device, x, max_pool=True)
         record_gates(on_device, y, max_pool=True)
     with shadow.no_host_copies(forbid=False) as seen:
@@ -292,7 +294,7 @@ def test_regression_works_on_the_device():
     gram = rows @ rows.T
     expected = fit(gram, one_hot(labels, 3)).predict(gram)
     ridge = select_ridge(gram, labels)
-    with torch.device("shadow"):  # It also works as torch's default device.
+    with torch.device("shadow"):  # It must also work if shadow is torch's default device.
         kernel, classes = moved((gram, labels))
         assert_alike(fit(kernel, one_hot(classes, 3)).predict(kernel), expected)
         with shadow.record() as counts:

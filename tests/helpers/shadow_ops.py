@@ -53,7 +53,7 @@ class Case:
         return torch.zeros(shape, dtype=dtype or self.dtype)
 
 
-# The positional arguments, and behind them the results of an op that writes into arguments.
+# A Call has the positional arguments; if the op writes into arguments, its last entry is the dictionary of these.
 Call = tuple[Any, ...]
 CALLS: dict[str, Callable[[Case], list[Call]]] = {
     "pack_gates": lambda c: [(c.image,), (c.image > 0,), (c.wide.unsqueeze(1).half(),)],

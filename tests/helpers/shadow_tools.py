@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from gatedops import devices
 
-# The allowed differences, as shares of the largest number of a tensor, because the sums are in another order.
+# Results may differ by these shares of the largest number of a tensor, because sums are in another order.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gatedops import GateBits, reference
 
-# The shape and the kind of a layer.
+# A Spec has the shape and the kind of a layer.
 Spec = tuple[tuple[int, ...], str]
 
 # These sizes lie around word (32), vector (64) and tile (16 .. 256) boundaries.

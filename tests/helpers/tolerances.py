@@ -15,9 +15,10 @@ from torch import Tensor
 
 from gatedops.selftest.compare import FLOAT64_SUMS, TINY
 
-# The error of a float32 kernel of some tens of layers, relative to sqrt(K_ii K_jj): each layer rounds a few times.
+# A float32 kernel of some tens of layers has at most this error relative to sqrt(K_ii K_jj): each layer rounds a few
+# times.
 FLOAT32_KERNEL = 1e-5
-# Rotations of an image do not change a kernel, but the order of its sums, and so a float32 kernel by this much.
+# Some rotations of an image keep a kernel but change the order of its sums, and so a float32 kernel by this much.
 FLOAT32_ROTATIONS = 1e-6
 
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}

@@ -22,7 +22,7 @@ Weights = dict[str, Tensor]
 
 BLOCK = [conv("c1", "x", kernel=2, padding=0, out=1), relu("g1", "c1"), conv("c2", "g1", kernel=1, padding=0, out=1)]
 HEAD = [op("m", "mean", "last"), fc("o", "m", 1, bias=False)]
-# At most 16 weights and biases each.
+# Each has at most 16 weights and biases.
 TINY: dict[str, tuple[list[Operation], tuple[int, ...]]] = {
     "fully connected": ([fc("a", "x", 3), relu("b", "a"), fc("o", "b", 1)], (3,)),
     "flatten": (

@@ -29,7 +29,7 @@ from gatedops import (
 from gatedops.nn import conv_spec, fc_spec
 from gatedops.path_kernels.ntk import PARTS
 
-# The beta and the gain of the soft gates.
+# These are the beta and the gain of the soft gates.
 WEIGHTS = (4.0, 0.7)
 
 

@@ -138,7 +138,7 @@ WINDOWS = [
 
 
 def chosen_by_hand(z: Tensor, window: Window) -> Tensor:
-    """For each output the flat index of the largest input, the first in row order among equal ones."""
+    """Returns, for each output, the flat index of the largest input, the first in row order among equal ones."""
     height, width = F.max_pool2d(
         z, window.kernel, window.stride, window.padding, window.dilation, window.ceil_mode
     ).shape[-2:]
