@@ -1,8 +1,9 @@
-// The loop that measures the inner operations of the traits I of tile-inl.h. Include after it, and after the traits.
+// The loop that measures the inner operations of the traits I of tile-inl.h. Include this file after tile-inl.h and
+// after the traits.
 //
 // The loop is Tile<I>::count_piece without its reads of a panel: the words of the columns stay in registers. Everything
 // else is the kernel's own: I::broadcast of each row's word, I::step for each pair of a row and a vector of columns,
-// I::fold and I::add after I::kMaxSteps steps. A register tile of I::kRows x I::kVecs counters hides the latencies.
+// I::fold and I::add after I::kMaxSteps steps. The I::kRows x I::kVecs counters of a register tile hide the latencies.
 namespace gatedops::cpu {
 namespace {
 
@@ -11,7 +12,7 @@ namespace {
 #elif defined(__aarch64__)
 #define GATEDOPS_IN_REGISTER "+w"
 #else
-#define GATEDOPS_IN_REGISTER "+m"  // the letter of such a machine's vector registers is not known here
+#define GATEDOPS_IN_REGISTER "+m"  // which letter stands for vector registers on such a machine is not known here
 #endif
 
 // Makes the compiler believe that a vector changes here, without an instruction: it must not compute once, before the
@@ -21,7 +22,7 @@ GATEDOPS_INLINE void renew(V& vector) {
   asm volatile("" : GATEDOPS_IN_REGISTER(vector));
 }
 
-// The same for the memory behind a pointer: each step broadcasts the words of its rows again, as the kernels do.
+// Does the same for the memory behind a pointer: each step broadcasts the words of its rows again, as the kernels do.
 GATEDOPS_INLINE void renew(const uint32_t*& words) {
   asm volatile("" : "+r"(words) : : "memory");
 }

@@ -1,4 +1,4 @@
-// What the inner operations of an instruction set count, measured.
+// Measures how fast the inner operations of an instruction set count.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -11,7 +11,8 @@
 namespace gatedops::cpu {
 namespace {
 
-constexpr double kRepeatSeconds = 1e-3;  // short, so that some repeats are not interrupted
+// Repeats are short, so that some of them are not interrupted.
+constexpr double kRepeatSeconds = 1e-3;
 constexpr int kRepeats = 150;
 
 double seconds_of(const RateLoop& loop, int64_t rounds) {
@@ -20,7 +21,7 @@ double seconds_of(const RateLoop& loop, int64_t rounds) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-// The rounds of one repeat.
+// Returns how many rounds one repeat runs.
 int64_t rounds_of_a_repeat(const RateLoop& loop) {
   for (int64_t rounds = 1;; rounds *= 2) {
     const double once = seconds_of(loop, rounds), again = seconds_of(loop, rounds);
@@ -36,7 +37,7 @@ class Team {
   Team(const RateLoop& loop, int64_t threads)
       : loop_(loop), rounds_(rounds_of_a_repeat(loop)), threads_(threads), seconds_(threads * kRepeats) {}
 
-  // Bit-pairs per second of all threads together in their best repeat.
+  // Returns the bit-pairs per second of all threads together in their best repeat.
   double best_rate() {
     run();
     double best = 0;
@@ -57,7 +58,7 @@ class Team {
       for (int64_t t = 1; t < threads_; ++t) {
         team.emplace_back([this, t] { work(t); });
       }
-    } catch (...) {  // the system has no more threads: the others must not wait for the missing ones
+    } catch (...) {  // the system has no more threads: those that run must not wait for the missing ones
       stopped_ = true;
       join(team);
       throw;
@@ -75,7 +76,7 @@ class Team {
   void work(int64_t t) {
     for (int repeat = 0; repeat < kRepeats; ++repeat) {
       ++arrived_;
-      while (arrived_ < (repeat + 1) * threads_) {  // until all are ready for this repeat
+      while (arrived_ < (repeat + 1) * threads_) {  // waits until all are ready for this repeat
         if (stopped_) {
           return;
         }
@@ -87,7 +88,7 @@ class Team {
 
   const RateLoop& loop_;
   const int64_t rounds_, threads_;
-  std::vector<double> seconds_;  // of each thread and repeat
+  std::vector<double> seconds_;  // the time of each repeat of each thread
   std::atomic<int64_t> arrived_{0};
   std::atomic<bool> stopped_{false};
 };
