@@ -53,9 +53,8 @@ def setup() -> None:
     fallbacks.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
     for name in _LOWER_PRECISION:
         aten.impl(name, functools.partial(_autocast, getattr(torch.ops.aten, name).default), "AutocastPrivateUse1")
-    aten.impl(
-        "view.dtype", functools.partial(_run, torch.ops.aten.view.dtype), "PrivateUse1"
-    )  # Through this kernel we see a view as float64.
+    # Through this kernel we see a view as float64.
+    aten.impl("view.dtype", functools.partial(_run, torch.ops.aten.view.dtype), "PrivateUse1")
     # torch sends the convolutions of devices like this one to ops of their own, which only raise an error.
     aten.impl("convolution_overrideable", functools.partial(_run, torch.ops.aten.convolution.default), "PrivateUse1")
     aten.impl("convolution_backward_overrideable", _convolution_backward, "PrivateUse1")

@@ -132,7 +132,7 @@ def test_one_singular_batch_makes_the_mean_minus_infinity():
     bits = random_bits(30, dense(100, 90))
     doubled = bits[torch.tensor([*range(30), 4, 4])]
     assert naswot_score(doubled, batch_size=16) == -math.inf
-    assert naswot_score(doubled, batch_size=15) > -math.inf  # 4 and 4 are left over
+    assert naswot_score(doubled, batch_size=15) > -math.inf  # the two equal inputs do not fill a batch
 
 
 @needs_proc
