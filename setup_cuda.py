@@ -1,4 +1,4 @@
-"""Builds gatedops._C_cuda with nvcc, for setup.py: torch's BuildExtension refuses .cu files where torch is CPU-only."""
+"""Builds gatedops._C_cuda with nvcc, for setup.py: torch's BuildExtension refuses .cu files if torch is CPU-only."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ CSRC = ROOT / "csrc"
 SOURCES = [
     *sorted(CSRC.glob("*/cuda/*.cpp")),
     *sorted(CSRC.glob("*/cuda/*.cu")),
-    CSRC / "conv_gram" / "program.cpp",  # what both modules read programs with
+    CSRC / "conv_gram" / "program.cpp",  # Both modules read programs with it.
 ]
-# sm_80 code runs on 8.x and, through mma.sync, is what a 9.0 GPU falls back to; wgmma exists for sm_90a alone.
+# Code for sm_80 runs on 8.x, and a 9.0 GPU falls back to its mma.sync. wgmma exists only for sm_90a.
 ARCHITECTURES = ("80", "90a")
 
 
 def why_not() -> str | None:
-    """Why gatedops._C_cuda is not built here, one sentence; None where it is."""
+    """Returns one sentence that says why gatedops._C_cuda is not built here, or None if it is."""
     if torch.version.cuda is None:
         return "gatedops._C_cuda is not built: this torch has no CUDA."
     if shutil.which("nvcc") is None or subprocess.run(["nvcc", "--version"], capture_output=True).returncode != 0:
@@ -35,10 +35,10 @@ def why_not() -> str | None:
 
 
 def architectures(listed: str | None = None) -> list[str]:
-    """ "80", "90a", ... from TORCH_CUDA_ARCH_LIST ("8.0;9.0a"), else ARCHITECTURES. 9.0 means 90a, for wgmma.
+    """Returns "80", "90a", ... from TORCH_CUDA_ARCH_LIST ("8.0;9.0a"), else ARCHITECTURES. 9.0 means 90a, for wgmma.
 
-    The list often comes with a machine and serves other packages too: GPUs before 8.0, which have no tensor cores for
-    single bits, are left out. SystemExit when nothing is left, or an entry is not a version.
+    The list often comes with a machine and serves other packages too. Versions before 8.0 are left out, because these
+    GPUs have no tensor cores for single bits. Raises SystemExit if nothing is left, or if an entry is not a version.
     """
     listed = os.environ.get("TORCH_CUDA_ARCH_LIST") if listed is None else listed
     entries = re.split(r"[;, ]+", listed.strip()) if listed and listed.strip() else []
@@ -56,14 +56,14 @@ def architectures(listed: str | None = None) -> list[str]:
 
 
 def digested_files() -> list[Path]:
-    """Every file of the project that the kernels are compiled from, and this one; none for the CPU alone."""
+    """Returns this file and every file from which the kernels are compiled, but no file that only the CPU needs."""
     return sorted({*CSRC.glob("*/cuda/*"), *CSRC.glob("*/*.h"), *SOURCES, Path(__file__).resolve()})
 
 
 @cache
 def digest_of_sources() -> str:
-    """A digest of the names and bytes of all that the kernels are compiled from, and of this file. The library carries
-    its 16 characters, and a kernel that proved itself is known by it (gatedops/backends/proved.py)."""
+    """Returns a digest, 16 characters, of the names and bytes of digested_files(). The library carries it, and it
+    identifies a kernel that proved itself (gatedops/backends/proved.py)."""
     total = hashlib.sha256()
     for path in digested_files():
         total.update(f"{path.relative_to(ROOT)}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
@@ -71,7 +71,7 @@ def digest_of_sources() -> str:
 
 
 def compile_command(source: Path, target: Path, torch_target: str, names: list[str]) -> list[str]:
-    """nvcc for one file: machine code for each architecture, no PTX."""
+    """Returns nvcc's command for one file. It makes machine code for each architecture, and no PTX."""
     return [
         *("nvcc", "-O3", "-std=c++20", "-c", str(source), "-o", str(target), "-I" + str(CSRC)),
         *("-I" + path for path in include_paths()),
@@ -83,19 +83,19 @@ def compile_command(source: Path, target: Path, torch_target: str, names: list[s
 
 
 def link_command(objects: list[Path], target: Path) -> list[str]:
-    """Unused libraries are kept: torch must have loaded libtorch's CUDA part through them."""
+    """Returns nvcc's command to link. It keeps unused libraries, because through them torch loads its CUDA part."""
     library = str(Path(torch.__file__).parent / "lib")
     linked = ["-L" + library, "-Xlinker", "--no-as-needed", "-ltorch", "-ltorch_cpu", "-cudart", "static"]
     return ["nvcc", "-shared", *map(str, objects), "-o", str(target), *linked]
 
 
 def object_name(source: Path) -> str:
-    """ "gram-cuda-sm80.cu.o": families may have files of the same name."""
+    """Returns a name like "gram-cuda-sm80.cu.o", because families may have files of the same name."""
     return "-".join(source.relative_to(CSRC).parts) + ".o"
 
 
 def build(folder: Path, target: Path, torch_target: str) -> None:
-    """Compiles what changed, MAX_JOBS files at a time, and links it."""
+    """Compiles what has changed, MAX_JOBS files at a time, and links it."""
     names = architectures()
     folder = folder / ("cuda-" + "-".join(names))
     folder.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@
 
 #include "conv_gram/program.h"
 #include "core/cpu/isa.h"
+#include "gram/cpu/kernels.h"
 
 namespace py = pybind11;
 using namespace gatedops;
@@ -60,6 +61,10 @@ PYBIND11_MODULE(_C, m) {
   m.def("active_isa", [] { return cpu::name(cpu::active_isa()); }, "The instruction set kernels use.");
   m.def("forced_isa", &cpu::forced_isa, "The instruction set that force_isa set; empty where it set none.");
   m.def("force_isa", &cpu::force_isa, py::arg("name"), "Makes kernels use this instruction set; empty: the fastest.");
+  m.def(
+      "bit_pairs_per_second", &cpu::bit_pairs_per_second, py::arg("isa"), py::arg("threads"),
+      py::call_guard<py::gil_scoped_release>(),
+      "Bit-pairs per second that the inner operations of an instruction set count on this many threads, measured.");
   m.def(
       "require_conv_program", &require_conv_program, py::arg("program"), py::arg("scalars"), py::arg("columns"),
       py::arg("words"), "Raises ValueError unless this is a program of conv_gram for such rows of x and words.");

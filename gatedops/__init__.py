@@ -4,7 +4,8 @@ import warnings
 from importlib import import_module
 from types import ModuleType
 
-import torch  # noqa: F401  (before the extension: it links against torch's libraries)
+# The extension links against torch's libraries, so torch is imported first.
+import torch  # noqa: F401
 
 from gatedops import backends  # loads the extension, which registers the ops
 from gatedops._version import __version__
@@ -23,7 +24,8 @@ from gatedops.path_kernels.paths import npf, npv
 from gatedops.stats import count_regions, gate_stats, naswot_score
 from gatedops.trace import fuse_relu, gated_twin, record_gates, unfuse
 
-from gatedops import dispatch  # isort: skip  (its ops need the modules above)
+# dispatch registers the kernels of ops that the modules above define.
+from gatedops import dispatch  # isort: skip
 from gatedops.ops import flops  # isort: skip
 
 __all__ = [
@@ -64,7 +66,8 @@ __all__ = [
     "unpack_gates",
 ]
 
-_MOVED = {"kernels": "path_kernels", "reference_conv": "reference.conv_gram"}  # old names, kept for one release
+# Old names of modules, which still work for one release.
+_MOVED = {"kernels": "path_kernels", "reference_conv": "reference.conv_gram"}
 
 
 def __getattr__(name: str) -> ModuleType:
@@ -72,11 +75,12 @@ def __getattr__(name: str) -> ModuleType:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     new = f"{__name__}.{_MOVED[name]}"
     warnings.warn(
-        f"{__name__}.{name} is now {new}, and its old name goes with the next release: import the new one",
+        f"{__name__}.{name} is now {new}; the next release removes the old name: import the new one",
         DeprecationWarning,
         stacklevel=2,
     )
-    globals()[name] = import_module(new)  # which `from gatedops import name` looks for twice
+    # Stored, because `from gatedops import name` looks the name up twice and would warn twice.
+    globals()[name] = import_module(new)
     return globals()[name]
 
 

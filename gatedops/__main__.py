@@ -1,4 +1,4 @@
-"""`python -m gatedops`: what runs where, and commands."""
+"""`python -m gatedops` reports what runs where, and runs commands."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from gatedops._version import __version__
 
 _HELP = """usage: python -m gatedops [-h] [--version] [command]
 
-Without a command it prints versions, what runs where, and what is missing.
+Without a command, it prints versions, which kernels run on which device, and what is missing.
 
 commands:
-  selftest   tries the kernels for GPUs on this machine; those that are right and faster run from then on
+  selftest   tests the kernels for GPUs on this machine; those that are right and faster are used from then on
 
 options:
-  -h, --help  prints this
+  -h, --help  prints this help
   --version   prints the version of gatedops
 
 `python -m gatedops selftest --help` lists its options."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs a command; its exit code."""
+    """Runs a command and returns its exit code."""
     if not arguments:
         from gatedops.commands import report
 
@@ -42,14 +42,14 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     wrong = rest[0] if command in told else command
     print(
-        f"python -m gatedops: got {wrong!r}, needs selftest, --help, --version, or nothing for the report",
+        f"python -m gatedops: got {wrong!r}, needs selftest, --help, --version, or no argument for the report",
         file=sys.stderr,
     )
     return 2
 
 
 def _exit_code() -> int:
-    """That of the command; where nobody reads on what it prints, the one that shells give for that."""
+    """Runs the command and returns its exit code, or that of a broken pipe if the reader of its output has gone."""
     _open_streams()
     try:
         code = main(sys.argv[1:])
@@ -61,23 +61,23 @@ def _exit_code() -> int:
         if error.errno != errno.ENOSPC:
             raise
         _print_no_more()
-        print(f"python -m gatedops: what it prints has no place: {error.strerror}", file=sys.stderr)
+        print(f"python -m gatedops: the output cannot be written: {error.strerror}", file=sys.stderr)
         return 1
     return code
 
 
 def _open_streams() -> None:
-    """Makes everything printable, where a stream is closed, or has not got all letters."""
+    """Lets every print succeed, even if a stream is closed or its encoding lacks a character."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (it stays open)
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (the stream must stay open)
         else:
             stream.reconfigure(errors="backslashreplace")
 
 
 def _print_no_more() -> None:
-    """For what Python itself flushes as it ends."""
+    """Sends standard output to the null device, so that the flush at Python's exit does not fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -1,4 +1,4 @@
-"""What the outermost functions take for tensors: those of torch, and arrays of numpy."""
+"""Public functions take torch tensors and numpy arrays; this module makes tensors of both."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 
 
 def as_tensor(value: Any, name: str) -> Tensor:
-    """A tensor as it is, or a numpy array as a tensor on the CPU that shares its memory.
+    """Returns a tensor unchanged, and a numpy array as a CPU tensor that shares its memory.
 
-    Arrays that torch cannot share (negative strides, another byte order) are copied. An array that must not be written
-    to is shared as well, without a warning: callers only read what they get here.
+    Arrays that torch cannot share (negative strides, another byte order) are copied. A read-only array is shared
+    without a warning, because callers only read the result.
 
     Raises:
-        TypeError: value is neither, an array of a dtype that torch does not have, a masked array, or a sparse or nested
-            tensor.
+        TypeError: value is neither a tensor nor an array, or it is an array of a dtype that torch does not have, a
+            masked array, or a sparse or nested tensor.
     """
     if isinstance(value, Tensor):
         if value.layout != torch.strided:

@@ -1,12 +1,12 @@
-"""Small image sets for the examples, the benchmarks and the tests.
+"""Loads small image sets for the examples, the benchmarks and the tests.
 
     digits    1,797 handwritten digits, 8 x 8, embedded in scikit-learn (optical recognition of handwritten
               digits, UCI)
     mnist     70,000 handwritten digits, 28 x 28, from the four official IDX files, gzipped or not
     cifar10   60,000 colour photographs, 3 x 32 x 32, from the official binary files
-    random    uniform random pixels and labels, 28 x 28, of any number: for timing only
+    random    any number of images of uniform random pixels, 28 x 28, with random labels, for timing only
 
-Nothing is downloaded: a missing file is an error that says where the file comes from.
+This module downloads nothing: the error for a missing file says where the file comes from.
 """
 
 from __future__ import annotations
@@ -30,24 +30,28 @@ MNIST_FILES = (
 CIFAR10_SOURCE = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 CIFAR10_FOLDER = "cifar-10-batches-bin"
 CIFAR10_FILES = (tuple(f"data_batch_{i}.bin" for i in range(1, 6)), ("test_batch.bin",))
-CIFAR10_RECORDS = 10_000  # images in every file
-CIFAR10_SHAPE = (3, 32, 32)  # 1,024 red, then green, then blue bytes, row by row, after one label byte
+# Every file has this many images.
+CIFAR10_RECORDS = 10_000
+# An image is one label byte and then 1,024 red, 1,024 green and 1,024 blue bytes, row by row.
+CIFAR10_SHAPE = (3, 32, 32)
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 RANDOM_SHAPE = (1, 28, 28)
 RANDOM_POINTS = 2_560
-TEST_SHARE = 5  # one point in five is a test point
+# One point in five is a test point.
+TEST_SHARE = 5
 
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
     """A labelled set of images, split into training and test points.
 
-    name          one of `NAMES`
-    train_images  uint8 (n_train, C, H, W); train_labels int64 (n_train,)
-    test_images   uint8 (n_test, C, H, W);  test_labels int64 (n_test,)
-    classes       one name per class, in label order
-    white         the largest value a pixel can take: 255, and 16 for digits
+    Args:
+        name: one of `NAMES`.
+        train_images, test_images: uint8 (n_train, C, H, W) and (n_test, C, H, W).
+        train_labels, test_labels: int64 (n_train,) and (n_test,).
+        classes: one name per class, in label order.
+        white: the largest value that a pixel can take: 255, and 16 for digits.
     """
 
     name: str
@@ -60,21 +64,23 @@ class ImageData:
 
     @property
     def n(self) -> int:
-        """Training and test points together."""
+        """The number of training and test points together."""
         return len(self.train_labels) + len(self.test_labels)
 
     def inputs(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """`images` as floats in [0, 1], same shape: divided by 255, or by 16 for digits (`white`)."""
+        """Converts `images` to floats in [0, 1] of the same shape, by a division by `white`."""
         return images.to(dtype) / self.white
 
     def sample(self, n: int, seed: int = 0) -> ImageData:
-        """A seeded random subset of n points, without replacement; training and test points stay apart.
+        """Draws n points by a seed, without replacement; training and test points stay apart.
 
-        One point in five is a test point, or fewer where the set has fewer. Raises ValueError when n is below
-        2 or above what the set holds.
+        One point in five is a test point, or fewer if the set has fewer.
+
+        Raises:
+            ValueError: n is below 2 or above the number of points in the set.
         """
         if not 2 <= n <= self.n:
-            raise ValueError(f"n must be between 2 and {self.n}, the points {self.name} has; got {n}")
+            raise ValueError(f"n must be between 2 and {self.n}, the number of points in {self.name}; got {n}")
         n_test = min(_test_points(n), len(self.test_labels))
         generator = torch.Generator().manual_seed(seed)
         train = torch.randperm(len(self.train_labels), generator=generator)[: n - n_test]
@@ -91,16 +97,20 @@ class ImageData:
 
 
 def load(name: str, data_dir: str | Path | None = None, *, n: int | None = None, seed: int = 0) -> ImageData:
-    """The image set `name`: "digits", "mnist", "cifar10" or "random".
+    """Loads an image set.
 
-    data_dir  the folder with the files of mnist or cifar10 (for cifar10 also the folder above
-              cifar-10-batches-bin); not used by the others
-    n         points to keep, training and test together (see `ImageData.sample`); None keeps all, and makes
-              2,560 for random
-    seed      of the split of digits, of the choice of n points, and of the pixels of random
+    Args:
+        name: "digits", "mnist", "cifar10" or "random".
+        data_dir: the folder with the files of mnist or cifar10 (for cifar10 also the folder above
+            cifar-10-batches-bin); the other sets do not use it.
+        n: the number of points to keep, training and test together (see `ImageData.sample`). None keeps all, and makes
+            2,560 for random.
+        seed: decides the split of digits, the choice of n points, and the pixels of random.
 
-    Raises ValueError for an unknown name, an n the set cannot give, or a damaged file, FileNotFoundError for
-    a missing file, ModuleNotFoundError when digits is asked for without scikit-learn.
+    Raises:
+        ValueError: the name is unknown, the set does not have n points, or a file is damaged.
+        FileNotFoundError: a file is missing.
+        ModuleNotFoundError: the name is "digits" and scikit-learn is not installed.
     """
     if name == "random":
         return random(RANDOM_POINTS if n is None else n, seed)
@@ -116,7 +126,7 @@ def load(name: str, data_dir: str | Path | None = None, *, n: int | None = None,
 
 
 def digits(seed: int = 0) -> ImageData:
-    """scikit-learn's 1,797 digits, 8 x 8 pixels of 0..16, split 1,438 / 359 by a seeded permutation."""
+    """Loads scikit-learn's 1,797 digits, 8 x 8 pixels of 0..16, split 1,438 / 359 by a seeded permutation."""
     try:
         from sklearn.datasets import load_digits  # type: ignore[import-untyped]
     except ModuleNotFoundError as error:
@@ -133,9 +143,7 @@ def digits(seed: int = 0) -> ImageData:
 
 
 def mnist(folder: str | Path) -> ImageData:
-    """The official MNIST split (60,000 / 10,000) from the four IDX files in `folder`, each plain or with
-    .gz.
-    """
+    """Loads the official MNIST split (60,000 / 10,000) from the four IDX files in `folder`, each plain or gzipped."""
     parts: list[Tensor] = []
     for image_file, label_file in MNIST_FILES:
         images, labels = _read_idx(Path(folder) / image_file, 3), _read_idx(Path(folder) / label_file, 1)
@@ -151,9 +159,8 @@ def mnist(folder: str | Path) -> ImageData:
 
 
 def cifar10(folder: str | Path) -> ImageData:
-    """The official CIFAR-10 split (50,000 / 10,000) from the six binary files in `folder` or the folder
-    below it.
-    """
+    """Loads the official CIFAR-10 split (50,000 / 10,000) from the six binary files in `folder` or the folder below
+    it."""
     folder = Path(folder)
     if (folder / CIFAR10_FOLDER).is_dir():
         folder = folder / CIFAR10_FOLDER
@@ -166,9 +173,8 @@ def cifar10(folder: str | Path) -> ImageData:
 
 
 def random(n: int, seed: int = 0) -> ImageData:
-    """n images of independent uniform pixels, (1, 28, 28), with uniform labels of 10 classes; a fifth are
-    test points.
-    """
+    """Makes n images of independent uniform pixels, (1, 28, 28), with uniform labels of 10 classes. A fifth are test
+    points."""
     if n < 2:
         raise ValueError(f"n must be at least 2, got {n}")
     generator = torch.Generator().manual_seed(seed)
@@ -185,29 +191,29 @@ def _test_points(n: int) -> int:
 def _folder(name: str, data_dir: str | Path | None, file: str, source: str) -> Path:
     if data_dir is None:
         raise ValueError(
-            f"data_dir is needed for {name}: the folder that holds {file} and its companions, from {source}"
+            f"data_dir is needed for {name}: give the folder that holds {file} and the other files, from {source}"
         )
     return Path(data_dir)
 
 
 def _read_idx(path: Path, dimensions: int) -> Tensor:
-    """One IDX file of unsigned bytes (path, or path with .gz added) -> uint8 tensor with `dimensions`
-    dimensions.
+    """Reads an IDX file of unsigned bytes (path, or path with .gz added) into a uint8 tensor with `dimensions` axes.
 
-    Format: bytes 0, 0, 8 (unsigned byte), number of dimensions; each size as a big-endian uint32; the data.
+    The file has the bytes 0, 0, 8 (for unsigned bytes) and the number of dimensions, then each size as a big-endian
+    uint32, then the data.
     """
     raw, found = _read_plain_or_gzip(path)
     header = 4 + 4 * dimensions
     if len(raw) < header or raw[:4] != bytes((0, 0, 8, dimensions)):
         raise ValueError(
             f"{found} is not an IDX file of unsigned bytes in {dimensions} dimensions "
-            f"(it starts with {raw[:4].hex() or 'nothing'}): take it again from {MNIST_SOURCE}"
+            f"(it starts with {raw[:4].hex() or 'nothing'}): get it again from {MNIST_SOURCE}"
         )
     shape = [int.from_bytes(raw[4 + 4 * i : 8 + 4 * i], "big") for i in range(dimensions)]
     if min(shape) == 0 or len(raw) != header + math.prod(shape):
         raise ValueError(
             f"{found} is damaged: its header promises {' x '.join(map(str, shape))} bytes and "
-            f"{len(raw) - header} follow: take it again from {MNIST_SOURCE}"
+            f"{len(raw) - header} follow: get it again from {MNIST_SOURCE}"
         )
     return torch.frombuffer(bytearray(raw), dtype=torch.uint8, offset=header).reshape(shape)
 
@@ -221,11 +227,11 @@ def _read_plain_or_gzip(path: Path) -> tuple[bytes, Path]:
     try:
         return gzip.decompress(packed.read_bytes()), packed
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{packed} is not a whole gzip file ({error}): take it again from {MNIST_SOURCE}") from error
+        raise ValueError(f"{packed} is not a whole gzip file ({error}): get it again from {MNIST_SOURCE}") from error
 
 
 def _read_cifar10(path: Path) -> Tensor:
-    """One CIFAR-10 binary file -> uint8 (10,000, 3,073): a label byte and 3,072 pixels per record."""
+    """Reads a CIFAR-10 binary file into uint8 (10,000, 3,073): a label byte and 3,072 pixel bytes per record."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: it comes from {CIFAR10_SOURCE}")
     size = 1 + math.prod(CIFAR10_SHAPE)
@@ -233,7 +239,7 @@ def _read_cifar10(path: Path) -> Tensor:
     if len(raw) != CIFAR10_RECORDS * size:
         raise ValueError(
             f"{path} is damaged: it has {len(raw)} bytes and needs {CIFAR10_RECORDS} records of {size}: "
-            f"take it again from {CIFAR10_SOURCE}"
+            f"get it again from {CIFAR10_SOURCE}"
         )
     records = torch.frombuffer(bytearray(raw), dtype=torch.uint8).reshape(CIFAR10_RECORDS, size)
     _check_labels(records[:, 0], 10, path, CIFAR10_SOURCE)
@@ -243,6 +249,6 @@ def _read_cifar10(path: Path) -> Tensor:
 def _check_labels(labels: Tensor, classes: int, path: Path, source: str) -> None:
     if int(labels.max()) >= classes:
         raise ValueError(
-            f"{path} is damaged: it has the label {int(labels.max())} and there are {classes} classes: "
-            f"take it again from {source}"
+            f"{path} is damaged: it has the label {int(labels.max())} but there are {classes} classes: "
+            f"get it again from {source}"
         )

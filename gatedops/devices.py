@@ -1,4 +1,4 @@
-"""What a device of torch can do."""
+"""Says what a torch device can do."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 
 def has_float64(device: torch.device) -> bool:
-    """Whether torch computes in float64 on this device; Apple's and some of Intel's GPUs have none."""
+    """Whether torch computes in float64 on this device; Apple's GPUs and some of Intel's cannot."""
     return device.type in ("cpu", "cuda", "meta") or _computes(torch.float64, device)
 
 
-# What torch.compiler.assume_constant_result does, which loads the compiler: a second of every import of gatedops.
+# This is what torch.compiler.assume_constant_result does. Calling that would load the compiler, which adds a second to
+# every import of gatedops.
 has_float64._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def most_precise(device: torch.device) -> torch.dtype:
-    """float64, or float32 on a device without it."""
+    """Returns float64, or float32 on a device without float64."""
     return torch.float64 if has_float64(device) else torch.float32
 
 
 def in_float64(tensor: Tensor) -> Tensor:
-    """The same numbers in float64, on the CPU where their device has none."""
+    """Returns the same numbers in float64, on the CPU if their device has no float64."""
     return (tensor if has_float64(tensor.device) else tensor.cpu()).to(torch.float64)
 
 
 def can_be_read(tensor: Tensor) -> bool:
-    """Whether the values of a tensor are there to be looked at: it is not traced, wrapped by torch.func or without
+    """Whether Python can read the values of a tensor now: it is not traced, not wrapped by torch.func and not without
     memory, and its GPU is not recording a graph."""
     if torch.compiler.is_compiling() or isinstance(tensor, FakeTensor) or tensor.is_meta:
         return False
@@ -44,7 +45,8 @@ def can_be_read(tensor: Tensor) -> bool:
 @functools.cache
 def _computes(dtype: torch.dtype, device: torch.device) -> bool:
     try:
-        with _disable_current_modes():  # fake tensors, of torch.export for one, compute in any dtype
+        # Fake tensors, which torch.export uses for example, compute in any dtype.
+        with _disable_current_modes():
             torch.ones((), dtype=dtype, device=device).add_(1)
     except (TypeError, RuntimeError, NotImplementedError):
         return False

@@ -1,8 +1,8 @@
 """Gives torch the kernels of every device, once, when gatedops is imported.
 
-Tensors on the CPU run in C++. On every other device the portable ops run, which are composites of torch's own
-operations. On GPUs the kernel of an op is looked up when the first tensor there comes (gatedops/backends/choice.py): no
-import starts CUDA.
+Ops on CPU tensors run in C++. On every other device the portable ops run, which are composites of torch's own
+operations. On CUDA GPUs the kernels of all ops are looked up when the first op runs there
+(gatedops/backends/choice.py), so importing gatedops does not start CUDA.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from gatedops.backends.families import FAMILY_OF
 from gatedops.backends.kernels import KERNEL_BACKENDS, Kernel, KernelBackend
 from gatedops.portable.register import OPS
 
-_library = torch.library.Library("gatedops", "IMPL")  # kernels stay registered as long as it lives
+# Kernels stay registered as long as this object lives.
+_library = torch.library.Library("gatedops", "IMPL")
 
 
 def register_kernels() -> None:
-    """Registers the portable ops for all devices, over them for GPUs what looks up the kernel, and, where
-    GATEDOPS_BACKEND asks for it, the portable ops in place of the CPU's kernels."""
+    """Registers the portable ops for all devices, and for CUDA GPUs a function that looks up the chosen kernel. If
+    GATEDOPS_BACKEND is "portable", the portable ops also replace the kernels of the CPU."""
     for name, op in OPS.items():
         _library.impl(name, as_kernel(op), "CompositeExplicitAutograd")
         _library.impl(name, as_kernel(_chosen_kernel(name)), "CUDA")
@@ -39,7 +40,7 @@ def register_kernels() -> None:
 
 
 def _load_forced(forced: str) -> None:
-    """Looks the kernels up now, so that a backend that cannot be had is an error at the import."""
+    """Looks the kernels up now, so that a backend that cannot be loaded is an error at import."""
     try:
         _look_up_kernels()
     except Exception as error:
@@ -47,8 +48,11 @@ def _load_forced(forced: str) -> None:
 
 
 def as_kernel(op: Kernel) -> Kernel:
-    """The op as torch runs a kernel: without autocast, which would turn the products inside it to half precision and
-    which the wrappers have applied already, and without a record of what it does for a backward."""
+    """Returns the op as torch runs a kernel: without autocast and without recording for a backward.
+
+    The wrappers have applied autocast already; applied again, it would turn the products inside the op to half
+    precision.
+    """
 
     @wraps(op)
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -59,7 +63,7 @@ def as_kernel(op: Kernel) -> Kernel:
 
 
 def _chosen_kernel(name: str) -> Kernel:
-    """Runs the kernel that is chosen for an op on GPUs."""
+    """Returns a function that runs the kernel that is chosen for an op on GPUs."""
 
     def run(*args: Any, **kwargs: Any) -> Any:
         return (_gpu_kernels or _look_up_kernels())[name](*args, **kwargs)
@@ -67,7 +71,8 @@ def _chosen_kernel(name: str) -> Kernel:
     return run
 
 
-_gpu_kernels: dict[str, Kernel] = {}  # of every op, once they are looked up
+# The kernel of every op; empty until the kernels are looked up.
+_gpu_kernels: dict[str, Kernel] = {}
 
 
 def _look_up_kernels() -> dict[str, Kernel]:
@@ -79,8 +84,11 @@ def _look_up_kernels() -> dict[str, Kernel]:
 
 
 def kernels_of(chosen: dict[str, str], forced: str | None) -> dict[str, Kernel]:
-    """The kernel of every op, where each family has the backend of this name. What a backend has no kernel for is
-    portable, and so is, unless a backend is forced, a call that a kernel fails."""
+    """Returns the kernel of every op. `chosen` names the backend of each family.
+
+    If the backend has no kernel for an op, the portable op is returned. Unless a backend is forced, the portable op
+    also takes each call that the kernel refuses or fails.
+    """
     loaded = {backend.name: _loaded(backend, forced) for backend in KERNEL_BACKENDS if backend.name in chosen.values()}
     found = {}
     for name, portable in OPS.items():
@@ -93,14 +101,14 @@ def kernels_of(chosen: dict[str, str], forced: str | None) -> dict[str, Kernel]:
 
 
 def _loaded(backend: KernelBackend, forced: str | None) -> dict[str, Kernel]:
-    """Its kernels. Where another backend is forced, those beside it may be missing."""
+    """Returns the kernels of a backend; warns and returns none if they do not load and another backend is forced."""
     try:
         return backend.load()
     except Exception as error:
         if forced in (None, backend.name):
             raise
         logging.getLogger("gatedops").warning(
-            "The kernels of gatedops in %s cannot be loaded (%s), so torch's own operations run beside those in %s.",
+            "gatedops cannot load its %s kernels (%s), so torch's own operations run beside its %s kernels.",
             backend.name,
             error,
             forced,
@@ -109,9 +117,13 @@ def _loaded(backend: KernelBackend, forced: str | None) -> dict[str, Kernel]:
 
 
 def _or_portable(name: str, kernel: Kernel, portable: Kernel) -> Kernel:
-    """A call that the kernel refuses by a ValueError, which it does before any work, goes to the portable op: that one
-    takes all that makes sense, and has its own words for the rest. After any other error, as when nothing here can
-    compile the kernel, the portable op runs for good. Where memory is short, it would be no better off."""
+    """Returns the kernel with the portable op behind it.
+
+    The kernel refuses a call by a ValueError, before any work. The portable op then takes the call: it accepts every
+    valid call and raises its own error for the rest. After any other error, for example if the kernel cannot be
+    compiled here, the portable op runs from then on. Running out of memory is raised, because the portable op needs
+    memory too.
+    """
     failed = False
 
     @wraps(kernel)
@@ -128,8 +140,8 @@ def _or_portable(name: str, kernel: Kernel, portable: Kernel) -> Kernel:
         except Exception as error:
             failed = True
             logging.getLogger("gatedops").warning(
-                "The kernel of %s proved itself and failed now (%s: %s): from here on torch's own operations run in "
-                "its place. `python -m gatedops selftest` tries it again.",
+                "The kernel of %s passed its self-test but failed now (%s: %s): from now on torch's own operations "
+                "replace it. `python -m gatedops selftest` tests it again.",
                 name,
                 type(error).__name__,
                 error,

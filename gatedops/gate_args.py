@@ -1,4 +1,4 @@
-"""Arguments that hold gates, and rows of them: what is taken, and for everything else what to do."""
+"""Checks arguments that hold gates or select rows of them; each error says what to do."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _INDICES = (torch.int64, torch.int32, torch.int16, torch.int8)
 
 
 def require_gate_bits(value: Any, name: str) -> None:
-    """Raises TypeError, with what makes a GateBits of the value, unless it is one."""
+    """Raises TypeError unless the value is a GateBits; the message says how to make one of it."""
     from gatedops.gatebits import GateBits
 
     if not isinstance(value, GateBits):
@@ -43,19 +43,21 @@ def _how_to_make(value: Any, gate_bits: type) -> str:
         if all(isinstance(one, gate_bits) for one in value):
             return "GateBits.cat(list) joins the rows of several"
         if all(isinstance(one, (Tensor, np.ndarray)) for one in value):
-            return "GateBits.pack(list) makes one of a list with one tensor a layer"
+            return "GateBits.pack(list) makes one of a list with one tensor per layer"
     return "record_gates(net, x) makes one" if value is None else ""
 
 
 class NoSuchLayer(KeyError, ValueError):
-    """The error of a name that no layer, or more than one, has: a key of what is indexed, a value of an argument."""
+    """The error for a name that no layer, or more than one, has. It is a KeyError because names index a GateBits, and a
+    ValueError because they are arguments too."""
 
     def __str__(self) -> str:
-        return ValueError.__str__(self)  # that of KeyError puts quotes around the text
+        # KeyError.__str__ would put quotes around the text.
+        return ValueError.__str__(self)
 
 
 def no_such_layer(name: str, names: Sequence[str], argument: str) -> NoSuchLayer:
-    """The error of a name that no layer, or more than one, has."""
+    """Makes the error for a name that no layer, or more than one, has."""
     if names.count(name) > 1:
         places = [index for index, other in enumerate(names) if other == name]
         return NoSuchLayer(
@@ -68,11 +70,11 @@ def no_such_layer(name: str, names: Sequence[str], argument: str) -> NoSuchLayer
 
 
 def rows_at(rows: Any, n: int, device: torch.device) -> slice | Tensor:
-    """The rows that an index of GateBits selects: an int (as a slice of one row), a slice, a list, an array or a tensor
-    of integers or of bools.
+    """Returns the rows that an index of GateBits selects: an int (as a slice of one row), a slice, a list, an array or
+    a tensor of integers or of bools.
 
     Raises:
-        IndexError: past the n rows, or a mask of another length. TypeError, ValueError: no such index.
+        IndexError: a row past the n rows, or a mask of another length. TypeError, ValueError: not such an index.
     """
     if _is_number(rows):
         row = operator.index(rows)
@@ -120,6 +122,6 @@ def _require_index(rows: Tensor, n: int, device: torch.device) -> None:
             f"rows: got {rows.dtype}, needs int64 indices or a bool mask: convert it with .long() or .bool()"
         )
     if rows.dim() != 1:
-        raise ValueError(f"rows: got shape {tuple(rows.shape)}, needs one dimension, as inputs have")
+        raise ValueError(f"rows: got shape {tuple(rows.shape)}, needs one dimension")
     if rows.dtype == torch.bool and len(rows) != n:
         raise IndexError(f"rows: got a mask of {len(rows)}, needs one bool for each of {n} inputs")

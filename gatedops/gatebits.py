@@ -28,20 +28,20 @@ from gatedops.tables import ShownAsTable, Table, counted
 
 @dataclass(frozen=True, eq=False, repr=False)
 class GateBits(ShownAsTable):
-    """Hard gates of ``n`` inputs, layer after layer, one bit each; bit j of a layer is bit ``j % 32`` of its word
-    ``j // 32``, 1 where the pre-activation is greater than 0.
+    """Hard gates of ``n`` inputs, layer after layer, one bit each. Bit j of a layer is bit ``j % 32`` of its word
+    ``j // 32``; it is 1 if the pre-activation is greater than 0.
 
-    A GateBits has the length and the rows of its inputs: ``len(bits)`` is n, ``bits[3]``, ``bits[:10]`` and
-    ``bits[mask]`` are rows, and a loop visits one input after another; ``bits["fc1"]`` is one layer. Like a list it is
-    false where it has no inputs. ``torch.utils.data.DataLoader`` takes it as a data set, alone or beside labels in a
-    ``TensorDataset`` or ``StackDataset``, and joins rows to batches.
+    A GateBits behaves like a list of its inputs: ``len(bits)`` is n, ``bits[3]``, ``bits[:10]`` and ``bits[mask]`` are
+    rows, a loop visits one input after another, and a GateBits without inputs is false. ``bits["fc1"]`` is one layer.
+    ``torch.utils.data.DataLoader`` takes a GateBits as a data set, alone or beside labels in a ``TensorDataset`` or
+    ``StackDataset``, and joins rows into batches.
 
     Args:
         words: int32 ``(n, W)``, the words of a row contiguous.
         layers: one record per layer.
 
     Raises:
-        TypeError, ValueError: words or layers of another form; a layer that lies outside the row.
+        TypeError, ValueError: words or layers have another form, or a layer lies outside the row.
     """
 
     words: Tensor
@@ -62,7 +62,7 @@ class GateBits(ShownAsTable):
     def pack(
         gates: Sequence[Tensor], names: Sequence[str] | None = None, kinds: Sequence[str] | None = None
     ) -> GateBits:
-        """Packs pre-activations (float: on where q > 0, NaN is off) or masks (bool: as they are).
+        """Packs pre-activations (float: a gate is on if q > 0; NaN is off) or masks (bool: as they are).
 
         Args:
             gates: one tensor or numpy array per layer, ``(n, *shape)`` with the shapes of :class:`GateLayer`, any
@@ -73,7 +73,7 @@ class GateBits(ShownAsTable):
         return _pack(_list_of_tensors(gates), names, kinds, "gates[{}]")
 
     def unpack(self) -> list[Tensor]:
-        """The gates as bool tensors ``(n, *shape)``, one per layer."""
+        """Returns the gates as bool tensors ``(n, *shape)``, one per layer."""
         return [unpack_layer(self.words, layer) for layer in self.layers]
 
     @property
@@ -83,12 +83,12 @@ class GateBits(ShownAsTable):
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Gates in each layer."""
+        """Number of gates in each layer."""
         return tuple(layer.width for layer in self.layers)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the words of all rows."""
+        """Number of bytes in the words of all rows."""
         return self.words.numel() * self.words.element_size()
 
     @property
@@ -100,12 +100,12 @@ class GateBits(ShownAsTable):
         return self.n
 
     def size(self, dim: int | None = None) -> int | torch.Size:
-        """As of a tensor with one axis, the inputs: ``size(0)`` is n, as torch.utils.data.TensorDataset asks for it."""
+        """The size of a tensor whose only axis is the inputs: ``size(0)`` is n. TensorDataset of torch asks for it."""
         shape = torch.Size((self.n,))
         return shape if dim is None else shape[dim]
 
     def __iter__(self) -> Iterator[GateBits]:
-        """One input after another, each a GateBits of one row."""
+        """Yields one input after another, each as a GateBits of one row."""
         return (self[row] for row in range(self.n))
 
     def __contains__(self, name: object) -> bool:
@@ -115,12 +115,12 @@ class GateBits(ShownAsTable):
         return any(layer.name == name for layer in self.layers)
 
     def __getitem__(self, rows: Any) -> GateBits:
-        """The given rows: an int (kept as one row), slice, list, or tensor or numpy array of ints or bools. A string:
-        the layer of this name, all rows; shares the words, copies nothing.
+        """Returns the given rows (an int, which gives one row, a slice, a list, or a tensor or numpy array of ints or
+        bools), or, for a string, all rows of the layer of this name, which share the words without a copy.
 
         Raises:
-            IndexError: past the rows, or a mask of another length. KeyError (a ValueError as well): no layer of this
-            name, or several. TypeError: no such index.
+            IndexError: a row past the end, or a mask of another length. KeyError (a ValueError as well): no layer, or
+            more than one, has this name. TypeError: not such an index.
         """
         if isinstance(rows, str):
             return replace(self, layers=(self._layer(rows, "layer"),))
@@ -129,7 +129,7 @@ class GateBits(ShownAsTable):
         return replace(self, words=self.words[rows_at(rows, self.n, self.device)])
 
     def select_layers(self, selection: Sequence[str | int]) -> GateBits:
-        """The layers of these names or indices, in the order given; shares the words, copies nothing."""
+        """Returns the layers of these names or indices, in the order given; they share the words without a copy."""
         if isinstance(selection, str) or not isinstance(selection, Iterable) or whole_number(selection) is not None:
             raise TypeError(f"selection: got {selection!r}, needs a list of layer names or indices")
         selection = list(selection)
@@ -138,9 +138,9 @@ class GateBits(ShownAsTable):
         return replace(self, layers=tuple(self._layer(key, "selection") for key in selection))
 
     def layers_of(self, selection: Sequence[str | int]) -> GateBits:
-        """The old name of :meth:`select_layers`, kept for one release: it warns."""
+        """The old name of :meth:`select_layers`, kept for one release; a call warns."""
         warnings.warn(
-            "GateBits.layers_of is now select_layers, and its old name goes with the next release: call the new one",
+            "GateBits.layers_of is now select_layers; the next release removes the old name: call the new one",
             DeprecationWarning,
             stacklevel=2,
         )
@@ -163,15 +163,15 @@ class GateBits(ShownAsTable):
         non_blocking: bool = False,
         copy: bool = False,
     ) -> GateBits:
-        """The same gates on another device, with the arguments of ``Tensor.to``.
+        """Returns the same gates on another device; the arguments are those of ``Tensor.to``.
 
         Args:
             device: a device, the number of a GPU, or a tensor or GateBits, whose device is taken.
-            dtype: gates are bits, so None or torch.int32, the dtype of their words.
-            non_blocking, copy: as of ``Tensor.to``.
+            dtype: None or torch.int32, the dtype of the words, because gates are bits.
+            non_blocking, copy: as in ``Tensor.to``.
 
         Raises:
-            TypeError: another dtype. ValueError: torch does not have the device here.
+            TypeError: another dtype. ValueError: torch cannot use the device here.
         """
         if isinstance(device, torch.dtype):
             device, dtype = None, device
@@ -191,34 +191,34 @@ class GateBits(ShownAsTable):
         return replace(self, words=self.words.to(device, non_blocking=non_blocking, copy=copy))
 
     def cpu(self) -> GateBits:
-        """The same gates in the memory of the CPU."""
+        """Returns the same gates in the memory of the CPU."""
         return self.to("cpu")
 
     def cuda(self, device: torch.device | str | int | None = None, non_blocking: bool = False) -> GateBits:
-        """The same gates on a GPU, the current one by default; ValueError where torch sees none."""
+        """Returns the same gates on a GPU, by default the current one; ValueError if torch sees no GPU."""
         return self.to("cuda" if device is None else device, non_blocking=non_blocking)
 
     def pin_memory(self) -> GateBits:
-        """A copy in memory from which GPUs copy without waiting; ValueError where torch sees no GPU."""
+        """Returns a copy in pinned memory, from which GPUs copy asynchronously; ValueError if torch sees no GPU."""
         if not torch.accelerator.is_available():
-            raise ValueError("pin_memory: torch sees no GPU here, and memory is pinned for one; leave it out")
+            raise ValueError("pin_memory: torch sees no GPU here, and pinned memory is only for GPUs; leave it out")
         return replace(self, words=self.words.pin_memory())
 
     def clone(self) -> GateBits:
-        """The same gates in memory of their own."""
+        """Returns a copy of the gates, in memory of its own."""
         return replace(self, words=self.words.clone(memory_format=torch.contiguous_format))
 
     def __copy__(self) -> GateBits:
         return replace(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is pickled: the words of these rows and layers alone, of whatever they are a part."""
+        """Returns what is pickled: only the words of these rows and layers, even if they are a view of more."""
         own = self.compact()
         stored = own.words.untyped_storage().nbytes()
         return {"words": own.words if stored == own.nbytes else own.words.clone(), "layers": own.layers}
 
     def compact(self) -> GateBits:
-        """The same gates with the layers one right after another and nothing else in a row."""
+        """Returns the same gates with the layers one right after another and nothing else in a row."""
         layers, first, spans = [], 0, []
         for layer in self.layers:
             size = layer_words(layer.positions, layer.channels)
@@ -231,7 +231,7 @@ class GateBits(ShownAsTable):
 
     @staticmethod
     def cat(parts: Sequence[GateBits]) -> GateBits:
-        """The rows of several GateBits of the same layers, one after another."""
+        """Joins the rows of several GateBits of the same layers, one after another."""
         parts = list(parts)
         if not parts:
             raise ValueError("parts: got none, needs at least one GateBits")
@@ -248,10 +248,11 @@ class GateBits(ShownAsTable):
         a, b = self.compact(), other.compact()
         return a.layers == b.layers and a.device == b.device and torch.equal(a.words, b.words)
 
-    __hash__ = None  # type: ignore[assignment]  # holds a tensor
+    # A GateBits holds a tensor, which can change.
+    __hash__ = None  # type: ignore[assignment]
 
     def table(self) -> Table:
-        """The layers: name, shape of the gates of one input, and how many they are."""
+        """Lists the layers: the name, the shape of the gates of one input, and their number."""
         select = any(layer.kind == "select" for layer in self.layers)
         rows = [
             (layer.name, "x".join(map(str, layer.shape)), f"{layer.width:,}", *([layer.kind] if select else []))
@@ -265,7 +266,7 @@ class GateBits(ShownAsTable):
         """Writes a safetensors file, whole or not at all.
 
         Raises:
-            TypeError, ValueError: path is none, is a folder, or lies in no folder that exists.
+            TypeError, ValueError: path is not a path, is a folder, or lies in a folder that does not exist.
         """
         from safetensors.torch import save_file
 
@@ -281,10 +282,11 @@ class GateBits(ShownAsTable):
         """Reads what :meth:`save` wrote.
 
         Args:
-            mmap: leave the words in the file and map them into memory, read on demand; writes to them stay private.
+            mmap: leave the words in the file and map them into memory, where they are read on demand; writes to them do
+                not reach the file.
 
         Raises:
-            FileNotFoundError: no such file. ValueError: the file is damaged or holds something else.
+            FileNotFoundError: the file does not exist. ValueError: the file is damaged or holds something else.
         """
         words, metadata = read_words(Path(path), mmap)
         if metadata.get("format") != FILE_FORMAT:
@@ -304,26 +306,26 @@ def pack_gates(q: Tensor) -> GateBits:
 
     Args:
         q: a tensor or numpy array ``(n, w)``, ``(n, T, C)``, ``(n, C, H, W)`` or select
-            ``(n, K, C, H, W)``; float32, float64, bfloat16 or float16 (on where q > 0 strictly; NaN is off) or bool (as
-            it is). Any strides.
+            ``(n, K, C, H, W)``; float32, float64, bfloat16 or float16 (a gate is on if q > 0 strictly; NaN is off) or
+            bool (as it is). Any strides.
 
     Returns:
         GateBits with one layer, named "0".
 
     Raises:
-        TypeError, ValueError: q is no tensor of such a shape and dtype, or has no gates.
+        TypeError, ValueError: q does not have such a shape and dtype, or has no gates.
     """
     return _pack([as_tensor(q, "q")], None, None, "q")
 
 
 def unpack_gates(bits: GateBits) -> list[Tensor]:
-    """The gates of each layer as a bool tensor ``(n, *shape)``; the inverse of packing."""
+    """Returns the gates of each layer as a bool tensor ``(n, *shape)``; the inverse of packing."""
     require_gate_bits(bits, "bits")
     return bits.unpack()
 
 
 def _pack(gates: list[Tensor], names: Sequence[str] | None, kinds: Sequence[str] | None, argument: str) -> GateBits:
-    """Packs one tensor per layer; errors name the tensor `argument`, with its index filled in."""
+    """Packs one tensor per layer; errors call a tensor `argument`, with the tensor's index filled in."""
     for index, q in enumerate(gates):
         _require_packable(q, gates[0], argument.format(index), argument.format(0))
     names = _one_per_layer(names, "names", gates, [str(i) for i in range(len(gates))])
@@ -391,7 +393,7 @@ def _flatten(bits: GateBits) -> tuple[list[Tensor], tuple[GateLayer, ...]]:
 
 
 def _unflatten(values: Any, layers: Any) -> GateBits:
-    # Transformations put placeholders where tensors were, so the checks of __init__ do not apply.
+    # Transformations replace tensors by placeholders, which the checks of __init__ would refuse.
     bits = object.__new__(GateBits)
     object.__setattr__(bits, "words", next(iter(values)))
     object.__setattr__(bits, "layers", layers)
@@ -419,7 +421,7 @@ torch.serialization.add_safe_globals([GateBits, GateLayer])
 
 
 def _collate(parts: Sequence[GateBits], *, collate_fn_map: Any = None) -> GateBits:
-    """The batch that a DataLoader makes of rows."""
+    """Joins rows into a batch, for torch's DataLoader."""
     return GateBits.cat(parts)
 
 

@@ -1,5 +1,5 @@
-"""The old name of gatedops.path_kernels, kept for one release: importing it, or a module of it, warns and gives the new
-one."""
+"""The old name of gatedops.path_kernels, kept for one release: importing it, or one of its modules, warns and gives the
+new one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from importlib import import_module
 from gatedops import path_kernels
 
 warnings.warn(
-    "gatedops.kernels is now gatedops.path_kernels, and its old name goes with the next release: import the new one",
+    "gatedops.kernels is now gatedops.path_kernels; the next release removes the old name: import the new one",
     DeprecationWarning,
     stacklevel=2,
 )

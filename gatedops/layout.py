@@ -5,26 +5,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 KINDS = ("gate", "select")
-LAYER_WORDS = 8  # a layer begins, and its padding ends, at a multiple of so many words: 256 bits
+# A layer begins, and its padding ends, at a multiple of this many words: 256 bits.
+LAYER_WORDS = 8
 
 
 def words_used(positions: int, channels: int) -> int:
-    """32-bit words that hold a layer's gates: each of several positions starts on a 64-bit boundary."""
+    """Returns how many 32-bit words hold a layer's gates. If there are several positions, each starts on a 64-bit
+    boundary."""
     return -(-channels // 32) if positions == 1 else positions * 2 * -(-channels // 64)
 
 
 def layer_words(positions: int, channels: int) -> int:
-    """Words a layer takes up in a row, padded to 256 bits."""
+    """Returns how many words a layer takes in a row, with its padding to 256 bits."""
     return -(-words_used(positions, channels) // LAYER_WORDS) * LAYER_WORDS
 
 
 @dataclass(frozen=True)
 class GateLayer:
-    """Where one layer's gates lie inside a row of words.
+    """The place of one layer's gates inside a row of words.
 
     Args:
         name: any string.
-        shape: the gates of one input as the network has them: ``(w,)``, ``(T, C)`` for T tokens, ``(C, H, W)``
+        shape: of the gates of one input, as the network has them: ``(w,)``, ``(T, C)`` for T tokens, ``(C, H, W)``
             for images, ``(C, D, H, W)`` for volumes; kind "select": ``(K, C, H, W)``, K masks per output position of a
             max-pool.
         kind: "gate", or "select" for the choices of a max-pool.
@@ -41,7 +43,8 @@ class GateLayer:
             raise ValueError(f"kind: got {self.kind!r}, needs one of {KINDS}")
         if len(self.shape) not in ((4,) if self.kind == "select" else (1, 2, 3, 4)):
             raise ValueError(
-                f"shape: {tuple(self.shape)} is none of (w,), (T, C), (C, H, W), (C, D, H, W), select: (K, C, H, W)"
+                f"shape: got {tuple(self.shape)}, needs (w,), (T, C), (C, H, W) or (C, D, H, W), or for kind 'select' "
+                "(K, C, H, W)"
             )
         if min(self.shape) < 1:
             raise ValueError(f"shape: got {tuple(self.shape)}, a layer needs at least one gate")
@@ -50,17 +53,17 @@ class GateLayer:
 
     @property
     def channels(self) -> int:
-        """Gates at one position."""
+        """Number of gates at one position."""
         return self.shape[1 if len(self.shape) == 2 or self.kind == "select" else 0]
 
     @property
     def positions(self) -> int:
-        """Pixels, voxels or tokens; 1 for a fully connected layer."""
+        """Number of pixels, voxels or tokens; 1 for a fully connected layer."""
         return self.width // self.channels
 
     @property
     def width(self) -> int:
-        """Gates in the layer."""
+        """Number of gates in the layer."""
         width = 1
         for size in self.shape:
             width *= size
@@ -68,5 +71,5 @@ class GateLayer:
 
     @property
     def words(self) -> int:
-        """32-bit words the layer's gates occupy, the padding behind them not counted."""
+        """Number of 32-bit words that the layer's gates occupy, without the padding behind them."""
         return words_used(self.positions, self.channels)

@@ -8,8 +8,8 @@ import warnings
 from gatedops.reference import conv_gram
 
 warnings.warn(
-    "gatedops.reference_conv is now gatedops.reference.conv_gram, and its old name goes with the next release: import "
-    "the new one",
+    "gatedops.reference_conv is now gatedops.reference.conv_gram; the next release removes the old name: "
+    "import the new one",
     DeprecationWarning,
     stacklevel=2,
 )

@@ -1,4 +1,4 @@
-"""What arguments take for one number: those of Python, of numpy, and tensors without dimensions; no truth values."""
+"""Reads one number of an argument: Python's, numpy's, or a tensor without dimensions. Bools are refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def whole_number(value: Any) -> int | None:
-    """The whole number that this is, or None."""
+    """Returns value as an int, or None if it is not a whole number."""
     if isinstance(value, int):
         return None if isinstance(value, bool) else value
     if isinstance(value, (Tensor, np.ndarray)) and (value.ndim > 0 or value.dtype in (torch.bool, np.bool_)):
@@ -25,7 +25,7 @@ def whole_number(value: Any) -> int | None:
 
 
 def real_number(value: Any) -> float | None:
-    """The real number that this is, or None."""
+    """Returns value as a float, or None if it is not a real number."""
     if isinstance(value, (int, float)):
         return None if isinstance(value, bool) else float(value)
     value = value.detach() if isinstance(value, Tensor) else value
@@ -41,7 +41,7 @@ def real_number(value: Any) -> float | None:
 
 
 def positive_number(value: Any, name: str) -> float:
-    """The number, finite and greater than 0; otherwise TypeError or ValueError names the argument."""
+    """Returns value as a float. TypeError or ValueError, naming the argument, unless it is finite and positive."""
     number = real_number(value)
     if number is None:
         raise TypeError(f"{name}: got {type(value).__name__}, needs a positive number")

@@ -1,4 +1,4 @@
-"""Tables for people: as text, and as HTML for notebooks."""
+"""Makes tables for people: as text, and as HTML for notebooks."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-_MOST_ROWS = 40  # of a table; longer ones are cut in the middle
-_MOST_LISTED = 20  # values in a text
+# A table with more rows is cut in the middle.
+_MOST_ROWS = 40
+# A list with more values is cut in the middle.
+_MOST_LISTED = 20
 _GAP = "  "
 
 
 def aligned(rows: Sequence[Sequence[str]], *, numbers: bool = False) -> list[str]:
-    """A line for each row, its cells in columns.
+    """Returns a line for each row, with its cells in columns.
 
     Args:
-        rows: of equally many cells.
-        numbers: whether all columns but the first end, instead of begin, below each other.
+        rows: rows with the same number of cells.
+        numbers: whether all columns except the first are aligned on the right.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
@@ -31,12 +33,12 @@ def aligned(rows: Sequence[Sequence[str]], *, numbers: bool = False) -> list[str
 
 @dataclass(frozen=True)
 class Table:
-    """What an object shows of itself: a title, and for each layer a row of cells.
+    """The table that an object shows of itself: a title, and for each layer a row of cells.
 
     Args:
         title: one line.
-        head: names of the columns.
-        rows: cells; the first of each is a name, the others are numbers or short words.
+        head: the names of the columns.
+        rows: the cells; the first of each row is a name, the others are numbers or short words.
     """
 
     title: str
@@ -52,7 +54,7 @@ class Table:
         return self.rows[:half], f"... {len(self.rows) - 2 * half} more rows ...", self.rows[-half:]
 
     def text(self) -> str:
-        """The title and the rows in columns; of a long table the first and the last ones."""
+        """The title and the rows in columns; a long table shows its first and last rows."""
         above, cut, below = self._parts
         lines = aligned([self.head, *above, *below], numbers=True)
         if cut:
@@ -80,7 +82,7 @@ class ShownAsTable:
     """An object whose text, and whose HTML in a notebook, is a table."""
 
     def table(self) -> Table:
-        """What is shown."""
+        """The table that is shown."""
         raise NotImplementedError
 
     def __repr__(self) -> str:
@@ -91,7 +93,7 @@ class ShownAsTable:
 
 
 def listed(values: Sequence[object]) -> str:
-    """The values as a list in text; of a long one the first and the last."""
+    """The values as a list in text; a long list shows its first values and the last one."""
     if len(values) <= _MOST_LISTED:
         return str(list(values))
     shown = ", ".join(map(repr, values[: _MOST_LISTED - 1]))
@@ -99,20 +101,20 @@ def listed(values: Sequence[object]) -> str:
 
 
 def counted(number: int, thing: str, things: str = "") -> str:
-    """ "1 layer", "3 layers"; things: the plural where it does not end in s alone."""
+    """Returns "1 layer" or "3 layers". `things` is the plural, if it is not the singular with an s."""
     return f"{number:,} {thing if number == 1 else things or thing + 's'}"
 
 
 def percent(share: float | None) -> str:
-    """A share of 1 in per cent: "12.3"; "-" for None."""
+    """Writes a share of 1 in per cent: "12.3"; "-" for None."""
     return "-" if share is None else f"{100 * share:.1f}"
 
 
 def decimal(value: float | None) -> str:
-    """Three digits behind the point; "-" for None."""
+    """Writes a number with three digits after the point; "-" for None."""
     return "-" if value is None else f"{value:.3f}"
 
 
 def whole(value: int | None) -> str:
-    """Thousands apart: "1,234"; "-" for None."""
+    """Writes a whole number with thousands apart: "1,234"; "-" for None."""
     return "-" if value is None else f"{value:,}"

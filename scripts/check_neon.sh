@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Compiles the tile kernels for NEON and their twin in plain C++ for 64-bit Arm, without torch, and compares both: on an
-# Arm machine as they are, elsewhere in an emulator. Says what is missing and skips where one of its tools is.
+# Compiles the tile kernels for NEON and those in plain C++ for 64-bit Arm, without torch, and compares both. On an Arm
+# machine they run directly, elsewhere in an emulator. If a tool is missing, the script says so and skips the check.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

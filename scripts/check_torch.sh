@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Builds, imports and collects with another Python and torch, in an environment that is removed afterwards.
+# Builds and imports gatedops with another Python and torch, and collects its GPU tests, in an environment that is
+# removed afterwards.
 #
 #     scripts/check_torch.sh PYTHON TORCH        such as: scripts/check_torch.sh python3.12 2.11.0
 #
-# The torch must be built for CUDA, as pip's are on Linux: pip downloads gigabytes with it. nvcc must be on PATH, a GPU
+# The torch must be built for CUDA, as pip's are on Linux; pip downloads gigabytes for it. nvcc must be on PATH. A GPU
 # is not needed. Tracked files are copied as they are in the working tree, so that nothing here is built or changed.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -1,11 +1,11 @@
-"""Whether gatedops._C and _C_cuda are built for this Python, this torch and these sources; for the scripts beside it.
+"""Tells the other scripts whether gatedops._C and _C_cuda are built for this Python, this torch and these sources.
 
     gpu_build.py hash           prints the hash of the sources
     gpu_build.py stamp [HASH]   writes beside the libraries what they were built from, unless the hash has changed
     gpu_build.py check          imports them on this machine's GPU
 
-check prints "to build: REASON" last and exits with 0 when a build is what is missing, and exits with 3 and the reason
-when there is no GPU to build for. setup.py alone writes no stamp: check then says that the library is another one. With
+If only a build is missing, check prints "to build: REASON" last and exits with 0. If there is no GPU to build for, it
+prints the reason and exits with 3. setup.py writes no stamp; check then says that the library is another one. With
 GATEDOPS_DRY_GPU=1 it reports what is missing and goes on without a GPU.
 """
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import runpy
 import subprocess
 import sys
 import sysconfig
@@ -25,12 +26,12 @@ SUFFIX = str(sysconfig.get_config_var("EXT_SUFFIX"))
 LIBRARIES = tuple(name + SUFFIX for name in ("_C", "_C_cuda"))
 STAMP = PACKAGE / f"_C_cuda{SUFFIX.removesuffix('.so')}.stamp"
 COMPILED = (".cpp", ".cu", ".h")
-NO_GPU = 3  # the exit code of check
-COMPARED = ("Python", "torch", "sources")  # the stamp also names the commit, for people
+NO_GPU = 3  # The exit code of check.
+COMPARED = ("Python", "torch", "sources")  # The stamp also names the commit, for people.
 
 
 def hash_of_sources() -> str:
-    """Covers the names and the bytes of all that is compiled, and of what says how."""
+    """Returns a hash of the names and bytes of all compiled files, and of the files that say how to compile them."""
     files = [path for path in (ROOT / "csrc").rglob("*") if path.suffix in COMPILED]
     total = hashlib.sha256()
     for path in sorted([*files, ROOT / "setup.py", ROOT / "setup_cuda.py"]):
@@ -41,13 +42,13 @@ def hash_of_sources() -> str:
 def commit() -> str:
     try:
         done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
-    except OSError:  # git is not installed
+    except OSError:  # Git is not installed.
         return "unknown"
     return done.stdout.strip() or "unknown"
 
 
 def here() -> dict[str, str]:
-    """What a stamp says, of this interpreter and these sources."""
+    """Returns what a stamp would say about this interpreter and these sources."""
     import torch
 
     return {
@@ -58,7 +59,7 @@ def here() -> dict[str, str]:
 
 
 def digests() -> dict[str, str]:
-    """Covers the bytes of both libraries."""
+    """Returns a hash of the bytes of each library."""
     return {name: hashlib.sha256((PACKAGE / name).read_bytes()).hexdigest() for name in LIBRARIES}
 
 
@@ -70,12 +71,14 @@ def write_stamp(hash_at_start: str | None) -> int:
     if why_not is not None:
         print(why_not, file=sys.stderr)
         return 1
-    STAMP.write_text(json.dumps(now | {"commit": commit()} | digests(), indent=1) + "\n")
+    # The module runs alone, since an import of gatedops would load the libraries, and here they need not load.
+    write_text = runpy.run_path(str(ROOT / "gatedops" / "atomic_file.py"))["write_text"]
+    write_text(STAMP, json.dumps(now | {"commit": commit()} | digests(), indent=1) + "\n")
     return 0
 
 
 def read_stamp() -> dict[str, object] | None:
-    """None when it cannot be read."""
+    """Returns the stamp, or None if it cannot be read."""
     try:
         stamp = json.loads(STAMP.read_text())
     except (OSError, ValueError):
@@ -93,7 +96,7 @@ def missing_library() -> str | None:
 
 
 def why_not_built(now: dict[str, str]) -> str | None:
-    """What is wrong with the libraries of this interpreter, one sentence; None when they fit."""
+    """Returns one sentence that says what is wrong with the libraries of this interpreter, or None if they fit."""
     missing = missing_library()
     if missing is not None:
         return missing
@@ -110,7 +113,8 @@ def why_not_built(now: dict[str, str]) -> str | None:
 
 
 def why_no_gpu() -> str | None:
-    """Why torch cannot use a GPU here, one sentence; None when it can, whose name and capability are printed."""
+    """Returns one sentence that says why torch cannot use a GPU here. If it can, prints the GPU's name and capability,
+    and returns None."""
     import torch
 
     if torch.version.cuda is None:

@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
-# Everything that needs an NVIDIA GPU, in two runs: are the kernels right, and are they fast?
+# Runs everything that needs an NVIDIA GPU: `correct` checks that the kernels are right, `fast` that they are fast.
 #
 #     scripts/gpu_check.sh [--dry | --list] correct|fast OUT_DIR
 #
-# correct takes at most 360 s, fast at most 330 s. Uses the python3 on PATH (or PYTHON) with its torch and triton, the
-# libraries that scripts/gpu_prepare.sh built or else nvcc, and no network. Every step has a limit and runs in a process
-# of its own, so that a hang or an illegal access hides no other result; a kernel whose single tiles are wrong is not
-# run any further. A table comes last, always; OUT_DIR/logs.tgz holds it with all logs and is whole after every step.
+# correct takes at most 360 s, fast at most 330 s. The script uses the python3 on PATH (or PYTHON) with its torch and
+# triton, the libraries that scripts/gpu_prepare.sh built or else nvcc, and no network. Every step has a limit and runs
+# in a process of its own, so that a hang or an illegal access does not hide other results. A kernel whose single tiles
+# are wrong is not run any further. The script always prints a table last. OUT_DIR/logs.tgz holds it with all logs; the
+# archive is complete after every step.
 #
-# --dry puts the CPU in the place of the GPU: the same commands, to find what is wrong with them before a GPU is there.
-# --list prints name, limit and command of every step. GPU_CHECK_ONLY runs only the steps whose names match this
-# pattern, GPU_CHECK_LIMIT sets the limit of the whole, in seconds.
-# Exit code: 0 when all went well, 1 when a step did not or was left out, 2 when the arguments make no sense.
+# --dry runs the same commands with the CPU in the place of the GPU, to find their mistakes without a GPU.
+# --list prints name, limit and command of every step. GPU_CHECK_ONLY is a pattern: only steps whose names match it run.
+# GPU_CHECK_LIMIT sets the limit of the whole run, in seconds.
+# The exit code is 0 if all went well, 1 if a step failed or was left out, and 2 if the arguments make no sense.
 set -uo pipefail
 
 usage() {
@@ -29,10 +30,10 @@ case $check in
   *) usage "got '$check', needs correct or fast" ;;
 esac
 slowness=1
-[[ $mode != dry ]] || { limit=1800 slowness=3; } # of the CPU beside a GPU, in the limits of the steps
+[[ $mode != dry ]] || { limit=1800 slowness=3; } # On the CPU, steps get limits that are this many times as long.
 limit=${GPU_CHECK_LIMIT:-$limit} only=${GPU_CHECK_ONLY-} python=${PYTHON:-python3} cores=$(nproc)
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-# Relative to the folder of the caller, which is left below.
+# Relative paths count from the folder of the caller, which the script leaves below.
 [[ $out == /* ]] || out=$PWD/$out
 [[ $python != */* || $python == /* ]] || python=$PWD/$python
 [[ ${TMPDIR:-/} == /* ]] || export TMPDIR=$PWD/$TMPDIR
@@ -42,7 +43,7 @@ source "$here/gpu_steps.sh"
 trap leave EXIT
 trap interrupt TERM INT HUP
 
-# What a dry run has in the place of a GPU, all of it.
+# These lines have all that a dry run does differently.
 # shellcheck disable=SC2016
 self_test=(bash -c '"${@:2}" >"$1"' self_test)
 cuda=(env GATEDOPS_BACKEND=cuda) triton=(env GATEDOPS_BACKEND=triton) benchmark=("$python")
@@ -50,7 +51,7 @@ unset GATEDOPS_BACKEND GATEDOPS_CUDA GATEDOPS_DRY_GPU PYTEST_ADDOPTS
 if [[ $mode == dry ]]; then
   export GATEDOPS_DRY_GPU=1
   cuda=(env) triton=(env)
-  # A benchmark and the self-test read their arguments before they miss the GPU, and are right to end there.
+  # A benchmark and the self-test read their arguments before they find no GPU; ending there is right.
   # shellcheck disable=SC2016
   self_test=(bash -c '"${@:2}" 2>&1 | tee "$1" | grep "torch sees no GPU"' self_test)
   # shellcheck disable=SC2016
@@ -59,9 +60,9 @@ fi
 # GATEDOPS_CUDA chooses the kernel of the Gram: wgmma in clusters of two, wgmma without clusters, mma.sync.
 kernels=(sm90 sm90x1 sm80)
 
-# --- what both checks begin with --------------------------------------------------------------------------------------
+# --- the beginning of both checks -------------------------------------------------------------------------------------
 
-# The folder for the results, and the one where the logs grow.
+# Makes the folder for the results, and the one where the logs grow.
 prepare_folders() {
   local said
   [[ $mode != list ]] || { work=LOGS && return; }
@@ -72,7 +73,7 @@ prepare_folders() {
   [[ -z $stopped ]] || code=2
 }
 
-# ${work}: beside other temporary files, or in OUT_DIR when those have no place.
+# Makes ${work} beside other temporary files, or in OUT_DIR if there is no room for them.
 make_work() {
   local where
   for where in "${TMPDIR:-/tmp}" "$out"; do
@@ -93,7 +94,7 @@ use_work_for_all() {
   mkdir "$TMPDIR"
 }
 
-# A GPU, and libraries for it; without them nothing else runs.
+# Finds a GPU and libraries for it. Without them nothing else runs.
 prepare_libraries() {
   step machine 20 bash "$here/gpu_machine.sh"
   step ready 90 "${cuda[@]}" "$python" scripts/gpu_build.py check || halt "$(why_not_loaded ready)"
@@ -108,7 +109,7 @@ prepare_libraries() {
 
 why_not_loaded() { # STEP
   if [[ ${results[$1]} == "failed 3" ]]; then
-    echo "${notes[$1]}" # of gpu_build.py, a reason
+    echo "${notes[$1]}" # gpu_build.py gave the reason.
   else
     echo "the libraries cannot be loaded (${results[$1]}): ${notes[$1]}"
   fi
@@ -125,17 +126,17 @@ why_not_built() {
 }
 
 choose_for_gpu() { # COMPUTE_CAPABILITY
-  export TORCH_CUDA_ARCH_LIST=$1 # an inherited list may name what nothing here compiles for
+  export TORCH_CUDA_ARCH_LIST=$1 # An inherited list may name GPUs for which nothing here compiles.
   [[ $1 == 9.0 ]] || kernels=(sm80)
 }
 
 build_libraries() {
-  # shellcheck disable=SC2016 # the inner shell expands it
+  # shellcheck disable=SC2016 # The inner shell expands it.
   step build 170 bash -c '"$1" setup.py --quiet build_ext --inplace && "$1" scripts/gpu_build.py stamp' build "$python" &&
     step built 60 "${cuda[@]}" "$python" scripts/gpu_build.py check && [[ ${notes[built]-} != "to build: "* ]]
 }
 
-# One tile of every kernel, and small products; the values come back.
+# Runs one tile of every kernel, and small products, and keeps their values.
 single_tiles() {
   local kernel
   for kernel in "${kernels[@]}"; do
@@ -145,13 +146,14 @@ single_tiles() {
   finish
 }
 
-# only_when_right KERNEL: blocks the steps that follow when its single tiles are wrong.
+# only_when_right KERNEL blocks the steps that follow if the kernel's single tiles are wrong.
 only_when_right() {
   blocked=
   went_well "tiles_$1" || blocked="the single tiles of $1 are not right"
 }
 
-# under TOOL OPTIONS...: ${tool[@]} runs a command under it; blocks the steps that follow when it is not installed.
+# under TOOL OPTIONS... makes ${tool[@]} run a command under the tool. It blocks the steps that follow if the tool is
+# not installed.
 under() {
   tool=("$@")
   if [[ $mode == dry ]]; then
@@ -161,8 +163,8 @@ under() {
   fi
 }
 
-# choose_kernel: ${chosen[@]} forces the first kernel whose single tiles are right, ${right[0]}; ${any[@]} does when one
-# is wrong. Blocks the steps that follow when all are.
+# choose_kernel makes ${chosen[@]} force the first kernel whose single tiles are right, ${right[0]}. ${any[@]} forces it
+# only if a kernel is wrong. If all are wrong, choose_kernel blocks the steps that follow.
 choose_kernel() {
   local kernel
   right=()
@@ -174,7 +176,7 @@ choose_kernel() {
 
 # --- correct ----------------------------------------------------------------------------------------------------------
 
-# -v: the names of what ran before a crash. faulthandler_timeout: where a test hangs, which a worker of xdist leaves out.
+# -v shows which tests ran before a crash. faulthandler_timeout shows where a test hangs, which xdist's workers do not.
 pytest=("$python" -m pytest -v -m gpu -W default -p no:cacheprovider -p gpu_pytest --tb=short --timeout-method thread
   -o faulthandler_timeout=35)
 gram_tests=(
@@ -186,12 +188,12 @@ gram_tests=(
 )
 sweep=(benchmarks/gram.py --device cuda --only sweep --layers 10 --width 1024 --no-peers --no-plot)
 
-# One worker for each group, where there is xdist: it is replaced when a test breaks it or hangs.
+# If xdist is installed, each group has one worker, which is replaced if a test breaks it or hangs.
 gram_groups() {
   local kernel group replaced=()
   ! has_xdist || replaced=(-n 1 --max-worker-restart 20)
   for kernel in "${kernels[@]}"; do
-    [[ $mode != dry || $kernel == "${kernels[0]}" ]] || continue # the CPU has one kernel
+    [[ $mode != dry || $kernel == "${kernels[0]}" ]] || continue # The CPU has one kernel.
     only_when_right "$kernel"
     for group in "${gram_tests[@]}"; do
       start "${kernel}_${group%% *}" 90 "${cuda[@]}" GATEDOPS_CUDA="$kernel" "${pytest[@]}" "${replaced[@]}" \
@@ -213,7 +215,7 @@ memory_checks() {
   finish
 }
 
-# self NAME SECONDS FAMILIES...: the self-test of a user, of these families or of all; its verdicts come back.
+# self NAME SECONDS FAMILIES... runs the users' self-test, for these families or for all, and keeps its verdicts.
 self() {
   local families=("${@:3}")
   ((${#families[@]} == 0)) || families=(--families "${families[@]}")
@@ -221,7 +223,7 @@ self() {
     "$python" -m gatedops selftest --json --limit 60 "${families[@]}"
 }
 
-# Whether all kernels are right, all families at a time: their speeds are those of a busy GPU.
+# Checks whether all kernels are right, all families at the same time. The speeds are then those of a busy GPU.
 self_tests() {
   self self_gates 130 gates
   self self_gram 130 gram
@@ -283,14 +285,14 @@ fast() {
   step layers 120 "${triton[@]}" "${benchmark[@]}" benchmarks/gated_linear.py --device cuda --quick --only layer pair \
     --no-compile --no-plot --out "$work/layers"
   step conv 50 "${cuda[@]}" "${benchmark[@]}" benchmarks/conv_npk.py --device cuda --quick --out "$work/conv"
-  self self 150 # on a GPU that does nothing else, for scripts/record_proved.py
+  self self 150 # The GPU does nothing else now; the result is for scripts/record_proved.py.
   finish
 }
 
 cd "$here/.." || exit 2
 PATH=$PATH:${CUDA_HOME:-/usr/local/cuda}/bin
 export PYTHONUNBUFFERED=1 CUBLAS_WORKSPACE_CONFIG=:4096:8 PYTHONPATH=$PWD:$here${PYTHONPATH:+:$PYTHONPATH}:$PWD/build/gpu-modules
-export OMP_NUM_THREADS=$((cores < 8 ? 1 : cores / 8)) # of each of the processes that share the cores
+export OMP_NUM_THREADS=$((cores < 8 ? 1 : cores / 8)) # Several processes share the cores.
 prepare_folders
 prepare_libraries
 if [[ $check == correct ]]; then correct; else fast; fi

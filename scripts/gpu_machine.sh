@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# What kind of machine this is, for the log of scripts/gpu_check.sh: GPU, tools, versions, variables. Never fails.
+# Prints what kind of machine this is, for the log of scripts/gpu_check.sh: GPU, tools, versions, variables. It never
+# fails.
 absent=()
 for tool in nvidia-smi nvcc g++ ncu compute-sanitizer; do
   command -v "$tool" >/dev/null || absent+=("$tool")

@@ -3,10 +3,10 @@
 #
 #     scripts/gpu_prepare.sh [--python PROGRAM] [--version 3.12] [--torch 2.11.0] [--arch "9.0a"]
 #
-# The libraries lie in gatedops/ beside those of other Pythons, whose names have another tag, and a stamp says what they
-# were built from. Without --python, an environment with that Python and torch is made in build/ and used again by the
-# next call; pip downloads gigabytes with it. Prints what to copy to the GPU machine beside the sources, and what to run
-# there. MAX_JOBS is respected.
+# The libraries go to gatedops/, beside those of other Pythons, whose names have another tag. A stamp says what they
+# were built from. Without --python, the script makes an environment with that Python and torch in build/, for which pip
+# downloads gigabytes; the next call uses it again. The script prints what to copy to the GPU machine beside the
+# sources, and what to run there. MAX_JOBS is respected.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
@@ -28,7 +28,7 @@ while (($#)); do
   shift 2
 done
 
-# The environment with this Python and torch: made once, left alone when it is whole.
+# Makes the environment with this Python and torch, unless it is already complete.
 make_environment() {
   local folder=build/gpu-py${version//./}-torch${torch//./}
   program=$folder/bin/python
@@ -42,7 +42,7 @@ make_environment() {
   touch "$folder/whole"
 }
 
-# One sentence when the environment is not the one that is wanted.
+# Fails with one sentence if the environment is not the one that is wanted.
 require_environment() {
   local found
   found=$("$program" -c 'import sysconfig; print(sysconfig.get_python_version())' 2>/dev/null) || fail "$program does not run"
@@ -52,19 +52,19 @@ require_environment() {
   [[ ${found##* } != None ]] || fail "torch ${found%% *} of $program is built without CUDA"
 }
 
-# One sentence before anything is compiled, when nothing can be compiled for this list.
+# Fails with one sentence, before anything is compiled, if nothing can be compiled for this list.
 require_architectures() {
   local said
   said=$("$program" -c 'import sys, setup_cuda; setup_cuda.architectures(sys.argv[1])' "$arch" 2>&1) ||
     fail "--arch: ${said#TORCH_CUDA_ARCH_LIST: }"
 }
 
-# What went wrong first, when the log says it.
+# Prints the first error in a log, if there is one.
 first_error() { # LOG
   grep -m 1 -iE '(error|fatal)( #[^:]*| *):|undefined reference|no space left' "$1"
 }
 
-# In folders of its own, so that no object is left from another torch.
+# Builds in folders of its own, so that it uses no object from another torch.
 build() {
   local folder=build/gpu-objects-py${version//./}-torch${torch//./} hash
   mkdir -p "$folder"
@@ -77,7 +77,7 @@ build() {
   "$program" scripts/gpu_build.py stamp "$hash" || fail "the libraries have no stamp"
 }
 
-# What the tests import through torch's opcheck, and a GPU machine without a network may lack.
+# Installs the modules that the tests import through torch's opcheck. A GPU machine without a network may lack them.
 gather_modules() {
   mkdir -p "$modules"
   "$program" -m pip install --quiet --upgrade --no-deps --target "$modules" expecttest ||

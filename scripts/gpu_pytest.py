@@ -1,8 +1,8 @@
-"""A pytest plugin for scripts/gpu_check.sh (-p gpu_pytest): what a broken test may not take with it.
+"""A pytest plugin for scripts/gpu_check.sh (-p gpu_pytest), which keeps a broken test from taking others with it.
 
-A process whose CUDA context is broken, by an illegal access for example, fails all its later tests. It ends here
-instead, after the test that broke it, and pytest-xdist goes on with the other tests in a new process. And a hang ends a
-process before pytest tells why earlier tests failed, so that this is told at once.
+A process whose CUDA context is broken, by an illegal access for example, would fail all its later tests. The plugin
+ends it after the test that broke it, and pytest-xdist goes on with the other tests in a new process. A hang ends a
+process before pytest reports why earlier tests failed, so the plugin reports each failure at once.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ import sys
 
 import pytest
 
-BROKEN = 70  # the exit code
+BROKEN = 70  # The exit code.
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if not hasattr(config, "workerinput"):  # a worker of xdist hands its reports to the process that started it
+    if not hasattr(config, "workerinput"):  # A worker of xdist hands its reports to the process that started it.
         config.pluginmanager.register(FailuresAtOnce())
 
 
 def pytest_runtest_logfinish(nodeid: str) -> None:
-    """Before xdist takes the test for complete: the crash is told with its name, and only later tests are run again."""
+    """Ends a broken process. This hook runs before xdist takes the test for complete, so that xdist reports the crash
+    with the test's name and runs only later tests again."""
     reason = why_broken()
     if reason is not None:
         sys.stdout.flush()
@@ -30,7 +31,7 @@ def pytest_runtest_logfinish(nodeid: str) -> None:
 
 
 def why_broken() -> str | None:
-    """The first line of the error that every later call would meet; None where CUDA works or has not been used."""
+    """Returns the first line of the error that every later call would get, or None if CUDA works or was not used."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return None
@@ -42,7 +43,7 @@ def why_broken() -> str | None:
 
 
 class FailuresAtOnce:
-    """Prints why a test failed when it fails."""
+    """Prints why a test failed as soon as it fails."""
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:

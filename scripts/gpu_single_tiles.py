@@ -1,10 +1,11 @@
-"""Small products of the CUDA kernels against the CPU's, one tile first. For GATEDOPS_BACKEND=cuda.
+"""Compares small products of the CUDA kernels with the CPU's, a single tile first. Needs GATEDOPS_BACKEND=cuda.
 
     GATEDOPS_BACKEND=cuda python scripts/gpu_single_tiles.py [VALUES.pt]
 
-Prints a line for each. VALUES.pt holds what the GPU computed and what was expected, and is written again after each
-product, so that a wrong place can be read off afterwards, also when a later product hangs or ends the process. Exit
-code 1 when one differs, or when another kernel than GATEDOPS_CUDA's made it. With GATEDOPS_DRY_GPU=1 the CPU does both.
+Prints a line for each product. VALUES.pt holds what the GPU computed and what was expected. It is written again after
+each product, so that wrong values can be found in it even if a later product hangs or ends the process. The exit code
+is 1 if a product differs, or if another kernel than that of GATEDOPS_CUDA computed it. With GATEDOPS_DRY_GPU=1 the CPU
+computes both.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from gatedops import GateBits, gate_neighbors, gate_overlap, npk_gram, npk_matvec
+from gatedops.atomic_file import written_whole
 from gatedops.backends import cuda_library
 
 DRY = os.environ.get("GATEDOPS_DRY_GPU") == "1"
 DEVICE = "cpu" if DRY else "cuda"
-WANTED = "" if DRY else os.environ.get("GATEDOPS_CUDA", "")  # the kernel that is to make all of them
-TILE, STAGE, STEP = 128, 1024, 256  # rows of a tile, gates of a stage, gates that one instruction multiplies
+WANTED = "" if DRY else os.environ.get("GATEDOPS_CUDA", "")  # This kernel must compute all products.
+# A tile has TILE rows, a stage STAGE gates, and an instruction multiplies STEP gates.
+TILE, STAGE, STEP = 128, 1024, 256
 
 
 def random_bits(n: int, widths: list[int], seed: int) -> GateBits:
@@ -33,14 +36,15 @@ def random_bits(n: int, widths: list[int], seed: int) -> GateBits:
 
 
 def one_gate_each(gates: Tensor) -> GateBits:
-    """A tile of rows with one gate on."""
+    """Returns a tile of rows in which one gate is on."""
     masks = torch.zeros(TILE, STAGE, dtype=torch.bool)
     masks[torch.arange(TILE), gates] = True
     return GateBits.pack([masks])
 
 
 def overlaps() -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Row i and column 127 - i share their gate: a wrong descriptor, swizzle or fragment shows as another pattern."""
+    """Yields counts. Row i and column 127 - i share their gate, so that a wrong descriptor, swizzle or fragment gives
+    another pattern."""
     rows = torch.arange(TILE)
     for first in range(0, STAGE, STEP):
         x, y = one_gate_each(first + rows), one_gate_each(first + TILE - 1 - rows)
@@ -51,7 +55,7 @@ def overlaps() -> Iterator[tuple[str, Tensor, Tensor]]:
 
 
 def products() -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Everything here is exact: whole numbers below 2^24 have no rounding, whatever the order."""
+    """Yields products. All of them are exact, because whole numbers below 2^24 are not rounded, whatever the order."""
     bits = random_bits(300, [200, 1500], 3)
     there = bits.to(DEVICE)
     generator = torch.Generator().manual_seed(4)
@@ -69,22 +73,24 @@ def products() -> Iterator[tuple[str, Tensor, Tensor]]:
 
 
 def why_wrong(found: Tensor, expected: Tensor) -> str | None:
-    """None when values and kernel are what they should be."""
+    """Returns what is wrong with the values or the kernel, or None."""
     if WANTED and cuda_library.last_gram_kernel() != WANTED:
         return f"made by {cuda_library.last_gram_kernel()}, not by {WANTED}"
     differ = int((found != expected).sum())
     return f"wrong in {differ} of {expected.numel()}" if differ else None
 
 
-def main(values: str | None) -> int:
-    torch.use_deterministic_algorithms(True, warn_only=True)  # fills new tensors: no result of the last product is left
+def main(values: Path | None) -> int:
+    # This fills new tensors, so that no result of the last product is left in them.
+    torch.use_deterministic_algorithms(True, warn_only=True)
     kept: dict[str, tuple[Tensor, Tensor]] = {}
     wrong = 0
     for compute in (overlaps, products):
         for name, found, expected in compute():
             kept[name] = (found.cpu(), expected)
             if values is not None:
-                torch.save(kept, values)
+                with written_whole(values) as part:
+                    torch.save(kept, part)
             reason = why_wrong(kept[name][0], expected)
             wrong += reason is not None
             print(f"{name}: {reason or 'right'}", flush=True)
@@ -95,4 +101,4 @@ def main(values: str | None) -> int:
 if __name__ == "__main__":
     if len(sys.argv) > 2:
         sys.exit("gpu_single_tiles.py: takes one argument, the file for the values")
-    sys.exit(main(sys.argv[1] if len(sys.argv) == 2 else None))
+    sys.exit(main(Path(sys.argv[1]) if len(sys.argv) == 2 else None))

@@ -1,28 +1,29 @@
-# How scripts/gpu_check.sh runs its steps: each within its limit and within what is left of the whole, as many at a time
-# as the plan says and the cores allow, each with a row in the table and a log in the archive. Sourced, not run.
+# Runs the steps of scripts/gpu_check.sh, which sources this file. A step runs within its limit and the time that is
+# left of the whole. As many steps run at a time as the plan says and the cores allow. Each has a row in the table and a
+# log in the archive.
 # shellcheck shell=bash disable=SC2034,SC2154  # the variables that gpu_check.sh sets or reads
 
-declare -A pids=() deadlines=() begins=() seconds_of=() results=() notes=() # of each step, by its name
-order=() # the names, as they were started
-stopped= # why no further step may run
-blocked= # why the steps of the part of the plan that is under way may not run
-unkept= # why there is no archive
-work= # the folder where the logs grow
-made=() # the folders to remove
-exec {stderr}>&2 # for what is said while stderr leads nowhere
-recorder= # what writes down the clocks beside the steps
+declare -A pids=() deadlines=() begins=() seconds_of=() results=() notes=() # have an entry for each step, by its name
+order=() # has the names in the order of their start
+stopped= # says why no further step may run
+blocked= # says why the steps of the current part of the plan may not run
+unkept= # says why there is no archive
+work= # is the folder where the logs grow
+made=() # has the folders to remove
+exec {stderr}>&2 # takes messages while stderr is redirected
+recorder= # is the process that records the clocks beside the steps
 
-# result NAME RESULT SECONDS NOTE: the row of a step.
+# result NAME RESULT SECONDS NOTE adds the row of a step.
 result() {
   order+=("$1")
   results[$1]=$2 seconds_of[$1]=$3 notes[$1]=$4
 }
 
-# start NAME SECONDS COMMAND...: runs it beside what runs already, as soon as a core is free.
+# start NAME SECONDS COMMAND... runs a step beside those that run already, as soon as a core is free.
 start() {
   local name=$1 seconds=$(($2 * slowness)) left
   shift 2
-  [[ -z $only || $name =~ $only || $name == ready ]] || return 0 # all the rest depends on ready
+  [[ -z $only || $name =~ $only || $name == ready ]] || return 0 # All other steps depend on ready.
   while ((${#pids[@]} >= cores && ${#pids[@]} > 1)); do look; done
   left=$((limit - SECONDS))
   if [[ $mode == list ]]; then
@@ -40,13 +41,13 @@ start() {
   fi
 }
 
-# look: concludes the steps that have ended. Says nothing on stderr, where bash itself would tell of every signal.
+# look concludes the steps that have ended. Its stderr is closed, because bash would report every signal there.
 look() {
   local name
   for name in "${!pids[@]}"; do
     if ! kill -0 "${pids[$name]}" 2>/dev/null; then
       conclude "$name"
-    elif ((SECONDS > deadlines[$name])); then # a process that waits for a broken driver cannot be killed
+    elif ((SECONDS > deadlines[$name])); then # A process that waits for a broken driver cannot be killed.
       unset "pids[$name]"
       results[$name]="time out" notes[$name]="it could not be killed"
     fi
@@ -54,29 +55,30 @@ look() {
   sleep 0.05
 } 2>/dev/null
 
-# finish: waits for all that was started.
+# finish waits for all steps that were started.
 finish() {
   while ((${#pids[@]})); do look; done
 }
 
-# step NAME SECONDS COMMAND...: runs it alone. Fails unless it went well.
+# step NAME SECONDS COMMAND... runs a step alone. It fails unless the step went well.
 step() {
   start "$@"
   finish
   went_well "$1"
 }
 
-# went_well NAME: also true of a step that this run leaves out.
+# went_well NAME is also true for a step that this run leaves out.
 went_well() { [[ ${results[$1]:-ok} == ok ]]; }
 
-# conclude NAME: fills in the row of a step that has ended.
+# conclude NAME fills in the row of a step that has ended.
 conclude() {
   local name=$1 log=$work/$1.log status=0 found=ok last
   wait "${pids[$name]}" || status=$?
   unset "pids[$name]"
-  last=$(grep -v '^[[:space:]]*$' "$log" | tail -n 1 | sed -E 's/^=+ (.*) =+$/\1/') # of pytest's report, no frame
+  # The last line, without the frame that pytest's report has.
+  last=$(grep -v '^[[:space:]]*$' "$log" | tail -n 1 | sed -E 's/^=+ (.*) =+$/\1/')
   if ((status == 0)); then
-    [[ ! $last =~ ^[0-9]+\ (skipped|deselected) ]] || found="nothing ran" # of a pytest that passes nothing
+    [[ ! $last =~ ^[0-9]+\ (skipped|deselected) ]] || found="nothing ran" # No test of pytest passed.
   elif [[ -n $stopped ]]; then
     found=stopped
   elif ((status == 124 || status == 137)); then
@@ -90,12 +92,12 @@ conclude() {
   keep
 }
 
-# last_test LOG: the test that pytest named last, which is the one that hangs unless several run at a time.
+# last_test LOG prints the test that pytest named last. It is the one that hangs, unless several run at a time.
 last_test() { grep -aoE '[a-z0-9_/]+\.py::[^ ]+' "$1" | tail -n 1 | grep . | sed 's/^/timed out in /'; }
 
 has_xdist() { [[ $mode != list ]] && "$python" -c 'import xdist' 2>/dev/null; }
 
-# split NAME SECONDS PARTS FILES PYTEST...: the tests of these files by several processes, with xdist or without.
+# split NAME SECONDS PARTS FILES PYTEST... runs the tests of these files in several processes, with or without xdist.
 split() {
   local name=$1 seconds=$2 parts=$3 files part
   read -ra files <<<"$4"
@@ -113,32 +115,32 @@ split() {
   fi
 }
 
-# deal FILE PARTS: writes the names of tests in a listing to FILE.0.ids, FILE.1.ids, ..., in turns.
+# deal FILE PARTS writes the names of tests in a listing to FILE.0.ids, FILE.1.ids, ..., in turns.
 deal() { awk -v file="$1" -v parts="$2" '/::/ { print > (file "." n++ % parts ".ids") }'; }
 
-# keep: one archive of all logs and values, replaced in one go.
+# keep makes one archive of all logs and values, and replaces the old one in one step.
 keep() {
   local part=$out/.logs.part said
   [[ -n $work ]] || return
-  said=$({ LC_ALL=C tar czf "$part" --exclude ./tmp -C "$work" . || (($? == 1)); } 2>&1) && # 1: a log grew meanwhile
+  said=$({ LC_ALL=C tar czf "$part" --exclude ./tmp -C "$work" . || (($? == 1)); } 2>&1) && # It is 1 if a log grew.
     said=$(LC_ALL=C mv -f "$part" "$out/logs.tgz" 2>&1) && unkept= && return
   rm -f "$part"
   unkept="the archive cannot be written to $out: $(reason "$said")"
 }
 
-# reason TEXT: the line that says why, of what tar and gzip say when they fail.
+# reason TEXT prints the line that says why tar or gzip failed, from what they wrote.
 reason() {
   grep -m 1 -E 'No space left|[Qq]uota|Permission denied|Read-only file system' <(echo "$1") || head -n 1 <(echo "$1")
 }
 
-# halt WHY: the rest of the plan only leaves its rows.
+# halt WHY stops the plan. Its other steps only get their rows.
 halt() {
   [[ -z $stopped ]] || return
   stopped=$1
   echo "gpu_check.sh: $stopped" >&"$stderr"
 }
 
-# interrupt: ends what runs (timeout kills what does not end), so that the rest of the plan only leaves its rows.
+# interrupt ends the steps that run; timeout kills a step that does not end. The other steps only get their rows.
 interrupt() {
   halt "interrupted"
   ((${#pids[@]} == 0)) || kill "${pids[@]}" 2>/dev/null
@@ -153,7 +155,7 @@ print_table() {
   echo "$SECONDS s in all; logs and values: $out/logs.tgz"
 }
 
-# leave: the exit code and, whatever has happened, the table.
+# leave prints the table, whatever has happened, and exits with the right code.
 leave() {
   local code=$? name
   trap - EXIT

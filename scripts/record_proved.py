@@ -3,8 +3,8 @@
     python -m gatedops selftest --json > FILE   # on the machine with the GPU
     python scripts/record_proved.py FILE...     # here, with the sources that ran there
 
-A row is written for each family of a backend that was right and faster in all of these; what was tried again and is not
-loses its row. Kernels from other sources than those here are refused, for no build here would match a row.
+A family of a backend gets a row if it was right and faster in all files. If it was tried again and was not, it loses
+its row. Kernels from other sources than those here are refused, because no build here would match their row.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import setup_cuda
+from gatedops.atomic_file import write_text
 from gatedops.backends import proved
 from gatedops.backends.kernels import TRITON
 from gatedops.backends.proved import Proved
@@ -25,16 +26,17 @@ from gatedops.backends.verdicts import Verdict
 
 
 def sources_here() -> dict[str, str]:
-    """The sources of each backend, whatever is built or installed here; of Triton those of its kernels alone."""
+    """Returns a digest of the sources of each backend, whatever is built or installed here; for Triton, of its kernels
+    alone."""
     return {"cuda": setup_cuda.digest_of_sources(), "triton": TRITON.build()}
 
 
-Key = tuple[str, str, str]  # family, backend and compute capability of a row
+Key = tuple[str, str, str]  # The family, backend and compute capability of a row.
 
 
 def rows_of(found: dict[str, Any]) -> dict[Key, list[Proved | None]]:
-    """What a self-test says of each family of a backend: a row where it was right and faster, else None. SystemExit
-    where the kernels of a row are not those here."""
+    """Returns what a self-test says about each family of a backend: a row if it was right and faster, else None. Raises
+    SystemExit if the kernels of a row are not those here."""
     said: dict[Key, list[Proved | None]] = {}
     for gpu in found["gpus"]:
         for family, by_backend in gpu["families"].items():
@@ -45,7 +47,7 @@ def rows_of(found: dict[str, Any]) -> dict[Key, list[Proved | None]]:
 
 
 def _row(family: str, backend: str, gpu: dict[str, Any], sources: str, verdict: Verdict) -> Proved | None:
-    faster = tuple(math.floor(ratio * 100) / 100 for ratio in verdict.faster)  # never said to be faster than it was
+    faster = tuple(math.floor(ratio * 100) / 100 for ratio in verdict.faster)  # Rounding down never exaggerates.
     if not replace(verdict, faster=faster).is_chosen:
         return None
     here = sources_here()[backend]
@@ -55,8 +57,8 @@ def _row(family: str, backend: str, gpu: dict[str, Any], sources: str, verdict: 
 
 
 def merged(old: list[Proved], said: list[dict[Key, list[Proved | None]]]) -> list[Proved]:
-    """The old rows and the new ones. What was tried again has a row only where it was right and faster in every
-    self-test: that of the slowest."""
+    """Returns the old rows and the new ones. A family that was tried again has a row only if it was right and faster in
+    every self-test; the row is that of the slowest."""
     rows: dict[Key, Proved | None] = {(row.family, row.backend, row.capability): row for row in old}
     for key in {key for one in said for key in one}:
         new = [row for one in said for row in one.get(key, [])]
@@ -70,7 +72,7 @@ def main(files: list[str]) -> int:
         print("record_proved.py: needs what `python -m gatedops selftest --json` printed, one file or more")
         return 2
     rows = merged(list(proved.table()), [rows_of(json.loads(Path(file).read_text())) for file in files])
-    proved.TABLE.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    write_text(proved.TABLE, json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     for row in rows:
         print(f"{row.family} in {row.backend} on {row.gpu}: {' and '.join(map(str, row.faster))} times as fast")
     print(f"{len(rows)} rows in {proved.TABLE}")

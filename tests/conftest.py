@@ -1,4 +1,4 @@
-"""What every test runs under: poisoned memory, a hypothesis profile, instruction sets as a fixture."""
+"""Sets up what every test runs under: poisoned memory, a hypothesis profile, and instruction sets as a fixture."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import nn
 
 from gatedops import backends, trace
 
-# GATEDOPS_BACKEND=portable runs the tests of the ops, and of all that is made of them, on the portable ops.
+# With GATEDOPS_BACKEND=portable, the tests of the ops, and of all that uses them, run on the portable ops.
 PORTABLE = backends.forced_backend() == "portable"
 _OF_OTHER_THINGS = [
     "*/test_*benchmark*.py",
@@ -34,10 +34,11 @@ _OF_OTHER_THINGS = [
     "*/test_data.py",
     "*/test_layout.py",
     "*/test_output_memory.py",
+    "*/test_project_files.py",
     "*/test_shadow.py",
 ]
 collect_ignore_glob = _OF_OTHER_THINGS if PORTABLE else []
-# The share of them that CI runs, marked `portable`: files that take seconds.
+# CI runs a share of them, marked `portable`: these files, which take seconds.
 _SHARE = ["gates", "packing_layouts", "gate_counts", "gram_autograd", "gram_errors"]
 _SHARE += ["gated_linear", "gated_linear_backward", "gated_linear_errors", "gated_linear_pair", "dgn_errors"]
 
@@ -47,7 +48,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the share of CI, and skips what the portable ops do not promise, the same bits on any threads for one."""
+    """Marks the share of CI, and skips what the portable ops do not promise, such as the same bits on any threads."""
     for item in items:
         if item.path.stem.removeprefix("test_") in _SHARE:
             item.add_marker(pytest.mark.portable)
@@ -57,11 +58,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _fill_uninitialized_memory() -> Iterator[None]:
-    """An output element that a kernel forgets is NaN (or the largest integer), not what was right by luck.
+    """Fills new memory, so that an output element that a kernel forgets is NaN (or the largest integer), and not right
+    by luck.
 
-    The fill stands in ATen's own empty(), new_empty() and empty_strided(), so it reaches what C++ kernels
-    allocate through torch::stable as well; replacing torch.empty in Python would miss those. It is on only
-    in deterministic mode, of which only the warnings are taken: an op without a deterministic version runs.
+    ATen's own empty(), new_empty() and empty_strided() fill the memory, so this also covers what C++ kernels allocate
+    through torch::stable. Replacing torch.empty in Python would miss those. ATen fills memory only in deterministic
+    mode. That mode only warns here, so an op without a deterministic version still runs.
     """
     before = torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -76,7 +78,7 @@ _STEPS: dict[tuple[nn.Module, torch.Size], list[trace.Step]] = {}
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
-    """For problems so small that threads wait for each other longer than they compute."""
+    """Uses one thread, for problems so small that threads would wait for each other longer than they compute."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -85,7 +87,8 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def exported_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exports every network once for all tests: the steps are the same, and torch.export takes most of their time."""
+    """Exports every network once for all tests, because the steps are the same and torch.export takes most of the
+    time."""
     steps_of = trace.steps
 
     def steps(model: nn.Module, x: torch.Tensor, **options: str) -> list[trace.Step]:
@@ -111,6 +114,6 @@ def example_module() -> Iterator[Importer]:
 
 @pytest.fixture(params=backends.available_isas()[-1:] if PORTABLE else backends.available_isas())
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Runs a test once for each instruction set of this machine; the portable ops know none."""
+    """Runs a test once for each instruction set of this machine; with the portable ops it runs once."""
     with backends.force_cpu(request.param):
         yield request.param

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 import gatedops
 from gatedops import GateBits, data
 from gatedops.path_kernels import regression
+from gatedops.progress import with_bar
 
 PICTURE = 200  # points on a side of the picture of a Gram, at most
 
@@ -52,7 +52,7 @@ def gram_accuracy(gram: Tensor, images: LabelledImages, seed: int) -> tuple[floa
     """Returns the test accuracy (0 to 1) of kernel regression with a Gram (n, n) of the images, and the ridge it uses,
     which is chosen on training points."""
     k = images.n_train
-    ridges = tqdm(regression.RIDGES, desc="kernel regression", unit="ridge", leave=False, disable=None)
+    ridges = with_bar(regression.RIDGES, "kernel regression", "ridge", len(regression.RIDGES), None)
     ridge = regression.select_ridge(gram[:k, :k], images.labels[:k], ridges, seed=seed)
     targets = regression.one_hot(images.labels[:k], len(images.classes))
     fitted = regression.fit(gram[:k, :k], targets, ridge)

@@ -54,8 +54,7 @@ def bit_pair_rate(isa: str, threads: int) -> float:
     Nothing that counts with these instructions is faster. The clock of a shared machine wanders: measure this beside
     what it bounds, and take the larger of several measurements.
     """
-    # TEMPORARY until the compiled module has it
-    return float(getattr(_C, "bit_pairs_per_second", lambda isa, threads: 1e12)(isa, threads))
+    return _C.bit_pairs_per_second(isa, threads)
 
 
 def _cpu_model() -> str:

@@ -1,11 +1,10 @@
-"""Results on the terminal and on disk; a file appears whole or not at all."""
+"""Prints results on the terminal and writes them to disk; a file appears whole or not at all."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import json
-import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,28 +13,14 @@ from _common.contention import Contention, sentence
 from _common.contest import Entry, Failures, GpuLostError, table
 from _common.machine import facts_line, machine_report
 from _common.options import options_json
+from gatedops.atomic_file import write_text
 
 NUMBERS = re.compile(r"\[\n([-+.\deE,\s]+)\]")  # a list of nothing else; no string has a line break
 
 
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` to write to; renamed to `path` at the end, removed when anything
-    fails.
-    """
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write_json_atomically(path: Path, content: object) -> None:
-    """Indented JSON, lists of numbers on one line; NaN and infinity are refused (ValueError), as JSON has none."""
-    text = NUMBERS.sub(_on_one_line, json.dumps(content, indent=2, allow_nan=False))
-    with replacing(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    """Writes indented JSON, lists of numbers on one line. Raises ValueError for NaN and infinity, which JSON lacks."""
+    write_text(path, NUMBERS.sub(_on_one_line, json.dumps(content, indent=2, allow_nan=False)) + "\n")
 
 
 def _on_one_line(numbers: re.Match[str]) -> str:

@@ -14,8 +14,8 @@ import torch
 
 from _common.images import decoded
 from _common.machine import facts_line
-from _common.output import replacing
 from _common.timing import readable_seconds
+from gatedops.atomic_file import written_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,7 +77,7 @@ def save(figure: Figure, path: Path) -> None:
     # Coverage first: the default gives a rare colour, as in a bar of colours, the shade of a frequent one.
     method, dither = Image.Quantize.MAXCOVERAGE, Image.Dither.NONE
     reduced = Image.open(buffer).convert("RGB").quantize(SHADES, method, kmeans=1, dither=dither)
-    with replacing(path) as temporary:
+    with written_whole(path) as temporary:
         reduced.save(temporary, format="PNG", optimize=True)
 
 

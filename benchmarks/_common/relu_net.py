@@ -7,7 +7,8 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from tqdm import trange
+
+from gatedops.progress import with_bar
 
 BATCH = 64
 LEARNING_RATE = 1e-3
@@ -32,8 +33,7 @@ def train(net: nn.Module, x: Tensor, labels: Tensor, epochs: int, seed: int) -> 
     optimizer = torch.optim.Adam(net.parameters(), lr=LEARNING_RATE)
     generator = torch.Generator().manual_seed(seed)
     losses: list[float] = []
-    progress = trange(epochs, desc="training", unit="epoch", leave=False, disable=None)
-    for _ in progress:
+    for _ in with_bar(range(epochs), "training", "epoch", epochs, None):
         total = torch.zeros((), device=x.device)
         for batch in torch.randperm(len(x), generator=generator).to(x.device).split(BATCH):
             loss = nn.functional.cross_entropy(net(x[batch]), labels[batch])
@@ -42,7 +42,6 @@ def train(net: nn.Module, x: Tensor, labels: Tensor, epochs: int, seed: int) -> 
             optimizer.step()
             total += loss.detach() * len(batch)
         losses.append(float(total) / len(x))
-        progress.set_postfix(loss=f"{losses[-1]:.4f}")
     return losses
 
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from tqdm import tqdm
+
+from gatedops.progress import with_bar
 
 UNITS = (("s", 1.0), ("ms", 1e-3), ("us", 1e-6))
 FLUSH = 256 << 20  # bytes written before each run on a GPU: several times its second-level cache
@@ -44,12 +45,14 @@ def interleaved_medians(
     warm_up = {name: _seconds(function) for name, function in functions.items()}
     runs = {name: min(repeats, max(least, int(seconds / warm_up[name]))) for name in functions}
     samples: dict[str, list[float]] = {name: [] for name in functions}
-    with tqdm(total=sum(runs.values()), desc=label, leave=False, disable=None) as bar:
-        for turn in range(1, repeats + 1):
-            for name, function in functions.items():
-                if len(samples[name]) < turn * runs[name] // repeats:
-                    samples[name].append(_seconds(function))
-                    bar.update()
+    due = [
+        name
+        for turn in range(repeats)
+        for name, count in runs.items()
+        if (turn + 1) * count // repeats > turn * count // repeats
+    ]
+    for name in with_bar(due, label, "run", len(due), None):
+        samples[name].append(_seconds(functions[name]))
     return {name: Timing(tuple(taken)) for name, taken in samples.items()}
 
 
@@ -60,7 +63,7 @@ def interleaved_gpu_medians(functions: Calls, repeats: int = 21, *, label: str =
             function()
     flush = torch.empty(FLUSH, dtype=torch.uint8, device="cuda")
     events: dict[str, list[tuple[torch.cuda.Event, torch.cuda.Event]]] = {name: [] for name in functions}
-    for _ in tqdm(range(repeats), desc=label, leave=False, disable=None):
+    for _ in with_bar(range(repeats), label, "turn", repeats, None):
         for name, function in functions.items():
             flush.zero_()
             begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)

@@ -1,4 +1,4 @@
-// The arguments of conv_gram on every device, and their checks.
+// The arguments of conv_gram and their checks, for every device.
 #pragma once
 
 #include <optional>

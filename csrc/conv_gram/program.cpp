@@ -1,4 +1,4 @@
-// Decodes a program and checks every number of it: errors name the instruction and what is wrong.
+// Decodes a program and checks each of its numbers. Errors name the instruction and what is wrong.
 #include "program.h"
 
 #include <string>
@@ -9,7 +9,7 @@
 namespace gatedops {
 namespace {
 
-// One instruction's fields; every error names it.
+// The fields of one instruction. Every error names the instruction.
 class Fields {
  public:
   Fields(const int64_t* fields, int64_t index, const std::vector<double>& scalars)
@@ -50,7 +50,7 @@ class Fields {
   const std::vector<double>& scalars_;
 };
 
-// Whether a window of one pixel never leaves the image.
+// Tells whether a window of one pixel never leaves the image.
 bool inside(const Instruction& i) {
   return int64_t{i.stride.y} * (i.out.y - 1) < i.in.y && int64_t{i.stride.x} * (i.out.x - 1) < i.in.x;
 }

@@ -1,6 +1,6 @@
-// The program of a conv_gram op: a straight line of instructions on registers, each a kernel K(p, p') between the
-// pixels of two inputs, for every device. gatedops/ops/conv_program.py is its description; decode_program guards all
-// memory accesses.
+// The program of a conv_gram op, for every device: instructions on registers, without branches. A register is a kernel
+// K(p, p') between the pixels of two inputs. gatedops/ops/conv_program.py describes the instructions. decode_program
+// makes sure that no access to memory leaves a tensor.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@
 
 namespace gatedops {
 
-constexpr int kMaxWindow = 64;  // rows or columns of a box's window
+constexpr int kMaxWindow = 64;  // A box's window has at most this many rows and columns.
 
 enum class ConvOp { input, box, gate, select, pool, add, constant, trace };
 
@@ -26,25 +26,25 @@ struct Instruction {
   ConvOp op;
   int src, src2;
   double scale = 1.0, scale2 = 0.0, constant = 0.0;
-  int64_t first;  // column of x, or word of the mask layer; -1: no gate
+  int64_t first;  // is a column of x, or the first word of the masks; -1 if there is no gate
   int64_t channels;
   Extent in, out;
   Extent kernel, stride, pad, dilation;
   bool circular;
   bool same_row, same_column;
-  std::vector<double> weights;  // of the output pixels of a pool; empty: all 1
+  std::vector<double> weights;  // belong to the output pixels of a pool; all are 1 if there are none
 
   bool masked() const {
     return op == ConvOp::gate || op == ConvOp::select || (op == ConvOp::box && first >= 0);
   }
-  // Sinks read a whole kernel: pixels of both sides move independently.
+  // Tells whether this is a sink, which reads a whole kernel, because the pixels of both sides move independently.
   bool sink() const {
     return op == ConvOp::pool || op == ConvOp::select || op == ConvOp::trace;
   }
   bool pointwise() const {
     return kernel.area() == 1 && pad.y == 0 && pad.x == 0;
   }
-  // Sums over all pairs of pixels.
+  // Tells whether the result is one sum: over all pairs of pixels or, for a trace, over the pairs of equal pixels.
   bool total() const {
     return op == ConvOp::trace ||
            (op == ConvOp::pool && out.area() == 1 && kernel == in && pad == Extent{0, 0} && dilation == Extent{1, 1});
@@ -55,7 +55,7 @@ struct Instruction {
 };
 
 // The numbers that encode one instruction, in their order. The fields of Instruction in gatedops/ops/conv_program.py
-// have the same names; tests/conv_gram/test_conv_program.py compares both lists, and those of operations.
+// have the same names. tests/conv_gram/test_conv_program.py compares both lists of fields, and both of operations.
 enum class Field {
   op,
   dst,
@@ -84,10 +84,11 @@ enum class Field {
 };
 
 constexpr int64_t kInstructionFields = static_cast<int64_t>(Field::count);
-constexpr int64_t kMaxExtent = 1024;  // pixels along one axis
+constexpr int64_t kMaxExtent = 1024;  // An image has at most this many pixels along one axis.
 constexpr int64_t kMaxInstructions = 4096;
 
-// x (n, D) and words (n, W) are what the program may read; std::invalid_argument names what is wrong.
+// Decodes a program that may read x (n, columns) and words (n, words). Throws std::invalid_argument, which names what
+// is wrong.
 std::vector<Instruction> decode_program(
     const std::vector<int64_t>& program, const std::vector<double>& scalars, int64_t columns, int64_t words);
 

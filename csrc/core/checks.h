@@ -1,5 +1,5 @@
-// Argument checks shared by all kernels. They guard the raw ops against anything that would read or
-// write outside a tensor; the Python wrappers say the same things earlier and in the user's terms.
+// Argument checks that all kernels share. They keep the raw ops from reading or writing outside a tensor; the Python
+// wrappers check the same things earlier, in the user's terms.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>

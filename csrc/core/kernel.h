@@ -1,7 +1,7 @@
-// GATEDOPS_KERNEL(f): what m.impl() takes, for a C++ function f.
+// GATEDOPS_KERNEL(f) turns a C++ function f into what m.impl() takes.
 //
-// TORCH_BOX passes every argument as 64 bits and copies sizeof(T) of them: a parameter of type float
-// or int compiles and reads garbage. So the types that a schema can really deliver are listed here.
+// TORCH_BOX passes every argument as 64 bits and copies sizeof(T) of them, so that a parameter of type float or int
+// compiles and reads garbage. Therefore the types that a schema can really deliver are listed here.
 #pragma once
 
 #include <torch/csrc/stable/device.h>

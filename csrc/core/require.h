@@ -1,4 +1,4 @@
-// std::invalid_argument reaches Python as ValueError. Needs nothing of torch.
+// Checks that throw std::invalid_argument, which reaches Python as ValueError. This file does not depend on torch.
 #pragma once
 
 #include <stdexcept>
@@ -13,7 +13,7 @@ inline void require(bool condition, const std::string& message) {
   }
 }
 
-// The same for checks of every call: message() is put together only where the condition fails.
+// The same for checks that every call makes: message() is called only if the condition fails.
 template <class Message, class = std::enable_if_t<std::is_invocable_r_v<std::string, const Message&>>>
 inline void require(bool condition, const Message& message) {
   if (!condition) {

@@ -1,18 +1,18 @@
-// The layout of GateBits (gatedops/layout.py), for every device.
+// The layout of GateBits for every device, as gatedops/layout.py has it.
 #pragma once
 
 #include <cstdint>
 
 namespace gatedops {
 
-// Words from one position to the next; a single position is not padded to 64 bits.
+// Returns how many words lie from one position to the next. A single position is not padded to 64 bits.
 constexpr int64_t words_per_position(int64_t positions, int64_t channels) {
   return positions == 1 ? (channels + 31) / 32 : 2 * ((channels + 63) / 64);
 }
 
-constexpr int64_t kLayerWords = 8;  // a layer starts on a 256-bit boundary
+constexpr int64_t kLayerWords = 8;  // A layer starts on a 256-bit boundary.
 
-// Words of a layer whose gates take `used` of them.
+// Returns how many words a layer takes whose gates need `used` words.
 constexpr int64_t padded_words(int64_t used) {
   return (used + kLayerWords - 1) / kLayerWords * kLayerWords;
 }

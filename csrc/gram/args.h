@@ -22,26 +22,26 @@ struct GramArgs {
   std::optional<Tensor> x{}, y{};
   std::optional<Tensor> factor{}, y_factor{};
 
-  // prod_l scale_l <g_l(i), g_l(j)> of two sets of rows, or of one where y_words is absent.
+  // Asks for prod_l scale_l <g_l(i), g_l(j)> of two sets of rows, or of one set if y_words is absent.
   static GramArgs lambda(
       const Tensor& words, const std::optional<Tensor>& y_words, Selection layers, std::vector<double> scale) {
     return {words, y_words, std::move(layers), std::move(scale)};
   }
 
-  // The layers' counts by themselves.
+  // Asks for the counts of the layers.
   static GramArgs counts(const Tensor& words, const std::optional<Tensor>& y_words, Selection layers) {
     std::vector<double> ones(layers.count.size(), 1.0);
     return lambda(words, y_words, std::move(layers), std::move(ones));
   }
 
-  // The same times Sigma = X Y^T.
+  // Asks for the same times Sigma = X Y^T.
   GramArgs with_sigma(const std::optional<Tensor>& x_rows, const std::optional<Tensor>& y_rows) && {
     x = x_rows;
     y = y_rows;
     return std::move(*this);
   }
 
-  // The same with rows and columns scaled.
+  // Asks for the same with rows and columns scaled.
   GramArgs with_factors(const std::optional<Tensor>& of_rows, const std::optional<Tensor>& of_columns) && {
     factor = of_rows;
     y_factor = of_columns;
@@ -82,7 +82,7 @@ struct GramArgs {
     }
   }
 
-  // What a Gram is written into.
+  // Checks the tensor that a Gram is written into.
   void require_out(const Tensor& out) const {
     require(is_gram(out), [&] {
       return "out: got shape " + shape_of(out) + ", needs (" + std::to_string(n()) + ", " + std::to_string(m()) + ")";
@@ -90,25 +90,25 @@ struct GramArgs {
     require(out.size(1) <= 1 || out.stride(1) == 1, "out: the elements of a row must be contiguous");
   }
 
-  // The gradient of a Gram.
+  // Checks the gradient of a Gram.
   void require_grad(const Tensor& grad) const {
     require_float(grad.scalar_type(), "grad");
     require(is_gram(grad), [&] { return "grad: got shape " + shape_of(grad) + ", needs that of the Gram"; });
   }
 
-  // What a Gram is multiplied with.
+  // Checks the matrix that a Gram is multiplied with.
   void require_right_factor(const Tensor& v, const char* name) const {
     require(v.dim() == 2 && v.size(0) == m(), [&] {
       return std::string(name) + ": got shape " + shape_of(v) + ", needs (" + std::to_string(m()) + ", c)";
     });
   }
 
-  // The gates of each layer.
+  // Checks the numbers of gates of the layers.
   void require_widths(const std::vector<int64_t>& widths) const {
     require(widths.size() == layers.count.size(), "widths: needs one entry per layer");
   }
 
-  // How many neighbours of a row are wanted; a row is not its own.
+  // Checks how many neighbours of a row are wanted. A row is not its own neighbour.
   void require_neighbors(int64_t k) const {
     const int64_t candidates = m() - (y_words ? 0 : 1);
     require(k >= 1 && (k <= candidates || n() == 0), [&] {

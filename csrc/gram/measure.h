@@ -1,4 +1,4 @@
-// What gate_overlap counts of a pair of rows, layer by layer, as its argument `measure` names it.
+// What gate_overlap counts for a pair of rows, layer by layer, as its argument `measure` names it.
 #pragma once
 
 #include <string>
@@ -7,7 +7,7 @@
 
 namespace gatedops {
 
-// With `both` gates on in both rows: kAgree is w - |a| - |b| + 2 both, kDiffer is |a| + |b| - 2 both.
+// If `both` gates are on in both rows, kAgree counts w - |a| - |b| + 2 both and kDiffer |a| + |b| - 2 both.
 enum class Measure { kBoth, kAgree, kDiffer };
 
 inline Measure measure_of(const std::string& name) {

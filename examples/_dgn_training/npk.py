@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm import trange
 
 import gatedops
 from _dgn_training.setup import Task
 from _dgn_training.training import FrozenGates
 from gatedops.path_kernels import regression
+from gatedops.progress import with_bar
 
 DTYPE = torch.float64
 
@@ -34,7 +34,7 @@ def regress(task: Task, gates: FrozenGates, seeds: int, points: int, ones: bool)
     chosen = torch.randperm(n, generator=torch.Generator().manual_seed(0))[:points].to(task.x.device)
     x, test_x = (None, None) if ones else (task.x[chosen], task.test_x)
     found = Regressed([], [])
-    for seed in trange(seeds, desc="kernel regression", unit="seed", leave=False, disable=None):
+    for seed in with_bar(range(seeds), "kernel regression", "seed", seeds, None):
         bits, test_bits = gates.train[seed * n + chosen], gates.test[seed * m : (seed + 1) * m]
         gram = gatedops.npk_gram(x, bits, dtype=DTYPE)
         ridge = regression.select_ridge(gram, task.labels[chosen])

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from _dgn_training import variants as variant_table
 from _dgn_training.npk import Regressed, regress
@@ -20,6 +19,7 @@ from _dgn_training.store import Store
 from _dgn_training.training import BEST, FrozenGates, History, Training
 from _dgn_training.variants import Variant
 from gatedops import DGN, GateBits, GateCache
+from gatedops.progress import stages
 
 GATED = 1000  # rows at a time through a frozen feature network
 
@@ -50,9 +50,9 @@ class Run:
     def results(self, wanted: Sequence[Variant]) -> dict[str, Result]:
         """By variant; what the store has is not done again."""
         found: dict[str, Result] = {}
-        with tqdm(wanted, unit="variant", disable=None) as bar:
-            for variant in bar:
-                bar.set_description(variant.title)
+        with stages(len(wanted), "variant") as begin:
+            for variant in wanted:
+                begin(variant.title)
                 figures = self.store.load_figures(variant.name)
                 found[variant.name] = self._train(variant) if figures is None else Result.of(figures)
         return found
@@ -97,11 +97,8 @@ class Run:
             training.go_on_from(state["training"])
             earlier = state["seconds"]
         start = saved = time.perf_counter()
-        epochs = range(training.epoch, self.setup.epochs)
-        with tqdm(
-            epochs, initial=training.epoch, total=self.setup.epochs, unit="epoch", leave=False, disable=None
-        ) as bar:
-            for _ in bar:
+        with stages(self.setup.epochs, "epoch", "training", done=training.epoch) as show:
+            for _ in range(training.epoch, self.setup.epochs):
                 training.run_epoch()
                 require_finite(training, variant)
                 now = time.perf_counter()
@@ -109,7 +106,7 @@ class Run:
                     state = {"training": training.state(), "seconds": earlier + now - start}
                     self.store.save_state(variant.name, state)
                     saved = now
-                bar.set_postfix(accuracy=f"{max(training.history.accuracy[-1]):.2%}")
+                show(f"accuracy={max(training.history.accuracy[-1]):.2%}")
         return earlier + time.perf_counter() - start
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _common.output import replacing, write_json_atomically
+from _common.output import write_json_atomically
 
 from _dgn_training.setup import Setup
+from gatedops.atomic_file import written_whole
 
 FORMAT = 2  # raise it when what is stored changes its meaning
 
@@ -41,7 +42,7 @@ class Store:
 
     def save_state(self, job: str, state: dict[str, Any]) -> None:
         """Tensors, numbers, strings, lists and dicts."""
-        with replacing(self._state(job)) as temporary:
+        with written_whole(self._state(job)) as temporary:
             torch.save(state, temporary)
 
     def load_state(self, job: str, device: torch.device) -> dict[str, Any] | None:

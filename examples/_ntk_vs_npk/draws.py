@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 import torch
 from _common.relu_net import relu_net
 from torch import Tensor, nn
-from tqdm import tqdm
 
 import gatedops
+from gatedops.progress import with_bar
 from gatedops.trace import GatedTwin
 
 HEADER = (
@@ -94,7 +94,7 @@ def draw_kernels(x: Tensor, width: int, depth: int, draws: int, seed: int) -> Dr
     generator = torch.Generator().manual_seed(seed + 1)
     found = [
         _tangent_kernel(twin, x, sigma, generator)
-        for _ in tqdm(range(draws), f"width {width}", unit="draw", leave=False, disable=None)
+        for _ in with_bar(range(draws), f"width {width}", "draw", draws, None)
     ]
     parameters = sum(p.numel() for p in net.parameters())
     return Drawn(width, parameters, torch.stack(found), depth * sigma ** (2 * (depth - 1)) * h)

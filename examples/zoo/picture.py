@@ -10,6 +10,8 @@ from pathlib import Path
 from outcome import Outcome
 from table import STEP_COLUMNS, Row, counts
 
+from gatedops.atomic_file import written_whole
+
 _COLOURS = {"yes": "#9fd3a8", "no": "#f3d9a4", "none": "#e3e5e8", "fault": "#e58b83"}
 _MEANING = {"yes": "works", "no": "refused, with a reason", "none": "nothing to replace", "fault": "a fault"}
 _NAMES, _CELL, _HEIGHT = 2.0, 2.35, 0.36  # inches: the column of names, the others, a row
@@ -48,7 +50,8 @@ def plot_table(path: Path, rows: Sequence[Row]) -> None:
     buffer = BytesIO()
     figure.savefig(buffer, dpi=90)
     pyplot.close(figure)
-    Image.open(buffer).convert("RGB").quantize(_SHADES).save(path, optimize=True)
+    with written_whole(path) as part:
+        Image.open(buffer).convert("RGB").quantize(_SHADES).save(part, optimize=True)
 
 
 def _label(one: Outcome) -> str:

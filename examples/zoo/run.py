@@ -27,7 +27,8 @@ from outcome import outcome
 from steps import STEPS
 from table import Row, as_json, counts, markdown, printed
 
-from gatedops.trace.progress import with_bar
+from gatedops.atomic_file import write_text
+from gatedops.progress import with_bar
 
 NETWORKS: tuple[Network, ...] = (
     *image_nets.NETWORKS,
@@ -80,14 +81,14 @@ def run(args: argparse.Namespace) -> None:
     print(printed(rows))
     print(f"\n{counts(rows)}")
     if args.json:
-        args.json.write_text(json.dumps(as_json(rows), indent=1) + "\n")
+        write_text(args.json, json.dumps(as_json(rows), indent=1) + "\n")
         print(f"wrote {args.json}")
     if not args.only and not args.no_docs:
         write_docs(rows)
 
 
 def write_docs(rows: Sequence[Row]) -> None:
-    (DOCS / "coverage.md").write_text(markdown(rows))
+    write_text(DOCS / "coverage.md", markdown(rows))
     print(f"wrote {DOCS / 'coverage.md'}")
     if find_spec("matplotlib") is None:
         print("no picture: pip install matplotlib")

@@ -102,26 +102,26 @@ def _json_of(one: Outcome) -> dict[str, Any]:
 
 _INTRODUCTION = """# What works on which networks
 
-`{command}` writes this page, and `tests/scripts/test_zoo.py` keeps it true. The networks are small ones
-written for it, in the styles in which people write theirs; [examples/zoo](../examples/zoo) has them.
-Each is called with 8 inputs, in evaluation mode.
+`{command}` writes this page, and `tests/scripts/test_zoo.py` checks it. The networks are small, and we wrote
+them for this page in the styles that people use; they are in [examples/zoo](../examples/zoo). Each is called with 8
+inputs, in evaluation mode.
 
 ![The table as a picture](img/coverage.png)
 
-"yes" is earned:
+A cell says "yes" only if this holds:
 
 - record: the gates equal, bit for bit and in the same order, those that torch's dispatcher sees in a plain forward.
-- fuse: the outputs of the fused network equal the network's, bit for bit. In brackets stands how many modules are
-  replaced.
+- fuse: the outputs of the fused network equal the network's, bit for bit. The number in brackets counts the modules
+  that are replaced.
 - twin: `gated_twin(net)` has drawn every weight anew and runs forward and backward; the outputs and all gradients of
   `gated_twin(net, net)` equal the network's.
 - npk: the kernel is finite, symmetric and positive semi-definite, and its diagonal equals the mean of f(s)² over random
   weights, within 6 standard errors of 150 draws.
 
-Else a cell says why not, in the first clause of what the library says; the whole sentences, with what to do, stand
-below the table, and so do the warnings. "FAULT" marks a wrong result, a network that was changed, or an error that is
-not the library's. Seconds are those of the four steps together, MiB those at the peak of the hungriest, beyond what was
-there before.
+Any other cell gives the reason, in the first clause of the library's message. The whole messages, with what to do,
+follow the table, and so do the warnings. "FAULT" marks a wrong result, a network that was changed, or an error that is
+not the library's. The seconds are the sum over the four steps. The MiB are the peak of the step that needs most, above
+the memory in use before it.
 
 {counts}.
 """

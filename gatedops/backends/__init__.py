@@ -1,13 +1,18 @@
-"""Which kernels run on which device, and which instruction set of the CPU. `python -m gatedops` prints it.
+"""Says which kernels run on which device, and with which instruction set of the CPU. `python -m gatedops` prints it.
 
-Tensors on the CPU run in C++, tensors on any other device by portable ops, which are composites of torch's own
-operations; on a GPU a family of ops goes to kernels that proved themselves there (choice.py). GATEDOPS_BACKEND changes
-that: "portable" runs tensors on the CPU by torch's operations too; "cpu" gives GPUs no kernels; "triton" gives them the
-kernels in Triton, whatever they proved; "cuda" those of gatedops._C_cuda for the gram and conv_gram families, and for
-the others Triton's where triton is installed; what these have no kernel for stays portable. Beside "cuda" alone,
-GATEDOPS_CUDA (sm90, sm90x1 or sm80) forces the kernel of the gram family. GATEDOPS_CPU (serial, avx2, avx512 or amx;
-serial or neon on Arm) forces the instruction set in C++; otherwise a kernel may use a lower set that is faster for its
-shape. All are read when gatedops is imported; a value that cannot be had is a ValueError there.
+Ops on CPU tensors run in C++. Ops on tensors of any other device are portable, which means composites of torch's own
+operations. On a GPU, kernels run a family of ops once they proved themselves there (choice.py).
+
+These variables are read when gatedops is imported; a value that cannot be used here is a ValueError then:
+
+GATEDOPS_BACKEND chooses kernels. "portable" runs ops on CPU tensors by torch's operations too. "cpu" gives GPUs no
+kernels. "triton" gives GPUs the Triton kernels, whatever they proved. "cuda" gives them those of gatedops._C_cuda for
+the gram and conv_gram families, and for the others Triton's if triton is installed. Ops without a kernel stay portable.
+
+GATEDOPS_CUDA (sm90, sm90x1 or sm80) forces the kernel of the gram family; it is read only beside "cuda".
+
+GATEDOPS_CPU (serial, avx2, avx512 or amx; serial or neon on Arm) forces the instruction set in C++. Without it, a
+kernel may use a lower set that is faster for its shape.
 """
 
 from __future__ import annotations
@@ -26,13 +31,13 @@ except ImportError as error:
         f"gatedops._C cannot be loaded ({error}): build it with `make setup` or `pip install --no-build-isolation .`"
     ) from error
 
-# The instruction sets that kernels exist for, slowest first, with the CPU flags each one needs: the list of isa.h.
+# The instruction sets that have kernels, slowest first, with the CPU flags that each needs. isa.h has the list.
 INSTRUCTION_SETS = {name: tuple(_C.isa_flags(name)) for name in _C.isa_names()}
 
 
 @dataclass(frozen=True)
 class Backend:
-    """One way to run the ops: its name, the devices it serves, and how it is made."""
+    """One way to run the ops: its name, the devices that it serves, and how it is made."""
 
     name: str
     devices: str
@@ -48,27 +53,27 @@ BACKENDS = (
 
 
 def available_isas() -> list[str]:
-    """The instruction sets that this machine runs, slowest first."""
+    """Returns the instruction sets that this machine runs, slowest first."""
     return _C.available_isas()
 
 
 def active_isa() -> str:
-    """The instruction set that the CPU kernels use now: "serial", "avx2", "avx512", "amx", or "neon" on Arm."""
+    """Returns the instruction set that the CPU kernels use now: "serial", "avx2", "avx512", "amx", or "neon" on Arm."""
     return _C.active_isa()
 
 
 def cpu_features() -> list[str]:
-    """The CPU flags found, among those that decide which instruction sets are available."""
+    """Returns the flags of this CPU, among those that decide which instruction sets are available."""
     return _C.cpu_features()
 
 
 def missing_flags(isa: str) -> list[str]:
-    """The CPU flags that an instruction set needs and this machine lacks."""
+    """Returns the CPU flags that an instruction set needs and this machine lacks."""
     return [flag for flag in INSTRUCTION_SETS[isa] if flag not in cpu_features()]
 
 
 def build_report() -> dict[str, str]:
-    """Compiler, architecture, C++ standard and oldest torch that gatedops._C is built for."""
+    """Returns the compiler, architecture, C++ standard and oldest torch that gatedops._C is built for."""
     return _C.build_report()
 
 
@@ -76,7 +81,7 @@ def build_report() -> dict[str, str]:
 def force_cpu(name: str) -> Iterator[None]:
     """Makes the CPU kernels use one instruction set inside a `with` block, in all threads.
 
-    Raises ValueError where name is not one of available_isas().
+    Raises ValueError if name is not one of available_isas().
     """
     before = _C.forced_isa()
     _C.force_isa(name)
@@ -86,30 +91,30 @@ def force_cpu(name: str) -> Iterator[None]:
         _C.force_isa(before)
 
 
-_forced: str | None = None  # by _read_environment()
+_forced: str | None = None  # _read_environment() sets it.
 
 
 def forced_backend() -> str | None:
-    """The backend that GATEDOPS_BACKEND asked for when gatedops was imported; None where it asked for none."""
+    """Returns the backend that GATEDOPS_BACKEND named when gatedops was imported, or None if it named none."""
     return _forced
 
 
 def chosen_isa() -> tuple[str, str]:
-    """The instruction set of the CPU kernels, and why."""
+    """Returns the instruction set of the CPU kernels, and why it is used."""
     if os.environ.get("GATEDOPS_CPU"):
         return active_isa(), "GATEDOPS_CPU asks for it"
-    return active_isa(), "it is the fastest this machine runs"
+    return active_isa(), "it is the fastest that this machine runs"
 
 
 def missing_for(backend: str) -> str | None:
-    """What a backend needs and this machine lacks, and what to do; None where it runs."""
+    """Says what a backend needs and this machine lacks, and what to do; None if the backend can run."""
     if backend == "cuda":
         return cuda_library.missing()
     return triton_package.missing() if backend == "triton" else None
 
 
 def _read_environment() -> None:
-    """Applies GATEDOPS_CPU and GATEDOPS_BACKEND, checks GATEDOPS_CUDA; an empty value is as good as none."""
+    """Applies GATEDOPS_CPU and GATEDOPS_BACKEND, and checks GATEDOPS_CUDA. An empty value means no value."""
     global _forced
     isa = os.environ.get("GATEDOPS_CPU")
     if isa:

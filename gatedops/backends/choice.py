@@ -1,8 +1,8 @@
-"""Which backend runs which family of ops on a GPU: decided once, at the first tensor there.
+"""Decides once, when the first op runs on a GPU, which backend runs which family of ops there.
 
-What GATEDOPS_BACKEND asks for comes first. Else a family goes to kernels that proved themselves, right and faster than
-the portable ops, on every kind of GPU that torch sees: in the self-test on this machine (verdict_files.py), or, where
-it said nothing, on a GPU of the project (proved.py). Else the portable ops run it.
+GATEDOPS_BACKEND comes first. Without it, kernels run a family if they proved themselves on every kind of GPU that torch
+sees: right, and faster than the portable ops. They prove it in the self-test on this machine (verdict_files.py) or, if
+that has no verdict, on a GPU of the project (proved.py). Otherwise the portable ops run the family.
 """
 
 from __future__ import annotations
@@ -22,30 +22,31 @@ from gatedops.backends.verdict_files import Verdicts
 from gatedops.backends.verdicts import Verdict, times
 
 PORTABLE = "portable"
-# The backends that a value of GATEDOPS_BACKEND takes for a family, the first that has kernels for it.
+# For a value of GATEDOPS_BACKEND, the first of these backends that has kernels for a family runs it.
 _FORCED = {"cuda": ("cuda", "triton"), "triton": ("triton",)}
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A backend for a family of ops, and why."""
+    """The backend for a family of ops, and why it was chosen."""
 
     backend: str
     why: str
 
 
 def choices() -> dict[str, Choice]:
-    """The backend of each family on GPUs. Starts CUDA, unless GATEDOPS_BACKEND names one."""
+    """Returns the backend of each family on GPUs. It starts CUDA, unless GATEDOPS_BACKEND names a backend."""
     forced = forced_backend()
     return _proved_here() if forced is None else forced_choices(forced, able_backends(but=forced))
 
 
-_decided: dict[str, Choice] = {}  # by _proved_here(), once in a process
+# _proved_here() fills it once in a process.
+_decided: dict[str, Choice] = {}
 _lock = threading.RLock()
 
 
 def _proved_here() -> dict[str, Choice]:
-    """What nothing forces. Whatever goes wrong on the way, the portable ops run, and a line says what it was."""
+    """Returns the choice when no backend is forced. If that fails, the portable ops run, and the log says why."""
     with _lock:
         if _decided:
             return _decided
@@ -54,10 +55,10 @@ def _proved_here() -> dict[str, Choice]:
             chosen = _decide(able_backends(), said)
         except Exception as error:
             said.append(
-                f"Which kernels of gatedops proved themselves here cannot be told ({type(error).__name__}: {error}): "
+                f"gatedops cannot find out which kernels proved themselves here ({type(error).__name__}: {error}): "
                 "torch's own operations run instead."
             )
-            chosen = dict.fromkeys(FAMILIES, Choice(PORTABLE, "what proved itself cannot be told"))
+            chosen = dict.fromkeys(FAMILIES, Choice(PORTABLE, "it cannot be found out which kernels proved themselves"))
         _decided.update(chosen)
     for line in said:
         logging.getLogger("gatedops").warning("%s", line)
@@ -65,7 +66,7 @@ def _proved_here() -> dict[str, Choice]:
 
 
 def _decide(able: list[KernelBackend], said: list[str]) -> dict[str, Choice]:
-    """The choice by all that is known here; adds to what is to be said of it."""
+    """Returns the choice by all that is known here; adds what the log should say to `said`."""
     found = gpus()
     known = [known_of(gpu, able, KERNEL_BACKENDS) for gpu in found]
     chosen = proved_choices(able, known)
@@ -75,23 +76,23 @@ def _decide(able: list[KernelBackend], said: list[str]) -> dict[str, Choice]:
                 backend.load()
             except Exception as error:
                 said.append(
-                    f"The kernels of gatedops in {backend.name} proved themselves and cannot be loaded now "
-                    f"({type(error).__name__}: {error}), so others run instead: `python -m gatedops selftest` tries "
+                    f"The {backend.name} kernels of gatedops proved themselves but cannot be loaded now "
+                    f"({type(error).__name__}: {error}), so others run instead: `python -m gatedops selftest` tests "
                     "them again."
                 )
                 return _decide([other for other in able if other is not backend], said)
     untried = untried_of(able, found, known)
     if untried:
         said.append(
-            f"Kernels of gatedops have not been tried here, and torch's own operations run where no others were: "
-            f"{'; '.join(untried)}. `python -m gatedops selftest` tries them; from then on those that are right and "
-            "faster run. GATEDOPS_BACKEND=portable keeps torch's and ends this line."
+            f"Some kernels of gatedops were not tested on this machine, so they are not used: {'; '.join(untried)}. "
+            "`python -m gatedops selftest` tests them; those that are right and faster are used from then on. "
+            "GATEDOPS_BACKEND=portable keeps torch's own operations and silences this message."
         )
     return chosen
 
 
 def untried_of(backends: Sequence[KernelBackend], found: Sequence[Gpu], known: Sequence[Verdicts]) -> list[str]:
-    """What nothing is known of, in words: for each kind of GPU the families of each backend."""
+    """Describes what was never tested: for each kind of GPU the families of each backend."""
     untried = []
     for gpu, verdicts in zip(found, known, strict=True):
         for backend in backends:
@@ -102,12 +103,12 @@ def untried_of(backends: Sequence[KernelBackend], found: Sequence[Gpu], known: S
 
 
 def able_backends(but: str | None = None) -> list[KernelBackend]:
-    """The backends that can run here; `but` is one that was found able at the import."""
+    """Returns the backends that can run here. `but` names one that was found able at import, so it is not checked."""
     return [backend for backend in KERNEL_BACKENDS if backend.name == but or backend.missing() is None]
 
 
 def backend_of(device: torch.device | str, family: str) -> str:
-    """The name of the backend that runs a family of ops on a device."""
+    """Returns the name of the backend that runs a family of ops on a device."""
     kind, forced = torch.device(device).type, forced_backend()
     if kind == "cuda":
         return choices()[family].backend
@@ -115,8 +116,8 @@ def backend_of(device: torch.device | str, family: str) -> str:
 
 
 def known_of(gpu: Gpu, able: Sequence[KernelBackend], backends: Sequence[KernelBackend]) -> Verdicts:
-    """What is known, on a kind of GPU, of those backends that are able to run: what the self-test found, else what the
-    table says. The table also gives the speed of kernels that were right here and could not be timed."""
+    """Returns the verdicts on a kind of GPU: those of the self-test, else those of the shipped table for the backends
+    that are able to run. The table also gives the speed of kernels that were right here but could not be timed."""
     found = proved.proved_on(gpu, able)
     for family, by_backend in verdict_files.read(gpu, backends).items():
         shipped = found.setdefault(family, {})
@@ -128,7 +129,7 @@ def known_of(gpu: Gpu, able: Sequence[KernelBackend], backends: Sequence[KernelB
 
 
 def forced_choices(forced: str, backends: Sequence[KernelBackend]) -> dict[str, Choice]:
-    """The choice where GATEDOPS_BACKEND names a backend."""
+    """Returns the choice when GATEDOPS_BACKEND names a backend."""
     names = {backend.name: backend for backend in backends}
     chosen = {}
     for family in FAMILIES:
@@ -143,8 +144,8 @@ def forced_choices(forced: str, backends: Sequence[KernelBackend]) -> dict[str, 
 
 
 def proved_choices(backends: Sequence[KernelBackend], known: Sequence[Verdicts]) -> dict[str, Choice]:
-    """The choice by what is known of the backends on each kind of GPU: of those that earned it on all of them, the one
-    that is faster where it is slowest."""
+    """Returns the choice by the verdicts on each kind of GPU. A backend must be right and faster on all kinds. Among
+    those, the one with the best speed on its slowest kind and size is chosen."""
     chosen = {}
     for family in FAMILIES:
         earned: dict[str, float] = {}
@@ -173,7 +174,7 @@ def _why_portable(family: str, backends: Sequence[KernelBackend], known: Sequenc
 
 
 def said_of(verdict: Verdict | None) -> str:
-    """A verdict in a few words."""
+    """Puts a verdict in a few words."""
     if verdict is None:
         return "not tried"
     if not verdict.is_right:

@@ -1,4 +1,4 @@
-"""The C++ kernels for NVIDIA GPUs, gatedops._C_cuda: whether it is built, for which GPUs, and loading it."""
+"""Finds and loads gatedops._C_cuda, the C++ kernels for NVIDIA GPUs, and says for which GPUs it is built."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
-# Ops with kernels in csrc/<family>/cuda/.
+# These ops have kernels in csrc/<family>/cuda/.
 OPS = (
     "conv_gram",
     "gate_neighbors",
@@ -26,46 +26,47 @@ OPS = (
     "npk_matvec",
 )
 
-# The kernels of the gram family, as GATEDOPS_CUDA names them, and what they are.
+# The kernels of the gram family by their names in GATEDOPS_CUDA, and what they use.
 GRAM_KERNELS = {
     "sm90": "wgmma in clusters of two blocks",
     "sm90x1": "wgmma without clusters",
     "sm80": "mma.sync",
 }
 
-# Written by csrc/gram/cuda/ops.cpp.
+# csrc/gram/cuda/ops.cpp writes this text.
 _MARK = rb"gatedops\._C_cuda for ([0-9a-z_]+)(?: from ([0-9a-f]+, nvcc [0-9.]+))?"
 
 
 def library() -> Path | None:
-    """The built library, the one whose name has this interpreter's tag when several interpreters built theirs."""
+    """Returns the built library. If several interpreters built theirs, it is the one with this interpreter's tag."""
     built = sorted(PACKAGE.glob("_C_cuda*.so"))
     own = "_C_cuda" + str(sysconfig.get_config_var("EXT_SUFFIX"))
     return next((path for path in built if path.name == own), built[0] if built else None)
 
 
 def architectures(path: Path) -> list[str]:
-    """What a library is built for: "80", "90a", .... Read from the file, so that it needs no GPU."""
+    """Returns what a library is built for: "80", "90a", ... It is read from the file, which needs no GPU."""
     found = re.search(_MARK, path.read_bytes())
     return found[1].decode().split("_") if found else []
 
 
 def sources(path: Path) -> str:
-    """The digest of the sources that a library was built from, setup_cuda.digest_of_sources(), and the compiler, as
-    "7a3290474c9f5f40, nvcc 13.0"; empty where it says none."""
+    """Returns the digest of the sources that a library was built from (setup_cuda.digest_of_sources()) and the
+    compiler, as in "7a3290474c9f5f40, nvcc 13.0"; empty if the library names none."""
     found = re.search(_MARK, path.read_bytes())
     return found[2].decode() if found and found[2] else ""
 
 
 def runs_on(capability: tuple[int, int], built: list[str]) -> bool:
-    """Whether machine code for one of these runs on a GPU: of its major version, no newer; "90a" on 9.0 alone."""
+    """Whether machine code for one of these runs on a GPU: it must have its major version and not be newer; "90a" runs
+    on 9.0 alone."""
     gpu = capability[0] * 10 + capability[1]
     plain = [int(name) for name in built if name.isdecimal()]
     return f"{gpu}a" in built or any(name // 10 == gpu // 10 and name <= gpu for name in plain)
 
 
 def missing() -> str | None:
-    """What the kernels need and is not here, and what to do; None where they run."""
+    """Says what the kernels need and is not here, and what to do; None if they can run."""
     if torch.version.cuda is None:
         return "needs a torch built for CUDA, and this one is not: keep tensors on the CPU"
     path = library()
@@ -79,26 +80,26 @@ def missing() -> str | None:
         gpu = "{}.{}".format(*capability)
         names = ", ".join(f"sm_{name}" for name in built)
         return (
-            f"is built for {names}, this GPU is sm_{capability[0]}{capability[1]}: "
+            f"is built for {names}, but this GPU is sm_{capability[0]}{capability[1]}: "
             f"build again with TORCH_CUDA_ARCH_LIST={gpu}"
         )
     return None
 
 
 def refused_kernel(name: str) -> str | None:
-    """Why GATEDOPS_CUDA cannot be `name` beside GATEDOPS_BACKEND=cuda, one sentence; None where it can."""
+    """Says in one sentence why GATEDOPS_CUDA cannot be `name` beside GATEDOPS_BACKEND=cuda; None if it can."""
     if name not in GRAM_KERNELS:
         return f"got {name!r}, needs one of {', '.join(GRAM_KERNELS)}, or no value for the fastest"
     capability = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
     if name != "sm80" and capability is not None and capability[0] != 9:
         gpu = "{}.{}".format(*capability)
-        return f"got {name!r}, which needs a GPU of compute capability 9.0, and this one has {gpu}: take sm80"
+        return f"got {name!r}, which needs a GPU of compute capability 9.0, and this one has {gpu}: use sm80"
     return None
 
 
 def last_gram_kernel() -> str | None:
-    """The kernel of the gram family that was launched last in this process, as GATEDOPS_CUDA names it; None before the
-    first launch."""
+    """Returns the kernel of the gram family that was launched last in this process, by its name in GATEDOPS_CUDA; None
+    before the first launch."""
     path = library()
     assert path is not None
     function = ctypes.CDLL(str(path)).gatedops_last_gram_kernel
@@ -109,13 +110,13 @@ def last_gram_kernel() -> str | None:
 
 @cache
 def kernels() -> dict[str, Callable[..., Any]]:
-    """Loads the library; the kernel of each op. They are ops too, of the same schemas in a namespace of their own, so
-    that loading them chooses nothing."""
+    """Loads the library, and returns the kernel of each op. The kernels are ops of the same schemas in a namespace of
+    their own, so loading them does not choose them."""
     path = library()
     assert path is not None
     torch.ops.load_library(str(path))
     for name in OPS:
-        if not hasattr(torch.ops.gatedops_cuda, name):  # they stay where gatedops is imported again
+        if not hasattr(torch.ops.gatedops_cuda, name):  # They are there already if gatedops is imported again.
             schema = str(getattr(torch.ops.gatedops, name).default._schema)
             _namespace().define(schema.removeprefix("gatedops::"))
     return {name: getattr(torch.ops.gatedops_cuda, name).default for name in OPS}
@@ -123,5 +124,5 @@ def kernels() -> dict[str, Callable[..., Any]]:
 
 @cache
 def _namespace() -> torch.library.Library:
-    """Lives as long as this module, and what it defines with it."""
+    """Returns the namespace, whose definitions live as long as this module."""
     return torch.library.Library("gatedops_cuda", "FRAGMENT")

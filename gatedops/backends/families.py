@@ -1,4 +1,4 @@
-"""The families of ops. A backend proves itself, and is chosen, for a whole family."""
+"""Lists the families of ops. A backend proves itself, and is chosen, for a whole family."""
 
 from __future__ import annotations
 

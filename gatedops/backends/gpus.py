@@ -1,4 +1,4 @@
-"""The kinds of GPU that torch sees here. What a kernel proves, it proves for one kind and one driver."""
+"""Lists the kinds of GPU that torch sees here. A kernel proves itself for one kind and one driver."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import torch
 from gatedops.backends import child
 
 _DRIVER_FILE = Path("/proc/driver/nvidia/version")
-_LIMIT = 120  # seconds for a first product on a GPU, which starts CUDA and loads its libraries
+# A first product on a GPU, which starts CUDA and loads its libraries, may take this many seconds.
+_LIMIT = 120
 _TRIAL = "import sys, torch; d = sys.argv[1]; a = torch.ones(8, 8, device=d); print(float((a @ a + a).sum()))"
 _EXPECTED = "576.0"
 
@@ -30,12 +31,12 @@ class Gpu:
 
     @property
     def device(self) -> str:
-        """One of them, as torch names it."""
+        """One GPU of this kind, as torch names it."""
         return f"cuda:{self.indices[0]}"
 
 
 def gpus() -> list[Gpu]:
-    """One entry for each kind of GPU that torch sees; none where it sees none. Starts CUDA."""
+    """Returns one entry for each kind of GPU that torch sees, which may be none. It starts CUDA."""
     if not torch.cuda.is_available():
         return []
     kinds: dict[tuple[str, tuple[int, int]], list[int]] = {}
@@ -47,7 +48,7 @@ def gpus() -> list[Gpu]:
 
 
 def driver_version() -> str:
-    """The driver's release, "580.65.06", where its file says it; else the CUDA version that it serves."""
+    """Returns the driver's release, such as "580.65.06", if its file says it; else the CUDA version that it serves."""
     if torch.version.hip:
         return f"HIP {torch.version.hip}"
     try:
@@ -68,8 +69,8 @@ def _served_by_driver() -> str:
 
 
 def why_unusable(device: str) -> str | None:
-    """Why torch cannot compute on a GPU that it sees, one sentence; None where it can. Tried in a process of its own,
-    which an error of CUDA leaves unusable."""
+    """Says in one sentence why torch cannot compute on a GPU that it sees; None if it can. It tries this in another
+    process, because an error of CUDA leaves a process unusable."""
     try:
         done = subprocess.run(
             [sys.executable, "-c", _TRIAL, device],
@@ -80,9 +81,9 @@ def why_unusable(device: str) -> str | None:
             env=child.environment(),
         )
     except subprocess.TimeoutExpired:
-        return f"{device}: torch sees it, and a small product on it did not end within {_LIMIT} s"
+        return f"{device}: torch sees it, but a small product on it did not end within {_LIMIT} s"
     if done.returncode == 0 and done.stdout.strip() == _EXPECTED:
         return None
     said = done.stderr.strip().splitlines()
     reason = said[-1] if said else f"a small product gave {done.stdout.strip() or 'nothing'} instead of {_EXPECTED}"
-    return f"{device}: torch sees it and cannot use it: {reason}"
+    return f"{device}: torch sees it but cannot use it: {reason}"

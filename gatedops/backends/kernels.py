@@ -11,7 +11,8 @@ from typing import Any
 from gatedops.backends import cuda_library, triton_package
 from gatedops.backends.families import FAMILIES, FAMILY_OF
 
-Kernel = Callable[..., Any]  # takes the arguments of the op's schema in csrc/ops.cpp
+# A kernel takes the arguments of the op's schema in csrc/ops.cpp.
+Kernel = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -19,13 +20,13 @@ class KernelBackend:
     """Kernels for some families of ops.
 
     Attributes:
-        name: of the backend, in reports and in GATEDOPS_BACKEND.
-        at: where it is found, "module:name": the self-test runs in processes of its own.
+        name: its name in reports and in GATEDOPS_BACKEND.
+        at: its place as "module:name", for the processes of the self-test.
         ops: the ops that it has kernels for, known without loading them.
-        missing: what the kernels need and this machine lacks, and what to do; None where they run.
-        build: names the kernels as they are on this machine: another text after any change.
-        sources: names what they are built from, wherever it was.
-        load: the kernel of each op.
+        missing: says what the kernels need and this machine lacks, and what to do; None if they can run.
+        build: returns a text that names the kernels on this machine; any change of them changes it.
+        sources: returns a text that names what the kernels were built from, on any machine.
+        load: loads the kernels, and returns that of each op.
     """
 
     name: str
@@ -37,7 +38,7 @@ class KernelBackend:
     load: Callable[[], dict[str, Kernel]]
 
     def ops_of(self, family: str) -> tuple[str, ...]:
-        """Those of a family, none where it has no kernels for it."""
+        """Returns the ops of a family that have kernels, which may be none."""
         return tuple(op for op in self.ops if FAMILY_OF[op] == family)
 
     @property
@@ -47,7 +48,7 @@ class KernelBackend:
 
 
 def digest_of(paths: list[Path]) -> str:
-    """A digest of the names and the bytes of files, 16 characters."""
+    """Returns a digest of the names and the bytes of files, 16 characters."""
     total = hashlib.sha256()
     for path in sorted(paths):
         total.update(f"{path.parent.name}/{path.name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
@@ -59,13 +60,13 @@ def _build_of_triton() -> str:
 
 
 def files_of_triton() -> list[Path]:
-    """The kernels, and the modules that their launchers import."""
+    """Returns the files of the kernels, and of the modules that their launchers import."""
     package = cuda_library.PACKAGE
     return [*(package / "triton").glob("*.py"), *(package / "ops").glob("*.py"), package / "layout.py"]
 
 
 def _sources_of_triton() -> str:
-    """Compiled on this machine: what compiles it counts too."""
+    """Returns the digest with Triton's version, because Triton compiles the kernels on this machine."""
     return f"{_build_of_triton()}, triton {'.'.join((triton_package.version() or 'none').split('.')[:2])}"
 
 

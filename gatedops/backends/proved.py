@@ -1,8 +1,8 @@
-"""The kernels that proved themselves on a GPU of the project: a table that ships, proved.json.
+"""Reads proved.json, the table of the kernels that proved themselves on a GPU of the project. It ships with gatedops.
 
-A row holds for GPUs of one compute capability and for one build of the kernels, named by the digest of their sources
-(for Triton also by the version that compiled them). scripts/record_proved.py writes rows from what
-`python -m gatedops selftest --json` printed.
+A row holds for GPUs of one compute capability and for one build of the kernels. The digest of their sources names the
+build (for Triton together with the version that compiled them). scripts/record_proved.py writes rows from the output of
+`python -m gatedops selftest --json`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ TABLE = Path(__file__).with_name("proved.json")
 
 @dataclass(frozen=True)
 class Proved:
-    """A family of a backend that was right, and so many times as fast as the portable ops at a small and at a large
-    size, on a GPU of this name and compute capability ("9.0")."""
+    """A family of a backend that was right on a GPU of this name and compute capability ("9.0"). `faster` says how many
+    times as fast as the portable ops it was, at a small and at a large size."""
 
     family: str
     backend: str
@@ -37,13 +37,13 @@ class Proved:
 
 @cache
 def table() -> tuple[Proved, ...]:
-    """The rows that ship."""
+    """Returns the rows that ship."""
     rows = json.loads(TABLE.read_text())
     return tuple(Proved(**{**row, "faster": tuple(row["faster"])}) for row in rows)
 
 
 def proved_on(gpu: Gpu, backends: Sequence[KernelBackend], rows: Sequence[Proved] | None = None) -> Verdicts:
-    """What the table says of these backends on a kind of GPU."""
+    """Returns the verdicts of the table on these backends for a kind of GPU."""
     capability = "{}.{}".format(*gpu.capability)
     sources = {backend.name: backend.sources() for backend in backends}
     found: Verdicts = {}

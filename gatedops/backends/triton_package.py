@@ -1,4 +1,4 @@
-"""The Triton kernels, gatedops.triton: whether the package that compiles them is here."""
+"""Says whether the package that compiles the kernels of gatedops.triton is here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _DISTRIBUTIONS = ("triton", "pytorch-triton", "pytorch-triton-rocm", "triton-win
 
 
 def missing() -> str | None:
-    """What the kernels need and this machine lacks, and what to do; None where they run."""
+    """Says what the kernels need and this machine lacks, and what to do; None if they can run."""
     if not _is_installed():
         return "needs the triton package, which is not installed: pip install triton"
     if not torch.cuda.is_available():
@@ -21,12 +21,12 @@ def missing() -> str | None:
 def _is_installed() -> bool:
     try:
         return util.find_spec("triton") is not None
-    except ValueError:  # an empty module that somebody put in its place
+    except ValueError:  # Somebody put an empty module in its place.
         return False
 
 
 def version() -> str | None:
-    """triton's version, found without importing it; None where it is not installed."""
+    """Returns triton's version without importing it; None if triton is not installed."""
     if not _is_installed():
         return None
     for name in _DISTRIBUTIONS:

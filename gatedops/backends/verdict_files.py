@@ -1,4 +1,5 @@
-"""Verdicts in the user's cache folder: a file for each kind of GPU, driver, torch, Triton and build of the kernels."""
+"""Keeps verdicts in the user's cache folder: a file for each kind of GPU, driver, torch, Triton and build of the
+kernels."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 
 from gatedops._version import __version__
-from gatedops.atomic_file import written_whole
+from gatedops.atomic_file import write_text
 from gatedops.backends import triton_package
 from gatedops.backends.families import FAMILIES
 from gatedops.backends.gpus import Gpu
@@ -31,14 +32,17 @@ except ImportError:  # Windows
 
 Verdicts = dict[str, dict[str, Verdict]]  # by family, then by backend
 
-_FORMAT = 1  # of the files; what has another is another version's
-_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # a place that holds no file, and cannot
-_MOST = 1e9  # times as fast
+# The format of the files. Another version of gatedops may write another one.
+_FORMAT = 1
+# These errors mean that there is no file.
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+# A ratio of speeds and a time in seconds must be below this.
+_MOST = 1e9
 
 
 def folder() -> Path:
-    """The folder of the verdicts: in GATEDOPS_CACHE, else in gatedops in the user's cache folder (XDG_CACHE_HOME, else
-    ~/.cache). It need not be there. Raises FileNotFoundError where nothing says where it is."""
+    """Returns the folder of the verdicts, which need not exist: in GATEDOPS_CACHE, else in gatedops in the user's cache
+    folder (XDG_CACHE_HOME, else ~/.cache). Raises FileNotFoundError if there is no home folder either."""
     named = os.environ.get("GATEDOPS_CACHE")
     if named:
         return Path(named).absolute() / "selftest"
@@ -51,7 +55,7 @@ def folder() -> Path:
 
 
 def folder_in_words() -> str:
-    """The folder, for people."""
+    """Returns the folder as a text for people."""
     try:
         return str(folder())
     except OSError as error:
@@ -59,7 +63,7 @@ def folder_in_words() -> str:
 
 
 def key_of(gpu: Gpu, backends: Sequence[KernelBackend]) -> dict[str, str]:
-    """All that a verdict holds for: another value of any of these, and it says nothing."""
+    """Returns all that a verdict depends on: if any of these values changes, the verdict no longer counts."""
     return {
         "gpu": gpu.name,
         "capability": "{}.{}".format(*gpu.capability),
@@ -72,14 +76,15 @@ def key_of(gpu: Gpu, backends: Sequence[KernelBackend]) -> dict[str, str]:
 
 
 def path_of(key: dict[str, str]) -> Path:
-    """The file of the verdicts for a key."""
+    """Returns the file of the verdicts for a key."""
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     name = re.sub(r"[^a-z0-9]+", "-", key["gpu"].lower()).strip("-")
     return folder() / f"{name[:60]}-{digest}.json"
 
 
 def read(gpu: Gpu, backends: Sequence[KernelBackend]) -> Verdicts:
-    """The verdicts kept for a kind of GPU as it is now; none, and a line in the log, where their file is damaged."""
+    """Returns the verdicts that are kept for a kind of GPU. If their file is damaged, there are none, and the log says
+    so."""
     key = key_of(gpu, backends)
     try:
         path = path_of(key)
@@ -95,15 +100,15 @@ def read(gpu: Gpu, backends: Sequence[KernelBackend]) -> Verdicts:
 
 def _unread(path: Path, error: Exception) -> Verdicts:
     logging.getLogger("gatedops").warning(
-        "%s cannot be read (%s) and counts for nothing: `python -m gatedops selftest --forget` removes it", path, error
+        "%s cannot be read (%s) and is ignored: `python -m gatedops selftest --forget` removes it", path, error
     )
     return {}
 
 
 def _verdicts_in(content: Any, key: dict[str, str]) -> Verdicts:
-    """The verdicts in a file's content; an error where it is not what keep() writes for this key."""
+    """Returns the verdicts in a file's content; raises an error if keep() would not write it for this key."""
     if content["format"] != _FORMAT or content["key"] != key:
-        raise ValueError("it is about something else than its name says")
+        raise ValueError("its content does not match its name")
     return {
         family: {backend: _verdict(made) for backend, made in by_backend.items()}
         for family, by_backend in content["families"].items()
@@ -115,13 +120,13 @@ def _verdict(made: dict[str, Any]) -> Verdict:
     timings = tuple(made["timings"])
     faster, texts = made["faster"], (made["outcome"], made["why"], made["date"])
     if made["outcome"] not in OUTCOMES:
-        raise ValueError(f"the outcome {made['outcome']!r} is none of {', '.join(OUTCOMES)}")
+        raise ValueError(f"the outcome {made['outcome']!r} is not one of {', '.join(OUTCOMES)}")
     if not isinstance(faster, list) or len(faster) not in (0, 2) or not all(map(_is_ratio, faster)):
         raise ValueError(f"{faster!r} are not two ratios of speeds")
     if not all(isinstance(text, str) for text in texts) or not isinstance(made["cases"], int):
-        raise ValueError("a verdict has words or a number of cases that are none")
+        raise ValueError("a verdict has a text that is not a string, or a number of cases that is not an int")
     if not all(_is_ratio(timing[name]) for timing in timings for name in ("portable_s", "kernel_s")):
-        raise ValueError("a timing has seconds that are none")
+        raise ValueError("a timing has seconds that are not a positive number")
     return Verdict(**{**made, "faster": tuple(map(float, faster)), "timings": timings})
 
 
@@ -130,10 +135,10 @@ def _is_ratio(value: object) -> bool:
 
 
 def keep(gpu: Gpu, backends: Sequence[KernelBackend], found: Verdicts) -> Path:
-    """Adds verdicts to those that are kept for a kind of GPU, in place of older ones of the same family and backend;
-    the file, which nobody reads half of.
+    """Adds verdicts to those that are kept for a kind of GPU, and returns the file. They replace older ones of the same
+    family and backend. The file is replaced as a whole, so nobody reads half of it.
 
-    Raises OSError, and leaves what was, where the folder cannot be written.
+    Raises OSError, and leaves the old file, if the folder cannot be written.
     """
     key = key_of(gpu, backends)
     path = path_of(key)
@@ -144,16 +149,14 @@ def keep(gpu: Gpu, backends: Sequence[KernelBackend], found: Verdicts) -> Path:
     families = {
         family: {name: asdict(verdict) for name, verdict in by_backend.items()} for family, by_backend in merged.items()
     }
-    content = json.dumps({"format": _FORMAT, "key": key, "families": families}, indent=1) + "\n"
-    with written_whole(path) as part:
-        part.write_text(content, encoding="utf-8")
+    write_text(path, json.dumps({"format": _FORMAT, "key": key, "families": families}, indent=1) + "\n")
     return path
 
 
 def forget() -> tuple[list[Path], list[OSError]]:
-    """Removes all verdicts, of every kind of GPU: the files that were removed, and why others could not be."""
+    """Removes all verdicts, for every kind of GPU. Returns the removed files, and the errors of the others."""
     removed, errors = [], []
-    for path in sorted(folder().glob("*.json")):
+    for path in sorted(folder().glob("[!.]*.json")):  # a hidden file is one that another process still writes
         try:
             path.unlink()
             removed.append(path)
@@ -164,8 +167,8 @@ def forget() -> tuple[list[Path], list[OSError]]:
 
 @contextlib.contextmanager
 def alone(tell: Callable[[str], None]) -> Iterator[None]:
-    """While one process is inside, another waits before it, and tells so: timings on a GPU that works for two would be
-    of no use. Nobody waits where the folder cannot be written, or has no locks."""
+    """Lets one process at a time into the block, because timings on a GPU that works for two processes would be
+    useless. A process that waits says so. Nobody waits if the folder cannot be written or has no locks."""
     file = _lock_file()
     if file is None or fcntl is None:
         yield
@@ -174,7 +177,7 @@ def alone(tell: Callable[[str], None]) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            tell("Another self-test runs: this one begins when that has ended.")
+            tell("Another self-test is running: this one begins when it has ended.")
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError:
             yield

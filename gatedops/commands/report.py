@@ -1,4 +1,4 @@
-"""`python -m gatedops`: versions, what runs where, instruction sets, and for what is missing, what to do."""
+"""`python -m gatedops` prints versions, what runs where, instruction sets, and what to do if something is missing."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def _versions() -> Iterator[tuple[str, str]]:
     yield "gatedops", __version__
     yield "torch", f"{torch.__version__} (gatedops._C loads on torch {build['torch_target']} or newer)"
     yield "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    yield "triton", triton_package.version() or "not installed; only the kernels in Triton for GPUs need it"
+    yield "triton", triton_package.version() or "not installed; only the Triton kernels for GPUs need it"
     yield "built with", f"{build['compiler']}, C++{build['c++']}, {build['architecture']}"
 
 
 def _devices() -> Iterator[tuple[str, str]]:
-    """What runs where."""
+    """Says what runs on which device."""
     portable_cpu = backends.forced_backend() == "portable"
     yield "CPU", _how("portable" if portable_cpu else "cpu")
     yield "GPUs", _on_gpus()
@@ -35,7 +35,7 @@ def _devices() -> Iterator[tuple[str, str]]:
 
 
 def _how(name: str) -> str:
-    """How a backend is made, with its name, and who asks for it."""
+    """Says how a backend is made, its name, and whether GATEDOPS_BACKEND asks for it."""
     how = next(backend.how for backend in backends.BACKENDS if backend.name == name)
     asked = "; GATEDOPS_BACKEND asks for it" if backends.forced_backend() == name else ""
     return f"{how} ({name}){asked}"
@@ -49,7 +49,8 @@ def _on_gpus() -> str:
 
 
 def _gpu_kernels() -> Iterator[tuple[str, str]]:
-    """The kinds of GPU, the backend of each family there and why, and what is known of those that have kernels."""
+    """Lists the kinds of GPU, the backend of each family and why it was chosen, and the verdicts on all backends that
+    have kernels for it."""
     found = gpus.gpus()
     if not found:
         yield "none", "torch sees no GPU here"
@@ -69,7 +70,7 @@ def _gpu_kernels() -> Iterator[tuple[str, str]]:
 
 
 def _known(device: str, verdict: Verdict | None) -> str:
-    """What is known of kernels on a GPU, and since when."""
+    """Says what is known of kernels on a GPU, and since when."""
     return f"on {device} {choice.said_of(verdict)}" + (f", {verdict.date}" if verdict and verdict.date else "")
 
 
@@ -83,7 +84,7 @@ def _instruction_sets() -> Iterator[tuple[str, str]]:
         else:
             missing = ", ".join(backends.missing_flags(isa))
             yield isa, f"not on this machine (no {missing}); nothing to do, the kernels run without it"
-    yield "CPU flags", " ".join(backends.cpu_features()) or "none that a kernel asks for"
+    yield "CPU flags", " ".join(backends.cpu_features()) or "none that a kernel uses"
     yield "threads", f"{torch.get_num_threads()} of {os.cpu_count()} cores; torch.set_num_threads changes it"
 
 

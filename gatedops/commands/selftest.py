@@ -1,4 +1,5 @@
-"""`python -m gatedops selftest`: tries the kernels on this machine's GPUs. Those that are right and faster run then."""
+"""`python -m gatedops selftest` tests the kernels on this machine's GPUs. Those that are right and faster are used from
+then on."""
 
 from __future__ import annotations
 
@@ -19,29 +20,31 @@ from gatedops.backends.families import FAMILIES
 from gatedops.backends.gpus import Gpu, gpus, why_unusable
 from gatedops.backends.kernels import KERNEL_BACKENDS, KernelBackend
 from gatedops.backends.verdicts import UNKNOWN, Verdict
+from gatedops.progress import shows_bars, stages
 from gatedops.selftest import report
 from gatedops.selftest.report import GpuResult
 from gatedops.selftest.run import ENDING, LIMIT, Progress, run
 
-_EXIT_CODES = "exit codes: 0, all that was tried is right; 1, something is not right; 2, nothing could be tried."
+_EXIT_CODES = "exit codes: 0, all that was tested is right; 1, something is not right; 2, nothing could be tested."
 
-_LONGEST = 86_400  # seconds of a limit
+# A limit may be at most this many seconds.
+_LONGEST = 86_400
 
 
 class NothingToTry(Exception):
-    """Why no kernel can be tried, one sentence."""
+    """Says in one sentence why no kernel can be tested."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A kind of GPU, and the one of this kind that is tested, as torch names it."""
+    """A kind of GPU, and the GPU of this kind that is tested, as torch names it."""
 
     gpu: Gpu
     device: str
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command; its exit code."""
+    """Runs the command, and returns its exit code."""
     options = _parse(arguments)
     try:
         with _ending_cleanly():
@@ -62,22 +65,24 @@ def main(arguments: Sequence[str]) -> int:
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m gatedops selftest",
-        description="Runs the kernels for GPUs against the portable ops, which are torch's own operations, on this "
-        "machine's GPUs. Where all results of a family of ops are right and the kernels are faster, they run from then "
-        "on. Kernels that crash or hang do no harm: each family runs in a process of its own.",
+        description="Compares the kernels for GPUs with the portable ops, which are torch's own operations, on this "
+        "machine's GPUs. If all results of a family of ops are right and its kernels are faster, they are used from "
+        "then on. Kernels that crash or hang do no harm: each family runs in a process of its own.",
         epilog=_EXIT_CODES,
     )
-    parser.add_argument("--device", help="cuda or cuda:1, say; else one GPU of every kind that torch sees")
-    parser.add_argument("--families", nargs="+", metavar="FAMILY", help="gates or gram, say; else all with kernels")
-    parser.add_argument("--json", action="store_true", help="print the result, the times included, as JSON")
+    parser.add_argument("--device", help="for example cuda or cuda:1; default: one GPU of every kind that torch sees")
+    parser.add_argument(
+        "--families", nargs="+", metavar="FAMILY", help="for example gates or gram; default: all that have kernels"
+    )
+    parser.add_argument("--json", action="store_true", help="print the result with the times as JSON")
     parser.add_argument(
         "--limit",
         type=_seconds,
         metavar="SECONDS",
         default=LIMIT,
-        help=f"that a case may take, compiling its kernels included; else {LIMIT:g}",
+        help=f"how long a case may take, with compiling its kernels; default: {LIMIT:g}",
     )
-    parser.add_argument("--forget", action="store_true", help="remove the verdicts that are kept, and try nothing")
+    parser.add_argument("--forget", action="store_true", help="remove the verdicts that are kept, and test nothing")
     options = parser.parse_args(arguments)
     if options.forget and (options.device or options.families or options.json):
         parser.error("--forget removes the verdicts on all families and GPUs: give it alone")
@@ -98,18 +103,18 @@ def _seconds(text: str) -> float:
 
 
 def families_to_try(asked: Sequence[str] | None, backends: Sequence[KernelBackend]) -> list[str]:
-    """The families asked for, each once; all that have kernels where none are."""
+    """Returns the families asked for, each once; all that have kernels if none are."""
     with_kernels = [family for family in FAMILIES if any(backend.ops_of(family) for backend in backends)]
     for family in asked or ():
         if family not in FAMILIES:
-            raise NothingToTry(f"--families: got {family!r}, needs some of {', '.join(with_kernels)}")
+            raise NothingToTry(f"--families: got {family!r}, needs one or more of {', '.join(with_kernels)}")
         if family not in with_kernels:
             raise NothingToTry(f"--families: {family} has no kernels beside the portable ones")
     return list(dict.fromkeys(asked)) if asked else with_kernels
 
 
 def targets_of(asked: str | None, found: Sequence[Gpu]) -> list[Target]:
-    """The GPU asked for among the kinds found; one of every kind where none is."""
+    """Returns the GPU asked for among the kinds found; one GPU of every kind if none is."""
     index = None if asked is None else _index_of(asked)
     if not found:
         raise NothingToTry(_why_no_gpu())
@@ -138,12 +143,12 @@ def _refuse(device: str) -> NoReturn:
 
 def _why_no_gpu() -> str:
     if torch.version.cuda is None and torch.version.hip is None:
-        return "torch sees no GPU, as it is built for the CPU alone: install a torch built for CUDA"
-    return "torch sees no GPU, and the kernels to try need an NVIDIA GPU and its driver"
+        return "torch sees no GPU, because it is built for the CPU alone: install a torch built for CUDA"
+    return "torch sees no GPU, and the kernels to test need an NVIDIA GPU and its driver"
 
 
 def usable(targets: Sequence[Target]) -> list[Target]:
-    """The targets that torch can compute on; tells of the others."""
+    """Returns the targets that torch can compute on, and prints why it cannot use the others."""
     reasons = {target: why_unusable(target.device) for target in targets}
     if all(reasons.values()):
         raise NothingToTry("; ".join(reason for reason in reasons.values() if reason))
@@ -165,10 +170,10 @@ def self_test(
     as_json: bool = False,
     limit: float = LIMIT,
 ) -> int:
-    """Tries families of backends on targets, keeps the verdicts and prints them; the exit code of the command. Seen are
-    all kinds of GPU that torch sees: a family must be right and faster on each of them to be chosen.
+    """Tests families of backends on targets, keeps the verdicts and prints them. Returns the exit code of the command.
+    `seen` are all kinds of GPU that torch sees: a family must be right and faster on each of them to be chosen.
 
-    Raises NothingToTry where no backend can run on any target.
+    Raises NothingToTry if no backend can run on any target.
     """
     concerned = [backend for backend in backends if any(backend.ops_of(family) for family in families)]
     missing = [_missing(concerned, target) for target in targets]
@@ -186,7 +191,7 @@ def self_test(
 
 
 def _missing(backends: Sequence[KernelBackend], target: Target) -> dict[str, str]:
-    """What backends need and lack where this target is the current GPU."""
+    """Returns what backends need and lack if this target is the current GPU."""
     on_gpu = torch.device(target.device).type == "cuda"
     with torch.cuda.device(target.device) if on_gpu else contextlib.nullcontext():
         found = {backend.name: backend.missing() for backend in backends}
@@ -200,7 +205,7 @@ def _try(
     missing: dict[str, str],
     limit: float,
 ) -> GpuResult:
-    """Tests on one target, and keeps what was found."""
+    """Tests on one target, and keeps the verdicts."""
     able = [backend for backend in backends if backend.name not in missing]
     count = sum(bool(backend.ops_of(family)) for family in families for backend in able)
     kept, not_kept = None, ""
@@ -224,32 +229,23 @@ def _try(
 
 @contextlib.contextmanager
 def _shown(where: str, count: int) -> Iterator[Progress]:
-    """Shows the verdicts on stderr as they come: by a bar on a terminal if tqdm is installed, else in a line each."""
+    """Shows the verdicts on stderr as they come: by a bar on a terminal if tqdm is installed, else by one line each."""
 
     def show_line(family: str, backend: str, verdict: Verdict) -> None:
         _tell(f"{family} in {backend}: {said_of(verdict)}")
 
     _tell(f"Testing on {where}; this can take some minutes.")
-    try:
-        from tqdm import tqdm  # type: ignore[import-untyped]
-    except ModuleNotFoundError:
-        tqdm = None
-    if tqdm is None or sys.stderr is None or not sys.stderr.isatty():
+    if not shows_bars():
         yield show_line
         return
-    with tqdm(total=count, desc="selftest", unit="family", leave=False) as bar:
-
-        def advance(family: str, backend: str, verdict: Verdict) -> None:
-            bar.set_postfix_str(f"{family} in {backend}: {said_of(verdict)}")
-            bar.update()
-
-        yield advance
+    with stages(count, "family", "selftest") as advance:
+        yield lambda family, backend, verdict: advance(f"{family} in {backend}: {said_of(verdict)}")
 
 
 @contextlib.contextmanager
 def _ending_cleanly() -> Iterator[None]:
-    """Ends by an exception where the process is told to end, so that no test goes on without it; what is ignored, as
-    under nohup, stays ignored."""
+    """Turns a signal that ends the process into an exception, so that no test goes on without it. Signals that are
+    ignored, for example under nohup, stay ignored."""
 
     def end(number: int, frame: object) -> NoReturn:
         sys.exit(128 + number)
@@ -278,6 +274,6 @@ def _forget() -> int:
 
 
 def _tell(sentence: str) -> None:
-    """Prints on stderr, which may be closed or full."""
+    """Prints on stderr, even if it is closed or full."""
     with contextlib.suppress(OSError):
         print(sentence, file=sys.stderr, flush=True)

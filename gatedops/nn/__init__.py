@@ -1,5 +1,5 @@
-"""Layers with gates, drop-in replacements for torch's that give their gates away, or take them from outside; and deep
-gated networks made of them."""
+"""Layers that return their gates or take them from outside, as drop-in replacements for torch's layers, and deep gated
+networks made of them."""
 
 from gatedops.nn.conv import GatedConv2d
 from gatedops.nn.dgn import DGN, DLGN

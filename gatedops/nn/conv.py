@@ -12,15 +12,17 @@ from gatedops.ops.gated_linear_gate import apply_gate, relu_with_gates
 
 
 class GatedConv2d(nn.Conv2d):
-    """A 2-d convolution with gates: parameters, initialisation and state_dict keys of :class:`torch.nn.Conv2d`.
+    """A 2-d convolution with gates. It has the parameters, initialisation and state_dict keys of
+    :class:`torch.nn.Conv2d`.
 
-    ``layer(x)`` is Conv2d and ReLU; ``layer(x, gate)`` takes the gate from outside: GateBits or bool ``(n, C, H, W)``
-    (hard: exactly 0 where it is off, even if the convolution is infinite or NaN there; no gradient passes through it),
-    or float of the output's dtype (soft). The backward of a hard gate keeps one bit per gate.
+    ``layer(x)`` is Conv2d and ReLU; ``layer(x, gate)`` takes the gate from outside. A hard gate is GateBits or bool
+    ``(n, C, H, W)``: the result is exactly 0 where it is off, even if the convolution is infinite or NaN there, and no
+    gradient passes through the gate. A soft gate is a float tensor of the output's dtype. The backward of a hard gate
+    keeps one bit per gate.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
-            as of torch.nn.Conv2d.
+            as for torch.nn.Conv2d.
     """
 
     @overload
@@ -34,12 +36,13 @@ class GatedConv2d(nn.Conv2d):
     def forward(
         self, x: Tensor, gate: GateBits | Tensor | None = None, *, return_gates: bool = False
     ) -> Tensor | tuple[Tensor, GateBits]:
-        """``(n, in_channels, H, W)`` to ``(n, out_channels, H', W')``; with `return_gates` also the hard gates.
+        """Maps ``(n, in_channels, H, W)`` to ``(n, out_channels, H', W')``; with `return_gates` also returns the hard
+        gates.
 
         As in nn.Conv2d, an input without the first dimension gives a result without it; its gates have one row.
 
         Raises:
-            TypeError, ValueError: naming the argument; a soft gate with return_gates.
+            TypeError, ValueError: an argument does not fit, and the error names it; return_gates with a soft gate.
         """
         if x.dim() not in (3, 4):
             raise ValueError(f"x: got shape {tuple(x.shape)}, needs (n, in_channels, H, W)")
@@ -56,7 +59,7 @@ class GatedConv2d(nn.Conv2d):
 
 
 def _gated(q: Tensor, gate: GateBits | Tensor | None, return_gates: bool) -> Tensor | tuple[Tensor, GateBits]:
-    """The gated ``(n, C, H, W)`` and, if asked for, its hard gates."""
+    """Returns the gated ``(n, C, H, W)`` and, with `return_gates`, its hard gates."""
     if gate is None:
         return relu_with_gates(q) if return_gates else torch.relu(q)
     z = apply_gate(q, gate)

@@ -1,4 +1,4 @@
-"""Deep gated networks: one network's gates, another network's values (docs/math.md, section 11)."""
+"""Deep gated networks: one network gives the gates, another the values (docs/math.md, section 11)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gatedops.gate_args import require_gate_bits
 from gatedops.gatebits import GateBits, pack_gates
 from gatedops.nn.dgn_args import gate_kind, require_fitting, require_input
 from gatedops.nn.dgn_build import networks
-from gatedops.nn.dgn_chain import layers_of, pre_activation
+from gatedops.nn.dgn_chain import chain_layers, pre_activation
 from gatedops.nn.dgn_spec import Spec
 from gatedops.ops.checks import require_option
 from gatedops.ops.gated_linear import gated_linear
@@ -32,30 +32,30 @@ class DGN(nn.Module):
     | "FL" | frozen, with the weights of `feature` | hard |
     | "DL" | trained together with the value network | soft |
 
-    Weights are drawn Glorot-uniform and biases are 0, first the value network's, then the feature network's. Of a
-    network, its architecture is used, and in mode "FR-DI" its weights are what both networks start from.
+    Weights are drawn Glorot-uniform and biases are 0, first the value network's, then the feature network's. A network
+    that is given as `spec_or_net` gives only its architecture; in mode "FR-DI" both networks start from its weights.
 
     Args:
         spec_or_net: :func:`fc_spec` or :func:`conv_spec`; or a ReLU network, an nn.Sequential of nn.Linear, nn.Conv2d,
             nn.ReLU, nn.Flatten, nn.AvgPool2d and nn.AdaptiveAvgPool2d. :func:`gatedops.gated_twin` takes any other.
         mode: see the table.
-        feature: "FL" only: the trained network, or its state_dict.
+        feature: for mode "FL" only: the trained network, or its state_dict.
         gate: "hard", 1{q > 0}, or "soft", ``gain * sigmoid(beta * q)``. No gradient passes through hard gates, so "DL"
             needs soft ones.
-        beta, gain: of soft gates, positive.
+        beta, gain: positive constants of soft gates.
         value_input: the value network reads "x" (piecewise linear, PWL), or "ones" (piecewise constant, PWC).
-        order: a permutation of the L gated layers: value layer l has the gates of feature layer ``order[l]``. None: its
-            own.
-        shallow: each gate layer reads x directly, a convolution's the image, a linear layer's all numbers of x.
-        generator: which all weights are drawn from; None: torch's default one.
-        device, dtype: of the parameters; None: torch's defaults, of a network its own.
+        order: a permutation of the L gated layers: value layer l has the gates of feature layer ``order[l]``. None: it
+            has the gates of feature layer l.
+        shallow: each feature layer reads x directly: a convolution the image, a linear layer all numbers of x.
+        generator: all weights are drawn from it; None: from torch's default generator.
+        device, dtype: those of the parameters; None: torch's defaults, or those of the given network.
 
     Attributes:
         value: the value network; as a module by itself it is the ordinary ReLU network of its weights.
         feature: the feature network up to its last gate, with the same keys in its state_dict; shallow: its L layers.
 
     Raises:
-        TypeError, ValueError: naming the argument.
+        TypeError, ValueError: an argument does not fit; the error names it.
     """
 
     value: nn.Sequential
@@ -92,11 +92,12 @@ class DGN(nn.Module):
 
         Args:
             x: ``(n, ...)`` as the networks read it.
-            gates: hard gates of these rows, from :meth:`gates` or a :class:`gatedops.GateCache`; the feature network
-                does not run.
+            gates: hard gates of these rows, from :meth:`gates` or a :class:`gatedops.GateCache`; with them the feature
+                network does not run.
 
         Raises:
-            TypeError, ValueError: naming the argument; gates for a network whose gates are soft.
+            TypeError, ValueError: an argument does not fit, and the error names it; gates are given to a network whose
+                gates are soft.
         """
         require_input(x, self._shape, next(self.value.parameters()))
         z = x if self.value_input == "x" else torch.ones_like(x)
@@ -110,8 +111,8 @@ class DGN(nn.Module):
         return self._side_by_side(x, z)
 
     def gates(self, x: Tensor) -> GateBits:
-        """The hard gates 1{q > 0} of the rows of x, layers in the order in which the value network uses them, named as
-        :func:`gatedops.record_gates` names those of the feature network."""
+        """The hard gates 1{q > 0} of the rows of x. Layers are in the order in which the value network uses them, and
+        have the names that :func:`gatedops.record_gates` gives to the feature network's."""
         require_input(x, self._shape, next(self.value.parameters()))
         names = self._in_order(self._names)
         layers, first, words = [], 0, []
@@ -130,11 +131,11 @@ class DGN(nn.Module):
         return self.value.parameters()
 
     def require_layers(self, gates: GateBits) -> None:
-        """Raises ValueError unless the layers of these gates are those of the value network."""
+        """Raises ValueError if the layers of these gates are not those of the value network."""
         require_fitting(gates, self._gated_layers())
 
     def freeze_features(self, hard: bool = False) -> None:
-        """From now on the feature network does not learn. Soft gates stay soft, unless `hard`."""
+        """Stops the feature network from learning. Soft gates stay soft, or become hard with `hard`."""
         self.feature.requires_grad_(False)
         if hard:
             self.gate = "hard"
@@ -146,17 +147,18 @@ class DGN(nn.Module):
     # --- the feature network -----------------------------------------------------------------------------------
 
     def _hard_gates(self, x: Tensor) -> list[GateBits]:
-        """Per value layer, without gradients: nothing is kept for a backward of the feature network."""
+        """The hard gates of each value layer, without gradients, so nothing is kept for a backward of the feature
+        network."""
         with torch.no_grad():
             return self._in_order(self._feature_gates(x, hard=True))
 
     def _feature_gates(self, x: Tensor, hard: bool = False) -> list:
-        """The gates in the feature network's order: GateBits where they are hard, else tensors."""
+        """The gates in the feature network's order: GateBits if they are hard, else tensors."""
         if self.shallow:
             inputs = [x.flatten(1) if isinstance(layer, nn.Linear) else x for layer in self.feature]
             return [self._gated_layer(layer, h, hard)[1] for layer, h in zip(self.feature, inputs, strict=True)]
         h, gates = x, []
-        for layer, gated in zip(layers_of(self.feature), self._gated, strict=False):
+        for layer, gated in zip(chain_layers(self.feature), self._gated, strict=False):
             if gated:
                 h, gate = self._gated_layer(layer, h, hard)
                 gates.append(gate)
@@ -165,8 +167,9 @@ class DGN(nn.Module):
         return gates
 
     def _gated_layer(self, layer: nn.Module, h: Tensor, hard: bool = False) -> tuple[Tensor, GateBits | Tensor]:
-        """What the feature network's next layer reads, and the gate."""
-        linear = self._linear or self.shallow  # shallow: there is no next layer
+        """Returns the input of the feature network's next layer, and the gate."""
+        # A shallow feature network has no next layer, so no activation is needed.
+        linear = self._linear or self.shallow
         if hard and not linear and isinstance(layer, nn.Linear):
             return gated_linear(h, layer.weight, layer.bias, return_gates=True)
         q = pre_activation(layer, h)
@@ -180,9 +183,9 @@ class DGN(nn.Module):
     # --- the value network -------------------------------------------------------------------------------------
 
     def _value_of(self, z: Tensor, gates: Sequence[GateBits | Tensor]) -> Tensor:
-        """The output for one gate a gated layer."""
+        """The output, with one gate for each gated layer."""
         remaining = iter(gates)
-        for layer, gated in zip(layers_of(self.value), self._gated, strict=True):
+        for layer, gated in zip(chain_layers(self.value), self._gated, strict=True):
             if not gated:
                 z = layer(z)
             elif isinstance(layer, nn.Linear):
@@ -192,8 +195,8 @@ class DGN(nn.Module):
         return z
 
     def _side_by_side(self, h: Tensor, z: Tensor) -> Tensor:
-        """The output for soft gates, each value layer having its own feature layer's: both networks layer by layer."""
-        features, values = layers_of(self.feature), layers_of(self.value)
+        """The output for soft gates in the feature network's order: runs both networks side by side, layer by layer."""
+        features, values = chain_layers(self.feature), chain_layers(self.value)
         kind: dict[str, Any] = {"beta": self.beta, "gain": self.gain, "feature": "linear" if self._linear else "relu"}
         for feature, value, gated in zip(features, values, self._gated, strict=False):
             if not gated:
@@ -211,12 +214,12 @@ class DGN(nn.Module):
     # --- checks ------------------------------------------------------------------------------------------------
 
     def _gated_layers(self) -> list[nn.Module]:
-        return [layer for layer, gated in zip(layers_of(self.value), self._gated, strict=True) if gated]
+        return [layer for layer, gated in zip(chain_layers(self.value), self._gated, strict=True) if gated]
 
     def _require_gates(self, gates: GateBits, x: Tensor) -> None:
         require_gate_bits(gates, "gates")
         if self.gate != "hard":
-            raise ValueError("gates: this network's gates are soft; freeze_features(hard=True) makes them hard")
+            raise ValueError("gates: this network's gates are soft; call freeze_features(hard=True) to make them hard")
         self.require_layers(gates)
         if gates.n != x.shape[0]:
             raise ValueError(f"gates: has {gates.n} rows, x has {x.shape[0]}")
@@ -225,12 +228,11 @@ class DGN(nn.Module):
 
 
 class DLGN(DGN):
-    """A deep linearly gated network: no activation between the layers of the feature network, which is linear in x; all
-    of the non-linearity is in the gates (Lakshminarayanan, Singh & Rajkumar 2021, arXiv 2110.03403; docs/math.md,
-    section 11).
+    """A deep linearly gated network. The feature network has no activations, so it is linear in x, and all of the
+    non-linearity is in the gates (Lakshminarayanan, Singh & Rajkumar 2021, arXiv 2110.03403; docs/math.md, section 11).
 
-    The arguments are those of :class:`DGN`; with shallow=True it is DLGN-SF. For mode "FL", `feature` is that of a
-    trained DLGN.
+    The arguments are those of :class:`DGN`; with shallow=True it is DLGN-SF. For mode "FL", `feature` is the feature
+    network of a trained DLGN.
     """
 
     _linear = True

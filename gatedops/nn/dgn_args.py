@@ -1,4 +1,4 @@
-"""Checks of the arguments of deep gated networks."""
+"""Checks the arguments of deep gated networks."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ from gatedops.scalars import positive_number
 
 
 def gate_kind(mode: str, gate: str | None, beta: float, gain: float) -> str:
-    """ "hard" or "soft": as given, or the mode's own."""
+    """Returns "hard" or "soft": the given kind, or else that of the mode."""
     if gate is not None:
         require_option("gate", gate, ("hard", "soft"), listed=True)
     if mode == "DL" and gate == "hard":
-        raise ValueError("gate: mode 'DL' trains the feature network through its gates, hard ones pass no gradient")
+        raise ValueError(
+            "gate: mode 'DL' trains the feature network through its gates, but no gradient passes through hard gates;"
+            " use gate='soft'"
+        )
     for name, number in (("beta", beta), ("gain", gain)):
         positive_number(number, name)
     return gate or ("soft" if mode == "DL" else "hard")
 
 
 def layer_order(order: Sequence[int] | None, layers: Sequence[nn.Module]) -> tuple[int, ...]:
-    """The permutation of the gated layers, None being none."""
+    """The permutation of the gated layers; for None the identity."""
     if order is None:
         return tuple(range(len(layers)))
     try:
@@ -43,18 +46,19 @@ def layer_order(order: Sequence[int] | None, layers: Sequence[nn.Module]) -> tup
 
 
 def require_input(x: Tensor, shape: Sequence[int | None], weight: Tensor) -> None:
-    """Raises TypeError or ValueError unless x is ``(n, *shape)`` and like the weight; None in the shape: any size."""
+    """Raises TypeError or ValueError unless x has shape ``(n, *shape)``, where None stands for any size, and the device
+    and dtype of the weight."""
     require_tensor(x, "x")
     if x.dim() != len(shape) + 1 or not _fits(x.shape[1:], shape):
         raise ValueError(f"x: got shape {tuple(x.shape)}, needs (n, {_described(shape)[1:]}")
     if x.device != weight.device:
         raise ValueError(f"x: is on {x.device}, the model is on {weight.device}; move one of them")
     if x.dtype != weight.dtype and not (is_autocast(x) and x.is_floating_point()):
-        raise TypeError(f"x: got {x.dtype}, the model is {weight.dtype}; both need the same dtype")
+        raise TypeError(f"x: got {x.dtype}, but the model is {weight.dtype}; convert x or the model")
 
 
 def require_fitting(gates: GateBits, layers: Sequence[nn.Module]) -> None:
-    """Raises ValueError unless there is one layer of gates for each of these layers, of its shape."""
+    """Raises ValueError unless the gates have one layer for each of these layers, with its shape."""
     require_gate_bits(gates, "gates")
     given = [layer.shape for layer in gates.layers]
     needed = [_gate_shape(layer) for layer in layers]
@@ -64,7 +68,7 @@ def require_fitting(gates: GateBits, layers: Sequence[nn.Module]) -> None:
 
 
 def _gate_shape(layer: nn.Module) -> tuple[int | None, ...]:
-    """Of one input's gates; None where it depends on the size of the image."""
+    """The shape of one input's gates; a size is None if it depends on the size of the image."""
     return (layer.out_features,) if isinstance(layer, nn.Linear) else (layer.out_channels, None, None)  # type: ignore[return-value]
 
 

@@ -1,4 +1,4 @@
-"""The two networks of a deep gated network: where their weights come from in each mode (docs/math.md, section 11)."""
+"""Builds the two networks of a deep gated network, with the weights of each mode (docs/math.md, section 11)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gatedops.nn.dgn_args import layer_order
-from gatedops.nn.dgn_chain import Chain, chain_of, cut_behind_last_gate, layers_of, without_activations
+from gatedops.nn.dgn_chain import Chain, chain_layers, chain_of, cut_behind_last_gate, without_activations
 from gatedops.nn.dgn_spec import Spec, draw_glorot
 from gatedops.ops.checks import require_device, require_option, require_precision
 
@@ -21,10 +21,14 @@ MODES = ("FR-II", "FR-DI", "FL", "DL")
 
 @dataclass(frozen=True)
 class Networks:
-    """value: the chain `chain` describes. feature: the same up to its last gate; shallow: one layer for each gate.
+    """The two networks of a deep gated network.
 
-    shape   of one input, None where any size will do
-    order   of the feature network's gates in the value network
+    Args:
+        value: the value network.
+        feature: a network like it up to the last gate; if shallow, one layer for each gate.
+        chain: describes the layers of `value`.
+        shape: the shape of one input; None stands for any size.
+        order: value layer l has the gates of feature layer ``order[l]``.
     """
 
     value: nn.Sequential
@@ -45,10 +49,10 @@ def networks(
     device: torch.device | str | None,
     dtype: torch.dtype | None,
 ) -> Networks:
-    """Both networks of :class:`gatedops.nn.DGN`, whose arguments these are.
+    """Builds both networks of :class:`gatedops.nn.DGN` from its arguments.
 
     Raises:
-        TypeError, ValueError: naming the argument; no weight has been drawn then.
+        TypeError, ValueError: an argument does not fit, and the error names it; no weight has been drawn then.
     """
     _require_mode(mode, feature, shallow)
     if device is not None:
@@ -63,7 +67,9 @@ def networks(
     value = cast(nn.Sequential, deepcopy(network)).requires_grad_(True).to(device=device, dtype=dtype)
     shape = spec_or_net.shape if isinstance(spec_or_net, Spec) else _input_shape(value)
     own = _shallow_features(value, chain, shape) if shallow else _deep_features(value, linear)
-    own_order = layer_order(order, [layer for layer, gated in zip(layers_of(value), chain.gated, strict=True) if gated])
+    own_order = layer_order(
+        order, [layer for layer, gated in zip(chain_layers(value), chain.gated, strict=True) if gated]
+    )
     if feature is not None:
         _load(own, feature, value)
     if mode != "FR-DI" or isinstance(spec_or_net, Spec):
@@ -82,7 +88,10 @@ def _require_mode(mode: str, feature: Any, shallow: bool) -> None:
     if mode != "FL" and feature is not None:
         raise ValueError(f"feature: mode {mode!r} has a feature network of its own; 'FL' takes a trained one")
     if mode == "FR-DI" and shallow:
-        raise ValueError("mode: 'FR-DI' copies the value network, whose layers have other shapes than shallow ones")
+        raise ValueError(
+            "mode: 'FR-DI' copies the value network, whose layers have other shapes than shallow layers; use"
+            " shallow=False"
+        )
 
 
 def _deep_features(value: nn.Sequential, linear: bool) -> nn.Sequential:
@@ -95,8 +104,9 @@ def _deep_features(value: nn.Sequential, linear: bool) -> nn.Sequential:
 
 
 def _shallow_features(value: nn.Sequential, chain: Chain, shape: tuple[int | None, ...]) -> nn.Sequential:
-    """For each gated layer one that reads the input: a convolution its image, a linear layer all its numbers."""
-    layers: list[Any] = layers_of(value)
+    """Makes, for each gated layer, a layer that reads the input: a convolution the image, a linear layer all
+    numbers."""
+    layers: list[Any] = chain_layers(value)
     _require_same_sizes(layers)
     own: list[nn.Module] = []
     for layer, gated in zip(layers, chain.gated, strict=True):
@@ -112,10 +122,12 @@ def _shallow_features(value: nn.Sequential, chain: Chain, shape: tuple[int | Non
 
 
 def _numbers(shape: tuple[int | None, ...]) -> int:
-    """In one input."""
+    """The number of numbers in one input."""
     sizes = [size for size in shape if size is not None]
     if len(sizes) < len(shape):
-        raise ValueError("shallow: gates of linear layers read whole images; needs their size: use conv_spec")
+        raise ValueError(
+            "shallow: gates of linear layers read whole images, but the network does not tell their size; use conv_spec"
+        )
     return math.prod(sizes)
 
 
@@ -132,7 +144,7 @@ def _require_same_sizes(layers: list[Any]) -> None:
 
 
 def _load(own: nn.Sequential, feature: Any, value: nn.Sequential) -> None:
-    """Copies weights into the feature network; those of layers behind its last gate may be there and are left out."""
+    """Copies weights into the feature network. `feature` may have layers behind the last gate; they are left out."""
     if not isinstance(feature, (nn.Module, Mapping)):
         raise TypeError(f"feature: got {type(feature).__name__}, needs a network or its state_dict")
     state = feature.state_dict() if isinstance(feature, nn.Module) else feature
@@ -157,6 +169,6 @@ def _shape_of(value: Any) -> tuple[int, ...] | None:
 
 
 def _input_shape(value: nn.Sequential) -> tuple[int | None, ...]:
-    """Of one input, as far as the first layer tells."""
-    first = next(layer for layer in layers_of(value) if isinstance(layer, (nn.Linear, nn.Conv2d)))
+    """The shape of one input, as far as the first layer tells it."""
+    first = next(layer for layer in chain_layers(value) if isinstance(layer, (nn.Linear, nn.Conv2d)))
     return (first.in_features,) if isinstance(first, nn.Linear) else (first.in_channels, None, None)

@@ -1,4 +1,4 @@
-"""A ReLU network as a chain: its layers in the order they run, and which of them a gate follows."""
+"""Reads a ReLU network as a chain: its layers in the order they run, and which of them a gate follows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from gatedops.trace.names import Numbering
 
 GATED = (nn.Linear, nn.Conv2d)
 ACTIVATIONS = (nn.ReLU, Gate)
-PLAIN = (nn.Flatten, nn.AvgPool2d, nn.AdaptiveAvgPool2d)  # no parameters, no gates, and linear
+# These layers are linear and have no parameters and no gates.
+PLAIN = (nn.Flatten, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 
 _UNDERSTOOD = "nn.Linear, nn.Conv2d, nn.ReLU, nn.Flatten, nn.AvgPool2d and nn.AdaptiveAvgPool2d"
 _INSTEAD = "gatedops.gated_twin takes any ReLU network"
@@ -23,23 +24,24 @@ _INSTEAD = "gatedops.gated_twin takes any ReLU network"
 
 @dataclass(frozen=True)
 class Chain:
-    """What is known of a chain.
+    """Describes a chain.
 
-    gated   for each of `layers_of` the network: whether a ReLU follows it
-    names   of the ReLUs, as :func:`gatedops.record_gates` names them
+    Args:
+        gated: for each of the :func:`chain_layers`, whether a ReLU follows it.
+        names: the names of the ReLUs, as :func:`gatedops.record_gates` gives them.
     """
 
     gated: tuple[bool, ...]
     names: tuple[str, ...]
 
 
-def layers_of(network: nn.Sequential) -> list[nn.Module]:
-    """The modules of a chain in the order they run, less activations and nn.Identity."""
+def chain_layers(network: nn.Sequential) -> list[nn.Module]:
+    """The modules of a chain in the order they run, without activations and nn.Identity."""
     return [module for _, module in _leaves(network) if not isinstance(module, (*ACTIVATIONS, nn.Identity))]
 
 
 def pre_activation(layer: nn.Module, x: Tensor) -> Tensor:
-    """``W x + b`` of a gated layer, also where :func:`gatedops.fuse_relu` has made its ReLU a part of it."""
+    """Computes ``W x + b`` of a gated layer, also if :func:`gatedops.fuse_relu` has made its ReLU a part of it."""
     if isinstance(layer, nn.Conv2d):
         return layer._conv_forward(x, layer.weight, layer.bias)
     assert isinstance(layer, nn.Linear)
@@ -47,11 +49,12 @@ def pre_activation(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def chain_of(network: Any, name: str) -> Chain:
-    """What the chain is; errors name it `name`.
+    """Describes the chain of a network; errors call the network `name`.
 
     Raises:
-        TypeError: no module. ValueError: another network than an nn.Sequential (of nn.Sequentials) of the modules
-            understood; no ReLU; a ReLU that does not follow right after a layer.
+        TypeError: the network is not a module.
+        ValueError: the network is not an nn.Sequential (of nn.Sequentials) of the modules understood, has no ReLU, or
+            has a ReLU that does not follow right after a layer.
     """
     require_model(network, name)
     if type(network) is not nn.Sequential:
@@ -59,7 +62,8 @@ def chain_of(network: Any, name: str) -> Chain:
     gated: list[bool] = []
     names: list[str] = []
     numbering = Numbering()
-    first: dict[nn.Module, str] = {}  # a module that runs again is named after its first place
+    # A module that runs again is named after its first place.
+    first: dict[nn.Module, str] = {}
     layer_before = False
     for path, module in _leaves(network):
         if type(module) in ACTIVATIONS:
@@ -75,12 +79,12 @@ def chain_of(network: Any, name: str) -> Chain:
             raise ValueError(f"{name}: {path!r} is {type(module).__name__}, not one of {_UNDERSTOOD}; {_INSTEAD}")
         layer_before = type(module) in GATED
     if not names:
-        raise ValueError(f"{name}: has no ReLU, so there are no gates")
+        raise ValueError(f"{name}: has no ReLU, so there are no gates; give a network with nn.ReLU")
     return Chain(tuple(gated), tuple(names))
 
 
 def cut_behind_last_gate(network: nn.Sequential) -> bool:
-    """Takes out of the network, in place, what comes behind its last activation; returns whether it has one."""
+    """Removes, in place, the modules behind the last activation of a network; returns whether it has an activation."""
     for key in reversed(list(network._modules)):
         module = network._modules[key]
         if isinstance(module, ACTIVATIONS) or (isinstance(module, nn.Sequential) and cut_behind_last_gate(module)):
@@ -90,7 +94,7 @@ def cut_behind_last_gate(network: nn.Sequential) -> bool:
 
 
 def without_activations(network: nn.Sequential) -> None:
-    """Replaces each activation, in place, by nn.Identity: the deep linear network of the same layers."""
+    """Replaces each activation, in place, by nn.Identity, so that the network is linear."""
     for key, module in network._modules.items():
         if isinstance(module, ACTIVATIONS):
             network._modules[key] = nn.Identity()

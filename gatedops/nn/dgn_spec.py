@@ -1,4 +1,4 @@
-"""What a ReLU network looks like: the fully connected and convolutional nets of the papers, as specs."""
+"""Describes the fully connected and convolutional ReLU networks of the papers, as specs."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ PADDING_MODES = ("zeros", "circular")
 
 
 class Spec:
-    """What a ReLU network looks like; made by :func:`fc_spec` or :func:`conv_spec`."""
+    """Describes the architecture of a ReLU network; :func:`fc_spec` and :func:`conv_spec` make it.
 
-    shape: tuple[int, ...]  # of one input
+    shape is that of one input.
+    """
+
+    shape: tuple[int, ...]
 
     def relu_net(
         self,
@@ -28,15 +31,18 @@ class Spec:
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> nn.Sequential:
-        """The ordinary ReLU network: Glorot-uniform weights, zero biases.
+        """Makes the ordinary ReLU network with Glorot-uniform weights and zero biases.
 
         Args:
-            seed: of a generator of its own; or
-            generator: which the weights are drawn from; None: torch's default one.
-            device, dtype: of the parameters. The same seed gives the same weights on every device.
+            seed: the weights are drawn from a new generator with this seed.
+            generator: the weights are drawn from it, if no seed is given; None: from torch's default generator.
+            device, dtype: those of the parameters. The same seed gives the same weights on every device.
+
+        Raises:
+            ValueError: both seed and generator are given, or torch does not have the device.
         """
         if seed is not None and generator is not None:
-            raise ValueError("seed: got a generator as well; needs one of the two")
+            raise ValueError("seed: got a generator as well; give only one of the two")
         if device is not None:
             require_device(device, "device")
         network = self.undrawn().to(device=device, dtype=dtype)
@@ -44,13 +50,13 @@ class Spec:
         return network
 
     def undrawn(self) -> nn.Sequential:
-        """The network with no values yet in its parameters."""
+        """Makes the network; its parameters have no values yet."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class FCSpec(Spec):
-    """A fully connected net; made by :func:`fc_spec`."""
+    """Describes a fully connected net; :func:`fc_spec` makes it."""
 
     inputs: int
     widths: tuple[int, ...]
@@ -72,7 +78,7 @@ class FCSpec(Spec):
 
 @dataclass(frozen=True)
 class ConvSpec(Spec):
-    """A convolutional net; made by :func:`conv_spec`."""
+    """Describes a convolutional net; :func:`conv_spec` makes it."""
 
     shape: tuple[int, int, int]
     channels: tuple[int, ...]
@@ -91,7 +97,7 @@ class ConvSpec(Spec):
         _require_counts("outputs", [self.outputs])
         _require_counts("kernel_size", [self.kernel_size])
         if not self.channels:
-            raise ValueError("channels: got none, needs at least one convolution; without any it is fc_spec")
+            raise ValueError("channels: got none, needs at least one convolution; for a net without any use fc_spec")
         for name, given, known in (("head", self.head, HEADS), ("padding_mode", self.padding_mode, PADDING_MODES)):
             require_option(name, given, known, listed=True)
 
@@ -99,7 +105,7 @@ class ConvSpec(Spec):
         layers: list[nn.Module] = []
         inside = self.shape[0]
         for channels in self.channels:
-            # Conv2d pads 'same' with an uneven side to the right and the bottom where the kernel is even.
+            # If the kernel size is even, Conv2d with padding 'same' pads one pixel more to the right and to the bottom.
             options: dict[str, Any] = {"padding": "same", "padding_mode": self.padding_mode, "bias": self.bias}
             layers += [nn.utils.skip_init(nn.Conv2d, inside, channels, self.kernel_size, **options), nn.ReLU()]
             inside = channels
@@ -111,20 +117,20 @@ class ConvSpec(Spec):
 
 
 def fc_spec(inputs: int = 784, widths: Sequence[int] = (128,) * 5, outputs: int = 10, *, bias: bool = True) -> FCSpec:
-    """A fully connected net: gated layers of these widths, then a plain output layer.
+    """Describes a fully connected net: gated layers of these widths, then a plain output layer.
 
     Args:
-        inputs: numbers in one input.
-        widths: of the gated layers, at least one; the default is that of the papers (arXiv 2006.10529).
-        outputs: of the last layer.
+        inputs: the number of numbers in one input.
+        widths: the widths of the gated layers, at least one; the default is that of the papers (arXiv 2006.10529).
+        outputs: the width of the last layer.
         bias: whether the layers have biases.
 
     Raises:
-        TypeError, ValueError: naming the argument.
+        TypeError, ValueError: an argument does not fit; the error names it.
     """
     spec = FCSpec(inputs, _tuple("widths", widths), outputs, bias)
     if not spec.widths:
-        raise ValueError("widths: got none, needs at least one gated layer")
+        raise ValueError("widths: got none, needs the width of at least one gated layer")
     return spec
 
 
@@ -139,21 +145,21 @@ def conv_spec(
     *,
     bias: bool = True,
 ) -> ConvSpec:
-    """A convolutional net: gated 'same' convolutions, a head, gated dense layers, a plain output layer. The defaults
-    are VCONV of the papers (arXiv 2006.10529), with head="gap" GCONV.
+    """Describes a convolutional net: gated 'same' convolutions, a head, gated dense layers, a plain output layer. The
+    defaults are VCONV of the papers (arXiv 2006.10529); with head="gap" they are GCONV.
 
     Args:
         shape: (channels, height, width) of one input.
-        channels: of the convolutions, at least one.
-        dense: widths of the gated layers behind the head; may be none.
-        outputs: of the last layer.
-        head: "flatten", or "gap": global average pooling.
-        kernel_size: of each convolution, in both directions.
+        channels: the channels of the convolutions, at least one.
+        dense: the widths of the gated layers behind the head; may be empty.
+        outputs: the width of the last layer.
+        head: "flatten", or "gap" for global average pooling.
+        kernel_size: the size of each convolution's kernel, in both directions.
         padding_mode: "zeros" or "circular".
         bias: whether the layers have biases.
 
     Raises:
-        TypeError, ValueError: naming the argument.
+        TypeError, ValueError: an argument does not fit; the error names it.
     """
     sizes: Any = _tuple("shape", shape)
     return ConvSpec(
@@ -162,9 +168,10 @@ def conv_spec(
 
 
 def draw_glorot(network: nn.Module, generator: torch.Generator | None = None) -> None:
-    """Glorot-uniform weights and zero biases for each Linear and Conv2d, in order.
+    """Gives each Linear and Conv2d, in order, Glorot-uniform weights and zero biases.
 
-    Drawn on the generator's device (None: the CPU), so that a seed gives the same weights wherever the network is.
+    Weights are drawn on the generator's device (None: the CPU), so a seed gives the same weights on every device of the
+    network.
     """
     if not isinstance(generator, torch.Generator | None):
         raise TypeError(f"generator: got {type(generator).__name__}, needs a torch.Generator")

@@ -1,4 +1,4 @@
-"""Gate: torch.nn.ReLU that knows its gates."""
+"""Gate: torch.nn.ReLU that can record and take gates."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Gate(nn.Module):
     Attributes:
         record: as given; may be changed at any time.
         gates: GateBits of the last call while `record` is on, shape ``(w,)``, ``(T, C)`` or ``(C, H, W)``; else None.
-        given: gates that take the place of the layer's own, for networks that call it with one argument: GateBits, a
-            bool tensor (hard) or a float tensor (soft) of the activations' shape; None: its own.
+        given: gates that replace the layer's own, for networks that call it with one argument: GateBits, a bool tensor
+            (hard) or a float tensor (soft) of the activations' shape. None: the layer uses its own gates.
 
     Raises:
-        TypeError, ValueError: in a call that records or takes gates, where they do not fit the activations.
+        TypeError, ValueError: a call records or takes gates that do not fit the activations.
     """
 
     gates: GateBits | None
@@ -35,11 +35,11 @@ class Gate(nn.Module):
         self.given = None
 
     def forward(self, q: Tensor, gate: GateBits | Tensor | None = None) -> Tensor:
-        """``relu(q)``, or ``q * gate``: exactly 0 where a hard gate is off.
+        """Returns ``relu(q)``, or ``q * gate``, which is exactly 0 where a hard gate is off.
 
         Args:
-            q: any shape; where gates are recorded or given ``(n, w)``, ``(n, T, C)`` or ``(n, C, H, W)``.
-            gate: takes the place of `given` in this call.
+            q: any shape; if gates are recorded or given, ``(n, w)``, ``(n, T, C)`` or ``(n, C, H, W)``.
+            gate: replaces `given` in this call.
         """
         gate = self.given if gate is None else gate
         if gate is not None:

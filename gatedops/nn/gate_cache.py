@@ -13,10 +13,10 @@ from gatedops.atomic_file import file_at
 from gatedops.gate_args import require_gate_bits
 from gatedops.gatebits import GateBits
 from gatedops.nn.dgn import DGN
+from gatedops.progress import with_bar
 from gatedops.tables import ShownAsTable, Table
 from gatedops.trace.batches import batches_of, require_count
 from gatedops.trace.checks import devices_of, require_device
-from gatedops.trace.progress import with_bar
 from gatedops.trace.record import record_gates
 from gatedops.trace.rows import Rows, RowsInFile, RowsInMemory
 from gatedops.trace.twin import GatedTwin
@@ -29,14 +29,14 @@ class GateCache(ShownAsTable):
         cache = GateCache.build(model, inputs)
         loss = cross_entropy(model(inputs[rows], gates=cache[rows]), labels[rows])
 
-    It knows its layers, not the feature network they are from: gates of another network of the same architecture fit
-    a model, and are not its own.
+    A cache knows its layers, but not the feature network that they come from. So it cannot refuse the gates of another
+    network of the same architecture.
 
     Args:
         bits: the gates of every row, as ``model.gates`` gives them.
 
     Raises:
-        TypeError: bits is no GateBits.
+        TypeError: bits is not a GateBits.
     """
 
     def __init__(self, bits: GateBits) -> None:
@@ -52,25 +52,26 @@ class GateCache(ShownAsTable):
         *,
         progress: bool | None = None,
     ) -> GateCache:
-        """Runs the feature network once.
+        """Runs the feature network once over the data and keeps its gates.
 
-        torch rounds a matrix product differently for other numbers of rows, and a gate whose pre-activation is within
-        that of 0 may turn out otherwise. So every batch of a tensor has the same number of rows, and trained with
-        batches of `batch_size` rows the losses are those without a cache, bit for bit.
+        torch rounds a matrix product differently for another number of rows, and that rounding may change a gate whose
+        pre-activation is almost 0. So every batch of a tensor has the same number of rows. If you then train with
+        batches of `batch_size` rows, the losses are those without a cache, bit for bit.
 
         Args:
-            model: a DGN, a DLGN or a twin (:func:`gatedops.gated_twin`) with hard gates. A twin with pool="feature" has
-                the choices of its 2-d max-pools cached as well.
+            model: a DGN, a DLGN or a twin (:func:`gatedops.gated_twin`) with hard gates. If a twin has pool="feature",
+                the choices of its 2-d max-pools are cached as well.
             data: inputs ``(n, ...)``, cut into batches; or an iterable of batches in the order of the rows, each the
                 inputs or a tuple that starts with them.
-            batch_size: rows at a time, where data is a tensor.
-            path: a file to write to, batch by batch, in the format of :meth:`GateBits.save`. It appears when all is
-                written. The gates are memory-mapped from it.
-            progress: a bar (tqdm) over the batches. None: on a terminal, once it has taken a second.
+            batch_size: rows at a time, if data is a tensor.
+            path: a file to write to, batch by batch, in the format of :meth:`GateBits.save`. The file appears when all
+                is written, and the gates are memory-mapped from it.
+            progress: show a bar (tqdm) over the batches. None: on a terminal, once it has taken a second.
 
         Raises:
-            TypeError, ValueError: naming the argument; a model whose gates are soft, data without rows; a twin with
-                batch_norm="feature", or with pool="feature" and other max-pools than 2-d ones, by name.
+            TypeError, ValueError: an argument does not fit, and the error names it; the gates of the model are soft;
+                the data have no rows; a twin has batch_norm="feature", or pool="feature" and a max-pool that is not
+                2-d, which the error names.
         """
         model = _gated(model)
         if isinstance(model, DGN) and model.gate != "hard":
@@ -96,16 +97,17 @@ class GateCache(ShownAsTable):
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> GateCache:
-        """Of a file that :meth:`build` or :meth:`GateBits.save` wrote, memory-mapped.
+        """Makes a cache of a file that :meth:`build` or :meth:`GateBits.save` wrote, memory-mapped.
 
         Raises:
-            FileNotFoundError: no such file. ValueError: the file is damaged or holds something else.
+            FileNotFoundError: there is no such file.
+            ValueError: the file is damaged or holds something else.
         """
         return GateCache(GateBits.load(path, mmap=True))
 
     def require_fits(self, model: DGN) -> None:
-        """Raises ValueError unless the layers of these gates are those of the model; TypeError for a twin, whose layers
-        are known when it is called: then gates that do not fit are refused."""
+        """Raises ValueError if the layers of these gates are not those of the model. Raises TypeError for a twin: its
+        layers are known only when it is called, and that call refuses gates that do not fit."""
         if not isinstance(model, DGN):
             raise TypeError(f"model: got {type(model).__name__}, needs a DGN or DLGN; a twin checks gates in its call")
         model.require_layers(self.bits)
@@ -115,11 +117,11 @@ class GateCache(ShownAsTable):
         return self.bits[rows]
 
     def __len__(self) -> int:
-        """Rows."""
+        """The number of rows."""
         return self.bits.n
 
     def to(self, *args: Any, **kwargs: Any) -> GateCache:
-        """A cache of the same gates on another device; arguments and errors as of :meth:`GateBits.to`."""
+        """A cache of the same gates on another device; arguments and errors are those of :meth:`GateBits.to`."""
         return GateCache(self.bits.to(*args, **kwargs))
 
     def cpu(self) -> GateCache:
@@ -127,7 +129,7 @@ class GateCache(ShownAsTable):
         return GateCache(self.bits.cpu())
 
     def cuda(self, device: torch.device | str | int | None = None, non_blocking: bool = False) -> GateCache:
-        """A cache of the same gates on a GPU, the current one by default; ValueError where torch sees none."""
+        """A cache of the same gates on a GPU, the current one by default; ValueError if torch sees no GPU."""
         return GateCache(self.bits.cuda(device, non_blocking))
 
     def table(self) -> Table:
@@ -140,7 +142,7 @@ torch.serialization.add_safe_globals([GateCache])
 
 
 def _gated(model: Any) -> DGN | GatedTwin:
-    """The model without wrappers, such as that of torch.compile."""
+    """The model without wrappers, such as the one of torch.compile."""
     inner = unwrapped(model) if isinstance(model, nn.Module) else model
     if not isinstance(inner, (DGN, GatedTwin)):
         raise TypeError(f"model: got {type(inner).__name__}, needs a DGN, a DLGN or a twin: gated_twin(model)")
@@ -148,7 +150,7 @@ def _gated(model: Any) -> DGN | GatedTwin:
 
 
 def _require_rows(twin: GatedTwin, inputs: Tensor, gates: GateBits) -> None:
-    """Raises ValueError unless the rows of the gates are those of the inputs, as far as one batch shows."""
+    """Raises ValueError if one batch shows that the rows of the gates are not those of the inputs."""
     if inputs.is_meta:
         return
     found = record_gates(twin.feature, inputs, len(inputs), progress=False)
@@ -156,13 +158,13 @@ def _require_rows(twin: GatedTwin, inputs: Tensor, gates: GateBits) -> None:
     shapes = [[layer.shape for layer in bits.layers] for bits in (found, ours)]
     if shapes[0] != shapes[1] or not torch.equal(found.words, ours.words):
         raise ValueError(
-            "model: the first axis of what its ReLUs work on is not that of the inputs, so that a row of a cache would"
-            " not be an input's; put the inputs first in the model, or call the twin without gates="
+            "model: the inputs are not the first axis of the tensors that its ReLUs work on, so a row of a cache would"
+            " not belong to one input; put the inputs first in the model, or call the twin without gates="
         )
 
 
 def _batches(data: Any, batch_size: int) -> Iterator[tuple[Tensor, int]]:
-    """Batches, and how many rows at the end of each are new: a tensor's last batch goes back to be a full one."""
+    """Batches, each with the number of new rows at its end: a tensor's last batch repeats earlier rows to be full."""
     batches = batches_of(data, batch_size)
     if not isinstance(data, Tensor):
         return ((inputs, len(inputs)) for inputs in batches)

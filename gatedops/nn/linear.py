@@ -11,13 +11,14 @@ from gatedops.ops.gated_linear import gated_linear
 
 
 class GatedLinear(nn.Linear):
-    """A fully connected layer with gates: parameters, initialisation and state_dict keys of :class:`torch.nn.Linear`.
+    """A fully connected layer with gates. It has the parameters, initialisation and state_dict keys of
+    :class:`torch.nn.Linear`.
 
-    ``layer(x)`` is Linear and ReLU; ``layer(x, gate)`` takes the gate from outside; see
-    :func:`gatedops.gated_linear` for shapes, dtypes and errors.
+    ``layer(x)`` is Linear and ReLU; ``layer(x, gate)`` takes the gate from outside. :func:`gatedops.gated_linear` says
+    which shapes, dtypes and errors there are.
 
     Args:
-        in_features, out_features, bias, device, dtype: as of torch.nn.Linear.
+        in_features, out_features, bias, device, dtype: as for torch.nn.Linear.
     """
 
     @overload
@@ -31,7 +32,7 @@ class GatedLinear(nn.Linear):
     def forward(
         self, x: Tensor, gate: GateBits | Tensor | None = None, *, return_gates: bool = False
     ) -> Tensor | tuple[Tensor, GateBits]:
-        """``(..., in_features)`` to ``(..., out_features)``; with `return_gates` also the hard gates."""
+        """Maps ``(..., in_features)`` to ``(..., out_features)``; with `return_gates` also returns the hard gates."""
         if return_gates:
             return gated_linear(x, self.weight, self.bias, gate, return_gates=True)
         return gated_linear(x, self.weight, self.bias, gate)

@@ -10,11 +10,12 @@ from gatedops.scalars import positive_number
 
 class SoftReLU(nn.Module):
     """A ReLU whose gate is a number, ``q * gain * sigmoid(beta q)`` (Lakshminarayanan, Singh & Rajkumar 2021, arXiv
-    2110.03403): smooth, and gradients flow through the gate too. :func:`gatedops.ntk` tells those from the others.
+    2110.03403). It is smooth, and gradients flow through the gate too; :func:`gatedops.ntk` tells the gradients through
+    gates from the others.
 
     Args:
-        beta: steepness of the gate, positive; the larger, the closer to ReLU.
-        gain: of the gate, positive.
+        beta: positive steepness of the gate; the larger it is, the closer to ReLU.
+        gain: positive factor of the gate.
 
     Raises:
         TypeError, ValueError: beta or gain is not a positive number.

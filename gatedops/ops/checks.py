@@ -1,4 +1,4 @@
-"""Argument checks shared by the wrappers of all op families."""
+"""Argument checks that the wrappers of all op families share."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ def require_tensor(value: Any, name: str) -> None:
 
 
 def require_option(name: str, given: Any, allowed: Sequence[str], *, listed: bool = False) -> None:
-    """Raises ValueError unless the option is one of those allowed, which the message joins by "or", or lists."""
+    """Raises ValueError unless the option is allowed. The message joins the allowed values by "or", or lists them."""
     if given not in allowed:
         needs = f"one of {allowed}" if listed else " or ".join(map(repr, allowed))
         raise ValueError(f"{name}: got {given!r}, needs {needs}")
 
 
 def require_precision(dtype: torch.dtype, device: torch.device, name: str) -> None:
-    """Raises TypeError where the device cannot compute in this dtype."""
+    """Raises TypeError if the device cannot compute in this dtype."""
     if dtype == torch.float64 and not devices.has_float64(device):
         raise TypeError(f"{name}: got torch.float64, which {device} does not have: use torch.float32")
 
 
 def require_float64(device: torch.device, name: str) -> None:
-    """Raises ValueError where the device cannot compute in float64, which the function works in."""
+    """Raises ValueError if the device cannot compute in float64, which the function needs."""
     if not devices.has_float64(device):
-        raise ValueError(f"{name}: is on {device}, which has no float64, and it is needed: move it with .to('cpu')")
+        raise ValueError(f"{name}: is on {device}, which has no float64, but needs it: move it with .to('cpu')")
 
 
 def require_dtype(dtype: Any, name: str, allowed: Sequence[torch.dtype]) -> None:
@@ -43,11 +43,11 @@ def require_dtype(dtype: Any, name: str, allowed: Sequence[torch.dtype]) -> None
 
 
 def require_device(device: Any, name: str) -> None:
-    """Raises ValueError where torch cannot use the device here."""
+    """Raises ValueError if torch cannot use the device here."""
     try:
         found = torch.device(device)
     except (RuntimeError, TypeError):
-        raise ValueError(f"{name}: got {device!r}, needs a device of torch: 'cpu' or 'cuda:0', say") from None
+        raise ValueError(f"{name}: got {device!r}, needs a device of torch, for example 'cpu' or 'cuda:0'") from None
     if found.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"{name}: got {device}, but torch sees no CUDA GPU here: use 'cpu'")
     if found.type not in ("cpu", "cuda", "meta"):

@@ -20,23 +20,23 @@ def conv_gram(
     scalars: Sequence[float],
     dtype: torch.dtype,
 ) -> Tensor:
-    """What a program of :mod:`gatedops.ops.conv_program` computes for all pairs of inputs (docs/math.md, section 13).
+    """Runs a program of :mod:`gatedops.ops.conv_program` on all pairs of inputs (docs/math.md, section 13).
 
     Args:
         x: ``(n, D)`` of `dtype`, the real numbers that the program's INPUTs read.
         words: int32 ``(n, W)``, the masks in the layout of GateBits.
-        y, y_words: ``(m, D)`` and ``(m, W)`` of the other side; both or neither. Neither: each unordered pair is
-            computed once, bitwise symmetric.
+        y, y_words: ``(m, D)`` and ``(m, W)`` of the other side; give both or neither. Without them each unordered pair
+            is computed once, and the result is bitwise symmetric.
         program, scalars: the instructions and their numbers; the last register has one pixel.
-        dtype: float32 or float64; of the arithmetic and the result.
+        dtype: float32 or float64, for the arithmetic and the result.
 
     Returns:
-        ``(n, m)``. On the CPU every number is summed in one order: the same bits on every instruction set and for any
-        number of threads; no memory beside it grows with n or m. On other devices the same bits on every run, in a
-        workspace of 256 MiB, more where one pair of inputs needs it.
+        ``(n, m)``. On the CPU every number is summed in one order: the bits are the same on every instruction set and
+        for any number of threads, and no memory beside the result grows with n or m. On other devices the bits are the
+        same on every run, and the workspace is 256 MiB, or more if one pair of inputs needs more.
 
     Raises:
-        ValueError: naming the argument or the instruction, before any work.
+        ValueError: raised before any work; the message names the argument or the instruction.
     """
     require_precision(dtype, x.device, "dtype")
     return torch.ops.gatedops.conv_gram(x, words, y, y_words, list(program), list(scalars), dtype)

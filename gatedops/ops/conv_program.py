@@ -1,7 +1,7 @@
-"""Programs of the conv_gram family: a kernel between the pixels of two inputs, instruction after instruction.
+"""Programs of the conv_gram family, which compute a kernel between the pixels of two inputs.
 
-A program works on registers. A register holds, for one pair of inputs, a kernel R(p, p') between their pixels; each
-instruction writes one. docs/math.md, section 13, gives the meaning of every instruction.
+A program works on registers. A register holds, for one pair of inputs, a kernel R(p, p') between their pixels. Each
+instruction writes one register. docs/math.md, section 13, gives the meaning of every instruction.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 
 class Op(IntEnum):
-    """What an instruction does."""
+    """The kinds of instructions."""
 
     INPUT = 0  # s <x(p), x'(p')>
     BOX = 1  # (s sum_u R(f(p, u), f(p', u)) + constant) <g(p), g'(p')>: the same offset u on both sides
@@ -21,7 +21,7 @@ class Op(IntEnum):
     SELECT = 3  # s sum_{u, v} R(f(p, u), f(p', v)) <m_u(p), m'_v(p')>
     POOL = 4  # s w(p) w(p') sum_{u, v} R(f(p, u), f(p', v))
     ADD = 5  # s R(p, p') + s2 R2(p, p') + constant
-    CONSTANT = 6  # s where the rows and columns that must agree do, else 0
+    CONSTANT = 6  # s if the rows and columns that the pattern names agree, else 0
     TRACE = 7  # s sum_p R(p, p)
 
 
@@ -29,11 +29,11 @@ SAME_ROW, SAME_COLUMN = 1, 2  # bits of Instruction.pattern
 
 
 class Instruction(NamedTuple):
-    """One instruction; -1 in src, src2, scale2, constant and a BOX's first means none.
+    """One instruction; -1 means "none" in src, src2, scale2, constant and the `first` of a BOX.
 
-    f(p, u), the input pixel of the offset u = (i, j) in the window of the output pixel p = (r, q), is
-    ``(r * stride_h + i * dilation_h - pad_top, q * stride_w + j * dilation_w - pad_left)``; outside the image nothing
-    is added, with `circular` it wraps.
+    f(p, u) is the input pixel at the offset u = (i, j) in the window of the output pixel p = (r, q). It is
+    ``(r * stride_h + i * dilation_h - pad_top, q * stride_w + j * dilation_w - pad_left)``. Outside the image nothing
+    is added; with `circular` the pixel wraps around.
     """
 
     op: int
@@ -65,10 +65,10 @@ FIELDS = len(Instruction._fields)
 
 
 def encode(instructions: Iterable[Instruction]) -> list[int]:
-    """The program as the op takes it: FIELDS numbers an instruction."""
+    """Returns the program in the form that the op takes: FIELDS numbers per instruction."""
     return list(chain.from_iterable(instructions))
 
 
 def decode(program: Sequence[int]) -> list[Instruction]:
-    """The inverse of :func:`encode`."""
+    """Returns the instructions of a program; the inverse of :func:`encode`."""
     return [Instruction(*program[i : i + FIELDS]) for i in range(0, len(program), FIELDS)]

@@ -1,8 +1,8 @@
-"""One derivative, three callers: eager autograd, torch.func transforms, and torch.compile.
+"""Gives an op one derivative for eager autograd, for torch.func transforms and for torch.compile.
 
-register_autograd alone gives silent zeros under forward-mode differentiation, and Dynamo refuses an
-autograd.Function that has a jvp. So a differentiable op is a Function in eager mode and the registered op
-while compiling; both take their formulas from one place.
+register_autograd alone gives silent zeros under forward-mode differentiation, and Dynamo refuses an autograd.Function
+that has a jvp. So a differentiable op is a Function in eager mode and the registered op while compiling; both take
+their formulas from one place.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.autograd import forward_ad
 
 
 class _Opaque:
-    """An argument that no transformation looks into: vmap would take lists apart."""
+    """Hides an argument from transformations: vmap would take lists apart."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -34,12 +34,12 @@ class Differentiable:
     """An op ``gatedops::name`` with its derivative; call it like the op.
 
     Args:
-        name: of the op.
+        name: the name of the op.
         save: ``save(ctx, inputs)`` keeps what the derivative needs.
-        backward: ``backward(ctx, *grads)``, one for each output -> a gradient or None per input. Formulas call
-            Differentiables, so derivatives of any order exist.
-        jvp: ``jvp(ctx, *tangents)`` -> the tangent of each output.
-        saves_output: the derivative needs outputs as well: ``save(ctx, inputs, output)``.
+        backward: ``backward(ctx, *grads)`` takes one gradient per output and returns a gradient or None per input.
+            Formulas call Differentiables, so derivatives of any order exist.
+        jvp: ``jvp(ctx, *tangents)`` returns the tangent of each output.
+        saves_output: the derivative needs the outputs as well, and `save` is called as ``save(ctx, inputs, output)``.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Differentiable:
         op = getattr(torch.ops.gatedops, name).default
 
         def below_autograd(*inputs: Any) -> Any:
-            # The derivative is the Function's; the one that is registered would only cost time.
+            # The Function has the derivative already; the registered one would only cost time.
             with torch._C._AutoDispatchBelowAutograd():
                 return op(*inputs)
 
@@ -86,8 +86,8 @@ class Differentiable:
                 "generate_vmap_rule": True,
             },
         )
-        # For reverse mode alone a Function without setup_context, whose apply leaves out what it does for torch.func,
-        # takes half the time: binding arguments alone is 13 us a call.
+        # For reverse mode alone, a Function without setup_context takes half the time: its apply skips the work for
+        # torch.func, of which binding the arguments alone takes 13 us a call.
         recorded = type(
             f"gatedops_{name}", (torch.autograd.Function,), methods | {"forward": staticmethod(forward_and_save)}
         )
@@ -112,7 +112,7 @@ def _needs_gradient(inputs: tuple) -> bool:
 
 
 def is_recorded(*inputs: Any) -> bool:
-    """Whether some form of differentiation watches: torch.func, dual numbers, or reverse mode."""
+    """Whether torch.func, dual numbers or reverse mode will differentiate a call with these inputs."""
     if not torch.compiler.is_compiling() and (
         torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
     ):
@@ -121,7 +121,7 @@ def is_recorded(*inputs: Any) -> bool:
 
 
 def plus(*terms: Tensor | None) -> Tensor | None:
-    """The sum of the terms that are there; None where none is."""
+    """Returns the sum of the terms that are not None, or None if all are."""
     total: Tensor | None = None
     for term in terms:
         total = term if total is None else total if term is None else total + term

@@ -1,5 +1,7 @@
-"""Floating-point operations of gated layers, for torch.utils.flop_counter: those of the products, as in torch's own
-formulas, so that a fused net counts like the net it was made from."""
+"""Tells torch.utils.flop_counter the floating-point operations of gated layers.
+
+Like torch's own formulas, these count products only, so a fused net has the same count as the net it was made from.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,10 @@ _Shape = Sequence[int]
 
 
 def register() -> None:
-    """Registers the formulas: now if torch's counter was imported, else as soon as it is, because importing it takes as
-    long as a tenth of importing torch."""
+    """Registers the formulas now if torch's counter was imported, else as soon as it is.
+
+    Importing the counter here would take a tenth of the time that importing torch takes.
+    """
     if _COUNTER in sys.modules:
         _add_to(sys.modules[_COUNTER])
     else:
@@ -27,7 +31,7 @@ def register() -> None:
 
 
 class _WhenImported:
-    """Waits among Python's importers for torch's counter; it leaves when the import begins."""
+    """An entry of Python's importers that waits for torch's counter, and removes itself when that import begins."""
 
     def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name != _COUNTER:
@@ -51,11 +55,11 @@ def _add_to(counter: ModuleType) -> None:
         counter.register_flop_formula(getattr(torch.ops.gatedops, name))(formula)
 
 
-# Formulas get the shapes of an op's tensors in the place of the tensors.
+# Formulas get the shapes of an op's tensors in place of the tensors.
 
 
 def _product(x: _Shape, weight: _Shape) -> int:
-    """``x W^T``, of any leading dimensions; a gradient for x or for the weight takes as many."""
+    """Counts ``x W^T`` for any leading dimensions; a gradient of x or of the weight takes as many operations."""
     return 2 * prod(x) * weight[0]
 
 

@@ -1,4 +1,4 @@
-"""How often gates are on: counts over inputs for every gate, and over gates for every input."""
+"""Counts how often gates are on: for every gate over the inputs, and for every input over the gates."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from gatedops.layout import GateLayer
 from gatedops.ops.gates import from_positions
 from gatedops.ops.gram_args import layout_of
 
-_WORDS = 1 << 18  # words that hold 2^23 gates, which float32 counts exactly
+# This many words hold 2^23 gates, which float32 counts exactly.
+_WORDS = 1 << 18
 
 
 def gate_counts(bits: GateBits) -> list[Tensor]:
-    """For how many inputs each gate is on (docs/math.md, section 12), in one pass over the words.
+    """Counts for how many inputs each gate is on (docs/math.md, section 12), in one pass over the words.
 
     Returns:
         int64 ``(*shape)``, one tensor per layer, exact.
 
     Raises:
-        TypeError, ValueError: bits is no GateBits.
+        TypeError, ValueError: bits is not a GateBits.
     """
     first, _, count = layout_of(bits, None, "bits")
     begin = min(first)
@@ -30,19 +31,20 @@ def gate_counts(bits: GateBits) -> list[Tensor]:
 
 
 def on_per_input(bits: GateBits) -> Tensor:
-    """How many gates of each layer are on for each input: int32 ``(L, n)``, exact; errors as :func:`gate_counts`."""
+    """Counts the gates of each layer that are on for each input: int32 ``(L, n)``, exact. Errors as in
+    :func:`gate_counts`."""
     first, _, count = layout_of(bits, None, "bits")
     counts = bits.words.new_zeros((len(bits.layers), bits.n))
     for row, begin, size in zip(counts, first, count, strict=True):
         for start in range(begin, begin + size, _WORDS):
-            # The kernel of a layer with itself is the number of its gates.
+            # The kernel of a row with itself is the number of its gates that are on.
             words = min(_WORDS, begin + size - start)
             row += torch.ops.gatedops.npk_diag(bits.words, [start], [words], [1.0], torch.float32).to(torch.int32)
     return counts
 
 
 def _of_layer(counts: Tensor, layer: GateLayer, begin: int) -> Tensor:
-    """The counts of a layer's gates, without those of the padding bits."""
+    """Returns the counts of a layer's gates, without those of the padding bits."""
     start = 32 * (layer.first_word - begin)
     by_position = counts[start : start + 32 * layer.words].view(1, layer.positions, -1)
     return from_positions(by_position[..., : layer.channels], layer).squeeze(0).contiguous()

@@ -1,7 +1,7 @@
 """Gated layers: wrapper, arguments, fake kernels and derivatives of gated_linear (docs/math.md, section 8).
 
-With fixed gates G the layer y = G o (x W^T + b) is bilinear, and so is its backward: the two ops
-gated_linear and gated_linear_backward are closed under differentiation.
+With fixed gates G the layer y = G o (x W^T + b) is bilinear, and so is its backward. So the two ops gated_linear and
+gated_linear_backward are closed under differentiation.
 """
 
 from __future__ import annotations
@@ -50,28 +50,29 @@ def gated_linear(
     *,
     return_gates: bool = False,
 ) -> Tensor | tuple[Tensor, GateBits]:
-    """A gated layer, ``(x W^T + b) * gate`` (Lakshminarayanan & Singh 2020, arXiv 2006.10529; docs/math.md,
+    """Computes a gated layer, ``(x W^T + b) * gate`` (Lakshminarayanan & Singh 2020, arXiv 2006.10529; docs/math.md,
     section 8).
 
-    The backward of a hard gate keeps the input, the weight and one bit per gate, nothing else. On a CPU it works in
-    memory of the size of the gradient, up to 32 MiB of which stay with the calling thread for the next one.
+    For the backward of a hard gate only the input, the weight and one bit per gate are kept. On a CPU that backward
+    needs scratch memory of the size of the gradient; the calling thread keeps up to 32 MiB of it for the next backward.
 
     Args:
         x: ``(..., in_features)`` float32, float64, bfloat16 or float16.
         weight: ``(out_features, in_features)``, of x's dtype.
         bias: ``(out_features,)`` or None.
-        gate: None: the layer's own gates, which is ``relu(x W^T + b)``, bit for bit torch's on a CPU; NaN passes on and
-            its gate is off. GateBits (one layer; rows in the order of x's leading dimensions) or bool ``(...,
-            out_features)``: hard gates; where one is off the result is exactly 0, even if the product is infinite
-            or NaN. Float ``(..., out_features)`` of x's dtype: soft gates.
+        gate: None: the layer's own gates, so the result is ``relu(x W^T + b)``, on a CPU bit for bit torch's; a NaN is
+            passed on and its gate is off. GateBits (one layer; rows in the order of x's leading dimensions) or bool
+            ``(..., out_features)``: hard gates; where a gate is off the result is exactly 0, even if the product is
+            infinite or NaN. Float ``(..., out_features)`` of x's dtype: soft gates.
         return_gates: also return the hard gates.
 
     Returns:
-        ``(..., out_features)``, or this and its GateBits. Differentiable in x, weight, bias and a soft gate, any order;
-        no gradient passes through a hard gate. Under autocast everything is in autocast's dtype (float64 stays).
+        ``(..., out_features)``, or this and its GateBits. The result is differentiable to any order in x, weight, bias
+        and a soft gate; no gradient passes through a hard gate. Under autocast, all tensors are in autocast's dtype,
+        except float64, which stays.
 
     Raises:
-        TypeError, ValueError: naming the argument, before any work.
+        TypeError, ValueError: raised before any work; the message names the argument.
     """
     x, weight, bias = layer_arguments(x, weight, bias)
     width = weight.shape[0]
@@ -98,7 +99,8 @@ def gated_linear(
 def layer_arguments(
     x: Tensor, weight: Tensor, bias: Tensor | None, names: Sequence[str] = ("x", "weight", "bias")
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """A layer's input and parameters, checked, in autocast's dtype where that is on; `names` stand in errors."""
+    """Checks a layer's input and parameters, and returns them in autocast's dtype if autocast is on. Errors call them
+    by `names`."""
     require_tensor(x, names[0])
     require_tensor(weight, names[1])
     if x.dtype not in DTYPES:
@@ -134,14 +136,14 @@ def is_autocast(x: Tensor) -> bool:
 
 
 def autocast(tensor: Tensor) -> Tensor:
-    """The tensor as torch's autocast hands it to a linear layer: float64 stays."""
+    """Returns the tensor as torch's autocast hands it to a linear layer, which leaves float64 as it is."""
     if tensor.dtype == torch.float64 or not is_autocast(tensor):
         return tensor
     return tensor.to(torch.get_autocast_dtype(tensor.device.type))
 
 
 def hard_gate(gate: GateBits | Tensor, shape: Sequence[int], device: torch.device) -> tuple[Tensor, int]:
-    """The words of a hard gate for an output of this shape, ``(..., w)``, and the index of the first of them."""
+    """Returns the words of a hard gate for an output of this shape, ``(..., w)``, and the index of its first word."""
     if isinstance(gate, Tensor):
         if gate.shape != torch.Size(shape):
             raise ValueError(f"gate: got shape {tuple(gate.shape)}, needs that of the output, {tuple(shape)}")
@@ -165,7 +167,7 @@ def hard_gate(gate: GateBits | Tensor, shape: Sequence[int], device: torch.devic
 
 
 def soft_gate(gate: Tensor, shape: Sequence[int], x: Tensor) -> Tensor:
-    """A soft gate for an output of this shape, checked, in autocast's dtype where that is on."""
+    """Checks a soft gate for an output of this shape, and returns it in autocast's dtype if autocast is on."""
     if not gate.dtype.is_floating_point:
         raise TypeError(f"gate: got {gate.dtype}, needs a GateBits, a bool tensor (hard) or a float tensor (soft)")
     if gate.shape != torch.Size(shape):
@@ -178,13 +180,13 @@ def soft_gate(gate: Tensor, shape: Sequence[int], x: Tensor) -> Tensor:
 
 
 def layer_bits(words: Tensor, width: int) -> GateBits:
-    """The gates of one fully connected layer."""
+    """Makes the GateBits of one fully connected layer."""
     return GateBits(words, _layers(width) if not torch.compiler.is_compiling() else (GateLayer("0", (width,)),))
 
 
 @functools.lru_cache(maxsize=256)
 def _layers(width: int) -> tuple[GateLayer]:
-    """Making and checking a record takes longer than the rest of a small layer's GateBits."""
+    """Caches the record of a layer: making and checking it takes longer than the rest of a small layer's GateBits."""
     return (GateLayer("0", (width,)),)
 
 
@@ -206,7 +208,7 @@ def _words(y: Tensor) -> Tensor:
 
 
 def fake_gradients(dv: Tensor, x: Tensor | None, weight: Tensor | None, bias: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, weight and bias for dv ``(..., w)``; empty where nothing asks for them."""
+    """Returns fake gradients of x, weight and bias for dv ``(..., w)``; those that nothing asks for are empty."""
     width = dv.shape[-1]
     dx = dv.new_empty(0) if weight is None else dv.new_empty((*dv.shape[:-1], weight.shape[1]))
     dw = dv.new_empty(0) if x is None else dv.new_empty((width, x.shape[-1]))
@@ -246,24 +248,24 @@ def _(grad, x, weight, gate, product, bias):  # type: ignore[no-untyped-def]
 def product_tangent(
     x: Tensor, weight: Tensor, tx: Tensor | None, tw: Tensor | None, tb: Tensor | None, words: Tensor | None, first: int
 ) -> Tensor | None:
-    """``G o (tx W^T + x tw^T + tb)``; words None: without G. None where all tangents are."""
+    """Returns ``G o (tx W^T + x tw^T + tb)``, without G if words is None; None if all tangents are None."""
     terms = []
     if tx is not None:
         terms.append((tx, weight, tb))
     if tw is not None:
         terms.append((x, tw, tb if tx is None else None))
-    if not terms and tb is not None:  # a product of nothing: no in_features
+    if not terms and tb is not None:  # The product is empty: it has no in_features.
         terms.append((x.new_empty((*x.shape[:-1], 0)), x.new_empty((len(tb), 0)), tb))
     return plus(*(linear(*term) if words is None else gated(*term, words, first) for term in terms))
 
 
 def keep_inputs(ctx: Any, needs: tuple[bool, ...], x: Tensor, weight: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """What a backward needs of a layer's inputs: x for the gradient of the weight, the weight for that of x."""
+    """Returns the inputs that a backward needs: x for the gradient of the weight, the weight for that of x."""
     return x if needs[1] else None, weight if needs[0] else None
 
 
 def only_needed(gradients: tuple, needs: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
-    """The gradients that are needed; the others, which are empty tensors, become None."""
+    """Returns the gradients that are needed; the others, which are empty tensors, become None."""
     return tuple([gradient if need else None for gradient, need in zip(gradients, needs, strict=False)])
 
 
@@ -344,7 +346,7 @@ def _masked_product(
     words: Tensor | None,
     first: int,
 ) -> Tensor | None:
-    """``G o (d_dx W^T + x d_dw^T + d_db)``."""
+    """Returns ``G o (d_dx W^T + x d_dw^T + d_db)``."""
     left = grad.new_empty((*grad.shape[:-1], 0)) if x is None else x
     right = grad.new_empty((grad.shape[-1], 0)) if weight is None else weight
     return product_tangent(left, right, d_dx, d_dw, d_db, words, first)
@@ -376,7 +378,7 @@ def _save_gated_soft(ctx: Any, inputs: tuple, output: tuple) -> None:
 
 
 def _gated_soft_backward(ctx: Any, grad: Tensor | None, grad_product: Tensor | None) -> tuple:
-    """grad_product, of v as a result, comes from second derivatives only."""
+    """grad_product, the gradient of the second output v, comes from second derivatives only."""
     x, weight, gate, product = ctx.saved_tensors
     needs = ctx.needs_input_grad
     if grad is not None and grad_product is None and not is_recorded(grad, gate, product, x, weight):
@@ -403,7 +405,7 @@ def save_nothing(ctx: Any, inputs: tuple) -> None:
 
 
 def no_derivative(ctx: Any, *grads: Any) -> Any:
-    """Of a fused backward: where a derivative of it is wanted, its formula is computed by other ops."""
+    """Refuses the derivative of a fused backward: callers that want one compute the backward by other ops."""
     raise RuntimeError("a fused backward has no derivative of its own: call the layer, not its ops")
 
 

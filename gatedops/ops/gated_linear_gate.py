@@ -16,13 +16,13 @@ from gatedops.ops.gates import by_position, pack_layer
 
 
 def relu_with_gates(q: Tensor) -> tuple[Tensor, GateBits]:
-    """``relu(q)`` in q's shape and memory format, and its gates, in one pass.
+    """Returns ``relu(q)`` in q's shape and memory format, and its gates, in one pass.
 
     Args:
         q: ``(n, w)``, ``(n, T, C)`` or ``(n, C, H, W)``, float32, float64, bfloat16 or float16.
 
     Raises:
-        TypeError, ValueError: naming q.
+        TypeError, ValueError: the message names q.
     """
     _require_activations(q)
     z, words = _relu(by_position(q, "gate"))
@@ -30,15 +30,15 @@ def relu_with_gates(q: Tensor) -> tuple[Tensor, GateBits]:
 
 
 def apply_gate(q: Tensor, gate: GateBits | Tensor) -> Tensor:
-    """``q * gate`` for a gate from outside.
+    """Returns ``q * gate`` for a given gate.
 
     Args:
         q: as in :func:`relu_with_gates`.
-        gate: GateBits (one layer) or bool of q's shape: exactly 0 where it is off, even if q is infinite or NaN there;
-            no gradient passes through it. Float of q's shape and dtype: soft.
+        gate: GateBits (one layer) or bool of q's shape: a hard gate; the result is exactly 0 where it is off, even if q
+            is infinite or NaN there, and no gradient passes through it. Float of q's shape and dtype: a soft gate.
 
     Raises:
-        TypeError, ValueError: naming the argument.
+        TypeError, ValueError: the message names the argument.
     """
     _require_activations(q)
     if not isinstance(gate, GateBits):
@@ -61,7 +61,7 @@ def _require_activations(q: Tensor) -> None:
 
 
 def _hard_gate(gate: GateBits | Tensor, q: Tensor) -> tuple[Tensor, int]:
-    """The words of a hard gate and the index of the first of them."""
+    """Returns the words of a hard gate and the index of its first word."""
     if isinstance(gate, GateBits) and (len(gate.layers) != 1 or gate.layers[0].kind != "gate"):
         raise ValueError(f"gate: has the layers {gate.layers}, needs one of gates; choose it with select_layers")
     shape = tuple(gate.shape) if isinstance(gate, Tensor) else (gate.n, *gate.layers[0].shape)
@@ -73,7 +73,7 @@ def _hard_gate(gate: GateBits | Tensor, q: Tensor) -> tuple[Tensor, int]:
 
 
 def _from_position(z: Tensor, q: Tensor) -> Tensor:
-    """``(n, positions, channels)`` back in the shape of q."""
+    """Returns z, ``(n, positions, channels)``, in the shape of q."""
     if q.dim() == 2:
         return z.squeeze(1)
     return z if q.dim() == 3 else z.unflatten(1, q.shape[2:]).movedim(-1, 1)
@@ -91,7 +91,7 @@ def _has_dense_rows(q: Tensor) -> bool:
 
 
 def empty_activations(q: Tensor) -> Tensor:
-    """For a result of q's shape (n, P, C): in q's memory format where its rows are dense, else contiguous."""
+    """Allocates a result of q's shape (n, P, C): in q's memory format if its rows are dense, else contiguous."""
     return torch.empty_like(q) if _has_dense_rows(q) else q.new_empty(q.shape)
 
 

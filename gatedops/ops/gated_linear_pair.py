@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gatedops.gatebits import GateBits
 from gatedops.layout import layer_words
-from gatedops.ops.checks import require_tensor
+from gatedops.ops.checks import require_option, require_tensor
 from gatedops.ops.differentiable import Differentiable, is_recorded, plus
 from gatedops.ops.gated_linear import (
     fake_gradients,
@@ -40,30 +40,30 @@ def gated_linear_pair(
     feature: Literal["relu", "linear"] = "relu",
     gates_out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, GateBits]:
-    """One layer of a deep gated network, both networks (Lakshminarayanan, Singh & Rajkumar 2021, arXiv 2110.03403;
-    docs/math.md, section 8): the pre-activation ``q = h w_f^T + b_f`` of the feature network gates the product
-    ``v = z w_v^T + b_v`` of the value network.
+    """Computes one layer of both networks of a deep gated network (Lakshminarayanan, Singh & Rajkumar 2021, arXiv
+    2110.03403; docs/math.md, section 8): the pre-activation ``q = h w_f^T + b_f`` of the feature network gates the
+    product ``v = z w_v^T + b_v`` of the value network.
 
-    The backward of a hard gate keeps the inputs, the weights and one bit per gate; of a feature network that needs no
-    gradient nothing is kept, and its results need none.
+    For the backward of a hard gate only the inputs, the weights and one bit per gate are kept. If the feature network
+    needs no gradient, nothing of it is kept, and its results need no gradient either.
 
     Args:
         h: ``(..., in_f)`` float32, float64, bfloat16 or float16: the feature network's activations.
         w_f, b_f: ``(out, in_f)`` and ``(out,)`` or None, of h's dtype.
         z: ``(..., in_v)`` of h's dtype and leading dimensions: the value network's activations.
         w_v, b_v: ``(out, in_v)`` and ``(out,)`` or None.
-        gate: "hard": 1 where q > 0, else 0, and no gradient passes through it; where it is 0 the result is exactly 0.
-            "soft": ``gain * sigmoid(beta q)``, and gradients reach both networks.
-        beta, gain: of soft gates, positive.
-        feature: "relu": the next features are relu(q); "linear": q itself (deep linear gated networks).
-        gates_out: int32 ``(n, W)`` for n rows and W = 8 * ceil(out / 256) words, the words of a row contiguous: the
-            slice of the words of a GateBits to write the gates into. Only where nothing needs a gradient.
+        gate: "hard": the gate is 1 if q > 0, else 0; where it is 0 the result is exactly 0, and no gradient passes
+            through it. "soft": the gate is ``gain * sigmoid(beta q)``, and gradients reach both networks.
+        beta, gain: positive numbers, for soft gates.
+        feature: "relu": the next features are relu(q); "linear": they are q itself (deep linear gated networks).
+        gates_out: int32 ``(n, W)`` for n rows and W = 8 * ceil(out / 256) words, the words of a row contiguous: a slice
+            of the words of a GateBits, into which the gates are written. Allowed only if nothing needs a gradient.
 
     Returns:
         Next features ``(..., out)``, gated values ``(..., out)``, and the hard gates 1{q > 0} as GateBits.
 
     Raises:
-        TypeError, ValueError: naming the argument, before any work.
+        TypeError, ValueError: raised before any work; the message names the argument.
     """
     h, w_f, b_f = layer_arguments(h, w_f, b_f, ("h", "w_f", "b_f"))
     z, w_v, b_v = layer_arguments(z, w_v, b_v, ("z", "w_v", "b_v"))
@@ -96,10 +96,8 @@ def _require_pair(h: Tensor, w_f: Tensor, z: Tensor, w_v: Tensor) -> None:
 
 def _require_kind(gate: str, beta: float, gain: float, feature: str) -> tuple[bool, bool]:
     """Whether the gate is soft, and whether the feature network is linear."""
-    if gate not in ("hard", "soft"):
-        raise ValueError(f"gate: got {gate!r}, needs 'hard' or 'soft'")
-    if feature not in ("relu", "linear"):
-        raise ValueError(f"feature: got {feature!r}, needs 'relu' or 'linear'")
+    require_option("gate", gate, ("hard", "soft"))
+    require_option("feature", feature, ("relu", "linear"))
     if gate == "soft":
         for value, name in ((beta, "beta"), (gain, "gain")):
             if not 0 < value < math.inf:
@@ -250,7 +248,7 @@ def _save_pair_soft(ctx: Any, inputs: tuple, output: tuple) -> None:
 def _pair_soft_backward(
     ctx: Any, grad_h: Tensor | None, grad_z: Tensor | None, _words: None, grad_q: Tensor | None, grad_v: Tensor | None
 ) -> tuple:
-    """grad_q and grad_v, of the pre-activations as results, come from second derivatives only."""
+    """grad_q and grad_v, the gradients of the outputs q and v, come from second derivatives only."""
     h, w_f, z, w_v, q, v = ctx.saved_tensors
     needs = ctx.needs_input_grad
     beta, gain, linear_feature = ctx.rest
@@ -258,7 +256,7 @@ def _pair_soft_backward(
     second = grad_q is not None or grad_v is not None
     if second or is_recorded(grad_h, grad_z, q, v, h, w_f, z, w_v):
         dq, dv = soft_gradients(grad_h, grad_z, q, v, *ctx.rest)
-        if not linear_feature:  # there q is no result of its own
+        if not linear_feature:  # With linear features, q is the first output and has no output of its own.
             dq = plus(dq, grad_q)
         return *_layer_gradients(dq, h, w_f, needs), *_layer_gradients(plus(dv, grad_v), z, w_v, needs[3:]), *rest
     gradients = pair_soft_backward(grad_h, grad_z, q, v, h, w_f, needs[2], z, w_v, needs[5], beta, gain, linear_feature)
@@ -268,7 +266,7 @@ def _pair_soft_backward(
 def soft_gradients(
     grad_h: Tensor | None, grad_z: Tensor | None, q: Tensor, v: Tensor | None, beta: float, gain: float, linear: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of q and v by ops that have derivatives themselves; v None: none of q."""
+    """Returns the gradients of q and v, by ops that have derivatives themselves. v is None if q needs no gradient."""
     by_h = None if grad_h is None else grad_h if linear else grad_h * (q > 0)
     if grad_z is None:
         return by_h, None
@@ -278,7 +276,7 @@ def soft_gradients(
 
 
 def _layer_gradients(dv: Tensor | None, x: Tensor | None, weight: Tensor | None, needs: tuple[bool, ...]) -> tuple:
-    """Of x, weight and bias, for the gradient dv of their product."""
+    """Returns the gradients of x, weight and bias for the gradient dv of their product."""
     if dv is None or not any(needs[:3]):
         return None, None, None
     return only_needed(gated_backward(dv, x, weight, None, 0, needs[2]), needs[:3])

@@ -1,4 +1,4 @@
-"""Packing gates into words: wrappers and fake kernels of pack_gates and unpack_gates."""
+"""Packs gates into words: wrappers and fake kernels of pack_gates and unpack_gates."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ SOURCES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.bo
 
 
 def pack_layer(q: Tensor, kind: str | None = None) -> Tensor:
-    """The words ``(n, W)`` of one layer given as ``(n, *shape)``; kind None: "select" if it has five dimensions."""
+    """Returns the words ``(n, W)`` of one layer, given as ``(n, *shape)``; if kind is None, five dimensions mean
+    "select"."""
     return torch.ops.gatedops.pack_gates(by_position(q.detach(), kind))
 
 
 def by_position(q: Tensor, kind: str | None = None) -> Tensor:
-    """``(n, *shape)`` seen as ``(n, positions, channels)``; a view wherever the strides allow one."""
+    """Returns ``(n, *shape)`` as ``(n, positions, channels)``, a view if the strides allow one."""
     if q.dim() == 5 and kind == "gate":
         return q.permute(0, 2, 3, 4, 1).flatten(1, 3)
     if q.dim() == 2:
@@ -27,14 +28,14 @@ def by_position(q: Tensor, kind: str | None = None) -> Tensor:
 
 
 def unpack_layer(words: Tensor, layer: GateLayer) -> Tensor:
-    """The gates of one layer of packed rows, bool ``(n, *shape)``."""
+    """Returns the gates of one layer of packed rows, bool ``(n, *shape)``."""
     span = words[:, layer.first_word : layer.first_word + layer.words]
     gates = torch.ops.gatedops.unpack_gates(span, layer.positions, layer.channels)
     return from_positions(gates, layer)
 
 
 def from_positions(values: Tensor, layer: GateLayer) -> Tensor:
-    """``(n, positions, channels)`` in the layer's shape, ``(n, *shape)``: the inverse of :func:`by_position`."""
+    """Returns values, ``(n, positions, channels)``, as ``(n, *shape)``; the inverse of :func:`by_position`."""
     if len(layer.shape) == 1:
         return values.squeeze(1)
     if len(layer.shape) == 2:

@@ -22,7 +22,8 @@ from gatedops.ops.gram_args import (
 )
 from gatedops.ops.gram_range import Pass, check_range, passes_of, sign_of, squared_norms
 
-_BLOCK = 1 << 21  # entries of a Gram computed at a time to be multiplied into another
+# This many entries of a Gram are computed at a time and multiplied into another Gram.
+_BLOCK = 1 << 21
 
 
 def npk_gram(
@@ -36,31 +37,32 @@ def npk_gram(
     dtype: torch.dtype = torch.float32,
     out: Tensor | None = None,
 ) -> Tensor:
-    """The neural path kernel of all pairs, ``K = Sigma * prod_l scale_l <G_l, G'_l>`` (Lakshminarayanan & Singh 2020,
-    arXiv 2006.10529; docs/math.md, section 2), in one pass: nothing of size n x m exists beside the output.
+    """Computes the neural path kernel of all pairs, ``K = Sigma * prod_l scale_l <G_l, G'_l>`` (Lakshminarayanan &
+    Singh 2020, arXiv 2006.10529; docs/math.md, section 2), in one pass: nothing of size n x m exists beside the output.
 
     Args:
         x: ``(n, d)``, a tensor or numpy array of float32, float64, bfloat16 or float16 (converted to `dtype` tile by
-            tile), or uint8 (Sigma is an exact integer, rounded once). None: Lambda alone.
+            tile), or uint8 (Sigma is an exact integer, rounded once). None: the result is Lambda alone.
         bits: gates of the n inputs.
-        y, y_bits: the m inputs of the other side; both or neither (only y_bits where x is None). Neither: the
-            symmetric Gram, each unordered pair computed once, bitwise symmetric.
-        scale: what each layer's count is multiplied by: "width" (1 / w_l), "none" (1), or L numbers.
-        normalize: divide by ``sqrt(K_ii K_jj)``, right for any number of layers: of `scale` the signs alone then
-            matter. Inputs with ``K_ii = 0`` give 0.
-        dtype: float32 or float64; of the arithmetic and the result.
-        out: where to write, ``(n, m)`` of `dtype`, rows contiguous. Not with inputs that need a gradient.
+        y, y_bits: the m inputs of the other side; give both or neither (only y_bits if x is None). Without them the
+            Gram is that of the n inputs: each unordered pair is computed once, and the result is bitwise symmetric.
+        scale: the multiplier of each layer's count: "width" (1 / w_l), "none" (1), or L numbers.
+        normalize: divide by ``sqrt(K_ii K_jj)``. The result is right for any number of layers, and only the signs of
+            `scale` matter. Inputs with ``K_ii = 0`` give 0.
+        dtype: float32 or float64, for the arithmetic and the result.
+        out: ``(n, m)`` of `dtype` with contiguous rows, into which the result is written. Not allowed with inputs that
+            need a gradient.
 
     Returns:
-        ``(n, m)``; differentiable in x and y, to any order. For every pair Lambda is
-        ``((c_1 s_1) (c_2 s_2)) ...`` in `dtype`, layers in order: the same bits on every machine.
+        ``(n, m)``; differentiable in x and y, to any order. For every pair Lambda is computed as
+        ``((c_1 s_1) (c_2 s_2)) ...`` in `dtype`, layers in order, so its bits are the same on every machine.
 
     Raises:
-        TypeError, ValueError: naming the argument, before any work; without `normalize` also scale="none"
-            where the product of the widths alone exceeds `dtype`, and numbers as scale where the kernel itself does.
+        TypeError, ValueError: raised before any work; the message names the argument. Without `normalize`, also
+            scale="none" if the product of the widths alone exceeds `dtype`, and numbers as scale if the kernel does.
 
     Warns:
-        UserWarning: no input is without a gate in some layer, yet all of the Gram underflows.
+        UserWarning: on each side some input has a gate on in every layer, yet the whole Gram underflows.
     """
     x, y = (None if side is None else as_tensor(side, name) for side, name in ((x, "x"), (y, "y")))
     first, y_first, count = layout_of(bits, y_bits)
@@ -88,7 +90,10 @@ def npk_diag(
     scale: str | Sequence[float] = "width",
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """The diagonal ``K_ii`` of :func:`npk_gram`, ``(n,)``; differentiable in x. Arguments and errors as there."""
+    """Computes the diagonal ``K_ii`` of :func:`npk_gram`, ``(n,)``; differentiable in x.
+
+    Arguments and errors are those of :func:`npk_gram`.
+    """
     x = None if x is None else as_tensor(x, "x")
     first, _, count = layout_of(bits, None)
     require_result_dtype(dtype, bits)
@@ -109,14 +114,15 @@ def npk_matvec(
     scale: str | Sequence[float] = "width",
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """The Gram times v, the Gram never stored (docs/math.md, section 7).
+    """Computes the Gram times v without storing the Gram (docs/math.md, section 7).
 
     Args:
         v: ``(m,)`` or ``(m, c)`` of a float dtype; converted to `dtype`.
         x, bits, y, y_bits, scale, dtype: as in :func:`npk_gram`.
 
     Returns:
-        ``(n,)`` or ``(n, c)``; differentiable in x, y and v, to any order. The same bits for any number of threads.
+        ``(n,)`` or ``(n, c)``; differentiable in x, y and v, to any order. The bits are the same for any number of
+        threads.
     """
     x, y = (None if side is None else as_tensor(side, name) for side, name in ((x, "x"), (y, "y")))
     v = as_tensor(v, "v")
@@ -146,7 +152,8 @@ def _normalized(
     dtype: torch.dtype,
     out: Tensor | None,
 ) -> Tensor:
-    """``K_ij / sqrt(K_ii K_jj)``: the product of the normalized Grams of some layers each, mostly of all at once."""
+    """Computes ``K_ij / sqrt(K_ii K_jj)`` as a product of normalized Grams, each of some layers; mostly one Gram takes
+    all layers."""
     sides = [bits] if y_bits is None else [bits, y_bits]
     norms = [squared_norms(side) for side in (x, y) if side is not None]
     *others, last = passes_of(sides, norms, dtype)
@@ -176,7 +183,7 @@ def _run(
     dtype: torch.dtype,
     out: Tensor | None,
 ) -> Tensor:
-    """The normalized Gram of some layers; of the multipliers asked for, the product of their signs is left."""
+    """Computes the normalized Gram of some layers. Only the sign of the product of `factors` remains."""
     chosen = [part.of(side) for side in (bits, y_bits) if side is not None]
     roots = [inverse_roots(part.squares(side), norm) for side, norm in zip_longest(chosen, norms)]
     sign = sign_of(factors)
@@ -194,7 +201,7 @@ def _run(
 
 
 def inverse_roots(squares: Tensor, norm: Tensor | None = None) -> Tensor:
-    """``K_ii ** -0.5``, 0 where ``K_ii`` is 0."""
+    """Returns ``K_ii ** -0.5``, or 0 if ``K_ii`` is 0."""
     diag = squares if norm is None else norm * squares
     on = diag > 0
     return torch.where(on, diag, 1.0).rsqrt() * on
@@ -316,7 +323,7 @@ def _times(rows: Tensor, factor: Tensor | None) -> Tensor:
 def _side_gradients(
     back: Tensor, rows: Tensor, factor: Tensor | None, needs_rows: bool, needs_factor: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    """d rows_i = factor_i back_i and d factor_i = <rows_i, back_i>."""
+    """Returns d rows_i = factor_i back_i and d factor_i = <rows_i, back_i>."""
     d_rows = _times(back, factor).to(rows.dtype) if needs_rows else None
     d_factor = None if factor is None or not needs_factor else (rows.to(factor.dtype) * back).sum(1)
     return d_rows, d_factor

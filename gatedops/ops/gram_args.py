@@ -1,4 +1,4 @@
-"""Arguments of the gram family: their checks, and their form for the ops."""
+"""Checks the arguments of the gram family, and brings them into the form that the ops take."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _X_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.
 def layout_of(
     bits: GateBits, y_bits: GateBits | None, name: str = "bits", y_name: str = "y_bits"
 ) -> tuple[list[int], list[int], list[int]]:
-    """First word of each layer on both sides and the words it uses; checks both arguments."""
+    """Checks both arguments, and returns the first word of each layer on each side and the words that it uses."""
     for value, argument in ((bits, name), (y_bits, y_name)):
         if not (value is None and argument == y_name):
             require_gate_bits(value, argument)
@@ -44,7 +44,8 @@ def require_result_dtype(dtype: torch.dtype, bits: GateBits) -> None:
 def factors_of(
     scale: str | Sequence[float], bits: GateBits, dtype: torch.dtype, *, normalize: bool = False
 ) -> list[float]:
-    """The multiplier of each layer's count; where the Gram is normalized, their size cancels and nothing overflows."""
+    """Returns the multiplier of each layer's count. If the Gram is normalized, the size of the multipliers cancels, so
+    an overflow is not refused."""
     if isinstance(scale, str):
         if scale == "width":
             return [1.0 / w for w in bits.widths]
@@ -60,7 +61,7 @@ def factors_of(
 
 
 def listed_factors(scale: Sequence[float], layers: int) -> list[float]:
-    """The multipliers of the layers where scale lists them."""
+    """Returns the multipliers of the layers from a scale that lists them."""
     try:
         numbers = [real_number(s) for s in scale]
     except TypeError:
@@ -70,7 +71,8 @@ def listed_factors(scale: Sequence[float], layers: int) -> list[float]:
         raise TypeError(f"scale: got {scale!r}, needs 'width', 'none' or one number per layer")
     if len(factors) != layers:
         raise ValueError(f"scale: got {len(factors)} numbers, needs one for each of {layers} layers")
-    if not all(abs(s) <= sys.float_info.max for s in factors):  # NaN compares false; Dynamo has no isfinite
+    # NaN compares false. math.isfinite would say the same, but Dynamo does not have it.
+    if not all(abs(s) <= sys.float_info.max for s in factors):
         raise ValueError(f"scale: got {listed(factors)}, needs finite numbers")
     return factors
 
@@ -122,7 +124,7 @@ def require_out(out: Tensor, shape: tuple[int, int], dtype: torch.dtype, inputs:
 
 
 def _overlaps(a: Tensor, b: Tensor) -> bool:
-    """Whether the memory spans of two tensors meet."""
+    """Whether the memory spans of two tensors overlap."""
     if a.numel() == 0 or b.numel() == 0:
         return False
     spans = []

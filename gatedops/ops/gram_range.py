@@ -1,5 +1,8 @@
-"""Products over many layers and the range of their dtype (docs/math.md, section 3): the passes and multipliers that
-keep a normalized Gram inside it, and errors and warnings for other Grams that leave it."""
+"""Keeps products over many layers inside the range of their dtype (docs/math.md, section 3).
+
+For normalized Grams it finds passes and multipliers that stay inside the range. For other Grams that leave the range it
+raises errors or warns.
+"""
 
 from __future__ import annotations
 
@@ -15,43 +18,47 @@ from gatedops.devices import can_be_read, most_precise
 from gatedops.gatebits import GateBits
 from gatedops.ops.differentiable import is_recorded
 
-_COPIED = 1 << 20  # numbers of x converted at a time
-# Bits between the smallest and the largest product of a pass. What is left of the exponents' range is for the input.
+# This many numbers of x are converted at a time.
+_COPIED = 1 << 20
+# This many bits may lie between the smallest and the largest product of a pass. The rest of the exponents' range is for
+# the input.
 _ROOM = {torch.float32: 100, torch.float64: 960}
-_CHUNK_BITS = 1000  # of the counts of layers that float64 multiplies without leaving its range
-_COUNTED = 1 << 20  # numbers of counts held at a time
+# Layers whose counts have at most this many bits together are multiplied in float64 without leaving its range.
+_CHUNK_BITS = 1000
+# This many counts are held at a time.
+_COUNTED = 1 << 20
 
 
 @dataclass(frozen=True)
 class Pass:
-    """Layers whose counts one call of the op multiplies, and their multipliers, powers of two."""
+    """The layers whose counts one call of the op multiplies, and their multipliers, which are powers of two."""
 
     layers: slice
     scale: list[float]
 
     def of(self, bits: GateBits) -> GateBits:
-        """These layers of the gates."""
+        """Returns these layers of the gates."""
         return replace(bits, layers=bits.layers[self.layers])
 
     def squares(self, bits: GateBits) -> Tensor:
-        """The products of the counts of each row with itself, ``(n,)``, of gates of these layers."""
+        """Returns the product of each row's scaled counts with itself, ``(n,)``; `bits` has these layers only."""
         return _squared(bits.words, bits, slice(None), self.scale)
 
 
 def passes_of(sides: Sequence[GateBits], norms: Sequence[Tensor], dtype: torch.dtype) -> list[Pass]:
-    """The passes whose Grams, each normalized, multiply to the normalized Gram, every product inside the range.
+    """Returns passes whose normalized Grams multiply to the normalized Gram, with every product inside the range.
 
-    A positive multiplier of a layer cancels where a Gram is normalized, and a power of two does without rounding. A
+    A positive multiplier of a layer cancels when a Gram is normalized, and a power of two cancels without rounding. A
     count is 0 or from 1 to the width, so layers whose widths multiply to at most 2^room fit one pass, whatever the
-    gates are. More layers fit one pass where the counts can be read, and the products of the rows with themselves up
-    to each layer are within a factor of 2^room of each other.
+    gates are. More layers fit one pass if the counts can be read and, up to each layer, the products of the rows with
+    themselves are within a factor of 2^room of each other.
 
     Args:
         sides: the gates of one or both sides.
-        norms: ``<x_i, x_i>`` of the same sides, or none without inputs. The last pass is that of Sigma.
+        norms: ``<x_i, x_i>`` of the same sides, or an empty list without inputs. Sigma belongs to the last pass.
 
     Raises:
-        ValueError: inputs whose Sigma leaves dtype.
+        ValueError: Sigma of the inputs leaves the range of dtype.
     """
     room = _ROOM[dtype]
     exponents = [(width - 1).bit_length() for width in sides[0].widths]
@@ -69,7 +76,7 @@ def passes_of(sides: Sequence[GateBits], norms: Sequence[Tensor], dtype: torch.d
 
 
 def sign_of(factors: Sequence[float]) -> float:
-    """That of the product: 1, -1 or 0."""
+    """Returns the sign of the product of the factors: 1, -1 or 0."""
     sign = 1.0
     for factor in factors:
         sign = 0.0 if factor == 0 else -sign if factor < 0 else sign
@@ -77,7 +84,7 @@ def sign_of(factors: Sequence[float]) -> float:
 
 
 def _fitting(bits: Sequence[int], room: int) -> list[slice]:
-    """Runs of layers whose bits add up to the room, or of one layer."""
+    """Cuts the layers into runs whose bits add up to at most the room; a layer with more bits is a run of its own."""
     starts, total = [0], 0
     for index, size in enumerate(bits):
         total += size
@@ -88,8 +95,8 @@ def _fitting(bits: Sequence[int], room: int) -> list[slice]:
 
 
 def _products(sides: Sequence[GateBits]) -> tuple[list[float], list[float]]:
-    """Up to each layer log2 of the least and of the largest product of the counts of a row with itself, rows left out
-    from the first layer on that has no gate on."""
+    """Returns, up to each layer, log2 of the smallest and of the largest product of a row's counts with itself. A row
+    is left out from its first layer on that has no gate on."""
     least, largest = [], []
     for bits in sides:
         step = max(1, _COUNTED // len(bits.layers))
@@ -102,21 +109,23 @@ def _products(sides: Sequence[GateBits]) -> tuple[list[float], list[float]]:
     if not least:
         return [0.0] * len(sides[0].layers), [0.0] * len(sides[0].layers)
     lows, highs = (torch.stack([torch.stack(least).amin(0), torch.stack(largest).amax(0)])).tolist()
-    for index in range(len(lows)):  # where no row is left, all products are 0 already
+    for index in range(len(lows)):  # If no row is left, all products are 0 already.
         if math.isinf(lows[index]):
             lows[index] = highs[index] = lows[index - 1] if index else 0.0
     return lows, highs
 
 
 def _squared(words: Tensor, bits: GateBits, layers: slice, scale: Sequence[float] = (1.0,)) -> Tensor:
-    """The product over these layers of the scaled counts of each row with itself, as precise as the device can."""
+    """Returns the product over these layers of each row's scaled counts with itself, in the device's most precise
+    dtype."""
     chosen = bits.layers[layers]
     first, count = [layer.first_word for layer in chosen], [layer.words for layer in chosen]
     return torch.ops.gatedops.npk_diag(words, first, count, list(scale), most_precise(words.device))
 
 
 def _shift(norms: Sequence[Tensor], room: int, dtype: torch.dtype) -> int:
-    """By how many bits products are moved up, or down, to stay in the range when Sigma multiplies them."""
+    """Returns by how many bits products are shifted up (or down, if negative), so that they stay in the range when
+    Sigma multiplies them."""
     if not norms or not all(can_be_read(norm) and len(norm) for norm in norms):
         return 0
     logs = torch.cat([norm.detach() for norm in norms]).to(most_precise(norms[0].device)).log2()
@@ -126,8 +135,8 @@ def _shift(norms: Sequence[Tensor], room: int, dtype: torch.dtype) -> int:
     limit = math.log2(torch.finfo(dtype).max)
     if not 26 - limit < largest < limit:
         raise ValueError(
-            f"x: its rows have squared lengths around {_power_of_ten(largest)}, whose products leave {dtype}; divide x "
-            "by a number, which changes no normalized Gram, or use dtype=torch.float64"
+            f"x: its rows have squared lengths around {_power_of_ten(largest)}, whose products leave the range of "
+            f"{dtype}; divide x by a number, which does not change a normalized Gram, or use dtype=torch.float64"
         )
     return min(max(0, -math.floor(least)), room - max(0, math.ceil(largest)))
 
@@ -144,18 +153,18 @@ def check_range(
     *,
     refuse: bool = True,
 ) -> None:
-    """Refuses a kernel of hard gates that overflows, and warns of one that underflows altogether.
+    """Refuses a kernel of hard gates that overflows, and warns of one that underflows everywhere.
 
-    The widths alone tell that shallow networks do neither, and nothing is read then.
+    For shallow networks the widths alone show that neither happens, and then no gates are read.
 
     Args:
         sides: the gates of both sides; None: the same as the other.
-        inputs: of both sides, or None.
-        remedy: what to do about an underflow, where float64 does not help.
+        inputs: those of both sides, or None.
+        remedy: what to do about an underflow if float64 does not help.
         refuse: whether an overflow is an error.
 
     Raises:
-        ValueError: the product of some input with itself overflows, on every side, naming scale.
+        ValueError: on every side, the product of some input with itself overflows; the message names scale.
     """
     pairs = [(bits, x) for bits, x in zip(sides, inputs, strict=True) if bits is not None]
     if 0.0 in factors or _is_safe(pairs[0][0].widths, factors, dtype):
@@ -183,8 +192,8 @@ def _is_safe(widths: Sequence[int], factors: Sequence[float], dtype: torch.dtype
 
 
 def _runs(widths: Sequence[int], factors: Sequence[float]) -> Iterator[slice]:
-    """Runs of layers that only enlarge products, or only make them smaller, and that float64 can multiply. The extremes
-    are then at the ends of runs."""
+    """Yields runs of layers that only enlarge products, or only make them smaller, and that float64 can multiply. So
+    the extremes lie at the ends of runs."""
     start, total, before = 0, 0.0, 0
     for index, (width, factor) in enumerate(zip(widths, factors, strict=True)):
         log = math.log2(abs(factor))
@@ -198,7 +207,7 @@ def _runs(widths: Sequence[int], factors: Sequence[float]) -> Iterator[slice]:
 
 
 def highest(squares: Iterable[Tensor]) -> Tensor:
-    """log2 of the largest product over rows of ``K_ii``, up to each of its factors."""
+    """Returns, for each factor of ``K_ii``, log2 of the largest product over all rows of the factors up to it."""
     peaks, total = [], None
     for square in squares:
         logs = square.to(most_precise(square.device)).log2()
@@ -208,14 +217,14 @@ def highest(squares: Iterable[Tensor]) -> Tensor:
 
 
 def judge(peaks: Sequence[Tensor], dtype: torch.dtype, remedy: str, *, refuse: bool = True, stacklevel: int) -> None:
-    """Raises ValueError, or warns, where the largest entries of a kernel leave the range of dtype.
+    """Raises ValueError, or warns, if the largest entries of a kernel leave the range of dtype.
 
     Args:
-        peaks: :func:`highest` of one or both sides: an entry is at most the geometric mean of those of its row and its
-            column.
-        remedy: what to do about an underflow, where float64 does not help.
+        peaks: :func:`highest` of one or both sides: an entry is at most the geometric mean of the peaks of its row's
+            and its column's side.
+        remedy: what to do about an underflow if float64 does not help.
         refuse: whether an overflow is an error.
-        stacklevel: of the warning, the caller of the public function.
+        stacklevel: the stack level of the warning, which should name the caller of the public function.
     """
     found = torch.stack(list(peaks))
     means, least = found.mean(0).tolist(), found.amin(0).tolist()
@@ -228,15 +237,15 @@ def judge(peaks: Sequence[Tensor], dtype: torch.dtype, remedy: str, *, refuse: b
         )
     if math.isfinite(means[-1]) and min(means) < math.log2(torch.finfo(dtype).tiny):
         warnings.warn(
-            f"the largest value of the kernel is around {_power_of_ten(min(means))}, below what {dtype} holds, so that "
-            f"all of it underflows; use {remedy}{', dtype=torch.float64' if dtype == torch.float32 else ''} or larger "
-            "numbers as scale",
+            f"the largest value of the kernel is around {_power_of_ten(min(means))}, below what {dtype} holds, so the "
+            f"whole kernel underflows; use {remedy}{', dtype=torch.float64' if dtype == torch.float32 else ''} or "
+            "larger numbers as scale",
             stacklevel=stacklevel,
         )
 
 
 def squared_norms(x: Tensor) -> Tensor:
-    """``<x_i, x_i>``, of uint8 rows exact; some rows at a time where no derivative is wanted."""
+    """Returns ``<x_i, x_i>``, exact for uint8 rows; some rows at a time if no derivative is wanted."""
     dtype = torch.int64 if x.dtype == torch.uint8 else most_precise(x.device)
     if torch.compiler.is_compiling() or is_recorded(x):
         return x.to(dtype).square().sum(1)

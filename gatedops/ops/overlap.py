@@ -1,4 +1,4 @@
-"""Counts of gates in common and neighbours by them: wrappers of gate_overlap and gate_neighbors."""
+"""Counts gates in common, and finds neighbours by them: wrappers of gate_overlap and gate_neighbors."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ def gate_overlap(a: GateBits, b: GateBits | None = None) -> Tensor:
     """Counts, layer by layer, the gates that are on for both inputs of every pair (docs/math.md, section 2).
 
     Args:
-        a: gates of n inputs. b: gates of m inputs, same layers; default a, and each unordered pair is counted once.
+        a: gates of n inputs. b: gates of m inputs, same layers; by default a, and then each unordered pair is counted
+            once.
 
     Returns:
         int32 ``(L, n, m)``, exact.
 
     Raises:
-        TypeError, ValueError: a or b is no GateBits, their layers or devices differ.
+        TypeError, ValueError: a or b is not a GateBits, or their layers or devices differ.
     """
     return _count(a, b, "both")
 
@@ -42,7 +43,7 @@ def gate_hamming(a: GateBits, b: GateBits | None = None) -> Tensor:
     """Counts, layer by layer, the gates that differ between the inputs of every pair, on for one and off for the other.
 
     Arguments, result and errors as in :func:`gate_overlap`. Summed over layers this is the Hamming distance of two
-    activation patterns: 0 where both inputs lie in the same linear region.
+    activation patterns: 0 if both inputs lie in the same linear region.
     """
     return _count(a, b, "differ")
 
@@ -55,19 +56,19 @@ def gate_neighbors(
     scale: str | Sequence[float] = "width",
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:
-    """For each input the k inputs with the largest ``Lambda``, the Gram never stored.
+    """Finds for each input the k inputs with the largest ``Lambda``, without storing the Gram.
 
     Args:
         bits: gates of n inputs.
-        k: neighbours wanted, at least 1.
-        y_bits: gates of the m candidates, same layers; default: bits, an input not being its own neighbour.
+        k: number of neighbours, at least 1.
+        y_bits: gates of the m candidates, same layers; by default bits, and then an input is not its own neighbour.
         scale, dtype: as in :func:`gatedops.npk_gram`.
 
     Returns:
-        ``(Lambda (n, k) of dtype, indices (n, k) int64)``, largest first, equal ones by index.
+        ``(Lambda (n, k) of dtype, indices (n, k) int64)``, the largest first, equal ones in the order of their index.
 
     Raises:
-        TypeError, ValueError: also k below 1 or above the number of candidates.
+        TypeError, ValueError: as in :func:`gatedops.npk_gram`; also if k is below 1 or above the number of candidates.
     """
     first, y_first, count = layout_of(bits, y_bits)
     require_result_dtype(dtype, bits)

@@ -31,26 +31,27 @@ def soft_npk_gram(
     normalize: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """The neural path kernel of real-valued gates, ``K = Sigma * prod_l scale_l <g_l, g'_l>`` (the DLNPF and DLGN
-    kernels: Lakshminarayanan, Singh & Rajkumar 2021, arXiv 2110.03403; docs/math.md, section 5).
+    """Computes the neural path kernel of real-valued gates, ``K = Sigma * prod_l scale_l <g_l, g'_l>`` (the DLNPF and
+    DLGN kernels: Lakshminarayanan, Singh & Rajkumar 2021, arXiv 2110.03403; docs/math.md, section 5).
 
     Args:
         x: ``(n, d)`` of a float dtype, or None for the product of the gates alone.
         gates: one float tensor ``(n, *shape)`` per layer, flattened to ``(n, w_l)``. All may be numpy arrays.
-        y, y_gates: the m inputs of the other side; default: the symmetric Gram, bitwise symmetric.
+        y, y_gates: the m inputs of the other side. Without them the Gram is that of the n inputs, bitwise symmetric.
         scale: "width" (1 / w_l), "none" (1) or L numbers.
-        normalize: divide by ``sqrt(K_ii K_jj)``, right for any number of layers: of `scale` the signs alone then
-            matter. Inputs with ``K_ii = 0`` give 0.
+        normalize: divide by ``sqrt(K_ii K_jj)``. The result is right for any number of layers, and only the signs of
+            `scale` matter. Inputs with ``K_ii = 0`` give 0.
         dtype: float32 or float64; inputs are converted to it.
 
     Returns:
         ``(n, m)``; differentiable once in x, y and the gates, forward and backward.
 
     Raises:
-        TypeError, ValueError: naming the argument, before any work; also a kernel that overflows `dtype`.
+        TypeError, ValueError: raised before any work; the message names the argument. Also if the kernel overflows
+            `dtype`.
 
     Warns:
-        UserWarning: no layer is 0 for all inputs, yet all of the Gram underflows.
+        UserWarning: on each side some input has a gate other than 0 in every layer, yet the whole Gram underflows.
     """
     require_dtype(dtype, "dtype", _DTYPES)
     x, y = (None if side is None else as_tensor(side, name) for side, name in ((x, "x"), (y, "y")))
@@ -78,7 +79,8 @@ def soft_npk_gram(
         if right.shape[1] != left.shape[1]:
             raise ValueError(f"y: has {right.shape[1] - sum(widths)} columns, x has {left.shape[1] - sum(widths)}")
     if 0.0 in factors or (x is not None and x.shape[1] == 0):
-        left, right = 0.0 * left, None if right is None else 0.0 * right  # K is 0, and so are all gradients
+        # K is 0, and so are all gradients.
+        left, right = 0.0 * left, None if right is None else 0.0 * right
     if x is not None and x.shape[1] > 0:
         widths, factors = [*widths, x.shape[1]], [*factors, 1.0]
     if normalize:
@@ -94,7 +96,7 @@ def _layers(gates: Sequence[Tensor], name: str) -> list[Tensor]:
     if isinstance(gates, Tensor):
         raise TypeError(f"{name}: got a tensor, needs a list with one tensor per layer")
     if isinstance(gates, GateBits):
-        raise TypeError(f"{name}: got GateBits, which are hard gates; npk_gram takes hard gates, this real-valued ones")
+        raise TypeError(f"{name}: got GateBits, needs float tensors: npk_gram takes hard gates")
     if not isinstance(gates, Sequence):
         raise TypeError(f"{name}: got {type(gates).__name__}, needs a list with one tensor per layer")
     layers = [as_tensor(q, f"{name}[{index}]") for index, q in enumerate(gates)]
@@ -121,7 +123,7 @@ def _factors(scale: str | Sequence[float], widths: list[int]) -> list[float]:
 
 
 def _stack(x: Tensor | None, layers: list[Tensor], rows: int, name: str, dtype: torch.dtype) -> Tensor:
-    """The layers and then x side by side, ``(n, sum of widths + d)``: Sigma is one more factor."""
+    """Returns the layers and then x side by side, ``(n, sum of widths + d)``: Sigma is one more factor."""
     columns = [q.to(dtype) for q in layers]
     if x is not None:
         if not x.dtype.is_floating_point:
@@ -136,8 +138,11 @@ def _stack(x: Tensor | None, layers: list[Tensor], rows: int, name: str, dtype: 
 
 
 def _normalized(rows: Tensor, widths: list[int]) -> Tensor:
-    """Rows whose layers have unit length: the Gram is then divided by the root of its diagonal. A layer of zeros
-    stays, and with it K_ii = 0. Squares of numbers of at most 1 do not overflow, whatever the size of the gates."""
+    """Scales the layers of each row to unit length, which divides the Gram by ``sqrt(K_ii K_jj)``.
+
+    A layer of zeros stays 0, so K_ii stays 0. A layer is first divided by its largest number, so that squares do not
+    overflow, whatever the size of the gates.
+    """
     parts = []
     for whole in rows.split(widths, 1):
         peak = whole.detach().abs().amax(1, keepdim=True)
@@ -149,7 +154,7 @@ def _normalized(rows: Tensor, widths: list[int]) -> Tensor:
 
 
 def _check_range(sides: Sequence[Tensor], widths: Sequence[int], factors: Sequence[float]) -> None:
-    """Refuses a kernel that overflows, and warns of one that underflows altogether, where the values can be read."""
+    """Refuses a kernel that overflows, and warns of one that underflows everywhere, if the values can be read."""
     if not all(can_be_read(rows) for rows in sides):
         return
     precise = most_precise(sides[0].device)
@@ -185,7 +190,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple:
 
 
 def _jvp(ctx: Any, ta: Tensor | None, tb: Tensor | None, *_: None) -> Tensor:
-    """One layer at a time replaced by its tangent."""
+    """Sums the Grams in which one layer is replaced by its tangent."""
     a, b = ctx.saved_tensors
     widths, scale = ctx.rest
     right = a if b is None else b

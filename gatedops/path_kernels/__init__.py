@@ -1,7 +1,7 @@
-"""Kernels of models, and what is done with a kernel.
+"""Kernels of models, and regression with a kernel.
 
-npk: from the steps of a network (network; ties: whether its weights are independent) to a list of terms (terms,
-compile_steps), to a program of the conv_gram family (moments, program_builder), to the Gram (images; of fully connected
-networks: dense). paths: npf and npv. ntk: derivatives row by row (tangents) of rows that are independent
-(separate_rows).
+npk takes the steps of a network (network), whose weights must be independent (ties), turns them into terms (terms,
+compile_steps) and these into a program of the conv_gram family (moments, program_builder), and runs the program
+(images); fully connected networks take a shorter way (dense). paths has npf and npv. ntk differentiates row by row
+(tangents), if the rows are independent (separate_rows).
 """

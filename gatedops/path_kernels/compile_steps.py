@@ -1,4 +1,4 @@
-"""From the steps of a network to the program that computes its kernel (docs/math.md, section 13)."""
+"""Turns the steps of a network into the program that computes its kernel (docs/math.md, section 13)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gatedops.path_kernels.moments import Moments
 from gatedops.path_kernels.network import pool_of, recorded_of, shape_of, weighted_layers
 from gatedops.path_kernels.per_input import PerInput
 from gatedops.path_kernels.program_builder import Program
-from gatedops.path_kernels.terms import ChannelTerm, InputTerm, Kernel, Signal, SummedTerm, Term
+from gatedops.path_kernels.terms import ChannelSumTerm, ChannelTerm, InputTerm, Kernel, Signal, Term
 from gatedops.path_kernels.ties import Layer
 from gatedops.trace import Step
 from gatedops.trace.step_builder import GATES_ALONE
@@ -25,16 +25,16 @@ from gatedops.trace.step_builder import GATES_ALONE
 def compile_steps(
     steps: Sequence[Step], sigmas: Sequence[float], *, tangent: bool, biases: bool
 ) -> tuple[Program, PerInput]:
-    """The program of a network's kernel, and what it reads of each input.
+    """Makes the program of a network's kernel, and the plan of what the program reads of each input.
 
     Args:
-        steps: of gatedops.path_kernels.network.
+        steps: those of :func:`gatedops.path_kernels.network.steps_of`.
         sigmas: one for each layer with weights.
-        tangent: the kernel is E[K^V], else E[f f'], which is the NPK where the sigmas are 1.
+        tangent: the kernel is E[K^V]; False: E[f f'], which is the NPK if all sigmas are 1.
         biases: biases and constants start paths.
 
     Raises:
-        ValueError: a step for which there is no rule where it stands, by its name.
+        ValueError: there is no rule for a step at its place; the error names it.
     """
     return _Compiler(steps, sigmas, tangent, biases).compiled()
 
@@ -53,12 +53,12 @@ class _Compiler:
             inputs = [signals[source] for source in step.inputs]
             signals.append(Signal(shape_of(step), self._terms(index, step, inputs)))
         self._require_output(signals[-1])
-        # All outputs have the same kernel: that of one of them, not the sum over all.
-        kernel = self._moments.summed(replace(signals[-1], shape=(1, 1, 1)))
+        # All outputs have the same kernel. With one channel, the sum over channels is the kernel of one output.
+        kernel = self._moments.channel_sum(replace(signals[-1], shape=(1, 1, 1)))
         return self._moments.finish(kernel), self._moments.per_input
 
     def _terms(self, index: int, step: Step, inputs: list[Signal]) -> tuple[Term, ...]:
-        """Of the step's output."""
+        """The terms of the step's output."""
         match step:
             case trace.Input():
                 return (InputTerm(frozenset([index])),)
@@ -83,7 +83,9 @@ class _Compiler:
 
     def _layer(self, layer: Layer, source: Signal) -> Kernel:
         bias = self._biases and layer.bias is not None
-        return self._moments.layer(self._moments.summed(source), self._variances[id(layer)], geometry_of(layer), bias)
+        return self._moments.layer(
+            self._moments.channel_sum(source), self._variances[id(layer)], geometry_of(layer), bias
+        )
 
     def _constant(self, index: int, step: trace.AddConstant) -> tuple[Term, ...]:
         if not self._biases:
@@ -108,13 +110,13 @@ class _Compiler:
             case InputTerm():
                 return replace(term, features=(*term.features, Chosen(layer, geometry)))
             case ChannelTerm(mask=Mask(gates=gates, pooled=None)):
-                # The choices contain the gate that stands right before the pool.
+                # The choices already contain the gate that stands right before the pool.
                 contained = {self._recorded[id(before)]} if isinstance(before, trace.Gate) else set()
                 return replace(term, mask=Mask(pooled=Pooled(layer, geometry, gates - contained)))
             case ChannelTerm():
                 raise ValueError(
-                    f"model: {step.name} pools what another max-pool gave; path kernels need a Linear or Conv2d layer"
-                    " between the two: put one there, or make one MaxPool2d of the two"
+                    f"model: {step.name} pools the output of another max-pool; path kernels need a Linear or Conv2d"
+                    " layer between the two: put one there, or make one MaxPool2d of the two"
                 )
         raise ValueError(_no_channels(step))
 
@@ -132,8 +134,8 @@ class _Compiler:
                 case _:
                     masked.append(term)
         if masked:
-            kernel = self._moments.summed(Signal(source.shape, tuple(masked)))
-            made.append(SummedTerm(_origins(masked), self._moments.pooled(kernel, geometry, weights)))
+            kernel = self._moments.channel_sum(Signal(source.shape, tuple(masked)))
+            made.append(ChannelSumTerm(_origins(masked), self._moments.pooled(kernel, geometry, weights)))
         return tuple(made)
 
     def _flattened(self, source: Signal) -> tuple[Term, ...]:
@@ -147,17 +149,17 @@ class _Compiler:
             else:
                 others.append(term)
         if others:
-            kernel = self._moments.summed(Signal(source.shape, tuple(others)))
-            made.append(SummedTerm(_origins(others), self._moments.flattened(kernel)))
+            kernel = self._moments.channel_sum(Signal(source.shape, tuple(others)))
+            made.append(ChannelSumTerm(_origins(others), self._moments.flattened(kernel)))
         return tuple(made)
 
     def _merged(self, *terms: Term) -> tuple[Term, ...]:
-        """The same sum in fewer terms: those of one mask in one, those without channels in one."""
+        """The same sum in fewer terms: joins the terms with the same mask, and the terms without channels."""
         merged: dict[object, Term] = {}
         for term in terms:
             key = term if isinstance(term, InputTerm) else (type(term), getattr(term, "mask", None))
             same = merged.get(key)
-            if isinstance(same, ChannelTerm | SummedTerm) and not isinstance(term, InputTerm):
+            if isinstance(same, ChannelTerm | ChannelSumTerm) and not isinstance(term, InputTerm):
                 kernel = self._moments.added(same.kernel, term.kernel)
                 merged[key] = replace(same, origins=same.origins | term.origins, kernel=kernel)
             else:
@@ -165,13 +167,14 @@ class _Compiler:
         return tuple(merged.values())
 
     def _require_independent(self, step: Step, left: Signal, right: Signal) -> None:
-        """Raises ValueError where both sides of an addition carry values of the same layer."""
+        """Raises ValueError if both sides of an addition carry values of the same layer."""
         shared = _origins(left.terms) & _origins(right.terms)
         if shared:
             names = ", ".join(self._steps[index].name for index in sorted(shared))
             raise ValueError(
-                f"model: {step.name} adds two outputs that both carry {names} with no Linear or Conv2d layer between:"
-                " paths that share all weights, for which path kernels have no rule; put a layer into one of the two"
+                f"model: {step.name} adds two outputs that both carry {names} with no Linear or Conv2d layer between."
+                " Their paths share all weights, and path kernels have no rule for that; put a layer into one of the"
+                " two"
             )
 
     def _require_output(self, signal: Signal) -> None:
@@ -189,7 +192,7 @@ class _Compiler:
 
 
 def _pattern(constant: Tensor, size: tuple[int, int]) -> int:
-    """Which coordinates two pixels must share to have the same constant."""
+    """The pattern of a constant: which coordinates two pixels must share to have the same constant."""
     given = (1, 1) if size == (1, 1) else (1, 1, *constant.shape)[-2:]
     return SAME_ROW * (given[0] > 1) + SAME_COLUMN * (given[1] > 1)
 

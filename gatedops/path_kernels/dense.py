@@ -1,4 +1,5 @@
-"""Kernels of fully connected networks whose biases start no paths: a multiple of Sigma * Lambda (docs/math.md, 2)."""
+"""Computes kernels of fully connected networks whose biases start no paths: multiples of Sigma * Lambda
+(docs/math.md, section 2)."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from gatedops.trace import Step
 
 
 def is_dense(steps: Sequence[Step], *, biases: bool) -> bool:
-    """Whether a network is [Flatten,] (Linear, Gate) once or more, Linear, and no bias of it starts paths."""
+    """Whether a network is [Flatten,] (Linear, Gate) once or more, then Linear, and none of its biases starts paths."""
     rest = list(steps[2:] if len(steps) > 1 and isinstance(steps[1], trace.Flatten) else steps[1:])
     kinds = [trace.Linear, trace.Gate] * (len(rest) // 2) + [trace.Linear]
     if len(rest) < 3 or [type(step) for step in rest] != kinds:
@@ -27,12 +28,12 @@ def is_dense(steps: Sequence[Step], *, biases: bool) -> bool:
 
 
 class DenseKernel:
-    """E[f f'] = (prod_l sigma_l^2) H, or E[K^V] = (sum_l sigma_l^-2) times that, by npk_gram.
+    """Computes E[f f'] = (prod_l sigma_l^2) H, or E[K^V] = (sum_l sigma_l^-2) times that, by npk_gram.
 
     Args:
-        steps: those of which :func:`is_dense`.
+        steps: steps for which :func:`is_dense` is True.
         sigmas: one for each Linear layer.
-        tangent: E[K^V], else E[f f'].
+        tangent: the kernel is E[K^V]; False: E[f f'].
     """
 
     def __init__(self, steps: Sequence[Step], sigmas: Sequence[float], *, tangent: bool) -> None:
@@ -54,11 +55,12 @@ class DenseKernel:
             raise RuntimeError("a fully connected network with hidden layers has gates")
         rows, y_rows = x.flatten(1), None if y is None else y.flatten(1)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "the largest value of the kernel", UserWarning)  # npk warns in its words
+            # npk gives a warning of its own instead.
+            warnings.filterwarnings("ignore", "the largest value of the kernel", UserWarning)
             return npk_gram(rows, bits, y_rows, y_bits, scale=self._scales, dtype=dtype)
 
     def logarithms(self, x: Tensor, bits: GateBits | None, y: Tensor, y_bits: GateBits | None) -> Tensor:
-        """log2 of the absolute values of that kernel, of a few inputs, where its numbers leave float64 too."""
+        """log2 of the absolute values of that kernel for a few inputs; works also if the values leave float64."""
         logs = (x.flatten(1).double() @ y.flatten(1).double().T).abs().log2()
         if bits is not None and y_bits is not None:
             for mask, other, scale in zip(bits.unpack(), y_bits.unpack(), self._scales, strict=True):

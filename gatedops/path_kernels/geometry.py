@@ -1,4 +1,4 @@
-"""How the window of a layer or a pool moves over images."""
+"""Describes how the window of a layer or a pool moves over images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from gatedops.trace.pooling import Pair, Window
 
 @dataclass(frozen=True)
 class Geometry:
-    """How a window moves over images: (height, width) each; before: pixels of padding above and to the left."""
+    """How a window moves over images. Each pair is (height, width); before counts the pixels of padding above and to
+    the left."""
 
     kernel: Pair
     stride: Pair
@@ -28,14 +29,14 @@ class Geometry:
         return self.kernel == self.stride == (1, 1) and self.before == (0, 0)
 
     def fields(self) -> dict[str, Any]:
-        """Of an instruction."""
+        """The fields of an instruction that describe this window."""
         names = ("kernel_h", "kernel_w", "stride_h", "stride_w", "pad_top", "pad_left", "dilation_h", "dilation_w")
         sizes = (*self.kernel, *self.stride, *self.before, *self.dilation)
         return dict(zip(names, sizes, strict=True)) | {"circular": int(self.circular)}
 
 
 def geometry_of(layer: Layer) -> Geometry:
-    """Of the window that a layer moves; a Linear layer's is one pixel."""
+    """The geometry of a layer's window; that of a Linear layer is one pixel."""
     if isinstance(layer, trace.Linear):
         return Geometry((1, 1), (1, 1), (0, 0), (1, 1), (1, 1))
     left, _, top, _ = layer.padding
@@ -46,5 +47,5 @@ def geometry_of(layer: Layer) -> Geometry:
 
 
 def windows_of(window: Window, step: Step) -> Geometry:
-    """Of the window that a pool moves."""
+    """The geometry of a pool's window."""
     return Geometry(window.kernel, window.stride, window.padding, window.dilation, shape_of(step)[1:])

@@ -1,4 +1,4 @@
-"""Kernels of all other networks: programs of the conv_gram family, run block after block of the Gram."""
+"""Computes kernels of networks that are not dense by programs of the conv_gram family, in blocks of the Gram."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ from gatedops.gatebits import GateBits
 from gatedops.ops.conv_gram import conv_gram
 from gatedops.path_kernels.per_input import PerInput
 from gatedops.path_kernels.program_builder import Program
-from gatedops.trace.progress import with_bar
+from gatedops.progress import with_bar
 
-_BLOCK = 128  # rows and columns of the Gram between two steps of the bar
+# A block of the Gram, which is one step of the bar, has this many rows and columns.
+_BLOCK = 128
 
-Side = tuple[Tensor, Tensor]  # the columns and words of inputs
+# A Side has the columns and the words of the inputs of one side.
+Side = tuple[Tensor, Tensor]
 
 
 class ImageKernel:
     """The kernel that a program computes.
 
     Args:
-        per_input: what the program reads of each input.
+        per_input: makes what the program reads of each input.
         batch_size: inputs at a time while that is made.
-        progress: a bar over blocks of the Gram; None: on a terminal, once it has taken a second.
+        progress: show a bar over blocks of the Gram; None: on a terminal, once it has taken a second.
     """
 
     def __init__(self, program: Program, per_input: PerInput, batch_size: int, progress: bool | None) -> None:
@@ -54,6 +56,6 @@ class ImageKernel:
 
 
 def _blocks(n: int, m: int, symmetric: bool) -> list[tuple[slice, slice]]:
-    """Blocks of the Gram; of a symmetric one those on and above the diagonal."""
+    """The blocks of the Gram; if it is symmetric, only those on and above the diagonal."""
     rows, columns = ([slice(k, k + _BLOCK) for k in range(0, size, _BLOCK)] for size in (n, m))
     return [(i, j) for i in rows for j in columns if not symmetric or i.start <= j.start]

@@ -1,7 +1,7 @@
-"""What of one input decides which of a network's paths are active: masks of gates, and real-valued features.
+"""Makes, for each input, the masks of gates and the real-valued features that decide which paths are active.
 
-Both are made from recorded layers, numbered in call order: gates, bool ``(n, C, H, W)``, and the choices of max-pools,
-bool ``(n, K, C, H, W)`` (docs/math.md, sections 9 and 13).
+Both come from recorded layers, numbered in call order: gates, bool ``(n, C, H, W)``, and the choices of max-pools, bool
+``(n, K, C, H, W)`` (docs/math.md, sections 9 and 13).
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from torch.nn.functional import pad
 
 from gatedops.path_kernels.geometry import Geometry
 
-Recorded = Callable[[int], Tensor]  # the masks of a recorded layer
+# Returns the masks of the recorded layer with an index.
+Recorded = Callable[[int], Tensor]
 
 
 @dataclass(frozen=True)
 class Pooled:
-    """What a max-pool made of the gates before it.
+    """A max-pool in a mask, and the gates before it.
 
     Args:
         choices: the recorded layer of the pool.
-        geometry: of its window.
+        geometry: that of the pool's window.
         gates: the recorded layers before the pool whose gates its choices do not contain.
     """
 
@@ -36,7 +37,8 @@ class Pooled:
 
 @dataclass(frozen=True)
 class Mask:
-    """The AND of gates: of recorded layers, and of those before a max-pool at the pixel that it chose."""
+    """The AND of the gates of recorded layers. A layer before a max-pool gives its gate at the pixel that the pool
+    chose."""
 
     gates: frozenset[int] = frozenset()
     pooled: Pooled | None = None
@@ -46,18 +48,18 @@ class Mask:
 
     @property
     def windows(self) -> int:
-        """Masks for each output pixel."""
+        """The number of masks for each output pixel."""
         return 1 if self.pooled is None else self.pooled.geometry.kernel[0] * self.pooled.geometry.kernel[1]
 
     @property
     def alone(self) -> int | None:
-        """The recorded layer that is this mask as it stands, where there is one."""
+        """The recorded layer that equals this mask; None if there is none."""
         if self.pooled is not None:
             return None if self.gates or self.pooled.gates else self.pooled.choices
         return next(iter(self.gates)) if len(self.gates) == 1 else None
 
     def of(self, recorded: Recorded) -> Tensor:
-        """bool ``(n, C, H, W)``, behind a max-pool ``(n, K, C, H, W)``."""
+        """The mask as bool ``(n, C, H, W)``, or ``(n, K, C, H, W)`` behind a max-pool."""
         parts = [recorded(layer) for layer in sorted(self.gates)]
         if self.pooled is not None:
             parts = [part.unsqueeze(1) for part in parts]
@@ -70,7 +72,7 @@ class Mask:
 
 @dataclass(frozen=True)
 class Gated:
-    """Features times the gates of a recorded layer."""
+    """Multiplies features by the gates of a recorded layer."""
 
     layer: int
 
@@ -80,7 +82,7 @@ class Gated:
 
 @dataclass(frozen=True)
 class Chosen:
-    """Of each window of features the one that a max-pool chose."""
+    """Takes, from each window of features, the one that a max-pool chose."""
 
     layer: int
     geometry: Geometry
@@ -91,7 +93,7 @@ class Chosen:
 
 @dataclass(frozen=True)
 class WindowSums:
-    """Sums of windows, each times the weight of its output pixel."""
+    """Sums windows, and multiplies each sum by the weight of its output pixel."""
 
     geometry: Geometry
     weights: tuple[float, ...]
@@ -103,7 +105,7 @@ class WindowSums:
 
 @dataclass(frozen=True)
 class Flattened:
-    """All features as channels of one pixel."""
+    """Makes all features channels of one pixel."""
 
     def of(self, features: Tensor, recorded: Recorded) -> Tensor:
         return features.flatten(1)[:, :, None, None]
@@ -113,8 +115,8 @@ FeatureStep = Gated | Chosen | WindowSums | Flattened
 
 
 def at_windows(images: Tensor, geometry: Geometry) -> Tensor:
-    """``(n, C, H, W)`` to ``(n, K, C, H', W')``: the K pixels of every window, 0 or False outside the image, or
-    around its edges where the geometry is circular."""
+    """Maps ``(n, C, H, W)`` to ``(n, K, C, H', W')``, the K pixels of every window. A pixel outside the image is 0 or
+    False, or that of the opposite side if the geometry is circular."""
     height, width = images.shape[-2:]
     rows, columns = (
         torch.arange(geometry.out[axis], device=images.device)[:, None] * geometry.stride[axis]

@@ -1,4 +1,4 @@
-"""The networks that have a path kernel: the checks of their steps, and batch norms folded into the layers before."""
+"""Checks the steps of networks that have a path kernel, and folds batch norms into the layers before them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def steps_of(model: nn.Module, x: Tensor, *, biases: bool = True) -> list[Step]:
         biases: biases and constants start paths, so that they too must be independent.
 
     Raises:
-        TypeError, ValueError: as :func:`gatedops.trace.steps`; a step the kernels do not cover, by its name.
+        TypeError, ValueError: as in :func:`gatedops.trace.steps`; the kernels do not cover a step, which the error
+            names.
     """
     require_model(model)
     require_device(devices_of(model), x, "x")
@@ -42,61 +43,61 @@ def steps_of(model: nn.Module, x: Tensor, *, biases: bool = True) -> list[Step]:
 
 
 def _require_one_network(model: nn.Module) -> None:
-    """Raises ValueError where gates come from another network than the values, by the name of that module."""
+    """Raises ValueError, which names the module, if gates come from another network than the values."""
     for path, module in unwrapped(model).named_modules():
         if isinstance(module, (trace.GatedTwin, DGN)):
             part = f"model.{path}.feature" if path else "model.feature"
             where = f"{path} " if path else ""
             raise ValueError(
-                f"model: {where}is a {type(module).__name__}, two networks in one; give the one whose gates are meant:"
-                f" npk({part}, x)"
+                f"model: {where}is a {type(module).__name__}, which holds two networks; give the one whose gates you"
+                f" mean: npk({part}, x)"
             )
 
 
 def shape_of(step: Step) -> tuple[int, int, int]:
-    """(channels, height, width) of a step's output; one pixel where it has no images."""
+    """(channels, height, width) of a step's output; an output without images is one pixel."""
     channels, height, width = step.shape if len(step.shape) == 3 else (step.shape[0], 1, 1)
     return channels, height, width
 
 
 def pool_of(step: trace.AvgPool | trace.Mean, height: int, width: int) -> tuple[Window, tuple[float, ...]]:
-    """The windows that a step averages, and for each output pixel what its sum is multiplied by."""
+    """The window that a step averages over, and for each output pixel the factor of its sum."""
     if isinstance(step, trace.Mean):
         return Window((height, width), (height, width), (0, 0), (1, 1)), (1 / (height * width),)
     window, ones = step.window, torch.ones(1, 1, height, width, dtype=torch.float64, device="cpu")
     average = nn.functional.avg_pool2d
     arguments = (ones, window.kernel, window.stride, window.padding, window.ceil_mode)
     weights = average(*arguments, step.count_include_pad, step.divisor) / average(*arguments, True, 1)
-    return window, tuple(weights.nan_to_num(0.0).flatten().tolist())  # 0 / 0 where all of a window is padding
+    # A window that is all padding gives 0 / 0.
+    return window, tuple(weights.nan_to_num(0.0).flatten().tolist())
 
 
 def _require_covered(step: Step, inputs: list[Step]) -> None:
     match step:
         case trace.Conv2d(groups=groups) if groups != 1:
-            raise ValueError(
-                f"model: {step.name} has {groups} groups; path kernels cover groups=1 alone: {GATES_ALONE}"
-            )
+            raise ValueError(f"model: {step.name} has {groups} groups; path kernels cover only groups=1: {GATES_ALONE}")
         case trace.Linear() if len(inputs[0].shape) != 1:
             raise ValueError(f"model: {step.name} is a Linear layer on {inputs[0].shape}; flatten its input")
         case trace.Mean(axes=axes) if axes != (1, 2) or len(inputs[0].shape) != 3:
             raise ValueError(
-                f"model: {step.name} is a mean over axes {axes}, path kernels need one over all pixels, (1, 2): use"
+                f"model: {step.name} is a mean over axes {axes}, but path kernels need one over all pixels, (1, 2): use"
                 " x.mean((2, 3)) of (n, C, H, W)"
             )
 
 
 def folded(steps: list[Step]) -> list[Step]:
-    """The same steps without batch norms, each of which must stand behind a layer of its own."""
+    """The same steps with each batch norm folded into the layer before it; only the batch norm may read that layer."""
     readers = Counter(index for step in steps for index in step.inputs)
     kept: list[Step] = []
-    index_of: list[int] = []  # new index by old
+    # Gives the new index of each old one.
+    index_of: list[int] = []
     for step in steps:
         if isinstance(step, trace.BatchNorm):
             index = index_of[step.inputs[0]]
             layer = kept[index]
             if not isinstance(layer, Layer) or readers[step.inputs[0]] != 1:
                 raise ValueError(
-                    f"model: {step.name} is a batch norm behind {layer.name}; path kernels cover it right behind a"
+                    f"model: {step.name} is a batch norm behind {layer.name}; path kernels cover it only right behind a"
                     " Linear or Conv2d layer whose output nothing else reads: put it there, or replace it by"
                     " nn.Identity()"
                 )
@@ -109,7 +110,7 @@ def folded(steps: list[Step]) -> list[Step]:
 
 
 def _with_batch_norm(layer: Layer, norm: trace.BatchNorm) -> Layer:
-    """A layer that does what it and the batch norm do, in float64 where the device has it."""
+    """A layer that computes the same as the layer and the batch norm, in float64 if the device has it."""
     scale = (norm.var.to(most_precise(norm.var.device)) + norm.eps).rsqrt()
     if norm.weight is not None:
         scale = scale * norm.weight
@@ -132,7 +133,7 @@ def recorded_of(steps: Sequence[Step]) -> list[trace.Gate | trace.MaxPool]:
 def recorded_gates(
     model: nn.Module, steps: list[Step], inputs: Tensor | None, batch_size: int, progress: bool | None
 ) -> GateBits | None:
-    """The recorded layers, one for each gate and max-pool of the steps; None where there are none."""
+    """The recorded layers, one for each gate and max-pool of the steps; None if there are none."""
     expected = [(step.name, step.shape) for step in recorded_of(steps)]
     if inputs is None or not expected:
         return None
@@ -141,7 +142,7 @@ def recorded_gates(
     found = [(layer.name, layer.shape[-3:]) for layer in bits.layers]
     if found != expected:
         raise ValueError(
-            f"model: calls the ReLUs and max-pools {[name for name, _ in found]}, its output depends on"
-            f" {[name for name, _ in expected]}; path kernels need a network without unused ones: leave the others out"
+            f"model: calls the ReLUs and max-pools {[name for name, _ in found]}, but its output depends on"
+            f" {[name for name, _ in expected]}; path kernels need a network without unused ones: remove the others"
         )
     return bits

@@ -34,22 +34,23 @@ def npk(
     return_exponent: bool = False,
     progress: bool | None = None,
 ) -> Tensor | tuple[Tensor, int]:
-    """The neural path kernel H of a ReLU network, or its tangent kernel with frozen gates, for all pairs of inputs
-    (Lakshminarayanan & Singh 2020, arXiv 2006.10529; docs/math.md, sections 2, 4 and 13).
+    """Computes the neural path kernel H of a ReLU network, or its tangent kernel with frozen gates, for all pairs of
+    inputs (Lakshminarayanan & Singh 2020, arXiv 2006.10529; docs/math.md, sections 2, 4 and 13).
 
-    H(s, s') is the inner product of the path features of one output, E[f(s) f(s')] over random values of the weights of
-    mean 0 and variance 1 while gates and the choices of max-pools stay as they are. The gates are those of `model` on x
-    and y (:func:`gatedops.record_gates`); its weights do not enter otherwise.
+    H(s, s') is the inner product of the path features of one output. It equals E[f(s) f(s')] over random weights of
+    mean 0 and variance 1, while gates and the choices of max-pools stay as they are. The gates are those of `model` on
+    x and y (:func:`gatedops.record_gates`); its weights are used for nothing else.
 
-    Covered are Linear and Conv2d layers (any size, stride, padding with zeros or circular, dilation; no groups), ReLU
-    in any form, MaxPool2d, AvgPool2d, means over all pixels, Flatten, residual additions with gates before or after
-    them, layers without a gate, adding constants, BatchNorm behind a layer and Dropout, both in evaluation mode. The
-    network ends with a Linear or Conv2d layer.
+    npk covers Linear and Conv2d layers (any size, stride, padding with zeros or circular, dilation; no groups), ReLU in
+    any form, MaxPool2d, AvgPool2d, means over all pixels, Flatten, residual additions with gates before or after them,
+    layers without a gate, adding constants, BatchNorm behind a layer and Dropout, both in evaluation mode. The network
+    must end with a Linear or Conv2d layer.
 
-    The rule needs values that are independent: weights that share memory or are computed from one parameter in any way
-    (transposes, multiples, sums) are refused as tied; parts of a parameter that do not overlap are weights of their
-    own. A weight that no parameter makes (a buffer, ``torch.ones``) is averaged over like any other. Under
-    bias="path" biases of parameters start paths whatever their values; zeros that no parameter makes start none.
+    The rule needs independent weights. Weights that share memory or are computed from one parameter in any way
+    (transposes, multiples, sums) are refused as tied. Parts of a parameter that do not overlap count as independent. A
+    weight that does not come from a parameter (a buffer, ``torch.ones``) is averaged over like any other. With
+    bias="path", biases that are parameters start paths whatever their values; a bias of zeros that does not come from a
+    parameter starts none.
 
     Args:
         model: maps ``(n, d)`` or ``(n, C, H, W)`` to outputs ``(n, c)``; in evaluation mode. Wrappers (torch.compile,
@@ -59,27 +60,27 @@ def npk(
         y: the m inputs of the other side; None: the symmetric Gram of x, each unordered pair computed once, bitwise
             symmetric.
         kernel: "npk": H; "ntk": E[K^V], the mean over random weights of the tangent kernel of all weights with frozen
-            gates. A network without additions has E[K^V] = d sigma^(2 (d - 1)) H, others have not.
+            gates. Only a network without additions has E[K^V] = d sigma^(2 (d - 1)) H.
         sigma: standard deviation of each single weight, not divided by fan-in: one number, or one for each Linear and
-            Conv2d layer in the order they run. With kernel="npk" and other numbers than 1 the result is E[f f'], each
-            path weighed by the variances of its weights.
+            Conv2d layer in the order they run. With kernel="npk" and other numbers than 1 the result is E[f f'], in
+            which each path is weighted by the variances of its weights.
         bias: "ignore": biases and constants only move gates, as in the papers; "path": each starts paths of its own at
             an input of 1 (with "ntk" it is trained too, and starts at 0). ``output == <npf, npv>`` needs "path".
         batch_size: inputs at a time while gates are recorded and masks are made.
-        dtype: float32 or float64; of the arithmetic and the result.
-        return_exponent: give the exponent too.
-        progress: a bar (tqdm) over blocks of the Gram. None: on a terminal, once it has taken a second.
+        dtype: float32 or float64, for the arithmetic and the result.
+        return_exponent: return the exponent too.
+        progress: show a bar (tqdm) over blocks of the Gram. None: on a terminal, once it has taken a second.
 
     Returns:
-        ``(n, m)``, detached: the kernel times ``2 ** -exponent``, with one whole number for the whole Gram. It depends
-        on the architecture, `kernel`, `sigma` and `bias` alone, so that Grams of one network go together. With
-        return_exponent: (Gram, exponent).
+        ``(n, m)``, detached: the kernel times ``2 ** -exponent``, with one whole number for the whole Gram. The
+        exponent depends only on the architecture, `kernel`, `sigma` and `bias`, so all Grams of one network have the
+        same. With return_exponent: (Gram, exponent).
 
     Raises:
-        UserWarning: rows of the Gram whose numbers are too small for `dtype`.
-        TypeError, ValueError: an argument of another form; inputs that the model does not take; a model in training
-            mode; a step that is not covered, by name, with what to do; tied weights; inputs so large or so small that
-            their squares leave `dtype`. All before the Gram is begun.
+        UserWarning: rows of the Gram have numbers that are too small for `dtype`.
+        TypeError, ValueError: an argument has another form; the model does not take the inputs or is in training mode;
+            a step is not covered (the error names it and says what to do); weights are tied; the inputs are so large or
+            so small that their squares leave `dtype`. All these are raised before the Gram is begun.
     """
     require_option("kernel", kernel, ("npk", "ntk"))
     require_option("bias", bias, ("ignore", "path"))
@@ -102,7 +103,8 @@ def npk(
         require_range(side, name, dtype)
     bits, y_bits = (recorded_gates(model, steps, side, batch_size, progress) for side in (rows, columns))
     if isinstance(made, DenseKernel) and x.dtype == torch.uint8:
-        rows, columns = x, y  # their inner products are exact
+        # Inner products of uint8 inputs are exact.
+        rows, columns = x, y
     rows, columns = rows.detach(), None if columns is None else columns.detach()
     gram = made.gram(rows, bits, columns, y_bits, dtype)
     vanished = underflow_of(gram, made, rows, bits, columns, y_bits)

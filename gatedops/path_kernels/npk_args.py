@@ -1,4 +1,4 @@
-"""Arguments of npk and its kin: their checks, and their form."""
+"""Checks the arguments of npk, npf, npv and path_norm, and converts them."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from gatedops.path_kernels.ties import Layer
 from gatedops.scalars import real_number
 from gatedops.trace.step_builder import GATES_ALONE
 
-_SUMS = 2.0**24  # what kernels may multiply a number with before they scale it
+# Kernels may multiply a number by up to this factor before they scale it.
+_SUMS = 2.0**24
 
 
 def inputs_of(x: Any, y: Any = None, *, otherwise: str = GATES_ALONE) -> tuple[Tensor, Tensor | None]:
-    """x and y as tensors, numpy arrays too.
+    """Returns x and y as tensors; they may be numpy arrays.
 
     Args:
-        otherwise: what errors say of sequences and volumes.
+        otherwise: what errors tell the user to do with sequences and volumes.
 
     Raises:
-        TypeError, ValueError: they are not inputs of one network.
+        TypeError, ValueError: x and y are not inputs of one network.
     """
     for side, name in ((x, "x"), (y, "y")):
         if isinstance(side, (tuple, dict)):
@@ -38,7 +39,9 @@ def inputs_of(x: Any, y: Any = None, *, otherwise: str = GATES_ALONE) -> tuple[T
         if side is None:
             continue
         if side.is_complex():
-            raise TypeError(f"{name}: got {side.dtype}, needs real numbers: torch.view_as_real({name}).flatten(1), say")
+            raise TypeError(
+                f"{name}: got {side.dtype}, needs real numbers, such as torch.view_as_real({name}).flatten(1)"
+            )
         if side.dim() not in (2, 4):
             remedy = f"{name}[None] makes a batch of one input" + f"; for sequences and volumes, {otherwise}" * (
                 side.dim() > 2
@@ -49,13 +52,13 @@ def inputs_of(x: Any, y: Any = None, *, otherwise: str = GATES_ALONE) -> tuple[T
     if y is not None and (x.shape[1:], x.dtype, x.device) != (y.shape[1:], y.dtype, y.device):
         raise ValueError(
             f"y: has inputs {tuple(y.shape[1:])} of {y.dtype} on {y.device}, x has {tuple(x.shape[1:])} of {x.dtype} on"
-            f" {x.device}; both need the same, all images of one size"
+            f" {x.device}; give both the same shape, dtype and device"
         )
     return x, y
 
 
 def as_floats(inputs: Tensor, model: nn.Module) -> Tensor:
-    """Inputs of whole numbers or truth values (uint8 images) in the dtype of the model's parameters."""
+    """Converts inputs of whole numbers or truth values (uint8 images) to the dtype of the model's parameters."""
     if inputs.is_floating_point():
         return inputs
     floats = (tensor.dtype for tensor in chain(model.parameters(), model.buffers()) if tensor.is_floating_point())
@@ -63,7 +66,7 @@ def as_floats(inputs: Tensor, model: nn.Module) -> Tensor:
 
 
 def require_range(inputs: Tensor | None, name: str, dtype: torch.dtype) -> None:
-    """Raises ValueError unless the squares of the inputs fit into dtype with room for the sums of a kernel."""
+    """Raises ValueError unless the squares of the inputs fit into dtype and leave room for the sums of a kernel."""
     if inputs is None or inputs.is_meta:
         return
     largest = _largest(inputs, name)
@@ -90,7 +93,7 @@ def sigmas_of(sigma: Any, layers: Sequence[Layer]) -> list[float]:
         numbers = [None]
     sigmas = [number for number in numbers if number is not None]
     if len(sigmas) < len(numbers):
-        raise TypeError(f"sigma: got {sigma!r}, needs a number or a list of them")
+        raise TypeError(f"sigma: got {sigma!r}, needs a number or a list of numbers")
     if len(sigmas) != len(layers):
         raise ValueError(f"sigma: got {len(sigmas)} numbers, needs one, or one for each of the layers {names}")
     if not all(0 < each < math.inf for each in sigmas):
@@ -99,7 +102,7 @@ def sigmas_of(sigma: Any, layers: Sequence[Layer]) -> list[float]:
 
 
 def require_finite(inputs: Tensor, name: str) -> None:
-    """Raises ValueError where inputs are infinite or NaN."""
+    """Raises ValueError if inputs are infinite or NaN."""
     if not inputs.is_meta:
         _largest(inputs, name)
 

@@ -1,4 +1,4 @@
-"""ntk: the tangent kernel of a network and its parts (docs/math.md, section 14)."""
+"""ntk: computes the tangent kernel of a network and its parts (docs/math.md, section 14)."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from gatedops.arrays import as_tensor
 from gatedops.ops.checks import require_dtype, require_precision
 from gatedops.path_kernels.separate_rows import place_of, require_separate_layers, require_separate_rows
 from gatedops.path_kernels.tangents import Tangent, TangentFeatures
+from gatedops.progress import with_bar
 from gatedops.trace.bare import bare
 from gatedops.trace.batches import require_count
 from gatedops.trace.calling import naming_inputs
 from gatedops.trace.checks import devices_of, require_device, require_model
-from gatedops.trace.progress import with_bar
 
 PARTS = ("V", "F", "CROSS")
 _DTYPES = (torch.float32, torch.float64)
-_BLOCK_BYTES = 2**28  # of the derivatives of one block of rows, where batch_size is None
+# If batch_size is None, the derivatives of one block of rows fill this many bytes.
+_BLOCK_BYTES = 2**28
 
 
 def ntk(
@@ -36,44 +37,45 @@ def ntk(
     dtype: torch.dtype | None = None,
     progress: bool | None = None,
 ) -> dict[str, Tensor]:
-    """The empirical tangent kernel of a network, in three parts (Lakshminarayanan, Singh & Rajkumar 2021, arXiv
-    2110.03403; docs/math.md, section 14): ``K = K^V + K^F + K^CROSS``.
+    """Computes the empirical tangent kernel of a network in three parts, ``K = K^V + K^F + K^CROSS`` (Lakshminarayanan,
+    Singh & Rajkumar 2021, arXiv 2110.03403; docs/math.md, section 14).
 
-    "V" is the kernel of the derivatives with all gates held fixed, "F" that of the derivatives through the gates
-    alone, "CROSS" their mixed products. They are told apart in
+    "V" is the kernel of the derivatives with all gates held fixed, "F" that of the derivatives only through the gates,
+    "CROSS" their mixed products. They are told apart in
 
     - :class:`gatedops.nn.SoftReLU` layers: their gates are functions of the same parameters, and all parts may differ
       from zero;
     - :class:`gatedops.GatedTwin`, :class:`gatedops.DGN`, :class:`gatedops.DLGN`: the value network's parameters give
       "V", the feature network's give "F", and "CROSS" is zero;
-    - ReLU and max-pools, whose gates and choices are hard: no derivative passes through them, "V" is the whole kernel.
+    - ReLU and max-pools, whose gates and choices are hard: no derivative passes through them, so "V" is the whole
+      kernel.
 
     Any other activation belongs to the values, with its full derivative. Derivatives are taken with respect to the
-    parameters that require a gradient, by reverse mode (torch.func), a block of rows at a time, and multiplied
+    parameters that require a gradient, by reverse mode (torch.func), a block of rows at a time, and are multiplied
     parameter by parameter.
 
     Args:
         model: called with ``(1, ...)``, gives ``(1, C)`` or ``(1,)`` (then C = 1); its rows may not depend on each
-            other or on chance. Wrappers (torch.compile, DistributedDataParallel, DataParallel) around it or its parts
-            are looked through. What a forward pass keeps in it is gone afterwards.
+            other or on random numbers. Wrappers (torch.compile, DistributedDataParallel, DataParallel) around it or its
+            parts are looked through. Tensors that a forward pass keeps in it are gone afterwards.
         x: ``(n, ...)`` inputs on the model's device, a tensor or numpy array. Whole numbers are converted to `dtype`
             if the model does not take them.
         y: ``(m, ...)``; None: x itself, and each unordered pair is computed once.
-        parts: which to compute.
+        parts: the parts to compute.
         outputs: "trace" sums over the outputs, ``sum_c <df_c(x), df_c(y)>``; "full" gives each pair of outputs. In
             expectation over value weights the full kernel is K (x) I_C and its trace C times K.
         batch_size: rows of a block. Two blocks are held at a time, of ``batch_size * P`` numbers each for P parameters
             (twice that for soft gates in a net's own activations; C times with "full"). None: as many as fill 256 MiB.
-        dtype: float32 or float64, of parameters, inputs and kernel. None: the model's.
-        progress: a bar (tqdm) over the blocks. None: on a terminal, once it has taken a second.
+        dtype: float32 or float64, for parameters, inputs and kernel. None: that of the model.
+        progress: show a bar (tqdm) over the blocks. None: on a terminal, once it has taken a second.
 
     Returns:
-        The parts asked for by name, each ``(n, m)``, or ``(n, m, C, C)`` with "full"; detached.
+        A dict of the parts asked for, each ``(n, m)``, or ``(n, m, C, C)`` with "full"; detached.
 
     Raises:
-        TypeError, ValueError: an argument of another form; inputs that the model does not take; a model without
-            parameters that require a gradient, with batch norm on batch statistics, dropout in training mode or other
-            functions of chance or of several rows, with recurrent layers of torch, or with outputs of another shape.
+        TypeError, ValueError: an argument has another form; the model does not take the inputs, has no parameter that
+            requires a gradient, has batch norm on batch statistics, dropout in training mode or another function of
+            random numbers or of several rows, has recurrent layers of torch, or gives outputs of another shape.
     """
     wanted = _require_parts(parts)
     if outputs not in ("trace", "full"):
@@ -96,7 +98,7 @@ def ntk(
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             raise ValueError(
-                f"model: torch.func takes no derivatives row by row through {place_of(error, inner)};"
+                f"model: torch.func cannot differentiate row by row through {place_of(error, inner)};"
                 f" {_remedy(error, inner)}"
             ) from error
     return {part: kernel if outputs == "full" else kernel[:, :, 0, 0] for part, kernel in kernels.items()}
@@ -111,7 +113,7 @@ def _kernels(
     batch_size: int | None,
     progress: bool | None,
 ) -> dict[str, Tensor]:
-    """Each part ``(n, m, k, k)``, summed over the groups of k outputs that the cotangents ``(k, C)`` choose."""
+    """Sums each part ``(n, m, k, k)`` over the groups of k outputs that the cotangents ``(k, C)`` choose."""
     columns, k = x if y is None else y, len(cotangents[0])
     kernels = {part: x.new_zeros((len(x), len(columns), k, k), dtype=features.dtype) for part in parts}
     if features.are_zero:
@@ -133,7 +135,7 @@ def _kernels(
 
 
 def _blocks(n: int, m: int, size: int, *, symmetric: bool) -> list[tuple[int, int]]:
-    """The first row and column of each block, row after row; of a symmetric matrix the upper half."""
+    """The first row and column of each block, row after row; for a symmetric matrix only the upper half."""
     return [(i, j) for i in range(0, n, size) for j in range(i if symmetric else 0, m, size)]
 
 
@@ -155,7 +157,8 @@ def _mirror(kernel: Tensor, blocks: Sequence[tuple[int, int]], size: int) -> Non
     """Fills the lower half of ``(n, n, k, k)`` from the upper one: K(x, y)_cd = K(y, x)_dc, bit for bit."""
     for i, j in blocks:
         block = kernel[i : i + size, j : j + size]
-        if i == j:  # a matrix times its own transpose need not be symmetric to the last bit
+        # The product of a matrix and its own transpose need not be symmetric to the last bit.
+        if i == j:
             matrix = block.transpose(1, 2).flatten(2).flatten(0, 1)
             upper = matrix.triu() + matrix.triu(1).T
             block.copy_(upper.view(block.transpose(1, 2).shape).transpose(1, 2))
@@ -163,7 +166,7 @@ def _mirror(kernel: Tensor, blocks: Sequence[tuple[int, int]], size: int) -> Non
             kernel[j : j + size, i : i + size] = block.permute(1, 0, 3, 2)
 
 
-# --- what is asked of the arguments -------------------------------------------------------------------------------
+# --- checks of the arguments --------------------------------------------------------------------------------------
 
 
 def _require_parts(parts: Any) -> tuple[str, ...]:
@@ -191,10 +194,11 @@ def _inputs_of(model: nn.Module, x: Any, y: Any) -> tuple[Tensor, Tensor | None]
 def _accepted(
     model: nn.Module, features: TangentFeatures, x: Tensor, y: Tensor | None
 ) -> tuple[Tensor, Tensor | None, Any]:
-    """x and y, of whole numbers as they are if the model takes them, else in the kernel's dtype; and the first output.
+    """Returns x, y and the output for the first row. Whole numbers are converted to the kernel's dtype if the model
+    does not take them.
 
     Raises:
-        TypeError, ValueError: the model does not take x; its rows depend on each other or on chance.
+        TypeError, ValueError: the model does not take x; its rows depend on each other or on random numbers.
     """
     try:
         with naming_inputs("x", x, model):
@@ -208,12 +212,12 @@ def _accepted(
 
 
 def _dtype_of(model: nn.Module, dtype: torch.dtype | None) -> torch.dtype:
-    """That of the kernel; raises ValueError where the model has nothing to differentiate by."""
+    """The dtype of the kernel; ValueError if no parameter of the model requires a gradient."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trained:
         raise ValueError(
-            "model: has no parameters that require a gradient, so there is nothing to differentiate by; call"
-            " model.requires_grad_() if it has others"
+            "model: has no parameters that require a gradient, so there is nothing to differentiate by; if it has"
+            " parameters, call model.requires_grad_()"
         )
     own = trained[0].dtype
     if dtype is None and own not in _DTYPES:
@@ -225,17 +229,17 @@ def _dtype_of(model: nn.Module, dtype: torch.dtype | None) -> torch.dtype:
 
 
 def _remedy(error: RuntimeError, model: nn.Module) -> str:
-    """What to do about a model through which torch.func does not go."""
+    """Says what to do about a model that torch.func cannot differentiate."""
     called = [str(error), *(frame.name for frame in traceback.extract_tb(error.__traceback__))]
     if any("checkpoint" in each for each in called):
-        return "switch checkpointing off, which changes no derivative"
+        return "switch checkpointing off; this does not change the derivatives"
     if isinstance(model, nn.Sequential):
         return "take the tangent kernel of the part before it: ntk(nn.Sequential(*list(model)[:k]), x)"
     return "take the tangent kernel of a module without that part"
 
 
 def _output_count(output: Any) -> int:
-    """C, from the output for one row."""
+    """The number C of outputs, from the output for one row."""
     if not isinstance(output, Tensor) or output.dim() == 0:
         got = "a tensor without axes" if isinstance(output, Tensor) else type(output).__name__
         raise ValueError(f"model: gives {got} for one input, needs (1, C) or (1,); let it return one such tensor")

@@ -1,4 +1,4 @@
-"""path_norm: a norm of the values of all paths, in one pass (docs/math.md, section 13)."""
+"""path_norm: computes a norm of the values of all paths, in one pass (docs/math.md, section 13)."""
 
 from __future__ import annotations
 
@@ -26,26 +26,28 @@ _PART = "take the norm of the part before it: path_norm(part, p)"
 
 
 def path_norm(model: nn.Module, p: float, x: Tensor | np.ndarray | None = None) -> float:
-    """``(sum over all paths to all outputs of |value| ** p) ** (1 / p)`` (Neyshabur, Tomioka & Srebro 2015, arXiv
-    1503.00036).
+    """Returns ``(sum over all paths to all outputs of |value| ** p) ** (1 / p)`` (Neyshabur, Tomioka & Srebro 2015,
+    arXiv 1503.00036).
 
-    Computed by one pass of an input of ones through the network with every weight w replaced by ``|w| ** p``, without
-    gates. Every path from a pixel to an output counts on its own, those of a convolution that share weights too; a
-    max-pool passes on the paths of all pixels of a window, an average divides the values of its paths. Biases and
-    constants start paths of their own, batch norms are folded into the layers before them. So the norm does not change
-    where the weights into a unit are multiplied by a number and those out of it divided by it.
+    It runs an input of ones once through the network without gates, with every weight w replaced by ``|w| ** p``. Every
+    path from a pixel to an output counts on its own, also paths of a convolution that share weights. A max-pool passes
+    on the paths of all pixels of a window, and an average divides the values of its paths. Biases and constants start
+    paths of their own, and batch norms are folded into the layers before them. So the norm does not change if the
+    weights into a unit are multiplied by a number and those out of it are divided by it.
 
     Args:
-        model: of the operations of :func:`gatedops.trace.steps`; in evaluation mode, batch norms behind layers.
+        model: has only operations of :func:`gatedops.trace.steps`, is in evaluation mode, and has batch norms only
+            behind layers.
         p: greater than 0.
-        x: an input ``(n, ...)``, which gives its shape: the number of paths depends on the size of images. None: one
-            that the model takes is looked for, and there must be no other.
+        x: an input ``(n, ...)``, of which only the shape is used: the number of paths depends on the size of images.
+            None: the shape is looked for, and the model must take only one.
 
     Returns:
         The norm, computed in float64.
 
     Raises:
-        TypeError, ValueError: an argument of another form; a model that steps refuses; a norm that overflows float64.
+        TypeError, ValueError: an argument has another form; :func:`gatedops.trace.steps` refuses the model; the norm
+            overflows float64.
     """
     p = _power_of(p)
     require_model(model)
@@ -76,7 +78,7 @@ def _power_of(p: Any) -> float:
 
 
 def _through(step: Step, p: float, z: Tensor, other: Tensor | None = None) -> Tensor:
-    """Sums of |value| ** p over the paths to each unit of a step, from those to its inputs."""
+    """The sums of |value| ** p over the paths to each unit of a step, from the sums for its inputs."""
     match step:
         case trace.Linear(weight=weight, bias=bias):
             return F.linear(z, _power(weight, p), None if bias is None else _power(bias, p))

@@ -1,4 +1,4 @@
-"""npf and npv: every path of a small network, its feature and its value (docs/math.md, sections 1 and 13)."""
+"""npf and npv: list the feature and the value of every path of a small network (docs/math.md, sections 1 and 13)."""
 
 from __future__ import annotations
 
@@ -24,27 +24,28 @@ from gatedops.trace.checks import require_model
 from gatedops.trace.example import example_of
 from gatedops.trace.step_builder import GATES_ALONE
 
-_MOST = 1 << 26  # numbers in the largest tensor of a listing
+# The largest tensor of a listing may have this many numbers.
+_MOST = 1 << 26
 
 
 def npf(model: nn.Module, x: Tensor | np.ndarray, *, bias: str = "path") -> Tensor:
-    """The neural path features of all paths to one output (Lakshminarayanan & Singh 2020, arXiv 2006.10529).
+    """Returns the neural path features of all paths to one output (Lakshminarayanan & Singh 2020, arXiv 2006.10529).
 
-    Paths that go through the same weights count as one: that of a convolution over all pixels, whose feature is the sum
-    of its inputs over the pixels where all gates on it are on. With ``bias="path"``
+    Paths that go through the same weights count as one. So a path through a convolution runs over all pixels, and its
+    feature is the sum of its inputs over the pixels where all gates on it are on. With ``bias="path"``
 
         npf(model, x) @ npv(model) == model(x)              npf(model, x) @ npf(model, y).T == H of gatedops.npk
 
     Args:
-        model, x: as of :func:`gatedops.npk`, of a network with few paths.
-        bias: "path": biases and constants start paths of their own at an input of 1, but for zeros that no parameter
-            makes; "ignore": they start none.
+        model, x: as in :func:`gatedops.npk`, for a network with few paths.
+        bias: "path": biases and constants start paths of their own at an input of 1, except zeros that do not come from
+            a parameter; "ignore": they start none.
 
     Returns:
-        float64 ``(n, P)``, the same order of paths as in :func:`npv`.
+        float64 ``(n, P)``, with the paths in the same order as in :func:`npv`.
 
     Raises:
-        TypeError, ValueError: as :func:`gatedops.npk`; a network with too many paths, with their number.
+        TypeError, ValueError: as in :func:`gatedops.npk`; the network has too many paths, whose number the error gives.
     """
     require_option("bias", bias, ("ignore", "path"))
     require_model(model)
@@ -58,18 +59,18 @@ def npf(model: nn.Module, x: Tensor | np.ndarray, *, bias: str = "path") -> Tens
 
 
 def npv(model: nn.Module, x: Tensor | np.ndarray | None = None, *, bias: str = "path") -> Tensor:
-    """The neural path values of all paths: the product of the weights on each, batch norms folded in.
+    """Returns the neural path values of all paths: the product of the weights on each, with batch norms folded in.
 
     Args:
-        model: as of :func:`npf`.
-        x: an input ``(n, ...)``, which gives its shape; None: one that the model takes is looked for.
+        model: as in :func:`npf`.
+        x: an input ``(n, ...)``, of which only the shape is used; None: one that the model takes is looked for.
         bias: as in :func:`npf`. A bias or constant is the first factor of the values of its paths.
 
     Returns:
-        float64 ``(P, outputs)``, the same order of paths as in :func:`npf`.
+        float64 ``(P, outputs)``, with the paths in the same order as in :func:`npf`.
 
     Raises:
-        TypeError, ValueError: as :func:`npf`.
+        TypeError, ValueError: as in :func:`npf`.
     """
     require_option("bias", bias, ("ignore", "path"))
     require_model(model)
@@ -82,7 +83,7 @@ def npv(model: nn.Module, x: Tensor | np.ndarray | None = None, *, bias: str = "
 
 
 def _steps(model: nn.Module, x: Tensor, rows: int, biases: bool) -> list[Step]:
-    """The steps of a network that npk covers, with few enough paths to list."""
+    """The steps of a network; ValueError if npk does not cover it, or if it has too many paths to list."""
     require_float64(x.device, "x")
     steps = steps_of(model, x, biases=biases)
     compile_steps(steps, [1.0] * len(weighted_layers(steps)), tangent=False, biases=True)
@@ -93,13 +94,13 @@ def _steps(model: nn.Module, x: Tensor, rows: int, biases: bool) -> list[Step]:
         if numbers > _MOST:
             raise ValueError(
                 f"model: has {paths[-1]} paths to each unit of {step.name}: {numbers:.3g} features for {rows} inputs;"
-                f" at most {_MOST:.3g} can be listed, take a smaller network or fewer inputs"
+                f" at most {_MOST:.3g} can be listed, so take a smaller network or fewer inputs"
             )
     return steps
 
 
 def _paths_to(step: Step, before: list[int]) -> int:
-    """How many paths end at a unit of a step, from those that end at its inputs."""
+    """The number of paths that end at a unit of a step, from the numbers for its inputs."""
     if isinstance(step, Layer):
         return before[0] * step.weight[0].numel() + (step.bias is not None)
     if isinstance(step, trace.AddConstant):
@@ -134,7 +135,7 @@ class _Listing:
         self._masks = {id(step): recorded(index) for index, step in enumerate(recorded_of(steps))}
 
     def of(self, x: Tensor) -> _Paths:
-        """Those that end at the outputs."""
+        """The paths that end at the outputs."""
         found: list[_Paths] = []
         for step in self._steps:
             inputs = [found[index] for index in step.inputs]
@@ -187,7 +188,7 @@ def _joined(a: _Paths, b: _Paths) -> _Paths:
 
 
 def _constant(constant: Tensor, paths: _Paths) -> _Paths:
-    """A path from each number of a constant (of each channel's part) to the pixels it is added to."""
+    """The paths from each number of a constant (of each channel's part) to the pixels that it is added to."""
     n, channels, _, height, width = paths.features.shape
     shape = (-1, 1, 1) if (height, width) == (1, 1) else (*[1] * (3 - constant.dim()), *constant.shape)
     images = constant.reshape(shape)

@@ -1,4 +1,4 @@
-"""What a program of the conv_gram family reads of each input: columns of real numbers and packed masks."""
+"""Makes what a program of the conv_gram family reads of each input: columns of real numbers and packed masks."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from gatedops.ops.gates import pack_layer, unpack_layer
 from gatedops.path_kernels.masks import FeatureStep, Mask
 from gatedops.trace.pooling import Pair
 
-Shape = tuple[int, int, int]  # channels, height, width
+# A Shape is (channels, height, width).
+Shape = tuple[int, int, int]
 
 
 class PerInput:
     """Gives each mask and each chain of features that a program uses its place, and later fills the places.
 
     Args:
-        shape: of an input as the program sees it.
+        shape: the shape of an input as the program sees it.
     """
 
     def __init__(self, shape: Shape) -> None:
@@ -31,21 +32,21 @@ class PerInput:
         self._word_count = 0
 
     def first_column(self, steps: tuple[FeatureStep, ...], shape: Shape) -> int:
-        """Where the features are that the steps make of the input."""
+        """The first column of the features that the steps make of the input."""
         if steps not in self._columns:
             self._columns[steps] = self._column_count
             self._column_count += math.prod(shape)
         return self._columns[steps]
 
     def first_word(self, mask: Mask, channels: int, size: Pair) -> int:
-        """Where the masks are; size: (height, width) of their output pixels."""
+        """The first word of a mask; size is the (height, width) of its output pixels."""
         if mask not in self._words:
             self._words[mask] = self._word_count
             self._word_count += layer_words(mask.windows * math.prod(size), channels)
         return self._words[mask]
 
     def rows(self, x: Tensor, bits: GateBits | None, dtype: torch.dtype, batch_size: int) -> tuple[Tensor, Tensor]:
-        """Of inputs ``(n, ...)`` and their recorded gates: columns ``(n, D)`` of dtype and words ``(n, W)``."""
+        """The columns ``(n, D)`` of dtype and the words ``(n, W)`` of inputs ``(n, ...)`` with their recorded gates."""
         columns = x.new_empty((len(x), self._column_count), dtype=dtype)
         words = x.new_empty((len(x), self._word_count), dtype=torch.int32)
         for start in range(0, len(x), batch_size):
@@ -76,7 +77,7 @@ class _Recorded:
         self._masks: dict[int, Tensor] = {}
 
     def __call__(self, index: int) -> Tensor:
-        """bool ``(n, C, H, W)``, or of a max-pool ``(n, K, C, H, W)``."""
+        """The masks of a recorded layer: bool ``(n, C, H, W)``, or ``(n, K, C, H, W)`` for a max-pool."""
         if index not in self._masks:
             bits, layer = self._layer(index)
             masks = unpack_layer(bits.words, layer)
@@ -84,7 +85,7 @@ class _Recorded:
         return self._masks[index]
 
     def packed(self, mask: Mask) -> Tensor:
-        """The words of a mask; those of a recorded layer as they are."""
+        """The words of a mask. If it is a recorded layer, its words are taken as they are."""
         alone = mask.alone
         if alone is None:
             return pack_layer(mask.of(self))

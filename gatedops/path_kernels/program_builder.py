@@ -14,13 +14,13 @@ from gatedops.trace.pooling import Pair
 
 @dataclass(frozen=True)
 class Value:
-    """A kernel between pixels: ``factor * 2 ** exponent`` times what a register holds.
+    """A kernel between pixels: ``factor * 2 ** exponent`` times the content of a register.
 
     Args:
-        register: which.
+        register: the number of the register.
         size: (height, width) of the images.
-        bound: log2 of the largest number the register can hold where no pixel's squared norm exceeds 1; at most 0.
-        exponent, factor: what is still to be multiplied; factor > 0.
+        bound: log2 of the largest number that the register can hold if no pixel's squared norm exceeds 1; at most 0.
+        exponent, factor: give the factor by which the register is still to be multiplied; factor > 0.
     """
 
     register: int
@@ -35,16 +35,16 @@ class Value:
 
     @property
     def stored(self) -> Value:
-        """What the register holds."""
+        """The content of the register, without the factor."""
         return Value(self.register, self.size, self.bound)
 
     def scaled_as(self, other: Value) -> Value:
-        """Times all that is still to be multiplied to `other`."""
+        """This value times the factor of `other`."""
         return replace(self, exponent=self.exponent + other.exponent).times(other.factor)
 
     @property
     def largest(self) -> float:
-        """log2 of a bound of its numbers."""
+        """log2 of an upper bound of its numbers."""
         return math.log2(self.factor) + self.exponent + self.bound
 
 
@@ -62,23 +62,23 @@ class Program:
 
 
 class ProgramBuilder:
-    """Appends instructions. Each register's exponent is the least whole number that keeps it within +-1 whatever the
-    gates, where no pixel's squared norm exceeds 1: it depends on the architecture alone."""
+    """Appends instructions. The exponent of each register is the least whole number that keeps it within +-1 for all
+    gates if no pixel's squared norm exceeds 1. So it depends only on the architecture."""
 
     def __init__(self) -> None:
         self._program: list[Instruction] = []
         self._scalars: list[float] = []
 
     def input(self, first: int, channels: int, size: Pair) -> Value:
-        """Inner products of pixels that are columns of x, from `first` on."""
+        """The inner products of pixels that are columns of x, from `first` on."""
         return self._emit(Op.INPUT, size, 0.0, first=first, channels=channels)
 
     def constant(self, pattern: int, size: Pair) -> Value:
-        """1 where the rows and columns that must agree do."""
+        """1 for two pixels whose coordinates agree as the pattern asks, else 0."""
         return self._emit(Op.CONSTANT, size, 0.0, pattern=pattern)
 
     def box(self, value: Value, geometry: Geometry, constant: bool) -> Value:
-        """A convolution without its gate; constant: 1 is added to every number."""
+        """A convolution without its gate; with `constant`, 1 is added to every number."""
         if geometry.is_identity and geometry.out == value.size:
             return self.add(value, None, True) if constant else value
         largest = value.largest + math.log2(math.prod(geometry.kernel))
@@ -89,12 +89,13 @@ class ProgramBuilder:
         return self._emit(Op.GATE, value.size, largest, (value,), first=first, channels=channels)
 
     def select(self, value: Value, geometry: Geometry, first: int, channels: int) -> Value:
-        largest = value.largest + math.log2(channels)  # a channel has at most one mask on in a window
+        # A channel has at most one mask that is on in a window.
+        largest = value.largest + math.log2(channels)
         fields = geometry.fields() | {"first": first, "channels": channels}
         return self._emit(Op.SELECT, geometry.out, largest, (value,), **fields)
 
     def pool(self, value: Value, geometry: Geometry, weights: Sequence[float]) -> Value:
-        """Sums over windows, each times the weight of its output pixel."""
+        """The sums over windows, each times the weight of its output pixel."""
         largest = value.largest + 2 * math.log2(math.prod(geometry.kernel) * max(map(abs, weights)))
         if min(weights) == max(weights):
             value, listed = value.times(weights[0] ** 2), -1
@@ -107,14 +108,14 @@ class ProgramBuilder:
         return self._emit(Op.TRACE, (1, 1), value.largest + math.log2(math.prod(value.size)), (value,))
 
     def add(self, a: Value, b: Value | None, constant: bool = False) -> Value:
-        """a + b + 1 or 0."""
+        """a + b, where a missing b is 0; with `constant`, 1 is added to every number."""
         if b is not None and a.register == b.register and not constant:
             return replace(a, factor=1.0).times(a.factor + math.ldexp(b.factor, b.exponent - a.exponent))
         largest = a.largest if b is None else _log2_of_sum(a.largest, b.largest)
         return self._emit(Op.ADD, a.size, largest, (a,) if b is None else (a, b), constant)
 
     def finish(self, value: Value) -> Program:
-        """The program that ends with this value, of one pixel."""
+        """The program whose result is this value of one pixel."""
         result = self._emit(Op.ADD, value.size, value.largest, (value,))
         fused = _fused(_needed(self._program), self._scalars)
         return Program(tuple(fused), tuple(self._scalars), result.exponent)
@@ -155,10 +156,12 @@ def _needed(program: list[Instruction]) -> list[Instruction]:
 
 
 def _fused(program: list[Instruction], scalars: list[float]) -> list[Instruction]:
-    """The same program with every GATE that alone reads a BOX taken over by it, registers numbered anew."""
+    """The same program, in which each BOX that only one GATE reads does that gate's work too. Registers get new
+    numbers."""
     reads = Counter(register for i in program for register in (i.src, i.src2))
     fused: list[Instruction] = []
-    register_of = {-1: -1}  # new number by old
+    # Gives the new number of each old register.
+    register_of = {-1: -1}
     for i in program:
         source = fused[register_of[i.src]] if i.src >= 0 else None
         if i.op == Op.GATE and source is not None and source.op == Op.BOX and source.first < 0 and reads[i.src] == 1:

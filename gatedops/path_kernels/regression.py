@@ -3,11 +3,11 @@
     (K_train + ridge * (trace(K_train) / n) * I) alpha = Y - mean(Y)
     scores = K(test, train) alpha + mean(Y)
 
-The ridge is relative to the mean of the diagonal, so one overall factor of the kernel changes nothing.
-Numpy arrays are taken for tensors, and lists for labels and targets.
-Everything is computed in float64, whatever the dtype of the Gram. Nothing besides the ridge is ever added to
-the diagonal: a Gram that is not positive definite with its ridge, for instance because it was rounded to
-float32 and the ridge is tiny, is an error of `fit`, and a ridge that `select_ridge` leaves out.
+The ridge is relative to the mean of the diagonal, so an overall factor of the kernel changes no score.
+Every tensor may also be a numpy array, and labels and targets may be lists.
+All functions compute in float64, whatever the dtype of the Gram. They add only the ridge to the diagonal. If a Gram is
+not positive definite with its ridge, for instance because it was rounded to float32 and the ridge is tiny, `fit` raises
+an error, and `select_ridge` leaves that ridge out.
 """
 
 from __future__ import annotations
@@ -29,49 +29,56 @@ RIDGES = (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 
 @dataclass(frozen=True, eq=False, repr=False)
 class KernelRegression(ShownAsTable):
-    """A fitted regression: alpha float64 (n, C), offset float64 (C,) (the mean target), relative ridge."""
+    """A fitted regression: alpha float64 (n, C), offset float64 (C,), which is the mean target, and the relative
+    ridge."""
 
     alpha: Tensor
     offset: Tensor
     ridge: float
 
     def table(self) -> Table:
-        """What was fitted."""
+        """The numbers of training points and targets, and the ridge."""
         points, targets = self.alpha.shape
         rows = (("training points", whole(points)), ("targets", whole(targets)), ("ridge", f"{self.ridge:g}"))
         return Table("KernelRegression", ("fitted", ""), rows)
 
     def predict(self, k_test_train: Tensor) -> Tensor:
-        """Scores, float64 (m, C), of m test points from their kernel with the n training points, (m, n)."""
+        """Returns the scores, float64 (m, C), of m test points, from their kernel (m, n) with the n training points.
+
+        Raises:
+            ValueError: the kernel has another shape.
+        """
         k_test_train = as_tensor(k_test_train, "k_test_train")
         if k_test_train.ndim != 2 or k_test_train.shape[1] != len(self.alpha):
             raise ValueError(
-                f"k_test_train must have shape (m, {len(self.alpha)}), a column per training point; "
+                f"k_test_train must have shape (m, {len(self.alpha)}), with a column per training point; "
                 f"got {tuple(k_test_train.shape)}"
             )
         return k_test_train.to(torch.float64) @ self.alpha + self.offset
 
 
 def one_hot(labels: Tensor | Sequence[int], classes: int) -> Tensor:
-    """Targets float64 (n, classes) from integer labels (n,): 1 at the label, 0 elsewhere."""
+    """Makes targets, float64 (n, classes), from integer labels (n,): 1 at the label, 0 elsewhere."""
     return torch.nn.functional.one_hot(_row_values(labels, "labels").long(), classes).to(torch.float64)
 
 
 def accuracy(scores: Tensor, labels: Tensor | Sequence[int]) -> float:
-    """Share of the rows of scores (n, C) whose largest entry is at the label; 0 to 1."""
+    """The share, from 0 to 1, of the rows of scores (n, C) whose largest entry is at the label."""
     scores = as_tensor(scores, "scores")
     return (scores.argmax(1) == _row_values(labels, "labels", scores)).double().mean().item()
 
 
 def fit(k_train: Tensor, targets: Tensor | Sequence[Any], ridge: float = 1e-3) -> KernelRegression:
-    """Solve for the dual coefficients by one Cholesky factorisation in float64.
+    """Solves for the dual coefficients by one Cholesky factorisation in float64.
 
-    k_train  (n, n), symmetric (the lower triangle is read), any float dtype
-    targets  (n, C) or (n,), centred here
-    ridge    >= 0, relative to the mean of k_train's diagonal
+    Args:
+        k_train: (n, n), symmetric (the lower triangle is read), any float dtype.
+        targets: (n, C) or (n,); they are centred here.
+        ridge: at least 0, relative to the mean of k_train's diagonal.
 
-    Raises ValueError for shapes that do not fit, values that are not finite, a diagonal of zeros, a negative
-    ridge, and a matrix that is not positive definite with this ridge.
+    Raises:
+        ValueError: shapes do not fit, values are not finite, the diagonal is all zeros, the ridge is negative, or the
+            matrix is not positive definite with this ridge.
     """
     k_train = as_tensor(k_train, "k_train")
     targets = _row_values(targets, "targets", k_train)
@@ -90,15 +97,20 @@ def select_ridge(
     validation: float = 0.2,
     seed: int = 0,
 ) -> float:
-    """The ridge with the best accuracy on a held-out share of the TRAINING points.
+    """Returns the ridge with the best accuracy on a held-out share of the training points.
 
-    k_train     (n, n), the training Gram; no test point is looked at
-    labels      integer (n,)
-    ridges      tried in turn (a progress bar may wrap them)
-    validation  share of the points held out, chosen by a seeded permutation
+    Among equal accuracies the smaller squared error wins. A ridge is left out if the matrix is not positive definite
+    with it.
 
-    Equal accuracies go to the smaller squared error. Ridges for which the matrix is not positive definite are
-    left out; when that is all of them, or when a side of the split is empty, ValueError.
+    Args:
+        k_train: (n, n), the training Gram; no test point is used.
+        labels: integer (n,).
+        ridges: tried in turn (a progress bar may wrap them).
+        validation: the share of the points that is held out.
+        seed: of the permutation that chooses these points.
+
+    Raises:
+        ValueError: every ridge is left out, or a side of the split is empty.
     """
     k_train = as_tensor(k_train, "k_train")
     labels = _row_values(labels, "labels", k_train)
@@ -126,18 +138,18 @@ def select_ridge(
 
 
 def _row_values(given: Any, name: str, beside: Tensor | None = None) -> Tensor:
-    """Labels or targets as a tensor; those of a list lie on the device of the tensor beside them."""
+    """Labels or targets as a tensor. If they are given as a list, they lie on the device of the tensor `beside`."""
     if not isinstance(given, (list, tuple)):
         return as_tensor(given, name)
     try:
         values = as_tensor(np.asarray(given), name)
     except (TypeError, ValueError):
-        raise TypeError(f"{name}: got a {type(given).__name__} of other things, needs one of numbers") from None
+        raise TypeError(f"{name}: got a {type(given).__name__} of other things, needs a list of numbers") from None
     return values if beside is None else values.to(beside.device)
 
 
 def _solve(k_train: Tensor, targets: Tensor, ridge: float) -> KernelRegression | None:
-    """The fitted regression; None when the matrix is not positive definite with this ridge."""
+    """The fitted regression; None if the matrix is not positive definite with this ridge."""
     if not ridge >= 0:
         raise ValueError(f"ridge must be at least 0, got {ridge}")
     y = targets.to(torch.float64).reshape(len(targets), -1)
@@ -157,6 +169,6 @@ def _check(k_train: Tensor, targets: Tensor) -> None:
     if targets.ndim not in (1, 2) or len(targets) != len(k_train):
         raise ValueError(f"targets must have {len(k_train)} rows, one per training point, got {tuple(targets.shape)}")
     if not (bool(torch.isfinite(k_train).all()) and bool(torch.isfinite(targets).all())):
-        raise ValueError("k_train and targets must be finite: where the kernel overflows, use scale='width' or float64")
+        raise ValueError("k_train and targets must be finite: if the kernel overflows, use scale='width' or float64")
     if not float(k_train.diagonal().sum()) > 0:
         raise ValueError("k_train has no positive diagonal: every input is zero or has no gate on")

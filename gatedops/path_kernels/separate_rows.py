@@ -1,4 +1,4 @@
-"""Whether the rows of a model are independent of each other and of chance, as a tangent kernel needs them."""
+"""Checks that the rows of a model do not depend on each other or on random numbers, as a tangent kernel needs."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from gatedops.trace.calling import first_line
 from gatedops.trace.names import RunningModules
 from gatedops.trace.watch import OperatorMode
 
-_SAME = 1e-3  # of the largest output: what rounding may change where another row stands beside a row
+# Another row in the batch may change a row's outputs, by rounding, by this share of the largest output.
+_SAME = 1e-3
 _EVAL = "call model.eval() first"
 _ONCE = "draw them once, in __init__"
 _DROPOUT = re.compile("dropout|bernoulli|rrelu")
 
 
 def require_separate_layers(model: nn.Module) -> None:
-    """Raises ValueError where a layer makes a row's outputs depend on other rows or on chance, or has no rule in
-    torch.func."""
+    """Raises ValueError if a layer makes a row's outputs depend on other rows or on random numbers, or if torch.func
+    has no rule for it."""
     for path, module in model.named_modules():
         where = f"model: {path or 'it'} ({type(module).__name__})"
         if isinstance(module, _BatchNorm) and module.training:
@@ -47,25 +48,26 @@ def require_separate_layers(model: nn.Module) -> None:
             raise ValueError(f"{where} is in training mode; {_EVAL}")
         if isinstance(module, nn.RNNBase | nn.RNNCellBase):
             raise ValueError(
-                f"{where} is a recurrent layer of torch, through which torch.func takes no derivatives row by row;"
-                " write its steps with nn.Linear layers"
+                f"{where} is a recurrent layer of torch, which torch.func cannot differentiate row by row; write its"
+                " steps with nn.Linear layers"
             )
 
 
 def require_separate_rows(model: nn.Module, outputs: Callable[[Tensor], Any], x: Tensor) -> Any:
-    """What a model gives for the first row of x.
+    """Returns the output of a model for the first row of x.
 
     Args:
         model: the model that is called.
-        outputs: calls it.
-        x: inputs, of which the first is tried alone and beside another.
+        outputs: calls the model.
+        x: inputs; the first is tried alone and beside another.
 
     Raises:
-        ValueError: a call draws random numbers or uses statistics of the batch: functions too, which no list of layers
-            shows.
+        ValueError: a call draws random numbers or uses statistics of the batch. This also covers functions, which are
+            not among the layers.
     """
     other, beside = x[1:2] if len(x) > 1 else torch.zeros_like(x[:1]), None
-    with suppress(RuntimeError):  # a model may take one row at a time; what else is wrong shows with one row too
+    # A model may take only one row at a time. Any other error appears with one row too.
+    with suppress(RuntimeError):
         beside = _watched(model, outputs, torch.cat([x[:1], other]))
     alone = _watched(model, outputs, x[:1])
     if x.is_meta:
@@ -74,14 +76,14 @@ def require_separate_rows(model: nn.Module, outputs: Callable[[Tensor], Any], x:
         difference, largest = float((beside[:1] - alone).abs().max()), float(alone.abs().max())
         if difference > _SAME * largest:
             raise ValueError(
-                f"model: the outputs of a row change by {difference:.3g} with the row beside it; compute what it takes"
-                " over all rows (a mean, a norm) for each row on its own"
+                f"model: the outputs of a row change by {difference:.3g} with the row beside it; if the model computes"
+                " a mean or a norm over all rows, compute it for each row on its own"
             )
     return alone
 
 
 def place_of(error: BaseException, model: nn.Module) -> str:
-    """The innermost module of the model that was running when the error was raised, and what it says."""
+    """Names the innermost module of the model that was running when the error was raised, and the error."""
     paths = {id(module): path for path, module in model.named_modules()}
     place, traceback = f"the model ({type(model).__name__})", error.__traceback__
     while traceback is not None:
@@ -101,7 +103,7 @@ def _watched(model: nn.Module, outputs: Callable[[Tensor], Any], rows: Tensor) -
 
 
 class _Watch(OperatorMode):
-    """Notes the first operation that depends on chance or on all rows."""
+    """Notes the first operation that depends on random numbers or on all rows."""
 
     def __init__(self, modules: RunningModules, rows: int) -> None:
         super().__init__()
@@ -123,7 +125,7 @@ class _Watch(OperatorMode):
             if not switched_off and not ("dropout_p" in names and "dropout_p" not in given):
                 remedy = f"{_EVAL}, and pass training=self.training to functions" if _DROPOUT.search(op) else _ONCE
                 return f"model: {self._modules.place()} draws random numbers ({op}): {remedy}"
-        # An instance norm is one of torch's batch norms of a single row, which has the channels of all rows.
+        # torch computes an instance norm as a batch norm of a single row that has the channels of all rows.
         of_batch = "batch_norm" in op and (given.get("training") or given.get("train") or "running_mean" not in names)
         if of_batch and self._rows > 1 and args[0].shape[0] > 1:
             return (

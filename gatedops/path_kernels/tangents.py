@@ -1,5 +1,5 @@
-"""Jacobians of a network, row by row, each split into what its values and what its gates contribute
-(docs/math.md, section 14)."""
+"""Computes Jacobians of a network row by row, split into the parts of its values and of its gates (docs/math.md,
+section 14)."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from gatedops.nn import DGN, SoftReLU
 from gatedops.trace import GatedTwin
 from gatedops.trace.checks import uncompiled
 
-# torch says so of ops without a batching rule, such as ours, and calls them row by row: the result is the same.
+# torch warns so about ops without a batching rule, such as ours. It calls them row by row, with the same result.
 _ROW_BY_ROW = ".*we have not yet implemented the batching rule for"
 
 
 @dataclass(frozen=True)
 class Tangent:
-    """Of one parameter with P entries, for b rows and k outputs: its psi^V and psi^F, ``(b, k, P)``; None where zero.
+    """psi^V and psi^F of one parameter with P entries, for b rows and k outputs: each ``(b, k, P)``, or None if zero.
 
-    value: the derivative with all gates held fixed. feature: the derivative through the gates.
+    value is the derivative with all gates held fixed, feature the derivative through the gates.
     """
 
     value: Tensor | None
@@ -32,11 +32,11 @@ class Tangent:
 
 
 class TangentFeatures:
-    """The trainable parameters of a network and the derivatives of its outputs with respect to them.
+    """Computes the derivatives of a network's outputs with respect to its trainable parameters.
 
     Args:
         model: a network whose rows do not depend on each other.
-        dtype: float32 or float64, that parameters, buffers and inputs are converted to.
+        dtype: float32 or float64; parameters, buffers and inputs are converted to it.
         value, feature: which of the two derivatives are wanted.
     """
 
@@ -47,7 +47,7 @@ class TangentFeatures:
         trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
         of_gates = _parameters_of_gates(model)
         named = dict(model.named_parameters())
-        # Separate dictionaries: what is not asked for is not differentiated.
+        # The dictionaries are separate, so only the parameters that are asked for are differentiated.
         self._gating = {name: self._converted(p) for name, p in trained.items() if id(named[name]) in of_gates}
         self._own = {name: self._converted(p) for name, p in trained.items() if name not in self._gating}
         constant = {**dict(model.named_buffers()), **{n: p for n, p in named.items() if n not in trained}}
@@ -56,7 +56,7 @@ class TangentFeatures:
 
     @property
     def size(self) -> int:
-        """Entries that the derivatives of one output of one row have."""
+        """The number of entries of the derivatives of one output of one row."""
         own = sum(p.numel() for p in self._own.values()) * (2 if self._soft and self._wanted[1] else 1)
         return own + sum(p.numel() for p in self._gating.values())
 
@@ -72,9 +72,10 @@ class TangentFeatures:
             return self._call({}, self._converted(rows))
 
     def __call__(self, rows: Tensor, cotangents: Tensor) -> list[Tangent]:
-        """One Tangent for each parameter: rows ``(b, ...)``, and k combinations of the outputs, ``(k, C)``."""
+        """One Tangent for each parameter, for rows ``(b, ...)`` and k combinations of the outputs, ``(k, C)``."""
         value, feature = self._wanted
-        rows = self._converted(rows).contiguous()  # torch's products may round other strides otherwise
+        # torch's products may round differently for other strides.
+        rows = self._converted(rows).contiguous()
         found: list[Tangent] = []
         if feature and self._gating:
             found += [Tangent(None, whole) for whole in self._jacobians(self._gating, rows, cotangents)]
@@ -88,7 +89,7 @@ class TangentFeatures:
         return found + [Tangent(v, w - v) for v, w in zip(fixed, whole, strict=True)]
 
     def _jacobians(self, parameters: dict[str, Tensor], rows: Tensor, cotangents: Tensor) -> list[Tensor]:
-        """``(b, k, P)`` for each of the parameters."""
+        """The derivatives ``(b, k, P)`` with respect to each of the parameters."""
 
         def of_row(row: Tensor) -> dict[str, Tensor]:
             pull = vjp(lambda moved: self._call(moved, row.unsqueeze(0)).flatten(), parameters)[1]
@@ -108,7 +109,7 @@ class TangentFeatures:
 
 
 def _parameters_of_gates(model: nn.Module) -> frozenset[int]:
-    """The ids of the parameters of feature networks: they move gates only."""
+    """The ids of the parameters of feature networks, which move only gates."""
     networks = [module.feature for module in model.modules() if isinstance(module, (DGN, GatedTwin))]
     return frozenset(id(parameter) for network in networks for parameter in network.parameters())
 

@@ -1,6 +1,6 @@
-"""What flows through a network while its kernel is computed: lists of terms (docs/math.md, section 13).
+"""The terms that stand for a network's signals while its kernel is computed (docs/math.md, section 13).
 
-A signal h with channels c and pixels p has, over the values of the paths, the second moments
+A signal h with channels c and pixels p has, over random weights, the second moments
 
     E[h(c, p) h'(c, p')] = sum over its terms j of M_j(p, p') gamma_j(c, p) gamma'_j(c, p')
 
@@ -18,19 +18,19 @@ from gatedops.path_kernels.program_builder import Value
 
 @dataclass(frozen=True)
 class Kernel:
-    """a: E[h h'] of a unit h; t: E[<dh/dw, dh'/dw>] over the weights w so far. None is 0."""
+    """a is E[h h'] of a unit h, and t is E[<dh/dw, dh'/dw>] over the weights w so far. None stands for 0."""
 
     a: Value | None
     t: Value | None = None
 
     def each(self, function: Callable[[Value], Value]) -> Kernel:
-        """The function of each of the two that is not 0."""
+        """Applies the function to each of the two that is not 0."""
         return Kernel(*(None if value is None else function(value) for value in (self.a, self.t)))
 
 
 @dataclass(frozen=True)
 class InputTerm:
-    """The network's input: M is 1 and gamma is what `features` make of the input."""
+    """The network's input: M is 1, and gamma is the result of `features` for the input."""
 
     origins: frozenset[int]
     features: tuple[FeatureStep, ...] = ()
@@ -38,9 +38,9 @@ class InputTerm:
 
 @dataclass(frozen=True)
 class ChannelTerm:
-    """(M, gamma, gamma'): M is `kernel`, gamma is `mask`; an empty mask is 1 everywhere.
+    """A term with channels: M is `kernel`, and gamma is `mask`; an empty mask is 1 everywhere.
 
-    Behind a max-pool M is still between the pixels before it.
+    Behind a max-pool, M is still between the pixels before the pool.
     """
 
     origins: frozenset[int]
@@ -52,23 +52,25 @@ class ChannelTerm:
 
 
 @dataclass(frozen=True)
-class SummedTerm:
-    """Moments summed over the channels: what is left once pixels are averaged behind gates."""
+class ChannelSumTerm:
+    """Moments that are summed over the channels. This is all that is known after pixels are averaged behind gates."""
 
     origins: frozenset[int]
     kernel: Kernel
 
 
-Term = InputTerm | ChannelTerm | SummedTerm
+Term = InputTerm | ChannelTerm | ChannelSumTerm
 
 
 @dataclass(frozen=True, eq=False)
 class Signal:
     """The output of a step.
 
+    The origins of a term are the steps whose values it carries. Terms that share no origin are independent.
+
     Args:
         shape: channels, height, width.
-        origins of a term: the steps that made what it carries. Values of terms that share none are independent.
+        terms: the terms of its second moments.
     """
 
     shape: tuple[int, int, int]

@@ -1,4 +1,4 @@
-"""Tied weights: the values of paths are independent only if no two weights come from one parameter."""
+"""Refuses tied weights: the values of paths are independent only if no two weights come from one parameter."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ from gatedops.trace.redraw import Draw, always_zero, tied_entries
 from gatedops.trace.step_builder import GATES_ALONE
 
 Layer = trace.Linear | trace.Conv2d
-Part = tuple[str, Tensor | None, Sources, Draw | None]  # what it is, its value, what it was computed from, and again
+# A Part has the name of a weight or bias, its value, the sources that it was computed from, and its draws from random
+# parameters.
+Part = tuple[str, Tensor | None, Sources, Draw | None]
 
 
 def require_own_weights(steps: Sequence[Step], *, biases: bool) -> None:
-    """Raises ValueError where two weights share memory or come from one parameter, whatever was computed from it
-    (transposes, multiples, sums, concatenations), and where entries of one weight do, or are 0 whatever the parameters
-    (masks, pruning). Parts of a parameter that share no number are weights of their own, and so is what no parameter
-    makes (a buffer, torch.ones): kernels average over it as over any other weight.
+    """Raises ValueError if weights are tied: if two weights share memory or are computed from one parameter in any way
+    (transposes, multiples, sums, concatenations), if entries of one weight are, or if entries are 0 for any parameters
+    (masks, pruning). Parts of a parameter that share no number count as independent weights. So does a tensor that does
+    not come from a parameter (a buffer, torch.ones): kernels average over it as over any other weight.
 
     Args:
         biases: biases and constants start paths, so that they, and the shifts of batch norms, must be independent too.
     """
-    seen: dict[int, list[tuple[Source, str, str]]] = {}  # by memory
+    # Maps a piece of memory to the sources in it, each with its step and part.
+    seen: dict[int, list[tuple[Source, str, str]]] = {}
     for step in steps:
         for what, value, sources, drawn in _parts(step, biases):
             for source in sources:
@@ -40,7 +43,7 @@ def require_own_weights(steps: Sequence[Step], *, biases: bool) -> None:
 
 
 def _parts(step: Step, biases: bool) -> Iterator[Part]:
-    """What of a step must be independent of all others."""
+    """Yields the parts of a step that must be independent of all others."""
     match step:
         case trace.Linear() | trace.Conv2d():
             yield "weight", step.weight, step.weight_made_of, step.weight_drawn
@@ -53,28 +56,29 @@ def _parts(step: Step, biases: bool) -> Iterator[Part]:
 
 
 def _require_independent_entries(name: str, what: str, value: Tensor, sources: Sources, drawn: Draw) -> None:
-    """Raises ValueError where entries of a weight are 0 or the same whatever the parameters that it is computed from,
-    or where it has more entries than they have."""
+    """Raises ValueError if entries of a weight are 0 or equal for any parameters that it is computed from, or if it has
+    more entries than those parameters."""
     zeros = tied = 0
-    with suppress(RuntimeError):  # what does not work on other numbers, such as the root of a matrix, is counted alone
+    # Some operations, such as the root of a matrix, fail on random numbers. Then only the numbers of entries count.
+    with suppress(RuntimeError):
         zeros = always_zero(drawn)
         tied = 0 if zeros else tied_entries(drawn)
     entries = value.numel()
     if zeros:
         raise ValueError(
             f"model: {zeros} of the {entries} entries of the {what} of {name} are always 0 (pruned, masked or padded),"
-            f" and path kernels average over all entries; {GATES_ALONE}"
+            f" but path kernels average over all entries; {GATES_ALONE}"
         )
     if tied:
         raise ValueError(
-            f"model: {tied} of the {entries} entries of the {what} of {name} are the same as others of them, up to a"
-            f" factor, so that they are tied; give {name} a {what} of its own: nn.Parameter({what}.detach().clone())"
+            f"model: {tied} of the {entries} entries of the {what} of {name} equal other entries of it up to a factor,"
+            f" so they are tied; give {name} a {what} of its own: nn.Parameter({what}.detach().clone())"
         )
     numbers = sum(source.entries for source in sources if source.is_parameter)
     if numbers < entries:
         raise ValueError(
-            f"model: the {what} of {name} has {entries} entries computed from {numbers} numbers of parameters, so that"
-            f" they are tied; give {name} a {what} of its own: nn.Parameter({what}.detach().clone())"
+            f"model: the {what} of {name} has {entries} entries computed from {numbers} numbers of parameters, so they"
+            f" are tied; give {name} a {what} of its own: nn.Parameter({what}.detach().clone())"
         )
 
 

@@ -1,4 +1,4 @@
-"""Kernels whose numbers are too small for their dtype."""
+"""Finds kernels whose numbers are too small for their dtype."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from gatedops.gatebits import GateBits
 from gatedops.path_kernels.dense import DenseKernel
 from gatedops.path_kernels.images import ImageKernel
 
-_TRIED = 8  # rows that are computed again
-_LARGEST = 400  # of the exponents of their numbers, whose squares float64 holds with room for sums
+# At most this many rows are computed again.
+_TRIED = 8
+# Their inputs are scaled up to this exponent: float64 holds the squares and leaves room for sums.
+_LARGEST = 400
 
 
 def underflow_of(
@@ -24,14 +26,14 @@ def underflow_of(
     y: Tensor | None,
     y_bits: GateBits | None,
 ) -> str:
-    """What to say of a Gram in which rows that are not 0 have vanished; empty where none has.
+    """The warning about a Gram in which a row that is not 0 has vanished; empty if there is no such row.
 
-    Rows whose numbers are all too small are computed again, in float64 of larger inputs.
+    Rows whose numbers are all too small are computed again, in float64 and from larger inputs.
     """
     if gram.is_meta or most_precise(gram.device) != torch.float64:
         return ""
     tiny = torch.finfo(gram.dtype).tiny
-    # No entry of a row is larger than the diagonal allows. A whole Gram is not read: that takes as long as making it.
+    # The diagonal bounds the entries of a row. We do not read the whole Gram, because that takes as long as making it.
     seen = gram.diagonal().unsqueeze(1) if y is None else gram[:, :_TRIED]
     for row in (seen.abs().amax(1) < tiny).nonzero().flatten()[:_TRIED].tolist():
         if y is not None and float(gram[row].abs().max()) >= tiny:

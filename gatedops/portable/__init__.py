@@ -1,1 +1,1 @@
-"""Every op as a composite of torch operations: what runs on a device that has no kernels of its own."""
+"""Every op as a composite of torch operations, which runs on devices that have no kernels of their own."""

@@ -1,5 +1,7 @@
-"""Checks of the ops' own arguments: what csrc/core/checks.h checks for the kernels in C++. The wrappers in gatedops/ops
-say the same earlier; these guard calls of ``torch.ops.gatedops`` themselves."""
+"""Checks the arguments of the ops themselves, as csrc/core/checks.h does for the kernels in C++.
+
+The wrappers in gatedops/ops check the same earlier; these checks guard direct calls of ``torch.ops.gatedops``.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +15,13 @@ LAYER_DTYPES = (*FLOATS, torch.bfloat16, torch.float16)
 
 
 def require(condition: bool, message: str | Callable[[], str]) -> None:
-    """Raises ValueError unless the condition holds. A message that takes time is put together only then."""
+    """Raises ValueError unless the condition holds. A message that is a function is only called then."""
     if not condition:
         raise ValueError(message if isinstance(message, str) else message())
 
 
 def require_one_device(first: Tensor, *others: Tensor | None) -> None:
-    """Raises ValueError where the tensors that are there lie on several devices."""
+    """Raises ValueError unless all tensors that are not None are on one device."""
     device = first.device
     for other in others:
         if other is not None and other.device != device:
@@ -27,14 +29,14 @@ def require_one_device(first: Tensor, *others: Tensor | None) -> None:
 
 
 def require_words(words: Tensor, name: str) -> None:
-    """Raises ValueError unless these are words of gates, ``(n, W)``."""
+    """Raises ValueError unless these are words of gates: int32 ``(n, W)``, the words of a row contiguous."""
     require(words.dim() == 2, lambda: f"{name}: got shape {tuple(words.shape)}, needs (n, W)")
     require(words.dtype == torch.int32, lambda: f"{name}: needs dtype int32")
     require(words.shape[1] <= 1 or words.stride(1) == 1, lambda: f"{name}: the words of a row must be contiguous")
 
 
 def require_layers(first: Sequence[int], count: Sequence[int], words: Tensor, name: str) -> None:
-    """Raises ValueError unless each layer has words, all of them inside the row."""
+    """Raises ValueError unless each layer has at least one word, and all its words lie inside the row."""
     require(len(count) > 0, "count: needs at least one layer")
     require(len(first) == len(count), lambda: f"{name}: needs one entry per layer")
     for layer, (begin, size) in enumerate(zip(first, count, strict=True)):
@@ -43,11 +45,11 @@ def require_layers(first: Sequence[int], count: Sequence[int], words: Tensor, na
 
 
 def require_float(dtype: torch.dtype, name: str) -> None:
-    """Raises ValueError unless dtype is one that Grams are computed in."""
+    """Raises ValueError unless Grams can be computed in this dtype."""
     require(dtype in FLOATS, lambda: f"{name}: got {dtype}, needs float32 or float64")
 
 
 def require_rows(tensor: Tensor, rows: int, name: str, columns: str = "d") -> None:
-    """Raises ValueError unless the tensor is a matrix of so many rows."""
+    """Raises ValueError unless the tensor is a matrix of this many rows."""
     fits = tensor.dim() == 2 and tensor.shape[0] == rows
     require(fits, lambda: f"{name}: got shape {tuple(tensor.shape)}, needs ({rows}, {columns})")

@@ -1,4 +1,4 @@
-"""Gates in common of the pixels of two inputs, exact, and where masks lie in the words of a row."""
+"""Counts the gates in common of the pixels of two inputs, exactly, and finds masks in the words of a row."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from gatedops.portable.workspace import blocks
 
 
 def packed(words: Tensor, step: PlannedInstruction) -> Tensor:
-    """The words of a step's masks, ``(positions, rows, words)``; a view."""
+    """Returns the words of a step's masks, ``(positions, rows, words)``; a view."""
     first = step.instruction.first
     layer = words[:, first : first + step.positions * step.pitch].unflatten(1, (step.positions, step.pitch))
     return layer.transpose(0, 1)[..., : step.words]
 
 
 def factor(masks: Tensor, span: slice, int8: bool) -> Tensor:
-    """A span of words of masks ``(..., words)`` as a factor of a product, a row for each of the leading sizes."""
+    """Returns a span of words of masks ``(..., words)`` as a factor of a product, with one row per leading index."""
     return operand(_gates(masks, span), int8)
 
 
 def all_counts(left: Tensor, right: Tensor, step: PlannedInstruction, dtype: torch.dtype, int8: bool) -> Tensor:
-    """Counts of every row of masks ``(..., words)`` with every one of the other side: int32, float32 or `dtype`."""
+    """Counts the gates that every row of masks ``(..., words)`` has in common with every row of the other side: int32,
+    float32 or `dtype`."""
     rows, columns = left[..., 0].numel(), right[..., 0].numel()
     total: Tensor | None = None
     for span in blocks(step.words, step.span):
@@ -37,8 +38,8 @@ def all_counts(left: Tensor, right: Tensor, step: PlannedInstruction, dtype: tor
 
 
 def pixel_counts(left: Tensor, right: Tensor, step: PlannedInstruction, dtype: torch.dtype) -> Tensor:
-    """Counts of masks ``(positions, a, words)`` and ``(positions, b, words)`` at equal positions, ``(positions, a,
-    b)``."""
+    """Counts the gates in common of masks ``(positions, a, words)`` and ``(positions, b, words)`` at equal positions,
+    ``(positions, a, b)``."""
     positions, most = left.shape[0], max(left.shape[1], right.shape[1])
     total = left.new_empty((positions, left.shape[1], right.shape[1]), dtype=dtype)
     for here in blocks(positions, max(1, GATES // (32 * step.span * most))):

@@ -1,4 +1,4 @@
-"""conv_gram by torch operations, tile by tile."""
+"""Computes conv_gram by torch operations, tile by tile."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def conv_gram(
     scalars: list[float],
     dtype: torch.dtype,
 ) -> Tensor:
-    """What a program computes for all pairs of inputs, ``(n, m)`` of dtype; arguments as of the op."""
+    """Runs a program on all pairs of inputs, and returns ``(n, m)`` of dtype. The arguments are those of the op."""
     require_float(dtype, "dtype")
     require((y is None) == (y_words is None), "y: needs y_words, and y_words needs y")
     left = _side(x, words, dtype, "x", "words")

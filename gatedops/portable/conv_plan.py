@@ -1,4 +1,4 @@
-"""How conv_gram runs a program: which registers it needs, as a whole or on their diagonal, and in which tiles."""
+"""Plans how conv_gram runs a program: which registers it needs, as a whole or on their diagonal, and in which tiles."""
 
 from __future__ import annotations
 
@@ -11,20 +11,26 @@ from gatedops.layout import words_used
 from gatedops.ops.conv_program import Instruction, Op, decode
 from gatedops.portable.workspace import WORKSPACE
 
-GATES = 4 << 20  # of each side that are taken apart at a time: up to ten bytes each for both sides, 40 MiB
-INPUTS = 8 << 20  # bytes of each side of an INPUT that are copied at a time
-REGISTERS = WORKSPACE * 3 // 4  # bytes of the registers and temporaries of a tile
-CPU_REGISTERS = 16 << 20  # on a CPU: small tensors stay in its caches, and large ones would be mapped anew each time
-_SPAN = 64  # words of a mask that are multiplied at a time, at most
+# This many gates of each side are unpacked at a time. Both sides take up to ten bytes per gate, so 40 MiB.
+GATES = 4 << 20
+# This many bytes of each side of an INPUT are copied at a time.
+INPUTS = 8 << 20
+# The registers and temporaries of a tile take at most this many bytes.
+REGISTERS = WORKSPACE * 3 // 4
+# On a CPU they take fewer bytes: small tensors stay in its caches, and the memory of large ones would be mapped anew
+# each time.
+CPU_REGISTERS = 16 << 20
+# At most this many words of a mask are multiplied at a time.
+_SPAN = 64
 _WINDOWED = (Op.BOX, Op.SELECT, Op.POOL)
 
 
 @dataclass(frozen=True)
 class PlannedInstruction:
-    """An instruction that is needed, in the form it takes.
+    """An instruction that is needed, and how it runs.
 
-    `diagonal`: it reads and writes R(p, p) only, ``(H, W, a, b)`` for a tile of a x b pairs; else a register is
-    ``(H, W, a, H', W', b)``. `drops`: the registers that nothing after it reads.
+    If `diagonal`, it reads and writes R(p, p) only, as ``(H, W, a, b)`` for a tile of a x b pairs; else registers are
+    ``(H, W, a, H', W', b)``. `drops` are the registers that no later instruction reads.
     """
 
     instruction: Instruction
@@ -33,50 +39,50 @@ class PlannedInstruction:
 
     @property
     def masked(self) -> bool:
-        """Whether it reads masks."""
+        """Whether the instruction reads masks."""
         i = self.instruction
         return i.op in (Op.GATE, Op.SELECT) or (i.op == Op.BOX and i.first >= 0)
 
     @property
     def positions(self) -> int:
-        """Pixels that masks or an input belong to, of a SELECT one for each place in each window."""
+        """Number of pixels that the masks or the input have; a SELECT has one for each place in each window."""
         i = self.instruction
         windows = i.kernel_h * i.kernel_w if i.op == Op.SELECT else 1
         return i.out_height * i.out_width * windows
 
     @property
     def words(self) -> int:
-        """Words that hold the masks of a position."""
+        """Number of words that hold the masks of a position."""
         return -(-self.instruction.channels // 32)
 
     @property
     def pitch(self) -> int:
-        """Words from one position to the next."""
+        """Number of words from one position to the next."""
         return words_used(self.positions, self.instruction.channels) // self.positions
 
     @property
     def span(self) -> int:
-        """Words of each position that are multiplied at a time: few where a row has many positions."""
+        """Number of words of each position that are multiplied at a time; few if a row has many positions."""
         at_once = 1 if self.by_pixel else self.positions
         return min(self.words, max(1, min(_SPAN, GATES // (8 * 32 * at_once))))
 
     @property
     def by_pixel(self) -> bool:
-        """Whether counts are products of each pixel, not of all pixels of one side with all of the other."""
+        """Whether each pixel is counted with the same pixel of the other side only, not with all its pixels."""
         return self.diagonal and self.positions > 1
 
     @property
     def numbers(self) -> int:
-        """Numbers of the register written, for one pair."""
+        """How many numbers the written register has, for one pair."""
         return self.area(self.instruction.out_height * self.instruction.out_width)
 
     def area(self, pixels: int) -> int:
-        """Numbers of a kernel between so many pixels, for one pair."""
+        """Returns how many numbers a kernel between this many pixels has, for one pair."""
         return pixels if self.diagonal else pixels * pixels
 
 
 def tiled(i: Instruction) -> bool:
-    """Whether the windows of a pool lie side by side in the image: no pixel is in two, none is outside."""
+    """Whether the windows of a pool lie side by side in the image: no pixel is in two windows, and none is outside."""
     return all(
         before == 0
         and (dilation == 1 or kernel == 1)
@@ -90,7 +96,7 @@ def tiled(i: Instruction) -> bool:
 
 
 def plan(program: Sequence[int]) -> list[PlannedInstruction]:
-    """The steps of a valid program, without those that do not reach the last register."""
+    """Returns the steps of a valid program, without those that do not reach the last register."""
     instructions = [_plain(instruction) for instruction in decode(program)]
     needed, whole = {instructions[-1].dst}, set[int]()
     steps: list[PlannedInstruction] = []
@@ -108,7 +114,7 @@ def plan(program: Sequence[int]) -> list[PlannedInstruction]:
 
 
 def _plain(i: Instruction) -> Instruction:
-    """The instruction without the numbers that its kind does not use."""
+    """Resets the fields that this kind of instruction does not use."""
     if i.op == Op.TRACE:
         i = i._replace(out_height=1, out_width=1)
     if i.op in (Op.INPUT, Op.CONSTANT):
@@ -129,8 +135,7 @@ def _plain(i: Instruction) -> Instruction:
 def edges_of(
     steps: list[PlannedInstruction], shape: tuple[int, int], symmetric: bool, itemsize: int, registers: int
 ) -> tuple[int, int]:
-    """Rows and columns of a tile whose registers and temporaries take at most `registers` bytes, as large as that
-    allows."""
+    """Returns the rows and columns of the largest tile whose registers and temporaries fit `registers` bytes."""
     return _sides(shape, symmetric, max(1, registers // _peak(steps, itemsize)), _most_rows(steps, itemsize))
 
 
@@ -144,19 +149,19 @@ def _sides(shape: tuple[int, int], symmetric: bool, pairs: int, most: int) -> tu
 
 
 def _even(total: int, most: int) -> int:
-    """The size of blocks of at most `most` that are about equally large."""
+    """Returns the size of about equally large blocks of at most `most`."""
     return -(-total // -(-total // most))
 
 
 def _most_rows(steps: list[PlannedInstruction], itemsize: int) -> int:
-    """Rows of one side whose masks and inputs fit the memory for them."""
+    """Returns how many rows of one side have masks and inputs that fit the memory for them."""
     masks = [GATES // (32 * s.span * (1 if s.by_pixel else s.positions)) for s in steps if s.masked]
     inputs = [INPUTS // (itemsize * s.positions) for s in steps if s.instruction.op == Op.INPUT]
     return max(1, min(masks + inputs, default=WORKSPACE))
 
 
 def _peak(steps: list[PlannedInstruction], itemsize: int) -> int:
-    """The most bytes of registers and temporaries that are alive at a time, for one pair."""
+    """Returns the most bytes of registers and temporaries that are alive at a time, for one pair."""
     alive: dict[int, int] = {}
     peak = 0
     for step in steps:
@@ -168,11 +173,11 @@ def _peak(steps: list[PlannedInstruction], itemsize: int) -> int:
 
 
 def _bytes(step: PlannedInstruction, itemsize: int) -> int:
-    """What the result and the temporaries of a step take, for one pair."""
+    """Returns how many bytes the result and the temporaries of a step take, for one pair."""
     i = step.instruction
     h, w, out_h, out_w = i.height, i.width, i.out_height, i.out_width
     result = step.numbers * itemsize
-    # Counts, and where they are put together from parts, the same in the dtype of the registers.
+    # Counts take four bytes each. If they are summed from parts, their sums take a number of the registers' dtype each.
     each = 0 if not step.masked else 4 + itemsize * (step.by_pixel or step.words > step.span)
     match i.op:
         case Op.BOX:

@@ -1,7 +1,7 @@
-"""The instructions of a program of conv_gram, on the registers of one tile of pairs (docs/math.md, section 13).
+"""Runs the instructions of a conv_gram program on the registers of one tile of pairs (docs/math.md, section 13).
 
-Registers hold the pixels before the inputs, ``(H, W, a, H', W', b)``: products of matrices with a row for each pixel of
-each input give that order, and neighbouring pixels of all inputs of a side lie in one piece of memory.
+In a register the pixels come before the inputs, ``(H, W, a, H', W', b)``. Products of matrices that have a row for each
+pixel of each input give this order, and neighbouring pixels of all inputs of a side lie in one piece of memory.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class Pairs:
     def __init__(self, left: Side, right: Side, scalars: list[float], int8: bool) -> None:
         self._left, self._right, self._int8 = left, right, int8
         self._dtype = left.x.dtype
-        # A number that the dtype does not hold is infinite, as it is to a multiplication of tensors.
+        # A number too large for the dtype becomes infinite, as it does when torch multiplies tensors by it.
         most = torch.finfo(self._dtype).max
         self._scalars = [s if abs(s) <= most or math.isnan(s) else math.copysign(math.inf, s) for s in scalars]
         self._registers: dict[int, Tensor] = {}
 
     def run(self, steps: list[PlannedInstruction]) -> Tensor:
-        """``(a, b)``: the last register, of one pixel."""
+        """Runs the steps, and returns the last register, ``(a, b)``, which has one pixel."""
         for step in steps:
             self._registers[step.instruction.dst] = self._result(step)
             for register in step.drops:
@@ -74,14 +74,16 @@ class Pairs:
         return self._source(i.src, step).sum((0, 1), keepdim=True).mul_(self._scalars[i.scale])
 
     def _source(self, register: int, step: PlannedInstruction) -> Tensor:
-        """A register in the form that a step reads, which may be its diagonal."""
+        """Returns a register in the form that a step reads, which may be its diagonal."""
         kernel = self._registers[register]
         if step.diagonal and kernel.dim() == 6:
             return kernel.diagonal(0, 0, 3).diagonal(0, 0, 2).permute(2, 3, 0, 1)
-        return kernel if step.diagonal or kernel.dim() == 6 else kernel[:, :, :, None, None]  # of one pixel
+        if step.diagonal or kernel.dim() == 6:
+            return kernel
+        return kernel[:, :, :, None, None]  # A diagonal of one pixel is the whole kernel.
 
     def _shape(self, step: PlannedInstruction) -> tuple[int, ...]:
-        """The shape of the register that a step writes."""
+        """Returns the shape of the register that a step writes."""
         i, a, b = step.instruction, self._left.rows, self._right.rows
         pixels = (i.out_height, i.out_width)
         return (*pixels, a, b) if step.diagonal else (*pixels, a, *pixels, b)
@@ -99,7 +101,8 @@ class Pairs:
         return out.view(self._shape(step))
 
     def _channels(self, side: Side, step: PlannedInstruction, some: slice) -> Tensor:
-        """Some channels of all pixels of an input, ``(pixels, rows, channels)`` or ``(pixels * rows, channels)``."""
+        """Returns some channels of all pixels of an input, ``(pixels, rows, channels)`` for a diagonal step, else
+        ``(pixels * rows, channels)``."""
         i, pixels = step.instruction, step.positions
         image = side.x[:, i.first : i.first + i.channels * pixels].unflatten(1, (i.channels, pixels))[:, some]
         image = image.permute(2, 0, 1)
@@ -135,14 +138,14 @@ class Pairs:
         return total if i.src2 < 0 else total.add_(self._source(i.src2, step), alpha=self._scalars[i.scale2])
 
     def _affine(self, kernel: Tensor, step: PlannedInstruction, *, fresh: bool) -> Tensor:
-        """The kernel times the scale of a step, plus its constant; in place of a `fresh` tensor."""
+        """Returns the kernel times the scale of a step, plus its constant; in place if the kernel is `fresh`."""
         i = step.instruction
         constant = kernel.new_full((), 0.0 if i.constant < 0 else self._scalars[i.constant])
         return torch.add(constant, kernel, alpha=self._scalars[i.scale], out=kernel if fresh else None)
 
     def _gated(self, kernel: Tensor, step: PlannedInstruction, *, fresh: bool, counts: Tensor | None = None) -> Tensor:
-        """The kernel times counts, of the step's masks unless they are given, and its scale; in place of a `fresh`
-        tensor."""
+        """Returns the kernel times the scale of a step and the counts, which are those of its masks unless given; in
+        place if the kernel is `fresh`."""
         counts = self._counts(step) if counts is None else counts
         scale = self._scalars[step.instruction.scale]
         return torch.addcmul(kernel.new_zeros(()), kernel, counts, value=scale, out=kernel if fresh else None)
@@ -157,7 +160,7 @@ class Pairs:
         return self._by_pixels(counts, pixels).view(self._shape(step))
 
     def _by_pixels(self, products: Tensor, pixels: tuple[int, ...]) -> Tensor:
-        """A product whose rows and columns are the pixels of all inputs, ``(H, W, a, H', W', b)``."""
+        """Returns a product whose rows and columns are the pixels of all inputs as ``(H, W, a, H', W', b)``."""
         products = products.unflatten(1, (*pixels, self._right.rows))
         return products.unflatten(0, (*pixels, self._left.rows))
 
@@ -178,7 +181,8 @@ class Pairs:
         return (kernel * left).mul_(weights[:, :, None])
 
     def _weights(self, i: Instruction) -> Tensor:
-        """The weights of the output pixels of a pool, filled run by run of equal ones: no copy from the host."""
+        """Returns the weights of the output pixels of a pool. Each run of equal weights is filled on the device, which
+        avoids a copy from the host."""
         weights = self._left.x.new_empty(i.out_height * i.out_width)
         begin = 0
         for value, run in itertools.groupby(self._scalars[i.scale2 : i.scale2 + len(weights)]):
@@ -188,7 +192,7 @@ class Pairs:
         return weights.view(i.out_height, i.out_width)
 
     def _select_tiles(self, step: PlannedInstruction) -> Tensor:
-        """Windows side by side: masks take the order of the pixels of the image."""
+        """Runs a SELECT whose windows lie side by side: its masks are brought into the order of the image's pixels."""
         i = step.instruction
         windows = (i.out_height, i.out_width, i.kernel_h, i.kernel_w)
         left, right = (
@@ -199,7 +203,7 @@ class Pairs:
         return tile_sums(self._gated(kernel, step, fresh=False, counts=counts), i)
 
     def _select(self, step: PlannedInstruction) -> Tensor:
-        """Windows that overlap or leave the image: a product for each pair of places in a window."""
+        """Runs a SELECT whose windows overlap or leave the image: one product for each pair of places in a window."""
         i = step.instruction
         kernel = self._source(i.src, step)
         total = kernel.new_zeros(self._shape(step))
@@ -223,10 +227,11 @@ class Pairs:
     def _add_places(
         self, total: Tensor, kernel: Tensor, counts: Tensor, step: PlannedInstruction, runs: tuple[Run, ...]
     ) -> None:
-        """Adds the kernel between two places in the windows, times counts of their masks."""
+        """Adds the kernel between two places in the windows, times the counts of their masks."""
         i = step.instruction
         pixels = i.out_height * i.out_width
-        counts = counts[: pixels * self._left.rows, : pixels * self._right.rows]  # without what int8 adds
+        # An int8 product has extra rows and columns, which are cut off.
+        counts = counts[: pixels * self._left.rows, : pixels * self._right.rows]
         by_dim = dict(zip((0, 1, 3, 4), runs, strict=True))
         target, source = between(total, kernel, by_dim)
         counts, _ = between(self._by_pixels(counts, (i.out_height, i.out_width)), kernel, by_dim)

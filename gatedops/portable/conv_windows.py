@@ -1,4 +1,4 @@
-"""Sums over windows of images in registers of conv_gram, by slices."""
+"""Sums over the windows of images in registers of conv_gram, by slices."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ class Axis(NamedTuple):
         return Axis(i.out_width, i.width, i.kernel_w, i.stride_w, i.dilation_w, i.pad_left, bool(i.circular))
 
     def runs(self, offset: int) -> list[Run]:
-        """The output pixels that have a pixel of the image at this place in their window, in runs of equal steps."""
+        """Returns the output pixels that have a pixel of the image at this place in their window, in runs of equal
+        steps."""
         start = offset * self.dilation - self.before
         first, last = 0, self.out
         if not self.circular:
@@ -50,16 +51,16 @@ class Axis(NamedTuple):
 
     @property
     def moves(self) -> bool:
-        """Whether a pixel reads anything but the pixel of the same number."""
+        """Whether some output pixel reads an input pixel other than its own."""
         return (self.kernel, self.stride, self.before, self.out) != (1, 1, 0, self.size)
 
 
 def window_sums(kernel: Tensor, axis: Axis, dims: tuple[int, ...]) -> Tensor:
-    """The sum over the places in a window, the same along each of `dims`; a new tensor if any pixel moves."""
+    """Sums over the places in a window, the same place along each of `dims`; a new tensor if any pixel moves."""
     if not axis.moves:
         return kernel
     places = [runs for runs in map(axis.runs, range(axis.kernel)) if runs]
-    # One that all output pixels have gives the first numbers, where there is one.
+    # If all output pixels have a pixel at one place, this place comes first and is copied, so nothing is zeroed.
     places.sort(key=lambda runs: _covered(runs) < axis.out)
     complete = bool(places) and _covered(places[0]) == axis.out
     shape = [axis.out if dim in dims else size for dim, size in enumerate(kernel.shape)]
@@ -75,17 +76,17 @@ def window_sums(kernel: Tensor, axis: Axis, dims: tuple[int, ...]) -> Tensor:
 
 
 def between(total: Tensor, kernel: Tensor, runs: dict[int, Run]) -> tuple[Tensor, Tensor]:
-    """The part of `total` that a run of each dimension writes, and the part of `kernel` that it reads."""
+    """Returns the part of `total` that the run of each dimension writes, and the part of `kernel` that it reads."""
     return at(total, {dim: run[0] for dim, run in runs.items()}), at(kernel, {dim: run[1] for dim, run in runs.items()})
 
 
 def at(tensor: Tensor, slices: dict[int, slice]) -> Tensor:
-    """The part of a tensor inside slices of some of its dimensions."""
+    """Returns the part of a tensor inside slices of some of its dimensions."""
     return tensor[tuple(slices.get(dim, slice(None)) for dim in range(tensor.dim()))]
 
 
 def tile_sums(kernel: Tensor, i: Instruction) -> Tensor:
-    """The sums over windows that lie side by side, of both sides of a kernel ``(H, W, a, H', W', b)``."""
+    """Sums a kernel ``(H, W, a, H', W', b)`` over windows that lie side by side, on both sides."""
     for row in (3, 0):
         kernel = kernel.unflatten(row + 1, (i.out_width, i.kernel_w)).unflatten(row, (i.out_height, i.kernel_h))
         kernel = kernel.sum((row + 1, row + 3))
@@ -93,7 +94,7 @@ def tile_sums(kernel: Tensor, i: Instruction) -> Tensor:
 
 
 def in_tiles(kernel: Tensor, i: Instruction) -> Tensor:
-    """The pixels of a kernel ``(H, W, a, H', W', b)`` that windows side by side cover."""
+    """Returns the pixels of a kernel ``(H, W, a, H', W', b)`` that windows side by side cover."""
     rows, columns = slice(i.out_height * i.kernel_h), slice(i.out_width * i.kernel_w)
     return kernel[rows, columns, :, rows, columns]
 

@@ -1,4 +1,7 @@
-"""gated_linear, its variants and its backwards by torch operations (docs/math.md, section 8)."""
+"""Computes gated_linear, its variants and its backwards by torch operations (docs/math.md, section 8).
+
+The arguments of the ops are those of their schemas.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from gatedops.portable.workspace import blocks
 
 
 def gated_linear(x: Tensor, weight: Tensor, bias: Tensor | None, words: Tensor, first: int) -> Tensor:
-    """``G o (x W^T + b)``; arguments as of the op."""
+    """Computes ``G o (x W^T + b)``."""
     require_linear(x, weight, bias)
     rows = x.shape[:-1].numel()
     require_row_gates(words, first, rows, words_used(1, weight.shape[0]))
@@ -27,7 +30,7 @@ def gated_linear(x: Tensor, weight: Tensor, bias: Tensor | None, words: Tensor, 
 
 
 def gated_linear_relu(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """``relu(x W^T + b)`` and its words; arguments as of the op."""
+    """Computes ``relu(x W^T + b)`` and the words of its gates."""
     require_linear(x, weight, bias)
     y = product_rows(x, weight, bias)
     words = words_of(y.unsqueeze(1))
@@ -35,7 +38,7 @@ def gated_linear_relu(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[T
 
 
 def gated_linear_soft(x: Tensor, weight: Tensor, bias: Tensor | None, gate: Tensor) -> tuple[Tensor, Tensor]:
-    """``gate o v`` and ``v = x W^T + b``; arguments as of the op."""
+    """Computes ``gate o v`` and ``v = x W^T + b``."""
     require_linear(x, weight, bias)
     product = in_shape(product_rows(x, weight, bias), x)
     require_like(gate, product, "gate")
@@ -45,7 +48,7 @@ def gated_linear_soft(x: Tensor, weight: Tensor, bias: Tensor | None, gate: Tens
 def gated_linear_backward(
     grad: Tensor, x: Tensor | None, weight: Tensor | None, words: Tensor | None, first: int, bias: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, weight and bias; arguments as of the op."""
+    """Computes the gradients of x, weight and bias."""
     require_backward(grad, x, weight)
     return layer_gradients(gated_gradient(grad, words, first), grad, x, weight, bias)
 
@@ -53,7 +56,7 @@ def gated_linear_backward(
 def gated_linear_soft_backward(
     grad: Tensor, x: Tensor | None, weight: Tensor | None, gate: Tensor, product: Tensor | None, bias: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, weight, bias and the gate; arguments as of the op."""
+    """Computes the gradients of x, weight, bias and the gate."""
     require_backward(grad, x, weight)
     require_like(gate, grad, "gate")
     if product is not None:
@@ -68,14 +71,15 @@ def gated_linear_soft_backward(
 
 
 def gated_gradient(grad: Tensor, words: Tensor | None, first: int) -> Piece:
-    """Makes pieces of ``G o grad``; words None: of grad."""
+    """Returns a function that makes pieces of ``G o grad``, or of grad if words is None."""
     rows_of_grad = Rows(grad)
     if words is None:
         return rows_of_grad.at
     require_row_gates(words, first, rows_of_grad.n, words_used(1, rows_of_grad.width))
     require_one_device(grad, words)
 
-    def dv(rows: slice, columns: slice) -> Tensor:  # columns begin at a word
+    def dv(rows: slice, columns: slice) -> Tensor:
+        # The columns begin at a word.
         on = gates_at(words[rows], first, 1, rows_of_grad.width, slice(0, 1), columns)
         return select(rows_of_grad.at(rows, columns), on.squeeze(1))
 
@@ -83,7 +87,7 @@ def gated_gradient(grad: Tensor, words: Tensor | None, first: int) -> Piece:
 
 
 def product_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """``x W^T + b`` by torch's linear, a new matrix with a row for each of x's leading dimensions."""
+    """Computes ``x W^T + b`` by torch's linear: a new matrix with a row for each index of x's leading dimensions."""
     left = Rows(x)
     if left.matrix is not None:
         return as_rows(linear(x, weight, bias).contiguous())
@@ -94,17 +98,17 @@ def product_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def in_shape(y: Tensor, x: Tensor) -> Tensor:
-    """Rows in x's leading dimensions."""
+    """Returns the rows of y with the leading dimensions of x."""
     return y.view(*x.shape[:-1], y.shape[-1])
 
 
 def as_rows(y: Tensor) -> Tensor:
-    """``(..., width)`` as a matrix."""
+    """Returns y, ``(..., width)``, as a matrix."""
     return y.reshape(y.shape[:-1].numel(), y.shape[-1])
 
 
 def select_rows(y: Tensor, words: Tensor, first: int) -> None:
-    """Makes y ``(n, width)`` 0 where the gates are off."""
+    """Sets y, ``(n, width)``, to 0 where the gates are off."""
     n, width = y.shape
     for rows, here, cut in gate_pieces(n, 1, width, y.device):
         on = gates_at(words[rows], first, 1, width, here, cut).squeeze(1)

@@ -1,4 +1,4 @@
-"""gate_relu and gate_select by torch operations."""
+"""Computes gate_relu and gate_select by torch operations. The arguments are those of the ops."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from gatedops.portable.select import select
 
 
 def gate_relu(q: Tensor) -> tuple[Tensor, Tensor]:
-    """relu(q) and its gates as words; arguments as of the op."""
+    """Computes relu(q) and the words of its gates."""
     _require_activations(q)
     z = empty_activations(q)
-    torch.clamp(q, min=0, out=z)  # which relu is; its own form with `out` makes a copy first
+    # This is relu. torch's own form of relu with `out` makes a copy first.
+    torch.clamp(q, min=0, out=z)
     return z, words_of(q)
 
 
 def gate_select(q: Tensor, words: Tensor, first: int) -> Tensor:
-    """q where the gates are on, else 0; arguments as of the op."""
+    """Returns q where the gates are on, else 0."""
     _require_activations(q)
     n, positions, channels = q.shape
     require_row_gates(words, first, n, words_used(positions, channels))

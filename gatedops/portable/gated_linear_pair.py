@@ -1,4 +1,7 @@
-"""gated_linear_pair, its variants and its backwards by torch operations (docs/math.md, section 8)."""
+"""Computes gated_linear_pair, its variants and its backwards by torch operations (docs/math.md, section 8).
+
+The arguments of the ops are those of their schemas.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ def gated_linear_pair(
     b_v: Tensor | None,
     linear_feature: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Next features, gated values and words; arguments as of the op."""
+    """Computes the next features, the gated values and the words of the gates."""
     _require_pair(h, w_f, b_f, z, w_v, b_v)
     q, v = product_rows(h, w_f, b_f), product_rows(z, w_v, b_v)
     words = words_of(q.unsqueeze(1))
@@ -54,7 +57,8 @@ def gated_linear_pair_soft(
     gain: float,
     linear_feature: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Next features, gated values, words, and q (empty where it is the first result) and v; arguments as of the op."""
+    """Computes the next features, the gated values, the words, q and v. With linear features q is the first result
+    already, and an empty tensor stands for it."""
     _require_pair(h, w_f, b_f, z, w_v, b_v)
     q, v = product_rows(h, w_f, b_f), product_rows(z, w_v, b_v)
     words, z_next = words_of(q.unsqueeze(1)), torch.empty_like(v)
@@ -80,7 +84,7 @@ def gated_linear_pair_out(
     z_next: Tensor,
     gates_out: Tensor,
 ) -> None:
-    """The same into given tensors; arguments as of the op."""
+    """Writes the next features, the gated values and the words into given tensors."""
     _require_pair(h, w_f, b_f, z, w_v, b_v)
     shape = (*h.shape[:-1], w_f.shape[0])
     for out, name in ((h_next, "h_next"), (z_next, "z_next")):
@@ -114,7 +118,7 @@ def gated_linear_pair_backward(
     words: Tensor,
     linear_feature: bool,
 ) -> Six:
-    """Gradients of both layers' inputs, weights and biases; arguments as of the op."""
+    """Computes the gradients of both layers' inputs, weights and biases."""
     require_backward(grad_h, h, w_f, ("grad_h", "h", "w_f"))
     require_backward(grad_z, z, w_v, ("grad_z", "z", "w_v"))
     feature = gated_gradient(grad_h, None if linear_feature else words, 0)
@@ -137,8 +141,7 @@ def gated_linear_pair_soft_backward(
     gain: float,
     linear_feature: bool,
 ) -> Six:
-    """Gradients of both layers' inputs, weights and biases, the gate's reach the feature network; arguments as of the
-    op."""
+    """Computes the gradients of both layers' inputs, weights and biases; the gate's reach the feature network."""
     require_backward(q, h, w_f, ("q", "h", "w_f"))
     require_backward(q, z, w_v, ("q", "z", "w_v"))
     for value, name in ((grad_h, "grad_h"), (grad_z, "grad_z"), (v, "v")):
@@ -172,7 +175,7 @@ def gated_linear_pair_soft_backward(
 
 
 def _gate_softly(q: Tensor, v: Tensor, beta: float, gain: float, out: Tensor) -> None:
-    """out = v * gain * sigmoid(beta q), in float32 at least; out may be v."""
+    """Computes out = v * gain * sigmoid(beta q), in float32 at least; out may be v."""
     precise = torch.promote_types(q.dtype, torch.float32)
     for rows in pieces(q.shape[0], q.shape[1], size=piece_of(q.device) // 2):
         gate = q[rows].to(precise).mul(beta).sigmoid_().mul_(gain)
@@ -180,7 +183,7 @@ def _gate_softly(q: Tensor, v: Tensor, beta: float, gain: float, out: Tensor) ->
 
 
 def _product_into(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    """out = x W^T + b, in rows."""
+    """Computes out = x W^T + b, some rows at a time."""
     left = Rows(x)
     for rows in blocks(left.n, max(1, left.at_once)):
         if bias is None:

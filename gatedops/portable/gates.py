@@ -1,4 +1,7 @@
-"""pack_gates, pack_gates_out, unpack_gates and gate_counts by torch operations."""
+"""Computes pack_gates, pack_gates_out, unpack_gates and gate_counts by torch operations.
+
+The arguments of the ops are those of their schemas.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,13 @@ from gatedops.portable.workspace import piece_of, pieces
 
 
 def pack_gates(q: Tensor) -> Tensor:
-    """The words ``(n, W)`` of gates ``(n, positions, channels)``; arguments as of the op."""
+    """Returns the words, ``(n, W)``, of gates ``(n, positions, channels)``."""
     _require_gates(q)
     return words_of(q)
 
 
 def pack_gates_out(q: Tensor, *, out: Tensor) -> None:
-    """The same into given words; arguments as of the op."""
+    """Writes the words of gates ``(n, positions, channels)`` into `out`."""
     _require_gates(q)
     require_words(out, "out")
     require_one_device(q, out)
@@ -31,7 +34,7 @@ def pack_gates_out(q: Tensor, *, out: Tensor) -> None:
 
 
 def unpack_gates(words: Tensor, positions: int, channels: int) -> Tensor:
-    """The gates, bool ``(n, positions, channels)``; arguments as of the op."""
+    """Returns the gates, bool ``(n, positions, channels)``."""
     require_words(words, "words")
     require(positions >= 1 and channels >= 1, "positions, channels: need at least 1")
     used = words_used(positions, channels)
@@ -43,7 +46,7 @@ def unpack_gates(words: Tensor, positions: int, channels: int) -> Tensor:
 
 
 def gate_counts(words: Tensor) -> Tensor:
-    """In how many rows each bit is set, int64 ``(32 W)``; arguments as of the op."""
+    """Counts in how many rows each bit is set, int64 ``(32 W)``."""
     require_words(words, "words")
     counts = words.new_zeros(32 * words.shape[1], dtype=torch.int64)
     for columns in pieces(words.shape[1], 32 * 64):
@@ -54,7 +57,7 @@ def gate_counts(words: Tensor) -> Tensor:
 
 
 def words_of(q: Tensor) -> Tensor:
-    """The words ``(n, W)`` of gates or pre-activations q ``(n, positions, channels)``."""
+    """Returns the words, ``(n, W)``, of gates or pre-activations q ``(n, positions, channels)``."""
     words = layer_words(*q.shape[1:])
     if q.shape[0] * 32 * words <= piece_of(q.device):
         return collect(_padded(q, words))
@@ -74,7 +77,8 @@ def pack_into(out: Tensor, q: Tensor) -> None:
 
 
 def _padded(q: Tensor, words: int) -> Tensor:
-    """The gates of q ``(n, positions, channels)`` where they stand in rows of so many words, bool ``(n, 32 words)``."""
+    """Returns the gates of q, ``(n, positions, channels)``, at their places in rows of this many words, bool
+    ``(n, 32 words)``."""
     n, positions, channels = q.shape
     each = 32 * words_used(positions, channels) // positions
     padded = q.new_empty((n, 32 * words), dtype=torch.bool)
@@ -92,15 +96,15 @@ def _padded(q: Tensor, words: int) -> Tensor:
 
 
 def gates_at(words: Tensor, first: int, positions: int, channels: int, here: slice, cut: slice) -> Tensor:
-    """The gates at the positions `here` and channels `cut` of a layer that begins at word `first`, bool ``(n,
-    len(here), len(cut))``; `cut` begins at a word, and is all channels where there are several positions."""
+    """Returns the gates at the positions `here` and channels `cut` of a layer that begins at word `first`, bool
+    ``(n, len(here), len(cut))``. `cut` begins at a word; if there are several positions, it is all channels."""
     span = _words_at(positions, channels, here, cut)
     gates = spread(words[:, first + span.start : first + span.stop])
     return gates.unflatten(1, (here.stop - here.start, -1))[..., : cut.stop - cut.start]
 
 
 def _words_at(positions: int, channels: int, here: slice, cut: slice) -> slice:
-    """The words of some positions and channels of a layer."""
+    """Returns the words of some positions and channels of a layer."""
     if positions == 1:
         return slice(cut.start // 32, -(-cut.stop // 32))
     each = words_used(positions, channels) // positions
@@ -108,8 +112,8 @@ def _words_at(positions: int, channels: int, here: slice, cut: slice) -> slice:
 
 
 def gate_pieces(n: int, positions: int, channels: int, device: torch.device) -> Iterator[tuple[slice, slice, slice]]:
-    """Slices of the rows, the positions and the channels with as many gates as are handled at a time; all channels
-    where there are several positions."""
+    """Yields slices of the rows, the positions and the channels that have as many gates as are handled at a time. If
+    there are several positions, each slice has all channels."""
     padded, size = 32 * words_used(positions, channels) // positions, piece_of(device)
     for here in pieces(positions, padded, size=size):
         for cut in pieces(channels, 1, 32, size) if positions == 1 else (slice(0, channels),):

@@ -1,4 +1,7 @@
-"""npk_gram, its variants, and gate_overlap by torch operations, tile by tile."""
+"""Computes npk_gram, its variants and gate_overlap by torch operations, tile by tile.
+
+The arguments of the ops are those of their schemas.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ from gatedops.portable.checks import require, require_float, require_one_device
 from gatedops.portable.gram_blocks import Problem, Tile, require_right_factor, require_scale, row_counts
 from gatedops.portable.sigma import Sigma, add_product
 
-MEASURES = ("both", "agree", "differ")  # what gate_overlap counts
+# What gate_overlap can count: gates that are on for both inputs, that agree, or that differ.
+MEASURES = ("both", "agree", "differ")
 
 
 def gate_overlap(
@@ -22,7 +26,7 @@ def gate_overlap(
     widths: list[int],
     measure: str,
 ) -> Tensor:
-    """Counts int32 ``(L, n, m)``; arguments as of the op."""
+    """Counts gates, int32 ``(L, n, m)``."""
     problem = Problem.of(words, y_words, first, y_first, count)
     require(len(widths) == len(count), "widths: needs one entry per layer")
     require(measure in MEASURES, lambda: f"measure: got {measure!r}, needs 'both', 'agree' or 'differ'")
@@ -31,7 +35,7 @@ def gate_overlap(
     for tile in problem.tiles():
         for layer, size in enumerate(count):
             counts = tile.counts(layer, size).to(torch.int32)
-            if on is not None:  # that differ: on_i + on_j - 2 <g_i, g_j>
+            if on is not None:  # The gates that differ number on_i + on_j - 2 <g_i, g_j>.
                 left, right = on[0][layer, tile.rows], on[1][layer, tile.columns]
                 counts = counts.mul(-2).add_(left[:, None]).add_(right)
                 counts = counts.neg_().add_(widths[layer]) if measure == "agree" else counts
@@ -40,7 +44,7 @@ def gate_overlap(
 
 
 def _on_in_both(problem: Problem) -> tuple[Tensor, Tensor]:
-    """How many gates are on in each layer of each row, int32 ``(L, n)``, for both sides."""
+    """Counts the gates that are on in each layer of each row, int32 ``(L, n)``, for both sides."""
     left = row_counts(problem.words, problem.first, problem.count).to(torch.int32)
     if problem.symmetric:
         return left, left
@@ -48,7 +52,7 @@ def _on_in_both(problem: Problem) -> tuple[Tensor, Tensor]:
 
 
 def npk_diag(words: Tensor, first: list[int], count: list[int], scale: list[float], dtype: torch.dtype) -> Tensor:
-    """``Lambda_ii``, ``(n,)``; arguments as of the op."""
+    """Computes ``Lambda_ii``, ``(n,)``."""
     problem = Problem.of(words, None, first, first, count)
     require_scale(scale, problem)
     require_float(dtype, "dtype")
@@ -73,7 +77,7 @@ def npk_gram(
     scale: list[float],
     dtype: torch.dtype,
 ) -> Tensor:
-    """``Sigma * Lambda``, ``(n, m)`` of dtype; arguments as of the op."""
+    """Computes ``Sigma * Lambda``, ``(n, m)`` of dtype."""
     require_float(dtype, "dtype")
     m = words.shape[0] if y_words is None else y_words.shape[0]
     out = words.new_empty((words.shape[0], m), dtype=dtype)
@@ -95,7 +99,7 @@ def npk_gram_out(
     *,
     out: Tensor,
 ) -> None:
-    """out = Sigma * Lambda, rows and columns scaled; arguments as of the op."""
+    """Computes out = Sigma * Lambda, and scales its rows and columns."""
     problem = Problem.of(words, y_words, first, y_first, count)
     require_scale(scale, problem)
     require_float(out.dtype, "out")
@@ -118,8 +122,11 @@ def npk_gram_out(
 
 
 def _scaled(values: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """``K_ij f_i g_j``. In float32, which stands in where a device has no float64, the product of both factors can be
-    infinite where K is tiny, so one follows the other."""
+    """Computes ``K_ij f_i g_j``.
+
+    A device without float64 works in float32. There ``f_i g_j`` can be infinite if K is tiny, so K is multiplied by one
+    factor after the other.
+    """
     if rows.dtype == torch.float64:
         return values.to(torch.float64).mul_(rows * columns)
     return values.mul_(rows).mul_(columns)
@@ -136,7 +143,7 @@ def npk_matvec(
     count: list[int],
     scale: list[float],
 ) -> Tensor:
-    """The Gram times v, tile by tile; arguments as of the op."""
+    """Computes the Gram times v, tile by tile."""
     problem = Problem.of(words, y_words, first, y_first, count)
     require_scale(scale, problem)
     require_float(v.dtype, "v")
@@ -162,7 +169,7 @@ def npk_gram_backward(
     count: list[int],
     scale: list[float],
 ) -> Tensor:
-    """``(G * Lambda) Y``, symmetric ``((G + G^T) * Lambda) Y``; arguments as of the op."""
+    """Computes ``(G * Lambda) Y``, or ``((G + G^T) * Lambda) Y`` in the symmetric case."""
     problem = Problem.of(words, y_words, first, y_first, count)
     require_scale(scale, problem)
     require_float(grad.dtype, "grad")
@@ -181,6 +188,6 @@ def npk_gram_backward(
 
 
 def _kernel(tile: Tile, sigma: Sigma | None, problem: Problem, scale: list[float], dtype: torch.dtype) -> Tensor:
-    """``Sigma * Lambda`` of a tile."""
+    """Computes ``Sigma * Lambda`` of a tile."""
     values = tile.gram(problem.count, scale, dtype)
     return values if sigma is None else values.mul_(sigma.tile(tile.rows, tile.columns))

@@ -1,4 +1,4 @@
-"""What the Grams are made of: the counts and Lambda of a block of rows with a block of columns (docs/math.md,
+"""Computes what the Grams are made of: the counts and Lambda of a block of rows with a block of columns (docs/math.md,
 sections 2 and 3)."""
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ from gatedops.portable.products import has_int8, operand, product
 from gatedops.portable.tiles import tiles, write
 from gatedops.portable.workspace import blocks, edge_of, pieces
 
-_GATES = 4096  # gates of each row that are taken apart at a time: 8 MiB of int8 or 32 MiB of float32
-_KEPT = 32 << 20  # bytes of gates that a block of rows keeps, to meet the next block of columns
+# This many gates of each row are unpacked at a time: 8 MiB of int8 or 32 MiB of float32.
+_GATES = 4096
+# A block of rows keeps up to this many bytes of unpacked gates for the next block of columns.
+_KEPT = 32 << 20
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Gates of both sides; `symmetric`: they are the same, and each unordered pair of rows is computed once."""
+    """The gates of both sides. If `symmetric`, both sides are the same, and each unordered pair of rows is computed
+    once."""
 
     words: Tensor
     y_words: Tensor
@@ -34,7 +37,7 @@ class Problem:
     def of(
         words: Tensor, y_words: Tensor | None, first: Sequence[int], y_first: Sequence[int], count: Sequence[int]
     ) -> Problem:
-        """The problem of an op's arguments, checked."""
+        """Checks the arguments of an op, and makes its problem."""
         require_words(words, "words")
         require_layers(first, count, words, "first")
         if y_words is not None:
@@ -46,11 +49,11 @@ class Problem:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows of both sides."""
+        """Number of rows of both sides."""
         return self.words.shape[0], self.y_words.shape[0]
 
     def tiles(self) -> Iterator[Tile]:
-        """Every tile of the Gram; of a symmetric problem, those on and above the diagonal."""
+        """Yields every tile of the Gram; for a symmetric problem only those on and above the diagonal."""
         left: tuple[slice, GateRows] | None = None
         edge = edge_of(self.words.device)
         for rows, columns in tiles(self.shape, (edge, edge), self.symmetric):
@@ -61,7 +64,7 @@ class Problem:
 
 
 class GateRows:
-    """Some rows of one side, whose gates are taken apart into numbers where products need them."""
+    """Some rows of one side, whose gates are unpacked into numbers when products need them."""
 
     def __init__(self, words: Tensor, first: Sequence[int], count: Sequence[int], *, kept: bool) -> None:
         self._words, self._first = words, first
@@ -74,7 +77,7 @@ class GateRows:
         return self._words.shape[0]
 
     def operand(self, layer: int, span: slice) -> Tensor:
-        """The gates of these words of a layer as a factor of a product."""
+        """Returns the gates of these words of a layer as a factor of a product."""
         key = (layer, span.start)
         if self._kept is not None and key in self._kept:
             return self._kept[key]
@@ -87,7 +90,7 @@ class GateRows:
 
 @dataclass(frozen=True)
 class Tile:
-    """A block of rows with a block of columns."""
+    """A block of rows and a block of columns of a Gram."""
 
     rows: slice
     columns: slice
@@ -102,11 +105,11 @@ class Tile:
 
     @property
     def mirrored(self) -> bool:
-        """Whether the tile stands for its mirror image below the diagonal as well."""
+        """Whether the tile also stands for its mirror image below the diagonal."""
         return self.symmetric and self.rows != self.columns
 
     def counts(self, layer: int, words: int) -> Tensor:
-        """Gates in common of a layer of so many words, exact: int32 or, below 2^24, float32."""
+        """Counts the gates in common of a layer of this many words, exactly: int32 or, below 2^24, float32."""
         total: Tensor | None = None
         for span in blocks(words, _GATES // 32):
             part = product(self.left.operand(layer, span), self.right.operand(layer, span))
@@ -118,23 +121,23 @@ class Tile:
         return total
 
     def gram(self, count: Sequence[int], scale: Sequence[float], dtype: torch.dtype) -> Tensor:
-        """Lambda in the order of arithmetic of docs/math.md, section 3: the same bits as from every other kernel."""
+        """Computes Lambda in the order of docs/math.md, section 3, so that every kernel gives the same bits."""
         total: Tensor | None = None
         for layer, (words, factor) in enumerate(zip(count, scale, strict=True)):
-            # A number that multiplies a tensor is rounded to the tensor's dtype first.
+            # torch rounds a number to the dtype of the tensor that it multiplies.
             scaled = self.counts(layer, words).to(dtype).mul_(factor)
             total = scaled if total is None else total.mul_(scaled)
         assert total is not None
         return total
 
     def write(self, values: Tensor, out: Tensor, *, exact: bool) -> None:
-        """Puts values of this tile into the matrix `out`, bitwise symmetric where the problem is; `exact`: the values
-        are made from whole numbers alone."""
+        """Puts values of this tile into the matrix `out`, bitwise symmetric if the problem is symmetric. `exact` says
+        that the values are made from whole numbers alone."""
         write(values, out, self.rows, self.columns, self.symmetric, exact=exact)
 
 
 def row_counts(words: Tensor, first: Sequence[int], count: Sequence[int]) -> Tensor:
-    """Gates on in each layer of each row, int64 ``(L, n)``."""
+    """Counts the gates that are on in each layer of each row, int64 ``(L, n)``."""
     counts = words.new_empty((len(count), words.shape[0]), dtype=torch.int64)
     for layer, (begin, size) in enumerate(zip(first, count, strict=True)):
         for rows in pieces(words.shape[0], 4 * size):

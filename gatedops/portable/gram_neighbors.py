@@ -1,4 +1,5 @@
-"""gate_neighbors by torch operations: the k largest of each row so far, sorted again with each new block of columns."""
+"""Computes gate_neighbors by torch operations: it keeps the k largest values of each row so far, and sorts them again
+with each new block of columns."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ def gate_neighbors(
     k: int,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    """The k largest Lambda of each row and where they are; arguments as of the op."""
+    """Finds the k largest Lambda of each row and their columns. The arguments are those of the op."""
     problem = Problem.of(words, y_words, first, y_first, count)
     require_scale(scale, problem)
     require_float(dtype, "dtype")
@@ -48,14 +49,14 @@ class _Nearest:
         self._found = 0
 
     def add(self, values: Tensor, first: int, *, without_diagonal: bool) -> None:
-        """Takes in values of the columns from `first` on. Sorting is stable, and what was found before has the lower
-        indices, so equal values stay in the order of their indices; NaN counts as the largest value."""
+        """Adds the values of the columns from `first` on. Sorting is stable, and earlier values have lower indices, so
+        equal values stay in the order of their indices. NaN counts as the largest value."""
         columns = torch.arange(values.shape[1] - without_diagonal, device=values.device)
         before = self._found
         self._found = min(self._values.shape[1], before + len(columns))
         for rows in pieces(values.shape[0], 16 * (before + len(columns))):
             here = columns.expand(rows.stop - rows.start, -1)
-            if without_diagonal:  # the columns behind a row's own one come one earlier
+            if without_diagonal:  # The columns behind a row's own column move one place to the front.
                 here = here + (here >= torch.arange(rows.start, rows.stop, device=values.device)[:, None])
             merged = torch.cat([self._values[rows, :before], values[rows].gather(1, here)], 1)
             where = torch.cat([self._indices[rows, :before], here + first], 1)

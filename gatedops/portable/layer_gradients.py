@@ -1,4 +1,5 @@
-"""The gradients of a layer's input, weight and bias for the gradient of its product, which is made piece by piece."""
+"""Computes the gradients of a layer's input, weight and bias from the gradient of its product, which is made piece by
+piece."""
 
 from __future__ import annotations
 
@@ -10,19 +11,22 @@ from torch import Tensor
 from gatedops.portable.rows import LARGE, Rows
 from gatedops.portable.workspace import blocks, piece_of, pieces
 
-_ROWS = 1 << 18  # rows that one product sums over: 32 columns of so many float64 numbers are as many bytes as LARGE
+# One product sums over at most this many rows: 32 columns of this many float64 numbers take as many bytes as LARGE.
+_ROWS = 1 << 18
 
-Piece = Callable[[slice, slice], Tensor]  # the gradient at some rows and columns
+# Makes the gradient at some rows and columns.
+Piece = Callable[[slice, slice], Tensor]
 
 
 def layer_gradients(
     dv: Piece, like: Tensor, x: Tensor | None, weight: Tensor | None, bias: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """``dv W``, ``dv^T x`` and the column sums of dv, where weight, x and bias ask for them, else empty tensors.
+    """Computes ``dv W`` if weight is given, ``dv^T x`` if x is given, and the column sums of dv if bias is true. The
+    others are empty tensors.
 
     Args:
         dv: makes the gradient of the product at some rows and columns.
-        like: ``(..., width)``, of the shape and dtype of the gradient.
+        like: ``(..., width)``, a tensor of the shape and dtype of the gradient.
         x: ``(..., in_features)``. weight: ``(width, in_features)``.
     """
     width = like.shape[-1]
@@ -54,8 +58,8 @@ def _by_rows(dv: Piece, n: int, weight: Tensor, like: Tensor) -> Tensor:
 
 
 def _by_columns(dv: Piece, n: int, x: Rows | None, bias: bool, like: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradients of weight and bias: some columns, and so some rows of the weight, after others. Where the rows are
-    too many for one product, sums of several are added, those of half precision in float32."""
+    """Computes the gradients of weight and bias, some columns at a time, which are rows of the weight. If there are too
+    many rows for one product, the sums of several products are added, in float32 if dv is in half precision."""
     width = like.shape[-1]
     dw = like.new_empty((width, x.width) if x is not None else 0)
     most = _ROWS if x is None else min(_ROWS, x.at_once)
@@ -80,11 +84,12 @@ def _by_columns(dv: Piece, n: int, x: Rows | None, bias: bool, like: Tensor) -> 
 
 
 def _made(dv: Piece, rows: slice, columns: slice, like: Tensor) -> Tensor:
-    """The gradient at these rows and columns, made in pieces for which the steps in between fit the workspace."""
+    """Makes the gradient at these rows and columns, in pieces whose intermediate steps fit the workspace."""
     width = columns.stop - columns.start
     parts = list(pieces(rows.stop - rows.start, width, size=piece_of(like.device) // 4))
     if len(parts) <= 1:
-        return dv(rows, columns).contiguous()  # so that sums do not depend on the strides of a gradient
+        # It is made contiguous, so that the sums do not depend on the strides of a gradient.
+        return dv(rows, columns).contiguous()
     made = like.new_empty((rows.stop - rows.start, width))
     for part in parts:
         made[part] = dv(slice(rows.start + part.start, rows.start + part.stop), columns)

@@ -1,8 +1,8 @@
-"""Exact products of small integers: gates, 0 or 1, and inputs of one byte.
+"""Multiplies small integers exactly: gates, which are 0 or 1, and inputs of one byte.
 
-Two forms of the same numbers. int8, where torch multiplies it on the device, gives int32. Elsewhere float32: sums of
-products stay below 2^24, where float32 is exact, and tensor cores of fewer bits (TF32) are too, for each factor has
-eight at most.
+If torch multiplies int8 on the device, the factors are int8 and the products int32. Elsewhere the factors are float32.
+Their sums of products stay below 2^24, where float32 is exact. Tensor cores of fewer bits (TF32) are exact too, because
+each factor has at most eight bits.
 """
 
 from __future__ import annotations
@@ -13,13 +13,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-_ROWS = 24  # CUDA's product of int8 wants more than 16 rows, and sizes that are multiples of 8
+# CUDA's product of int8 needs more than 16 rows, and sizes that are multiples of 8.
+_ROWS = 24
 
 
 @functools.cache
 def has_int8(device: torch.device) -> bool:
-    """Whether torch multiplies int8 matrices on this device; on a CPU, whether it does so fast and right: without the
-    instructions made for it, and where ONEDNN_MAX_CPU_ISA hides them, sums in between are cut off at 16 bits."""
+    """Whether torch multiplies int8 matrices on this device, and on a CPU also whether it does so fast and right.
+
+    If a CPU lacks the instructions for int8, or ONEDNN_MAX_CPU_ISA hides them, torch cuts intermediate sums off at 16
+    bits.
+    """
     largest = torch.full((_ROWS, _ROWS), 127, dtype=torch.int8, device=device)
     if device.type == "cpu":
         return torch.cpu._is_vnni_supported() and bool((_int_mm(largest, largest) == 127 * 127 * _ROWS).all())
@@ -31,8 +35,8 @@ def has_int8(device: torch.device) -> bool:
 
 
 def operand(values: Tensor, int8: bool) -> Tensor:
-    """Numbers ``(rows, k)``, bool or int8, in the form that :func:`product` takes: int8 with rows and columns added up
-    to what every device accepts, all 0, or float32."""
+    """Returns numbers ``(rows, k)``, bool or int8, in the form that :func:`product` takes: float32, or int8 with rows
+    and columns of 0 added until every device accepts the size."""
     if not int8:
         return values.to(torch.float32)
     rows, columns = values.shape
@@ -42,12 +46,12 @@ def operand(values: Tensor, int8: bool) -> Tensor:
 
 
 def product(left: Tensor, right: Tensor) -> Tensor:
-    """``left right^T`` of two operands, exact: int32 with the rows and columns that were added, or float32."""
+    """Computes ``left right^T`` of two operands exactly: int32 with the added rows and columns, or float32."""
     return _int_mm(left, right) if left.dtype == torch.int8 else left @ right.mT
 
 
 def _int_mm(left: Tensor, right: Tensor) -> Tensor:
-    # A CPU takes any size; the rules are those of CUDA.
+    # These are CUDA's rules; a CPU takes any size.
     assert left.shape[0] > 16
     assert left.shape[1] > 0
     assert left.shape[1] % 8 == right.shape[0] % 8 == 0

@@ -1,4 +1,4 @@
-"""All portable ops, by name."""
+"""Lists all portable ops by name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gatedops.portable import (
     soft_gram,
 )
 
-# Every op of csrc/ops.cpp; the arguments are those of its schema.
+# This has every op of csrc/ops.cpp, with the arguments of its schema.
 OPS: dict[str, Callable[..., Any]] = {
     op.__name__: op
     for op in (

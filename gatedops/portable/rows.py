@@ -1,4 +1,4 @@
-"""Tensors ``(..., width)`` as the rows of a matrix, without a copy of the whole where their strides allow no view."""
+"""Reads tensors ``(..., width)`` as the rows of a matrix, without a large copy if their strides allow no view."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from torch import Tensor
 
 from gatedops.portable.workspace import PIECE
 
-LARGE = 4 * PIECE  # bytes; what takes no more is copied as a whole
+# A tensor of at most this many bytes is copied as a whole.
+LARGE = 4 * PIECE
 
 
 class Rows:
-    """The rows of a tensor; `matrix`: all of them, None where that would be a large copy."""
+    """The rows of a tensor. `matrix` has all of them, or is None if that would need a large copy."""
 
     def __init__(self, tensor: Tensor) -> None:
         self._tensor = tensor
@@ -21,11 +22,11 @@ class Rows:
 
     @property
     def at_once(self) -> int:
-        """How many rows can be looked at together."""
+        """How many rows can be read at a time."""
         return self.n if self.matrix is not None else max(1, LARGE // (self.width * self._tensor.itemsize))
 
     def at(self, rows: slice, columns: slice = slice(None)) -> Tensor:
-        """These rows and columns."""
+        """Returns these rows and columns."""
         if self.matrix is not None:
             return self.matrix[rows, columns]
         index = torch.arange(rows.start, rows.stop, device=self._tensor.device)
@@ -38,7 +39,7 @@ class Rows:
 
 
 def _has_view(tensor: Tensor) -> bool:
-    """Whether its rows are those of a matrix in the same memory."""
+    """Whether a view of the tensor's memory is a matrix of its rows."""
     try:
         tensor.view(-1, tensor.shape[-1])
     except RuntimeError:

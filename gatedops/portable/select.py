@@ -1,8 +1,8 @@
-"""Gates of pre-activations, and numbers where gates are on, else exactly 0, whatever stood there: infinity and NaN too
-(docs/math.md, sections 6 and 8).
+"""Compares pre-activations with 0, and selects numbers by gates: exactly 0 where a gate is off, even if the number is
+infinite or NaN (docs/math.md, sections 6 and 8).
 
-What is simplest for torch on a GPU takes several times as long as it must on a CPU, where comparing into bool handles
-one number after another, and selecting takes a branch for each.
+The simplest torch operations are best on a GPU but slow on a CPU. There, comparing into bool handles one number after
+another, and selecting takes a branch for each number, so the CPU has a form of its own that is several times as fast.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # integers of a size in bytes
+# The integer dtype of each size in bytes.
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def select(values: Tensor, on: Tensor, out: Tensor | None = None) -> Tensor:
-    """The values where bool `on` is true, else 0; into `out` if it is given, which may be `values`."""
+    """Returns the values where bool `on` is true, else 0; writes into `out` if it is given, which may be `values`."""
     if out is None:
         out = torch.empty_like(values, memory_format=torch.contiguous_format)
     if values.device.type == "cpu":
@@ -26,8 +27,9 @@ def select(values: Tensor, on: Tensor, out: Tensor | None = None) -> Tensor:
 
 
 def compare(q: Tensor, out: Tensor) -> None:
-    """Writes into bool `out` where q, pre-activations or bool gates, is on: greater than 0, which NaN is not."""
-    if q.dtype == torch.bool:  # whose bytes may be other than 0 and 1
+    """Writes into bool `out` which gates are on. q has pre-activations, on if greater than 0 (NaN is off), or bool
+    gates."""
+    if q.dtype == torch.bool:  # The bytes of a bool may be other than 0 and 1.
         torch.ne(q, 0, out=out)
     elif q.device.type == "cpu":
         out.copy_(torch.gt(q, 0, out=torch.empty_like(q)))

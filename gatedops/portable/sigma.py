@@ -1,4 +1,4 @@
-"""Sigma, the inner products of inputs, of a tile (docs/math.md, section 3)."""
+"""Computes Sigma, the inner products of inputs, of a tile (docs/math.md, section 3)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from gatedops.portable.gram_blocks import Problem
 from gatedops.portable.products import has_int8, operand, product
 from gatedops.portable.workspace import EDGE, blocks, pieces
 
-_INT8_COLUMNS = 8192  # multiplied at a time: 2^13 products of at most 2^14 lie inside int32
-_FLOAT_COLUMNS = 256  # 2^8 products of less than 2^16, a float32 counts to 2^24
+# This many columns are multiplied at a time: 2^13 products of at most 2^14 fit int32.
+_INT8_COLUMNS = 8192
+# The same for float32: 2^8 products of less than 2^16 stay below 2^24, up to which float32 is exact.
+_FLOAT_COLUMNS = 256
 
 
 @dataclass(frozen=True)
 class Sigma:
-    """Rows of both sides; float ones are converted to `dtype` piece by piece, the products of bytes are exact."""
+    """The rows of both sides. Floats are converted to `dtype` piece by piece; products of bytes are exact."""
 
     x: Tensor
     y: Tensor
@@ -31,9 +33,9 @@ class Sigma:
 
     @staticmethod
     def of(x: Tensor | None, y: Tensor | None, problem: Problem, dtype: torch.dtype) -> Sigma | None:
-        """Checks the arguments of an op, and makes its Sigma of them; None without x."""
+        """Checks the arguments of an op, and makes its Sigma; None without x."""
         complete = problem.symmetric == (y is None) or x is None
-        require(complete, "y: needs y_words, and y_words needs y where x is given")
+        require(complete, "y: needs y_words, and y_words needs y if x is given")
         if x is None:
             return None
         right = x if y is None else y
@@ -44,7 +46,7 @@ class Sigma:
         return Sigma(x, right, dtype)
 
     def tile(self, rows: slice, columns: slice) -> Tensor:
-        """``<x_i, y_j>`` of these rows of x and of y."""
+        """Computes ``<x_i, y_j>`` of these rows of x and of y."""
         left, right = self.x[rows], self.y[columns]
         if self.exact:
             return _bytes_product(left, right).to(self.dtype)
@@ -53,7 +55,8 @@ class Sigma:
 
 
 def add_product(sums: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """``sums += left right``; factors of another dtype are converted, some columns of `left` or `right` at a time."""
+    """Computes ``sums += left right``. Factors of another dtype are converted, some columns of `left` or `right` at a
+    time."""
     if left.dtype == right.dtype == sums.dtype:
         return sums.addmm_(left, right)
     if left.dtype == sums.dtype:
@@ -66,7 +69,7 @@ def add_product(sums: Tensor, left: Tensor, right: Tensor) -> Tensor:
 
 
 def _bytes_product(left: Tensor, right: Tensor) -> Tensor:
-    """``<x_i, y_j>`` of bytes, int64."""
+    """Computes ``<x_i, y_j>`` of bytes, int64."""
     int8 = has_int8(left.device)
     total = left.new_zeros((left.shape[0], right.shape[0]), dtype=torch.int64)
     for some in blocks(left.shape[1], _INT8_COLUMNS if int8 else _FLOAT_COLUMNS):
@@ -81,5 +84,5 @@ def _bytes_product(left: Tensor, right: Tensor) -> Tensor:
 
 
 def _less_128(values: Tensor) -> Tensor:
-    """Bytes less 128, int8: the highest bit flipped, read as two's complement."""
+    """Returns bytes minus 128, int8: the highest bit is flipped, and the byte read as two's complement."""
     return (values ^ 128).view(torch.int8)

@@ -1,4 +1,7 @@
-"""soft_npk_gram and its backward by torch operations, tile by tile (docs/math.md, section 5)."""
+"""Computes soft_npk_gram and its backward by torch operations, tile by tile (docs/math.md, section 5).
+
+The arguments of the ops are those of their schemas.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from gatedops.portable.workspace import WORKSPACE, edge_of
 
 
 def soft_npk_gram(a: Tensor, b: Tensor | None, widths: list[int], scale: list[float]) -> Tensor:
-    """``prod_l scale_l <a_l, b_l>``, ``(n, m)``; arguments as of the op."""
+    """Computes ``prod_l scale_l <a_l, b_l>``, ``(n, m)``."""
     _require_soft(a, b, widths, scale)
     right = a if b is None else b
     out = a.new_empty((a.shape[0], right.shape[0]))
@@ -29,8 +32,8 @@ def soft_npk_gram(a: Tensor, b: Tensor | None, widths: list[int], scale: list[fl
 
 
 def soft_npk_gram_backward(grad: Tensor, a: Tensor, b: Tensor | None, widths: list[int], scale: list[float]) -> Tensor:
-    """The gradient of a; arguments as of the op. A layer's share is the product of the others, of those before it and
-    those behind it, so that no number is divided by."""
+    """Computes the gradient of a. A layer's share is the product of the layers before it and of those behind it, so no
+    division is needed."""
     _require_soft(a, b, widths, scale)
     right = a if b is None else b
     require(
@@ -40,7 +43,8 @@ def soft_npk_gram_backward(grad: Tensor, a: Tensor, b: Tensor | None, widths: li
     require_one_device(a, grad)
     out = torch.zeros_like(a, memory_format=torch.contiguous_format)
     each = WORKSPACE // 2 // ((2 * len(widths) + 6) * a.itemsize)
-    edge = min(edge_of(a.device), max(16, math.isqrt(each)))  # fewer where there are many layers
+    # Tiles are smaller if there are many layers.
+    edge = min(edge_of(a.device), max(16, math.isqrt(each)))
     for rows, columns in tiles((a.shape[0], right.shape[0]), (edge, edge), b is None):
         counts = list(_counts(a[rows], right[columns], widths, scale))
         part = grad[rows, columns].to(a.dtype)
@@ -59,14 +63,14 @@ def soft_npk_gram_backward(grad: Tensor, a: Tensor, b: Tensor | None, widths: li
 
 
 def _counts(left: Tensor, right: Tensor, widths: list[int], scale: list[float]) -> Iterator[Tensor]:
-    """``scale_l <a_l, b_l>`` of each layer."""
+    """Yields ``scale_l <a_l, b_l>`` of each layer."""
     for a, b, factor in zip(left.split(widths, 1), right.split(widths, 1), scale, strict=True):
         yield (a @ b.mT).mul_(factor)
 
 
 def _require_soft(a: Tensor, b: Tensor | None, widths: list[int], scale: list[float]) -> None:
     require(len(widths) > 0 and min(widths) >= 1, "widths: every layer needs at least one gate")
-    require(len(widths) == len(scale), "scale: needs one factor per layer, of at least one")
+    require(len(widths) == len(scale), "scale: needs one factor per layer")
     require_float(a.dtype, "a")
     for value, name in ((a, "a"), (b, "b")):
         if value is not None:

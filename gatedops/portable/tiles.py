@@ -1,4 +1,5 @@
-"""The tiles of a Gram: blocks of rows with blocks of columns, of a symmetric Gram those on and above the diagonal."""
+"""Cuts a Gram into tiles, which are blocks of rows and of columns. A symmetric Gram needs only those on and above the
+diagonal."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ from gatedops.portable.workspace import blocks
 
 
 def tiles(shape: tuple[int, int], edges: tuple[int, int], symmetric: bool) -> Iterator[tuple[slice, slice]]:
-    """The rows and columns of each tile of a Gram of this shape; `edges`: rows and columns of a whole tile, which are
-    the same where the Gram is symmetric."""
+    """Yields the rows and columns of each tile of a Gram of this shape. `edges` are the rows and columns of a whole
+    tile, which must be equal if the Gram is symmetric."""
     for rows in blocks(shape[0], edges[0]):
         for columns in blocks(shape[1], edges[1]):
             if not symmetric or columns.start >= rows.start:
@@ -20,8 +21,8 @@ def tiles(shape: tuple[int, int], edges: tuple[int, int], symmetric: bool) -> It
 
 
 def write(values: Tensor, out: Tensor, rows: slice, columns: slice, symmetric: bool, *, exact: bool = False) -> None:
-    """Puts the values of a tile into `out`, and where that is symmetric their mirror images too, bit for bit. `exact`:
-    a tile on the diagonal is symmetric as it is, because no sum in it was rounded."""
+    """Puts the values of a tile into `out` and, if `out` is symmetric, also their mirror images, bit for bit. `exact`
+    says that a tile on the diagonal is symmetric already, because no sum in it was rounded."""
     if symmetric and rows == columns and not exact:
         values = torch.where(torch.ones_like(values, dtype=torch.bool).triu_(), values, values.mT)
     out[rows, columns] = values

@@ -1,8 +1,8 @@
-"""Every operation of gatedops in plain torch: the specification that tests hold the kernels to.
+"""Every operation of gatedops in plain torch. It is the specification with which tests compare the kernels.
 
-Same names and keyword arguments as the package, any float dtype, any device, and no compiled code. Nothing
-here is fast or small in memory: gates are unpacked to one number each and every count matrix is stored.
-Arguments are taken as valid; the checked functions of the package raise for bad ones.
+The functions have the same names and keyword arguments as those of the package. They take any float dtype and any
+device, and use no compiled code. They are slow and need much memory: gates are unpacked to one number each, and every
+matrix of counts is stored. They do not check their arguments; the functions of the package do.
 """
 
 from gatedops.reference.gated_linear import gated_linear, gated_linear_pair

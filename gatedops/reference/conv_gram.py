@@ -1,6 +1,6 @@
-"""The conv_gram family in plain torch: the specification that tests hold its kernels to (docs/math.md, section 13).
+"""The conv_gram family in plain torch, with which tests compare its kernels (docs/math.md, section 13).
 
-Registers of a tile of a x b pairs of inputs are tensors (a, b, H, W, H', W'); arguments are taken as valid.
+For a tile of a x b pairs of inputs, registers are tensors (a, b, H, W, H', W'). Arguments are not checked.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from gatedops.layout import words_used
 from gatedops.ops.conv_program import SAME_COLUMN, SAME_ROW, Instruction, Op, decode
 from gatedops.reference.gates import gates_of_layer
 
-_TILE = 1 << 21  # numbers in the largest register of a tile
+# The largest register of a tile has about this many numbers.
+_TILE = 1 << 21
 
 
 def conv_gram(
@@ -29,9 +30,10 @@ def conv_gram(
     scalars: Sequence[float],
     dtype: torch.dtype,
 ) -> Tensor:
-    """What a program computes for all pairs, (n, m); without y for each unordered pair once, bitwise symmetric.
+    """Runs a program on all pairs, (n, m). Without y each unordered pair is computed once; the result is bitwise
+    symmetric.
 
-    x (n, D) and y (m, D) of dtype, words (n, W) and y_words (m, W) in the layout of GateBits.
+    x (n, D) and y (m, D) are of dtype; words (n, W) and y_words (m, W) have the layout of GateBits.
     """
     instructions = decode(program)
     symmetric = y is None or y_words is None
@@ -52,13 +54,13 @@ def conv_gram(
 
 
 def _numbers(i: Instruction) -> int:
-    """The size of the largest kernel between pixels that an instruction makes."""
+    """Returns the size of the largest kernel between pixels that an instruction makes."""
     windows = i.kernel_h * i.kernel_w if i.op == Op.SELECT else 1
     return max((i.height + 1) * (i.width + 1), windows * i.out_height * i.out_width) ** 2
 
 
 class _Tile:
-    """The registers of the pairs of a rows of one side and b rows of the other."""
+    """The registers of all pairs of `a` rows of one side and `b` rows of the other."""
 
     def __init__(
         self, x: Tensor, words: Tensor, y: Tensor, y_words: Tensor, scalars: Sequence[float], dtype: torch.dtype
@@ -68,7 +70,7 @@ class _Tile:
         self._registers: dict[int, Tensor] = {}
 
     def run(self, program: list[Instruction]) -> Tensor:
-        """(a, b): the last register, of one pixel."""
+        """Runs the program, and returns the last register, (a, b), which has one pixel."""
         last = {register: index for index, i in enumerate(program) for register in (i.src, i.src2)}
         for index, i in enumerate(program):
             self._registers[i.dst] = self._result(i)
@@ -101,7 +103,7 @@ class _Tile:
                 return total if i.src2 < 0 else total + self._scalars[i.scale2] * self._registers[i.src2]
             case Op.TRACE:
                 return s * torch.einsum("abpqpq->ab", source)[..., None, None, None, None]
-        raise ValueError(f"program: op {i.op} is none of {[op.name for op in Op]}")
+        raise ValueError(f"program: op {i.op} is not one of {[op.name for op in Op]}")
 
     def _input(self, i: Instruction) -> Tensor:
         columns = slice(i.first, i.first + i.channels * i.height * i.width)
@@ -109,7 +111,7 @@ class _Tile:
         return torch.einsum("acpq,bcrs->abpqrs", left, right)
 
     def _counts(self, i: Instruction) -> Tensor:
-        """<g(p), g'(p')>, with the axes of at_windows where the masks are those of windows."""
+        """Returns <g(p), g'(p')>, with the axes of at_windows if the masks belong to windows."""
         window = (i.kernel_h, i.kernel_w) if i.op == Op.SELECT else ()
         shape = (i.out_height, i.out_width, *window)
         left, right = (self._masks(words, math.prod(shape), i) for words in self._words)
@@ -139,7 +141,7 @@ class _Tile:
 
 
 def box(kernel: Tensor, i: Instruction) -> Tensor:
-    """sum over the offsets u of K(f(p, u), f(p', u)): down the rows, then along the columns."""
+    """Sums K(f(p, u), f(p', u)) over the offsets u, first along the rows, then along the columns."""
     rows, columns = source_rows(i), source_columns(i)
     kernel = with_zeros(kernel)
     kernel = reduce(torch.add, (kernel.index_select(2, r).index_select(4, r) for r in rows.unbind(1)))
@@ -147,7 +149,7 @@ def box(kernel: Tensor, i: Instruction) -> Tensor:
 
 
 def at_windows(kernel: Tensor, i: Instruction) -> Tensor:
-    """K(f(p, u), f(p', v)) as (a, b, rows, columns, kernel_h, kernel_w of p, and the same four of p')."""
+    """Returns K(f(p, u), f(p', v)) as (a, b, rows, columns, kernel_h, kernel_w of p, and the same four of p')."""
     rows, columns = source_rows(i), source_columns(i)
     windows = with_zeros(kernel)
     for axis, index in ((5, columns), (4, rows), (3, columns), (2, rows)):
@@ -157,17 +159,17 @@ def at_windows(kernel: Tensor, i: Instruction) -> Tensor:
 
 
 def with_zeros(kernel: Tensor) -> Tensor:
-    """A row and a column of zeros behind each image: what lies outside it."""
+    """Adds a row and a column of zeros behind each image, which stand for the pixels outside it."""
     return pad(kernel, (0, 1, 0, 1, 0, 1, 0, 1))
 
 
 def source_rows(i: Instruction) -> Tensor:
-    """int64 (out_height, kernel_h): the row of f(p, u), i.height where it lies outside."""
+    """Returns the row of f(p, u), int64 (out_height, kernel_h); i.height if it lies outside."""
     return _source(i.out_height, i.kernel_h, i.stride_h, i.dilation_h, i.pad_top, i.height, bool(i.circular))
 
 
 def source_columns(i: Instruction) -> Tensor:
-    """int64 (out_width, kernel_w): the column of f(p, u), i.width where it lies outside."""
+    """Returns the column of f(p, u), int64 (out_width, kernel_w); i.width if it lies outside."""
     return _source(i.out_width, i.kernel_w, i.stride_w, i.dilation_w, i.pad_left, i.width, bool(i.circular))
 
 

@@ -1,4 +1,4 @@
-"""Gated layers: docs/math.md section 8."""
+"""Gated layers in plain torch (docs/math.md, section 8)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def gated_linear(
     *,
     return_gates: bool = False,
 ) -> Tensor | tuple[Tensor, GateBits]:
-    """(x W^T + b) * gate (..., w): own gates (None), hard ones (GateBits, bool) or soft ones (float)."""
+    """Computes (x W^T + b) * gate, (..., w), with own gates (None), hard ones (GateBits, bool) or soft ones (float)."""
     product = torch.nn.functional.linear(x, weight, bias)
     if isinstance(gate, Tensor) and gate.dtype != torch.bool:
         return product * gate
@@ -43,7 +43,7 @@ def gated_linear_pair(
     feature: str = "relu",
     gates_out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, GateBits]:
-    """One layer of a deep gated network: next feature activation, gated value output (..., w), gates of q."""
+    """Computes one layer of a deep gated network: the next features and the gated values, (..., w), and q's gates."""
     q = torch.nn.functional.linear(h, w_f, b_f)
     v = torch.nn.functional.linear(z, w_v, b_v)
     h_next = q.relu() if feature == "relu" else q

@@ -1,4 +1,4 @@
-"""Packing, unpacking and counting gates: docs/math.md sections 6 and 12."""
+"""Packs, unpacks and counts gates in plain torch (docs/math.md, sections 6 and 12)."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from torch.nn.functional import pad
 from gatedops.gatebits import GateBits
 from gatedops.layout import LAYER_WORDS, GateLayer
 
-POSITION_GATES = 64  # a position starts on a 64-bit boundary
+# A position starts on a boundary of this many bits.
+POSITION_GATES = 64
 
 
 def gates_on(q: Tensor) -> Tensor:
-    """Bool gates of pre-activations q: on means q > 0; 0, -0.0 and NaN are off. A bool q is as it is."""
+    """Returns the bool gates of pre-activations q: on means q > 0; 0, -0.0 and NaN are off. A bool q is unchanged."""
     return q if q.dtype == torch.bool else q > 0
 
 
 def by_position(masks: Tensor, kind: str = "gate") -> Tensor:
-    """(n, *shape) to (n, P, C): the C gates of a position side by side, positions in row-major order.
+    """Turns (n, *shape) into (n, P, C): the C gates of a position lie side by side, positions in row-major order.
 
-    shape (w,) is one position; (T, C) has T; (C, H, W) has H*W; (C, D, H, W) has D*H*W. kind "select", shape
-    (K, C, H, W), has H*W*K: the K masks of one output position follow each other.
+    The shape (w,) is one position, (T, C) has T, (C, H, W) has H*W, and (C, D, H, W) has D*H*W. The kind "select", of
+    shape (K, C, H, W), has H*W*K: the K masks of one output position follow each other.
     """
     if kind == "select":
         n, k, c, h, w = masks.shape
@@ -39,7 +40,7 @@ def by_position(masks: Tensor, kind: str = "gate") -> Tensor:
 
 
 def from_positions(masks: Tensor, shape: Sequence[int], kind: str = "gate") -> Tensor:
-    """(n, P, C) back to (n, *shape): the inverse of `by_position`."""
+    """Turns (n, P, C) back into (n, *shape); the inverse of `by_position`."""
     n = masks.shape[0]
     if kind == "select":
         k, c, h, w = shape
@@ -54,7 +55,8 @@ def from_positions(masks: Tensor, shape: Sequence[int], kind: str = "gate") -> T
 
 
 def words_of_layer(masks: Tensor) -> Tensor:
-    """Bool (n, P, C) to int32 (n, words), 8 | words: gate j of a position is bit j%32 of its word j//32."""
+    """Turns bool (n, P, C) into int32 (n, words), where words is a multiple of 8. Gate j of a position is bit j % 32 of
+    its word j // 32."""
     n, positions, channels = masks.shape
     unit = 32 if positions == 1 else POSITION_GATES
     masks = pad(masks, (0, -channels % unit)).reshape(n, positions * math.ceil(channels / unit) * unit)
@@ -65,7 +67,7 @@ def words_of_layer(masks: Tensor) -> Tensor:
 
 
 def gates_of_layer(words: Tensor, positions: int, channels: int) -> Tensor:
-    """Int32 (n, words) to bool (n, P, C): the inverse of `words_of_layer`; padding is dropped."""
+    """Turns int32 (n, words) into bool (n, P, C) without the padding; the inverse of `words_of_layer`."""
     unit = 32 if positions == 1 else POSITION_GATES
     stride = math.ceil(channels / unit) * unit
     bits = (words.unsqueeze(-1) >> torch.arange(32, device=words.device)) & 1
@@ -76,7 +78,7 @@ def gates_of_layer(words: Tensor, positions: int, channels: int) -> Tensor:
 def words_from_bool(
     masks: Sequence[Tensor], kinds: Sequence[str] | None = None, names: Sequence[str] | None = None
 ) -> tuple[Tensor, tuple[GateLayer, ...]]:
-    """Bool tensors (n, *shape), one a layer, to the int32 words (n, W) and the layer records of GateBits."""
+    """Turns bool tensors (n, *shape), one per layer, into the int32 words (n, W) and the layer records of GateBits."""
     kinds = kinds or ["select" if mask.dim() == 5 else "gate" for mask in masks]
     names = names or [str(index) for index in range(len(masks))]
     words: list[Tensor] = []
@@ -90,12 +92,12 @@ def words_from_bool(
 
 
 def pack_gates(q: Tensor) -> GateBits:
-    """Pre-activations or bool gates (n, *shape) to GateBits of one layer."""
+    """Turns pre-activations or bool gates (n, *shape) into GateBits of one layer."""
     return GateBits(*words_from_bool([gates_on(q)]))
 
 
 def unpack_gates(bits: GateBits) -> list[Tensor]:
-    """GateBits to one bool tensor (n, *shape) a layer."""
+    """Turns GateBits into one bool tensor (n, *shape) per layer."""
     masks = []
     for layer in bits.layers:
         _, positions, channels = by_position(torch.empty(1, *layer.shape, device="meta"), layer.kind).shape
@@ -107,5 +109,5 @@ def unpack_gates(bits: GateBits) -> list[Tensor]:
 
 
 def gate_counts(bits: GateBits) -> list[Tensor]:
-    """For how many inputs each gate is on: int64 (*shape), one tensor a layer."""
+    """Counts for how many inputs each gate is on: int64 (*shape), one tensor per layer."""
     return [gates.sum(0) for gates in unpack_gates(bits)]

@@ -1,4 +1,4 @@
-"""Overlaps, agreement, neighbours and the neural path kernel: docs/math.md sections 2, 3 and 5."""
+"""Overlaps, agreement, neighbours and the neural path kernel in plain torch (docs/math.md, sections 2, 3 and 5)."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from gatedops.reference.gates import unpack_gates
 
 
 def gate_overlap(a: GateBits, b: GateBits | None = None) -> Tensor:
-    """Int32 (L, n, m): how many gates of layer l are on in both row i of a and row j of b (None: of a)."""
+    """Counts how many gates of layer l are on in both row i of a and row j of b (None: of a), int32 (L, n, m)."""
     left = unpack_gates(a)
     right = left if b is None else unpack_gates(b)
-    # Sums of 0s and 1s: exact in float64 below 2^53, and a matrix product that every device has.
+    # Every device has a product of float64 matrices, and it sums 0s and 1s exactly below 2^53.
     counts = [p.flatten(1).double() @ q.flatten(1).double().T for p, q in zip(left, right, strict=True)]
     return torch.stack(counts).to(torch.int32)
 
 
 def multipliers(bits: GateBits, scale: str | Sequence[float], dtype: torch.dtype) -> list[float]:
-    """One factor a layer: 1/w_l ("width"), 1 ("none") or the given floats.
+    """Returns one factor per layer: 1/w_l ("width"), 1 ("none") or the given floats.
 
-    Raises ValueError if scale is "none" and the largest Lambda, prod(w_l), is beyond dtype.
+    Raises ValueError if scale is "none" and the largest Lambda, prod(w_l), is beyond the range of dtype.
     """
     widths = [math.prod(layer.shape) for layer in bits.layers]
     if scale == "width":
@@ -37,9 +37,10 @@ def multipliers(bits: GateBits, scale: str | Sequence[float], dtype: torch.dtype
 
 
 def scaled_product(counts: Tensor, scales: Sequence[float], dtype: torch.dtype) -> Tensor:
-    """Counts (L, ...) to Lambda (...): p = dtype(c_1) * s_1, then p = p * (dtype(c_l) * s_l), s_l in dtype.
+    """Turns counts (L, ...) into Lambda (...): p = dtype(c_1) * s_1, then p = p * (dtype(c_l) * s_l), s_l in dtype.
 
-    The order of arithmetic of docs/math.md section 3, each operation rounded: every backend gives these bits.
+    This is the order of arithmetic of docs/math.md, section 3, with each operation rounded. Every backend gives the
+    same bits.
     """
     factors = [count.to(dtype) * torch.tensor(s, dtype=dtype) for count, s in zip(counts, scales, strict=True)]
     product = factors[0]
@@ -49,7 +50,8 @@ def scaled_product(counts: Tensor, scales: Sequence[float], dtype: torch.dtype) 
 
 
 def input_gram(x: Tensor, y: Tensor, dtype: torch.dtype) -> Tensor:
-    """Sigma = x y^T (n, m) in dtype. uint8: exact integers (float64 holds them), rounded once to dtype."""
+    """Computes Sigma = x y^T, (n, m), in dtype. For uint8 they are exact integers, which float64 holds, and are rounded
+    once to dtype."""
     if x.dtype == torch.uint8:
         return (x.double() @ y.double().T).to(dtype)
     return x.to(dtype) @ y.to(dtype).T
@@ -66,7 +68,8 @@ def npk_gram(
     dtype: torch.dtype = torch.float32,
     out: Tensor | None = None,
 ) -> Tensor:
-    """K = Sigma * Lambda (n, m), docs/math.md sections 2 and 3. x None: Lambda alone; no y: x with itself."""
+    """Computes K = Sigma * Lambda, (n, m) (docs/math.md, sections 2 and 3): Lambda alone if x is None, and x with
+    itself if y is None."""
     if normalize:
         y = None if y_bits is None else unit_rows(y, y_bits, scale, dtype)
         x = unit_rows(x, bits, scale, dtype)
@@ -77,10 +80,10 @@ def npk_gram(
 
 
 def unit_rows(x: Tensor | None, bits: GateBits, scale: str | Sequence[float], dtype: torch.dtype) -> Tensor:
-    """Rows x_i / sqrt(K_ii), and 0 where K_ii is 0; x None: a column of ones (n, 1) takes its place."""
+    """Returns the rows x_i / sqrt(K_ii), or 0 if K_ii is 0. If x is None, a column of ones, (n, 1), takes its place."""
     diagonal = npk_diag(x, bits, scale=scale, dtype=dtype)
     rows = torch.ones_like(diagonal).unsqueeze(1) if x is None else x.to(dtype)
-    # The inner where keeps 1/sqrt(0), and with it a NaN derivative, out of rows that are zero anyway.
+    # The inner where avoids 1/sqrt(0), whose derivative is NaN, in rows that are zero anyway.
     factor = torch.where(diagonal == 0, 0, 1 / torch.where(diagonal == 0, 1, diagonal).sqrt())
     return rows * factor.unsqueeze(1)
 
@@ -92,7 +95,7 @@ def npk_diag(
     scale: str | Sequence[float] = "width",
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """K_ii (n,), in the arithmetic of `npk_gram`."""
+    """Computes K_ii, (n,), in the arithmetic of `npk_gram`."""
     counts = torch.stack([mask.flatten(1).sum(1) for mask in unpack_gates(bits)])
     diagonal = scaled_product(counts, multipliers(bits, scale, dtype), dtype)
     if x is None:
@@ -112,12 +115,12 @@ def npk_matvec(
     scale: str | Sequence[float] = "width",
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """K v, with K of `npk_gram`: v (m, c) gives (n, c), v (m,) gives (n,)."""
+    """Computes K v with K of `npk_gram`: v (m, c) gives (n, c), and v (m,) gives (n,)."""
     return npk_gram(x, bits, y, y_bits, scale=scale, dtype=dtype) @ v.to(dtype)
 
 
 def gate_agreement(a: GateBits, b: GateBits | None = None) -> Tensor:
-    """Int32 (L, n, m): how many gates of layer l are the same, on or off, in row i of a and row j of b."""
+    """Counts how many gates of layer l are the same, on or off, in row i of a and row j of b, int32 (L, n, m)."""
     left = unpack_gates(a)
     right = left if b is None else unpack_gates(b)
     off = [(~p).flatten(1).double() @ (~q).flatten(1).double().T for p, q in zip(left, right, strict=True)]
@@ -125,7 +128,8 @@ def gate_agreement(a: GateBits, b: GateBits | None = None) -> Tensor:
 
 
 def gate_hamming(a: GateBits, b: GateBits | None = None) -> Tensor:
-    """Int32 (L, n, m): how many gates of layer l are on in row i of a and off in row j of b, or the other way."""
+    """Counts how many gates of layer l are on in row i of a and off in row j of b, or the other way round, int32
+    (L, n, m)."""
     left = unpack_gates(a)
     right = left if b is None else unpack_gates(b)
     pairs = [(p.flatten(1).double(), q.flatten(1).double()) for p, q in zip(left, right, strict=True)]
@@ -140,9 +144,8 @@ def gate_neighbors(
     scale: str | Sequence[float] = "width",
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:
-    """Lambda (n, k) and int64 indices (n, k) of the k largest of each row, equal ones by index.
-
-    Without y_bits a row is not its own neighbour.
+    """Returns the k largest Lambda of each row, (n, k), and their int64 indices, (n, k); equal ones in the order of
+    their index. Without y_bits a row is not its own neighbour.
     """
     gram = npk_gram(None, bits, None, y_bits, scale=scale, dtype=dtype)
     index = torch.arange(gram.shape[1], device=gram.device).expand(gram.shape)
@@ -164,13 +167,13 @@ def soft_npk_gram(
     normalize: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """K = Sigma * prod_l s_l <g_l, g'_l> (n, m) of real-valued gates (n, *shape), docs/math.md section 5."""
+    """Computes K = Sigma * prod_l s_l <g_l, g'_l> of real-valued gates, (n, m) (docs/math.md, section 5)."""
     left = [gate.flatten(1).to(dtype) for gate in gates]
     right = left if y_gates is None else [gate.flatten(1).to(dtype) for gate in y_gates]
     factors = [1.0 / gate.shape[1] if scale == "width" else 1.0 for gate in left]
     if not isinstance(scale, str):
         factors = [float(s) for s in scale]
-    if x is not None:  # Sigma is one more factor
+    if x is not None:  # Sigma is one more factor.
         left, right = [*left, x.to(dtype)], [*right, (x if y is None else y).to(dtype)]
         factors = [*factors, 1.0]
     gram = torch.ones((), dtype=dtype, device=left[0].device)
@@ -182,7 +185,7 @@ def soft_npk_gram(
 
 
 def soft_norms(rows: Sequence[Tensor], factors: Sequence[float]) -> Tensor:
-    """1 / sqrt(K_ii) (n,), 0 where K_ii is 0, of factors prod_l s_l <r_l, r_l>, rows r_l (n, w_l)."""
+    """Returns 1 / sqrt(K_ii), (n,), or 0 if K_ii is 0, for K_ii = prod_l s_l <r_l, r_l> of rows r_l (n, w_l)."""
     diagonal = torch.ones_like(rows[0][:, 0])
     for r, s in zip(rows, factors, strict=True):
         diagonal = diagonal * (r.square().sum(1) * s)

@@ -1,1 +1,1 @@
-"""Runs the kernels of a GPU against the portable ops on the user's own GPU; `python -m gatedops selftest`."""
+"""Compares the kernels for GPUs with the portable ops on the user's own GPU: `python -m gatedops selftest`."""

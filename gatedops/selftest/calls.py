@@ -1,5 +1,5 @@
-"""Calls of an op, and all that is kept of one to be compared: its results, what it left of its arguments and of the
-memory around them, and the state of the process."""
+"""Calls an op, and keeps all that is compared later: its results, its arguments and the memory around them after the
+call, and the state of the process."""
 
 from __future__ import annotations
 
@@ -16,20 +16,23 @@ from torch.utils import _pytree as pytree
 from gatedops.backends.kernels import Kernel
 from gatedops.selftest.case import Arguments
 
-INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # of a size in bytes
+# The integer dtype of each size in bytes.
+INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
-_PATTERN = 0x5B  # every byte of outputs, and of what lies around them, before they are filled
-_PENDING = (20, 2048)  # products of square matrices of this size that a stream is busy with: some milliseconds
+# Every byte of outputs, and of the memory around them, has this value before a call.
+_PATTERN = 0x5B
+# A stream is kept busy for some milliseconds by this many products of square matrices of this size.
+_PENDING = (20, 2048)
 
 
 @dataclass(frozen=True)
 class Run:
-    """What one call of an op made of its arguments.
+    """The results of one call of an op, and its arguments after it.
 
     Attributes:
-        results: what it returned or filled.
-        arguments: all others, by their names, as it left them.
-        spilled: the outputs around which it wrote.
+        results: what the call returned or filled.
+        arguments: all other arguments by name, after the call.
+        spilled: the names of the outputs around which the call wrote.
     """
 
     results: list[Any]
@@ -45,7 +48,7 @@ def run(op: str, kernel: Kernel, arguments: Arguments, device: torch.device) -> 
         _every_byte(kwargs[name]).fill_(_PATTERN)
     returned = kernel(*args, **kwargs)
     if device.type == "cuda":
-        torch.cuda.current_stream(device).synchronize()  # an error of the kernel shows here at the latest
+        torch.cuda.current_stream(device).synchronize()  # An error of the kernel shows here at the latest.
     named = dict(zip(argument_names(op), args, strict=False)) | kwargs
     results = [named.pop(name) for name in outputs] if outputs else as_list(returned)
     spilled = [name for name, out in zip(outputs, results, strict=False) if _is_written_around(out)]
@@ -53,8 +56,10 @@ def run(op: str, kernel: Kernel, arguments: Arguments, device: torch.device) -> 
 
 
 def run_late(op: str, kernel: Kernel, arguments: Arguments, values: Arguments, device: torch.device) -> Run:
-    """Calls it on arguments, in the memory where they are, that get other values right before. On a GPU in a stream
-    that gets there late, so that a kernel in any other stream reads the values of before."""
+    """Calls an implementation on arguments whose memory gets other values right before.
+
+    On a GPU this happens in a stream that is busy, so that a kernel in any other stream reads the old values.
+    """
     if device.type != "cuda":
         _pour(values, arguments)
         return run(op, kernel, arguments, device)
@@ -72,17 +77,17 @@ def run_late(op: str, kernel: Kernel, arguments: Arguments, values: Arguments, d
 
 
 def as_list(returned: Any) -> list[Any]:
-    """What an op returned, as the list of its results."""
+    """Returns the results of an op as a list."""
     return list(returned) if isinstance(returned, tuple | list) else [returned]
 
 
 def argument_names(op: str) -> list[str]:
-    """The arguments of an op, in the order of its schema."""
+    """Returns the names of an op's arguments, in the order of its schema."""
     return [argument.name for argument in _schema(op).arguments]
 
 
 def output_names(op: str) -> list[str]:
-    """Those of them that the op fills."""
+    """Returns the names of the arguments that the op fills."""
     return [argument.name for argument in _schema(op).arguments if argument.is_out]
 
 
@@ -94,7 +99,7 @@ def _schema(op: str) -> Any:
 
 
 def copied(arguments: Arguments) -> Arguments:
-    """The same arguments in memory of their own, with the same strides, offsets and numbers around them."""
+    """Copies arguments into memory of their own, with the same strides, offsets and numbers around them."""
     return pytree.tree_map_only(Tensor, _copy, arguments)
 
 
@@ -103,7 +108,7 @@ def _copy(tensor: Tensor) -> Tensor:
 
 
 def whole_memory(tensor: Tensor) -> Tensor:
-    """All numbers of the memory that a tensor is a part of."""
+    """Returns all numbers of the memory that a tensor is a part of."""
     return tensor.as_strided((tensor.untyped_storage().nbytes() // tensor.itemsize,), (1,), 0)
 
 
@@ -119,7 +124,7 @@ def _pour(values: Arguments, arguments: Arguments) -> None:
 
 
 def _is_written_around(out: Tensor) -> bool:
-    """Whether the bytes around an output are no longer those of before."""
+    """Whether the bytes around an output changed."""
     inside = _copy(out)
     inside.view(INTEGERS[out.itemsize]).fill_(int.from_bytes([_PATTERN] * out.itemsize, "little"))
     return bool((_every_byte(inside) != _PATTERN).any())
@@ -130,8 +135,8 @@ def _is_written_around(out: Tensor) -> bool:
 
 @contextmanager
 def new_memory_is_nan() -> Iterator[None]:
-    """Fills what torch.empty gives, so that a result that is not written shows even where that memory held it before:
-    what torch does where it is told to be deterministic."""
+    """Lets torch fill new memory with NaN, as its deterministic mode does. A number that a kernel does not write then
+    shows, even if that memory held the right number before."""
     mode = torch.get_deterministic_debug_mode()
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
@@ -143,7 +148,7 @@ def new_memory_is_nan() -> Iterator[None]:
 
 
 def state_of(device: torch.device) -> dict[str, Any]:
-    """What every part of a program shares, by names for people: a kernel may not change it."""
+    """Returns the state that all parts of a program share, by names for people. A kernel must not change it."""
     state = {
         "the default dtype": torch.get_default_dtype(),
         "the precision of products": torch.get_float32_matmul_precision(),

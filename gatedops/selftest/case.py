@@ -1,4 +1,4 @@
-"""One call of an op whose result kernels must get right, and one that they are timed on."""
+"""Defines a call of an op whose result kernels must get right (Case), and one that is timed (Timing)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Any, Protocol
 
 import torch
 
-Arguments = tuple[list[Any], dict[str, Any]]  # positional and keyword arguments of an op
+# The positional and the keyword arguments of an op.
+Arguments = tuple[list[Any], dict[str, Any]]
 
 
 class Make(Protocol):
-    """Makes the arguments of a call: for a seed the same values, in memory of their own, on every call; for another
-    seed others, in the same form."""
+    """Makes the arguments of a call. A seed gives the same values on every call, in new memory; another seed gives
+    other values in the same form."""
 
     def __call__(self, device: torch.device, seed: int = 0) -> Arguments: ...
 
@@ -22,11 +23,11 @@ class Case:
     """A call of an op.
 
     Attributes:
-        name: what it calls, and with what, for people: "npk_gram of uint8 x, 3 layers, 37 x 129".
+        name: describes the call for people: "npk_gram of uint8 x, 3 layers, 37 x 129".
         op: an op of csrc/ops.cpp.
-        make: its arguments. Outputs that the op fills are among the keyword arguments.
-        close: which of its results (for an op that fills outputs: which of those, in the order of the schema) are
-            rounded, and so held to the rules for rounded results instead of to the same bits.
+        make: makes its arguments. Outputs that the op fills are among the keyword arguments.
+        close: the indices of the results that are rounded. The rules for rounded results hold for them; all others must
+            have the same bits. For an op that fills outputs, these count as its results, in the order of the schema.
     """
 
     name: str
@@ -37,8 +38,8 @@ class Case:
 
 @dataclass(frozen=True)
 class Timing:
-    """A call of an op that is timed, at one of two sizes, "small" or "large". It fills no outputs; `close` as of a
-    case."""
+    """A call of an op that is timed, at one of two sizes, "small" or "large". It fills no outputs. `close` is that of a
+    Case."""
 
     name: str
     op: str

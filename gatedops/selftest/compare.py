@@ -1,9 +1,9 @@
-"""Whether a kernel gives what the portable op gives: the same bits or, where sums are rounded, as small an error.
+"""Compares a kernel with the portable op: the results must have the same bits or, if rounded, as small an error.
 
-A kernel runs three times: twice on the same values, which must give the same bits, and then on others, in the memory of
-those before. It may change nothing but its results: no argument, nothing around one or around an output, no earlier
-result, no state of the process. A result that is not in `close` of the case must have the bits of the portable op's,
-whatever its strides. One that is must have
+A kernel runs three times: twice on the same values, which must give the same bits, and then on other values in the same
+memory. It must not change anything but its results: no argument, nothing around an argument or an output, no earlier
+result, and no state of the process. A result that is not in `close` of the case must have the bits of the portable op's
+result, whatever its strides. A result in `close` must have
 
     max|kernel - truth| <= 2 * max|portable - truth| + TINY[dtype] * max|truth|
 
@@ -11,10 +11,10 @@ and in half precision, where sums are rounded once,
 
     rms(kernel - truth) <= 1.5 * rms(portable - truth) + TINY[dtype] / 64 * rms(truth)
 
-with the truth from the portable op in float64; a float64 result, for which nothing more precise is at hand, must lie
-within FLOAT64_SUMS * max|truth|. Infinities and NaN must stand where they stand in the truth.
+The truth is the portable op's result in float64. A float64 result has no more precise truth, so it must lie within
+FLOAT64_SUMS * max|truth|. Infinities and NaN must be where they are in the truth.
 
-Results that are timed are as large as a user's. There a rounded one must be within NEAR[dtype] * max|portable| of the
+Timed results are as large as a user's. There a rounded result must be within NEAR[dtype] * max|portable| of the
 portable op's, and every run must give the same bits.
 """
 
@@ -43,19 +43,20 @@ from gatedops.selftest.calls import (
 )
 from gatedops.selftest.case import Arguments, Case, Timing
 
-Fault = tuple[str, str]  # an outcome, a key of gatedops.backends.verdicts.OUTCOMES, and what went wrong, one sentence
+# An outcome, which is a key of gatedops.backends.verdicts.OUTCOMES, and a sentence that says what went wrong.
+Fault = tuple[str, str]
 
-# One unit in the last place of the largest result: for cases where the portable op happens to be exact.
+# One unit in the last place of the largest result, for cases in which the portable op happens to be exact.
 TINY = {
     torch.float64: 2.0**-52,
     torch.float32: 2.0**-23,
     torch.float16: 2.0**-10,
     torch.bfloat16: 2.0**-7,
 }
-# Relative error of float64 sums of at most a few hundred terms against the same sums in another order.
+# The relative error of float64 sums of at most a few hundred terms against the same sums in another order.
 FLOAT64_SUMS = 1e-12
-# Relative error of sums of thousands of terms against the same sums in another order, of a few roundings where half
-# precision is rounded to. Numbers that a kernel left out, or put in the wrong place, are off by far more.
+# The relative error of sums of thousands of terms against the same sums in another order; in half precision it allows a
+# few roundings. Numbers that a kernel left out, or put in the wrong place, are off by far more.
 NEAR = {
     torch.float64: 1e-11,
     torch.float32: 2.0**-15,
@@ -63,17 +64,18 @@ NEAR = {
     torch.bfloat16: 2.0**-5,
 }
 
-_SYMMETRIC = ("npk_gram", "npk_gram_out", "conv_gram")  # give a symmetric matrix where y_words is None
+# These ops give a symmetric matrix if y_words is None.
+_SYMMETRIC = ("npk_gram", "npk_gram_out", "conv_gram")
 
 
 @dataclass(frozen=True)
 class _Runs:
-    """What three calls of a kernel made.
+    """Three calls of a kernel.
 
     Attributes:
-        first, second, other: on the same values twice, and on others. Their results are copies, made at once.
-        left: what became of the results of the first.
-        changed: what the kernel changed of the state of the process.
+        first, second, other: two calls on the same values, and one on others. Their results were copied at once.
+        left: the results of the first call, after all calls.
+        changed: the parts of the process's state that the kernel changed.
     """
 
     first: Run
@@ -84,8 +86,10 @@ class _Runs:
 
 
 def fault_of(case: Case, kernel: Kernel, device: torch.device) -> Fault | None:
-    """What is wrong with a kernel on a case: one of "wrong", "unsteady" and "raised", and a sentence. None: nothing.
-    Raises what the portable op does, and where memory is too short to tell.
+    """Returns what is wrong with a kernel on a case: "wrong", "unsteady" or "raised", and a sentence. Returns None if
+    nothing is wrong.
+
+    It raises the errors of the portable op, and torch.OutOfMemoryError if there is too little memory to tell.
     """
     with torch.no_grad():
         values, others = case.make(device), case.make(device, seed=1)
@@ -112,19 +116,20 @@ def _runs_of(case: Case, kernel: Kernel, values: Arguments, others: Arguments, d
     first = _kept(returned)
     arguments = copied(values)
     second = _kept(run(case.op, kernel, arguments, device))
-    reused = (arguments[0], copied(others)[1])  # outputs are not used again
+    # The memory of the arguments is used again, but that of outputs is not.
+    reused = (arguments[0], copied(others)[1])
     other = _kept(run_late(case.op, kernel, reused, others, device))
     changed = [name for name, value in state_of(device).items() if value != state[name]]
     return _Runs(first, second, other, returned.results, changed)
 
 
 def _kept(done: Run) -> Run:
-    """The same with results that no later call can change."""
+    """Copies the results of a call, so that no later call can change them."""
     return replace(done, results=pytree.tree_map_only(Tensor, torch.clone, done.results))
 
 
 def fault_when_timed(timing: Timing, found: Any, expected: Any) -> Fault | None:
-    """What is wrong with what a timed kernel returned, beside what the portable op did."""
+    """Returns what is wrong with a timed kernel's results, compared with the portable op's."""
     ours, theirs = as_list(found), as_list(expected)
     wrong = _difference(ours, theirs, but=timing.close)
     for index in sorted(timing.close) if wrong is None else ():
@@ -134,7 +139,7 @@ def fault_when_timed(timing: Timing, found: Any, expected: Any) -> Fault | None:
 
 
 def unsteady_when_timed(again: Any, first: Any) -> Fault | None:
-    """What is wrong with what a timed kernel returned, beside what it returned first."""
+    """Returns what is wrong with a timed kernel's results, compared with those of its first run."""
     unsteady = _difference(as_list(again), as_list(first))
     return None if unsteady is None else ("unsteady", f"two runs differ: {unsteady}")
 
@@ -160,7 +165,7 @@ def _wrong_result(case: Case, found: Run, values: Arguments, device: torch.devic
 
 
 def _in_float64(arguments: Arguments) -> Arguments:
-    """The same with every floating tensor and dtype argument in float64."""
+    """Returns the arguments with every float tensor and float dtype changed to float64."""
 
     def precise(value: Any) -> Any:
         if isinstance(value, torch.dtype) and value.is_floating_point:
@@ -172,7 +177,7 @@ def _in_float64(arguments: Arguments) -> Arguments:
 
 
 def _difference(found: list[Any], expected: list[Any], *, but: Collection[int] = ()) -> str | None:
-    """The first difference in number or form of results, or in the bits of any but those listed."""
+    """Returns the first difference in the number or form of results, or in the bits of any result not in `but`."""
     if len(found) != len(expected):
         return f"{len(found)} results, expected {len(expected)}"
     for index, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
@@ -185,7 +190,7 @@ def _difference(found: list[Any], expected: list[Any], *, but: Collection[int] =
 
 
 def _form_difference(found: Any, expected: Any) -> str | None:
-    """Between two results, their numbers aside."""
+    """Returns how two results differ in type, shape, dtype or device."""
     if not isinstance(found, Tensor) or not isinstance(expected, Tensor):
         return None if type(found) is type(expected) else f"{type(found).__name__}, expected {type(expected).__name__}"
     for ours, theirs in (
@@ -199,7 +204,7 @@ def _form_difference(found: Any, expected: Any) -> str | None:
 
 
 def _bits_difference(found: Tensor, expected: Tensor) -> str | None:
-    """Between the bits of two tensors of the same form; every NaN is the same."""
+    """Returns how the bits of two tensors of the same form differ; all NaNs count as equal."""
     if torch.equal(_bits(found), _bits(expected)):
         return None
     differ = _bits(found) != _bits(expected)
@@ -220,7 +225,7 @@ def _told(wrong: Tensor, found: Tensor, expected: Tensor, how: str) -> str:
 
 
 def _error(found: Tensor, portable: Tensor, truth: Tensor) -> str | None:
-    """How far a rounded result is from the truth, where that is too far."""
+    """Returns how far a rounded result is from the truth, if it is too far."""
     misplaced = _misplaced(found, truth)
     finite = truth.isfinite()
     if misplaced is not None or not finite.any():
@@ -242,12 +247,12 @@ def _error(found: Tensor, portable: Tensor, truth: Tensor) -> str | None:
 
 
 def _mean(errors: Tensor) -> float:
-    """The root mean square."""
+    """Returns the root mean square."""
     return errors.square().mean().sqrt().item()
 
 
 def _far(found: Tensor, portable: Tensor) -> str | None:
-    """How far a rounded result is from the portable op's, where that is too far."""
+    """Returns how far a rounded result is from the portable op's, if it is too far."""
     misplaced = _misplaced(found, portable)
     finite = portable.isfinite()
     if misplaced is not None or not finite.any():
@@ -258,14 +263,14 @@ def _far(found: Tensor, portable: Tensor) -> str | None:
 
 
 def _misplaced(found: Tensor, expected: Tensor) -> str | None:
-    """Infinities and NaN that are not where they are expected."""
+    """Returns a sentence about infinities and NaN that are not where they are expected."""
     same = (found == expected) | (found.isnan() & expected.isnan())
     misplaced = torch.where(expected.isfinite(), ~found.isfinite(), ~same)
     return _told(misplaced, found, expected, "are infinite or NaN in the wrong place") if misplaced.any() else None
 
 
 def _side_effect(runs: _Runs, values: Arguments) -> str | None:
-    """What a kernel changed beside its results."""
+    """Returns what a kernel changed beside its results."""
     if runs.first.spilled:
         return f"wrote outside of {runs.first.spilled[0]}"
     for name, value in zip(runs.first.arguments, values[0], strict=False):

@@ -1,4 +1,4 @@
-"""What the self-test found: a table for people, and JSON for programs."""
+"""Shows what the self-test found: a table for people, and JSON for programs."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _HEAD = ("family", "backend", "verdict", "times as fast, small / large", "choice
 
 @dataclass(frozen=True)
 class GpuResult:
-    """What was found on one kind of GPU.
+    """What the self-test found on one kind of GPU.
 
     Attributes:
-        gpu: the kind.
-        device: the one of this kind that was tested, as torch names it.
-        verdicts: by family, then by backend.
-        missing: what the backends that were not tried need.
-        kept: the file of the verdicts, None where it could not be written.
-        not_kept: why it could not, or empty.
+        gpu: the kind of GPU.
+        device: the GPU of this kind that was tested, as torch names it.
+        verdicts: the verdicts by family, then by backend.
+        missing: what the backends that were not tested need.
+        kept: the file of the verdicts, or None if it could not be written.
+        not_kept: why it could not be written, or empty.
     """
 
     gpu: Gpu
@@ -43,15 +43,16 @@ class GpuResult:
 
     @property
     def is_right(self) -> bool:
-        """Whether all that was tried is right."""
+        """Whether all that was tested is right."""
         return all(verdict.is_right for by_backend in self.verdicts.values() for verdict in by_backend.values())
 
 
 def text_of(tested: Sequence[GpuResult], chosen: dict[str, Choice]) -> str:
-    """For each kind of GPU a table and where its verdicts are kept. chosen: what runs each family from now on."""
+    """Returns, for each kind of GPU, a table and where its verdicts are kept. `chosen` says what runs each family from
+    now on."""
     parts = [_text_of_one(found, chosen) for found in tested]
     if forced_backend():
-        parts.append(f"GATEDOPS_BACKEND={forced_backend()} is set, and it chooses, whatever the verdicts are.")
+        parts.append(f"GATEDOPS_BACKEND={forced_backend()} is set, so it chooses, whatever the verdicts are.")
     return "\n\n".join(parts)
 
 
@@ -64,7 +65,8 @@ def _text_of_one(found: GpuResult, chosen: dict[str, Choice]) -> str:
 
 
 def json_of(tested: Sequence[GpuResult], backends: Sequence[KernelBackend], chosen: dict[str, Choice]) -> str:
-    """All that was found, timings included, and what it holds for. chosen: what runs each family from now on."""
+    """Returns all that was found with the timings, and what it holds for. `chosen` says what runs each family from now
+    on."""
     families = dict.fromkeys(family for found in tested for family in found.verdicts)
     return json.dumps(
         {
@@ -114,14 +116,14 @@ def _row(found: GpuResult, family: str, name: str, chosen: str) -> tuple[str, ..
 
 
 def _why_not(found: GpuResult, verdict: Verdict, chosen: str) -> str:
-    """Why kernels that are right are not chosen."""
+    """Says why kernels that are right are not chosen."""
     if verdict.faster and min(verdict.faster) <= FASTER:
         return "not faster at both sizes"
     if not verdict.is_chosen:
         return "a call that was timed is slower"
     if found.kept is None:
         return "right and faster, but not kept"
-    return f"{chosen} is faster" if chosen != PORTABLE else "right and faster, as it must be on the other GPUs here too"
+    return f"{chosen} is faster" if chosen != PORTABLE else "right and faster here, but must be on the other GPUs too"
 
 
 def _where_kept(found: GpuResult) -> str:

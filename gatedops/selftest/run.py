@@ -1,8 +1,8 @@
 """Runs the self-test: every family of every backend in processes of its own, one after another.
 
-Each family has one process that checks its kernels and, where they are right, a second one that times them
-(gatedops/selftest/worker.py). What such a process does, the self-test goes on: one that takes too long for a case is
-killed with all that it started, one that crashes is told from its exit.
+For each family one process checks its kernels and, if they are right, a second process times them
+(gatedops/selftest/worker.py). Whatever such a process does, the self-test goes on: it kills a process that takes too
+long for a case, with all that this started, and it knows a crash by the exit code.
 """
 
 from __future__ import annotations
@@ -29,24 +29,32 @@ from gatedops.backends.kernels import KernelBackend
 from gatedops.backends.verdict_files import Verdicts
 from gatedops.backends.verdicts import OUTCOMES, RIGHT, Verdict
 
-Progress = Callable[[str, str, Verdict], None]  # takes a family, the name of a backend, and its verdict
+# It takes a family, the name of a backend, and its verdict.
+Progress = Callable[[str, str, Verdict], None]
 
 SIZES = ("small", "large")
-LIMIT = 120.0  # seconds that a case may take, compiling its kernels included
+# A case may take this many seconds, with compiling its kernels.
+LIMIT = 120.0
 
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the signals that end the self-test
-# What chooses kernels, of which the test has its own, and what lets products of float32 be less precise.
+# These signals end the self-test.
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# The first two choose kernels, and the test chooses its own. The others let products of float32 be less precise.
 _NOT_PASSED_ON = ("GATEDOPS_BACKEND", "GATEDOPS_CUDA", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "NVIDIA_TF32_OVERRIDE")
-_GRACE = 30  # seconds past the limit after which a worker ends by itself, should nobody be there to kill it
-_LOOK = 0.1  # seconds between two looks at a report
-_DYING = 10.0  # seconds that a killed process has to be gone: one that waits for a GPU may never be
-_TAIL = 4096  # bytes of what a worker printed that are read
-_LONGEST = 300  # characters of a sentence that are told
+# A worker ends by itself this many seconds after the limit, in case nobody is there to kill it.
+_GRACE = 30
+# A report is looked at every this many seconds.
+_LOOK = 0.1
+# A killed process gets this many seconds to end; a process that waits for a GPU may never end.
+_DYING = 10.0
+# This many bytes of a worker's output are read.
+_TAIL = 4096
+# A sentence is cut off at this many characters.
+_LONGEST = 300
 
 
 @dataclass(frozen=True)
 class _Report:
-    """What a worker wrote: how many cases were right, the one that began and did not end, and its last line."""
+    """A worker's report: how many cases were right, the case that began but did not end, and the last line."""
 
     right: int
     within: str | None
@@ -55,7 +63,7 @@ class _Report:
 
 @dataclass(frozen=True)
 class _End:
-    """How a worker ended: its exit code, minus the number of a signal; None where it passed the limit."""
+    """The end of a worker. `code` is its exit code, or minus the number of a signal, or None if it passed the limit."""
 
     code: int | None
     report: _Report
@@ -65,7 +73,8 @@ class _End:
 def run(
     backends: Sequence[KernelBackend], families: Sequence[str], device: str, limit: float, progress: Progress
 ) -> Verdicts:
-    """The verdicts on families of backends. One after another: two at once would disturb each other's times."""
+    """Returns the verdicts on families of backends. They are tested one after another, because two at once would
+    disturb each other's times."""
     found: Verdicts = {}
     for family in families:
         for backend in backends:
@@ -77,7 +86,7 @@ def run(
 
 
 def verdict_on(backend: KernelBackend, family: str, device: str, limit: float) -> Verdict:
-    """The verdict on the kernels that a backend has for a family; no case takes longer than the limit."""
+    """Returns the verdict on the kernels that a backend has for a family; no case may take longer than the limit."""
     today = datetime.date.today().isoformat()
     verdict = replace(_checked(_worker(backend, family, device, "check", limit), limit), date=today)
     if not verdict.is_right:
@@ -90,15 +99,15 @@ def verdict_on(backend: KernelBackend, family: str, device: str, limit: float) -
 
 def _checked(end: _End, limit: float) -> Verdict:
     last, right = end.report.last, end.report.right
-    if last is not None and "outcome" in last:  # a process that ends badly after that adds nothing
+    if last is not None and "outcome" in last:  # How the process ends after that does not matter.
         return Verdict(last["outcome"], last["why"], cases=right)
     failed = _failed(end, limit)
     return Verdict(RIGHT, cases=right) if failed is None else Verdict(*failed, cases=right)
 
 
 def _timed(verdict: Verdict, end: _End, limit: float) -> Verdict:
-    """The verdict on kernels that were right, with their times. Some are right and yet cannot be timed, where memory
-    is short; but those that crash, hang or raise an error now are not right."""
+    """Adds the times to the verdict on kernels that were right. Right kernels may lack the memory to be timed, but
+    kernels that crash, hang or raise an error now are not right."""
     failed = _failed(end, limit)
     if failed is not None:
         return replace(verdict, outcome=failed[0], why=f"while it was timed, {failed[1]}")
@@ -110,11 +119,11 @@ def _timed(verdict: Verdict, end: _End, limit: float) -> Verdict:
         return replace(verdict, why=f"not timed: {last['untimed']}")
     timings = tuple(last["timings"])
     faster = _faster(timings)
-    return replace(verdict, faster=faster, timings=timings, why="" if faster else "nothing of it is timed")
+    return replace(verdict, faster=faster, timings=timings, why="" if faster else "none of its calls is timed")
 
 
 def _failed(end: _End, limit: float) -> tuple[str, str] | None:
-    """The outcome and what went wrong, for a worker that did not come to a good end."""
+    """Returns the outcome and what went wrong, for a worker that did not end well."""
     begun = end.report.last is not None or end.report.right > 0
     where = end.report.within or ("after the last case" if begun else "loading the kernels")
     if end.code is None:
@@ -122,12 +131,12 @@ def _failed(end: _End, limit: float) -> tuple[str, str] | None:
     if end.code == 0 and end.report.last is not None:
         return None
     said = f": {end.printed}" if end.printed else ""
-    name = _exit_name(end.code) if end.code else "exit code 0 and no report that makes sense"
+    name = _exit_name(end.code) if end.code else "exit code 0 and no valid report"
     return "crashed", f"{where}: the process ended with {name}{said}"
 
 
 def _exit_name(code: int) -> str:
-    """ "SIGSEGV" for an exit code of -11, "exit code 3" for 3."""
+    """Names an exit code: "SIGSEGV" for -11, "exit code 3" for 3."""
     if code >= 0:
         return f"exit code {code}"
     with contextlib.suppress(ValueError):
@@ -136,7 +145,8 @@ def _exit_name(code: int) -> str:
 
 
 def _faster(timings: Sequence[dict[str, Any]]) -> tuple[float, ...]:
-    """How many times as fast as portable, the geometric mean at each size; empty where a size was not timed."""
+    """Returns how many times as fast as the portable ops the kernels are, as the geometric mean at each size; empty if
+    a size was not timed."""
     ratios = {size: [t["portable_s"] / t["kernel_s"] for t in timings if t["size"] == size] for size in SIZES}
     if not all(ratios.values()):
         return ()
@@ -147,7 +157,7 @@ def _faster(timings: Sequence[dict[str, Any]]) -> tuple[float, ...]:
 
 
 def _worker(backend: KernelBackend, family: str, device: str, part: str, limit: float) -> _End:
-    """Runs a worker. Whatever happens, Ctrl-C too, no process of its group and no file stays behind."""
+    """Runs a worker. Whatever happens, even Ctrl-C, no process of its group and no file stays behind."""
     with tempfile.TemporaryDirectory(prefix="gatedops-selftest-") as folder:
         report, printed = Path(folder, "report"), Path(folder, "stderr")
         command = [sys.executable, "-m", "gatedops.selftest.worker", "--backend", backend.at, "--family", family]
@@ -159,20 +169,20 @@ def _worker(backend: KernelBackend, family: str, device: str, part: str, limit: 
 
 
 def _exit_code(command: Sequence[str], stderr: Any, report: Path, limit: float) -> int | None:
-    """Runs a command in a process group of its own, which is killed in the end. The exit code; None where it took too
-    long."""
+    """Runs a command in a process group of its own, which is killed in the end. Returns the exit code, or None if the
+    command took too long."""
     quiet = subprocess.DEVNULL
     environment, process = child.environment(_NOT_PASSED_ON), None
     try:
-        with _signals_wait():  # until there is a process to kill for them
-            # Not in a `with` block of its own, which would wait for a process that cannot be killed.
+        with _signals_wait():  # Before the process exists, a signal could not kill it.
+            # A `with` block of its own would wait for a process that cannot be killed.
             process = subprocess.Popen(
                 command, stdin=quiet, stdout=quiet, stderr=stderr, env=environment, start_new_session=True
             )
         return _watched(process, report, limit)
     finally:
         if process is not None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):  # all of the group have ended
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # All processes of the group have ended.
                 os.killpg(process.pid, signal.SIGKILL)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_DYING)
@@ -180,9 +190,9 @@ def _exit_code(command: Sequence[str], stderr: Any, report: Path, limit: float) 
 
 @contextlib.contextmanager
 def _signals_wait() -> Iterator[None]:
-    """Signals that end the self-test come at the end of the block."""
+    """Delays signals that end the self-test until the end of the block."""
     came: list[int] = []
-    in_charge = threading.current_thread() is threading.main_thread()  # other threads get no signals
+    in_charge = threading.current_thread() is threading.main_thread()  # Other threads get no signals.
     heeded = [number for number in ENDING if in_charge and signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in heeded}
     try:
@@ -195,7 +205,7 @@ def _signals_wait() -> Iterator[None]:
 
 
 def _watched(process: subprocess.Popen[bytes], report: Path, limit: float) -> int | None:
-    """The exit code of a process; None where it added nothing to its report for so many seconds."""
+    """Returns the exit code of a process, or None if it added nothing to its report for `limit` seconds."""
     size, since = 0, time.monotonic()
     while time.monotonic() - since <= limit:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -207,7 +217,7 @@ def _watched(process: subprocess.Popen[bytes], report: Path, limit: float) -> in
 
 
 def _read(path: Path) -> _Report:
-    """A report, as far as it was written and makes sense."""
+    """Reads a report, as far as it was written and its lines are valid."""
     right, within, last = 0, None, None
     try:
         lines = path.read_bytes().decode("utf-8", "replace").splitlines()
@@ -216,7 +226,7 @@ def _read(path: Path) -> _Report:
     for line in lines:
         told = _told(line)
         if told is None or told.get("cases", right) != right:
-            break  # the process was killed while it wrote this line, or another wrote it
+            break  # The process was killed while it wrote this line, or another process wrote it.
         if "begins" in told:
             within = told["begins"]
         elif "ends" in told:
@@ -227,7 +237,7 @@ def _read(path: Path) -> _Report:
 
 
 def _told(line: str) -> dict[str, Any] | None:
-    """What a line of a report says; None where it is none that a worker writes."""
+    """Returns what a line of a report says, or None if a worker does not write such a line."""
     try:
         told = json.loads(line)
     except (ValueError, RecursionError):
@@ -252,13 +262,13 @@ def _is_timing(told: object) -> bool:
 
 
 def _shortened(text: str) -> str:
-    """One line of a text that a terminal shows as it is."""
+    """Shortens a text to one line that a terminal shows as it is."""
     shown = "".join(character if character.isprintable() else " " for character in text)
     return shown if len(shown) <= _LONGEST else shown[: _LONGEST - 4] + " ..."
 
 
 def _last_line(path: Path) -> str:
-    """The last line of a text that is not blank, shortened; empty where there is none."""
+    """Returns the last line of a file that is not blank, shortened; empty if there is none."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - _TAIL))
         lines = file.read().decode("utf-8", "replace").split("\n")

@@ -1,14 +1,15 @@
-"""Tests the kernels of one backend for one family of ops, in a process of its own: kernels that crash or hang take
-nothing else with them. `gatedops.selftest.run` starts it as
+"""Tests the kernels of one backend for one family of ops, in a process of its own, so that kernels that crash or hang
+harm nothing else. `gatedops.selftest.run` starts it as
 
     python -m gatedops.selftest.worker --backend MODULE:NAME --family F --device cuda:0 --part check --report FILE
 
-What it finds goes to the report, one JSON object a line, written at once; kernels may print what they like:
+It writes what it finds to the report at once, one JSON object per line; nothing that kernels print goes there. The
+lines are
 
     {"begins": "a case"}, {"ends": "a case"}    around each case
-    {"outcome": "wrong", "why": "..."}          the last line, where something failed
-    {"untimed": "why"}                          the last line, where there was no memory to time it
-    {"cases": 12} or {"timings": [...]}         the last line, where nothing did
+    {"outcome": "wrong", "why": "..."}          the last line, if something failed
+    {"untimed": "why"}                          the last line, if there was too little memory to time it
+    {"cases": 12} or {"timings": [...]}         the last line, if nothing failed
 """
 
 from __future__ import annotations
@@ -32,18 +33,23 @@ from gatedops.selftest.case import Case, Timing
 from gatedops.selftest.cases import cases_of, timings_of
 from gatedops.selftest.compare import Fault, fault_of, fault_when_timed, unsteady_when_timed
 
-Tell = Callable[[dict[str, Any]], None]  # writes a line of the report
+# It writes a line of the report.
+Tell = Callable[[dict[str, Any]], None]
 
 _NO_MEMORY = "too little memory is free; free some and run the self-test again"
-_ENOUGH = 0.3  # seconds that each of the two runs in all
-_AT_MOST = 3.0  # seconds that both together run in all, where one is far slower than the other
-_RUNS = (3, 50)  # at least, at most
+# The kernel and the portable op each run for this many seconds in all,
+_ENOUGH = 0.3
+# or both together for this many, if one is far slower than the other.
+_AT_MOST = 3.0
+# Each runs at least and at most this many times.
+_RUNS = (3, 50)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one part of the test of a family."""
     options = _parse(arguments)
-    signal.alarm(options.limit)  # ends this process even where its parent is gone and a kernel hangs
+    # The alarm ends this process even if its parent is gone and a kernel hangs.
+    signal.alarm(options.limit)
     device = torch.device(options.device)
     torch.set_float32_matmul_precision("highest")
     with open(options.report, "a", encoding="utf-8") as report:
@@ -72,12 +78,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--family", required=True)
     parser.add_argument("--device", required=True)
     parser.add_argument("--part", required=True, choices=["check", "time"])
-    parser.add_argument("--report", required=True, help="file that lines are added to")
+    parser.add_argument("--report", required=True, help="file to which lines are added")
     parser.add_argument(
         "--limit",
         type=int,
         default=0,
-        help="seconds after a line of the report after which it ends by itself; 0: never",
+        help="the process ends by itself this many seconds after the last line of its report; 0: never",
     )
     return parser.parse_args(arguments)
 
@@ -89,20 +95,20 @@ def _found(at: str) -> KernelBackend:
 
 
 def _raised(what: str, error: Exception) -> dict[str, Any]:
-    """The line for an error."""
+    """Returns the line of the report for an error."""
     message = (str(error).strip().splitlines() or ["no message"])[0]
     return {"outcome": "raised", "why": f"{what}: {type(error).__name__}: {message}"}
 
 
 def _check(cases: Sequence[Case], kernels: dict[str, Kernel], device: torch.device, tell: Tell) -> dict[str, Any]:
-    """The last line: of the first case whose result is not what it should be, else how many were right."""
+    """Returns the last line: the fault of the first case that fails, else how many cases were right."""
     for case in cases:
         tell({"begins": case.name})
         try:
             fault = fault_of(case, kernels[case.op], device)
         except torch.OutOfMemoryError:
             return {"outcome": UNKNOWN, "why": f"{case.name}: {_NO_MEMORY}"}
-        except Exception as error:  # the portable op's, whose results are what a kernel is held to
+        except Exception as error:  # The portable op failed, so the kernel cannot be compared with it.
             return _raised(f"{case.name}, by the portable op", error) | {"outcome": UNKNOWN}
         if fault is not None:
             outcome, why = fault
@@ -112,7 +118,7 @@ def _check(cases: Sequence[Case], kernels: dict[str, Kernel], device: torch.devi
 
 
 def _time(timings: Sequence[Timing], kernels: dict[str, Kernel], device: torch.device, tell: Tell) -> dict[str, Any]:
-    """The last line: the times of all that is timed, or the first fault; too little memory is none of a kernel."""
+    """Returns the last line: all times, or the first fault. Too little memory is not a fault of a kernel."""
     found = []
     for timing in timings:
         tell({"begins": timing.name})
@@ -130,8 +136,8 @@ def _time(timings: Sequence[Timing], kernels: dict[str, Kernel], device: torch.d
 
 
 def _medians(timing: Timing, kernel: Kernel, device: torch.device) -> tuple[Fault | None, list[float]]:
-    """Seconds that the kernel and the portable op take, run in turns after one run of each, which compiles; and what is
-    wrong with what the kernel returned, first or in a run that was timed."""
+    """Returns what is wrong with the kernel's results, first or in a timed run, and the median seconds that the kernel
+    and the portable op take. Each runs once first, which compiles it; then they are timed in turns."""
     calls = [(op, timing.make(device)) for op in (kernel, OPS[timing.op])]
     seconds: list[list[float]] = [[], []]
     with torch.no_grad():

@@ -1,6 +1,7 @@
-"""Statistics of gates, all on bits: how often they are on, how they change in training, what classes share, regions.
+"""Computes statistics of gates from their bits: how often they are on, how they change in training, what classes share,
+and linear regions.
 
-Formulas: docs/math.md, section 12.
+docs/math.md, section 12, has the formulas.
 """
 
 from gatedops.stats.activity import GateStats, LayerStats, gate_stats

@@ -1,4 +1,4 @@
-"""How often gates are on: share, dead and always-on gates, entropy (docs/math.md, section 12)."""
+"""Computes how often gates are on: share, dead and always-on gates, entropy (docs/math.md, section 12)."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ class LayerStats(ShownAsTable):
     """How often the gates of one layer, or of the whole net, are on.
 
     Args:
-        name: of the layer; "net" for all gates together.
-        on_per_gate: for how many inputs each gate is on, int64 ``(*shape)``; of the net ``(w,)``, layer after layer.
-        on_per_input: how many gates are on for each input, int32 ``(n,)``; of the net int64.
-        channel_axis: of on_per_gate, for layers with positions (pixels, tokens); None for all others and the net.
+        name: the name of the layer; "net" for all gates together.
+        on_per_gate: for how many inputs each gate is on, int64 ``(*shape)``; for the net ``(w,)``, layer after layer.
+        on_per_input: how many gates are on for each input, int32 ``(n,)``; for the net int64.
+        channel_axis: the axis of the channels in on_per_gate, for layers with positions (pixels, tokens); None for all
+            others and the net.
     """
 
     name: str
@@ -35,63 +36,66 @@ class LayerStats(ShownAsTable):
 
     @property
     def inputs(self) -> int:
-        """Number of inputs, n."""
+        """The number n of inputs."""
         return len(self.on_per_input)
 
     @property
     def width(self) -> int:
-        """Number of gates."""
+        """The number of gates."""
         return self.on_per_gate.numel()
 
     @property
     def share_on(self) -> float:
-        """Share of all gates, over all inputs, that are on."""
+        """The share of all gates, over all inputs, that are on."""
         return int(self.on_per_gate.sum()) / (self.inputs * self.width)
 
     @property
     def share_per_gate(self) -> Tensor:
-        """Share of the inputs for which each gate is on, float64 ``(*shape)``, on the CPU where the device has none."""
+        """The share of the inputs for which each gate is on, float64 ``(*shape)``; on the CPU if the device has no
+        float64."""
         return in_float64(self.on_per_gate) / self.inputs
 
     @property
     def share_per_input(self) -> Tensor:
-        """Share of the gates that are on for each input, float64 ``(n,)``, on the CPU where the device has none."""
+        """The share of the gates that are on for each input, float64 ``(n,)``; on the CPU if the device has no
+        float64."""
         return in_float64(self.on_per_input) / self.width
 
     @property
     def dead(self) -> int:
-        """Gates that are on for no input."""
+        """The number of gates that are on for no input."""
         return int((self.on_per_gate == 0).sum())
 
     @property
     def always_on(self) -> int:
-        """Gates that are on for every input."""
+        """The number of gates that are on for every input."""
         return int((self.on_per_gate == self.inputs).sum())
 
     @property
     def dead_channels(self) -> int | None:
-        """Channels all of whose gates are dead; None for layers without positions."""
+        """The number of channels whose gates are all dead; None for layers without positions."""
         return self._channels(self.on_per_gate == 0)
 
     @property
     def always_on_channels(self) -> int | None:
-        """Channels all of whose gates are on for every input; None for layers without positions."""
+        """The number of channels whose gates are all on for every input; None for layers without positions."""
         return self._channels(self.on_per_gate == self.inputs)
 
     def _channels(self, gates: Tensor) -> int | None:
-        """The channels of which all gates are among these."""
+        """The number of channels whose gates are all among these."""
         if self.channel_axis is None:
             return None
         return int(gates.movedim(self.channel_axis, 0).flatten(1).all(1).sum())
 
     @property
     def entropy(self) -> float:
-        """Mean binary entropy of a gate over the inputs, in bits: 0 (never changes) to 1 (on for half of them)."""
+        """The mean binary entropy of a gate over the inputs, in bits: from 0 (the gates never change) to 1 (each is on
+        for half of the inputs)."""
         share = self.share_per_gate
         return float((torch.special.entr(share) + torch.special.entr(1 - share)).mean()) / math.log(2)
 
     def summary(self) -> dict[str, float]:
-        """The numbers without the tensors; those of channels for layers with positions alone."""
+        """The numbers without the tensors. Only layers with positions have numbers of channels."""
         channels = {"dead_channels": self.dead_channels, "always_on_channels": self.always_on_channels}
         return {
             "share_on": self.share_on,
@@ -120,7 +124,7 @@ class GateStats(ShownAsTable):
 
 
 def _table(title: str, parts: Sequence[LayerStats]) -> Table:
-    """A row for each part; columns for channels where one of them has any."""
+    """A table with a row for each part, and with columns for channels if one of the parts has channels."""
     head = ("layer", "shape", "gates", "on %", "dead", "always on", "entropy")
     channels = any(part.channel_axis is not None for part in parts)
     rows = tuple(
@@ -140,15 +144,15 @@ def _table(title: str, parts: Sequence[LayerStats]) -> Table:
 
 
 def gate_stats(bits: GateBits) -> GateStats:
-    """How often the gates of each layer and of the whole net are on (docs/math.md, section 12).
+    """Computes how often the gates of each layer and of the whole net are on (docs/math.md, section 12).
 
-    Counts are exact. The words are read in place, a memory-mapped file included, and nothing is unpacked.
+    Counts are exact. The words are read in place, also from a memory-mapped file, and no gate is unpacked.
 
     Args:
         bits: gates of at least one input.
 
     Raises:
-        TypeError, ValueError: bits is no GateBits or has no inputs.
+        TypeError, ValueError: bits is not a GateBits or has no inputs.
     """
     require_gates(bits)
     per_gate, per_input = gate_counts(bits), on_per_input(bits)
@@ -159,7 +163,7 @@ def gate_stats(bits: GateBits) -> GateStats:
 
 
 def _channel_axis(layer: GateLayer) -> int | None:
-    """The axis of the channels in a layer that has positions; None in another."""
+    """The axis of the channels in a layer that has positions; None for any other layer."""
     if len(layer.shape) == 1 or layer.kind == "select":
         return None
     return 1 if len(layer.shape) == 2 else 0

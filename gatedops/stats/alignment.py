@@ -1,4 +1,4 @@
-"""How alike the neural path kernels of two checkpoints are: centred alignment (docs/math.md, section 12)."""
+"""Compares the neural path kernels of two checkpoints by centred alignment (docs/math.md, section 12)."""
 
 from __future__ import annotations
 
@@ -14,35 +14,36 @@ from gatedops.ops.checks import require_float64
 from gatedops.ops.gram import npk_gram, npk_matvec
 from gatedops.ops.gram_args import require_inputs
 from gatedops.ops.gram_range import passes_of
+from gatedops.progress import with_bar
 from gatedops.scalars import whole_number
 from gatedops.stats.checks import require_gates, require_same_inputs
-from gatedops.trace.progress import with_bar
 
-# A kernel is taken as constant where what centring leaves is below this share of it: rounding of float64 sums.
+# A kernel counts as constant if centring leaves less than this share of it, which may be rounding of float64 sums.
 _CONSTANT = 2.0**-40
 
 
 def npk_alignment(
     a: GateBits, b: GateBits, x: Tensor | None = None, *, block: int = 512, progress: bool | None = None
 ) -> float:
-    """Centred kernel alignment (CKA) of the neural path kernels of two checkpoints: 1 where they are equal up to a
-    factor and a constant (Cortes et al. 2012, arXiv 1203.0550; Kornblith et al. 2019, arXiv 1905.00414; docs/math.md,
-    section 12).
+    """Returns the centred kernel alignment (CKA) of the neural path kernels of two checkpoints. It is 1 if they are
+    equal up to a factor and a constant (Cortes et al. 2012, arXiv 1203.0550; Kornblith et al. 2019, arXiv 1905.00414;
+    docs/math.md, section 12).
 
-    Both kernels are computed block by block in float64, each unordered pair of inputs once, and none is stored: the
+    Both kernels are computed block by block in float64, each unordered pair of inputs once, and neither is stored: the
     memory is that of two ``(block, block)`` blocks.
 
     Args:
         a, b: gates of the same n inputs, in the same order, with the same layers (names may differ).
-        x: the inputs ``(n, d)`` of both kernels ``Sigma * Lambda``; None: Lambda alone.
+        x: the inputs ``(n, d)`` of both kernels ``Sigma * Lambda``; None: the kernels are Lambda alone.
         block: rows and columns computed at a time.
-        progress: a bar (tqdm) over the blocks. None: on a terminal, once it has taken a second.
+        progress: show a bar (tqdm) over the blocks. None: on a terminal, once it has taken a second.
 
     Returns:
-        0 to 1; NaN where one of the kernels is the same for every pair.
+        A number from 0 to 1; NaN if one of the kernels is the same for every pair.
 
     Raises:
-        TypeError, ValueError: a or b is no GateBits, has no inputs, other inputs or other layers; x does not fit them.
+        TypeError, ValueError: a or b is not a GateBits, has no inputs, or has other inputs or layers than the other; x
+            does not fit them.
     """
     require_gates(a, "a")
     require_gates(b, "b")
@@ -54,9 +55,10 @@ def npk_alignment(
 def npk_alignments(
     checkpoints: Sequence[GateBits], x: Tensor | None = None, *, block: int = 512, progress: bool | None = None
 ) -> Tensor:
-    """:func:`npk_alignment` of all pairs of T checkpoints, float64 ``(T, T)``; the kernel of each is computed once."""
+    """Returns :func:`npk_alignment` of all pairs of T checkpoints, float64 ``(T, T)``. The kernel of each checkpoint is
+    computed once."""
     if isinstance(checkpoints, GateBits):
-        raise TypeError("checkpoints: got a GateBits, needs a list of them")
+        raise TypeError("checkpoints: got a GateBits, needs a list of GateBits")
     checkpoints = list(checkpoints)
     if not checkpoints:
         raise ValueError("checkpoints: got none, needs at least one GateBits")
@@ -70,7 +72,7 @@ def npk_alignments(
 def _alignments(
     checkpoints: Sequence[GateBits], name: str, x: Tensor | None, block: int, progress: bool | None
 ) -> Tensor:
-    """The alignments of all pairs; errors name the checkpoints `name`."""
+    """The alignments of all pairs; errors call the checkpoints `name`."""
     size = whole_number(block)
     if size is None or size < 1:
         raise ValueError(f"block: got {block!r}, needs a whole number of at least 1")
@@ -100,7 +102,7 @@ def _alignments(
 
 
 def _scale_of(bits: GateBits) -> list[float] | str:
-    """Multipliers that keep the kernel of a deep net in the range of float64. An alignment does not notice them."""
+    """Multipliers that keep the kernel of a deep net in the range of float64; they do not change an alignment."""
     passes = passes_of([bits], [], torch.float64)
     return passes[0].scale if len(passes) == 1 else "width"
 
@@ -108,7 +110,7 @@ def _scale_of(bits: GateBits) -> list[float] | str:
 def _centred(
     bits: GateBits, scale: list[float] | str, x: Tensor | None, means: Tensor, rows: slice, columns: slice
 ) -> Tensor:
-    """A block of ``H K H``, H = I - 1/n: what is left of the kernel less the means of its rows and columns."""
+    """A block of ``H K H``, H = I - 1/n: the kernel minus the means of its rows and columns."""
     here = None if x is None else x[rows]
     if rows == columns:
         kernel = npk_gram(here, bits[rows], scale=scale, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""How many gates change between two checkpoints of a net (docs/math.md, section 12)."""
+"""Counts the gates that change between two checkpoints of a net (docs/math.md, section 12)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from gatedops.ops.gate_counts import gate_counts
 from gatedops.stats.checks import require_gates, require_same_inputs
 from gatedops.tables import ShownAsTable, Table, counted, percent, whole
 
-_BLOCK_BYTES = 1 << 24  # of words compared at a time
+# This many bytes of words are compared at a time.
+_BLOCK_BYTES = 1 << 24
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -21,9 +22,9 @@ class LayerChange(ShownAsTable):
     """The gates of one layer, or of the whole net, that differ between two checkpoints.
 
     Args:
-        name: of the layer; "net" for all gates together.
-        inputs: number of inputs, n.
-        changed_per_gate: for how many inputs each gate differs, int64 ``(*shape)``; of the net ``(w,)``, layer after
+        name: the name of the layer; "net" for all gates together.
+        inputs: the number n of inputs.
+        changed_per_gate: for how many inputs each gate differs, int64 ``(*shape)``; for the net ``(w,)``, layer after
             layer.
     """
 
@@ -33,12 +34,12 @@ class LayerChange(ShownAsTable):
 
     @property
     def distance(self) -> int:
-        """Hamming distance: gates that differ, summed over the inputs."""
+        """The Hamming distance: the number of gates that differ, summed over the inputs."""
         return int(self.changed_per_gate.sum())
 
     @property
     def share(self) -> float:
-        """Share of all gates, over all inputs, that differ."""
+        """The share of all gates, over all inputs, that differ."""
         return self.distance / (self.inputs * self.changed_per_gate.numel())
 
     def table(self) -> Table:
@@ -66,15 +67,15 @@ def _table(title: str, parts: Sequence[LayerChange]) -> Table:
 
 
 def gate_change(a: GateBits, b: GateBits) -> GateChange:
-    """Hamming distance between two checkpoints' gates of the same inputs, row i of a and row i of b.
+    """Computes the Hamming distance between two checkpoints' gates of the same inputs, row i of a and row i of b.
 
-    Counts are exact; a few megabytes of words are compared at a time, nothing is unpacked.
+    Counts are exact. A few megabytes of words are compared at a time, and no gate is unpacked.
 
     Args:
         a, b: gates of the same inputs, in the same order, with the same layers (names may differ).
 
     Raises:
-        TypeError, ValueError: a or b is no GateBits, has no inputs, other inputs or other layers.
+        TypeError, ValueError: a or b is not a GateBits, has no inputs, or has other inputs or layers than the other.
     """
     require_gates(a, "a")
     require_gates(b, "b")

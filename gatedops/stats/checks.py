@@ -1,4 +1,4 @@
-"""What the statistics ask of their arguments."""
+"""Checks the arguments of the statistics."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ _LABELS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def require_gates(bits: Any, name: str = "bits") -> None:
-    """Raises unless bits is GateBits of at least one input."""
+    """Raises TypeError or ValueError unless bits is a GateBits of at least one input."""
     require_gate_bits(bits, name)
     if bits.n == 0:
-        raise ValueError(f"{name}: has no inputs, needs the gates of at least one")
+        raise ValueError(f"{name}: has no inputs, needs the gates of at least one input")
 
 
 def require_same_inputs(a: GateBits, b: GateBits, a_name: str, b_name: str) -> None:
     """Raises ValueError unless a and b can be two checkpoints' gates of the same inputs."""
     require_same_layers(a, b, a_name, b_name)
     if a.n != b.n:
-        raise ValueError(f"{a_name}: has {a.n} inputs, {b_name} has {b.n}; both need the same ones, in the same order")
+        raise ValueError(f"{a_name}: has {a.n} inputs, {b_name} has {b.n}; give both the same inputs in the same order")
 
 
 def labels_of(labels: Any, n: int | None) -> Tensor:
-    """Labels of n inputs (None: of any number) as an int64 tensor on the CPU, of two classes at least."""
+    """Labels of n inputs (None: of any number) as an int64 tensor on the CPU, with at least two classes."""
     try:
         given = as_tensor(labels, "labels") if isinstance(labels, np.ndarray) else torch.as_tensor(labels)
     except (TypeError, ValueError, RuntimeError):

@@ -1,4 +1,4 @@
-"""How much of their active sub-network inputs share, within classes and across (docs/math.md, section 12)."""
+"""Computes how much of their active sub-network inputs share, within classes and across (docs/math.md, section 12)."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from gatedops.ops.gram_range import passes_of
 from gatedops.stats.checks import labels_of, require_gates
 from gatedops.tables import ShownAsTable, Table, counted, decimal
 
-_ROWS = 64  # of the kernel computed at a time where it takes several passes
+# If the kernel takes several passes, this many of its rows are computed at a time.
+_ROWS = 64
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LayerOverlap(ShownAsTable):
-    """Mean normalised overlap of the pairs of inputs, in one layer or in the whole net; 0 to 1.
+    """Mean normalised overlaps of pairs of inputs, in one layer or in the whole net; each is from 0 to 1.
 
     Args:
-        name: of the layer; "net" for the product over layers.
-        per_class: float64 ``(C, C)``, of the pairs with one input in class a and the other in b, an input not being
-            paired with itself; NaN on the diagonal for a class of one input.
-        within: of all pairs of one class.
-        across: of all pairs of two classes.
+        name: the name of the layer; "net" for the product over layers.
+        per_class: float64 ``(C, C)``, the mean over the pairs with one input in class a and the other in b. An input is
+            not paired with itself, so the diagonal has NaN for a class of one input.
+        within: the mean over all pairs of one class.
+        across: the mean over all pairs of two classes.
     """
 
     name: str
@@ -44,7 +45,8 @@ class LayerOverlap(ShownAsTable):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ClassOverlap(ShownAsTable):
-    """Mean normalised overlaps between classes: in each layer, and in the whole net. classes: their labels, sorted."""
+    """Mean normalised overlaps between classes: in each layer, and in the whole net. classes has their labels,
+    sorted."""
 
     classes: tuple[int, ...]
     layers: tuple[LayerOverlap, ...]
@@ -62,20 +64,20 @@ def _table(title: str, parts: Sequence[LayerOverlap]) -> Table:
 
 
 def class_overlap(bits: GateBits, labels: Tensor | Sequence[int]) -> ClassOverlap:
-    """Mean normalised overlap within and across classes (docs/math.md, section 12).
+    """Computes the mean normalised overlap within and across classes (docs/math.md, section 12).
 
     In a layer the overlap of two inputs is the cosine of their gates, ``c_l(s, s') / sqrt(c_l(s, s) c_l(s', s'))``. In
-    the whole net it is the product over layers, ``npk_gram(None, bits, normalize=True)``. An input with no gate on in a
-    layer has overlap 0 with all. One pass of :func:`gatedops.npk_matvec` over the pairs for each layer and one for the
-    net; the memory is that of ``(n, C)`` float64 numbers.
+    the whole net it is the product over layers, ``npk_gram(None, bits, normalize=True)``. If all gates of a layer are
+    off for an input, its overlap with every input is 0. :func:`gatedops.npk_matvec` goes over the pairs once for each
+    layer and once for the net; the memory is that of ``(n, C)`` float64 numbers.
 
     Args:
         bits: gates of n inputs.
         labels: n integers.
 
     Raises:
-        TypeError, ValueError: bits is no GateBits, has no inputs, or lies on a device without float64; labels are not n
-            integers, or have fewer than two classes, or no class with two inputs.
+        TypeError, ValueError: bits is not a GateBits, has no inputs, or lies on a device without float64; labels are
+            not n integers, or have fewer than two classes, or no class with two inputs.
     """
     require_gates(bits)
     require_float64(bits.device, "bits")
@@ -101,7 +103,7 @@ def _overlap(name: str, bits: GateBits, members: Tensor) -> LayerOverlap:
 
 
 def _class_sums(bits: GateBits, members: Tensor) -> Tensor:
-    """``(C, C)``: the normalized kernel summed over all pairs of two classes."""
+    """The sums ``(C, C)`` of the normalized kernel over all pairs of two classes."""
     *others, last = passes_of([bits], [], torch.float64)
     if not others:
         weighted = members * inverse_roots(last.squares(bits)).unsqueeze(1)

@@ -11,12 +11,13 @@ from torch import Tensor
 from gatedops.devices import in_float64
 from gatedops.gatebits import GateBits
 from gatedops.ops.overlap import gate_agreement
+from gatedops.progress import with_bar
 from gatedops.scalars import whole_number
 from gatedops.stats.checks import require_gates
 from gatedops.stats.regions import count_regions
-from gatedops.trace.progress import with_bar
 
-_MOST_INPUTS = 30_000  # the kernel is a matrix: 16 bytes for each pair of inputs, 14.4 GB
+# The kernel is a matrix with 16 bytes for each pair of inputs, 14.4 GB for this many inputs.
+_MOST_INPUTS = 30_000
 
 
 @overload
@@ -34,32 +35,33 @@ def naswot_score(
 def naswot_score(
     bits: GateBits, *, per_layer: bool = False, batch_size: int | None = None, progress: bool | None = None
 ) -> float | tuple[float, ...]:
-    """``log |det K_H|``, ``K_H[s, s'] = N - d_H(s, s')`` with N gates and d_H the Hamming distance of the activation
-    patterns (docs/math.md, section 12): the larger, the better an untrained net tells the inputs of a batch apart.
+    """Returns ``log |det K_H|``, where ``K_H[s, s'] = N - d_H(s, s')`` for N gates and the Hamming distance d_H of the
+    activation patterns (docs/math.md, section 12). The larger it is, the better an untrained net tells the inputs of a
+    batch apart.
 
     The released code of the paper sums ``g g^T + (1 - g)(1 - g)^T`` over the calls of the ReLU modules of a net and
     takes ``numpy.linalg.slogdet``. It runs one batch of 128 inputs through the untrained net in training mode, so that
-    batch norms take the statistics of that batch: its score is that of
+    batch norms take the statistics of that batch. Its score is that of
 
         naswot_score(record_gates(net, x, batch_size=len(x), training=True))
 
-    and gates recorded in evaluation mode have another one. Layers are not weighted: wide ones count for more. (The
-    first version of the paper scored Jacobians instead.)
+    and gates recorded in evaluation mode have another score. Layers are not weighted, so wide layers count for more.
+    (The first version of the paper scored Jacobians instead.)
 
-    K_H is positive semi-definite and its entries are integers, so that its determinant is 0 or at least 1: the score is
-    -inf or at least 0. It is -inf where two inputs have the same pattern, where there are more than ``N + 1`` inputs,
-    and wherever the least eigenvalue is 0 to float64 rounding (``n * 2^-52`` times the largest). The released code
-    returns what rounding leaves of such a determinant.
+    K_H is positive semi-definite and its entries are integers, so its determinant is 0 or at least 1, and the score is
+    -inf or at least 0. It is -inf if two inputs have the same pattern, if there are more than ``N + 1`` inputs, or if
+    the least eigenvalue is 0 up to float64 rounding (``n * 2^-52`` times the largest). For such a determinant the
+    released code returns a number that is only rounding.
 
     Args:
         bits: gates of n inputs. All n at once need 16 bytes for each of the n^2 pairs, and n^3 operations.
-        per_layer: the score of every layer by itself instead, one for each.
-        batch_size: the mean score of successive batches of that many inputs, for a data set of any size; what is left
-            at the end and fills no batch is not scored.
-        progress: a bar (tqdm) over the batches. None: on a terminal, once it has taken a second.
+        per_layer: return the score of every layer by itself instead.
+        batch_size: return the mean score of successive batches of that many inputs, for a data set of any size. Inputs
+            at the end that do not fill a batch are not scored.
+        progress: show a bar (tqdm) over the batches. None: on a terminal, once it has taken a second.
 
     Raises:
-        TypeError, ValueError: bits is no GateBits, or has no inputs; batch_size, or n without it, is above 30,000.
+        TypeError, ValueError: bits is not a GateBits, or has no inputs; batch_size, or n without it, is above 30,000.
     """
     require_gates(bits)
     size = _batch(bits.n, batch_size)
@@ -73,7 +75,7 @@ def naswot_score(
 
 
 def _batch(n: int, batch_size: int | None) -> int:
-    """Inputs scored at a time."""
+    """The number of inputs that are scored at a time."""
     if batch_size is None:
         if n > _MOST_INPUTS:
             raise ValueError(
@@ -90,7 +92,7 @@ def _batch(n: int, batch_size: int | None) -> int:
 
 
 def _scores(bits: GateBits, per_layer: bool) -> list[float]:
-    """Of one batch: of each layer by itself, or of all together."""
+    """The scores of one batch: of each layer by itself, or of all layers together."""
     layers = [bits.select_layers([index]) for index in range(len(bits.layers))]
     regions = count_regions(bits)
     if per_layer:
@@ -99,7 +101,7 @@ def _scores(bits: GateBits, per_layer: bool) -> list[float]:
 
 
 def _score(layers: list[GateBits], distinct: int) -> float:
-    """The log-determinant of the agreements of these layers, `distinct` the number of different patterns in them."""
+    """The log-determinant of the agreements of these layers, which have `distinct` different patterns."""
     n, gates = layers[0].n, sum(layer.widths[0] for layer in layers)
     if distinct < n or n > gates + 1:
         return -math.inf
@@ -110,6 +112,7 @@ def _score(layers: list[GateBits], distinct: int) -> float:
 
 
 def _log_determinant(kernel: Tensor) -> float:
-    eigenvalues = torch.linalg.eigvalsh(kernel)  # ascending
+    # eigvalsh returns the eigenvalues in ascending order.
+    eigenvalues = torch.linalg.eigvalsh(kernel)
     least = len(kernel) * torch.finfo(torch.float64).eps * float(eigenvalues[-1])
     return float(eigenvalues.log().sum()) if float(eigenvalues[0]) > least else -math.inf

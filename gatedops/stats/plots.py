@@ -1,4 +1,4 @@
-"""Pictures of the gate statistics: each function draws into the Axes given, or into a new figure, and returns them."""
+"""Draws the gate statistics: each function draws into the given Axes, or into a new figure, and returns the Axes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _COLOURS = ("#1b6ca8", "#e08e45", "#8d99ae", "#c44e52")
-_LINE = 50  # letters that stand side by side under a figure
-_MOST_WRITTEN = 12  # rows of a matrix whose numbers are written into its cells
+# This many letters fit side by side under a figure.
+_LINE = 50
+# A matrix of up to this many rows has its numbers written into its cells.
+_MOST_WRITTEN = 12
 
 
 def plot_gate_stats(stats: GateStats, ax: Axes | None = None) -> Axes:
-    """Bars for every layer and the net: share on, entropy in bits, share of dead and of always-on gates."""
+    """Draws bars for every layer and the net: share on, entropy in bits, share of dead and of always-on gates."""
     parts = [*stats.layers, stats.net]
     bars = {
         "share on": [one.share_on for one in parts],
@@ -35,7 +37,7 @@ def plot_gate_stats(stats: GateStats, ax: Axes | None = None) -> Axes:
 
 
 def plot_gate_shares(stats: GateStats, ax: Axes | None = None) -> Axes:
-    """A line for every layer: the share of inputs for which each gate is on, its gates sorted by it."""
+    """Draws a line for every layer: the share of inputs for which each gate is on, with the gates sorted by it."""
     ax = _axes(ax)
     for layer, colour in zip(stats.layers, _shades(len(stats.layers)), strict=True):
         shares = layer.share_per_gate.flatten().sort().values.cpu()
@@ -48,7 +50,7 @@ def plot_gate_shares(stats: GateStats, ax: Axes | None = None) -> Axes:
 
 
 def plot_gate_change(change: GateChange, ax: Axes | None = None) -> Axes:
-    """Bars for every layer and the net: the share of gates that differ between two checkpoints."""
+    """Draws bars for every layer and the net: the share of gates that differ between two checkpoints."""
     parts = [*change.layers, change.net]
     ax = _bars([one.name for one in parts], {"changed": [one.share for one in parts]}, ax)
     ax.set_title("Gates that differ between the checkpoints")
@@ -57,7 +59,7 @@ def plot_gate_change(change: GateChange, ax: Axes | None = None) -> Axes:
 
 
 def plot_class_overlap(overlap: ClassOverlap, ax: Axes | None = None) -> Axes:
-    """Bars for every layer and the net: mean normalised overlap within classes and across."""
+    """Draws bars for every layer and the net: mean normalised overlap within classes and across."""
     parts = [*overlap.layers, overlap.net]
     bars = {"within classes": [one.within for one in parts], "across classes": [one.across for one in parts]}
     ax = _bars([one.name for one in parts], bars, ax)
@@ -67,7 +69,7 @@ def plot_class_overlap(overlap: ClassOverlap, ax: Axes | None = None) -> Axes:
 
 
 def plot_class_pairs(overlap: ClassOverlap, layer: int | None = None, ax: Axes | None = None) -> Axes:
-    """A matrix: mean normalised overlap of each pair of classes, in one layer or (None) in the whole net."""
+    """Draws a matrix: the mean normalised overlap of each pair of classes, in one layer or (None) in the whole net."""
     chosen = overlap.net if layer is None else overlap.layers[layer]
     ax = _matrix(chosen.per_class, [str(label) for label in overlap.classes], "mean normalised overlap", ax)
     ax.set(title=f"Overlap between classes: {chosen.name}", xlabel="class", ylabel="class")
@@ -75,7 +77,7 @@ def plot_class_pairs(overlap: ClassOverlap, layer: int | None = None, ax: Axes |
 
 
 def plot_alignments(alignments: Tensor, names: Sequence[str], ax: Axes | None = None) -> Axes:
-    """A matrix: what :func:`npk_alignments` gives of checkpoints of these names."""
+    """Draws a matrix: the result of :func:`npk_alignments` for checkpoints with these names."""
     if tuple(alignments.shape) != (len(names), len(names)):
         raise ValueError(f"alignments: got shape {tuple(alignments.shape)}, needs a row and a column for each name")
     ax = _matrix(alignments, names, "centred alignment (CKA)", ax)
@@ -84,7 +86,7 @@ def plot_alignments(alignments: Tensor, names: Sequence[str], ax: Axes | None = 
 
 
 def plot_history(history: Mapping[str, Any], quantity: str = "alignment_to_first", ax: Axes | None = None) -> Axes:
-    """Lines over the steps of a :class:`GateRecorder`'s history: one quantity of every layer and of the net."""
+    """Draws lines over the steps of a :class:`GateRecorder`'s history: one quantity of every layer and of the net."""
     records = history["records"]
     known = [name for name in records[0]["net"] if name != "name"] if records else []
     if quantity not in known:
@@ -113,21 +115,22 @@ def _axes(ax: Axes | None) -> Axes:
 
 
 def _bars(names: Sequence[str], bars: Mapping[str, Sequence[float]], ax: Axes | None) -> Axes:
-    """Groups of bars, one group for each name, one colour for each entry."""
+    """Draws groups of bars: one group for each name, one colour for each entry of `bars`."""
     ax = _axes(ax)
     width = 0.8 / len(bars)
     for index, ((label, heights), colour) in enumerate(zip(bars.items(), _COLOURS, strict=False)):
         places = [group - 0.4 + (index + 0.5) * width for group in range(len(names))]
         ax.bar(places, heights, width, color=colour, label=label)
     _name_columns(ax, names)
-    ax.set_ylim(0, 1.15 * max(map(max, bars.values())) or 1)  # room for the legend
+    # This leaves room for the legend.
+    ax.set_ylim(0, 1.15 * max(map(max, bars.values())) or 1)
     if len(bars) > 1:
         ax.legend(fontsize=9, ncols=len(bars), loc="upper center")
     return _with_grid(ax)
 
 
 def _matrix(values: Tensor, names: Sequence[str], what: str, ax: Axes | None) -> Axes:
-    """A square picture of numbers from 0 to 1, written into the cells where there are few."""
+    """Draws a square matrix of numbers from 0 to 1, and writes them into the cells if there are few."""
     ax = _axes(ax)
     cells = values.double().cpu().numpy()
     image = ax.imshow(cells, vmin=0, vmax=1, cmap="magma")
@@ -143,7 +146,7 @@ def _matrix(values: Tensor, names: Sequence[str], what: str, ax: Axes | None) ->
 
 
 def _name_columns(ax: Axes, names: Sequence[str]) -> None:
-    """Names below the columns, slanted where they would run into each other."""
+    """Writes names below the columns, slanted if they would run into each other."""
     if sum(map(len, names)) < _LINE:
         ax.set_xticks(range(len(names)), names)
     else:
@@ -151,7 +154,7 @@ def _name_columns(ax: Axes, names: Sequence[str]) -> None:
 
 
 def _shades(count: int) -> list[Any]:
-    """Colours of layers, from the first to the last."""
+    """The colours of layers, from the first to the last."""
     from matplotlib import colormaps
 
     return [colormaps["viridis"](0.9 * index / max(1, count - 1)) for index in range(count)]

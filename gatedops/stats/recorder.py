@@ -1,4 +1,4 @@
-"""GateRecorder: the gate statistics of a fixed set of inputs, recorded while a net trains."""
+"""GateRecorder: records gate statistics of a fixed set of inputs while a net trains."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gatedops.arrays import as_tensor
-from gatedops.atomic_file import written_whole
+from gatedops.atomic_file import write_text
 from gatedops.devices import has_float64
 from gatedops.gatebits import GateBits
 from gatedops.scalars import whole_number
@@ -33,27 +33,28 @@ _HISTORY = "history.json"
 
 
 class GateRecorder(ShownAsTable):
-    """Records gate statistics of a fixed probe set in anyone's training loop: ``recorder(model, x, step)`` whenever you
+    """Records gate statistics of a fixed probe set in any training loop. Call ``recorder(model, x, step)`` whenever you
     like, or ``recorder.record(step)`` if model and x were given at the start.
 
     Every record has, for each layer and for the whole net, ``share_on``, ``dead``, ``always_on``, ``entropy``
     (:func:`gatedops.gate_stats`), ``regions`` (:func:`gatedops.count_regions`), ``change_from_first`` and
     ``change_from_previous`` (share of gates, :func:`gate_change`), ``alignment_to_first`` and ``alignment_to_previous``
     (CKA of the kernels, :func:`npk_alignment`), and with labels ``overlap_within`` and ``overlap_across``
-    (:func:`class_overlap`). Layers with positions have ``dead_channels`` and ``always_on_channels`` too. What is not
-    defined (a first record's previous one, the alignment of a constant kernel) is None. The cost grows with the square
-    of the number of inputs: some hundreds to a few thousand are a good probe.
+    (:func:`class_overlap`). Layers with positions have ``dead_channels`` and ``always_on_channels`` too. A number that
+    is not defined (a change from the previous record in the first one, the alignment of a constant kernel) is None. The
+    cost grows with the square of the number of inputs, so a probe set of a few hundred to a few thousand is good.
 
-    ``history`` holds the records as plain dicts, lists and numbers, ready for json; only the gates of the first and the
-    last record are kept, on the model's device, or on the CPU where that has no float64.
+    ``history`` holds the records as plain dicts, lists and numbers, ready for json. Only the gates of the first and the
+    last record are kept, on the model's device, or on the CPU if that device has no float64.
 
     Args:
-        model, x: what :meth:`record` records; both or neither.
+        model, x: the model and the inputs that :meth:`record` records; give both or neither.
         labels: one integer for each input of the probe set; without them no overlaps are recorded.
         batch_size: rows of x that go through the model at a time.
 
     Raises:
-        TypeError, ValueError: labels that are not integers, or have no two classes; a model without x.
+        TypeError, ValueError: labels are not integers, or have fewer than two classes; only one of model and x is
+            given.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class GateRecorder(ShownAsTable):
     def record(self, step: int) -> dict[str, Any]:
         """Records the model on the inputs given at the start; see :meth:`__call__`."""
         if self._model is None or self._x is None:
-            raise ValueError("record: needs a model and x, given to GateRecorder; or call recorder(model, x, step)")
+            raise ValueError("record: has no model and x; give them to GateRecorder, or call recorder(model, x, step)")
         return self(self._model, self._x, step)
 
     def __call__(self, model: nn.Module, x: Tensor, step: int) -> dict[str, Any]:
@@ -92,8 +93,8 @@ class GateRecorder(ShownAsTable):
             The new record, the last of ``history["records"]``.
 
         Raises:
-            TypeError, ValueError: other inputs, layers or labels than before; a step that does not grow. Nothing is
-                recorded then.
+            TypeError, ValueError: inputs, layers or labels differ from those before, or the step does not grow. Then
+                nothing is recorded.
         """
         x = as_tensor(x, "x")
         require_model(model)
@@ -101,12 +102,13 @@ class GateRecorder(ShownAsTable):
         step = self._checked(step)
         digest = _digest(x)
         if self.history["digest"] not in (None, digest):
-            raise ValueError("x: holds other inputs than the first record, needs the same ones in every call")
+            raise ValueError("x: holds other inputs than the first record, needs the same inputs in every call")
         bits = record_gates(model, x, self._batch_size, progress=False)
-        if not has_float64(bits.device):  # in which kernels are compared
+        # Kernels are compared in float64.
+        if not has_float64(bits.device):
             bits = bits.to("cpu")
         if self._first is not None and self._last is not None:
-            # Those of a file come to the CPU.
+            # Gates that were read from a file are on the CPU.
             self._first, self._last = self._first.to(bits.device), self._last.to(bits.device)
             require_same_inputs(bits, self._first, "model", "the first record")
         record = {"step": step, **self._statistics(bits)}
@@ -117,7 +119,7 @@ class GateRecorder(ShownAsTable):
         return record
 
     def table(self) -> Table:
-        """What was recorded of the net, a row for each step."""
+        """The statistics of the net, with a row for each step."""
         records, inputs = self.history["records"], self.history["inputs"]
         rows = tuple(
             (
@@ -140,18 +142,21 @@ class GateRecorder(ShownAsTable):
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes the history (``history.json``) and the gates that the next record is compared with into a folder.
 
-        The folder always holds a state to go on from: new gates come first, then the history, then the old gates go.
+        The folder always holds a state to go on from: new gates are written first, then the history, and then the old
+        gates are removed.
+
+        Raises:
+            ValueError: nothing is recorded yet.
         """
         if self._first is None or self._last is None:
-            raise ValueError("save: nothing is recorded yet")
+            raise ValueError("save: nothing is recorded yet; call recorder(model, x, step) first")
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
         files = {path / name: bits for name, bits in zip(self._files(), (self._first, self._last), strict=True)}
         for file, bits in files.items():
             bits.save(file)
         labels = None if self._labels is None else self._labels.tolist()
-        with written_whole(path / _HISTORY) as part:
-            part.write_text(json.dumps({**self.history, "labels": labels}, allow_nan=False), encoding="utf-8")
+        write_text(path / _HISTORY, json.dumps({**self.history, "labels": labels}, allow_nan=False))
         for old in set(path.glob("gates-*.safetensors")) - set(files):
             old.unlink()
 
@@ -164,11 +169,15 @@ class GateRecorder(ShownAsTable):
         *,
         batch_size: int = 256,
     ) -> GateRecorder:
-        """Reads what :meth:`save` wrote, to look at it or to go on; model, x and batch_size as in the constructor.
+        """Reads a recorder that :meth:`save` wrote, to look at it or to go on.
+
+        Args:
+            folder: the folder that :meth:`save` wrote into.
+            model, x, batch_size: as in the constructor.
 
         Raises:
-            FileNotFoundError: no such folder, or a file of it is missing. ValueError: a file is damaged, x has another
-                number of inputs than there are labels.
+            FileNotFoundError: the folder or a file in it is missing.
+            ValueError: a file is damaged, or x has another number of inputs than there are labels.
         """
         history, labels = _read_history(Path(folder) / _HISTORY)
         recorder = cls(model, x, labels, batch_size=batch_size)
@@ -210,7 +219,7 @@ class GateRecorder(ShownAsTable):
 
 
 def _read_history(path: Path) -> tuple[dict[str, Any], list[int] | None]:
-    """The history of a file, and the labels of the inputs."""
+    """Reads the history from a file, and the labels of the inputs."""
     try:
         history = json.loads(path.read_text(encoding="utf-8"))
         labels = history.pop("labels")
@@ -222,7 +231,7 @@ def _read_history(path: Path) -> tuple[dict[str, Any], list[int] | None]:
 
 
 def _compared(bits: GateBits, other: GateBits | None, count: int) -> list[tuple[float | None, float | None]]:
-    """Share of gates that changed and alignment: of the net, then of each layer."""
+    """The share of gates that changed and the alignment: of the net, then of each layer."""
     if other is None:
         return [(None, None)] * count
     change = gate_change(other, bits)
@@ -238,6 +247,6 @@ def _alignment(a: GateBits, b: GateBits, layer: int | None) -> float | None:
 
 
 def _digest(x: Tensor) -> str:
-    """Tells other inputs from the same ones."""
+    """A digest by which we see whether inputs are the same as before."""
     values = x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
     return hashlib.blake2b(values.tobytes() + str((x.dtype, tuple(x.shape))).encode(), digest_size=16).hexdigest()

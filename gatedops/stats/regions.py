@@ -1,4 +1,4 @@
-"""Linear regions that inputs fall into: distinct activation patterns (docs/math.md, section 12)."""
+"""Counts the linear regions that inputs fall into: distinct activation patterns (docs/math.md, section 12)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from gatedops.gatebits import GateBits
 from gatedops.stats.checks import require_gates
 from gatedops.tables import ShownAsTable, Table, counted, whole
 
-_BLOCK_WORDS = 1 << 18  # words hashed or compared at a time: 2 MiB as 64-bit integers
-_SEED = 0  # of the multipliers of the hash
+# This many words are hashed or compared at a time: 2 MiB as 64-bit integers.
+_BLOCK_WORDS = 1 << 18
+# The multipliers of the hash are drawn with this seed.
+_SEED = 0
 
 _Words = NDArray[np.int32]
 _Hashes = NDArray[np.uint64]
@@ -21,11 +23,13 @@ _Hashes = NDArray[np.uint64]
 
 @dataclass(frozen=True, repr=False)
 class RegionCounts(ShownAsTable):
-    """Distinct activation patterns among the inputs: of each layer by itself, and of all layers together.
+    """The numbers of distinct activation patterns among the inputs.
 
     Args:
-        inputs: number of inputs, n; no count exceeds it.
-        names: of the layers. layers: distinct patterns of each layer. net: of all layers together.
+        inputs: the number n of inputs; no count exceeds it.
+        names: the names of the layers.
+        layers: the number of distinct patterns of each layer by itself.
+        net: the number of distinct patterns of all layers together.
     """
 
     inputs: int
@@ -41,17 +45,17 @@ class RegionCounts(ShownAsTable):
 
 
 def count_regions(bits: GateBits, layers: Sequence[str | int] | None = None) -> RegionCounts:
-    """How many linear regions the inputs fall into: distinct activation patterns, exact (docs/math.md, section 12).
+    """Counts the linear regions that the inputs fall into: distinct activation patterns (docs/math.md, section 12).
 
-    Inputs are sorted by a 64-bit hash of their words, and words with equal hashes are compared, so two patterns are
-    never taken for one. The memory is that of a few 64-bit numbers for each input.
+    The counts are exact: inputs are sorted by a 64-bit hash of their words, and words with equal hashes are compared.
+    The memory is that of a few 64-bit numbers for each input.
 
     Args:
         bits: gates of at least one input.
         layers: names or indices; default all. ``net`` counts the patterns of these layers together.
 
     Raises:
-        TypeError, ValueError, IndexError: bits is no GateBits or has no inputs; no such layer.
+        TypeError, ValueError, IndexError: bits is not a GateBits or has no inputs; there is no such layer.
     """
     require_gates(bits)
     chosen = bits if layers is None else bits.select_layers(layers)
@@ -74,7 +78,7 @@ def _odd_numbers(count: int) -> _Hashes:
 
 
 def _hashes(words: _Words, multipliers: _Hashes) -> _Hashes:
-    """The words of each row times odd numbers, summed modulo 2^64."""
+    """The sum, modulo 2^64, of the words of each row times odd numbers."""
     hashes = np.empty(len(words), dtype=np.uint64)
     for rows in _blocks(len(words), words.shape[1]):
         hashes[rows] = words[rows].view(np.uint32).astype(np.uint64) @ multipliers
@@ -82,16 +86,17 @@ def _hashes(words: _Words, multipliers: _Hashes) -> _Hashes:
 
 
 def _distinct(words: _Words, spans: list[slice], hashes: _Hashes) -> int:
-    """How many rows are different in these spans, hashes being equal wherever the words are."""
+    """The number of different rows in these spans. Equal rows must have equal hashes."""
     order = np.argsort(hashes)
     ordered = hashes[order]
     starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
     if len(starts) == len(order):
         return len(order)
-    representatives = np.empty_like(order)  # for each row one row of the same hash
+    # For each row this holds one row with the same hash.
+    representatives = np.empty_like(order)
     representatives[order] = np.repeat(order[starts], np.diff(starts, append=len(order)))
     count = len(starts)
-    # Where words with equal hashes differ, the patterns of that hash are sorted themselves.
+    # If words with equal hashes differ, we sort the patterns of that hash themselves.
     for collided in np.unique(hashes[_differ(words, spans, representatives)]):
         rows = np.flatnonzero(hashes == collided)
         patterns = np.concatenate([words[rows, span] for span in spans], axis=1)
@@ -100,7 +105,7 @@ def _distinct(words: _Words, spans: list[slice], hashes: _Hashes) -> int:
 
 
 def _differ(words: _Words, spans: list[slice], others: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether row i is another than row others[i]."""
+    """Whether row i differs from row others[i]."""
     differ = np.zeros(len(words), dtype=np.bool_)
     for span in spans:
         used = words[:, span]

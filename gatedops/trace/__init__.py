@@ -1,4 +1,4 @@
-"""Seeing inside any torch network: its gates, its max-pool choices, its steps."""
+"""Looks inside any torch network: its gates, its max-pool choices, its steps."""
 
 from gatedops.trace.export import steps
 from gatedops.trace.fuse import FuseReport, fuse_relu

@@ -1,4 +1,4 @@
-"""Two networks on the same inputs: the second finds everything as the first found it."""
+"""Runs two networks on the same inputs, so that the second finds everything as the first found it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 
 
 def first_of_two(run: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> None:
-    """Runs the first of two networks on inputs. The lists and dicts in them are copies, and the random numbers that it
-    draws on the CPU are drawn again by the second.
+    """Runs the first of two networks. It gets copies of the lists and dicts in the inputs, and the second network draws
+    the same random numbers on the CPU again.
 
     Raises:
-        ValueError: it wrote into a tensor of the inputs.
+        ValueError: the network wrote into a tensor of the inputs.
     """
     if torch.compiler.is_compiling():
         run(*args, **kwargs)
@@ -34,7 +34,7 @@ def first_of_two(run: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -
 
 
 def _is_counted(leaf: Any) -> bool:
-    """Whether writes into it are counted."""
+    """Whether torch counts the writes into this value."""
     return (
         isinstance(leaf, Tensor)
         and not leaf.is_inference()

@@ -1,4 +1,4 @@
-"""A model without the wrappers around its parts, for the length of a call."""
+"""Takes the wrappers around a model and its parts off, for the length of a call."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from gatedops.trace.wrappers import COMPILED, inside, unwrapped
 
 @contextmanager
 def bare(model: nn.Module) -> Iterator[nn.Module]:
-    """The model inside its wrappers (torch.compile, data parallelism), with those around its parts taken off as long as
-    this is entered, so that its modules have the names that they have without wrappers. Afterwards the model is as
-    :func:`gatedops.trace.state.preserved` leaves it: as it was, wrappers included.
+    """Gives the model inside its wrappers (torch.compile, data parallelism). While entered, the wrappers around its
+    parts are off too, so that its modules have the names that they have without wrappers. Afterwards the model is as it
+    was, wrappers included (:func:`gatedops.trace.state.preserved`).
 
     Raises:
         ValueError: a lazy layer has no weights yet.
@@ -30,7 +30,8 @@ def bare(model: nn.Module) -> Iterator[nn.Module]:
             for name, child in module._modules.items():
                 if child is not None and inside(child) is not None:
                     part = module._modules[name] = unwrapped(child)
-                    for attribute in ("module", COMPILED):  # a forward may reach through the wrapper
+                    # A forward may reach through the wrapper by these attributes.
+                    for attribute in ("module", COMPILED):
                         if not hasattr(part, attribute):
                             vars(part)[attribute] = part
         yield model
@@ -38,7 +39,7 @@ def bare(model: nn.Module) -> Iterator[nn.Module]:
 
 @contextmanager
 def _contents_kept(model: nn.Module) -> Iterator[None]:
-    """Afterwards the lists and dictionaries that modules hold have in them what they had."""
+    """Afterwards gives the lists and dictionaries that modules hold their earlier contents."""
     held = [value for module in model.modules() for name, value in vars(module).items() if name[0] != "_"]
     lists = [(value, list(value)) for value in held if type(value) is list]
     dictionaries = [(value, dict(value)) for value in held if type(value) is dict]

@@ -1,4 +1,4 @@
-"""Batches of a data set, and the file that what is made of them goes to: arguments and their checks."""
+"""Cuts a data set into batches, and checks the arguments for that."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gatedops.scalars import whole_number
 
 
 def batches_of(data: Any, batch_size: int) -> Iterator[Tensor]:
-    """The inputs of each batch; what can be checked at once is."""
+    """The inputs of each batch. The type of the data is checked at once, each batch when it comes."""
     data = as_tensor(data, "data") if isinstance(data, np.ndarray) else data
     if isinstance(data, Tensor):
         return _cut(data, batch_size)
@@ -23,7 +23,7 @@ def batches_of(data: Any, batch_size: int) -> Iterator[Tensor]:
     if isinstance(data, tuple) and len(data) > 1 and all(isinstance(value, Tensor) for value in data):
         raise TypeError(
             "data: got a tuple of tensors; if they are several inputs, or inputs and labels, say with call= what the"
-            " model takes, such as call=lambda model, batch: model(batch[0]), and if they are batches give a list"
+            " model takes, such as call=lambda model, batch: model(batch[0]); if they are batches, give a list"
         )
     if isinstance(data, Mapping):
         raise TypeError(f"data: got {type(data).__name__}, needs a tensor or an iterable of batches; {_GIVE_CALL}")
@@ -31,8 +31,8 @@ def batches_of(data: Any, batch_size: int) -> Iterator[Tensor]:
 
 
 def whole_batches_of(data: Any, batch_size: int) -> Iterator[Any]:
-    """Each batch with all it holds, as a DataLoader gives it. A dict or tuple of tensors is cut like a tensor: those of
-    its tensors that have as many rows as the first; what else it holds goes to every batch."""
+    """Each batch with all that it holds, as a DataLoader gives it. A dict or tuple of tensors is cut like a tensor: the
+    tensors that have as many rows as the first one are cut, and everything else goes to every batch."""
     data = _with_tensors(data)
     if isinstance(data, Tensor):
         return _cut(data, batch_size)
@@ -40,7 +40,7 @@ def whole_batches_of(data: Any, batch_size: int) -> Iterator[Any]:
     is_one = isinstance(data, Mapping) or (isinstance(data, tuple) and all(map(_holds_tensor, data)))
     if not is_one:
         return (_with_rows(_with_tensors(batch), index) for index, batch in enumerate(data))
-    rows = rows_of(data)
+    rows = row_count(data)
     if not rows:
         raise ValueError(
             f"data: got a {type(data).__name__} without a tensor (n, ...), needs one with at least one row"
@@ -48,14 +48,14 @@ def whole_batches_of(data: Any, batch_size: int) -> Iterator[Any]:
     return (_chosen(data, slice(start, start + batch_size), rows) for start in range(0, rows, batch_size))
 
 
-def rows_of(batch: Any) -> int | None:
-    """The inputs in a batch: the rows of the first tensor in it; None where it holds none."""
+def row_count(batch: Any) -> int | None:
+    """The number of inputs in a batch: the rows of the first tensor in it; None if it holds no tensor."""
     return next((len(leaf) for leaf in tensors_of(batch) if leaf.dim()), None)
 
 
-def taken(batch: Any, order: Tensor) -> Any:
-    """A batch of other inputs: those of these rows of every tensor that has a row for each input."""
-    return _chosen(batch, order, rows_of(batch))
+def reordered(batch: Any, order: Tensor) -> Any:
+    """The batch with these rows of every tensor that has a row for each input."""
+    return _chosen(batch, order, row_count(batch))
 
 
 def require_count(batch_size: Any) -> int:
@@ -78,7 +78,7 @@ def _cut(data: Tensor, batch_size: int) -> Iterator[Tensor]:
 
 def _require_batches(data: Any) -> None:
     if isinstance(data, Dataset):
-        raise TypeError(f"data: got {type(data).__name__}, which gives single inputs; put a DataLoader around it")
+        raise TypeError(f"data: got {type(data).__name__}, which gives single inputs; wrap it in a DataLoader")
     if isinstance(data, (str, bytes)) or not isinstance(data, Iterable):
         raise TypeError(f"data: got {type(data).__name__}, needs a tensor, a DataLoader or an iterable of batches")
 
@@ -97,7 +97,7 @@ def _inputs_of(batch: Any, index: int) -> Tensor:
 
 
 def _with_rows(batch: Any, index: int) -> Any:
-    if not rows_of(batch):
+    if not row_count(batch):
         raise ValueError(f"data: batch {index} is {type(batch).__name__}, needs to hold a tensor (n, ...) with a row")
     return batch
 
@@ -127,7 +127,7 @@ def _chosen(batch: Any, rows: Tensor | slice, count: int | None) -> Any:
 
 
 def _with_tensors(value: Any) -> Any:
-    """The same with tensors in the place of numpy arrays, in dicts, lists and tuples too."""
+    """The value with numpy arrays replaced by tensors, in dicts, lists and tuples too."""
     if isinstance(value, np.ndarray):
         return as_tensor(value, "data")
     if type(value) in (list, tuple) or hasattr(type(value), "_fields"):
@@ -140,7 +140,7 @@ def _holds_tensor(value: Any) -> bool:
 
 
 def _mapped(batch: Mapping[Any, Any], function: Callable[[Any], Any]) -> Mapping[Any, Any]:
-    """The same kind of dict with the function's results as values."""
+    """A dict of the same kind with the function's results as values."""
     if not isinstance(batch, MutableMapping):
         return {key: function(value) for key, value in batch.items()}
     made = copy.copy(batch)

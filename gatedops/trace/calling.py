@@ -1,4 +1,4 @@
-"""Calling a model on a user's inputs: one sentence instead of torch's text where it does not take them."""
+"""Calls a model on a user's inputs, with one clear sentence instead of torch's text if the model does not take them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-# What torch says where a layer is given inputs of another size than it needs.
+# torch says one of these if a layer is given inputs of another size than it needs.
 _SIZES = re.compile(
     r"mat1 and mat2 shapes|size mismatch|Given groups=|must match the size|expected input.* to have \d+ channels"
     r"|Given normalized_shape|Kernel size can't be greater|Output size is too small|input\.size\(-1\) must be equal"
@@ -30,16 +30,17 @@ _DTYPES = re.compile(
 
 @contextmanager
 def naming_inputs(name: str, inputs: Any, model: nn.Module) -> Iterator[None]:
-    """While entered, what torch raises because a model does not take the dtype or the shape of its inputs becomes one
-    sentence that names them; every other exception goes through.
+    """While entered, an error of torch about the dtype or shape of a model's inputs becomes one sentence that names
+    the inputs. Every other exception goes through.
 
     Args:
-        name: of the argument that holds the inputs.
+        name: the argument that holds the inputs.
         inputs: what the model is called with: a tensor, or anything that holds tensors.
         model: the model that is called.
 
     Raises:
-        TypeError: the model does not take the dtype. ValueError: it does not take the shape.
+        TypeError: the model does not take the dtype.
+        ValueError: the model does not take the shape.
     """
     try:
         yield
@@ -67,12 +68,12 @@ def naming_inputs(name: str, inputs: Any, model: nn.Module) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an exception says."""
+    """The first line of an exception's message."""
     return (str(error).strip() or type(error).__name__).split("\n")[0]
 
 
 def _is_ours(error: BaseException) -> bool:
-    """Whether this package raised it: then it says already what is needed."""
+    """Whether this package raised the error, which then already says what is needed."""
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next
@@ -81,7 +82,7 @@ def _is_ours(error: BaseException) -> bool:
 
 
 def _dtype_needed(given: list[Tensor], model: nn.Module) -> tuple[torch.dtype, torch.dtype] | None:
-    """The first dtype of the inputs that no parameter has, and that of the parameters; None where all fit."""
+    """The first dtype of the inputs that no parameter has, and the parameters' own dtype; None if all fit."""
     own = [p.dtype for p in chain(model.parameters(), model.buffers()) if p.is_floating_point()]
     if not own:
         return None

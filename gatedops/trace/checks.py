@@ -1,4 +1,4 @@
-"""What the tools of this package ask of a model and its data, and how a model is left as it was."""
+"""Checks a model and its data for the tools of this package, and leaves a model's modes as they were."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WITHOUT_SIZE = (nn.parameter.UninitializedParameter, nn.parameter.Uninitialized
 
 
 def require_model(model: Any, name: str = "model") -> None:
-    """Raises TypeError unless the model is a module, ValueError where it is TorchScript."""
+    """Raises TypeError if the model is not a module, and ValueError if it is TorchScript."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"{name}: got {type(model).__name__}, needs a torch.nn.Module")
     for path, module in model.named_modules():
@@ -25,7 +25,7 @@ def require_model(model: Any, name: str = "model") -> None:
 
 
 def require_sizes(model: nn.Module) -> None:
-    """Raises ValueError naming a parameter or buffer whose size is not known yet, as those of lazy layers are."""
+    """Raises ValueError if the size of a parameter or buffer, which the error names, is not known yet (lazy layers)."""
     for path, parameter in chain(model.named_parameters(), model.named_buffers()):
         if isinstance(parameter, _WITHOUT_SIZE):
             raise ValueError(f"model: {path} of a lazy layer has no size yet; call the model on a batch first")
@@ -37,7 +37,7 @@ def devices_of(model: nn.Module) -> frozenset[torch.device]:
 
 
 def require_device(devices: frozenset[torch.device], inputs: Tensor, name: str) -> None:
-    """Raises ValueError where a model on these devices has no tensor on the device of the inputs."""
+    """Raises ValueError if a model on these devices has no tensor on the device of the inputs."""
     if devices and inputs.device not in devices:
         listed = ", ".join(sorted(map(str, devices)))
         raise ValueError(f"{name}: is on {inputs.device}, the model is on {listed}; move one of them")
@@ -45,9 +45,9 @@ def require_device(devices: frozenset[torch.device], inputs: Tensor, name: str) 
 
 @contextmanager
 def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
-    """Training or evaluation mode, and after it each module's own mode again.
+    """Sets training or evaluation mode while entered; afterwards each module has its own mode again.
 
-    The flags alone change: a model's train() and eval() may do more, which would not be undone.
+    Only the flags change: a model's train() and eval() may do more, and that would not be undone.
     """
     before = {module: module.training for module in model.modules()}
     try:
@@ -60,12 +60,13 @@ def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
 
 
 def evaluating(model: nn.Module) -> AbstractContextManager[None]:
-    """Evaluation mode, and after it each module's own mode again."""
+    """Sets evaluation mode while entered; afterwards each module has its own mode again."""
     return in_mode(model, training=False)
 
 
 def uncompiled() -> AbstractContextManager[Any]:
     """Runs compiled models as they were written, because modes and torch.func do not see inside compiled code."""
-    if "torch._dynamo" not in sys.modules:  # then nothing is compiled; importing it takes a second
+    # If it was never imported, nothing is compiled. Importing it takes a second.
+    if "torch._dynamo" not in sys.modules:
         return nullcontext()
     return torch.compiler.set_stance("force_eager")

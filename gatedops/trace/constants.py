@@ -1,4 +1,5 @@
-"""What a forward pass computes from parameters, buffers and fresh tensors alone: no input changes it."""
+"""Finds the tensors of a forward pass that come from parameters, buffers and fresh tensors alone: no input changes
+them."""
 
 from __future__ import annotations
 
@@ -8,39 +9,41 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Functions that make a tensor of what Python holds, which may come from an input.
+# These functions make a tensor of values that Python holds, and those may come from an input.
 _FROM_OUTSIDE = frozenset(
     [torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy, torch.frombuffer, torch.load]
 )
 _DUNDERS = ["__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__iand__", "__ior__"]
-# Functions that change their first argument.
+# These functions change their first argument.
 _WRITERS = frozenset(
     getattr(home, name)
     for home in (torch, F, Tensor)
     for name in dir(home)
     if name in _DUNDERS or (name.endswith("_") and not name.startswith("_"))
 )
-_DEEPEST = 3  # lists of lists of tensors that are looked into
+# Tensors are looked for in lists and tuples nested up to this depth.
+_DEEPEST = 3
 
 
 class Constants:
     """Follows the calls of a pass and knows which tensors do not depend on its inputs.
 
-    A tensor does not depend on them if it is a parameter or buffer, or the result of a call all of whose tensors do
-    not, one that makes a new tensor (torch.zeros) among them. What an input is written into depends on it from then on,
-    and so do its views.
+    A tensor does not depend on the inputs if it is a parameter or buffer, or the result of a call whose tensor
+    arguments do not depend on them either; a call that makes a new tensor (torch.zeros) has no such argument. A tensor
+    that an input is written into depends on it from then on, and so do its views.
 
     Args:
         model: the model that is called.
-        fresh: whether a new tensor that is made of numbers alone (torch.full) is one of them. The numbers may come from
-            an input by way of Python.
+        fresh: whether a new tensor that is made of numbers alone (torch.full) counts as constant. Its numbers may come
+            from an input by way of Python.
     """
 
     def __init__(self, model: nn.Module, fresh: bool = True) -> None:
-        # By the number that tells objects apart; held, lest another tensor takes the place of a dead one.
+        # Maps id(tensor) to the tensor. Holding the tensor keeps its id from being given to another one.
         self._held: dict[int, Tensor] = {}
         self._fresh = fresh
-        self._by_memory: dict[int, list[int]] = {}  # what was computed, by the memory that it lies in
+        # Maps a piece of memory to the ids of the computed tensors that lie in it.
+        self._by_memory: dict[int, list[int]] = {}
         self._hold_all(model)
         self._model_is_indexed = False
 
@@ -48,7 +51,7 @@ class Constants:
         return id(tensor) in self._held
 
     def see(self, func: Any, args: tuple, kwargs: dict[str, Any], result: Any) -> None:
-        """A call that was made."""
+        """Takes note of a call that was made."""
         held = self._held
         constant = len(args) == 0 or not isinstance(args[0], Tensor) or id(args[0]) in held
         if constant:
@@ -65,7 +68,8 @@ class Constants:
                 self._drop(tensor)
 
     def _hold_all(self, module: nn.Module) -> None:
-        """Holds the parameters and buffers of a module and of its parts; several times as fast as parameters()."""
+        """Holds the parameters and buffers of a module and of its parts. This is several times as fast as
+        parameters()."""
         for table in (module._parameters, module._buffers):
             for tensor in table.values():
                 if tensor is not None:
@@ -75,7 +79,7 @@ class Constants:
                 self._hold_all(child)
 
     def _hold(self, tensor: Tensor) -> None:
-        """Holds what was computed from what is held."""
+        """Holds a tensor that was computed from held ones."""
         if id(tensor) not in self._held:
             self._held[id(tensor)] = tensor
             memory = _memory(tensor)
@@ -83,7 +87,7 @@ class Constants:
                 self._by_memory.setdefault(memory, []).append(id(tensor))
 
     def _drop(self, written: Tensor) -> None:
-        """Forgets a tensor that an input was written into, and what shares its memory."""
+        """Forgets a tensor that an input was written into, and the tensors that share its memory."""
         self._held.pop(id(written), None)
         memory = _memory(written)
         if memory is None:
@@ -110,10 +114,10 @@ def _tensors(values: Any, depth: int = 0) -> list[Tensor]:
 
 
 def _memory(tensor: Tensor) -> int | None:
-    """The same for tensors that share memory; None where it is not to be had."""
+    """A number that is the same for tensors that share memory; None if it cannot be had."""
     if torch.compiler.is_compiling():
         return None
     try:
         return int(tensor.untyped_storage()._cdata)
-    except (RuntimeError, NotImplementedError):  # inside transformations of functions
+    except (RuntimeError, NotImplementedError):  # tensors have no storage inside transformations of functions
         return None

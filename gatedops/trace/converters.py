@@ -1,4 +1,4 @@
-"""How each operation of an exported graph becomes a step."""
+"""Turns each operation of an exported graph into a step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Arguments = dict[str, Any]
 
 
 def _weights(builder: StepBuilder, node: Node, a: Arguments) -> dict[str, Any]:
-    """The weight and the bias of a layer; a bias of zeros that is not a parameter is none."""
+    """The weight and the bias of a layer. A bias of zeros that is not a parameter counts as None."""
     bias, bias_made_of = builder.optional(a["bias"], node), builder.made_of(a["bias"], node)
     bias_drawn = builder.drawn(a["bias"], node)
     if bias is not None and _is_everywhere(bias, 0, bias_made_of):
@@ -37,7 +37,7 @@ def _weights(builder: StepBuilder, node: Node, a: Arguments) -> dict[str, Any]:
 
 
 def _is_everywhere(value: Any, number: float, made_of: Sources) -> bool:
-    """Whether a constant is this number throughout and stays so, as no parameter is in it."""
+    """Whether a constant is this number everywhere, and no parameter in it can change that."""
     if not isinstance(value, Tensor):
         return bool(value == number)
     return not value.is_meta and not any(s.is_parameter for s in made_of) and bool((value == number).all())
@@ -61,16 +61,19 @@ def _conv2d(builder: StepBuilder, node: Node, a: Arguments) -> None:
     if padded is not None:
         source, before, mode = padded
         if mode == "circular" and any(sides):
-            builder.refuse(node, "a convolution that pads with zeros what is padded circularly; let it pad by 0")
+            builder.refuse(
+                node, "a convolution that pads a circularly padded image with zeros; give the convolution padding=0"
+            )
         sides = (before[0] + sides[0], before[1] + sides[1], before[2] + sides[2], before[3] + sides[3])
     fields = {"stride": stride, "padding": sides, "dilation": dilation, "groups": a["groups"], "padding_mode": mode}
     builder.add(node, Conv2d, source, **weights, **fields)
 
 
 def _own_padding(padding: Any, kernel: Pair, dilation: Pair) -> Sides:
-    """(left, right, top, bottom) of a convolution's padding argument."""
-    if padding == "same":  # torch puts the odd pixel to the right and the bottom
+    """A convolution's padding argument as (left, right, top, bottom)."""
+    if padding == "same":
         total = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
+        # torch puts the odd pixel to the right and to the bottom.
         (top, bottom), (left, right) = [(t // 2, t - t // 2) for t in total]
         return (left, right, top, bottom)
     down, across = (0, 0) if padding == "valid" else pair(padding)
@@ -86,7 +89,7 @@ def _pad(builder: StepBuilder, node: Node, a: Arguments) -> None:
             f"{mode} padding by {sides} with {value}; pad images with zeros or circularly instead, which are steps",
         )
     if builder.padding_of(source) is not None:
-        builder.refuse(node, "padding of what is padded already; pad once, by the sum of the two")
+        builder.refuse(node, "padding of an image that is padded already; pad once, by the sum of the two")
     builder.pad(node, source, sides, "zeros" if mode == "constant" else mode)
 
 
@@ -113,7 +116,7 @@ def _adaptive_avg_pool(builder: StepBuilder, node: Node, a: Arguments) -> None:
     given, wanted = builder.shape(a["self"])[-2:], pair(a["output_size"])
     if any(size % parts for size, parts in zip(given, wanted, strict=True)):
         builder.refuse(
-            node, f"to {wanted} of images of {given}, which it does not divide evenly; resize x so that it does"
+            node, f"to {wanted} for images of {given}, which {wanted} does not divide evenly; resize x so that it does"
         )
     kernel = (given[0] // wanted[0], given[1] // wanted[1])
     window = Window(kernel, kernel, (0, 0), (1, 1))
@@ -133,7 +136,7 @@ def _convert(builder: StepBuilder, node: Node, a: Arguments) -> None:
     if (before.dtype, before.device) != (after.dtype, after.device):
         builder.refuse(
             node,
-            f"a conversion from {before.dtype} to {after.dtype}, and a network of steps has one dtype; leave it out and"
+            f"a conversion from {before.dtype} to {after.dtype}, but a network of steps has one dtype; remove it and"
             f" convert the model: model.to({before.dtype})",
         )
     builder.alias(node, a["self"])
@@ -144,7 +147,7 @@ def _mean(builder: StepBuilder, node: Node, a: Arguments) -> None:
     axes = tuple(sorted(axis % dimensions - 1 for axis in a["dim"] or range(dimensions)))
     if -1 in axes or a["dtype"] is not None:
         builder.refuse(
-            node, "over the inputs too, or to another dtype; let it be over the axes of one input, as in x.mean((2, 3))"
+            node, "over the inputs too, or to another dtype; take it over the axes of one input, as in x.mean((2, 3))"
         )
     builder.add(node, Mean, a["self"], axes=axes, keepdim=a["keepdim"])
 
@@ -159,8 +162,8 @@ def _add(builder: StepBuilder, node: Node, a: Arguments) -> None:
     if builder.is_constant(left) or sign * a["alpha"] != 1 or builder.shape(left) != builder.shape(right):
         builder.refuse(
             node,
-            "not the plain sum of two outputs of one shape or of an output and a constant; let the layer before it have"
-            " that sign or factor",
+            "not the plain sum of two outputs of one shape or of an output and a constant; put the sign or factor into"
+            " the layer before it",
         )
     builder.add(node, Add, left, right)
 
@@ -174,17 +177,17 @@ def _add_constant(builder: StepBuilder, node: Node, source: Node, value: Any, fa
     constant = torch.as_tensor(given, dtype=result.dtype, device=result.device)
     if constant.dim() > len(shape):
         if constant.shape[0] != 1 and (constant.is_meta or not constant.eq(constant[:1]).all()):
-            builder.refuse(node, "adding another constant to each input; add the same to all")
+            builder.refuse(node, "adding a different constant to each input; add the same constant to all")
         constant = constant[0]
     if builder.shape(node) != shape:
-        builder.refuse(node, f"a constant of another shape than the {shape} it is added to; give it that shape")
+        builder.refuse(node, f"adding a constant whose shape does not fit {shape}; give the constant that shape")
     constant = constant if factor == 1 else constant * factor
     drawn = builder.drawn(value, node) if isinstance(value, Node) else None
     builder.add(node, AddConstant, source, constant=constant, made_of=made_of, drawn=drawn)
 
 
 def _multiply(builder: StepBuilder, node: Node, a: Arguments) -> None:
-    """By 1 alone, which changes nothing; or a division by 1, or a first power."""
+    """Accepts a product or quotient with 1 and a first power, which change nothing; refuses all others."""
     source, factor = a["self"], a["exponent"] if "exponent" in a else a["other"]
     if builder.is_constant(source) and node.target is aten.mul.Tensor:
         source, factor = factor, source
@@ -197,12 +200,12 @@ def _multiply(builder: StepBuilder, node: Node, a: Arguments) -> None:
 
 
 def _constant(builder: StepBuilder, node: Node, value: Any) -> tuple[Any, Sources]:
-    """A number or tensor that no input changes, and what it was computed from."""
+    """A number or tensor that no input changes, and the sources that it was computed from."""
     return (builder.constant(value, node), builder.made_of(value, node)) if isinstance(value, Node) else (value, ())
 
 
 def _unchanged(builder: StepBuilder, node: Node, source: Node) -> None:
-    """An operation with a constant that gives its input, in the same shape and dtype."""
+    """Makes `node` an alias of its source, if an operation with a constant keeps shape and dtype; else refuses it."""
     before, after = source.meta["val"], node.meta["val"]
     if (before.shape, before.dtype) != (after.shape, after.dtype):
         builder.refuse(node)

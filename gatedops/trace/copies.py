@@ -1,4 +1,4 @@
-"""Copies of models: also of those that keep what a training pass computed, or hold what cannot be copied."""
+"""Copies models, also those that keep tensors of a training pass; names the part of a model that cannot be copied."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _Model = TypeVar("_Model", bound=nn.Module)
 
 
 def copied(model: _Model, name: str = "model", instead: str = "") -> _Model:
-    """A deep copy of a model. Tensors that it keeps from a training pass become constants in the copy: same values,
-    without the graph that they came from. A weak reference to a part of the model refers to that part of the copy.
+    """Returns a deep copy of a model. Tensors that it keeps from a training pass become constants in the copy: they
+    have the same values and no graph. A weak reference to a part of the model refers to that part of the copy.
 
     Args:
         model: any module; it stays as it is.
-        name: of the argument that errors are about.
-        instead: what else the caller offers, at the end of an error: ", or pass inplace=True".
+        name: the argument that errors name.
+        instead: what else the caller can do, at the end of an error: ", or pass inplace=True".
 
     Raises:
         ValueError: a part cannot be copied, such as a lock or a generator, or is a function that holds a part of the
-            model, so that the copy would call the original; by the path of the module and the attribute.
+            model, so that the copy would call the original. The error names the path of the module and the attribute.
     """
     memo: dict[int, Any] = {}
     try:
@@ -46,11 +46,12 @@ def copied(model: _Model, name: str = "model", instead: str = "") -> _Model:
 
 
 class _WithoutGraphs(TorchFunctionMode):
-    """While entered, deepcopy copies the values of tensors that were computed, which it refuses otherwise."""
+    """While entered, deepcopy copies computed tensors as constants; otherwise it refuses them."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._kept: list[Tensor] = []  # deepcopy knows what it has copied by the address, which must not be reused
+        # deepcopy recognises what it has copied by its address, so no address may be reused.
+        self._kept: list[Tensor] = []
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         if func is Tensor.__deepcopy__ and not args[0].is_leaf:
@@ -61,7 +62,7 @@ class _WithoutGraphs(TorchFunctionMode):
 
 
 def _uncopied(model: nn.Module) -> str:
-    """The attribute that cannot be copied, in words; the model, where each attribute alone can be."""
+    """Words for the attribute that cannot be copied, or for the model if each attribute alone can be copied."""
     themselves = {id(module): module for module in model.modules()}
     for path, module in reversed(list(model.named_modules())):
         parts = {**vars(module), **module._parameters, **module._buffers}
@@ -83,7 +84,8 @@ def _uncopied(model: nn.Module) -> str:
 
 
 def _point_into_copy(path: str, module: nn.Module, memo: dict[int, Any], name: str, instead: str) -> None:
-    """Mends what deepcopy shares between a module and its copy though it refers to the model."""
+    """Points weak references of the copy into the copy; deepcopy shares them. Raises ValueError for a function that
+    deepcopy shares and that holds a part of the model."""
     copy = memo.get(id(module))
     if not isinstance(copy, nn.Module):
         return
@@ -102,7 +104,8 @@ def _point_into_copy(path: str, module: nn.Module, memo: dict[int, Any], name: s
 
 
 def _held(function: FunctionType) -> Iterator[Any]:
-    """What a function takes along: variables around it and defaults of its arguments; a method counts as its object."""
+    """The objects that a function holds: variables around it and defaults of its arguments. For a method, its object
+    is returned."""
     held = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
     for cell in function.__closure__ or ():
         with suppress(ValueError):  # the variable has no value yet

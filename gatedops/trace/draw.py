@@ -1,4 +1,4 @@
-"""Drawing all weights of a network anew, and finding those that nothing draws."""
+"""Draws all weights of a network anew, and finds those that nothing draws."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from gatedops.trace.reparametrized import taken_off
 
 Init = str | Callable[[nn.Module], Any]
 
-# Methods by which a model draws its weights, in the order in which a module is searched for them: without an argument,
-# or for one module at a time.
+# A model draws its weights by methods of these names, which take no argument or one module. A module is searched for
+# them in this order.
 METHODS = (
     *("init_weights", "initialize_weights", "_init_weights", "_initialize_weights"),
     *("init_parameters", "initialize_parameters", "_init_parameters"),
 )
 _RESETS = ("reset_parameters", "_reset_parameters")
-_MODULES = ("module", "m", "mod", "layer")  # names of an argument that is a module
+# An argument of one of these names is a module.
+_MODULES = ("module", "m", "mod", "layer")
 _TORCH = ("torch.", "gatedops.")
 
 
@@ -48,18 +49,18 @@ def require_init(init: Any, model: nn.Module) -> None:
 
 
 def draw_anew(network: nn.Module, init: Init) -> None:
-    """Draws every parameter of a network, from torch's default generator. Buffers are as before, unless what draws sets
-    them, as batch norms do.
+    """Draws every parameter of a network, from torch's default generator. Buffers keep their values, unless a method
+    that draws sets them, as in batch norms.
 
-    Each layer's reset_parameters comes first, inner layers before outer ones. Then, with "model", come the methods
-    by which the model and the modules in it draw their weights (METHODS), in the same order, as constructors do; with
-    a function, that function of the network. Reparametrized weights (spectral norm, weight norm, pruning ...) are drawn
-    as the plain weights that they are made of, and are reparametrized again. A network that lies on the device "meta"
-    has no numbers, and nothing is drawn.
+    Each layer's reset_parameters is called first, inner layers before outer ones. Then, if init is "model", the methods
+    by which the model and its modules draw their weights (METHODS) are called in the same order, which is that of
+    constructors; if init is a function, it is called with the network. Reparametrized weights (spectral norm, weight
+    norm, pruning ...) are drawn as the plain weights that they are made of, and are then reparametrized again. A
+    network on the device "meta" has no numbers, so it is left alone.
 
     Raises:
-        ValueError: a parameter that none of this draws, by name; methods of the model that draw nothing; a network of
-            which a part lies on the device "meta".
+        ValueError: nothing draws a parameter, which the error names; the model's methods draw no parameter; a part of
+            the network, but not all of it, lies on the device "meta".
     """
     are_meta = {name: parameter.is_meta for name, parameter in network.named_parameters()}
     if are_meta and all(are_meta.values()):
@@ -69,7 +70,8 @@ def draw_anew(network: nn.Module, init: Init) -> None:
             raise ValueError(f"model: {name} is on the device meta and has no numbers; load the model's weights first")
     shared = _shared(network)
     with torch.no_grad():
-        with taken_off(network) as others:  # others: modules that reparametrize, which have weights of their own
+        # `others` are the modules that reparametrize; they may have weights of their own.
+        with taken_off(network) as others:
             for parameter in chain(network.parameters(), others.parameters()):
                 _spoil(parameter)
             for module in reversed([*network.modules(), *others.modules()]):
@@ -86,7 +88,7 @@ def draw_anew(network: nn.Module, init: Init) -> None:
 
 
 def _spoil(parameter: Tensor) -> None:
-    """Makes a parameter NaN: what is still NaN later was not drawn."""
+    """Fills a parameter with NaN: an entry that is still NaN later was not drawn."""
     if parameter.is_floating_point() or parameter.is_complex():
         parameter.fill_(float("nan"))
 
@@ -117,7 +119,7 @@ def _require_drawn(network: nn.Module) -> None:
 
 
 def _shared(network: nn.Module) -> set[frozenset[str]]:
-    """Names of parameters that are one and the same."""
+    """The groups of names that stand for the same parameter."""
     names: dict[int, set[str]] = defaultdict(set)
     for name, parameter in network.named_parameters(remove_duplicate=False):
         names[id(parameter)].add(name)
@@ -130,7 +132,8 @@ def _shared(network: nn.Module) -> set[frozenset[str]]:
 def _draw_by_methods(network: nn.Module) -> None:
     before = [parameter.clone() for parameter in network.parameters()]
     for module in network.modules():
-        vars(module).pop("_is_hf_initialized", None)  # transformers' mark of what its methods are to leave alone
+        # transformers marks the modules that its methods leave alone; we take the mark off.
+        vars(module).pop("_is_hf_initialized", None)
     for module in reversed(list(network.modules())):
         method = _method(module)
         if method is not None:
@@ -143,7 +146,7 @@ def _draw_by_methods(network: nn.Module) -> None:
 
 
 def _without_methods(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The outermost modules of somebody's own class that hold weights and offer no method to draw them."""
+    """Yields the outermost modules that are not torch's or ours, hold weights and have no method to draw them."""
     if _method(module) is not None or next(module.parameters(), None) is None:
         return
     is_torchs = type(module).__module__.startswith(_TORCH)
@@ -155,13 +158,13 @@ def _without_methods(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Mod
 
 
 def _method(module: nn.Module) -> Callable[..., Any] | None:
-    """The first of METHODS that a module has and that can be called with nothing, or with a module."""
+    """The first of METHODS that a module has and that can be called without an argument or with a module."""
     found = (getattr(module, name, None) for name in METHODS)
     return next((method for method in found if callable(method) and _required(method) in ([], ["module"])), None)
 
 
 def _call(method: Callable[..., Any], module: nn.Module) -> None:
-    """Calls a method, or calls it with each module in its own."""
+    """Calls a method, with each module inside its module if it takes one."""
     try:
         module.apply(method) if _required(method) else method()
     except Exception as error:
@@ -173,8 +176,8 @@ def _call(method: Callable[..., Any], module: nn.Module) -> None:
 
 
 def _required(method: Callable[..., Any]) -> list[str] | None:
-    """The arguments that a method cannot do without, those that are modules by their names or types as "module"; None
-    where they are not known."""
+    """The names of the arguments that a method needs; an argument that is a module, by its name or type, is called
+    "module". None if they are not known."""
     try:
         parameters = inspect.signature(method).parameters.values()
     except (TypeError, ValueError):

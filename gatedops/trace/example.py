@@ -1,4 +1,4 @@
-"""Looking for an input that a model takes."""
+"""Looks for an input that a model takes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from gatedops.trace.checks import evaluating, require_model
 
-_LARGEST = 64  # pixels
+# Images of up to this many pixels on a side are tried.
+_LARGEST = 64
 
 
 def examples_of(model: nn.Module) -> Iterator[Tensor]:
-    """Inputs of one row that the model takes: a vector as long as its first Linear layer wants it or, where a Conv2d
-    comes first, images of up to 64 x 64 pixels, the smallest first."""
+    """Yields inputs of one row that the model takes: a vector of the length that its first Linear layer needs or, if a
+    Conv2d comes first, square images of up to 64 x 64 pixels, the smallest first."""
     require_model(model)
     layer = next((module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)), None)
     if layer is None:
@@ -33,14 +34,14 @@ def _is_taken(model: nn.Module, x: Tensor) -> bool:
     with evaluating(model), torch.no_grad():
         try:
             model(x)
-        except Exception:  # whatever the model says of a shape that it does not take
+        except Exception:  # a model may raise anything if it does not take a shape
             return False
         return True
 
 
 def example_of(model: nn.Module, name: str = "x", *, unique: bool = False) -> Tensor:
-    """The first input of :func:`examples_of` the model; ValueError, about the argument `name`, if none exists or, with
-    `unique`, a second one."""
+    """The first input of ``examples_of(model)``; ValueError, which names the argument `name`, if none exists or, with
+    `unique`, if a second one exists."""
     found = examples_of(model)
     x, another = next(found, None), next(found, None) if unique else None
     if x is None:
@@ -51,6 +52,6 @@ def example_of(model: nn.Module, name: str = "x", *, unique: bool = False) -> Te
     if another is not None:
         sizes = f"{tuple(x.shape[1:])} and {tuple(another.shape[1:])}"
         raise ValueError(
-            f"{name}: is missing, and the model takes inputs of {sizes}; give {name} of the size that is meant"
+            f"{name}: is missing, and the model takes inputs of {sizes}; give {name} with the size that you mean"
         )
     return x

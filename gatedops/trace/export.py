@@ -1,4 +1,4 @@
-"""steps: a network as the list of operations that kernels of networks understand."""
+"""steps: turns a network into the list of operations that the kernels of networks understand."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ from gatedops.trace.step_builder import GATES_ALONE, StepBuilder
 
 aten = torch.ops.aten
 
-_ROWS = 2  # of the example: with a single one torch may take the axis of the inputs for another
-# Operations that differ in training mode: their flag for it, and what to do where their module is not in that mode.
+# The example gets this many rows: with a single row, torch may confuse the axis of the inputs with another axis.
+_ROWS = 2
+# Maps each operation that differs in training mode to its flag for that mode, and to what the user can do if the flag
+# is set although the module is in evaluation mode.
 _SELF = "pass training=self.training"
 _STATISTICS = "give it running statistics: track_running_stats=True, or running_mean and running_var"
 _TRAINING_FLAGS: dict[Any, tuple[str, str]] = {
@@ -36,31 +38,32 @@ _TRAINING_FLAGS: dict[Any, tuple[str, str]] = {
 
 
 def steps(model: nn.Module, example: Tensor, *, name: str = "example", otherwise: str = GATES_ALONE) -> list[Step]:
-    """The operations of a network in the order they run, from torch.export.
+    """Returns the operations of a network in the order in which they run, from torch.export.
 
-    Understood are Linear, Conv2d, ReLU, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d (where it divides the image evenly),
+    It understands Linear, Conv2d, ReLU, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d (if it divides the image evenly),
     BatchNorm and Dropout in evaluation mode, padding before a convolution, flattening, the mean over axes, the sum of
-    two outputs, and adding or subtracting constants: as modules or functions, in place or not. What changes nothing
-    (dropout in evaluation mode, clone, contiguous, a rearrangement and its reverse, adding 0 that is not a parameter,
-    multiplying by 1) leaves no step, nor does what the output does not depend on. What is computed from parameters and
-    buffers alone counts as a constant, whatever computes it. Names are those of :func:`record_gates`.
+    two outputs, and adding or subtracting constants: as modules or functions, in place or not. An operation that
+    changes no value (dropout in evaluation mode, clone, contiguous, a rearrangement and its reverse, adding a 0 that is
+    not a parameter, multiplying by 1) makes no step, and neither does one that the output does not depend on. A tensor
+    that is computed from parameters and buffers alone counts as a constant, whatever computes it. Names are those of
+    :func:`record_gates`.
 
     Args:
         model: a module that takes one tensor and returns one, in evaluation mode. Wrappers (torch.compile,
             DistributedDataParallel, DataParallel) around it or its parts are looked through.
-        example: ``(n, ...)``; its first row gives shape, dtype and device, its first few are tried.
+        example: ``(n, ...)``; its first row gives shape, dtype and device, and the first few rows are tried.
         name: what errors call the example.
-        otherwise: what errors say can be done with a network that has an operation outside this list.
+        otherwise: what errors tell the user to do if the network has an operation outside this list.
 
     Returns:
-        The steps, first the :class:`Input`, last the one whose output the network returns. Their tensors are the
-        model's own wherever it holds them.
+        The steps. The first is the :class:`Input`, the last the one whose output the network returns. Their tensors are
+        the model's own if the model holds them.
 
     Raises:
-        TypeError, ValueError: an argument of another form; an example of a dtype or shape that the model does not take;
-            a network that torch.export does not follow, that is random or in training mode, whose rows are not
-            computed each on its own, or that has an operation outside
-            this list: which, where in the model, and what to do.
+        TypeError, ValueError: an argument has another form; the example has a dtype or shape that the model does not
+            take; torch.export does not follow the network; the network is random, is in training mode, does not compute
+            each row on its own, or has an operation outside this list. The error names the operation, its place in the
+            model, and what to do.
     """
     require_model(model)
     if not isinstance(example, Tensor):
@@ -70,9 +73,10 @@ def steps(model: nn.Module, example: Tensor, *, name: str = "example", otherwise
     require_device(devices_of(model), example, name)
     rows = example.detach()[:1].repeat(_ROWS, *[1] * (example.dim() - 1))
     with bare(model) as inner, uncompiled(), _without_autocast(rows.device.type):
-        # One call as it is: torch.export prints pages on inputs that do not fit.
+        # We call the model once first: torch.export prints pages of text about inputs that do not fit.
         with torch.no_grad(), evaluating(inner), naming_inputs(name, example, inner), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the model warns when its gates are recorded
+            # The model gives its own warnings when its gates are recorded.
+            warnings.simplefilter("ignore")
             inner(rows)
         exported = _exported(inner, rows, otherwise)
         places = Places(inner)
@@ -94,7 +98,8 @@ def steps(model: nn.Module, example: Tensor, *, name: str = "example", otherwise
 def _exported(model: nn.Module, rows: Tensor, otherwise: str) -> ExportedProgram:
     try:
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on how to export, and the program is for the steps alone
+            # These warnings are about how to export a program; we only read the steps from it.
+            warnings.simplefilter("ignore")
             return torch.export.export(model, (rows,), strict=False)
     except Exception as error:
         raise ValueError(
@@ -103,14 +108,15 @@ def _exported(model: nn.Module, rows: Tensor, otherwise: str) -> ExportedProgram
 
 
 def _without_autocast(kind: str) -> AbstractContextManager[Any]:
-    """Autocast would fill the program with conversions."""
+    """Switches autocast off: it would fill the program with conversions."""
     if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
         return nullcontext()
     return torch.autocast(kind, enabled=False)
 
 
 def _functional(exported: ExportedProgram) -> ExportedProgram:
-    """The same program with nothing done in place."""
+    """Returns the same program without operations in place."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns of its own classes
+        # torch warns about classes of its own.
+        warnings.simplefilter("ignore")
         return exported.run_decompositions({})

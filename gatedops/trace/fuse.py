@@ -1,4 +1,4 @@
-"""fuse_relu: Linear and Conv2d with the ReLU behind them as one layer, wherever a traced call proves that it is one."""
+"""fuse_relu: makes one layer of Linear or Conv2d and the ReLU behind it, if a traced call proves that they are one."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _OURS = "gatedops.nn."
 
 @dataclass(frozen=True)
 class FuseReport:
-    """What :func:`fuse_relu` did: (name of a module, text) for each.
+    """Says what :func:`fuse_relu` did, in pairs (name of a module, text).
 
     Args:
-        replaced: modules that are another class now, and which: "GatedLinear", "GatedConv2d" or "Gate".
-        kept: modules with a ReLU that stay as they are, and why.
+        replaced: the modules whose class changed, each with its new class: "GatedLinear", "GatedConv2d" or "Gate".
+        kept: the modules with a ReLU that stay as they are, each with the reason.
     """
 
     replaced: tuple[tuple[str, str], ...]
@@ -36,28 +36,28 @@ class FuseReport:
 
 
 def fuse_relu(model: nn.Module, example: Any = None, inplace: bool = False) -> nn.Module:
-    """The model with Linear + ReLU as GatedLinear, Conv2d + ReLU as GatedConv2d and other nn.ReLU as Gate.
+    """Returns the model with Linear + ReLU as GatedLinear, Conv2d + ReLU as GatedConv2d and other nn.ReLU as Gate.
 
-    Same outputs, bit for bit on the CPU, and same state_dict keys in the same order: checkpoints load. Replaced is what
-    a call of the model on `example` proves: a layer and an nn.ReLU become one if each output of the layer went into
-    that ReLU and nowhere else, and each call of the ReLU came behind such a layer, wherever in the model the two are.
-    They are of torch's own classes, without hooks, the layer in one place of the model. The ReLU's place is taken by
-    nn.Identity. Any other nn.ReLU that was run becomes a Gate, unless it works in place on what others may see. All
-    else stays and works, functional ReLUs among it; the report says why.
+    The outputs stay the same, bit for bit on the CPU. The state_dict keys and their order stay too, so checkpoints
+    load. A layer and an nn.ReLU become one only if a call of the model on `example` proves it: each output of the layer
+    went into that ReLU and nowhere else, and each call of the ReLU came behind such a layer, wherever in the model the
+    two are. Both must be of torch's own classes and have no hooks, and the layer must stand in one place of the model.
+    nn.Identity takes the ReLU's place. Any other nn.ReLU that was run becomes a Gate, unless it works in place on a
+    tensor that others may see. All other modules and functional ReLUs stay and work; the report says why.
 
     The model is called in evaluation mode and, if it takes the example in training mode, in that mode too, without
-    gradients and uncompiled; then the fused model is called and compared. Both are left as they were. A model whose
-    calls depend on the values or shapes of its inputs may do in other calls what this one does not show. What C++
-    extensions and TorchScript functions read is not seen, only compared.
+    gradients and uncompiled. Then the fused model is called, and the outputs are compared. Both models are left as they
+    were. If a model's calls depend on the values or shapes of its inputs, other calls may do what this one does not
+    show. Reads by C++ extensions and TorchScript functions are not seen; only the comparison covers them.
 
     Tools that look for nn.ReLU, such as DeepLift and GuidedBackprop of captum, do not find it in fused layers: give
-    them ``gatedops.unfuse(model)``. Fuse before making an optimizer: the parameters of the copy are new ones.
+    them ``gatedops.unfuse(model)``. Fuse before you make an optimizer: the copy has parameters of its own.
 
     Args:
         model: any module.
         example: what the model is called with: one input, a tuple of its inputs, or a dict of its keyword inputs. Two
-            rows or more show what batch norm does in training mode. None: random vectors or square images, if some are
-            found that the model takes.
+            rows or more show what batch norm does in training mode. None: random vectors or square images, if the model
+            takes any of those tried.
         inplace: change the model itself; its parameters stay the same objects.
 
     Returns:
@@ -65,7 +65,7 @@ def fuse_relu(model: nn.Module, example: Any = None, inplace: bool = False) -> n
 
     Raises:
         TypeError, ValueError: the model is not a module, is TorchScript or cannot be copied; no example is given and
-            none is found, or the model does not take it. What the model raises goes through.
+            none is found, or the model does not take it. Errors that the model raises go through.
     """
     require_model(model)
     fused = model if inplace else copied(model, instead=", or pass inplace=True")
@@ -77,11 +77,12 @@ class _Fuser:
     """Replaces children of a model's modules, slot by slot.
 
     Args:
-        model: what is inside its wrappers is called, and its modules are named.
+        model: the model, whose wrappers are looked through: the model inside them is called, and its modules are named.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        from gatedops.nn import Gate, GatedConv2d, GatedLinear  # nn stands above this package
+        # gatedops.nn imports this package, so we import gatedops.nn only here.
+        from gatedops.nn import Gate, GatedConv2d, GatedLinear
 
         self._gate: type[nn.Module] = Gate
         self._fused_form: dict[type, type[nn.Module]] = {nn.Linear: GatedLinear, nn.Conv2d: GatedConv2d}
@@ -127,7 +128,8 @@ class _Fuser:
             empty = as_class(nn.Identity, relu)
             for layer in layers:
                 fused = as_class(self._fused_form[type(layer)], layer)
-                vars(fused)["relu_behind"] = (empty,)  # for unfuse; in a tuple it does not become the layer's child
+                # unfuse reads this. A module in a tuple does not become the layer's child.
+                vars(fused)["relu_behind"] = (empty,)
                 self._put(layer, fused)
             self._put(relu, empty)
             return
@@ -143,7 +145,7 @@ class _Fuser:
         self._put(relu, gate)
 
     def _why_no_pair(self, layer: nn.Module, relu: nn.Module) -> str:
-        """Why a layer cannot take in a ReLU that it was seen before; "" if it can."""
+        """Why a layer cannot be fused with a ReLU that follows it; "" if it can."""
         if len(self._slots[layer]) != 1:
             return "the layer is used elsewhere too"
         if has_hooks(layer) or has_hooks(relu):
@@ -153,14 +155,15 @@ class _Fuser:
                 if _is_torchs(parent):
                     return f"it belongs to torch's {type(parent).__name__}, or its ReLU does"
         for output in self._trace.outputs[layer]:
-            if output.before or (output.after and not relu.inplace):  # behind an in-place ReLU all see the same
+            # After an in-place ReLU every reader of the output sees the activation, so later readers do no harm.
+            if output.before or (output.after and not relu.inplace):
                 return f"its output {output.before or output.after}"
             if output.relu is not relu:
                 return "not each of its outputs goes into that ReLU"
         return ""
 
     def _why_elsewhere(self, relu: nn.Module, calls: list[Output | None], layers: list[nn.Module]) -> str:
-        """Whether a ReLU is needed elsewhere than behind these layers, as a reason to keep them; "" if it is not."""
+        """Why these layers are kept: their ReLU is also needed elsewhere; "" if it is not."""
         if any(output is None or output.layer not in layers for output in calls):
             return "its ReLU runs behind other modules too"
         if 1 < len(self._slots[relu]) > len(layers):
@@ -185,7 +188,7 @@ class _Fuser:
         return ""
 
     def _put(self, module: nn.Module, other: nn.Module) -> None:
-        """Puts another module into the places of one."""
+        """Puts `other` into every place of `module`."""
         self._replaced[module] = other
         for parent, key in self._slots[module]:
             self._replaced.get(parent, parent)._modules[key] = other
@@ -199,12 +202,12 @@ class _Fuser:
 
 
 def _is_torchs(parent: nn.Module) -> bool:
-    """Whether a module is one of torch's own layers with layers inside, which read them in ways of their own."""
+    """Whether a module is one of torch's own layers with layers inside; such a layer may read them without a call."""
     return type(parent).__module__.startswith("torch.nn.") and type(parent) not in _CONTAINERS
 
 
 def as_class(kind: type[nn.Module], module: nn.Module) -> nn.Module:
-    """The module, with all it holds, as another class."""
+    """Returns the module as an instance of another class that shares all attributes with it."""
     other = kind.__new__(kind)
     other.__dict__.update(module.__dict__)
     return other

@@ -1,4 +1,4 @@
-"""The calls of fuse_relu: those that are traced, and those that compare."""
+"""Makes the calls of fuse_relu: those that are traced, and those whose outputs are compared."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from gatedops.trace.example import example_of
 from gatedops.trace.fuse_trace import Trace, trace_of
 from gatedops.trace.state import preserved
 
-_ROWS = 2  # batch norm takes no single row in training mode
+# Batch norm does not take a single row in training mode.
+_ROWS = 2
 
 
 class ExampleCalls:
     """Calls a model with an example: in evaluation mode, and in training mode if it takes the example there.
 
     Args:
-        model: is left as it was by each call.
-        example: an input, a tuple of inputs, or a dict of keyword inputs; None: looked for.
+        model: the model; each call leaves it as it was.
+        example: an input, a tuple of inputs, or a dict of keyword inputs; None: an example is looked for.
 
     Raises:
-        TypeError, ValueError: another example; none is found.
+        TypeError, ValueError: the example has another form, or none is found.
     """
 
     def __init__(self, model: nn.Module, example: Any) -> None:
@@ -44,21 +45,23 @@ class ExampleCalls:
         else:
             given = type(example).__name__
             raise TypeError(f"example: got {given}, needs a tensor, a tuple of inputs or a dict of keyword inputs")
-        self._results: dict[bool, list[Any]] = {}  # by mode
+        # Maps the mode (True: training) to the outputs of the traced call.
+        self._results: dict[bool, list[Any]] = {}
 
     def traced(self) -> Trace:
-        """What was seen in both modes. What the model raises in evaluation mode goes through."""
+        """What was seen in both modes. Errors that the model raises in evaluation mode go through."""
         with naming_inputs("example", (self._args, self._kwargs), self._model):
             trace, self._results[False] = self._call(training=False)
         try:
             also, self._results[True] = self._call(training=True)
-        except Exception:  # in training mode many a model needs more: labels, rows
+        # In training mode many models need more: labels, or more rows.
+        except Exception:
             return trace
         trace.add(also)
         return trace
 
     def why_not_same(self) -> str:
-        """How the model, changed meanwhile, differs from what it was in the traced calls; "" where it does not."""
+        """How the changed model differs from the model of the traced calls; "" if it does not."""
         for training, expected in self._results.items():
             try:
                 _, found = self._call(training)
@@ -69,9 +72,11 @@ class ExampleCalls:
         return ""
 
     def _call(self, training: bool) -> tuple[Trace, list[Any]]:
-        """Each call is traced, because some of torch's layers compute in another way where a mode looks on."""
+        """Calls the model and traces the call, also if only outputs are needed: some of torch's layers compute in
+        another way while a mode is on."""
         with preserved(self._model), in_mode(self._model, training):
-            args, kwargs = pytree.tree_map(_own, (self._args, self._kwargs))  # some models write into their inputs
+            # Some models write into their inputs, so each call gets copies.
+            args, kwargs = pytree.tree_map(_own, (self._args, self._kwargs))
             trace, result = trace_of(self._model, lambda: self._model(*args, **kwargs))
             return trace, pytree.tree_leaves(result)
 
@@ -88,7 +93,7 @@ def _own(leaf: Any) -> Any:
 
 
 def _same(found: Any, expected: Any) -> bool:
-    """Whether two outputs agree: on the CPU in every bit, NaN and the sign of 0 aside."""
+    """Whether two outputs agree. On the CPU they must agree in every bit, except for NaN and the sign of 0."""
     if not isinstance(expected, Tensor) or not isinstance(found, Tensor):
         return type(found) is type(expected)
     if found.shape != expected.shape or found.dtype != expected.dtype or found.is_meta:

@@ -1,5 +1,4 @@
-"""What calls of a model prove about its ReLUs: behind which layer each of them runs, and who else sees that layer's
-output."""
+"""Traces calls of a model: behind which layer each ReLU runs, and who else sees that layer's output."""
 
 from __future__ import annotations
 
@@ -18,13 +17,13 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from gatedops.trace.mode import RELU, RNN_RELU, Call, Intercept, name_of
 
-# Layers whose output is a new tensor that no one else holds.
+# The output of these layers is a new tensor that no one else holds.
 NEW_OUTPUT = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm)
-# Modules that hand on what they are given, in training too.
+# These modules hand on what they are given, in training too.
 _HANDS_ON = (nn.Sequential, nn.Identity)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _GLOBAL_HOOKS = [f"_global{name}" for name in _HOOKS]
-# What may be asked of an output: the answer is the same behind the ReLU.
+# These properties of an output may be read: they are the same after the ReLU.
 _SAME_BEHIND = frozenset(
     [getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "layout", "is_cuda")]
     + [Tensor.size, Tensor.dim, Tensor.numel, Tensor.is_floating_point, Tensor.__len__]
@@ -36,9 +35,9 @@ class Output:
     """One output of a layer, and what became of it.
 
     Args:
-        layer: that gave it.
+        layer: the layer that gave it.
         relu: the first nn.ReLU that it went into.
-        before: who else saw it before that ReLU, or at all where it went into none; "" if no one did.
+        before: who else saw it before that ReLU, or at any time if it went into no ReLU; "" if no one did.
         after: who else saw it, or holds it, after that ReLU.
     """
 
@@ -59,8 +58,8 @@ class Trace:
     """What was seen in one or more calls of a model.
 
     Args:
-        outputs: by layer of the classes NEW_OUTPUT, its outputs.
-        relus: by nn.ReLU, of each of its calls the output that it was called with; None: something else.
+        outputs: the outputs of each layer of the classes NEW_OUTPUT.
+        relus: for each nn.ReLU and each of its calls, the output that it was called with; None: another tensor.
         functional: (module that was running, name of the function) of the ReLUs called as functions, each once.
     """
 
@@ -69,7 +68,7 @@ class Trace:
     functional: dict[tuple[nn.Module, str], None] = field(default_factory=dict)
 
     def add(self, other: Trace) -> None:
-        """Takes in what was seen in another call."""
+        """Adds what was seen in another call."""
         for layer, outputs in other.outputs.items():
             self.outputs.setdefault(layer, []).extend(outputs)
         for relu, calls in other.relus.items():
@@ -78,24 +77,25 @@ class Trace:
 
 
 def trace_of(model: nn.Module, call: Callable[[], Any]) -> tuple[Trace, Any]:
-    """What is seen in a call of the model, and its result. The model must not be called in any other way meanwhile."""
+    """Returns what is seen in a call of the model, and its result. No one else may call the model meanwhile."""
     watch = _Watch(model)
     intercept = Intercept(model, {RELU: watch.rectifier, RNN_RELU: watch.rectifier})
-    with torch.no_grad(), watch.watching(), intercept, watch:  # the last mode sees a call first, and as it was made
+    # The mode entered last sees a call first, and as it was made.
+    with torch.no_grad(), watch.watching(), intercept, watch:
         result = call()
     watch.look_who_holds()
     return watch.trace, result
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether functions of others run before or behind a module, or in its backward."""
+    """Whether hooks run before or after a module, or in its backward."""
     if any(getattr(module, hooks, None) for hooks in _HOOKS):
         return True
     return any(getattr(nn.modules.module, hooks, None) for hooks in _GLOBAL_HOOKS)
 
 
 class _Watch(TorchFunctionMode):
-    """Sees the calls of functions, and while `watching` those of modules."""
+    """Sees the calls of functions and, while `watching`, those of modules."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -105,7 +105,8 @@ class _Watch(TorchFunctionMode):
         self._paths = {module: path for path, module in model.named_modules()}
         self._outputs: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._running: list[nn.Module] = []
-        self._inside = False  # of an nn.ReLU
+        # This is True while an nn.ReLU runs.
+        self._inside = False
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
@@ -123,7 +124,7 @@ class _Watch(TorchFunctionMode):
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Watches the modules; their own forward is called in each case."""
+        """Watches the modules; each still runs its own forward."""
         with ExitStack() as undo:
             for module in self._paths:
                 if type(module) is nn.ReLU:
@@ -138,9 +139,11 @@ class _Watch(TorchFunctionMode):
             yield
 
     def look_who_holds(self) -> None:
-        """To be called after the call, while its result and what the model keeps of it are alive."""
+        """Notes which outputs are still held. Call it after the traced call, while its result and what the model keeps
+        are alive."""
         if any(output.relu is not None and not output.after for output in self._outputs.values()):
-            gc.collect()  # what only cycles of references hold is not held
+            # A tensor that only cycles of references keep alive does not count as held.
+            gc.collect()
         for output in self._outputs.values():
             output.seen("is returned or held")
 
@@ -164,7 +167,8 @@ class _Watch(TorchFunctionMode):
         self._inside = True
         try:
             result = forward(q)
-            # An in-place ReLU returns its input. As two objects, who holds the one can be told from who uses the other.
+            # An in-place ReLU returns its input. A view is a second object, so we can tell who holds the input from who
+            # uses the result.
             return result.view_as(result) if result is q else result
         finally:
             self._inside = False
@@ -183,7 +187,8 @@ class _Watch(TorchFunctionMode):
             return
         given = set(map(id, self._among((args, kwargs))))
         for output in self._among(result):
-            if id(output) in given:  # it may do otherwise in training, as a layer that adds noise does
+            # The module may not hand it on in training: it may add noise then.
+            if id(output) in given:
                 output.seen(f"passes through {self._called(module)}")
 
     def _seen_by_hooks(self, module: nn.Module, values: Any) -> None:
@@ -202,8 +207,9 @@ class _Watch(TorchFunctionMode):
 
 
 def _put_around(undo: ExitStack, module: nn.Module, around: Callable[..., Any]) -> None:
-    """Has a module's forward called by ``around(module, forward, ...)``, however it is called."""
-    if "forward" in vars(module):  # it is patched already, and will not be fused
+    """Makes every call of a module's forward go through ``around(module, forward, ...)``."""
+    # A patched forward stays: such a module is not fused.
+    if "forward" in vars(module):
         return
     vars(module)["forward"] = partial(around, module, module.forward)
     undo.callback(vars(module).pop, "forward", None)

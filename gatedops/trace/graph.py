@@ -1,4 +1,4 @@
-"""Nodes of an exported graph: their arguments, and where in the model they come from."""
+"""Reads nodes of an exported graph: their arguments, and the place in the model that they come from."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ def dependents(program: ExportedProgram) -> list[Node]:
             found[node] = None
             schema = getattr(node.target, "_schema", None)
             if schema is not None and schema.is_mutable and isinstance(node.args[0], Node):
-                found[node.args[0]] = None  # what an input is written into depends on it
+                # A tensor that an input is written into depends on the input.
+                found[node.args[0]] = None
     return [node for node in found if node.op == "call_function"]
 
 
@@ -68,7 +69,7 @@ class Places:
         return call_name(self._first_paths[module], module, op)
 
     def where(self, node: Node) -> str:
-        """What it is and where: "gelu in layer1.0 (Block), net.py:34: x = F.gelu(x)"."""
+        """Names the call and its place: "gelu in layer1.0 (Block), net.py:34: x = F.gelu(x)"."""
         path = path_of(node)
         kind = type(self._model.get_submodule(path)).__name__
         frames = [

@@ -1,8 +1,8 @@
-"""Seeing the calls of any torch model: a TorchFunctionMode that hands those of one kind to a handler.
+"""Shows handlers the calls that a torch model makes: a TorchFunctionMode hands each kind of call to one handler.
 
 A mode sees torch's functions whoever calls them (modules, functional forms, methods, torch's own layers) and in call
-order, without capturing a graph. What it does not see: TorchScript, operations inside compiled code, and what a
-function of torch or of an extension calls inside.
+order, without capturing a graph. It does not see TorchScript, operations inside compiled code, or what a function of
+torch or of an extension calls inside.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ _BY_DIMENSIONS = [
     for tail in ("", "_with_indices")
 ]
 
-# The functions of each kind; those of rectifiers.FORMS are RELU calls with some arguments.
+# Names the kind of each function. The functions of rectifiers.FORMS are not listed: they are RELU calls only with
+# certain arguments.
 KINDS: dict[Any, str] = {
     **dict.fromkeys(forms_of("rnn_relu", "rnn_relu_cell"), RNN_RELU),
     **dict.fromkeys(forms_of("max_pool2d", "max_pool2d_with_indices"), MAX_POOL),
@@ -47,13 +48,13 @@ KINDS: dict[Any, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call of a kind.
+    """A call that a handler may take.
 
     Args:
         kind: RELU, FUSED_RELU (ours, whose results are (activation, words)), RNN_RELU, MAX_POOL (2-d), OTHER_POOL,
             BATCH_NORM.
-        func, args, kwargs: what was called with what.
-        input: the tensor that it works on: of a RELU its pre-activation.
+        func, args, kwargs: the function that was called, and its arguments.
+        input: the tensor that the call works on; for a RELU, its pre-activation.
     """
 
     kind: str
@@ -64,7 +65,7 @@ class Call:
 
     @property
     def name(self) -> str:
-        """What torch calls the function."""
+        """The name that torch gives the function."""
         return name_of(self.func)
 
     @property
@@ -73,7 +74,7 @@ class Call:
         return is_in_place(self.func, self.args, self.kwargs)
 
     def run(self) -> Any:
-        """The call as it was meant."""
+        """Makes the call unchanged and returns its result."""
         return self.func(*self.args, **self.kwargs)
 
 
@@ -81,15 +82,16 @@ Handler = Callable[[Call], Any]
 
 
 class Intercept(TorchFunctionMode):
-    """Gives each call of a kind that has a handler to ``handler(call)``, whose result takes the call's place; every
-    other call goes through. Calls on what no input changes, such as weights, go through as well.
+    """Gives each call whose kind has a handler to ``handler(call)``, whose result replaces that of the call.
+
+    Every other call goes through, and so do calls on tensors that no input changes, such as weights.
 
     Args:
-        model: the model that is called while the mode is on; it is on for one pass.
-        handlers: by kind.
+        model: the model that is called while the mode is on; the mode is on for one pass.
+        handlers: the handler of each kind.
         otherwise: ``otherwise(func)`` sees every call that no handler takes.
-        on_constants: takes the calls on what no input changes, as far as their kinds have handlers.
-        fresh: whether new tensors made of numbers alone are among what no input changes.
+        on_constants: handles the calls on tensors that no input changes, if their kinds have handlers.
+        fresh: whether a new tensor that is made of numbers alone counts as one that no input changes.
     """
 
     def __init__(
@@ -136,12 +138,12 @@ class Intercept(TorchFunctionMode):
             return Call(kind, func, args, kwargs, argument(args, kwargs, 0, "input", "self"))
         form = FORMS.get(func)
         q = None if form is None or "out" in kwargs else form(args, kwargs, self._masks)
-        # A clamp of whole numbers is one of indices or lengths.
+        # A clamp of whole numbers clamps indices or lengths and makes no gate.
         if not isinstance(q, Tensor) or not (q.is_floating_point() or name_of(func) == RELU):
             return None
         return Call(RELU, func, args, kwargs, q)
 
 
 def name_of(func: Any) -> str:
-    """What torch calls a function: "threshold" for F.threshold and for torch.ops.aten.threshold_.default."""
+    """The name that torch gives a function: "threshold" for F.threshold and for torch.ops.aten.threshold_.default."""
     return str(getattr(func, "__name__", "")).split(".")[0].strip("_")

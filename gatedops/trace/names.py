@@ -1,4 +1,4 @@
-"""Names of the calls inside a model: the path of the module that makes them."""
+"""Names the calls inside a model, by the path of the module that makes them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ _LAYERS = ("torch.nn.", "gatedops.nn.")
 
 
 def call_name(path: str, module: nn.Module, op: str) -> str:
-    """A call of `op` in `module` at `path`: the path, where the module is a layer that does just that, else path.op."""
+    """The name of a call of `op` in `module` at `path`: the path if the module is a layer that does just this, else
+    path.op."""
     is_layer = type(module).__module__.startswith(_LAYERS) and next(module.children(), None) is None
     if is_layer and path:
         return path
@@ -34,7 +35,7 @@ class Numbering:
 
 
 class RunningModules:
-    """While entered, knows which module of a model is running, from hooks that are removed at the end."""
+    """While entered, knows which module of a model is running. It uses hooks, which it removes at the end."""
 
     def __init__(self, model: nn.Module) -> None:
         self._paths = {module: plain_path(path) for path, module in model.named_modules()}
@@ -61,7 +62,7 @@ class RunningModules:
         return call_name(self._paths[module], module, op)
 
     def activation(self, op: str) -> str:
-        """The class of the activation that runs now, such as ReLU6; `op` where it is not a module of torch."""
+        """The class of the activation that runs now, such as ReLU6; `op` if it is not a module of torch."""
         module = self._running[-1] if self._running else self._root
         return type(module).__name__ if type(module).__module__ == "torch.nn.modules.activation" else op
 

@@ -1,4 +1,4 @@
-"""Operations of an exported graph that StepBuilder treats by what they do to its numbers, whatever step they become."""
+"""Lists operations of an exported graph by what they do to numbers; StepBuilder treats all of a kind alike."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import torch
 aten = torch.ops.aten
 
 BATCH_NORM = aten._native_batch_norm_legit_no_training.default
-ASSERTION = aten._assert_tensor_metadata.default  # of a dtype, beside a conversion; has no result
+# torch.export puts this beside a conversion to assert the dtype; it has no result.
+ASSERTION = aten._assert_tensor_metadata.default
 GATED_LINEAR = torch.ops.gatedops.gated_linear_relu.default
 IDENTITIES = frozenset([aten.clone.default, aten.alias.default, aten.detach.default, aten.contiguous.default])
-# What gives the same numbers in another shape, and in another order or in part.
+# These give the same numbers in the same order and another shape.
 RESHAPES = frozenset(
     [
         aten.flatten.using_ints,
@@ -24,6 +25,7 @@ RESHAPES = frozenset(
         aten.unsqueeze.default,
     ]
 )
+# These give the same numbers in another order, or only a part of them.
 REARRANGEMENTS = frozenset(
     [
         aten.permute.default,
@@ -34,7 +36,7 @@ REARRANGEMENTS = frozenset(
         aten.slice.Tensor,
     ]
 )
-# What makes a tensor of a given shape whose numbers do not come from the tensor that it resembles.
+# These make a tensor of a given shape; its numbers do not come from the tensor that it resembles.
 FRESH = frozenset(
     [
         aten.zeros_like.default,

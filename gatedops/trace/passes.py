@@ -1,4 +1,4 @@
-"""A forward pass of a model that is watched, and what it shows: its rectifiers and max-pools in call order."""
+"""Watches a forward pass of a model: its rectifiers and max-pools in call order."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Run = Callable[[nn.Module, Any], Any]
 
 
 class Pass(ABC):
-    """Runs a model on a batch without gradients and takes what each rectifier (and each max-pool) works on.
+    """Runs a model on a batch without gradients, and takes the tensor that each rectifier (and max-pool) works on.
 
     Args:
         model: the model.
-        run: ``run(model, batch)`` calls it.
-        modules: of the model, entered.
+        run: ``run(model, batch)`` calls the model.
+        modules: the running modules of the model, entered.
         max_pool: take the inputs of max-pools too.
     """
 
@@ -39,14 +39,14 @@ class Pass(ABC):
 
     @abstractmethod
     def take(self, values: Tensor, call: Call, constant: bool) -> None:
-        """What a rectifier works on, greater than 0 where its gates are on; or the input of a max-pool."""
+        """Takes a tensor that is greater than 0 where the gates of a rectifier are on, or the input of a max-pool."""
 
     @abstractmethod
     def other(self, func: Any) -> None:
-        """A function that is not a rectifier is called."""
+        """Takes note of a function that is called and is not a rectifier."""
 
     def over(self, batch: Any, watched: bool = False) -> tuple[str, ...]:
-        """Runs the model. With `watched` the result names the rectifiers that ran without being taken."""
+        """Runs the model. With `watched`, returns the names of the rectifiers that ran but were not taken."""
         mode = Intercept(self._model, self._handlers, self._on_other, lambda call: self._on_call(call, True))
         self._watch = Watch(lambda: self.modules.place(), mode.is_constant) if watched else None
         with torch.no_grad(), ExitStack() as stack:
@@ -64,7 +64,8 @@ class Pass(ABC):
         self._require_rows(call)
         with nullcontext() if self._watch is None else self._watch.known():
             if call.kind not in (FUSED_RELU, RNN_RELU):
-                self.take(call.input, call, constant)  # before the call: in place it overwrites its pre-activation
+                # The call may work in place and overwrite its pre-activation, so we take that first.
+                self.take(call.input, call, constant)
                 return call.run()
             result = call.run()
             if call.kind == RNN_RELU:
@@ -72,7 +73,7 @@ class Pass(ABC):
                     self.take(values, call, constant)
                 return result
             z = result[0]
-            # (n, positions, channels) where a Gate records its gates: one position is a fully connected layer.
+            # A Gate that records its gates gives (n, positions, channels); a fully connected layer has one position.
             self.take(z.squeeze(1) if z.dim() == 3 and z.shape[1] == 1 else z, call, constant)
             return result
 
@@ -90,8 +91,8 @@ class Pass(ABC):
 
 
 @dataclass(frozen=True)
-class Taken:
-    """What a rectifier or a max-pool works on in one pass."""
+class Observed:
+    """The tensor that a rectifier or a max-pool worked on in a pass, and the name of the call."""
 
     name: str
     values: Tensor
@@ -99,18 +100,19 @@ class Taken:
 
 
 class Probe(Pass):
-    """A pass that keeps what it takes: for a few rows only."""
+    """A pass that keeps the tensors it takes, which is meant for a few rows only."""
 
-    def values_of(self, batch: Any, watched: bool = False) -> tuple[list[Taken], tuple[str, ...]]:
-        """What the model's calls work on, in their order, and with `watched` the rectifiers that were missed."""
-        self._taken: list[Taken] = []
+    def values_of(self, batch: Any, watched: bool = False) -> tuple[list[Observed], tuple[str, ...]]:
+        """The tensors that the model's calls worked on, in call order, and with `watched` the names of the rectifiers
+        that were missed."""
+        self._observed: list[Observed] = []
         self.reorders = False
         missed = self.over(batch, watched)
-        return self._taken, missed
+        return self._observed, missed
 
     def take(self, values: Tensor, call: Call, constant: bool) -> None:
-        self._taken.append(Taken(self.name_of(call), values.detach().clone(), constant))
+        self._observed.append(Observed(self.name_of(call), values.detach().clone(), constant))
 
     def other(self, func: Any) -> None:
-        """Notes functions by which a model may change the order of its inputs."""
+        """Notes whether the model calls a function that can change the order of its inputs."""
         self.reorders |= name_of(func) in _REORDERING

@@ -1,4 +1,4 @@
-"""Max-pool calls: their windows, and which input each output takes."""
+"""Reads max-pool calls: their windows, and which input each output takes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from gatedops.trace.mode import Call
 
 _PARAMETERS = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
-# The place of return_indices among the arguments of torch.nn.functional's pools, by the start of their names.
+# Gives the place of return_indices among the arguments of torch.nn.functional's pools, by the start of their names.
 _RETURN_INDICES = {"max_pool": 6, "adaptive_max_pool": 2, "fractional_max_pool": 4}
 
 Pair = tuple[int, int]
@@ -43,33 +43,34 @@ class Window:
         )
 
     def chosen(self, z: Tensor) -> Tensor:
-        """int64 ``(n, C, H', W')``: where in the H*W pixels of z ``(n, C, H, W)`` each output's maximum lies; among
-        equal ones it is the first in row order."""
+        """int64 ``(n, C, H', W')``: the position, among the H*W pixels of z ``(n, C, H, W)``, of each output's maximum.
+        Among equal maxima it is the first in row order."""
         return F.max_pool2d(
             z, self.kernel, self.stride, self.padding, self.dilation, self.ceil_mode, return_indices=True
         )[1]
 
     def select(self, z: Tensor) -> Tensor:
-        """bool ``(n, K, C, H', W')``, K = kernel height * width: mask u is on where the window's u-th input is the
+        """bool ``(n, K, C, H', W')``, K = kernel height * width: mask u is on if the window's u-th input is the
         channel's maximum and its gate is on (docs/math.md, section 9).
 
-        The gates of an image of z are on where z > 0, provided it has passed gates, i.e. is nowhere negative;
-        otherwise it has none and the maximum alone decides.
+        An image of z that is nowhere negative counts as one that passed gates, and its gates are on where z > 0. Any
+        other image has no gates, and the maximum alone decides.
         """
         index = self.chosen(z)
         masks = self.masks(index, z.shape[-1])
         if not z.numel():
             return masks
-        on = taken(z, index, 2) > 0
-        ungated = ~(z.flatten(1).amin(1) >= 0)  # of each image by itself: its masks do not depend on its batch
+        on = gathered(z, index, 2) > 0
+        # Each image is judged by itself, so its masks do not depend on its batch.
+        ungated = ~(z.flatten(1).amin(1) >= 0)
         return masks & (on | ungated.view(-1, 1, 1, 1)).unsqueeze(1)
 
     def masks(self, index: Tensor, columns: int) -> Tensor:
-        """bool ``(n, K, C, H', W')``: mask u is on where the window's u-th input is the one chosen.
+        """bool ``(n, K, C, H', W')``: mask u is on if the window's u-th input is the one chosen.
 
         Args:
             index: ``(n, C, H', W')``, as :meth:`chosen` gives it.
-            columns: W, of the image that is pooled.
+            columns: the width W of the image that is pooled.
         """
         down, right = self._corners(index)
         u = (index // columns - down) // self.dilation[0] * self.kernel[1]
@@ -78,20 +79,21 @@ class Window:
         return u.unsqueeze(1) == masks.view(1, -1, 1, 1, 1)
 
     def index(self, masks: Tensor, columns: int) -> Tensor:
-        """The inverse of :meth:`masks`, where one mask is on at each output."""
+        """Inverts :meth:`masks`, if exactly one mask is on at each output."""
         u = masks.to(torch.uint8).argmax(1)
         down, right = self._corners(u)
         row = down + u // self.kernel[1] * self.dilation[0]
         return row * columns + right + u % self.kernel[1] * self.dilation[1]
 
     def _corners(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Row (H', 1) and column (W',) of the first input of the windows; negative ones lie in the padding."""
+        """The row (H', 1) and the column (W',) of the first input of each window; a negative one lies in the
+        padding."""
         down = torch.arange(index.shape[-2], device=index.device).unsqueeze(1) * self.stride[0] - self.padding[0]
         return down, torch.arange(index.shape[-1], device=index.device) * self.stride[1] - self.padding[1]
 
 
 def pooled(call: Call) -> tuple[Tensor, Tensor]:
-    """The maxima of a max-pool call of any kind, and where in the positions of an input each of them lies."""
+    """The maxima of a max-pool call of any kind, and the position of each of them in the input."""
     if gives_indices(call) and not _is_functional(call):
         maxima, index = call.run()
         return maxima, index
@@ -105,19 +107,20 @@ def gives_indices(call: Call) -> bool:
     name = _plain_name(call)
     if call.name != name:
         return True
-    if not _is_functional(call):  # torch's own functions of these names give them for all but the plain max-pools
+    # The functions of these names outside torch.nn.functional return indices, except the plain max-pools.
+    if not _is_functional(call):
         return not name.startswith("max_pool")
     place = _RETURN_INDICES[name[: -len("1d")]]
     return bool(call.args[place] if place < len(call.args) else call.kwargs.get("return_indices", False))
 
 
 def dimensions(call: Call) -> int:
-    """Axes that a max-pool call pools over: 1, 2 or 3."""
+    """The number of axes that a max-pool call pools over: 1, 2 or 3."""
     return int(_plain_name(call)[-2])
 
 
-def taken(z: Tensor, index: Tensor, axes: int) -> Tensor:
-    """What lies at these positions of z, positions counted over its last `axes` axes."""
+def gathered(z: Tensor, index: Tensor, axes: int) -> Tensor:
+    """The entries of z at these positions, which count over its last `axes` axes."""
     return z.flatten(-axes).gather(-1, index.flatten(-axes)).view_as(index)
 
 

@@ -1,4 +1,4 @@
-"""What the weights of a network are made of: which parameters, and which parts of them."""
+"""Finds what the weights of a network are made of: which parameters, and which parts of them."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ class Source:
 
     @property
     def memory(self) -> int:
-        """Which memory it lies in; on the device "meta" too, where all have one address."""
+        """A number for the memory that it lies in. It also works on the device "meta", where all tensors have the same
+        address."""
         return int(self.tensor.untyped_storage()._cdata)
 
     @property
     def entries(self) -> int:
-        """How many numbers it holds; those that it shows several times (expand) count once."""
+        """The number of numbers that it holds; one that it shows several times (expand) counts once."""
         t = self.tensor
         return math.prod(size for size, stride in zip(t.shape, t.stride(), strict=True) if stride != 0)
 
     @property
     def shows_each_once(self) -> bool:
-        """Whether its strides alone tell that no two of its entries are one number in memory."""
+        """Whether its strides alone prove that no two of its entries are the same number in memory."""
         t, reach = self.tensor, 0
         for stride, size in sorted(zip(t.stride(), t.shape, strict=True)):
             if size > 1 and stride <= reach:
@@ -44,7 +45,7 @@ class Source:
         return True
 
     def overlaps(self, other: Source) -> bool:
-        """Whether the two share a number."""
+        """Whether the two share a number in memory."""
         a, b = self.tensor, other.tensor
         if self.memory != other.memory or a.numel() == 0 or b.numel() == 0:
             return False
@@ -59,17 +60,19 @@ class Source:
 
 
 Sources = tuple[Source, ...]
-Made = list[tuple[Tensor, Sources]]  # tensors, each with what it is made of
+# Lists tensors, each with the sources that it is made of.
+Made = list[tuple[Tensor, Sources]]
 
 
 def made_by(results: Sequence[Tensor], arguments: Made) -> Made:
-    """What the results of an operation on these arguments are made of: a view of a source is the part that it shows,
-    anything else is made of all that the arguments are made of; without arguments it is a source itself."""
+    """The results of an operation on these arguments, each with what it is made of. A view of a source is made of the
+    part that it shows. Any other result is made of all sources of the arguments. If they have none, the result is
+    itself a source."""
     return [(result, _sources_of(result, arguments)) for result in results]
 
 
 def deciding(sources: Sources) -> Sources:
-    """The sources that decide whether two weights are independent: the parameters, or all where none is one."""
+    """The sources that decide whether two weights are independent: the parameters, or all sources if none is one."""
     return tuple(source for source in sources if source.is_parameter) or sources
 
 
@@ -88,6 +91,6 @@ def _shares(a: Tensor, b: Tensor) -> bool:
 
 
 def _end(tensor: Tensor) -> int:
-    """One more than the last place in its memory, in numbers."""
+    """One more than the index of its last number in memory."""
     reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     return int(tensor.storage_offset()) + int(reach) + 1

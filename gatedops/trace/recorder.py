@@ -1,4 +1,4 @@
-"""One batch after another through a model, and the gates of each."""
+"""Runs batches through a model, one after another, and packs the gates of each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gatedops.gatebits import GateBits
 from gatedops.layout import GateLayer
 from gatedops.ops.gates import pack_layer
-from gatedops.trace.batches import rows_of
+from gatedops.trace.batches import row_count
 from gatedops.trace.calling import naming_inputs
 from gatedops.trace.mode import MAX_POOL, OTHER_POOL, Call, name_of
 from gatedops.trace.names import Numbering, RunningModules
@@ -21,26 +21,29 @@ from gatedops.trace.pooling import Window
 from gatedops.trace.row_plan import FIRST, Arrangement
 from gatedops.trace.row_search import Comparison, RowPlan, UnprovenError, comparison, row_plan
 
-# What torch calls activations that have no gates.
+# torch uses these names for activations that have no gates.
 _NO_GATES = re.compile(
     "celu|elu|gelu|glu|hardshrink|hardsigmoid|hardswish|hardtanh|leaky_relu|log_?sigmoid|mish|prelu|relu6|rrelu|selu"
     "|sigmoid|silu|softplus|softshrink|softsign|tanh|tanhshrink|threshold"
 )
 _BY_ITSELF = "record that part of the model by itself: record_gates(part, its inputs)"
 
-Spec = tuple[str, tuple[int, ...], str]  # a layer's name, shape and kind
+# A Spec has a layer's name, shape and kind.
+Spec = tuple[str, tuple[int, ...], str]
 
 
 class Recorder(Pass):
-    """Runs a model on batches and packs the gates of each; holds hooks in the model while entered."""
+    """Runs a model on batches and packs the gates of each. While entered, it has hooks in the model."""
 
     def __init__(self, model: nn.Module, run: Run, max_pool: bool, training: bool) -> None:
         super().__init__(model, run, RunningModules(model), max_pool)
         self._max_pool, self._training = max_pool, training
         self._plan: RowPlan | None = None
         self._comparison: Comparison | None = None
-        self._others: dict[str, None] = {}  # activations without gates, in the order they were seen
-        self._expected: list[Spec] = []  # the layers of the first batch
+        # The keys are the activations without gates, in the order in which they were seen.
+        self._others: dict[str, None] = {}
+        # Both hold the layers of the first batch: as found, and as GateLayers.
+        self._expected: list[Spec] = []
         self._layers: tuple[GateLayer, ...] = ()
         self._begin(0)
 
@@ -52,7 +55,7 @@ class Recorder(Pass):
         self.modules.__exit__(*error)
 
     def gates_of(self, batch: Any, index: int) -> GateBits:
-        """The gates of one batch; its number is for errors."""
+        """The gates of one batch. Errors name the batch by its index."""
         if self._plan is None:
             self._pass_over_first(batch)
         else:
@@ -66,7 +69,7 @@ class Recorder(Pass):
         return GateBits(torch.cat(self._words, dim=1), self._layers)
 
     def _pass_over_first(self, batch: Any) -> None:
-        """A pass that shows where the rows lie, or one after the search for them."""
+        """Runs the first batch. That pass shows where the rows lie, or it follows the search for them."""
         probe = Probe(self._model, self._run, self.modules, self._max_pool)
         # In training mode the inputs of a batch change each other's values.
         self._comparison = None if self._training else comparison(self._model, probe, batch)
@@ -84,13 +87,13 @@ class Recorder(Pass):
         self._pass_over(batch)
 
     def _pass_over(self, batch: Any) -> None:
-        self._begin(rows_of(batch) or 0)
+        self._begin(row_count(batch) or 0)
         with naming_inputs("data", batch, self._model):
             self.over(batch)
 
     def finish(self) -> None:
-        """Warns of activations that are no gates, of rectifiers that were missed and of inputs that change each other's
-        gates; ValueError where no batch came."""
+        """Warns about activations without gates, about rectifiers that were missed and about inputs that change each
+        other's gates. Raises ValueError if no batch came."""
         if not self._layers or self._plan is None:
             raise ValueError("data: has no batches, needs at least one row")
         if self._others:
@@ -125,8 +128,8 @@ class Recorder(Pass):
             self._add_choices(values, arrangement, call, name)
         elif call.kind == OTHER_POOL:
             raise ValueError(
-                f"max_pool: {call.name} ({name}) is not a 2-d max-pool, whose choices alone can be recorded; record"
-                " without max_pool=True"
+                f"max_pool: {call.name} ({name}) is not a 2-d max-pool, and only the choices of those can be recorded;"
+                " record without max_pool=True"
             )
         else:
             self._add_gates(arrangement.rows_first(values, self._rows), name)
@@ -151,7 +154,7 @@ class Recorder(Pass):
         self._words: list[Tensor] = []
 
     def _instead(self) -> str:
-        """What the model calls in place of ReLUs, for an error."""
+        """Says, for an error, what the model calls instead of ReLUs."""
         missed = () if self._plan is None else self._plan.missed
         others = ""
         if self._others:
@@ -190,7 +193,7 @@ class Recorder(Pass):
 
 
 def _require_numbers(q: Tensor, name: str) -> None:
-    """Raises unless these are numbers of single inputs."""
+    """Raises ValueError if q is not a dense tensor, and TypeError if it does not hold floating point numbers."""
     if q.layout != torch.strided:
         raise ValueError(f"model: {name} works on {q.layout}, needs a dense tensor; convert it with to_dense()")
     if not q.is_floating_point():
@@ -198,15 +201,15 @@ def _require_numbers(q: Tensor, name: str) -> None:
 
 
 def _misfit(name: str, shape: tuple[int, ...], rows: int) -> str:
-    """What to say of a call in which the rows do not lie as they did in the passes over a few of them."""
+    """The error for a call in which the rows do not lie as they did in the passes over a few of them."""
     return (
         f"model: {name} works on {shape} for a batch of {rows} inputs; the inputs need to be the first axis (in a"
-        f" transformer: batch_first=True), or, where only some of them come there as to an expert, {_BY_ITSELF}"
+        f" transformer: batch_first=True); if only some of them come there, as in an expert, {_BY_ITSELF}"
     )
 
 
 def _difference(expected: list[Spec], found: list[Spec], index: int) -> str:
-    """What to say of batch `index`, whose layers are not those of batch 0."""
+    """The error for batch `index`, whose layers are not those of batch 0."""
     if len(found) != len(expected):
         what = f"has {len(found)} gated layers and batch 0 has {len(expected)}"
     else:

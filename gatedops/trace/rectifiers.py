@@ -1,4 +1,4 @@
-"""ReLU under all its names: which calls compute ``q`` where ``q > 0`` and 0 elsewhere, and which tensor is q."""
+"""Recognises ReLU under all its names: calls that compute ``q`` where ``q > 0`` and 0 elsewhere, and their tensor q."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Keywords = dict[str, Any]
 
 
 def forms_of(*names: str) -> Iterator[Any]:
-    """Every function object that torch calls by one of these names: functions, methods, operators of ATen."""
+    """Yields every object that torch has under one of these names: functions, methods, operators of ATen."""
     for name in names:
         for home in (torch, F, Tensor, torch._C._nn):
             if hasattr(home, name):
@@ -32,23 +32,28 @@ def forms_of(*names: str) -> Iterator[Any]:
 
 @dataclass(frozen=True)
 class _Mask:
-    """What is known of a tensor of truth values (or of 0 and 1): it is on where q > 0, or where it is not."""
+    """Describes a tensor of truth values (or of 0 and 1). It is on where q > 0 if `positive`, else where q <= 0.
+
+    version is that of q at the time of the comparison.
+    """
 
     q: Tensor
-    version: int  # of q when it was compared
+    version: int
     positive: bool
 
 
 class Masks:
-    """Follows the calls of a pass and knows which tensors say where another one is greater than 0."""
+    """Follows the calls of a pass and knows which tensors tell where another tensor is greater than 0."""
 
     def __init__(self, is_constant: Callable[[Tensor], bool]) -> None:
         self._is_constant = is_constant
-        self._known: dict[Tensor, _Mask] = {}  # tensors are told apart as objects
-        self._zeros: dict[Tensor, int] = {}  # versions of tensors that were made as zeros
+        # A dict compares tensors as objects, not by their numbers.
+        self._known: dict[Tensor, _Mask] = {}
+        # Maps each tensor that was made as zeros to its version at that time.
+        self._zeros: dict[Tensor, int] = {}
 
     def see(self, func: Any, args: Arguments, kwargs: Keywords, result: Any) -> None:
-        """A call that was made."""
+        """Takes note of a call that was made."""
         if func in _ZEROS:
             self._zeros[result] = _version(result)
         elif func in _COMPARISONS:
@@ -73,7 +78,7 @@ class Masks:
         return known.version == _version(known.q) and _same(known.q, q)
 
     def is_zero(self, value: Any) -> bool:
-        """Whether a number or tensor is 0 throughout, whatever the inputs are."""
+        """Whether a number or tensor is 0 everywhere, for all inputs."""
         if not isinstance(value, Tensor):
             return _is_zero(value)
         if value in self._zeros:
@@ -83,7 +88,7 @@ class Masks:
     def _compared(
         self, order: str, left: Any = None, right: Any = None, *_: Any, **named: Any
     ) -> tuple[Tensor, bool] | None:
-        """The tensor that a comparison compares with 0, and whether the result is on where it is greater."""
+        """The tensor that a comparison compares with 0, and whether the result is on where that tensor is greater."""
         left, right = named.get("input", named.get("self", left)), named.get("other", named.get("values", right))
         if isinstance(left, Tensor) and self.is_zero(right):
             return left, order in ("gt", "ge")
@@ -98,36 +103,36 @@ def _is_contrary(func: Any, args: Arguments) -> bool:
 
 
 def _is_zero(value: Any) -> bool:
-    """Whether a number or tensor is 0 throughout."""
+    """Whether a number or tensor is 0 everywhere."""
     if isinstance(value, Tensor):
         if value.numel() == 0 or value.is_meta:
             return False
         try:
             return not bool(value.detach().any())
-        except RuntimeError:  # inside transformations of functions values are not to be had
+        except RuntimeError:  # inside transformations of functions a tensor has no values
             return False
     return isinstance(value, (int, float)) and value == 0
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors are one, or hold the same numbers as a tensor and its copy do."""
+    """Whether two tensors are the same object or hold the same numbers, as a tensor and its copy do."""
     if a is b:
         return True
     if torch.compiler.is_compiling() or a.is_meta or a.shape != b.shape or a.device != b.device:
         return False
     try:
         return torch.equal(a.detach(), b.detach().to(a.dtype))
-    except RuntimeError:  # inside transformations of functions
+    except RuntimeError:  # inside transformations of functions a tensor has no values
         return False
 
 
 def _version(tensor: Tensor) -> int:
-    """Grows when a tensor is written to."""
+    """A number that grows when the tensor is written to."""
     if torch.compiler.is_compiling():
         return 0
     try:
         return int(tensor._version)
-    except RuntimeError:  # made in inference mode
+    except RuntimeError:  # a tensor that was made in inference mode has no version
         return 0
 
 
@@ -154,7 +159,7 @@ def _first(args: Arguments, kwargs: Keywords, masks: Masks) -> Tensor | None:
 
 
 def _clamp(args: Arguments, kwargs: Keywords, masks: Masks) -> Tensor | None:
-    """clamp(q, 0) and clamp(q, 0, inf)."""
+    """Recognises clamp(q, 0) and clamp(q, 0, inf)."""
     least, most = argument(args, kwargs, 1, "min"), argument(args, kwargs, 2, "max")
     unlimited = most is None or (isinstance(most, (int, float)) and most == math.inf)
     return argument(args, kwargs, 0, "input", "self") if masks.is_zero(least) and unlimited else None
@@ -177,7 +182,7 @@ def _leaky_relu(args: Arguments, kwargs: Keywords, masks: Masks) -> Tensor | Non
 
 
 def _maximum(args: Arguments, kwargs: Keywords, masks: Masks) -> Tensor | None:
-    """The larger of q and 0; torch.max(q, dim=0) is another function."""
+    """Recognises the larger of q and 0; torch.max(q, dim=0) is another function."""
     left, right = argument(args, kwargs, 0, "input", "self"), argument(args, kwargs, 1, "other")
     if not isinstance(left, Tensor) or not isinstance(right, Tensor):
         return None
@@ -188,7 +193,8 @@ def _maximum(args: Arguments, kwargs: Keywords, masks: Masks) -> Tensor | None:
 
 
 def _where(args: Arguments, kwargs: Keywords, masks: Masks) -> Tensor | None:
-    """where(q > 0, q, 0) and where(q <= 0, 0, q); the method where(q, mask, 0) has another order of arguments."""
+    """Recognises where(q > 0, q, 0) and where(q <= 0, 0, q). The method where(q, mask, 0) has another order of
+    arguments."""
     given = [argument(args, kwargs, index, *names) for index, names in enumerate((("condition",), ("input", "self")))]
     mask, chosen, other = *given, argument(args, kwargs, 2, "other")
     if isinstance(mask, Tensor) and mask.dtype != torch.bool:
@@ -200,7 +206,7 @@ def _where(args: Arguments, kwargs: Keywords, masks: Masks) -> Tensor | None:
 
 
 def _product(args: Arguments, kwargs: Keywords, masks: Masks) -> Tensor | None:
-    """q times (q > 0)."""
+    """Recognises q times (q > 0)."""
     left, right = argument(args, kwargs, 0, "input", "self"), argument(args, kwargs, 1, "other")
     for q, mask in ((left, right), (right, left)):
         if masks.says(mask, q, True):
@@ -209,33 +215,33 @@ def _product(args: Arguments, kwargs: Keywords, masks: Masks) -> Tensor | None:
 
 
 def _filled(args: Arguments, kwargs: Keywords, masks: Masks) -> Tensor | None:
-    """q.masked_fill(q <= 0, 0) and q[q <= 0] = 0."""
+    """Recognises q.masked_fill(q <= 0, 0) and q[q <= 0] = 0."""
     q, mask = argument(args, kwargs, 0, "input", "self"), argument(args, kwargs, 1, "mask")
     value = argument(args, kwargs, 2, "value")
     return q if masks.says(mask, q, False) and masks.is_zero(value) and isinstance(q, Tensor) else None
 
 
 def argument(args: Arguments, kwargs: Keywords, index: int, *names: str, default: Any = None) -> Any:
-    """An argument by its place or one of its names."""
+    """The argument at a place, or under one of its names."""
     if index < len(args):
         return args[index]
     return next((kwargs[name] for name in names if name in kwargs), default)
 
 
 def _clamp_above(args: Arguments, kwargs: Keywords, masks: Masks) -> Tensor | None:
-    """clamp_max(q, 0)."""
+    """Recognises clamp_max(q, 0)."""
     return argument(args, kwargs, 0, "input", "self") if masks.is_zero(argument(args, kwargs, 1, "max")) else None
 
 
 def _clamp_below_none(args: Arguments, kwargs: Keywords, masks: Masks) -> Tensor | None:
-    """clamp(q, None, 0)."""
+    """Recognises clamp(q, None, 0)."""
     least, most = argument(args, kwargs, 1, "min"), argument(args, kwargs, 2, "max")
     return argument(args, kwargs, 0, "input", "self") if least is None and masks.is_zero(most) else None
 
 
 Form = Callable[[Arguments, Keywords, Masks], Tensor | None]
 
-# For each function that can be a ReLU, what finds its pre-activation; None where a call of it is not a ReLU.
+# Maps each function that can be a ReLU to the form that finds its pre-activation, or None if the call is not a ReLU.
 FORMS: dict[Any, Form] = {
     **dict.fromkeys(forms_of("relu", "relu_"), _first),
     **dict.fromkeys(forms_of("clamp", "clamp_", "clip", "clip_", "clamp_min", "clamp_min_"), _clamp),
@@ -263,7 +269,7 @@ def is_in_place(func: Any, args: Arguments, kwargs: Keywords) -> bool:
     return func in places and bool(argument(args, kwargs, places[func], "inplace", default=False))
 
 
-# Functions that a ReLU may be made of: clamp_max(q, 0), minimum(q, 0).
+# A ReLU may be made of these functions: clamp_max(q, 0), minimum(q, 0).
 HALVES: dict[Any, Form] = {
     **dict.fromkeys(forms_of("clamp_max", "clamp_max_"), _clamp_above),
     **dict.fromkeys(forms_of("clamp", "clamp_"), _clamp_below_none),

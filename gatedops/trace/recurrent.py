@@ -1,4 +1,4 @@
-"""The gates inside torch's recurrent layers with ReLUs, which one call runs from the first step to the last."""
+"""Finds the gates inside torch's recurrent layers with ReLUs, where one call runs all steps."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from gatedops.trace.mode import Call, name_of
 
 
 def activations_of(call: Call, result: object) -> Iterator[Tensor]:
-    """The activations of each layer of a call of kind RNN_RELU, greater than 0 where its pre-activations are: (n, w) of
-    a cell, else the shape of its outputs.
+    """Yields the activations of each layer of a call of kind RNN_RELU. They are greater than 0 where the
+    pre-activations are. Their shape is (n, w) for a cell, else that of the layer's outputs.
 
     Raises:
-        ValueError: packed sequences, whose inputs have no rows of their own.
+        ValueError: the call runs on packed sequences, whose inputs have no rows of their own.
     """
     if name_of(call.func) == "rnn_relu_cell":
         assert isinstance(result, Tensor)

@@ -1,4 +1,5 @@
-"""A weight that a network computes from parameters, computed again from random ones: which entries go together."""
+"""Computes a weight that comes from parameters again, from random ones, to find which of its entries depend on each
+other."""
 
 from __future__ import annotations
 
@@ -13,24 +14,25 @@ from torch.utils._pytree import tree_map
 
 from gatedops.devices import most_precise
 
-Draw = Callable[[int], Tensor]  # a weight for the parameters of one seed
+# Computes a weight from the random parameters of one seed.
+Draw = Callable[[int], Tensor]
 
 
 class Redraw:
-    """Computes constants of a graph again, with other numbers in the place of parameters.
+    """Computes constants of a graph again, with random numbers instead of parameters.
 
     Args:
         leaves: the nodes that are not computed again, each with its value.
-        parameters: those of them that hold parameters. Where some of them are trained, the others keep their values,
-            as masks do.
+        parameters: the leaves that hold parameters. If some of them are trained, the others, such as masks, keep their
+            values.
     """
 
     def __init__(self, leaves: Mapping[Node, Any], parameters: frozenset[Node]) -> None:
         self._leaves, self._parameters = leaves, parameters
 
     def of(self, node: Node) -> Draw:
-        """The draws of a node: in float64 where the device has it, from normal numbers, those of each odd seed the
-        negatives of those of the seed before it, and larger and larger as seeds grow."""
+        """The draws of a node, from normal random numbers, in float64 if the device has it. The parameters of an odd
+        seed are the negatives of those of the seed before it, and they grow with the seed."""
         needed = self._needed(node)
         held = [leaf for leaf in needed if leaf in self._parameters]
         trained = [leaf for leaf in held if self._leaves[leaf].requires_grad]
@@ -38,14 +40,15 @@ class Redraw:
 
         def draw(seed: int) -> Tensor:
             found = self._computed(needed, drawn, seed, positive=False)[node]
-            if not found.isfinite().all():  # such as logarithms of negative numbers
+            # Logarithms of negative numbers, for example, are not finite; then we draw positive numbers.
+            if not found.isfinite().all():
                 found = self._computed(needed, drawn, seed, positive=True)[node]
             return torch.as_tensor(found)
 
         return draw
 
     def _needed(self, node: Node) -> list[Node]:
-        """The nodes that one is computed from, and itself, in order."""
+        """The nodes that a node is computed from, and the node itself, in order."""
         found, waiting = set[Node](), [node]
         while waiting:
             current = waiting.pop()
@@ -75,12 +78,12 @@ class Redraw:
 
 
 def _precise(argument: Any) -> Any:
-    """Float64 for every dtype of real numbers that an operation is told to give."""
+    """Replaces a floating point dtype among an operation's arguments by float64."""
     return torch.float64 if isinstance(argument, torch.dtype) and argument.is_floating_point else argument
 
 
 def always_zero(draw: Draw) -> int:
-    """How many entries of a weight are 0 whatever the parameters."""
+    """The number of entries of a weight that are 0 for any parameters."""
     zero, seed = draw(0) == 0, 1
     while seed < 32 and zero.any():
         zero &= draw(seed) == 0
@@ -89,10 +92,11 @@ def always_zero(draw: Draw) -> int:
 
 
 def tied_entries(draw: Draw) -> int:
-    """How many entries of a weight are the same number as another one of its entries, up to a constant factor: the
-    ratios of their values in several draws are equal."""
+    """The number of entries of a weight that equal another of its entries up to a constant factor: over several draws
+    the ratio of the two stays the same."""
     first = draw(0).flatten()
-    reference = first.clone()  # of each entry its first value other than 0
+    # Holds each entry's first value other than 0.
+    reference = first.clone()
     groups = torch.zeros(len(first), dtype=torch.long, device=first.device)
     for seed in range(1, 48):
         values = draw(2 * seed).flatten()
@@ -105,7 +109,7 @@ def tied_entries(draw: Draw) -> int:
 
 
 def _split(groups: Tensor, ratios: Tensor) -> Tensor:
-    """The groups, those entries of each apart whose ratios differ."""
+    """Splits each group into groups of entries with equal ratios."""
     order = ratios.argsort(stable=True)
     order = order[groups[order].argsort(stable=True)]
     ratio, group = ratios[order], groups[order]

@@ -1,4 +1,4 @@
-"""What to do about an operation that is not a step."""
+"""Says what to do about an operation that is not a step."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ _CONVERSIONS = ("to_copy", "to", "type_as")
 
 
 def remedy_of(node: Node, is_zero: Callable[[Any], bool], otherwise: str) -> str:
-    """What to do about a call.
+    """Says what to do about a call.
 
     Args:
-        is_zero: whether an argument is 0, or a constant that is 0 throughout.
-        otherwise: for what is not an activation.
+        is_zero: says whether an argument is 0, or a constant that is 0 throughout.
+        otherwise: the answer for an operation that is not an activation.
     """
     op, a = op_of(node), arguments(node)
     computes_relu = {
@@ -61,7 +61,7 @@ def remedy_of(node: Node, is_zero: Callable[[Any], bool], otherwise: str) -> str
 
 
 def _is_relu(use: Node, mask: Node, q: Any, is_zero: Callable[[Any], bool]) -> bool:
-    """Whether a call multiplies q by the mask of its positive numbers, or puts 0 in the place of the others."""
+    """Whether a call multiplies q by the mask of its positive numbers, or replaces its other numbers by 0."""
     above = op_of(mask) in _ABOVE
     if op_of(use) == "mul":
         return above and q in use.args

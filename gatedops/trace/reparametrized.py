@@ -1,4 +1,4 @@
-"""Weights that torch computes from others (spectral norm, weight norm, orthogonal, pruning): as plain weights for a
+"""Makes weights that torch computes from others (spectral norm, weight norm, orthogonal, pruning) plain weights for a
 while."""
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-_POWER_ITERATIONS = 15  # of a new spectral norm, as torch begins with
+# torch begins a new spectral norm with this many power iterations.
+_POWER_ITERATIONS = 15
 
 
 @contextmanager
 def taken_off(network: nn.Module) -> Iterator[nn.ModuleList]:
-    """Gives the modules that make weights of others (torch.nn.utils.parametrize). While entered, those weights are
-    plain parameters, which may be drawn; afterwards they are made of others again, such that they are what was drawn
-    where that can be had (a weight norm), or what the network's constructor makes of it (a spectral norm)."""
+    """Gives the modules that compute weights from others (torch.nn.utils.parametrize). While entered, those weights are
+    plain parameters, which may be drawn. Afterwards they are computed again. They then equal what was drawn if that is
+    possible (weight norm); otherwise they are what the network's constructor would make of it (spectral norm)."""
     others = nn.ModuleList()
     back: list[Callable[[], Any]] = []
     for module in list(network.modules()):
@@ -43,7 +44,7 @@ def taken_off(network: nn.Module) -> Iterator[nn.ModuleList]:
 
 
 def _take_off_parametrizations(module: nn.Module, others: nn.ModuleList) -> list[Callable[[], Any]]:
-    # torch keeps what belongs to one module in its class, which a copy of the module shares with the original.
+    # torch keeps the parametrizations of a module in its class, and a copy of the module shares that class.
     own = {name: value for name, value in vars(type(module)).items() if name not in ("__dict__", "__weakref__")}
     module.__class__ = type(type(module).__name__, type(module).__bases__, own)
     back: list[Callable[[], Any]] = []
@@ -57,7 +58,8 @@ def _take_off_parametrizations(module: nn.Module, others: nn.ModuleList) -> list
 def _put_back(module: nn.Module, name: str, steps: list[nn.Module], unsafe: bool) -> None:
     for step in steps:
         parametrize.register_parametrization(module, name, step, unsafe=unsafe)
-    if any(True for step in steps for _ in step.buffers()):  # such as the singular vectors of a spectral norm
+    # Buffers, such as the singular vectors of a spectral norm, must fit the new weight.
+    if any(True for step in steps for _ in step.buffers()):
         modes = [step.training for step in steps]
         for _ in range(_POWER_ITERATIONS):
             for step in steps:

@@ -1,21 +1,21 @@
-"""Whether a model computes each row on its own, and the same at every call: what it computes without torch, or from the
-number of rows, a recorded program holds as it was at one call."""
+"""Checks that a model computes each row on its own, and the same at every call. A recorded program keeps the values of
+one call for everything that the model computes without torch, or from the number of rows."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-_MOST = 5  # rows of a call
+# A call tries at most this many rows.
+_MOST = 5
 
 
 def require_same_outputs(model: nn.Module, inputs: Tensor) -> None:
-    """Raises ValueError where the outputs of some rows change from call to call, or with the number of rows beside
-    them.
+    """Raises ValueError if the outputs of some rows change from call to call, or with the number of other rows.
 
     Args:
-        model: gives one tensor with the rows along its first axis; called without gradients.
-        inputs: at least one row, of which the first few are tried.
+        model: gives one tensor with the rows along its first axis; it is called without gradients.
+        inputs: at least one row; the first few are tried.
     """
     rows = inputs.detach()[:_MOST]
     if rows.is_meta:
@@ -34,7 +34,7 @@ def require_same_outputs(model: nn.Module, inputs: Tensor) -> None:
             if not _are_close(outputs[pair], model(beside)[: len(outputs[pair])], precision**0.5):
                 raise ValueError(
                     f"model: gives other outputs for a row in a call with 2 rows than in one with {len(rows)}, so its"
-                    " forward uses the number of rows or what stands in others; compute each row on its own"
+                    " forward uses the number of rows or the contents of other rows; compute each row on its own"
                 )
 
 

@@ -1,4 +1,4 @@
-"""Gates, max-pool choices and batch norm statistics of one forward pass, and another pass that takes them."""
+"""Keeps gates, max-pool choices and batch norm statistics of one forward pass, and gives them to another pass."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gatedops.trace.mode import Call, Handler
-from gatedops.trace.pooling import dimensions, gives_indices, pooled, taken
+from gatedops.trace.pooling import dimensions, gathered, gives_indices, pooled
 from gatedops.trace.rectifiers import forms_of
 from gatedops.trace.running import name_of_call, rerun_by
 from gatedops.trace.watch import Watch
 
-# A ReLU of ours and the op that takes its gates from outside.
+# Maps each of our ReLU ops to the op that takes its gates from outside.
 _GATED_FORM = {
     torch.ops.gatedops.gated_linear_relu.default: torch.ops.gatedops.gated_linear.default,
     torch.ops.gatedops.gate_relu.default: torch.ops.gatedops.gate_select.default,
@@ -41,29 +41,30 @@ _SAME_LAYERS = "a twin needs a model that calls the same layers, whatever its we
 
 
 class Taken(Protocol):
-    """What a value network takes, each by the number of its call."""
+    """Gives a value network what it does not compute itself. The methods take the index of a call, and raise IndexError
+    if there are fewer calls."""
 
-    source: str  # who gives it, for errors
+    # Errors name what the value network takes its parts from.
+    source: str
 
     def gate(self, index: int, call: Call) -> Tensor:
-        """Soft: the gate; hard: bool, where it is off. IndexError behind the last."""
+        """Soft: the gate. Hard: a bool tensor that is True if the gate is off."""
 
     def words(self, index: int, call: Call) -> tuple[Tensor, int]:
-        """The packed gates of a fused ReLU, and where in them its own begin. IndexError behind the last."""
+        """The packed gates of a fused ReLU, and the word at which its own gates begin."""
 
     def choice(self, index: int, call: Call) -> tuple[Tensor, torch.Size]:
-        """Where in the input of a max-pool call each of its outputs lies, and the shape of that input. IndexError
-        behind the last."""
+        """The position in the input that each output of a max-pool call takes, and the shape of that input."""
 
     def statistics(self, index: int, call: Call) -> tuple[Tensor, Tensor]:
-        """Mean and variance of a batch norm. IndexError behind the last."""
+        """Mean and variance of a batch norm."""
 
     def counts(self) -> tuple[int, int]:
-        """How many gates and how many choices there are."""
+        """The number of gates, and the number of choices."""
 
 
 class Features:
-    """Handlers that keep what a feature network does, call by call, and let each call go on.
+    """Handlers that keep the gates, choices and statistics of a feature network, and let each call go on.
 
     Args:
         network: the feature network.
@@ -134,11 +135,11 @@ class Features:
 
 
 class Replay:
-    """Handlers under which a value network takes what a feature network did, in the order of the calls.
+    """Handlers that give a value network the gates, choices and statistics of a feature network, in call order.
 
     Args:
         network: the value network.
-        given: what it takes.
+        given: holds what the value network takes.
     """
 
     def __init__(self, network: nn.Module, given: Taken) -> None:
@@ -149,7 +150,7 @@ class Replay:
         self.watch: Watch | None = None
 
     def known(self, handler: Handler, call: Call) -> Any:
-        """The call handled by one of these handlers, which what watches the pass does not count as missed."""
+        """Hands the call to one of these handlers; :class:`Watch` does not report what the handler runs as missed."""
         with nullcontext() if self.watch is None else self.watch.known():
             return handler(call)
 
@@ -163,15 +164,16 @@ class Replay:
         target = (call.args[0] if call.args else call.kwargs.get("input")) if call.in_place else None
         if gate.dtype != torch.bool:
             result = q.mul_(gate) if target is q else q * gate
-        elif target is q:  # filled, not multiplied: infinity times a gate that is off is 0
+        # We fill instead of multiplying: infinity times a gate that is off must be 0, not NaN.
+        elif target is q:
             result = q.masked_fill_(gate, 0.0)
         else:
             result = q.masked_fill(gate, 0.0)
         return target.copy_(result) if target is not None and target is not q else result
 
     def fused_relu(self, call: Call) -> Any:
-        # Where gradients are recorded this is the forward of an autograd function, whose backward goes by the words
-        # that its forward returns: the gradient, too, is that of the feature network's gates.
+        # If gradients are recorded, this is the forward of an autograd function. Its backward uses the words that the
+        # forward returns, so the gradient too follows the feature network's gates.
         self._require_one_run(call)
         words, first = self._next(self._given.words, self._gates, call)
         self._gates += 1
@@ -186,7 +188,7 @@ class Replay:
         self._choices += 1
         if shape != call.input.shape:
             self._refuse(call, f"pools {tuple(call.input.shape)}, in {self._given.source} {tuple(shape)}")
-        result = taken(call.input, index, dimensions(call))
+        result = gathered(call.input, index, dimensions(call))
         return (result, index) if gives_indices(call) else result
 
     def batch_norm(self, call: Call) -> Any:
@@ -198,32 +200,32 @@ class Replay:
         return F.batch_norm(given["input"], mean, var, weight, bias, False, 0.0, eps)
 
     def no_batch_norm(self, call: Call) -> Any:
-        """A batch norm that is left out."""
+        """Leaves out a batch norm: returns its input."""
         self._require_one_run(call)
         return call.input
 
     def other_batch_norm(self, func: Any) -> None:
-        """Raises ValueError for a batch norm that is called otherwise than by torch.nn.functional.batch_norm."""
+        """Raises ValueError if a batch norm is called in another way than by torch.nn.functional.batch_norm."""
         if func in _OTHER_BATCH_NORMS and not torch.compiler.is_compiling():
             name = name_of_call(self._network, "batch_norm")
             raise ValueError(
-                f"value: {name} is not called as torch.nn.functional.batch_norm, which alone can be replaced; call it"
-                " so, or use batch_norm='value'"
+                f"value: {name} is not called as torch.nn.functional.batch_norm, the only form that can be replaced;"
+                " call that function, or use batch_norm='value'"
             )
 
     def other_maximum(self, func: Any) -> None:
-        """Warns of a maximum that is not a max-pool call, and that therefore is the value network's own."""
+        """Warns if a maximum is not a max-pool call: the value network then takes its own maximum."""
         if func in _MAXIMA and not torch.compiler.is_compiling():
             name = name_of_call(self._network, func.__name__)
             warnings.warn(
-                f"value: {name} takes the value network's own largest, not the feature network's; for that, call a"
-                " max-pool there, such as F.adaptive_max_pool1d; pool='value' means the value network's own and does"
-                " not warn",
+                f"value: {name} takes the value network's own largest entries, not those that the feature network"
+                " chose; to take the feature network's, call a max-pool instead, such as F.adaptive_max_pool1d; to"
+                " keep the value network's own without this warning, pass pool='value'",
                 stacklevel=2,
             )
 
     def require_all_used(self) -> None:
-        """Raises ValueError where the value network calls fewer ReLUs or max-pools than the feature network."""
+        """Raises ValueError if the value network calls fewer ReLUs or max-pools than the feature network."""
         for what, ours, theirs in zip(("ReLUs", "max-pools"), self._used(), self._given.counts(), strict=True):
             if ours != theirs:
                 raise ValueError(f"value: calls {ours} {what}, {self._given.source} {theirs}; {_SAME_LAYERS}")
@@ -247,7 +249,7 @@ class Replay:
 
 
 def refuse_rnn(role: str, name: str) -> NoReturn:
-    """Raises ValueError: an RNN whose ReLUs are inside one function of torch."""
+    """Raises ValueError for an RNN whose ReLUs run inside one function of torch."""
     raise ValueError(
         f"{role}: {name} is a recurrent layer with ReLUs inside, which cannot take gates; give it nonlinearity='tanh',"
         " or write its steps as Linear layers and F.relu"
@@ -255,7 +257,7 @@ def refuse_rnn(role: str, name: str) -> NoReturn:
 
 
 def require_one_run(role: str, network: nn.Module, call: Call) -> None:
-    """Raises ValueError for a call that runs a second time, outside the mode, when gradients are computed."""
+    """Raises ValueError if the call will run a second time, outside the mode, when gradients are computed."""
     function = rerun_by(_TWIN)
     if function is None:
         return
@@ -268,6 +270,6 @@ def require_one_run(role: str, network: nn.Module, call: Call) -> None:
             " memory with checkpoint(twin, x) instead"
         )
     raise ValueError(
-        f"{role}: {name} runs inside the autograd function {function}, whose backward knows nothing of the twin's"
-        " gates; call the layer outside it, for instance F.relu"
+        f"{role}: {name} runs inside the autograd function {function}, whose backward does not know the twin's gates;"
+        " call the layer outside that function, for instance as F.relu"
     )

@@ -1,4 +1,4 @@
-"""Where the rows of a batch lie in the tensors inside a model: found by calling the model on rows in another order."""
+"""Finds where the rows of a batch lie in the tensors inside a model, by a call with the rows in another order."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# What rounding in a deep net makes of equal values, relative; smaller than the difference between two inputs.
+# Rounding in a deep net changes values by at most about this share; two inputs differ by more. In a dtype with few
+# digits, values may differ by this many of its steps instead.
 _CLOSE = 1e-3
-_STEPS = 8  # of a dtype with few digits
-_COMPARED = 1 << 15  # values; gates are compared all
-_FLIPS = 0.02  # share of the gates that rounding may change
+_STEPS = 8
+# About this many values are compared; gates are all compared.
+_COMPARED = 1 << 15
+# Rounding may change this share of the gates.
+_FLIPS = 0.02
 
 
 @dataclass(frozen=True)
@@ -20,10 +23,10 @@ class Arrangement:
     """Where the n rows of a batch lie in a tensor.
 
     Args:
-        kind: "axis": `axis` is that of the rows. "blocks": the first axis holds n blocks of one length, each a row's
-            (the tokens of an input one after another). "strips": the first axis holds blocks of n, one number of each
-            row after another (the first token of every input, then the second).
-        axis: of the rows, where kind is "axis".
+        kind: "axis": the rows are the axis `axis`. "blocks": the first axis holds n blocks of one length, one for each
+            row (the tokens of an input one after another). "strips": the first axis holds blocks of length n, with one
+            entry of each row (the first token of every input, then the second).
+        axis: the axis of the rows, if kind is "axis".
     """
 
     kind: str
@@ -36,13 +39,15 @@ class Arrangement:
         return len(shape) > 0 and shape[0] > n and shape[0] % n == 0
 
     def rows_first(self, values: Tensor, n: int) -> Tensor:
-        """A view ``(n, ...)``; positions of blocks and strips come behind the channels of images, else first."""
+        """A view ``(n, ...)``. The positions in blocks and strips come behind the channels of images, and before all
+        else."""
         if self.kind == "axis":
             return values.movedim(self.axis, 0)
         size = values.shape[0] // n
         split = values.unflatten(0, (n, size) if self.kind == "blocks" else (size, n))
         rows = split if self.kind == "blocks" else split.transpose(0, 1)
-        return rows.movedim(1, 2) if rows.dim() == 5 else rows  # (n, T, C, H, W): a volume of T images
+        # (n, T, C, H, W) is a volume of T images.
+        return rows.movedim(1, 2) if rows.dim() == 5 else rows
 
 
 FIRST = Arrangement("axis")
@@ -51,15 +56,15 @@ FIRST = Arrangement("axis")
 def arrangement_of(
     before: Tensor, after: Tensor, rows: tuple[int, int], pairs: Sequence[tuple[int, int]]
 ) -> Arrangement | None:
-    """How the rows of a batch lie in a tensor of a model's pass, from its values in another pass.
+    """Finds how the rows of a batch lie in a tensor of a model's pass, from its values in another pass.
 
     Args:
         before, after: the tensor in the two passes.
-        rows: how many each of them has.
-        pairs: places of one input in the first pass and in the second.
+        rows: the number of rows of each pass.
+        pairs: for each input its place in the first pass and its place in the second.
 
     Returns:
-        The first arrangement in which every pair has the same values; None where none is.
+        The first arrangement in which every pair has the same values; None if there is none.
     """
     if before.dim() != after.dim():
         return None
@@ -82,7 +87,8 @@ def is_close(a: Tensor, b: Tensor) -> bool:
     flips = int(((a > 0) != (b > 0)).sum())
     if flips > _FLIPS * a.numel():
         return False
-    step = (a.numel() // _COMPARED) | 1  # odd: in step with no axis of a power of two
+    # An odd step does not stay on a few entries of an axis whose length is a power of two.
+    step = (a.numel() // _COMPARED) | 1
     a, b = a.reshape(-1)[::step], b.reshape(-1)[::step]
     close = max(_CLOSE, _STEPS * torch.finfo(a.dtype).eps)
     typical = float(a.detach().abs().float().nan_to_num(0.0, 0.0, 0.0).median())

@@ -1,8 +1,8 @@
-"""The search for the rows of the inputs inside a model.
+"""Searches for the rows of the inputs inside a model.
 
 Most models need one pass over a few rows in another order: the pass over the first batch must have the same values
-for the same inputs (Comparison). The others, in which inputs change each other's values or chance does, need two passes
-over the whole batch in two orders (row_plan).
+for the same inputs (Comparison). In other models, inputs or random numbers change the values of an input. They need two
+passes over the whole batch in two orders (row_plan).
 """
 
 from __future__ import annotations
@@ -16,22 +16,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from gatedops.trace.batches import rows_of, taken, tensors_of
-from gatedops.trace.passes import Probe, Taken
+from gatedops.trace.batches import reordered, row_count, tensors_of
+from gatedops.trace.passes import Observed, Probe
 from gatedops.trace.row_plan import FIRST, Arrangement, arrangement_of, is_close
 from gatedops.trace.state import preserved
 
-_FEW = 5  # rows of the first pass, from all over the batch: a model that sorts its inputs moves one of them
+# The first pass takes this many rows from all over the batch, so that a model that sorts its inputs moves one of them.
+_FEW = 5
 
 
 @dataclass(frozen=True)
 class RowPlan:
-    """Where the rows lie in what each call works on, in call order.
+    """Where the rows lie in the tensor that each call works on, in call order.
 
     Args:
-        arrangements: None for a call that no input changes.
+        arrangements: one for each call; None for a call that no input changes.
         missed: rectifiers that ran where no handler saw them.
-        mixed: the first call in which the inputs of a batch change each other's values; "" where they do not.
+        mixed: the first call in which the inputs of a batch change each other's values; "" if there is none.
     """
 
     arrangements: tuple[Arrangement | None, ...] = ()
@@ -39,32 +40,32 @@ class RowPlan:
     mixed: str = ""
 
     def of(self, index: int, constant: bool) -> Arrangement | None:
-        """The arrangement of the call of this index; where the passes did not get as far, rows come first."""
+        """The arrangement of the call with this index. If the passes did not get that far, rows come first."""
         if index < len(self.arrangements):
             return self.arrangements[index]
         return None if constant else FIRST
 
 
 class UnprovenError(Exception):
-    """One pass does not show where the rows lie."""
+    """Raised if one pass does not show where the rows lie."""
 
 
 class NotFoundError(Exception):
-    """The rows of the inputs are not found."""
+    """Raised if the rows of the inputs are not found."""
 
 
 class Comparison:
-    """The values of a pass over a few rows of a batch, which those of the pass over the whole batch are compared with.
+    """Compares the values of a pass over the whole batch with those of a pass over a few of its rows.
 
     Args:
-        taken: what the calls of that pass work on.
-        missed: rectifiers that ran where no handler saw them.
+        observed: the tensors that the calls of the pass over a few rows worked on.
+        missed: rectifiers that ran in that pass where no handler saw them.
         order: the rows of that pass.
-        rows: of the batch.
+        rows: the number of rows of the batch.
     """
 
-    def __init__(self, taken: list[Taken], missed: tuple[str, ...], order: Tensor, rows: int) -> None:
-        self._taken, self._missed, self._rows, self._few = taken, missed, rows, len(order)
+    def __init__(self, observed: list[Observed], missed: tuple[str, ...], order: Tensor, rows: int) -> None:
+        self._observed, self._missed, self._rows, self._few = observed, missed, rows, len(order)
         self._pairs = [(row, place) for place, row in enumerate(order.tolist())]
         self._found: list[Arrangement | None] = []
 
@@ -74,11 +75,12 @@ class Comparison:
         Raises:
             UnprovenError: the values of an input are not the same in both passes.
         """
-        if len(self._found) == len(self._taken):
+        if len(self._found) == len(self._observed):
             raise UnprovenError
-        few = self._taken[len(self._found)].values
+        few = self._observed[len(self._found)].values
         is_same = is_close(values, few)
-        if constant and values.dim() and few.dim():  # made for that many rows
+        # A constant may have been made for the number of rows of its pass.
+        if constant and values.dim() and few.dim():
             common = min(len(values), len(few))
             is_same = is_close(values[:common], few[:common])
         arrangement = None
@@ -90,64 +92,66 @@ class Comparison:
         return arrangement
 
     def plan(self) -> RowPlan:
-        """What the comparison showed.
+        """The arrangements that the comparison found.
 
         Raises:
-            UnprovenError: the pass over the whole batch called less.
+            UnprovenError: the pass over the whole batch made fewer calls.
         """
-        if len(self._found) < len(self._taken):
+        if len(self._found) < len(self._observed):
             raise UnprovenError
         return RowPlan(tuple(self._found), self._missed)
 
 
 def comparison(model: nn.Module, probe: Probe, batch: Any) -> Comparison | None:
-    """A pass over a few rows of the batch; None where the model fails in it, or where values are not to be had."""
+    """Runs a pass over a few rows of the batch. None if the model fails in it, or if its tensors have no values."""
     if any(tensor.is_meta for tensor in tensors_of(batch)):
         return None
     order = _few_rows(batch)
     try:
         with preserved(model):
-            return Comparison(*probe.values_of(taken(batch, order), watched=True), order, rows_of(batch) or 1)
-    except Exception:  # the model's own: the pass over the batch itself shows it
+            return Comparison(*probe.values_of(reordered(batch, order), watched=True), order, row_count(batch) or 1)
+    except Exception:  # an error of the model appears again in the pass over the batch itself
         return None
 
 
 def row_plan(model: nn.Module, probe: Probe, batch: Any, is_whole: bool) -> RowPlan:
-    """Calls the model on a batch, and on the same batch with its rows in reverse order: so must be what its calls work
-    on. A model that fails in these passes has the empty plan.
+    """Calls the model on a batch, and on the same batch with its rows in reverse order: the rows of the tensors that
+    its calls work on must then be reversed too. A model that fails in these passes has the empty plan.
 
     Args:
-        is_whole: the model takes no other number of rows. Its inputs may then be a whole, such as the nodes of a graph:
-            if they do not follow the order, rows are taken to come first.
+        is_whole: the model takes no other number of rows. Its inputs may then belong together, such as the nodes of a
+            graph. If a tensor's rows do not follow the order, we assume that rows come first.
 
     Raises:
-        ValueError: naming a rectifier in whose pre-activations the rows of the inputs are not found.
+        ValueError: the rows of the inputs are not found in the pre-activations of a rectifier, which the error names.
     """
-    if any(tensor.is_meta for tensor in tensors_of(batch)):  # without values rows are taken to come first
+    # Without values we assume that rows come first.
+    if any(tensor.is_meta for tensor in tensors_of(batch)):
         return RowPlan()
     try:
         return _Search(model, probe, batch, is_whole).plan()
     except NotFoundError as error:
         raise ValueError(str(error)) from None
-    except Exception:  # the model's own: the pass over the batch itself shows it
+    except Exception:  # an error of the model appears again in the pass over the batch itself
         return RowPlan()
 
 
 def _few_rows(batch: Any) -> Tensor:
-    """Rows from all over the batch, in an order that is not theirs; never as many as the batch has, because an axis
-    that is as long as the batch is not that of the rows then."""
-    rows = rows_of(batch) or 1
-    if rows <= _FEW:  # one row twice
+    """Rows from all over the batch in another order. Their number always differs from that of the batch, so that an
+    axis that stays as long as the batch cannot be the axis of the rows."""
+    rows = row_count(batch) or 1
+    # A small batch gives all its rows, and one of them twice.
+    if rows <= _FEW:
         return torch.tensor([*reversed(range(rows)), 0], device="cpu")
     return torch.linspace(rows - 1, 0, _FEW, device="cpu").round().long()
 
 
 class _Search:
-    """Two passes of a model over a batch, and what they show."""
+    """Runs two passes of a model over a batch, and finds the rows from them."""
 
     def __init__(self, model: nn.Module, probe: Probe, batch: Any, is_whole: bool) -> None:
         self._model, self._probe, self._batch, self._is_whole = model, probe, batch, is_whole
-        self._rows = rows_of(batch) or 1
+        self._rows = row_count(batch) or 1
         self._mixed = ""
 
     def plan(self) -> RowPlan:
@@ -168,19 +172,19 @@ class _Search:
             found.append(arrangement)
         return RowPlan(tuple(found), missed, self._mixed)
 
-    def _values(self, order: Tensor, watched: bool = False) -> tuple[list[Taken], tuple[str, ...]]:
+    def _values(self, order: Tensor, watched: bool = False) -> tuple[list[Observed], tuple[str, ...]]:
         with preserved(self._model), _without_dropout(self._model):
-            return self._probe.values_of(taken(self._batch, order), watched)
+            return self._probe.values_of(reordered(self._batch, order), watched)
 
-    def _of_another(self, index: int, one: Taken) -> Arrangement:
+    def _of_another(self, index: int, one: Observed) -> Arrangement:
         """The arrangement of values that do not follow the order of the rows."""
         comes_first = FIRST.fits(tuple(one.values.shape), self._rows)
         if comes_first and (self._is_whole or (not self._probe.reorders and self._is_random(index, one))):
             return FIRST
         raise NotFoundError(_not_found(one, self._rows))
 
-    def _is_random(self, index: int, one: Taken) -> bool:
-        """Whether the values change from pass to pass with the random numbers drawn."""
+    def _is_random(self, index: int, one: Observed) -> bool:
+        """Whether the values change from pass to pass with the random numbers that are drawn."""
         with preserved(self._model), _without_dropout(self._model):
             torch.manual_seed(int(torch.randint(2**31, (), device="cpu")))
             again, _ = self._probe.values_of(self._batch)
@@ -189,7 +193,8 @@ class _Search:
 
 @contextmanager
 def _without_dropout(model: nn.Module) -> Iterator[None]:
-    """Dropout layers in evaluation mode: what they draw for one place would hide where a row went."""
+    """Sets dropout layers to evaluation mode: their random numbers belong to places, so they would hide where a row
+    went."""
     layers = [module for module in model.modules() if isinstance(module, _DropoutNd) and module.training]
     try:
         for layer in layers:
@@ -200,17 +205,17 @@ def _without_dropout(model: nn.Module) -> Iterator[None]:
             layer.training = True
 
 
-def _not_found(one: Taken, rows: int) -> str:
+def _not_found(one: Observed, rows: int) -> str:
     shape = tuple(one.values.shape)
     given = f"model: {one.name} works on {shape} for a batch of {rows} inputs"
     if FIRST.fits(shape, rows):
         return (
             f"{given}, and its rows do not follow the inputs when these change places, because the model sorts,"
-            " shuffles or mixes its inputs; record the part of the model that treats every input by itself:"
+            " shuffles or mixes its inputs; record only the part of the model that treats every input by itself:"
             " record_gates(part, its inputs)"
         )
     return (
         f"{given}, in which the rows of the inputs are not found; the inputs need to be the first axis (in a"
-        " transformer: batch_first=True), and a part that sees only some of them, such as an expert, is recorded by"
-        " itself: record_gates(part, its inputs)"
+        " transformer: batch_first=True); record a part that sees only some of them, such as an expert, by itself:"
+        " record_gates(part, its inputs)"
     )

@@ -1,4 +1,4 @@
-"""Where recorded rows of words go: into memory, or row after row into a file that GateBits.load reads."""
+"""Collects recorded rows of words, in memory or row after row in a file that GateBits.load reads."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from gatedops.gatebits import GateBits
 from gatedops.gatefile import FILE_FORMAT
 from gatedops.layout import GateLayer
 
-_ALIGN = 64  # bytes; where the words of a file start
-_MOST_ROWS = 10**18  # room for the digits of the number of rows, which is known last
+# The words of a file start at a multiple of this many bytes.
+_ALIGN = 64
+# The header is first written with this number of rows, so that it has room for the digits of the true one, known last.
+_MOST_ROWS = 10**18
 
 
 class Rows(Protocol):
-    """A context in which rows are added; outside it nothing is left but what ``finish`` gave."""
+    """A context in which rows are added. When it is left, only what ``finish`` returned remains."""
 
     def __enter__(self) -> Rows: ...
 
@@ -30,14 +32,14 @@ class Rows(Protocol):
     ) -> None: ...
 
     def add(self, bits: GateBits) -> None:
-        """The next rows; all have the layers of the first."""
+        """Adds the next rows, which must have the layers of the first."""
 
     def finish(self) -> GateBits:
-        """All rows."""
+        """Returns all rows."""
 
 
 class RowsInMemory:
-    """Keeps the rows. Where their number is known beforehand they are written into the result at once."""
+    """Keeps the rows in memory. If their number is known beforehand, each is written into the result at once."""
 
     def __init__(self, total: int | None) -> None:
         self._total = total
@@ -106,7 +108,11 @@ class RowsInFile:
         return self._file
 
     def _header(self, rows: int, size: int) -> bytes:
-        """The head of a safetensors file: its length in 8 bytes, JSON, spaces up to `size` bytes in all."""
+        """Returns the header of a safetensors file: its length in 8 bytes, JSON, and spaces up to `size` bytes in all.
+
+        The library safetensors writes only whole tensors, and these rows are never all in memory, so we write the
+        header here.
+        """
         layers = json.dumps([[layer.name, list(layer.shape), layer.kind] for layer in self._layers])
         words = {"dtype": "I32", "shape": [rows, self._width], "data_offsets": [0, 4 * rows * self._width]}
         text = json.dumps({"__metadata__": {"format": FILE_FORMAT, "layers": layers}, "words": words}).encode()

@@ -1,4 +1,4 @@
-"""What is running around a call, read from Python's stack: the module, and whether it will run a second time."""
+"""Reads from Python's stack which module makes a call, and whether the call will run a second time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from gatedops.trace.names import call_name
 
 _CHECKPOINT = torch.utils.checkpoint.__name__
 _APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
-_OURS = ("gatedops.", "torch._library.")  # ops with gradients of their own, whose gates are inside them
+# Autograd functions of these packages belong to our own ops, which keep their gates for the backward.
+_OURS = ("gatedops.", "torch._library.")
 
 
 def name_of_call(model: nn.Module, op: str) -> str:
@@ -28,16 +29,18 @@ def place(model: nn.Module) -> str:
 
 
 def rerun_by(outermost: str) -> str | None:
-    """What runs the present call inside an autograd function, whose backward will not repeat what a mode does here:
-    "torch.utils.checkpoint", or the name of another function; None where nothing does.
+    """Names the autograd function that the present call runs inside: "torch.utils.checkpoint", or the name of another
+    function; None if there is none. The backward of such a function does not repeat what a mode does in its forward.
 
     Args:
         outermost: the name of the Python module whose frame ends the search.
     """
-    if torch.compiler.is_compiling():  # a compiled graph holds what the mode does, in its backward too
+    # A compiled graph holds what the mode does, in its backward too.
+    if torch.compiler.is_compiling():
         return None
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None:  # at each ReLU: so without a generator
+    # This loop runs at each ReLU, so it does without a generator, which would be slower.
+    while frame is not None:
         name = frame.f_globals.get("__name__")
         if frame.f_code is _APPLY:
             function = frame.f_locals["cls"]

@@ -1,4 +1,4 @@
-"""A model as it was, after calls that are there only to be watched."""
+"""Leaves a model as it was, after calls that only watch it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _TABLES = ("_parameters", "_buffers", "_modules")
 
 @contextmanager
 def preserved(model: nn.Module) -> Iterator[None]:
-    """While entered, a model may be called; after it, its attributes, its buffers and their values, its modes and the
-    state of the random number generators of torch, numpy and Python are what they were. Parameters are not watched, and
-    neither is what a list or another object that the model holds has inside."""
+    """While entered, a model may be called. Afterwards its attributes, its buffers and their values, its modes and the
+    state of the random number generators of torch, numpy and Python are restored. Parameters are not restored, and
+    neither are the contents of lists and other objects that the model holds."""
     attributes = {module: dict(vars(module)) for module in model.modules()}
     tables = [(table, dict(table)) for module in attributes for table in map(vars(module).__getitem__, _TABLES)]
     values: list[tuple[Tensor, Tensor]] = [(buffer, buffer.clone()) for buffer in model.buffers()]
@@ -39,12 +39,13 @@ def preserved(model: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for buffer, value in values:
                 same = buffer.is_meta or (buffer.layout == torch.strided and torch.equal(buffer, value))
-                if not same:  # a copy would spoil the backward of a pass that is under way
+                # Writing without need would spoil the backward of a pass that is under way.
+                if not same:
                     buffer.copy_(value)
 
 
 def _restore(found: dict[str, Any], before: dict[str, Any]) -> None:
-    """Makes a dict what it was; its keys stay in order."""
+    """Gives a dict its earlier contents, with the keys in their earlier order."""
     if list(found) != list(before):
         found.clear()
     found.update(before)

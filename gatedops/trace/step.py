@@ -11,8 +11,9 @@ from gatedops.trace.provenance import Sources
 from gatedops.trace.redraw import Draw
 
 # eq=False: steps hold tensors, and two steps are the same only if they are one object.
-# Fields that end in made_of say which parameters, buffers or other tensors a weight was computed from, those that end
-# in drawn compute it from random parameters; None where it is a parameter or a part of one, or no parameter is in it.
+# A field that ends in made_of names the parameters, buffers or other tensors that a weight was computed from. A field
+# that ends in drawn computes the weight from random parameters; it is None if the weight is a parameter or a part of
+# one, or if no parameter went into it.
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,9 +21,9 @@ class Step:
     """One operation of a network.
 
     Args:
-        name: of the module that does it: "layer1.0.conv1", or with the operation behind it "layer1.0.add".
-        inputs: indices of the earlier steps whose outputs it takes.
-        shape: of its output for one input, the axis of the inputs left out.
+        name: the name of the module that does it, "layer1.0.conv1", or that name and the operation, "layer1.0.add".
+        inputs: the indices of the earlier steps whose outputs it takes.
+        shape: the shape of its output for one input, without the axis of the inputs.
     """
 
     name: str
@@ -49,9 +50,10 @@ class Linear(Step):
 
 @dataclass(frozen=True, eq=False)
 class Conv2d(Step):
-    """weight ``(C', C / groups, kh, kw)``, bias ``(C',)`` or None.
+    """A convolution: weight ``(C', C / groups, kh, kw)``, bias ``(C',)`` or None.
 
-    padding is (left, right, top, bottom) in pixels of zeros or, with padding_mode "circular", of the other side.
+    padding counts pixels (left, right, top, bottom). They are zeros or, with padding_mode "circular", pixels of the
+    opposite side.
     """
 
     weight: Tensor
@@ -81,8 +83,8 @@ class MaxPool(Step):
 
 @dataclass(frozen=True, eq=False)
 class AvgPool(Step):
-    """The mean of each window of pixels: their sum over ``divisor``, or where that is None over the window's pixels,
-    those of the padding counted or not."""
+    """The mean of each window of pixels: their sum divided by ``divisor`` or, if that is None, by the number of the
+    window's pixels. count_include_pad says whether pixels of the padding are counted."""
 
     window: Window
     count_include_pad: bool
@@ -96,7 +98,7 @@ class Add(Step):
 
 @dataclass(frozen=True, eq=False)
 class AddConstant(Step):
-    """Adds what no input changes; constant broadcasts to `shape`."""
+    """Adds a constant, which no input changes; it broadcasts to `shape`."""
 
     constant: Tensor
     made_of: Sources = ()
@@ -105,12 +107,13 @@ class AddConstant(Step):
 
 @dataclass(frozen=True, eq=False)
 class Flatten(Step):
-    """All axes of an input in one."""
+    """Merges all axes of an input into one."""
 
 
 @dataclass(frozen=True, eq=False)
 class Mean(Step):
-    """The mean over `axes` of one input (0 is the first axis after that of the inputs), kept as size 1 or dropped."""
+    """The mean over `axes` of one input (0 is the first axis after that of the inputs). keepdim says whether these axes
+    are kept with size 1 or dropped."""
 
     axes: tuple[int, ...]
     keepdim: bool
@@ -119,7 +122,7 @@ class Mean(Step):
 @dataclass(frozen=True, eq=False)
 class BatchNorm(Step):
     """``(x - mean) / sqrt(var + eps) * weight + bias`` per channel, with the running mean and variance ``(C,)``; weight
-    and bias ``(C,)`` or None. shift_made_of: what mean and bias were computed from."""
+    and bias ``(C,)`` or None. shift_made_of names the tensors that mean and bias were computed from."""
 
     mean: Tensor
     var: Tensor

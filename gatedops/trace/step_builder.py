@@ -1,4 +1,4 @@
-"""From the nodes of an exported graph to steps."""
+"""Turns the nodes of an exported graph into steps."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from gatedops.trace.redraw import Draw, Redraw
 from gatedops.trace.remedies import remedy_of
 from gatedops.trace.step import Flatten, Input, Step
 
-# The remedy wherever a network has what no rule covers.
+# Errors name this remedy if a network has an operation that no rule covers.
 GATES_ALONE = "npk_gram(x.flatten(1), record_gates(model, x)) gives the kernel of its gates alone, Sigma * Lambda"
 UNDERSTOOD = (
     "linear, conv2d, relu, max_pool2d, avg_pool2d, adaptive_avg_pool2d, batch_norm and dropout in evaluation mode,"
@@ -44,13 +44,13 @@ Sides = tuple[int, int, int, int]
 
 
 class StepBuilder:
-    """Turns a program in which nothing happens in place into steps.
+    """Turns a program without operations in place into steps.
 
     Args:
         program: exported from a model called with one tensor of `rows` rows.
-        places: names of its calls.
+        places: names the calls of the program.
         converters: for each operation the function that adds its step: ``converter(builder, node, arguments)``.
-        otherwise: what errors say of an operation that is not a step.
+        otherwise: what errors say about an operation that is not a step.
     """
 
     def __init__(
@@ -68,12 +68,17 @@ class StepBuilder:
         self._otherwise = otherwise
         self._steps: list[Step] = []
         self._numbering: dict[type[Step], Numbering] = {}
-        self._constants: dict[Node, Any] = {}  # what no input changes
-        self._made: dict[Node, Made] = {}  # what the tensors of a constant node were computed from
-        self._leaves: dict[Node, Any] = {}  # those constants that are not computed from others
-        self._index: dict[Node, int] = {}  # which step gives a node
-        self._padded: dict[Node, tuple[Node, Sides, str]] = {}  # what is padded: its source, how far, the mode
-        # What is on its way to another shape or order: its source, and for each number of it which one of the source.
+        # The first dictionary has the values of the nodes that no input changes. For these nodes, the second has what
+        # their tensors were computed from. The third has the values of those that are not computed from others.
+        self._constants: dict[Node, Any] = {}
+        self._made: dict[Node, Made] = {}
+        self._leaves: dict[Node, Any] = {}
+        # Maps a node to the index of the step whose output it is.
+        self._index: dict[Node, int] = {}
+        # Maps a padded node to its source, the sides and the mode.
+        self._padded: dict[Node, tuple[Node, Sides, str]] = {}
+        # Maps a node that rearranges a step's output to the node of that output, and to a tensor that gives, for each
+        # number of the rearranged node, the position of the same number in that output.
         self._rearranged: dict[Node, tuple[Node, Tensor]] = {}
 
     def steps(self) -> list[Step]:
@@ -98,23 +103,23 @@ class StepBuilder:
         self._index[node] = len(self._steps) - 1
 
     def alias(self, node: Node, source: Any) -> None:
-        """`node` is its source unchanged."""
+        """Notes that `node` equals its source."""
         if source in self._padded:
             self._padded[node] = self._padded[source]
         else:
             self._index[node] = self.index(source, node)
 
     def pad(self, node: Node, source: Node, sides: Sides, mode: str) -> None:
-        """`node` is its source padded; the convolution behind it takes the padding over."""
+        """Notes that `node` is its source with padding; the convolution behind it takes the padding over."""
         self._padded[node] = (source, sides, mode)
 
     def padding_of(self, source: Node) -> tuple[Node, Sides, str] | None:
-        """What is padded, how far (left, right, top, bottom) and how, where the source is padding."""
+        """If the source is padding: the node that it pads, the sides (left, right, top, bottom) and the mode."""
         return self._padded.get(source)
 
     def rearrange(self, node: Node, source: Node) -> None:
-        """`node` has the numbers of its source in another shape or order: once the order is that of the source again,
-        it is the source itself or flattens it."""
+        """Notes that `node` has the numbers of its source in another shape or order. If they are in the original order
+        again, the node is the original itself or flattens it."""
         origin, numbers = self._rearranged.get(source, (source, None))
         before = self.shape(origin)
         if numbers is None:
@@ -129,7 +134,7 @@ class StepBuilder:
             self._rearranged[node] = (origin, moved)
 
     def index(self, source: Any, node: Node) -> int:
-        """The step that gives an argument of `node`."""
+        """The index of the step whose output an argument of `node` is."""
         if source in self._padded:
             self.refuse(source, "padding that no convolution takes over; let a Conv2d layer follow right behind it")
         if source in self._rearranged:
@@ -155,14 +160,15 @@ class StepBuilder:
         return self._constants[value]
 
     def made_of(self, value: Any, node: Node) -> Sources:
-        """What a weight of `node` was computed from."""
+        """The sources that a weight of `node` was computed from."""
         if value is None:
             return ()
         constant = self.constant(value, node)
         return next(deciding(sources) for tensor, sources in self._made[value] if tensor is constant)
 
     def drawn(self, value: Any, node: Node) -> Draw | None:
-        """What computes a weight of `node` from random parameters; None where it is one, or a part, or made of none."""
+        """Computes a weight of `node` from random parameters; None if it is a parameter or a part of one, or if no
+        parameter went into it."""
         sources = self.made_of(value, node)
         if not any(source.is_parameter for source in sources):
             return None
@@ -179,7 +185,7 @@ class StepBuilder:
         return not isinstance(value, Node) or value in self._constants
 
     def shape(self, node: Node) -> tuple[int, ...]:
-        """Of one input's part of a node's output."""
+        """The shape of one input's part of a node's output."""
         value = node.meta["val"]
         shape = (value[0] if isinstance(value, (tuple, list)) else value).shape
         if not shape or shape[0] != self._rows:
@@ -213,12 +219,12 @@ class StepBuilder:
         if len(names) != 1 or len(results) != 1 or self.is_constant(results[0]):
             raise ValueError(
                 f"model: returns {list(names)}, needs to return one tensor that depends on its input; wrap it in a"
-                " module that returns that one alone"
+                " module that returns only that tensor"
             )
         self.index(results[0], results[0])
 
     def _evaluate(self, node: Node) -> None:
-        """A node that no input changes: its value takes its place."""
+        """Computes the value of a node that no input changes."""
         target: Any = node.target
         if torch.Tag.nondeterministic_seeded in getattr(target, "tags", ()):
             self.refuse(
@@ -233,7 +239,7 @@ class StepBuilder:
         self._made[node] = made_by(results, [pair for source in sources for pair in self._made[source]])
 
     def _make(self, node: Node, source: Node) -> None:
-        """A node that takes shape, dtype and device of its source, but no numbers: a constant."""
+        """Makes the constant of a node that takes shape, dtype and device from its source, but no numbers."""
         target: Any = node.target
         like = source.meta["val"]
         with torch.no_grad():
@@ -260,16 +266,17 @@ class StepBuilder:
 
 
 def _moved(node: Node, numbers: Tensor) -> Tensor:
-    """What a rearrangement makes of the numbers in the place of its first argument."""
+    """The result of a rearrangement with `numbers` as its first argument."""
     target: Any = node.target
-    if target in RESHAPES:  # the strides that allow a view may be those of another memory format
+    # The program may view a tensor in another memory format, whose strides `numbers` does not have.
+    if target in RESHAPES:
         return numbers.reshape(node.meta["val"].shape)
     moved: Tensor = target(numbers, *node.args[1:], **node.kwargs)
     return moved
 
 
 def _is_first_of_several(node: Node) -> bool:
-    """Whether a node is the main result of an operation that has more."""
+    """Whether a node is the main result of an operation with several results."""
     if node.target is not operator.getitem:
         return False
     source: Any

@@ -1,4 +1,4 @@
-"""gated_twin: a network whose gates are those of another (docs/math.md, section 10)."""
+"""gated_twin: makes a network that takes its gates from another one (docs/math.md, section 10)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ from gatedops.trace.twin_bits import Cached, Packing
 from gatedops.trace.watch import Watch
 from gatedops.trace.wrappers import plain_path, unwrapped
 
-_PARALLEL = "module."  # what DataParallel and DistributedDataParallel put before the keys of a state_dict
+# DataParallel and DistributedDataParallel put this before the keys of a state_dict.
+_PARALLEL = "module."
 _CHOICES = {"pool": ("feature", "value"), "batch_norm": ("value", "feature", "off"), "gate": ("hard", "soft")}
 
 
@@ -43,39 +44,41 @@ def gated_twin(
     gain: float = 1.0,
     train_features: bool = False,
 ) -> GatedTwin:
-    """The gated network of any ReLU network: its gates, and weights of their own that they gate.
+    """Makes the gated network of any ReLU network: a value network with weights of its own takes the model's gates.
 
-    Of a trained net, ``gated_twin(net)`` is the papers' FLNPF; of an untrained one, ``gated_twin(net)`` is FRNPF(II),
+    For a trained net, ``gated_twin(net)`` is the papers' FLNPF. For an untrained one, ``gated_twin(net)`` is FRNPF(II),
     ``gated_twin(net, net)`` FRNPF(DI) and ``gated_twin(net, gate="soft", train_features=True)`` DLNPF
     (Lakshminarayanan & Singh 2020, arXiv 2006.10529).
 
     Args:
-        model: the feature network, of which a copy is used: its k-th ReLU call gives the k-th gate.
-        value: weights of the value network, as a module of the same architecture or its state_dict; copied. None: drawn
-            anew, each parameter, as `init` says.
+        model: the feature network; a copy of it is used. Its k-th ReLU call gives the k-th gate.
+        value: weights of the value network, as a module of the same architecture or its state_dict, which is copied.
+            None: every parameter is drawn anew, as `init` says.
         pool: a max-pool of the value network, of any kind, takes the input that is the largest in the "feature"
             network, or its own largest one ("value"). ``torch.max`` and ``amax`` along an axis are not replayed: they
-            take the value network's own largest, with a warning.
+            take the value network's own largest entry, with a warning.
         batch_norm: batch norm in the value network is its own ("value"), normalises by the mean and variance that the
             feature network's uses ("feature"), or is left out ("off").
-        init: where value is None. "torch": by the ``reset_parameters`` of each layer. "model": then also by the methods
-            in which the model itself draws its weights, such as ``init_weights()`` or transformers'
-            ``_init_weights(module)`` (gatedops.trace.draw.METHODS); what it does in its constructor alone cannot be
-            repeated. A function: ``init(value_network)`` is called after the layers' ``reset_parameters``, without
-            gradients; parameters that it and they leave alone are NaN in it and are refused. Weights under spectral
-            norm, weight norm, pruning or another parametrization are plain parameters at that time.
+        init: how weights are drawn if value is None. "torch": by the ``reset_parameters`` of each layer. "model": after
+            that also by the methods in which the model itself draws its weights, such as ``init_weights()`` or
+            transformers' ``_init_weights(module)`` (gatedops.trace.draw.METHODS); what only its constructor does cannot
+            be repeated. A function: ``init(value_network)`` is called after the layers' ``reset_parameters``, without
+            gradients. It finds NaN in each parameter that the layers did not draw, and a parameter that it leaves so is
+            refused. Weights under spectral norm, weight norm, pruning or another parametrization are plain parameters
+            at that time.
         gate: "hard", 1 where the feature pre-activation is > 0; or "soft", ``gain * sigmoid(beta * q)``.
-        beta, gain: of soft gates.
-        train_features: whether the feature network learns too; soft gates only, as nothing flows through hard ones.
+        beta, gain: the constants of soft gates.
+        train_features: whether the feature network learns too; only with soft gates, because no gradient flows through
+            hard ones.
 
     Returns:
         A module with ``feature`` and ``value``, called like `model`.
 
     Raises:
-        TypeError, ValueError: an argument of another form; value weights that do not fit; value None and a parameter
-            that nothing draws, by name; init="model" and a model without such a method; a recurrent layer with ReLUs.
-            When called: a model without ReLU calls, or with other ones in the value network; a ReLU that runs under
-            torch.utils.checkpoint or in an autograd function, where gradients are computed.
+        TypeError, ValueError: an argument has another form; the value weights do not fit; value is None and nothing
+            draws a parameter, which the error names; init="model" and the model has no such method; a recurrent layer
+            has ReLUs. When called: the model calls no ReLU, or the value network calls other ones; gradients are
+            computed and a ReLU runs under torch.utils.checkpoint or in an autograd function.
     """
     require_model(model)
     _require_choices(pool, batch_norm, gate, beta, gain, train_features)
@@ -90,13 +93,13 @@ def gated_twin(
 
 
 class GatedTwin(nn.Module):
-    """What :func:`gated_twin` returns; its state_dict has the keys of the model behind "feature." and "value.".
+    """The module that :func:`gated_twin` returns; its state_dict has the model's keys after "feature." and "value.".
 
-    A call runs the feature network, then the value network, whose k-th ReLU call gives its pre-activation times the
+    A call runs the feature network and then the value network, whose k-th ReLU call gives its pre-activation times the
     k-th gate: exactly 0 where a hard gate is off. Activations other than ReLU are the value network's own. The feature
-    network's layers behind its last ReLU decide nothing; where it learns, DistributedDataParallel therefore needs
+    network's layers behind its last ReLU change nothing; if it learns, DistributedDataParallel therefore needs
     find_unused_parameters=True. Parts of the value network under torch.utils.checkpoint would run a second time outside
-    the call, without gates, and are refused; ``checkpoint(twin, x)``, which repeats the whole call, is right.
+    the call, without gates, so they are refused; use ``checkpoint(twin, x)``, which repeats the whole call.
 
     Args:
         feature, value: two networks of one architecture. The feature network learns if any of its parameters does.
@@ -104,7 +107,8 @@ class GatedTwin(nn.Module):
         soft: (beta, gain) of soft gates, None for hard ones.
     """
 
-    _watched = False  # whether the value network was looked through for rectifiers that take no gates
+    # Set once a call of the value network was watched for rectifiers that take no gates.
+    _watched = False
 
     def __init__(
         self, feature: nn.Module, value: nn.Module, pool: str, batch_norm: str, soft: tuple[float, float] | None
@@ -133,10 +137,10 @@ class GatedTwin(nn.Module):
 
         Args:
             gates: the hard gates and max-pool choices of these rows, from :meth:`gates` or a
-                :class:`gatedops.GateCache`; the feature network does not run.
+                :class:`gatedops.GateCache`; with them the feature network does not run.
 
         Raises:
-            TypeError, ValueError: naming the argument or the layer.
+            TypeError, ValueError: an argument or a layer does not fit; the error names it.
         """
         given = self._features(args, kwargs) if gates is None else self._cached(gates, args, kwargs)
         replay = Replay(self.value, given)
@@ -153,7 +157,7 @@ class GatedTwin(nn.Module):
         and with pool="feature" the choices of its max-pools, as layers of kind "select", in call order.
 
         Raises:
-            ValueError: soft gates; batch_norm="feature"; a layer whose gates or choices cannot be packed.
+            ValueError: the gates are soft; batch_norm is "feature"; the gates or choices of a layer cannot be packed.
         """
         self._require_packable("model")
         rows = _rows(args, kwargs)
@@ -164,7 +168,7 @@ class GatedTwin(nn.Module):
         return packing.bits()
 
     def _watch_value(self, replay: Replay, args: tuple, kwargs: dict[str, Any]) -> Any:
-        """The value network's output, of the first call; warns of rectifiers in it that ran without taking gates."""
+        """The value network's output in the first call. Warns if rectifiers in it ran without taking gates."""
         mode = self._intercept(self.value, replay, watched=True)
         replay.watch = Watch(lambda: place(self.value), mode.is_constant)
         with replay.watch, mode:
@@ -173,7 +177,7 @@ class GatedTwin(nn.Module):
         if replay.watch.missed:
             listed = ", ".join(replay.watch.missed)
             warnings.warn(
-                "value: these rectifiers take no gates of the feature network, they are the value network's own:"
+                "value: these rectifiers take no gates of the feature network and use the value network's own:"
                 f" {listed}; call F.relu in their place",
                 stacklevel=4,
             )
@@ -201,7 +205,7 @@ class GatedTwin(nn.Module):
         return Cached(gates)
 
     def _require_packable(self, name: str) -> None:
-        """Raises ValueError where bits do not hold all that the value network takes."""
+        """Raises ValueError if bits do not hold all that the value network takes."""
         if self.soft is not None:
             raise ValueError(
                 f"{name}: the gates of this twin are soft, which cannot be stored as bits; use gate='hard'"
@@ -227,7 +231,7 @@ class GatedTwin(nn.Module):
         return Intercept(network, handlers, fresh=False)
 
     def _unreplayed(self, replay: Replay) -> Callable[[Any], None]:
-        """What sees the calls that are not replayed."""
+        """Returns the function that sees the calls that are not replayed."""
 
         def see(func: Any) -> None:
             if replay.watch is not None:
@@ -250,7 +254,7 @@ def _require_choices(pool: str, batch_norm: str, gate: str, beta: float, gain: f
     for name, number in (("beta", beta), ("gain", gain)):
         positive_number(number, name)
     if train_features and gate == "hard":
-        raise ValueError("train_features: nothing flows through hard gates; use gate='soft'")
+        raise ValueError("train_features: no gradient flows through hard gates; use gate='soft'")
 
 
 def _require_value(value: Any, init: Init) -> None:
@@ -264,7 +268,7 @@ def _rows(args: tuple, kwargs: dict[str, Any]) -> int:
     """The number of inputs in the arguments of a model."""
     first = next((leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)), None)
     if first is None or first.dim() == 0:
-        raise ValueError("x: the arguments hold no tensor (n, ...), needs one input a row; give the inputs as a tensor")
+        raise ValueError("x: the arguments hold no tensor (n, ...); give the inputs as a tensor with one input a row")
     return first.shape[0]
 
 
@@ -288,7 +292,7 @@ def _value_network(model: nn.Module, value: Any, init: Init) -> nn.Module:
 
 
 def _plain(network: nn.Module) -> nn.Module:
-    """The network without wrappers around the modules in it: nothing is seen inside compiled code."""
+    """Takes the wrappers off the modules in a network, because modes do not see inside compiled code."""
     for module in network.modules():
         for name, child in module.named_children():
             setattr(module, name, unwrapped(child))
@@ -303,7 +307,7 @@ def _learning(network: nn.Module, learns: bool) -> nn.Module:
 
 
 def _require_replayable(model: nn.Module) -> None:
-    """Raises ValueError naming the first recurrent layer with ReLUs inside, or quantized layer."""
+    """Raises ValueError, which names the layer, if a recurrent layer has ReLUs inside or a layer is quantized."""
     for path, module in model.named_modules():
         if type(module).__module__.startswith("torch.ao.nn") and ".quantized" in type(module).__module__:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""A twin's gates and max-pool choices as bits: made by its feature network, taken by its value network."""
+"""Keeps a twin's gates and max-pool choices as bits: its feature network makes them, its value network takes them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Packing:
     """Handlers that keep the hard gates and max-pool choices of a feature network, and let each call go on.
 
     Args:
-        rows: of the inputs.
-        modules: those of the feature network, entered.
+        rows: the number of inputs.
+        modules: the running modules of the feature network, entered.
     """
 
     def __init__(self, rows: int, modules: RunningModules) -> None:
@@ -33,7 +33,7 @@ class Packing:
         self._masks: list[Tensor] = []
 
     def bits(self) -> GateBits:
-        """All of them, in call order: choices as layers of kind "select"."""
+        """All gates and choices in call order; choices are layers of kind "select"."""
         if "gate" not in self._kinds:
             raise ValueError("model: calls no ReLU, so there are no gates for its twin; give a model that calls F.relu")
         return GateBits.pack(self._masks, self._names, self._kinds)
@@ -53,8 +53,8 @@ class Packing:
     def max_pool(self, call: Call) -> Any:
         if call.kind != MAX_POOL or call.input.dim() != 4:
             raise ValueError(
-                f"model: {self._modules.name(call.name)} pools {tuple(call.input.shape)}, and bits hold the choices of"
-                " a 2-d max-pool of (n, C, H, W) alone; use pool='value', or train without a cache"
+                f"model: {self._modules.name(call.name)} pools {tuple(call.input.shape)}, but bits hold only the"
+                " choices of a 2-d max-pool of (n, C, H, W); use pool='value', or train without a cache"
             )
         maxima, index = pooled(call)
         self._add(call, Window.of_call(call.args, call.kwargs).masks(index, call.input.shape[-1]), "select")
@@ -74,10 +74,10 @@ class Packing:
 
 
 class Cached:
-    """What a value network takes, from bits that :class:`Packing` gave.
+    """Gives a value network its gates and choices from bits that :class:`Packing` made.
 
     Args:
-        bits: of the rows that the value network is called with.
+        bits: the bits of the rows that the value network is called with.
     """
 
     source = "the cache"
@@ -102,8 +102,8 @@ class Cached:
         needed = (math.prod(window.kernel), *window.chosen(torch.empty(shape, device="meta")).shape[1:])
         if layer.shape != needed:
             raise ValueError(
-                f"gates: {layer.name} holds choices {layer.shape}, the max-pool of the value network needs {needed};"
-                " take gates of this model"
+                f"gates: {layer.name} holds choices {layer.shape}, but the max-pool of the value network needs"
+                f" {needed}; take gates of this model"
             )
         return window.index(unpack_layer(self._words, layer), shape[-1]), shape
 

@@ -1,4 +1,4 @@
-"""unfuse: the model with torch's own layers and ReLUs again."""
+"""unfuse: gives a model torch's own layers and ReLUs again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gatedops.trace.wrappers import plain_path
 
 
 class LinearReLU(nn.Linear):
-    """A Linear layer with a ReLU of its own behind it; state_dict keys of nn.Linear."""
+    """A Linear layer with a ReLU of its own behind it. It has the state_dict keys of nn.Linear."""
 
     relu: nn.ReLU
 
@@ -23,7 +23,7 @@ class LinearReLU(nn.Linear):
 
 
 class Conv2dReLU(nn.Conv2d):
-    """A Conv2d layer with a ReLU of its own behind it; state_dict keys of nn.Conv2d."""
+    """A Conv2d layer with a ReLU of its own behind it. It has the state_dict keys of nn.Conv2d."""
 
     relu: nn.ReLU
 
@@ -33,28 +33,30 @@ class Conv2dReLU(nn.Conv2d):
 
 
 def unfuse(model: nn.Module, inplace: bool = False) -> nn.Module:
-    """The model with nn.Linear, nn.Conv2d and nn.ReLU in the place of GatedLinear, GatedConv2d and Gate: the inverse of
-    :func:`gatedops.fuse_relu`, for tools that look for nn.ReLU, such as DeepLift and GuidedBackprop of captum.
+    """Returns the model with nn.Linear, nn.Conv2d and nn.ReLU instead of GatedLinear, GatedConv2d and Gate: the inverse
+    of :func:`gatedops.fuse_relu`, for tools that look for nn.ReLU, such as DeepLift and GuidedBackprop of captum.
 
-    Same outputs, bit for bit on the CPU, and same state_dict keys in the same order. The ReLU of a fused layer comes
-    back to the place that fuse_relu emptied. A gated layer without such a place, because it was made by hand, becomes a
-    subclass of nn.Linear or nn.Conv2d with an nn.ReLU as its child ``relu``. Such a model must call its layers with one
-    argument: torch's layers take no gate. Layers of other classes, subclasses of the gated ones among them, stay.
+    The outputs stay the same, bit for bit on the CPU, and so do the state_dict keys and their order. The ReLU of a
+    fused layer comes back to the place that fuse_relu emptied. A gated layer that was made by hand has no such place.
+    It becomes a subclass of nn.Linear or nn.Conv2d with an nn.ReLU as its child ``relu``. Such a model must call its
+    layers with one argument: torch's layers take no gate. Layers of other classes, subclasses of the gated ones among
+    them, stay.
 
     Args:
-        model: any module; one without gated layers stays as it is. Unfuse before making an optimizer: the parameters of
-            the copy are new.
+        model: any module; one without gated layers stays as it is. Unfuse before you make an optimizer: the copy has
+            parameters of its own.
         inplace: change the model itself; its parameters stay the same objects.
 
     Returns:
         The model, a copy unless `inplace`, without the attribute ``fuse_report``. A model that is itself a gated layer
-        is put into another class, which `inplace` cannot do.
+        changes its class, so it needs inplace=False.
 
     Raises:
-        TypeError, ValueError: the model is not a module, is TorchScript or cannot be copied; a Gate or a gated layer
-            cannot become torch's, by name.
+        TypeError, ValueError: the model is not a module, is TorchScript or cannot be copied; a Gate or a gated layer,
+            which the error names, cannot become torch's.
     """
-    from gatedops.nn import Gate, GatedConv2d, GatedLinear  # nn stands above this package
+    # gatedops.nn imports this package, so we import gatedops.nn only here.
+    from gatedops.nn import Gate, GatedConv2d, GatedLinear
 
     require_model(model)
     plain = model if inplace else copied(model, instead=", or pass inplace=True")
@@ -87,7 +89,7 @@ def unfuse(model: nn.Module, inplace: bool = False) -> nn.Module:
 def _require_possible(
     model: nn.Module, gate: type[nn.Module], layers: tuple[type[nn.Module], ...], inplace: bool
 ) -> None:
-    """Raises ValueError where a module cannot become torch's."""
+    """Raises ValueError if a module cannot become torch's."""
     if inplace and type(model) in (gate, *layers):
         kind = type(model).__name__
         raise ValueError(f"inplace: the model is itself a {kind}, which cannot change its class; use inplace=False")
@@ -108,7 +110,8 @@ def _relu_of(gate: nn.Module) -> nn.Module:
     relu = as_class(nn.ReLU, gate)
     for name in ("record", "gates", "given"):
         del vars(relu)[name]
-    vars(relu).setdefault("inplace", False)  # else it is a Gate that fuse_relu made of a ReLU, whose own it has
+    # A Gate that fuse_relu made of a ReLU still has that ReLU's own `inplace`.
+    vars(relu).setdefault("inplace", False)
     return relu
 
 

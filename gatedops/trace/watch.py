@@ -1,4 +1,4 @@
-"""What torch really calls: rectifiers that run where no handler of functions sees them."""
+"""Watches the operators that torch really runs, to find rectifiers that no handler of functions sees."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from gatedops.trace.mode import name_of
 from gatedops.trace.rectifiers import FORMS, HALVES, Masks
 
-# Functions of torch whose inside clamps at 0 for the sake of rounding alone.
+# These functions of torch clamp at 0 inside, only because of rounding.
 _NUMERICAL = frozenset(["cdist", "pdist", "dist"])
 
 
 class OperatorMode(TorchDispatchMode):
-    """A dispatch mode that lets operators with functions as arguments through, and does not import torch's compiler,
-    which takes two seconds."""
+    """A dispatch mode that lets operators with functions as arguments through, and that does not import torch's
+    compiler, because that import takes two seconds."""
 
     supports_higher_order_operators = True
 
@@ -31,12 +31,12 @@ class OperatorMode(TorchDispatchMode):
 class Watch(OperatorMode):
     """Names the rectifiers among the operators that run while it is on and :meth:`known` is not entered.
 
-    An operator is a rectifier if it computes q where q > 0 and 0 elsewhere, under whatever name, or if it says by its
-    name that a ReLU is a part of it (``mylib::bias_relu``).
+    An operator is a rectifier if it computes q where q > 0 and 0 elsewhere, under any name, or if its name says that a
+    ReLU is a part of it (``mylib::bias_relu``).
 
     Args:
-        where: the place in the model that runs now, for the report.
-        is_constant: whether no input changes a tensor.
+        where: returns the place in the model that runs now, for the report.
+        is_constant: says whether no input changes a tensor.
     """
 
     def __init__(self, where: Callable[[], str], is_constant: Callable[[Tensor], bool]) -> None:
@@ -46,11 +46,12 @@ class Watch(OperatorMode):
         self._masks = Masks(is_constant)
         self._known = 0
         self._numerical = False
-        self.missed: dict[str, None] = {}  # in the order in which they ran
+        # The keys are in the order in which the rectifiers ran.
+        self.missed: dict[str, None] = {}
 
     @contextmanager
     def known(self) -> Iterator[None]:
-        """While entered, what runs is part of a call that is recorded."""
+        """While entered, operators belong to a call that is recorded and are not reported."""
         self._known += 1
         try:
             yield
@@ -58,7 +59,7 @@ class Watch(OperatorMode):
             self._known -= 1
 
     def enter(self, func: Any) -> None:
-        """A function of torch is called; what runs from now on is a part of it."""
+        """Notes that a function of torch is called: the operators that run from now on belong to it."""
         self._numerical = name_of(func) in _NUMERICAL
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
@@ -83,10 +84,12 @@ class Watch(OperatorMode):
 
 
 def _says_relu(func: Any, args: tuple) -> bool:
-    """Whether an operator that torch does not define in parts has a ReLU in it by its name or by an argument."""
+    """Whether the name or an argument of an operator says that a ReLU is in it. Operators of torch itself say no: their
+    parts run as operators of their own, except in the transformer's fast path."""
     name = func.name().split("::")[-1].split(".")[0]
     if name == "_transformer_encoder_layer_fwd":
-        return True  # ReLU or GELU; either is not seen
+        # This fast path runs ReLU or GELU, and does not show which.
+        return True
     if func.namespace == "aten" or func.namespace == "prims":
         return False
     return "relu" in name.split("_") or "relu" in args

@@ -1,4 +1,4 @@
-"""What stands around a model without changing what it computes: torch.compile, data parallelism."""
+"""Looks through wrappers that do not change what a model computes: torch.compile, data parallelism."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-# Names that wrappers put into the paths of the modules inside them.
+# Wrappers put these names into the paths of the modules inside them.
 COMPILED, SHARDED = "_orig_mod", "_fsdp_wrapped_module"
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model inside wrappers of torch.compile, DistributedDataParallel, DataParallel and FullyShardedDataParallel,
-    in any order and depth; the model itself where it has none."""
+    in any order and depth; the model itself if it has no wrapper."""
     inner = inside(model)
     while inner is not None:
         model, inner = inner, inside(inner)
@@ -22,12 +22,13 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def inside(module: nn.Module) -> nn.Module | None:
-    """The module that a wrapper calls; None where the module is not a wrapper."""
+    """The module that a wrapper calls; None if the module is not a wrapper."""
     if isinstance(module, (DataParallel, DistributedDataParallel)):
         return module.module
     if type(module).__name__ == "OptimizedModule" and isinstance(getattr(module, COMPILED, None), nn.Module):
         return _module(getattr(module, COMPILED))
-    fsdp = sys.modules.get("torch.distributed.fsdp")  # where it was never imported nothing is wrapped by it
+    # If FSDP was never imported, it cannot have wrapped a module.
+    fsdp = sys.modules.get("torch.distributed.fsdp")
     if fsdp is not None and isinstance(module, fsdp.FullyShardedDataParallel):
         return _module(module.module)
     return None

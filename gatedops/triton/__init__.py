@@ -1,1 +1,1 @@
-"""Triton kernels and their launchers, one file per family. Needs the triton package; imported only when used."""
+"""Triton kernels and their launchers, one file for each family. They need triton, and are imported only if used."""

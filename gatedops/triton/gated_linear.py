@@ -1,7 +1,8 @@
-"""gated_linear on a GPU: the product, its gates and the selection by them in one kernel.
+"""gated_linear on a GPU: one kernel computes the product and its gates, and selects by them.
 
-Gates are those of the product rounded to its dtype, as on a CPU. float64, which the tensor cores of few GPUs know, is
-torch's product and a pass over it.
+The gates are those of the product after it is rounded to its dtype, as on a CPU. Tensor cores of few GPUs multiply
+float64, so float64 takes torch's product and one pass over it. The bound is the product: its tiles go through the
+tensor cores, and gates add 1/8 byte for each number written. Rates are not measured here.
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ def layer_kernel(
     GATE: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr, READ: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
-    """y (rows, cols) = gate(x W^T + b). GATE "own": relu, and its words go to `gate` (rows, total); "hard": `gate`
-    holds words; "soft": numbers (rows, cols), contiguous, and the product is written as well."""
+    """Computes y (rows, cols) = gate(x W^T + b). If GATE is "own", the gate is relu, and its words go to `gate` (rows,
+    total). If it is "hard", `gate` holds words. If it is "soft", `gate` holds numbers (rows, cols), contiguous, and the
+    product is written as well."""
     row, col = tile_of(tl.program_id(0), rows, cols, M, N)
     v = pre_activation(
         x, weight, bias, row, col, rows, cols, inner, x_row, x_col, w_row, w_col, BIAS, PRECISION, READ, M, N, K
@@ -60,7 +62,7 @@ def layer_kernel(
 def _layer(
     kind: str, x: Tensor, weight: Tensor, bias: Tensor | None, gate: Tensor, y: Tensor, product: Tensor | None = None
 ) -> None:
-    """Launches :func:`layer_kernel`; gate (rows, ...), contiguous where soft."""
+    """Launches :func:`layer_kernel`. gate is (rows, ...), and contiguous if soft."""
     left, (cols, inner) = as_matrix(x), weight.shape
     rows, read = left.shape[0], way_to_read(left, weight)
     bias = None if bias is None else bias.contiguous()
@@ -77,7 +79,7 @@ def _layer(
 
 
 def gated_linear(x: Tensor, weight: Tensor, bias: Tensor | None, words: Tensor, first: int) -> Tensor:
-    """``G o (x W^T + b)``; arguments as of the op."""
+    """Returns ``G o (x W^T + b)``. Takes the arguments of the op."""
     if x.dtype == torch.float64:
         return select_rows(linear(x, weight, bias), words, first)
     y = x.new_empty((*x.shape[:-1], weight.shape[0]))
@@ -86,7 +88,7 @@ def gated_linear(x: Tensor, weight: Tensor, bias: Tensor | None, words: Tensor, 
 
 
 def gated_linear_relu(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """``relu(x W^T + b)`` and its words; arguments as of the op."""
+    """Returns ``relu(x W^T + b)`` and the words of its gates. Takes the arguments of the op."""
     if x.dtype == torch.float64:
         return relu_rows(linear(x, weight, bias))
     y = x.new_empty((*x.shape[:-1], weight.shape[0]))
@@ -96,7 +98,7 @@ def gated_linear_relu(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[T
 
 
 def gated_linear_soft(x: Tensor, weight: Tensor, bias: Tensor | None, gate: Tensor) -> tuple[Tensor, Tensor]:
-    """``gate o v`` and ``v = x W^T + b``; arguments as of the op."""
+    """Returns ``gate o v`` and ``v = x W^T + b``. Takes the arguments of the op."""
     if x.dtype == torch.float64:
         product = linear(x, weight, bias)
         return product * gate, product
@@ -106,5 +108,5 @@ def gated_linear_soft(x: Tensor, weight: Tensor, bias: Tensor | None, gate: Tens
 
 
 def new_words(y: Tensor) -> Tensor:
-    """Words for the gates of y (..., width)."""
+    """Returns new words for the gates of y (..., width)."""
     return y.new_empty((y.shape[:-1].numel(), layer_words(1, y.shape[-1])), dtype=torch.int32)

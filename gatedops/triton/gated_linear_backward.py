@@ -1,9 +1,9 @@
 """gated_linear_backward and gated_linear_soft_backward on a GPU (docs/math.md, section 8).
 
-Hard gates: the gradients of input, weight and bias read the cotangent U and the words of its gates, and mask each tile
-of U on its way to the tensor cores; the masked cotangent is never stored. Soft gates: it is, with the gate's gradient,
-in one pass, and torch's products do the rest. Sums over the batch are divided into parts by shape alone and added in
-one order, so that the same inputs give the same bits.
+With hard gates, the gradients of input, weight and bias read the cotangent U and the words of its gates. They mask each
+tile of U on its way to the tensor cores, and never store the masked cotangent. With soft gates, one pass stores the
+masked cotangent and the gate's gradient, and torch's products do the rest. The shape alone decides how sums over the
+batch are divided into parts, and the parts are added in one order, so that the same inputs give the same bits.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from gatedops.triton.gated_linear_tuning import (
     way_to_read,
 )
 
-PART = 128  # rows of a part of a sum are a multiple of this, and so of every tile's k
-LEAST_PART = 1024  # rows: shorter parts cost more to add up than they gain
-SUM_ROWS, SUM_COLS = 32, 128  # tile of the bias's gradient
-BLOCK = 1024  # elements of a pass
+PART = 128  # A part of a sum has a multiple of this many rows, and so of every tile's k.
+LEAST_PART = 1024  # Shorter parts would cost more to add up than they gain.
+SUM_ROWS, SUM_COLS = 32, 128  # The tile of the bias's gradient.
+BLOCK = 1024  # A program of a pass takes this many elements.
 
 
 @triton.jit
 def gated_tile(
     grad, words, row, col, rows, cols, g_row, g_col, words_row, M: tl.constexpr, N: tl.constexpr, READ: tl.constexpr
 ):
-    """(M, N) of G o U, U (rows, cols)."""
+    """Returns a tile (M, N) of G o U. U is (rows, cols)."""
     tile = load_tile(grad, row, col, rows, cols, g_row, g_col, M, N, READ)
     return masked(tile, load_gates(words, row, col, rows, cols, words_row, M, N), M, N)
 
@@ -50,7 +50,7 @@ def input_gradient_kernel(
     g_row: tl.int64, g_col, w_row: tl.int64, w_col, words_row: tl.int64,
     PRECISION: tl.constexpr, READ: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
-    """dx (rows, inputs) = (G o U) W."""
+    """Computes dx (rows, inputs) = (G o U) W."""
     row, col = tile_of(tl.program_id(0), rows, inputs, M, N)
     total = tl.zeros((M, N), tl.float32)
     for k in range(0, width, K):
@@ -69,7 +69,7 @@ def weight_gradient_kernel(
     g_row: tl.int64, g_col, x_row: tl.int64, x_col, words_row: tl.int64,
     PRECISION: tl.constexpr, READ: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
-    """dw (parts, width, inputs) = (G o U)^T X, one part of the rows per program on axis 1."""
+    """Computes dw (parts, width, inputs) = (G o U)^T X. Each program on axis 1 takes one part of the rows."""
     row, col = tile_of(tl.program_id(0), width, inputs, M, N)
     begin = tl.program_id(1) * part
     total = tl.zeros((M, N), tl.float32)
@@ -89,7 +89,7 @@ def bias_gradient_kernel(
     grad, words, db, rows, width, part, g_row: tl.int64, g_col, words_row: tl.int64,
     READ: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
-    """db (parts, width): columns of G o U summed, one part of the rows per program on axis 1."""
+    """Sums the columns of G o U into db (parts, width). Each program on axis 1 takes one part of the rows."""
     col, begin = tl.program_id(0) * N, tl.program_id(1) * part
     total = tl.zeros((M, N), tl.float32)
     for k in range(begin, min(begin + part, rows), M):
@@ -100,7 +100,9 @@ def bias_gradient_kernel(
 
 @triton.jit
 def soft_gradients_kernel(grad, gate, product, dv, dgate, size, GATE: tl.constexpr, BLOCK: tl.constexpr):
-    """dv = grad * gate, and (GATE) dgate = grad * product; all contiguous, of `size` elements."""
+    """Computes dv = grad * gate and, if GATE, dgate = grad * product. All are contiguous and have `size` elements.
+
+    Memory bounds it: for an element it reads 2 numbers and writes 1, or with GATE reads 3 and writes 2."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < size
     u = tl.load(grad + at, mask=inside)
@@ -110,7 +112,7 @@ def soft_gradients_kernel(grad, gate, product, dv, dgate, size, GATE: tl.constex
 
 
 def nothing(like: Tensor) -> Tensor:
-    """Stands for a gradient that is not asked for."""
+    """Returns an empty tensor, which stands for a gradient that is not asked for."""
     return like.new_empty(0)
 
 
@@ -160,15 +162,16 @@ def _bias_gradient(grad: Tensor, words: Tensor) -> Tensor:
 
 
 def divided(rows: int, programs: int, device: torch.device) -> tuple[int, int]:
-    """Rows of a part, and number of parts, of a sum over rows for each of `programs` programs: enough to fill the GPU.
-    They depend on the shape and the GPU only."""
+    """Returns the rows of a part and the number of parts of a sum over rows, which each of `programs` programs takes.
+
+    There are enough parts to fill the GPU. They depend on the shape and the GPU only."""
     wanted = max(1, min(processors(device) // max(programs, 1), rows // LEAST_PART))
     part = triton.cdiv(triton.cdiv(rows, wanted), PART) * PART
     return part, max(1, triton.cdiv(rows, max(part, 1)))
 
 
 def plain_gradients(dv: Tensor, x: Tensor | None, weight: Tensor | None, bias: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, weight and bias for the gradient dv (..., width) of the product: torch's routines."""
+    """Returns the gradients of x, weight and bias, by torch, for the gradient dv (..., width) of the product."""
     rows = as_matrix(dv)
     dx = nothing(dv) if weight is None else torch.mm(rows, weight).view(*dv.shape[:-1], weight.shape[1])
     dw = nothing(dv) if x is None else torch.mm(rows.t(), as_matrix(x))
@@ -178,7 +181,7 @@ def plain_gradients(dv: Tensor, x: Tensor | None, weight: Tensor | None, bias: b
 def gated_linear_backward(
     grad: Tensor, x: Tensor | None, weight: Tensor | None, words: Tensor | None, first: int, bias: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, weight and bias; arguments as of the op."""
+    """Returns the gradients of x, weight and bias. Takes the arguments of the op."""
     if words is None:
         return plain_gradients(grad, x, weight, bias)
     if grad.dtype == torch.float64:
@@ -197,7 +200,7 @@ def gated_linear_backward(
 def gated_linear_soft_backward(
     grad: Tensor, x: Tensor | None, weight: Tensor | None, gate: Tensor, product: Tensor | None, bias: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, weight, bias and gate; arguments as of the op."""
+    """Returns the gradients of x, weight, bias and gate. Takes the arguments of the op."""
     grad, gate = grad.contiguous(), gate.contiguous()
     product = None if product is None else product.contiguous()
     dv = torch.empty_like(grad)

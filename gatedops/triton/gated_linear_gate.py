@@ -1,4 +1,7 @@
-"""gate_relu and gate_select on a GPU: one pass over activations (n, positions, channels) of any strides."""
+"""gate_relu and gate_select on a GPU: one pass over activations (n, positions, channels) of any strides.
+
+Memory bounds both: for a gate they read and write one number, and write or read 1/8 byte.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from gatedops.ops.gated_linear_gate import empty_activations
 from gatedops.triton.gated_linear_tiles import relu
 from gatedops.triton.gates import WORDS, aligned, at_places, places_of_words
 
-# Arguments of which the compiler is told nothing: constexpr ALIGNED says what it needs.
+# Triton does not specialize kernels on these arguments. The constexpr ALIGNED says all that the compiler needs.
 PLAIN = [
     "channels", "per_position", "used", "total", "q_row", "q_position", "q_channel", "z_row", "z_position",
     "z_channel", "words_row",
@@ -25,7 +28,7 @@ def relu_kernel(
     q_row: tl.int64, q_position, q_channel,
     z_row: tl.int64, z_position, z_channel, words_row: tl.int64, ALIGNED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """z = relu(q) and the words of its gates; one program per row and block of words."""
+    """Computes z = relu(q) and the words of its gates, with one program for each row and block of words."""
     row = tl.program_id(0).to(tl.int64)
     word = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     position, channel, inside = places_of_words(word, channels, per_position, used, ALIGNED)
@@ -43,7 +46,7 @@ def select_kernel(
     q_row: tl.int64, q_position, q_channel,
     z_row: tl.int64, z_position, z_channel, words_row: tl.int64, ALIGNED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """z = q where its gate is on, else 0; one program per row and block of words."""
+    """Sets z to q if its gate is on, else to 0, with one program for each row and block of words."""
     row = tl.program_id(0).to(tl.int64)
     word = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     position, channel, inside = places_of_words(word, channels, per_position, used, ALIGNED)
@@ -56,7 +59,7 @@ def select_kernel(
 
 
 def gate_relu(q: Tensor) -> tuple[Tensor, Tensor]:
-    """``relu(q)`` and the words of its gates; arguments as of the op."""
+    """Returns ``relu(q)`` and the words of its gates. Takes the arguments of the op."""
     n, positions, channels = q.shape
     z = empty_activations(q)
     words = q.new_empty((n, layer_words(positions, channels)), dtype=torch.int32)
@@ -70,7 +73,7 @@ def gate_relu(q: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def gate_select(q: Tensor, words: Tensor, first: int) -> Tensor:
-    """q where its gate is on, else 0; arguments as of the op."""
+    """Returns q with zeros for the gates that are off. Takes the arguments of the op."""
     n, positions, channels = q.shape
     z = empty_activations(q)
     used = words_used(positions, channels)
@@ -83,16 +86,16 @@ def gate_select(q: Tensor, words: Tensor, first: int) -> Tensor:
 
 
 def relu_rows(q: Tensor) -> tuple[Tensor, Tensor]:
-    """:func:`gate_relu` of a layer's rows (..., width)."""
+    """Applies :func:`gate_relu` to a layer's rows (..., width)."""
     z, words = gate_relu(as_positions(q))
     return z.view(q.shape), words
 
 
 def select_rows(q: Tensor, words: Tensor, first: int) -> Tensor:
-    """:func:`gate_select` of a layer's rows (..., width)."""
+    """Applies :func:`gate_select` to a layer's rows (..., width)."""
     return gate_select(as_positions(q), words, first).view(q.shape)
 
 
 def as_positions(q: Tensor) -> Tensor:
-    """(..., width) as (n, 1, width)."""
+    """Returns (..., width) as (n, 1, width)."""
     return q.reshape(q.shape[:-1].numel(), 1, q.shape[-1])

@@ -1,8 +1,8 @@
 """gated_linear_pair on a GPU: one layer of both networks of a DGN in one kernel.
 
-A program computes a tile of the feature network's product, writes its activation and its gates, and keeps the gates:
-as words, 1 bit each (soft gates: as pre-activations in the result's dtype). Then it computes the same tile of the value
-network's product and gates it. Only one accumulator is alive at a time.
+A program computes a tile of the feature network's product, and writes its activation and its gates. It keeps hard gates
+as words, 1 bit each, and soft gates as pre-activations in the result's dtype. Then it computes the same tile of the
+value network's product and gates it. Only one accumulator is alive at a time. The two products bound the kernel.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def pair_kernel(
     SOFT: tl.constexpr, LINEAR: tl.constexpr, KEEP: tl.constexpr, F_BIAS: tl.constexpr, V_BIAS: tl.constexpr,
     PRECISION: tl.constexpr, READ: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
-    """h_next = relu(q), or (LINEAR) q; words of 1{q > 0}; z_next = gate(q) o v. KEEP: q and v are written too, q only
-    where it is not h_next."""
+    """Computes h_next = relu(q), or q if LINEAR; the words of 1{q > 0}; and z_next = gate(q) o v. If KEEP, v is written
+    too, and also q unless it is h_next."""
     row, col = tile_of(tl.program_id(0), rows, cols, M, N)
     dtype = h_next.dtype.element_ty
     q = pre_activation(
@@ -78,7 +78,8 @@ def pair_soft_gradients_kernel(
     grad_h, grad_z, q, v, dq, dv, size, beta, gain,
     H: tl.constexpr, Z: tl.constexpr, V: tl.constexpr, LINEAR: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """dv, and (V) dq, from the cotangents of the results; H, Z: which of these there are. All contiguous."""
+    """Computes dv and, if V, dq from the cotangents of the results. H and Z say which of these exist. All tensors are
+    contiguous. Memory bounds it: for an element it reads up to 4 numbers and writes up to 2."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < size
     activation = tl.load(q + at, mask=inside).to(tl.float32)
@@ -104,7 +105,7 @@ def _pair(
     h_next: Tensor, z_next: Tensor, words: Tensor, soft: tuple[float, float] | None, linear_feature: bool,
     q: Tensor | None = None, v: Tensor | None = None,
 ) -> None:  # fmt: skip
-    """Launches :func:`pair_kernel`; soft: beta and gain. q and v: also wanted."""
+    """Launches :func:`pair_kernel`. soft has beta and gain. q and v are given if they are wanted too."""
     left, right = as_matrix(h), as_matrix(z)
     rows, cols = left.shape[0], w_f.shape[0]
     read = way_to_read(left, w_f, right, w_v)
@@ -129,7 +130,7 @@ def _pair(
 def gated_linear_pair(
     h: Tensor, w_f: Tensor, b_f: Tensor | None, z: Tensor, w_v: Tensor, b_v: Tensor | None, linear_feature: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Next features, gated values, words; arguments as of the op."""
+    """Returns the next features, the gated values and the words. Takes the arguments of the op."""
     h_next, z_next = (h.new_empty((*h.shape[:-1], w_f.shape[0])) for _ in range(2))
     words = new_words(h_next)
     gated_linear_pair_out(
@@ -142,7 +143,8 @@ def gated_linear_pair_soft(
     h: Tensor, w_f: Tensor, b_f: Tensor | None, z: Tensor, w_v: Tensor, b_v: Tensor | None, beta: float, gain: float,
     linear_feature: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Next features, gated values, words, q (empty where it is the first), v; arguments as of the op."""
+    """Returns the next features, the gated values, the words, q (empty if it is the first result) and v. Takes the
+    arguments of the op."""
     h_next, z_next, v = (h.new_empty((*h.shape[:-1], w_f.shape[0])) for _ in range(3))
     q = nothing(h) if linear_feature else torch.empty_like(h_next)
     words = new_words(h_next)
@@ -157,7 +159,7 @@ def gated_linear_pair_out(
     h: Tensor, w_f: Tensor, b_f: Tensor | None, z: Tensor, w_v: Tensor, b_v: Tensor | None, soft: bool, beta: float,
     gain: float, linear_feature: bool, *, h_next: Tensor, z_next: Tensor, gates_out: Tensor,
 ) -> None:  # fmt: skip
-    """Writes next features, gated values and words; arguments as of the op."""
+    """Writes the next features, the gated values and the words. Takes the arguments of the op."""
     kind = (beta, gain) if soft else None
     if h.dtype == torch.float64:
         _pair_double(h, w_f, b_f, z, w_v, b_v, kind, linear_feature, h_next, z_next, gates_out)
@@ -170,7 +172,7 @@ def _pair_double(
     soft: tuple[float, float] | None, linear_feature: bool, h_next: Tensor, z_next: Tensor, words: Tensor,
     q_out: Tensor | None = None, v_out: Tensor | None = None,
 ) -> None:  # fmt: skip
-    """The pair in float64: torch's products, and passes over them."""
+    """Computes the pair in float64 by torch's products and passes over them."""
     q, v = linear(h, w_f, b_f), linear(z, w_v, b_v)
     pack_gates_out(as_positions(q), out=words)
     h_next.copy_(q if linear_feature else relu_rows(q)[0])

@@ -1,9 +1,11 @@
 """Pieces of the gated layers' kernels: order of the tiles, loads, products, and gates of a tile as words and back.
 
-A matrix is read tile by tile, and constexpr READ says how: "tma", through a TMA descriptor; "aligned", by pointers to
-contiguous rows of whole pieces of 16 bytes, each on 16 bytes; "any", by pointers with any strides. What lies outside a
-matrix reads as 0. Offsets are 64-bit. READ is all that the compiler is told of a matrix that is read: Triton compiles a
-kernel of its own for each set of arguments that are 1 or multiples of 16, and so most of them are not specialized on.
+A matrix is read tile by tile, and constexpr READ says how. With "tma" it is read through a TMA descriptor. With
+"aligned" it is read by pointers; its rows are contiguous, begin on 16 bytes, and are multiples of 16 bytes. With "any"
+it is read by pointers with any strides. Elements outside a matrix read as 0. Offsets are 64-bit.
+
+Triton compiles a kernel of its own for each set of arguments that are 1 or multiples of 16. To avoid that, most
+arguments are not specialized on, and READ is all that the compiler knows about a matrix that is read.
 """
 
 from __future__ import annotations
@@ -11,14 +13,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-# Python runs the kernels then, and inline assembly cannot be used.
+# If Python interprets the kernels, inline assembly cannot be used.
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
-GROUP = tl.constexpr(8)  # rows of tiles that run beside each other, so that their operands are shared through L2
+GROUP = tl.constexpr(8)  # This many rows of tiles run beside each other, so that they share operands in the L2 cache.
 
 
 @triton.jit
 def tile_of(program, rows, cols, M: tl.constexpr, N: tl.constexpr):
-    """First row and column of a program's tile: columns of GROUP tiles, one after the other."""
+    """Returns the first row and column of a program's tile. Tiles go through columns of GROUP tiles, one by one."""
     tiles_m, tiles_n = tl.cdiv(rows, M), tl.cdiv(cols, N)
     group = program // (GROUP * tiles_n)
     height = min(tiles_m - group * GROUP, GROUP)
@@ -30,14 +32,14 @@ def tile_of(program, rows, cols, M: tl.constexpr, N: tl.constexpr):
 def load_tile(
     source, row, col, rows, cols, row_stride, col_stride, M: tl.constexpr, N: tl.constexpr, READ: tl.constexpr
 ):
-    """(M, N) of a matrix (rows, cols) from (row, col) on."""
+    """Returns the tile (M, N) of a matrix (rows, cols) from (row, col) on."""
     if READ == "tma":
         tile = source.load([row, col])
     else:
         r, c = row + tl.arange(0, M), col + tl.arange(0, N)
         if READ == "aligned":
             piece: tl.constexpr = 128 // source.dtype.element_ty.primitive_bitwidth
-            # Both are multiples of it already: this tells the compiler.
+            # Both already are multiples of it; the compiler learns it from this line.
             cols, row_stride = cols // piece * piece, row_stride // piece * piece
             at = tl.multiple_of(source + (r[:, None].to(tl.int64) * row_stride + c[None, :]), (1, 16))  # bytes
         else:
@@ -48,8 +50,8 @@ def load_tile(
 
 @triton.jit
 def as_operand(tile, PRECISION: tl.constexpr):
-    """float32 numbers rounded to TF32 where tensor cores are to multiply them as such, ties away from 0; the tensor
-    cores themselves cut off the last 13 bits, which is twice the error."""
+    """Rounds float32 numbers to TF32, ties away from 0, if the tensor cores multiply them as TF32. The tensor cores
+    would cut off the last 13 bits, which makes twice the error."""
     if tile.dtype == tl.float32 and PRECISION == "tf32":
         if INTERPRETED:
             bits = tile.to(tl.int32, bitcast=True)
@@ -64,7 +66,8 @@ def as_operand(tile, PRECISION: tl.constexpr):
 
 @triton.jit
 def load_gates(words, row, col, rows, cols, words_row, M: tl.constexpr, N: tl.constexpr):
-    """Words (M, N / 32) of a tile (M, N) from (row, col) on, of a layer (rows, cols); col is a multiple of 32."""
+    """Returns the words (M, N / 32) of the tile (M, N) from (row, col) on of a layer (rows, cols). col is a multiple of
+    32."""
     r, word = row + tl.arange(0, M), col // 32 + tl.arange(0, N // 32)
     at = r[:, None].to(tl.int64) * words_row + word[None, :]
     return tl.load(words + at, mask=(r < rows)[:, None] & (word * 32 < cols)[None, :], other=0)
@@ -72,33 +75,35 @@ def load_gates(words, row, col, rows, cols, words_row, M: tl.constexpr, N: tl.co
 
 @triton.jit
 def store_gates(words, packed, row, col, rows, cols, total, words_row, M: tl.constexpr, N: tl.constexpr):
-    """Writes the words (M, N / 32) of a tile, and where it is the last of its rows the zeros behind it."""
+    """Writes the words (M, N / 32) of a tile and, if it is the last of its rows, the zeros behind it."""
     r = row + tl.arange(0, M)
     at = words + r[:, None].to(tl.int64) * words_row
     word = col // 32 + tl.arange(0, N // 32)
     tl.store(at + word[None, :], packed, mask=(r < rows)[:, None] & (word < total)[None, :])
     if col + N >= cols:
-        rest = (col + N) // 32 + tl.arange(0, 8)  # a layer's words are a multiple of 8
+        rest = (col + N) // 32 + tl.arange(0, 8)  # A layer has a multiple of 8 words.
         tl.store(at + rest[None, :], 0, mask=(r < rows)[:, None] & (rest < total)[None, :])
 
 
 @triton.jit
 def pack_tile(on, M: tl.constexpr, N: tl.constexpr):
-    """Gates (M, N) to words (M, N / 32)."""
+    """Packs gates (M, N) into words (M, N / 32)."""
     bits = on.to(tl.int32).reshape(M, N // 32, 32) << tl.arange(0, 32)[None, None, :]
     return tl.sum(bits, axis=2)
 
 
 @triton.jit
 def unpack_tile(packed, M: tl.constexpr, N: tl.constexpr):
-    """Words (M, N / 32) to gates (M, N)."""
+    """Unpacks words (M, N / 32) into gates (M, N)."""
     return ((packed[:, :, None] >> tl.arange(0, 32)[None, None, :]) & 1).reshape(M, N) != 0
 
 
 @triton.jit
 def masked(tile, packed, M: tl.constexpr, N: tl.constexpr):
-    """tile (M, N) where its gates (M, N / 32) are on, else 0: AND with the gate spread over all bits of a number. For
-    operands, inside the sum: a third fewer instructions than `tl.where`, which takes fewer registers."""
+    """Returns tile (M, N) with zeros for the gates (M, N / 32) that are off.
+
+    Each gate is spread over all bits of a number, and ANDed with it. This takes a third fewer instructions than
+    `tl.where` but more registers. It is meant for operands, inside the loop of a sum."""
     spread = ((packed[:, :, None] << (31 - tl.arange(0, 32))[None, None, :]) >> 31).reshape(M, N)
     if tile.dtype.primitive_bitwidth == 16:
         kept = tile.to(tl.int16, bitcast=True) & spread.to(tl.int16)
@@ -113,7 +118,7 @@ def pre_activation(
     BIAS: tl.constexpr, PRECISION: tl.constexpr, READ: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
-    """Tile (M, N) of x W^T + b, float32, x (rows, inner) and W (cols, inner)."""
+    """Returns a tile (M, N) of x W^T + b in float32. x is (rows, inner) and W is (cols, inner)."""
     total = tl.zeros((M, N), tl.float32)
     for k in range(0, inner, K):
         left = as_operand(load_tile(x, row, k, rows, inner, x_row, x_col, M, K, READ), PRECISION)
@@ -127,7 +132,7 @@ def pre_activation(
 
 @triton.jit
 def store_tile(out, tile, row, col, rows, cols, M: tl.constexpr, N: tl.constexpr):
-    """Writes (M, N) into a contiguous matrix (rows, cols) from (row, col) on."""
+    """Writes a tile (M, N) into a contiguous matrix (rows, cols) from (row, col) on."""
     r, c = row + tl.arange(0, M), col + tl.arange(0, N)
     at = r[:, None].to(tl.int64) * cols + c[None, :]
     tl.store(out + at, tile.to(out.dtype.element_ty), mask=(r < rows)[:, None] & (c < cols)[None, :])
@@ -135,13 +140,14 @@ def store_tile(out, tile, row, col, rows, cols, M: tl.constexpr, N: tl.constexpr
 
 @triton.jit
 def relu(q):
-    """torch's relu: NaN and -0.0 pass."""
+    """Returns relu(q) as torch does: NaN and -0.0 stay."""
     return tl.where(q < 0, 0.0, q)
 
 
 @triton.jit
 def sigmoid(t):
-    """sigmoid(t) and its derivative, which as s * (1 - s) would lose digits where s is close to 1."""
+    """Returns sigmoid(t) and its derivative. Computed as s * (1 - s), the derivative would lose digits if s is close
+    to 1."""
     e = tl.exp(-tl.abs(t))
     d = 1.0 / (1.0 + e)
     return tl.where(t < 0, e * d, d), e * d * d

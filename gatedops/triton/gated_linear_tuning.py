@@ -1,4 +1,4 @@
-"""How the matrix products of gated layers are run: tiles on offer, the choice between them, operands, precision."""
+"""How the matrix products of gated layers run: which tiles they may take, which is chosen, operands, precision."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 @dataclass(frozen=True)
 class Tile:
-    """A program's share: m x n of the result, k of the sum at a time, `stages` of them under way, on `warps` warps."""
+    """The share of a program: m x n numbers of the result, k terms of the sum at a time, with `stages` such steps under
+    way, on `warps` warps."""
 
     m: int
     n: int
@@ -25,48 +26,51 @@ class Tile:
 
     @property
     def accumulators(self) -> int:
-        """Registers of a thread that hold its share of the result."""
+        """How many registers of a thread hold its share of the result."""
         return self.m * self.n // (32 * self.warps)
 
     def shared_bytes(self, name: str, itemsize: int, capability: tuple[int, int]) -> int:
-        """Bytes that the operands under way take, which is nearly all shared memory of a kernel. tf32 operands that are
-        to be transposed lie there a second time since Blackwell, and so does the operand that a gradient masks on
-        Hopper, which Triton keeps in registers before 3.8."""
+        """How many bytes the operands under way take, which is nearly all shared memory of a kernel.
+
+        From Blackwell on, tf32 operands that must be transposed take their bytes a second time. On Hopper, so does the
+        operand that a gradient masks; Triton before 3.8 keeps it in registers."""
         operands = (self.m + self.n) * self.k * itemsize
         transposed = operands if capability[0] >= 10 and itemsize == 4 else 0
         masked = self.m * self.k * itemsize if capability[0] == 9 and name.endswith("gradient") else 0
         return operands * self.stages + transposed + masked
 
     def options(self) -> dict[str, int]:
-        """As a launch takes them."""
+        """The tile's numbers as arguments of a launch."""
         return {"M": self.m, "N": self.n, "K": self.k, "num_warps": self.warps, "num_stages": self.stages}
 
 
-# The first of those on offer suits every size. 64 numbers of 2 bytes are the 128 that a swizzled row of shared memory
-# holds. 128 x 256 reads the fewest bytes for a product and fills the registers of 8 warps: large layers. 64 rows: small
-# batches, whose larger tiles would leave processors idle.
+# The first tile of each list suits every size. 64 numbers of 2 bytes fill the 128 bytes of a swizzled row of shared
+# memory. 128 x 256 is for large layers: it reads the fewest bytes for a product and fills the registers of 8 warps.
+# Tiles of 64 rows are for small batches, for which larger tiles would leave processors idle.
 HALF_TILES = (Tile(128, 128, 64, 8, 3), Tile(128, 256, 64, 8, 3), Tile(64, 128, 64, 8, 3), Tile(64, 64, 64, 4, 4))
-# tf32: the same bytes, half as many numbers.
+# tf32 takes the same bytes for half as many numbers.
 TF32_TILES = (Tile(128, 128, 32, 8, 3), Tile(64, 128, 32, 8, 3), Tile(64, 64, 32, 4, 4))
-# float32 products run on the ordinary cores, their operands in registers. Half of the rows leave room there for pairs,
-# and for pointers to single numbers.
+# float32 products run on the ordinary cores, with their operands in registers. Pairs, and pointers to single numbers,
+# need registers too, and take half as many rows.
 IEEE_TILE, IEEE_SMALL_TILE = Tile(64, 64, 32, 4, 3), Tile(32, 64, 32, 4, 3)
-# Pointers to single numbers fill registers too. Twice the warps halve a thread's share of pairs and of tf32 layers.
+# Pointers to single numbers fill registers too. For pairs and tf32 layers, twice the warps halve a thread's share.
 SINGLES_TILE, SINGLES_WIDE_TILE = Tile(64, 64, 32, 4, 3), Tile(64, 64, 32, 8, 3)
-SHARED_SLACK = 8 << 10  # bytes a kernel takes beside the operands under way
+SHARED_SLACK = 8 << 10  # A kernel takes at most this many bytes beside the operands under way.
 
 
 def precision_of(dtype: torch.dtype) -> str:
-    """Of tl.dot: "tf32" where torch may use it for float32 (torch.set_float32_matmul_precision)."""
+    """Returns the precision for tl.dot: "tf32" if torch may use it for float32 (torch.set_float32_matmul_precision)."""
     if dtype != torch.float32:
-        return "tf32"  # means nothing there
+        return "tf32"  # has no effect on other dtypes
     return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
 
 
 def tiles_of(name: str, dtype: torch.dtype, precision: str, capability: tuple[int, int], read: str) -> list[Tile]:
-    """The tiles on offer for a kernel: those that spill no registers. Tensor cores before Hopper read their operands
-    from registers, the results of those after it are copied there, and pointers into Hopper's largest tile would lie
-    there; a soft pair keeps pre-activations beside sums."""
+    """Returns the tiles that a kernel may take without spilling registers.
+
+    Registers hold more than the sums. Before Hopper, tensor cores read their operands from registers. After Hopper,
+    their results are copied to registers. On Hopper, pointers into the largest tile would take registers. A soft pair
+    also keeps pre-activations."""
     if dtype == torch.float32 and precision == "ieee":
         return [IEEE_SMALL_TILE if read == "any" or name.endswith("pair") else IEEE_TILE]
     if read == "any":
@@ -80,7 +84,8 @@ def tiles_of(name: str, dtype: torch.dtype, precision: str, capability: tuple[in
 def fitting(
     name: str, tiles: list[Tile], itemsize: int, capability: tuple[int, int], shared: int, rows: int, cols: int
 ) -> list[Tile]:
-    """Those that fit `shared` bytes and are not twice as large as a result of (rows, cols); at least the first."""
+    """Returns the tiles that fit `shared` bytes and are less than twice as large as a result of (rows, cols). The first
+    tile is always among them."""
     return tiles[:1] + [
         tile
         for tile in tiles[1:]
@@ -96,11 +101,11 @@ _fastest: dict[Hashable, Tile] = {}
 def run_fastest(
     name: str, key: Hashable, like: Tensor, rows: int, cols: int, read: str, launch: Callable[[Tile], object]
 ) -> None:
-    """launch(tile) with the fastest tile, timed when this kernel first meets a problem of this kind.
+    """Calls launch(tile) with the fastest tile, which is timed when this kernel first meets a problem of this kind.
 
-    Rows count as the next power of two, so that batches of any size share a choice. A CUDA graph being captured times
-    nothing: it takes what is known, or the first tile. No choice changes the order in which a sum's terms are added,
-    but for tensor core instructions of another shape.
+    Rows count as the next power of two, so that batches of similar size share a choice. Nothing is timed while a CUDA
+    graph is captured: the call takes the known choice, or the first tile. A choice does not change the order in which
+    the terms of a sum are added, unless its tensor core instructions have another shape.
     """
     precision = precision_of(like.dtype)
     tiles = tiles_of(name, like.dtype, precision, capability(like.device), read)
@@ -118,7 +123,7 @@ def run_fastest(
 
 
 def _timed(tiles: list[Tile], launch: Callable[[Tile], object]) -> Tile:
-    """The fastest of several tiles, medians of about 20 ms each."""
+    """Returns the fastest tile, by medians over about 20 ms each."""
     if len(tiles) == 1:
         return tiles[0]
     return min(tiles, key=lambda tile: do_bench(lambda: launch(tile), warmup=5, rep=20, return_mode="median"))
@@ -126,26 +131,28 @@ def _timed(tiles: list[Tile], launch: Callable[[Tile], object]) -> Tile:
 
 @cache
 def capability(device: torch.device) -> tuple[int, int]:
-    """Compute capability; (0, 0) in the interpreter."""
+    """Returns the compute capability; (0, 0) in the interpreter."""
     return torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
 
 
 @cache
 def processors(device: torch.device) -> int:
-    """Streaming multiprocessors; 4 in the interpreter."""
+    """Returns the number of streaming multiprocessors; 4 in the interpreter."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
 
 
 def way_to_read(*matrices: Tensor) -> str:
-    """How a kernel reads tiles of all of these, constexpr READ of gated_linear_tiles: "tma" from Hopper on, but for
-    float32 products on the ordinary cores, which spill registers with it; otherwise as by pointers."""
+    """Returns how a kernel reads tiles of all of these, the constexpr READ of gated_linear_tiles.
+
+    From Hopper on it is "tma", except for float32 products on the ordinary cores, which would spill registers. In all
+    other cases tiles are read by pointers."""
     first = matrices[0]
     has_tma = capability(first.device) >= (9, 0) and precision_of(first.dtype) != "ieee"
     return "tma" if has_tma and _rows_on_16_bytes(matrices) else way_by_pointers(*matrices)
 
 
 def way_by_pointers(*matrices: Tensor) -> str:
-    """ "aligned" where every row of all of these begins and ends on 16 bytes, "any" otherwise."""
+    """Returns "aligned" if every row of all of these begins and ends on 16 bytes, else "any"."""
     whole = all(matrix.shape[1] * matrix.itemsize % 16 == 0 for matrix in matrices)
     return "aligned" if whole and _rows_on_16_bytes(matrices) else "any"
 
@@ -162,10 +169,10 @@ def _rows_on_16_bytes(matrices: tuple[Tensor, ...]) -> bool:
 
 
 def operand(matrix: Tensor, rows: int, cols: int, read: str) -> Tensor | TensorDescriptor:
-    """What a kernel takes to read tiles (rows, cols) of a matrix."""
+    """Returns the argument by which a kernel reads tiles (rows, cols) of a matrix."""
     return TensorDescriptor.from_tensor(matrix, [rows, cols]) if read == "tma" else matrix
 
 
 def as_matrix(t: Tensor) -> Tensor:
-    """(..., d) as (rows, d)."""
+    """Returns (..., d) as (rows, d)."""
     return t if t.dim() == 2 else t.reshape(t.shape[:-1].numel(), t.shape[-1])

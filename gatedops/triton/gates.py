@@ -1,4 +1,8 @@
-"""Packing and unpacking gates on a GPU: (n, P, C) with any strides to words, one program per row and block of words."""
+"""Packs gates (n, P, C) with any strides into words on a GPU, and unpacks them.
+
+A program takes a block of words of a row. Memory bounds both kernels: packing reads a number and writes 1/8 byte for a
+gate, unpacking reads 1/8 byte and writes 1 byte.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,13 @@ from torch import Tensor
 
 from gatedops.layout import layer_words, words_used
 
-WORDS = 32  # words a program writes; 32 x 32 gates
+WORDS = 32  # A program writes this many words: 32 x 32 gates.
 
 
 @triton.jit
 def places_of_words(word, channels, per_position, used, ALIGNED: tl.constexpr):
-    """Position (B, 1) and channel (B, 32), int64, of each of the 32 gates of words (B,), and whether there is one."""
+    """Returns position (B, 1) and channel (B, 32), int64, of each of the 32 gates of words (B,), and whether the gate
+    exists."""
     if ALIGNED:
         channels = channels // 16 * 16  # tells the compiler that it is a multiple
     position = word // per_position
@@ -25,7 +30,7 @@ def places_of_words(word, channels, per_position, used, ALIGNED: tl.constexpr):
 
 @triton.jit
 def at_places(of, row, position, channel, of_row, of_position, of_channel, ALIGNED: tl.constexpr):
-    """Pointers to the numbers of a row of activations `of` at these positions and channels."""
+    """Returns pointers to the numbers of a row of activations `of` at these positions and channels."""
     if ALIGNED:
         pointers = tl.multiple_of(of + (row * of_row + position * of_position + channel), (1, 16))  # bytes
     else:
@@ -34,9 +39,11 @@ def at_places(of, row, position, channel, of_row, of_position, of_channel, ALIGN
 
 
 def aligned(*activations: Tensor) -> bool:
-    """Whether all of these activations (n, positions, channels) can be read 16 bytes at a time: 16 channels beside each
-    other. The kernels are told this instead of each stride, for Triton compiles a kernel of its own for each set of
-    arguments that are 1 or multiples of 16."""
+    """Tells whether all of these activations (n, positions, channels) can be read 16 bytes at a time. Their channels
+    are then contiguous and a multiple of 16.
+
+    The kernels learn this instead of each stride: Triton compiles a kernel of its own for each set of arguments that
+    are 1 or multiples of 16."""
     n, positions, channels = activations[0].shape
     return channels % 16 == 0 and all(
         t.stride(2) == 1
@@ -53,8 +60,8 @@ def aligned(*activations: Tensor) -> bool:
 )
 def pack_kernel(
     q, words, channels,
-    per_position,  # words from one position to the next
-    used,  # words that hold gates; those behind them are padding
+    per_position,  # leads from one position's words to the next
+    used,  # is how many words hold gates; the words behind them are padding
     total, q_row: tl.int64, q_position, q_channel, words_row: tl.int64, ALIGNED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
@@ -78,7 +85,7 @@ def unpack_kernel(words, out, channels, per_position, gates, words_row: tl.int64
 
 
 def pack_gates_out(q: Tensor, *, out: Tensor) -> None:
-    """Launches :func:`pack_kernel`; arguments as of the op."""
+    """Launches :func:`pack_kernel`. Takes the arguments of the op."""
     n, positions, channels = q.shape
     source = q.view(torch.uint8) if q.dtype == torch.bool else q
     used = words_used(positions, channels)
@@ -91,14 +98,14 @@ def pack_gates_out(q: Tensor, *, out: Tensor) -> None:
 
 
 def pack_gates(q: Tensor) -> Tensor:
-    """The words ``(n, W)`` of gates ``(n, positions, channels)``."""
+    """Returns the words ``(n, W)`` of gates ``(n, positions, channels)``."""
     out = q.new_empty((q.shape[0], layer_words(q.shape[1], q.shape[2])), dtype=torch.int32)
     pack_gates_out(q, out=out)
     return out
 
 
 def unpack_gates(words: Tensor, positions: int, channels: int) -> Tensor:
-    """The gates, bool ``(n, positions, channels)``."""
+    """Returns the gates, bool ``(n, positions, channels)``."""
     n, gates = words.shape[0], positions * channels
     out = words.new_empty((n, positions, channels), dtype=torch.int8)
     if n > 0:

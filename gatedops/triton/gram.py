@@ -1,9 +1,12 @@
-"""The Gram family on any GPU that Triton supports: packed bits in, one pass over all layers of a tile.
+"""The Gram family on any GPU that Triton supports, from packed bits, in one pass over all layers of a tile.
 
-Bits are unpacked to int8 in registers and multiplied on the integer tensor cores, which is exact; a
-count then becomes a float32 and multiplies the running product before the next layer starts. Population
-counts on the ordinary cores would be an order of magnitude slower. A symmetric problem computes the
-tiles on and below the diagonal and writes each of them twice.
+Bits are unpacked to int8 in registers and multiplied on the integer tensor cores, which is exact. At the end of a layer
+a count becomes a float32 and multiplies the running product. Population counts on the ordinary cores would be an order
+of magnitude slower. A symmetric problem computes the tiles on and below the diagonal and writes each of them twice.
+
+The int8 rate of the tensor cores bounds the counts: 1979e12 operations a second on an H100 or H200
+(benchmarks/_gram/gpu_limits.py), a sixth of what their products of single bits reach. Unpacking runs beside it on the
+ordinary cores and is not measured here.
 """
 
 from __future__ import annotations
@@ -15,14 +18,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-TILE_M, TILE_N = 128, 128  # pairs of a tile; its int32 counts and the product fill the registers of 8 warps
-TILE_WORDS = 4  # words multiplied at a time: K = 128 gates
-WORKSPACE = 1 << 26  # bytes of Gram that npk_matvec and npk_gram_backward hold at a time
+TILE_M, TILE_N = 128, 128  # The int32 counts and the product of a tile fill the registers of 8 warps.
+TILE_WORDS = 4  # This many words are multiplied at a time: K = 128 gates.
+WORKSPACE = 1 << 26  # npk_matvec and npk_gram_backward hold at most this many bytes of a Gram at a time.
 
 
 @triton.jit
 def _bits(words, WORDS: tl.constexpr):
-    """(rows, WORDS) int32 -> (rows, 32 * WORDS) int8 of 0 and 1."""
+    """Unpacks (rows, WORDS) int32 into (rows, 32 * WORDS) int8 of 0 and 1."""
     bit = (words[:, :, None] >> tl.arange(0, 32)[None, None, :]) & 1
     return bit.to(tl.int8).reshape(words.shape[0], 32 * WORDS)
 
@@ -32,7 +35,7 @@ def _tile_counts(
     x_words, y_words, rows, cols, n, m, x_stride, y_stride, first, y_first, count,
     M: tl.constexpr, N: tl.constexpr, WORDS: tl.constexpr,
 ):  # fmt: skip
-    """int32 (M, N): gates of one layer that are on for both inputs of each pair."""
+    """Counts the gates of one layer that are on for both inputs of each pair, int32 (M, N)."""
     total = tl.zeros((M, N), tl.int32)
     step = tl.arange(0, WORDS)
     for k in range(0, count, WORDS):
@@ -47,7 +50,7 @@ def _tile_counts(
 
 @triton.jit
 def _tile_of(program, tiles_n, SYMMETRIC: tl.constexpr):
-    """Row and column of a tile: row by row; of the lower triangle where symmetric."""
+    """Returns row and column of a tile. Tiles go row by row, if SYMMETRIC through the lower triangle."""
     if SYMMETRIC:
         row = ((tl.sqrt(8.0 * program.to(tl.float32) + 1.0) - 1.0) * 0.5).to(tl.int32)
         row = tl.where((row + 1) * (row + 2) // 2 <= program, row + 1, row)
@@ -66,8 +69,8 @@ def gram_kernel(
     SYMMETRIC: tl.constexpr, TIMES: tl.constexpr, ALIGNED: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr, WORDS: tl.constexpr,
 ):  # fmt: skip
-    """out = prod_l count_l * scale_l, or (TIMES) out = out * that product. ALIGNED: m and out_stride are multiples of
-    16, and rows are written 16 bytes at a time."""
+    """Computes out = prod_l count_l * scale_l or, if TIMES, out = out * that product. If ALIGNED, m and out_stride are
+    multiples of 16, and rows are written 16 bytes at a time."""
     row, col = _tile_of(tl.program_id(0), tiles_n, SYMMETRIC)
     rows = row * M + tl.arange(0, M)
     cols = col * N + tl.arange(0, N)
@@ -98,7 +101,8 @@ def overlap_kernel(
     x_words, y_words, out, layers, n, m, tiles_n, x_stride: tl.int64, y_stride: tl.int64,
     SYMMETRIC: tl.constexpr, ALIGNED: tl.constexpr, M: tl.constexpr, N: tl.constexpr, WORDS: tl.constexpr,
 ):  # fmt: skip
-    """out int32 (L, n, m) = counts of one layer per program on axis 1. ALIGNED: n and m are multiples of 16."""
+    """Writes counts to out, int32 (L, n, m). Each program on axis 1 takes one layer. If ALIGNED, n and m are multiples
+    of 16."""
     row, col = _tile_of(tl.program_id(0), tiles_n, SYMMETRIC)
     layer = tl.program_id(1)
     rows = row * M + tl.arange(0, M)
@@ -118,8 +122,8 @@ def overlap_kernel(
 
 @cache
 def _uploaded(values: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A small constant on the device. Kept for good: a CUDA graph that read it once may be replayed at any time, and
-    nothing can be uploaded while one is captured."""
+    """Returns a small constant on the device. It is kept until the process ends, because a CUDA graph that read it may
+    be replayed at any time, and nothing can be uploaded while a graph is captured."""
     return torch.tensor(values, dtype=dtype).to(device)
 
 
@@ -128,7 +132,7 @@ def _layers(first: list[int], y_first: list[int], count: list[int], device: torc
 
 
 def _tiles(n: int, m: int, symmetric: bool) -> tuple[int, int]:
-    """Number of tiles, and of those beside each other."""
+    """Returns the number of tiles, and how many of them lie side by side."""
     rows, cols = triton.cdiv(n, TILE_M), triton.cdiv(m, TILE_N)
     return (rows * (rows + 1) // 2 if symmetric else rows * cols), cols
 
@@ -137,7 +141,7 @@ def _multiply_lambda(
     out: Tensor, words: Tensor, y_words: Tensor | None, first: list[int], y_first: list[int], count: list[int],
     scale: list[float], times: bool,
 ) -> None:  # fmt: skip
-    """out = Lambda, or out * Lambda where `times`."""
+    """Computes out = Lambda, or out * Lambda if `times`."""
     right = words if y_words is None else y_words
     n, m = words.shape[0], right.shape[0]
     if n == 0 or m == 0:
@@ -153,7 +157,7 @@ def _multiply_lambda(
 
 
 def _sigma_into(out: Tensor, x: Tensor, y: Tensor) -> None:
-    """out = X Y^T. uint8 rows multiply in float64, which holds these integers exactly, and are rounded once."""
+    """Computes out = X Y^T. uint8 rows multiply in float64, which holds these integers exactly; out is rounded once."""
     if x.dtype != torch.uint8:
         torch.mm(x.to(out.dtype), y.to(out.dtype).T, out=out)
         return
@@ -163,7 +167,7 @@ def _sigma_into(out: Tensor, x: Tensor, y: Tensor) -> None:
 
 
 def _panel_rows(cols: int) -> int:
-    """Rows of a panel of `cols` columns that fits the workspace, a whole number of tiles."""
+    """Returns how many rows a panel of `cols` columns has that fits the workspace: a whole number of tiles."""
     return max(TILE_M, WORKSPACE // (8 * max(cols, 1)) // TILE_M * TILE_M)
 
 
@@ -172,7 +176,7 @@ def npk_gram_out(
     y_factor: Tensor | None, first: list[int], y_first: list[int], count: list[int], scale: list[float], *,
     out: Tensor,
 ) -> None:  # fmt: skip
-    """out = Sigma * Lambda, rows and columns scaled; arguments as of the op."""
+    """Computes out = Sigma * Lambda, with rows and columns scaled. Takes the arguments of the op."""
     if x is not None:
         _sigma_into(out, x, x if y is None else y)
     _multiply_lambda(out, words, y_words, first, y_first, count, scale, times=x is not None)
@@ -181,7 +185,7 @@ def npk_gram_out(
 
 
 def _scale_rows_and_columns(out: Tensor, factor: Tensor, y_factor: Tensor) -> None:
-    """out_ij = out_ij * (factor_i * y_factor_j) in float64, a panel of rows at a time."""
+    """Computes out_ij = out_ij * (factor_i * y_factor_j) in float64, one panel of rows after the other."""
     for i in range(0, out.shape[0], rows := _panel_rows(out.shape[1])):
         panel = out[i : i + rows]
         panel.copy_(panel.to(torch.float64) * (factor[i : i + rows, None] * y_factor[None, :]))
@@ -192,7 +196,7 @@ def npk_gram(
     y_factor: Tensor | None, first: list[int], y_first: list[int], count: list[int], scale: list[float],
     dtype: torch.dtype,
 ) -> Tensor:  # fmt: skip
-    """Sigma * Lambda, ``(n, m)`` of dtype; arguments as of the op."""
+    """Returns Sigma * Lambda, ``(n, m)``, in `dtype`. Takes the arguments of the op."""
     m = words.shape[0] if y_words is None else y_words.shape[0]
     out = words.new_empty((words.shape[0], m), dtype=dtype)
     npk_gram_out(x, words, y, y_words, factor, y_factor, first, y_first, count, scale, out=out)
@@ -203,7 +207,7 @@ def gate_overlap(
     words: Tensor, y_words: Tensor | None, first: list[int], y_first: list[int], count: list[int],
     widths: list[int], measure: str,
 ) -> Tensor:  # fmt: skip
-    """Counts ``(L, n, m)`` int32; arguments as of the op."""
+    """Returns counts ``(L, n, m)``, int32. Takes the arguments of the op."""
     right = words if y_words is None else y_words
     n, m = words.shape[0], right.shape[0]
     out = words.new_empty((len(count), n, m))
@@ -225,7 +229,7 @@ def gate_overlap(
 
 
 def npk_diag(words: Tensor, first: list[int], count: list[int], scale: list[float], dtype: torch.dtype) -> Tensor:
-    """``Lambda_ii``, ``(n,)``; arguments as of the op."""
+    """Returns ``Lambda_ii``, ``(n,)``. Takes the arguments of the op."""
     product = torch.ones(words.shape[0], dtype=dtype, device=words.device)
     for counts, factor in zip(_row_counts(words, first, count), scale, strict=True):
         product *= counts.to(dtype) * _uploaded((factor,), dtype, words.device)
@@ -236,7 +240,7 @@ def npk_matvec(
     x: Tensor | None, words: Tensor, y: Tensor | None, y_words: Tensor | None, v: Tensor, first: list[int],
     y_first: list[int], count: list[int], scale: list[float],
 ) -> Tensor:  # fmt: skip
-    """The Gram times v, a panel of rows at a time; arguments as of the op."""
+    """Returns the Gram times v, computed one panel of rows after the other. Takes the arguments of the op."""
     right = words if y_words is None else y_words
     others = x if y is None else y
     out = v.new_empty((words.shape[0], v.shape[1]))
@@ -252,7 +256,8 @@ def npk_gram_backward(
     grad: Tensor, words: Tensor, y: Tensor, y_words: Tensor | None, first: list[int], y_first: list[int],
     count: list[int], scale: list[float],
 ) -> Tensor:  # fmt: skip
-    """``(G * Lambda) Y``, symmetric ``((G + G^T) * Lambda) Y``, a panel of rows at a time; arguments as of the op."""
+    """Returns ``(G * Lambda) Y`` or, if symmetric, ``((G + G^T) * Lambda) Y``, one panel of rows after the other. Takes
+    the arguments of the op."""
     right = words if y_words is None else y_words
     y = y.to(grad.dtype)
     out = y.new_empty((words.shape[0], y.shape[1]))
@@ -268,7 +273,7 @@ def npk_gram_backward(
 
 @triton.jit(do_not_specialize=["n", "stride"])
 def row_counts_kernel(words, out, layers, n, stride: tl.int64, BLOCK: tl.constexpr):
-    """out int32 (L, n): gates on in each layer of each row; one program per row and layer."""
+    """Counts the gates that are on in each layer and row, out int32 (L, n), with one program for each row and layer."""
     row, layer = tl.program_id(0), tl.program_id(1)
     first = tl.load(layers + 3 * layer)
     count = tl.load(layers + 3 * layer + 2).to(tl.int32)
@@ -282,7 +287,7 @@ def row_counts_kernel(words, out, layers, n, stride: tl.int64, BLOCK: tl.constex
 
 
 def _row_counts(words: Tensor, first: list[int], count: list[int]) -> Tensor:
-    """Gates on in each layer of each row, int32 ``(L, n)``."""
+    """Counts the gates that are on in each layer and row, int32 ``(L, n)``."""
     n = words.shape[0]
     out = words.new_empty((len(count), n))
     if n > 0:

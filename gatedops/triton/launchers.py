@@ -1,4 +1,4 @@
-"""The Triton launchers of all ops that have one, as kernels of those ops (gatedops/backends/kernels.py)."""
+"""The Triton launchers of all ops that have one. gatedops/backends/kernels.py makes them kernels of those ops."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gatedops.triton import (
 
 
 def _on_the_tensors_gpu(launcher: Callable[..., Any]) -> Callable[..., Any]:
-    """Triton launches on the current GPU, which need not be that of the arguments."""
+    """Makes a launcher run on the GPU of its arguments. Triton launches on the current GPU, which may be another."""
 
     @wraps(launcher)
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -31,7 +31,7 @@ def _on_the_tensors_gpu(launcher: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-# Every op that has a launcher; its arguments are those of the schema in csrc/ops.cpp.
+# Has every op with a launcher. A launcher takes the arguments of the schema in csrc/ops.cpp.
 LAUNCHERS = {
     launcher.__name__: _on_the_tensors_gpu(launcher)
     for launcher in (

@@ -1,4 +1,4 @@
-"""Which instruction set and backend run, how they are forced, and what `python -m gatedops` prints."""
+"""Tests which instruction set and backend run, how they are forced, and what `python -m gatedops` prints."""
 
 from __future__ import annotations
 
@@ -99,10 +99,15 @@ def test_triton_without_a_gpu_is_an_error_at_import():
         ("13.0", "80_90a", None, "needs an NVIDIA GPU, and torch sees none: keep tensors on the CPU"),
         (
             *("13.0", "80_90a", (10, 0)),
-            "is built for sm_80, sm_90a, this GPU is sm_100: build again with TORCH_CUDA_ARCH_LIST=10.0",
+            "is built for sm_80, sm_90a, but this GPU is sm_100: build again with TORCH_CUDA_ARCH_LIST=10.0",
         ),
-        ("13.0", "90a", (8, 6), "is built for sm_90a, this GPU is sm_86: build again with TORCH_CUDA_ARCH_LIST=8.6"),
-        ("13.0", "86", (8, 0), "is built for sm_86, this GPU is sm_80: build again with TORCH_CUDA_ARCH_LIST=8.0"),
+        (
+            "13.0",
+            "90a",
+            (8, 6),
+            "is built for sm_90a, but this GPU is sm_86: build again with TORCH_CUDA_ARCH_LIST=8.6",
+        ),
+        ("13.0", "86", (8, 0), "is built for sm_86, but this GPU is sm_80: build again with TORCH_CUDA_ARCH_LIST=8.0"),
         ("13.0", "80_90a", (9, 0), None),
         ("13.0", "80_90a", (8, 9), None),
     ],
@@ -127,9 +132,9 @@ NEEDS_HOPPER = "which needs a GPU of compute capability 9.0, and this one has"
         (
             "sm90x1",
             (8, 6),
-            "got 'sm90x1', which needs a GPU of compute capability 9.0, and this one has 8.6: take sm80",
+            "got 'sm90x1', which needs a GPU of compute capability 9.0, and this one has 8.6: use sm80",
         ),
-        ("sm90", (10, 0), "got 'sm90', which needs a GPU of compute capability 9.0, and this one has 10.0: take sm80"),
+        ("sm90", (10, 0), "got 'sm90', which needs a GPU of compute capability 9.0, and this one has 10.0: use sm80"),
         ("sm90", (9, 0), None),
         ("sm90x1", (9, 0), None),
         ("sm80", (8, 6), None),
@@ -156,7 +161,7 @@ def test_each_interpreter_takes_the_library_that_it_built(monkeypatch, tmp_path)
     assert cuda_library.library() is None
     others = tmp_path / "_C_cuda.cpython-300-x86_64-linux-gnu.so"
     others.touch()
-    assert cuda_library.library() == others  # it is not a Python module, so any interpreter can load it
+    assert cuda_library.library() == others  # It is not a Python module, so any interpreter can load it.
     own = tmp_path / f"_C_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
     own.touch()
     assert cuda_library.library() == own
@@ -229,7 +234,7 @@ def test_the_report_says_what_is_missing_and_what_to_do(monkeypatch, capsys):
     report.main()
     printed = capsys.readouterr().out
     assert "avx2       not on this machine (no avx2); nothing to do" in printed
-    assert "triton     not installed; only the kernels in Triton for GPUs need it" in printed
+    assert "triton     not installed; only the Triton kernels for GPUs need it" in printed
     assert "gated_linear_pair: needs the triton package, which is not installed: pip install triton" in printed
 
 
@@ -243,7 +248,7 @@ def test_the_report_says_where_the_cuda_kernels_do_not_fit_the_gpu(monkeypatch, 
     monkeypatch.setattr(report.gpus, "gpus", list)
     monkeypatch.setattr(backends, "_forced", None)
     report.main()
-    assert "for conv_gram, gram: is built for sm_90a, this GPU is sm_86: build again" in capsys.readouterr().out
+    assert "for conv_gram, gram: is built for sm_90a, but this GPU is sm_86: build again" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("allocate", [torch.empty, torch.ones(1).new_empty])

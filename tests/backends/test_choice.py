@@ -1,4 +1,4 @@
-"""Which backend a family gets on GPUs, from what is known of it; GPUs, files and backends here are made up."""
+"""Tests which backend a family gets on GPUs by its verdicts. The GPUs, files and backends here are made up."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from gatedops.portable.register import OPS
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    """An empty folder for verdicts."""
+    """Makes an empty folder for verdicts."""
     return use_cache(tmp_path / "cache", monkeypatch)
 
 
@@ -87,7 +87,7 @@ def test_a_forced_backend_takes_what_it_has_kernels_for(forced, able, gram, pair
     [
         ({}, "portable"),
         ({"triton": RIGHT}, "triton"),
-        ({"triton": RIGHT, "cuda": FASTER}, "cuda"),  # 2.0 against 1.5 where they are slowest
+        ({"triton": RIGHT, "cuda": FASTER}, "cuda"),  # At their slowest they are 2.0 and 1.5 times as fast.
         ({"triton": FASTER, "cuda": RIGHT}, "triton"),
         ({"cuda": replace(RIGHT, faster=(0.9, 30.0)), "triton": RIGHT}, "triton"),
         ({"cuda": replace(RIGHT, faster=(1.0, 9.0))}, "portable"),
@@ -139,7 +139,7 @@ def test_the_reasons_say_what_is_known():
 
 @pytest.fixture
 def with_gpus(monkeypatch):
-    """Puts GPUs of these kinds there, and kernels that can run on them."""
+    """Makes torch see GPUs of these kinds, and gives them kernels that can run."""
 
     def put(*found: Gpu, load: Callable[[], dict] = dict) -> None:
         able = [replace(backend, missing=lambda: None, load=load) for backend in KERNEL_BACKENDS]
@@ -158,14 +158,16 @@ def test_without_a_verdict_portable_runs_and_one_line_says_what_to_do(with_gpus,
         assert choice.backend_of("cuda", "gram") == "portable"
     [line] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert "conv_gram, gram in cuda on NVIDIA H100; gates, gram, gated_linear, gated_linear_pair in triton on" in line
-    assert "in triton on NVIDIA A100. `python -m gatedops selftest` tries them" in line
+    assert "in triton on NVIDIA A100. `python -m gatedops selftest` tests them" in line
 
 
 def test_what_was_not_tried_is_told_though_something_was(with_gpus, caplog):
     with_gpus(H100)
     verdict_files.keep(H100, KERNEL_BACKENDS, {"gram": {"cuda": RIGHT, "triton": RIGHT}, "conv_gram": {"cuda": RIGHT}})
     assert choice.backend_of("cuda", "gram") == "cuda"
-    assert "no others were: gates, gated_linear, gated_linear_pair in triton on NVIDIA H100. `python" in caplog.text
+    assert (
+        "so they are not used: gates, gated_linear, gated_linear_pair in triton on NVIDIA H100. `python" in caplog.text
+    )
 
 
 def test_threads_decide_once(with_gpus, caplog):
@@ -183,7 +185,7 @@ def test_what_goes_wrong_on_the_way_leads_to_portable(with_gpus, monkeypatch, ca
     monkeypatch.setattr(proved, "TABLE", Path("/nowhere/proved.json"))
     proved.table.cache_clear()
     assert choice.backend_of("cuda", "gram") == "portable"
-    assert "cannot be told (FileNotFoundError: " in caplog.text
+    assert "cannot find out which kernels proved themselves here (FileNotFoundError: " in caplog.text
     assert set(backends_of(choice.choices()).values()) == {"portable"}
     assert len(caplog.records) == 1
 
@@ -239,7 +241,7 @@ PORTABLE = dict.fromkeys(FAMILIES, "portable")
 
 
 def put_kernels(monkeypatch, **load):
-    """Other kernels for a backend: TRITON's load() gives these."""
+    """Makes TRITON's load() return other kernels."""
     monkeypatch.setattr(dispatch, "KERNEL_BACKENDS", (replace(TRITON, load=lambda: load),))
 
 
@@ -269,7 +271,7 @@ def test_a_call_that_a_chosen_kernel_refuses_is_portables(monkeypatch):
     with pytest.raises(ValueError, match="16-byte boundaries"):
         forced(words)
     with pytest.raises(ValueError, match=r"words: got shape \(2,\), needs \(n, W\)"):
-        chosen(words[:, 0])  # in the words of the portable op
+        chosen(words[:, 0])  # The portable op raises its own error.
 
 
 def test_a_kernel_that_fails_is_portable_from_then_on(monkeypatch, caplog):
@@ -287,7 +289,7 @@ def test_a_kernel_that_fails_is_portable_from_then_on(monkeypatch, caplog):
     for _ in range(3):
         assert chosen(words)[:3].tolist() == [2, 1, 0]
     assert len(calls) == len(caplog.records) == 1
-    assert "The kernel of gate_counts proved itself and failed now (RuntimeError: Failed to find C comp" in caplog.text
+    assert "The kernel of gate_counts passed its self-test but failed now (RuntimeError: Failed to find" in caplog.text
     with pytest.raises(RuntimeError, match="Failed to find C compiler"):
         forced(words)
 
@@ -308,7 +310,7 @@ def test_a_forced_backend_that_does_not_load_is_an_error_and_one_beside_it_is_no
     monkeypatch.setattr(dispatch, "KERNEL_BACKENDS", (replace(TRITON, load=fails), replace(CUDA, load=dict)))
     chosen = PORTABLE | {"gates": "triton", "gram": "cuda"}
     assert dispatch.kernels_of(chosen, "cuda") == OPS
-    assert "in triton cannot be loaded (libcudart.so.13: cannot open shared object file)" in caplog.text
+    assert "cannot load its triton kernels (libcudart.so.13: cannot open shared object file)" in caplog.text
     with pytest.raises(OSError, match=r"libcudart.so.13"):
         dispatch.kernels_of(chosen, "triton")
     monkeypatch.setattr(dispatch, "_look_up_kernels", fails)
@@ -352,14 +354,14 @@ def test_a_forked_process_decides_for_itself(with_gpus):
 
 
 def on_cuda_key(name: str, *args: object) -> object:
-    """An op as tensors on a GPU run it; here its arguments are on the CPU."""
+    """Runs an op as for tensors on a GPU; here its arguments are on the CPU."""
     keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
     return getattr(torch.ops.gatedops, name).default.redispatch(keys, *args)
 
 
 @pytest.fixture
 def in_a_new_process(monkeypatch):
-    """Nothing was looked up yet."""
+    """Makes dispatch forget the kernels that it looked up, as in a new process."""
     monkeypatch.setattr(dispatch, "_gpu_kernels", {})
 
 
@@ -373,8 +375,9 @@ def test_the_first_tensor_on_a_gpu_looks_its_kernels_up_once(with_gpus, in_a_new
         assert on_cuda_key("gate_counts", words).tolist() == [[4], [2]]
     monkeypatch.setattr(choice, "gpus", lambda: pytest.fail("it decides again"))
     assert on_cuda_key("gate_counts", words).tolist() == [[4], [2]]
-    assert calls == [False, False]  # autocast is off inside
-    assert on_cuda_key("unpack_gates", words, 1, 2).tolist() == [[[True, True]], [[True, False]]]  # portable
+    assert calls == [False, False]  # Autocast is off inside the kernel.
+    # This op is portable.
+    assert on_cuda_key("unpack_gates", words, 1, 2).tolist() == [[[True, True]], [[True, False]]]
 
 
 def test_without_a_verdict_the_whole_way_leads_to_portable(with_gpus, in_a_new_process, caplog):

@@ -1,4 +1,4 @@
-"""GATEDOPS_CPU: each instruction set in a process of its own gives the bits of every other, on any threads."""
+"""With GATEDOPS_CPU each instruction set, in a process of its own, gives the same bits on any number of threads."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from python_process import last_line, run_python
 
 from gatedops import _C, GateBits, backends, gate_overlap, npk_gram
 
-# Digests of what must not depend on the instruction set, then of what must not depend on the threads alone.
-# Rows and layers lie off every tile, word and vector; a layer in two pieces; ties among the neighbours.
+# It prints digests of results that must not depend on the instruction set, then of results that must not depend on the
+# threads alone. No size is a multiple of a tile, word or vector, one layer is in two pieces, and some neighbours tie.
 SCRIPT = """
 import hashlib, torch
 import gatedops
@@ -72,7 +72,7 @@ PRODUCTS = ("gram", "matvec", "gradient")
 
 @cache
 def digests(isa: str) -> dict[int, dict[str, str]]:
-    """What the script prints under GATEDOPS_CPU=isa: threads -> what -> digest."""
+    """Returns what the script prints under GATEDOPS_CPU=isa: a digest for each number of threads and each result."""
     done = run_python("-c", SCRIPT, GATEDOPS_CPU=isa)
     assert done.returncode == 0, done.stderr
     active, *lines = done.stdout.splitlines()
@@ -105,7 +105,7 @@ def test_counts_and_lambda_are_the_same_bits_for_every_instruction_set(isa):
 
 @pytest.mark.parametrize("isa", backends.available_isas())
 def test_products_by_torch_are_the_same_bits_for_every_instruction_set(isa):
-    """Torch multiplies; what it is given, and in which pieces, does not depend on the instruction set."""
+    """torch multiplies, and gets the same factors in the same pieces whatever the instruction set is."""
     assert digests(isa) == digests("serial")
 
 
@@ -138,7 +138,7 @@ def test_a_forced_instruction_set_ends_with_its_block():
 
 @pytest.mark.parametrize("width", [1, 63, 500, 513, 1024, 1025, 3000])
 def test_what_is_chosen_for_a_width_is_what_the_slowest_gives(width):
-    """Where nothing is forced, narrow layers may be counted by another instruction set than wide ones."""
+    """If no set is forced, another instruction set may count narrow layers than wide ones."""
     gates = torch.rand(3, 97, width, generator=torch.Generator().manual_seed(width)) < 0.5
     bits = GateBits.pack(list(gates))
     with backends.force_cpu("serial"):

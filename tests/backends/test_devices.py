@@ -1,4 +1,4 @@
-"""What gatedops knows of torch's devices; shadow_functions.py tests it on one without float64."""
+"""Tests what gatedops knows of torch's devices; shadow_functions.py tests it on a device without float64."""
 
 from __future__ import annotations
 

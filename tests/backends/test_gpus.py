@@ -1,4 +1,4 @@
-"""The kinds of GPU, their driver, and GPUs that torch cannot use; torch is told of GPUs that are not there."""
+"""Tests the kinds of GPU, their driver, and GPUs that torch cannot use. The GPUs are made up."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_gpu_that_torch_cannot_use_says_why(monkeypatch):
     assert gpus.why_unusable("cpu") is None
     why = gpus.why_unusable("meta")
     assert why is not None
-    assert why.startswith("meta: torch sees it and cannot use it: ")
+    assert why.startswith("meta: torch sees it but cannot use it: ")
     monkeypatch.setattr(gpus, "_TRIAL", "import time; time.sleep(9)")
     monkeypatch.setattr(gpus, "_LIMIT", 0.1)
-    assert gpus.why_unusable("cpu") == "cpu: torch sees it, and a small product on it did not end within 0.1 s"
+    assert gpus.why_unusable("cpu") == "cpu: torch sees it, but a small product on it did not end within 0.1 s"

@@ -1,4 +1,4 @@
-"""What a self-test printed becomes rows of the table that ships."""
+"""The output of a self-test becomes rows of the table that ships."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FOUND = {
 
 @pytest.fixture
 def script(monkeypatch, tmp_path):
-    """scripts/record_proved.py, with a table of its own, empty."""
+    """Loads scripts/record_proved.py with an empty table of its own."""
     path = Path(__file__).resolve().parents[2] / "scripts" / "record_proved.py"
     spec = importlib.util.spec_from_file_location("record_proved", path)
     module = importlib.util.module_from_spec(spec)
@@ -41,7 +41,7 @@ def script(monkeypatch, tmp_path):
 
 
 def written(tmp_path: Path, found: dict) -> str:
-    """A file of what the command printed."""
+    """Writes the output of the command into a file."""
     path = tmp_path / "found.json"
     path.write_text(json_of([GpuResult(H100, "cuda:0", found, {}, None)], KERNEL_BACKENDS, proved_choices([], [])))
     return str(path)
@@ -71,7 +71,7 @@ def test_a_new_row_replaces_an_older_one_of_its_kind(script):
 def test_what_is_not_right_and_faster_everywhere_loses_its_row(script, tmp_path):
     assert script.merged(OLD, [{KEY: [None]}]) == script.merged(OLD, [{KEY: [NEW, None]}]) == OLD[:1]
     assert script.merged(OLD, [{KEY: [None]}, {KEY: [NEW]}]) == OLD[:1]
-    barely = {"gram": {"triton": replace(RIGHT, faster=(1.054, 3.0))}}  # 1.05 in the table
+    barely = {"gram": {"triton": replace(RIGHT, faster=(1.054, 3.0))}}  # The table has 1.05.
     for found in (FOUND, barely):
         assert script.main([written(tmp_path, found)]) == 0
         proved.table.cache_clear()

@@ -1,4 +1,4 @@
-"""`python -m gatedops selftest`: what it tries, prints, keeps and refuses, with fake backends on the CPU."""
+"""Tests what `python -m gatedops selftest` tries, prints, keeps and refuses, with fake backends on the CPU."""
 
 from __future__ import annotations
 
@@ -83,19 +83,19 @@ def test_a_kind_of_gpu_where_it_is_wrong_keeps_it_from_all():
     ]
     chosen = proved_choices([fakes.RIGHT_ONE], [found.verdicts for found in tested])
     text = report.text_of(tested, chosen)
-    assert "-       right and faster, as it must be on the other GPUs here too" in text
+    assert "-       right and faster here, but must be on the other GPUs too" in text
     assert json.loads(report.json_of(tested, [fakes.RIGHT_ONE], chosen))["chosen"] == {"gates": "portable"}
 
 
 def test_a_kind_of_gpu_that_was_not_tried_keeps_it_from_all(quick, capsys):
     selftest.self_test([fakes.RIGHT_ONE], [TARGET], [fakes.FAMILY], [TARGET.gpu, A100])
-    assert "-       right and faster, as it must be on the other GPUs here too" in capsys.readouterr().out
+    assert "-       right and faster here, but must be on the other GPUs too" in capsys.readouterr().out
 
 
 def test_a_variable_that_chooses_is_told(quick, monkeypatch, capsys):
     monkeypatch.setattr(backends, "_forced", "portable")
     selftest.self_test([fakes.RIGHT_ONE], [TARGET], [fakes.FAMILY], [TARGET.gpu])
-    assert "GATEDOPS_BACKEND=portable is set, and it chooses" in capsys.readouterr().out
+    assert "GATEDOPS_BACKEND=portable is set, so it chooses" in capsys.readouterr().out
 
 
 def test_something_wrong_is_exit_code_1(monkeypatch, capsys):
@@ -138,7 +138,7 @@ def test_two_self_tests_at_once_take_turns_and_keep_what_both_found(monkeypatch,
         thread.join()
     assert most == [1]
     assert set(verdict_files.read(fakes.GPU, [backend])) == set(families)
-    assert "Another self-test runs: this one begins when that has ended." in capsys.readouterr().err
+    assert "Another self-test is running: this one begins when it has ended." in capsys.readouterr().err
 
 
 def test_nothing_that_can_run_is_told():
@@ -167,7 +167,10 @@ def test_all_families_with_kernels_are_tried_unless_some_are_named():
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
-        ("grams", "--families: got 'grams', needs some of gates, gram, conv_gram, gated_linear, gated_linear_pair"),
+        (
+            "grams",
+            "--families: got 'grams', needs one or more of gates, gram, conv_gram, gated_linear, gated_linear_pair",
+        ),
         ("soft_gram", "--families: soft_gram has no kernels beside the portable ones"),
     ],
 )
@@ -207,8 +210,8 @@ def test_a_device_that_cannot_be_tried_is_refused(asked, told, monkeypatch, caps
 @pytest.mark.parametrize(
     ("cuda", "told"),
     [
-        (None, "torch sees no GPU, as it is built for the CPU alone: install a torch built for CUDA"),
-        ("13.0", "torch sees no GPU, and the kernels to try need an NVIDIA GPU and its driver"),
+        (None, "torch sees no GPU, because it is built for the CPU alone: install a torch built for CUDA"),
+        ("13.0", "torch sees no GPU, and the kernels to test need an NVIDIA GPU and its driver"),
     ],
 )
 def test_no_gpu_is_told(cuda, told, monkeypatch, capsys):
@@ -287,12 +290,12 @@ def test_what_could_not_be_tried_is_not_kept(monkeypatch, capsys):
 
 def test_the_help_names_the_commands(capsys):
     assert program.main(["--help"]) == 0
-    assert "\n  selftest   tries the kernels" in capsys.readouterr().out
+    assert "\n  selftest   tests the kernels" in capsys.readouterr().out
 
 
 def test_an_unknown_command_is_refused(capsys):
     assert program.main(["selftests"]) == 2
-    told = "python -m gatedops: got 'selftests', needs selftest, --help, --version, or nothing for the report\n"
+    told = "python -m gatedops: got 'selftests', needs selftest, --help, --version, or no argument for the report\n"
     assert capsys.readouterr().err == told
 
 
@@ -318,7 +321,7 @@ def test_a_reader_that_has_gone_is_no_error(arguments):
     [
         (">&-", 0, ""),
         ("2>&-", 0, ""),
-        (">/dev/full", 1, "python -m gatedops: what it prints has no place: No space left on device\n"),
+        (">/dev/full", 1, "python -m gatedops: the output cannot be written: No space left on device\n"),
     ],
 )
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")

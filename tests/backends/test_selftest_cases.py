@@ -1,6 +1,6 @@
-"""The cases of the self-test: right kernels pass all of them.
+"""Right kernels pass all cases of the self-test.
 
-Right kernels are those in C++ on the CPU, and Triton's in its interpreter: two other implementations of every op.
+The right kernels are those in C++ on the CPU, and Triton's in its interpreter: two other implementations of every op.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def test_the_kernels_in_cpp_pass(family):
         assert fault_of(case, kernel, CPU) is None, case.name
 
 
-# The interpreter gets bfloat16 wrong, and takes a minute for what is left out here.
+# The interpreter gets bfloat16 wrong, and takes a minute for the cases that are left out here.
 IN_THE_INTERPRETER = """
 import sys
 import torch
@@ -144,7 +144,7 @@ def test_other_seeds_give_other_numbers_in_the_same_form(family):
 
 
 def absolute(case: Case, seed: int) -> tuple[list[Any], dict[str, Any]]:
-    """Its arguments, floats by their absolute value in float64."""
+    """Returns the arguments of a case, with floats replaced by their absolute values in float64."""
     args, outs = case.make(CPU, seed=seed)
     double = [t.double().abs() if isinstance(t, Tensor) and t.is_floating_point() else t for t in args]
     double = [torch.float64 if isinstance(value, torch.dtype) else value for value in double]
@@ -154,12 +154,12 @@ def absolute(case: Case, seed: int) -> tuple[list[Any], dict[str, Any]]:
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("family", ["gram", "conv_gram", "gated_linear", "gated_linear_pair"])
 def test_exact_cases_are_exact_in_any_order_of_summation(family, seed):
-    """No sum of absolute values, and so no sum of some of the terms, has more bits than the dtype."""
+    """The sum of the absolute values, and so every partial sum, has at most the bits of the dtype."""
     for case in cases_of(family, FAMILIES[family]):
         if case.close or "soft" in case.op or case.op in ("gate_neighbors", "gate_relu", "gate_select"):
             continue
         args, outs = absolute(case, seed)
-        if case.op.startswith("npk_gram") and case.op != "npk_gram_backward":  # Sigma is a sum, Lambda is none
+        if case.op.startswith("npk_gram") and case.op != "npk_gram_backward":  # Sigma is a sum, but Lambda is not.
             x, y = (args[0], args[0] if args[2] is None else args[2]) if args[0] is not None else (None, None)
             bounds = [] if x is None or x.dtype == torch.uint8 else [x @ y.mT]
         else:

@@ -1,4 +1,4 @@
-"""The self-test finds faults of any kind, in every op: one wrong bit, another form, what lies beside a result."""
+"""The self-test finds faults of any kind in every op: one wrong bit, another form, or a write beside a result."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def test_one_wrong_bit_is_found_in_every_result_of_every_case(family):
 
 
 def one_case(op: str) -> Case:
-    """A case with numbers in its first result and its first two rows different."""
+    """Returns a case whose first result has numbers, with two different first rows."""
     return next(case for case in cases_of_op(op) if swap(results_of(case)))
 
 
 def swap(results: list[Any]) -> bool:
-    """Swaps the first two rows of the first result; whether that changes anything."""
+    """Swaps the first two rows of the first result, and returns whether that changes anything."""
     rows = results[0].movedim(-2, 0) if results[0].dim() == 3 else results[0]
     if rows.shape[0] < 2 or rows.numel() == 0 or torch.equal(rows[0], rows[1]):
         return False
@@ -121,7 +121,8 @@ def test_a_changed_argument_is_found(op):
 @pytest.mark.parametrize("op", [op for op in TESTED_OPS if output_names(op)])
 @pytest.mark.parametrize("behind", [False, True])
 def test_a_write_beside_an_output_is_found(op, behind):
-    """Right before its first number, or right behind its first row, or where it is contiguous behind it."""
+    """The write is right before the first number, or right behind the first row or, if contiguous, behind the
+    output."""
     for index, name in enumerate(output_names(op)):
 
         def change(results, index=index):
@@ -157,7 +158,7 @@ def test_infinities_in_the_wrong_place_are_found():
 
 
 def timed(op: str, kernel: Kernel) -> dict[str, Any]:
-    """What a worker tells of the timings of an op."""
+    """Returns what a worker reports about the timings of an op."""
     return worker._time(timings_of(FAMILY_OF[op], [op]), {op: kernel}, CPU, lambda line: None)
 
 

@@ -1,4 +1,4 @@
-"""The self-test finds mistakes that kernels for GPUs make."""
+"""The self-test finds mistakes that GPU kernels typically make."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_gates_that_are_on_at_zero_are_found(op):
 
 @pytest.mark.parametrize("op", ["gate_select", "gated_linear", "gated_linear_backward", "gated_linear_pair"])
 def test_products_with_the_mask_are_found(op):
-    """NaN and infinity times 0 are NaN."""
+    """Such kernels give NaN, because NaN and infinity times 0 are NaN."""
 
     def mask(words, first, width):
         return OPS["unpack_gates"](words[:, first:], 1, width).squeeze(1)
@@ -98,7 +98,7 @@ def test_products_with_the_mask_are_found(op):
 
 
 def lambda_of(words, y_words, first, y_first, count, scale, dtype, how):
-    """Lambda with a mistake in the order of arithmetic."""
+    """Computes Lambda with a mistake in the order of arithmetic."""
     counts = OPS["gate_overlap"](words, y_words, first, y_first, count, [0] * len(count), "both").to(dtype)
     if how == "rounded once":
         factors = torch.tensor(scale, dtype=torch.float64).to(dtype).double()
@@ -184,7 +184,8 @@ TILE = 128
 
 def zero_rows_behind_a_tile(results: list[Any]) -> None:
     for result in results:
-        rows = result.movedim(1, 0) if result.dim() == 3 and result.dtype == torch.int32 else result  # counts
+        # The counts of gate_overlap come layer by layer.
+        rows = result.movedim(1, 0) if result.dim() == 3 and result.dtype == torch.int32 else result
         rows[TILE:] = 0
 
 
@@ -205,13 +206,13 @@ BACKWARD = [op for op in TESTED_OPS if op.endswith("backward")]
 
 
 def first_fault(op: str, kernel: Kernel) -> tuple[str, str] | None:
-    """The first that a case of the op finds."""
+    """Returns the first fault that a case of the op finds."""
     faults = (fault_of(case, kernel, CPU) for case in cases_of_op(op))
     return next((fault for fault in faults if fault is not None), None)
 
 
 def form_of(value: Any) -> Any:
-    """What a careless cache looks at: not the numbers."""
+    """Returns the key of a careless cache, which ignores the numbers."""
     if isinstance(value, Tensor):
         return value.shape, value.stride(), value.dtype
     return tuple(value) if isinstance(value, list) else value
@@ -242,7 +243,7 @@ def test_results_of_earlier_values_are_found(op, by_address):
         if by_address:
             key += tuple(value.data_ptr() for value in args if isinstance(value, Tensor))
         if key not in memory:
-            memory[key] = args, OPS[op](*args)  # keeps the memory in use
+            memory[key] = args, OPS[op](*args)  # This keeps the memory in use.
         return pytree.tree_map_only(Tensor, torch.clone, memory[key][1])
 
     outcome, why = first_fault(op, kernel)
@@ -280,7 +281,7 @@ def test_a_write_around_an_argument_is_found(op):
         (
             "the deterministic mode",
             lambda: torch.use_deterministic_algorithms(False),
-            lambda _: torch.use_deterministic_algorithms(True, warn_only=True),  # as in all tests
+            lambda _: torch.use_deterministic_algorithms(True, warn_only=True),  # All tests run in this mode.
         ),
     ],
 )
@@ -298,7 +299,7 @@ def test_a_changed_state_is_found(name, change, back):
 
 
 def test_what_is_not_written_is_found_though_memory_held_it_before():
-    """torch.empty stands in for it: filled where new memory is filled, else lucky."""
+    """Here torch.empty stands for such memory: it is filled if new memory is filled, else it is right by luck."""
 
     def kernel(q):
         words = OPS["pack_gates"](q)
@@ -308,10 +309,10 @@ def test_what_is_not_written_is_found_though_memory_held_it_before():
     try:
         assert first_fault("pack_gates", kernel) is not None
     finally:
-        torch.use_deterministic_algorithms(True, warn_only=True)  # as in all tests
+        torch.use_deterministic_algorithms(True, warn_only=True)  # All tests run in this mode.
 
 
-# Ops in which an infinite gradient may become NaN (docs/math.md), so that no case holds one.
+# In these ops an infinite gradient may become NaN (docs/math.md), so no case has one.
 WITHOUT_INFINITIES = ("npk_gram_backward", "gated_linear_pair_soft_backward")
 
 
@@ -338,7 +339,7 @@ def test_inputs_that_are_nan_and_are_dropped_are_found(op):
 
 
 def read_without_strides(tensor: Tensor) -> Tensor:
-    """What a kernel reads that takes it for contiguous."""
+    """Returns what a kernel reads if it takes the tensor for contiguous."""
     memory = whole_memory(tensor)
     places = torch.arange(tensor.numel()).add(tensor.storage_offset()).clamp(max=memory.numel() - 1)
     return memory[places].view(tensor.shape)
@@ -410,7 +411,7 @@ def test_counts_that_are_rounded_to_half_precision_are_found():
 
 
 def half_linear(x: Tensor, weight: Tensor, bias: Tensor | None, chunk: int) -> Tensor:
-    """linear with sums that are rounded to the dtype once every `chunk` products."""
+    """Computes linear with sums that are rounded to the dtype after every `chunk` products."""
     y = x.new_zeros(*x.shape[:-1], weight.shape[0])
     for k in range(0, x.shape[-1], chunk):
         y = y + (x[..., k : k + chunk].float() @ weight[:, k : k + chunk].float().T).to(x.dtype)
@@ -418,7 +419,7 @@ def half_linear(x: Tensor, weight: Tensor, bias: Tensor | None, chunk: int) -> T
 
 
 def rounded_layer(op: str, dtype: torch.dtype, chunk: int) -> Kernel:
-    """A layer whose sums in half precision are rounded in between."""
+    """Computes a layer whose sums in half precision are rounded in between."""
 
     def kernel(*args):
         if args[0].dtype != dtype:
@@ -440,7 +441,7 @@ def rounded_layer(op: str, dtype: torch.dtype, chunk: int) -> Kernel:
 
 
 def weight_gradient_rounded(dtype: torch.dtype, chunk: int) -> Kernel:
-    """A backward whose sums over rows are rounded in between."""
+    """Computes a backward whose sums over rows are rounded in between."""
 
     def kernel(grad, x, weight, words, first, bias):
         results = list(OPS["gated_linear_backward"](grad, x, weight, words, first, bias))

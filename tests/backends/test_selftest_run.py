@@ -1,4 +1,4 @@
-"""The processes of the self-test, with fake backends on the CPU: whatever kernels do, there is a verdict."""
+"""Whatever kernels do, the processes of the self-test give a verdict; tested with fake backends on the CPU."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FIRST = cases_of(fakes.FAMILY, [fakes.OP])[0].name
 
 @pytest.fixture
 def temporary(monkeypatch, tmp_path) -> Path:
-    """An empty folder for temporary files."""
+    """Makes an empty folder for temporary files."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
@@ -44,7 +44,7 @@ def temporary(monkeypatch, tmp_path) -> Path:
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process is there; one that ended and was not waited for is not."""
+    """Whether a process is running. A process that ended and was not waited for is not."""
     shown = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False)
     return shown.stdout.strip() != "" and not shown.stdout.startswith("Z")
 
@@ -59,7 +59,7 @@ def until(condition, seconds: float = 60.0) -> None:
 def test_a_kernel_that_hangs_is_killed_with_all_that_it_started(monkeypatch, tmp_path, temporary):
     pids = tmp_path / "pids"
     monkeypatch.setenv(fakes.PIDS, str(pids))
-    for limit in (5, 10, 20, 40):  # on a busy machine torch may load for longer than the first
+    for limit in (5, 10, 20, 40):  # On a busy machine, loading torch may take longer than the first limit.
         verdict = run.verdict_on(fakes.HANGS, fakes.FAMILY, "cpu", limit)
         if pids.exists():
             break
@@ -121,8 +121,8 @@ def test_every_kind_of_kernel_gets_its_verdict(backend, outcome, why):
 
 
 def start_command(backend: str) -> subprocess.Popen[str]:
-    """The command with a fake backend. SIGINT reaches it, which is ignored where a shell has put the tests in the
-    background."""
+    """Starts the command with a fake backend. SIGINT must reach it, although it is ignored if a shell has put the tests
+    in the background."""
     code = "import signal, sys, fake_backends as f; signal.signal(signal.SIGINT, signal.default_int_handler); "
     code += f"sys.exit(f.command(f.{backend}))"
     environment = os.environ | {"PYTHONPATH": str(Path(fakes.__file__).parent)}
@@ -153,7 +153,7 @@ def test_the_command_leaves_nothing_behind_when_it_is_stopped(number, code, monk
 
 
 def told_by(backend, part: str, path: Path) -> dict:
-    """The last line of a worker that runs in this process."""
+    """Returns the last line of a worker that runs in this process."""
     arguments = ["--backend", backend.at, "--family", fakes.FAMILY, "--device", "cpu", "--part", part]
     worker.main([*arguments, "--report", str(path)])
     return json.loads(path.read_text().splitlines()[-1])
@@ -248,7 +248,7 @@ def test_what_cannot_be_timed_stays_right():
     assert verdict == Verdict(RIGHT, "not timed: large: out of memory", cases=5)
     verdict = run._timed(Verdict(RIGHT, cases=5), ended({"outcome": "raised", "why": "large: an illegal access"}), 5)
     assert verdict == Verdict("raised", "while it was timed, large: an illegal access", cases=5)
-    assert run._timed(Verdict(RIGHT), ended({"timings": []}), 5) == Verdict(RIGHT, "nothing of it is timed")
+    assert run._timed(Verdict(RIGHT), ended({"timings": []}), 5) == Verdict(RIGHT, "none of its calls is timed")
 
 
 def test_faster_is_the_geometric_mean_at_each_size():
@@ -267,7 +267,7 @@ def test_faster_is_the_geometric_mean_at_each_size():
         (
             ended(None, code=0, within="a"),
             "crashed",
-            "a: the process ended with exit code 0 and no report that makes sense",
+            "a: the process ended with exit code 0 and no valid report",
         ),
         (ended(None, 1, "a", "OSError: full"), "crashed", "a: the process ended with exit code 1: OSError: full"),
         (ended({"outcome": "wrong", "why": "a: 1 of 2"}, code=-6), "wrong", "a: 1 of 2"),
@@ -322,7 +322,7 @@ def test_what_a_kernel_says_is_one_short_line(tmp_path):
 
 
 def test_a_signal_while_a_worker_starts_leaves_none_behind(monkeypatch):
-    """It comes when the process is there and nobody knows it yet."""
+    """The signal comes when the process exists but nobody knows it yet."""
     started = []
     popen = subprocess.Popen
 
@@ -332,7 +332,7 @@ def test_a_signal_while_a_worker_starts_leaves_none_behind(monkeypatch):
         return started[-1]
 
     monkeypatch.setattr(run.subprocess, "Popen", interrupted)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # A background job of a shell ignores SIGINT.
     try:
         with pytest.raises(KeyboardInterrupt):
             run.verdict_on(fakes.HANGS, fakes.FAMILY, "cpu", PATIENT)

@@ -1,4 +1,4 @@
-"""Verdicts are kept for what they were made with, and nothing else that lies there counts; the table that ships."""
+"""Verdicts count only for what they were made with, and other files in their folder do not; tests the shipped table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gatedops.backends.verdicts import Verdict
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    """An empty folder for verdicts."""
+    """Makes an empty folder for verdicts."""
     return use_cache(tmp_path / "cache", monkeypatch)
 
 
@@ -35,7 +35,7 @@ def test_what_was_kept_is_read(cache):
     assert verdict_files.read(H100, BOTH) == found
     verdict_files.keep(H100, BOTH, {"gram": {"triton": RIGHT, "cuda": FASTER}})
     assert verdict_files.read(H100, BOTH) == {"gram": {"triton": RIGHT, "cuda": FASTER}, "gates": {"triton": FASTER}}
-    assert [path.name for path in cache.iterdir()] == [path.name]  # nothing temporary is left
+    assert [path.name for path in cache.iterdir()] == [path.name]  # No temporary file is left.
 
 
 @pytest.mark.parametrize("changed", ["gpu", "capability", "driver", "torch", "triton", "gatedops", "build"])
@@ -61,7 +61,7 @@ def test_a_verdict_holds_for_what_it_was_made_with(changed, monkeypatch):
 
 
 def kept_content(change) -> Path:
-    """The file of verdicts with its content changed."""
+    """Changes the content of the file of verdicts."""
     path = verdict_files.keep(H100, BOTH, {"gram": {"cuda": RIGHT}})
     content = json.loads(path.read_text())
     change(content)
@@ -104,7 +104,7 @@ def test_a_file_that_keep_did_not_write_counts_for_nothing(change, caplog):
     path = kept_content(change)
     assert verdict_files.read(H100, BOTH) == {}
     assert f"{path} cannot be read" in caplog.text
-    verdict_files.keep(H100, BOTH, {"gram": {"cuda": FASTER}})  # and is written again
+    verdict_files.keep(H100, BOTH, {"gram": {"cuda": FASTER}})  # The file is written again.
     assert verdict_files.read(H100, BOTH) == {"gram": {"cuda": FASTER}}
 
 
@@ -150,7 +150,7 @@ def test_the_folder_is_the_users(environment, expected, monkeypatch):
 def test_without_a_home_there_is_no_folder(monkeypatch, tmp_path):
     for name in ("GATEDOPS_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as for a user that the system does not know
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # It is so for a user that the system does not know.
     monkeypatch.chdir(tmp_path)
     assert verdict_files.read(H100, BOTH) == {}
     with pytest.raises(FileNotFoundError, match="there is no home folder"):
@@ -220,5 +220,6 @@ def test_what_was_found_here_outranks_the_table(monkeypatch):
     wrong = Verdict("wrong", "npk_gram: 1 of 9 differ")
     verdict_files.keep(H100, KERNEL_BACKENDS, {"gram": {"cuda": wrong}})
     assert choice.known_of(H100, able, KERNEL_BACKENDS)["gram"] == {"cuda": wrong}
-    verdict_files.keep(H100, KERNEL_BACKENDS, {"gram": {"cuda": replace(RIGHT, faster=())}})  # no memory to time it
+    # There was no memory to time it.
+    verdict_files.keep(H100, KERNEL_BACKENDS, {"gram": {"cuda": replace(RIGHT, faster=())}})
     assert choice.known_of(H100, able, KERNEL_BACKENDS)["gram"]["cuda"].faster == (4.0, 9.0)

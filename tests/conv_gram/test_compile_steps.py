@@ -1,4 +1,4 @@
-"""The programs that networks become: short, and with numbers that stay within 1 whatever the gates."""
+"""The programs of networks are short, and their numbers do not exceed 1, whatever the gates are."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_nothing_is_computed_twice_or_for_nothing():
 @pytest.mark.parametrize("options", [{"tangent": False}, {"tangent": True}], ids=["npk", "ntk"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_no_register_exceeds_1(name, options):
-    """With every mask on (more than a max-pool has) and pixels of norm 1, the largest there are."""
+    """Every mask is on, which is more than a max-pool can have, and pixels have the largest norm, 1."""
     program = program_of(network(name), 1.7, biases=True, **options)
     columns = max(i.first + i.channels * i.height * i.width for i in program.instructions if i.op == Op.INPUT)
     x = torch.ones(1, columns, dtype=torch.float64)
@@ -77,11 +77,11 @@ def test_no_register_exceeds_1(name, options):
         windows = i.kernel_h * i.kernel_w if i.op == Op.SELECT else 1
         assert 0 < value.item() <= (1 + FLOAT64_SUMS) * windows**2, (index, Op(i.op).name)
         if windows > 1:
-            return  # the masks of a window are not all on at once, and what follows is too large
+            return  # A real window never has all masks on, so all that follows would be too large.
 
 
 def test_the_bound_is_reached():
-    """Without padding losses and with one channel nothing is lost to the bound but its rounding to a power of two."""
+    """With one channel and without padding the bound is reached up to its rounding to a power of two."""
     net = Recipe(
         [conv("a", "x", circular=True, out=1), relu("b", "a"), op("m", "mean", "b"), fc("o", "m", 1)], (1, 3, 3)
     )

@@ -1,4 +1,4 @@
-"""conv_gram: programs of the convolutional path kernel against their plain reference (docs/math.md, section 13)."""
+"""conv_gram runs programs of the convolutional path kernel as their plain reference does (docs/math.md, section 13)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from gatedops.ops.conv_gram import conv_gram
 from gatedops.ops.conv_program import Op
 from gatedops.reference import conv_gram as reference_conv
 
-# Around the number of inputs side by side, 16, and the rows of a task, 8.
+# These numbers of inputs lie around 16, the number side by side in a register, and 8, the rows of a task.
 ROWS = st.sampled_from([0, 1, 3, 7, 8, 9, 15, 16, 17, 33])
 SIZES = [(1, 1), (1, 7), (5, 1), (4, 4), (3, 6), (7, 5)]
 FEW = examples(40)
@@ -44,8 +44,8 @@ def assert_is_the_reference(*arguments):
 
 
 def bundle_features(x: Tensor, gates: list[Tensor]) -> Tensor:
-    """The path features of two 3 x 3 convolutions (zero padding) and global average pooling, (n, bundles): the paths
-    that share weights are one bundle, of an input channel and an offset and a channel of each layer."""
+    """Lists the path features of two 3 x 3 convolutions (zero padding) and global average pooling, (n, bundles). The
+    paths that share weights are one bundle: an input channel, and an offset and a channel of each layer."""
     n, _, height, width = x.shape
     first, second = gates
     features = []
@@ -69,7 +69,7 @@ def test_gram_is_that_of_all_listed_path_bundles(isa):
         register = program.box(register, channels, same((3, 3)))
     program.mean(register)
     x, words, *rest = program.arguments(5)
-    starts = (0, 16)  # 6 positions of two words, then the next multiple of 8
+    starts = (0, 16)  # 6 positions of two words are padded to 16 words.
     gates = [
         reference_conv.gates_of_layer(words[:, start : start + 12], 6, channels).mT.unflatten(2, (2, 3)).double()
         for start, channels in zip(starts, (3, 2), strict=True)
@@ -101,7 +101,7 @@ def test_chains_of_every_shape(isa, size, circular, head):
 
 @pytest.mark.parametrize("channels", [*CHANNELS, 1024, 1025, 2100])
 def test_any_number_of_channels(isa, channels):
-    """Above 31 words AVX2 folds its byte counters in between."""
+    """Above 31 words AVX2 adds up its byte counters in between."""
     assert_is_the_reference(*chain((2, 3), 2, channels).arguments(3, 4))
 
 
@@ -117,7 +117,7 @@ def test_any_number_of_channels(isa, channels):
     seeds,
 )
 def test_a_window_of_any_geometry(size, kernel, stride, before, dilation, out, circular, seed):
-    """Out of any size: pixels whose window misses the image are zero."""
+    """The output has any size; pixels whose window misses the image are zero."""
     program = Programs()
     geometry = window(kernel, stride, before, dilation)
     register = program.box(program.input(size), 33, geometry | {"circular": circular}, out)
@@ -140,7 +140,8 @@ def test_float32_is_as_good_as_torch(make):
 
 
 def test_a_constant_image_gives_the_number_of_paths():
-    """All gates on, x = 1: K(p, p') of two layers counts pairs of paths that share weights; integers, so exact."""
+    """All gates are on and x = 1, so K(p, p') of two layers counts pairs of paths that share weights. These are
+    integers, so they are exact."""
     program = chain((3, 3), 2, 7, head="trace")
     x, words, *_, code, scalars, dtype = program.arguments(2)
     scalars = [1.0] * len(scalars)
@@ -148,7 +149,7 @@ def test_a_constant_image_gives_the_number_of_paths():
     paths = torch.nn.functional.conv2d(ones, torch.ones(1, 1, 3, 3, dtype=dtype))
     paths = torch.nn.functional.conv2d(paths * pad(torch.ones(3, 3), (1, 1, 1, 1)), torch.ones(1, 1, 3, 3, dtype=dtype))
     ours = conv_gram(torch.ones_like(x), torch.full_like(words, -1), None, None, code, scalars, dtype)
-    # Padding bits are on here as well: 32 * 32 * (gates of the dense layer, 4 words) a path.
+    # Padding bits are on here as well, so a path counts 32 * 32 * (the gates of the dense layer in 4 words).
     assert_same_bits(ours, (paths.sum() * 32 * 32 * 128).expand(2, 2))
 
 
@@ -207,14 +208,14 @@ def test_a_gradient_is_refused():
 
 @needs_proc
 def test_memory_does_not_grow_with_inputs_times_pixels():
-    """128 inputs of 16 x 16: one kernel of all pairs is 4 GiB; making the masks takes some 30 MiB, tiles a few."""
+    """For 128 inputs of 16 x 16, one kernel of all pairs is 4 GiB. Masks take some 30 MiB, and tiles a few MiB."""
     setup = "from conv_programs import chain\nfrom gatedops.ops.conv_gram import conv_gram"
     assert peak_mib(setup, "conv_gram(*chain((16, 16), 1, 64).arguments(n, dtype=torch.float32))", sizes=(8, 128)) < 96
 
 
 @needs_proc
 def test_memory_of_pools_is_that_of_one_input():
-    """Of 64 inputs of 16 x 16, pooled to 8 x 8: 256 KiB a thread, against 64 MiB for all pairs."""
+    """For 64 inputs of 16 x 16, pooled to 8 x 8, one thread needs 256 KiB, and all pairs would need 64 MiB."""
     setup = "from conv_programs import pooled\nfrom gatedops.ops.conv_gram import conv_gram"
     assert peak_mib(setup, "conv_gram(*pooled().arguments(n, dtype=torch.float32))", sizes=(8, 64)) < 48
 
@@ -239,7 +240,7 @@ def test_programs_that_would_read_elsewhere_are_named(case):
 @FEW
 @given(st.data())
 def test_no_program_crashes_the_interpreter(data):
-    """Any field of any instruction replaced by any number: an error that names it, or a result."""
+    """Replacing any field of any instruction by any number gives an error that names the field, or a result."""
     program = RandomProgram(data.draw(seeds)).program
     x, words, _, _, code, scalars, dtype = program.arguments(2)
     at = data.draw(st.integers(0, len(code) - 1))

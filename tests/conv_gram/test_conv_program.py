@@ -13,7 +13,7 @@ HEADER = (Path(__file__).resolve().parents[2] / "csrc" / "conv_gram" / "program.
 
 
 def enumerators(name: str) -> list[str]:
-    """The names in an enum of program.h, whose values count from 0."""
+    """Returns the names in an enum of program.h, whose values count from 0."""
     (found,) = re.findall(rf"enum class {name} \{{([\w\s,]*)\}}", HEADER)
     return [enumerator.strip() for enumerator in found.split(",")]
 

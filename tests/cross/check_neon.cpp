@@ -1,5 +1,5 @@
 // Compares the tile kernels for NEON with those in plain C++, bit for bit, and their counts with a loop over bits.
-// Needs no torch; `make check-neon` compiles it for 64-bit Arm and runs it in an emulator.
+// It does not need torch. `make check-neon` compiles it for 64-bit Arm and runs it in an emulator.
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -22,7 +22,7 @@ void expect(bool right, const char* what, int rows, int cols, int words) {
   }
 }
 
-// Rows of random words with a few that are all ones or all zeros.
+// Rows of random words; in a few rows all bits are ones or all are zeros.
 struct Rows {
   std::vector<uint32_t> words;
   int rows, stride;
@@ -40,7 +40,7 @@ struct Rows {
   }
 };
 
-// What one set of kernels makes of one problem, in memory that is the same before.
+// The results of one set of kernels for one problem. Their memory has the same contents before.
 struct Outcome {
   std::vector<int32_t> counts = std::vector<int32_t>(kTileNumbers, -1);
   std::vector<float> f32 = std::vector<float>(kTileNumbers, -1), stored = f32, turned = f32;
@@ -136,7 +136,7 @@ void compare(int rows, int cols, int words, bool lower) {
     }
   }
   expect(same(plain.on, neon.on), "gates on", rows, cols, words);
-  if (!lower) {  // what lies above the diagonal is nobody's
+  if (!lower) {  // If lower, the kernels may leave anything above the diagonal.
     expect(same(plain.stored, neon.stored), "stored tile", rows, cols, words);
     expect(same(plain.turned, neon.turned), "transposed tile", rows, cols, words);
     expect(same(plain.sums, neon.sums), "sums", rows, cols, words);

@@ -1,4 +1,4 @@
-"""Every CUDA source compiles for sm_80 and sm_90a against any torch, without a GPU; what the machine code is."""
+"""Every CUDA source compiles for sm_80 and sm_90a against any torch, without a GPU; checks the machine code."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ import setup_cuda  # noqa: E402
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc: install the CUDA toolkit"),
-    pytest.mark.timeout(900),  # compiles for half a minute on two quiet cores
+    pytest.mark.timeout(900),  # It compiles for half a minute on two quiet cores.
 ]
 
 TORCH_TARGET = "0x020A000000000000"
-REGISTERS = {"gram_sm80": 255, "gram_sm90": 128}  # of a thread, at launch
+REGISTERS = {"gram_sm80": 255, "gram_sm90": 128}  # A thread has these at launch.
 TENSOR_CORES = {("gram_sm80", "80"): "BMMA", ("gram_sm80", "90a"): "BMMA", ("gram_sm90", "90a"): "BGMMA"}
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """One kernel in one architecture: ptxas's report, and its instructions in order."""
+    """One kernel for one architecture: ptxas's report, and its instructions in order."""
 
     name: str
     symbol: str
@@ -44,7 +44,7 @@ class Kernel:
 
 @pytest.fixture(scope="module")
 def objects(tmp_path_factory):
-    """source, relative to csrc -> (object, ptxas's report), each compiled alone."""
+    """Compiles each source alone; maps it, relative to csrc, to its object and ptxas's report."""
     folder = tmp_path_factory.mktemp("cuda")
 
     def compiled(source):
@@ -59,13 +59,13 @@ def objects(tmp_path_factory):
 
 
 def reports(text):
-    """(kernel, architecture) -> ptxas's lines about it."""
+    """Maps a kernel and an architecture to ptxas's lines about it."""
     parts = re.split(r"Compiling entry function '(\S+)' for 'sm_(\w+)'", text)[1:]
     return {(parts[i], parts[i + 1]): parts[i + 2] for i in range(0, len(parts), 3)}
 
 
 def disassembled(target):
-    """(kernel, architecture) -> opcodes."""
+    """Maps a kernel and an architecture to its opcodes."""
     tools = Path(util.find_spec("triton").origin).parent / "backends" / "nvidia" / "bin"
     done = subprocess.run([tools / "cuobjdump", "-sass", target], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -96,14 +96,14 @@ def kernels(objects):
 
 
 def test_each_output_type_has_its_kernel(kernels):
-    """Written: three floats and counts. Contracted, selected from: float32, float64. float64 not through wgmma, whose
-    kernels exist with and without clusters."""
+    """Kernels write three floats and counts; products and selections are of float32 and float64. The wgmma kernels,
+    with and without clusters, have no float64."""
     count = {key: sum((k.name, k.architecture) == key for k in kernels) for key in TENSOR_CORES}
     assert count == {("gram_sm80", "80"): 8, ("gram_sm80", "90a"): 8, ("gram_sm90", "90a"): 10}
 
 
 def of_counts(kernel):
-    """Whether the kernel writes int32 counts: it has no Sigma."""
+    """Whether the kernel writes int32 counts, so that it has no Sigma."""
     return "WriteTileIiE" in kernel.symbol
 
 
@@ -120,7 +120,7 @@ def test_counts_are_made_by_the_binary_tensor_cores(kernels):
 
 
 def test_sigma_of_bytes_is_made_by_the_integer_tensor_cores(kernels):
-    """And nothing else is: where single bits are emulated, that takes such instructions too."""
+    """Nothing else is, except that emulating products of single bits takes such instructions too."""
     for kernel in kernels:
         found = {opcode for opcode in kernel.instructions if re.match(r"I(G|M)MMA|IMMA", opcode)}
         bytes_only = {"IGMMA.64x128x32.U8.U8"} if kernel.name == "gram_sm90" else {"IMMA.16832.U8.U8"}
@@ -128,7 +128,7 @@ def test_sigma_of_bytes_is_made_by_the_integer_tensor_cores(kernels):
 
 
 def test_sigma_of_floats_is_made_by_the_tf32_tensor_cores(kernels):
-    """Twelve products for each 32 columns, by wgmma alone."""
+    """There are twelve products for each 32 columns, by wgmma alone."""
     for kernel in kernels:
         found = [opcode for opcode in kernel.instructions if "TF32" in opcode]
         expected = 0 if kernel.name == "gram_sm80" or of_counts(kernel) else 12
@@ -147,7 +147,8 @@ def test_binary_products_and_their_copies_are_the_wide_ones(kernels):
 
 
 def test_full_stages_are_multiplied_without_a_wait_between(kernels):
-    """Four products of a stage follow each other, and only the last is waited for: between them descriptors advance."""
+    """The four products of a stage follow each other, with only new descriptors between them; only the last is waited
+    for."""
     for kernel in kernels:
         if kernel.name != "gram_sm90":
             continue
@@ -158,8 +159,8 @@ def test_full_stages_are_multiplied_without_a_wait_between(kernels):
 
 
 def test_a_fence_of_the_device_comes_only_with_a_barrier_of_the_cluster(kernels):
-    """At the beginning and at the end. What arrives at another block's barrier for a stage orders no writes: with a
-    fence it would take longer than the stage's products. Without clusters there is neither."""
+    """These are at the beginning and at the end. An arrival at another block's barrier for a stage orders no writes:
+    with a fence it would take longer than the stage's products. Without clusters there is neither."""
     for kernel in kernels:
         if kernel.name == "gram_sm90":
             found, expected = kernel.instructions, 2 if in_clusters(kernel) else 0
@@ -167,8 +168,8 @@ def test_a_fence_of_the_device_comes_only_with_a_barrier_of_the_cluster(kernels)
 
 
 def test_consumers_do_not_compute_which_tile_is_next(kernels):
-    """From where they take their registers to their first product lie the seeds of counts and product, 64 each, and
-    less than a hundred instructions besides: the schedule, with its divisions, took 280 and a call."""
+    """Between taking their registers and their first product they set the seeds of counts and product, 64 each, and run
+    fewer than a hundred other instructions. The schedule with its divisions took 280 and a call."""
     for kernel in kernels:
         if kernel.name == "gram_sm90":
             found = kernel.instructions
@@ -179,7 +180,7 @@ def test_consumers_do_not_compute_which_tile_is_next(kernels):
 
 
 def test_whole_tiles_are_written_sixteen_bytes_a_lane(kernels):
-    """Their rows, and their columns for the mirror image; of bfloat16 four values, 8 bytes."""
+    """This holds for their rows, and for their columns in the mirror image; bfloat16 has four values, 8 bytes."""
     for kernel in kernels:
         if "WriteTile" in kernel.symbol:
             wide = "STG.E.64" if "bfloat16" in kernel.symbol else "STG.E.128"
@@ -201,7 +202,7 @@ def test_registers_stay_under_the_limit(kernels):
 
 @pytest.fixture(scope="module")
 def stretches(objects):
-    """The kernels of conv_gram that hold maps in registers."""
+    """Returns the kernels of conv_gram that hold maps in registers."""
     if util.find_spec("triton") is None:
         pytest.skip("needs triton, whose wheel holds the disassembler: pip install triton")
     target, text = objects["conv_gram/cuda/kernels.cu"]
@@ -214,15 +215,16 @@ def stretches(objects):
 
 
 def assert_maps_fit(name, report):
-    """128 registers let two blocks run on a multiprocessor. Of 32 rows of float32 a counter or two goes to memory."""
+    """128 registers let two blocks run on a multiprocessor. With 32 rows of float32, a counter or two goes to
+    memory."""
     stack, used = (int(re.search(pattern, report)[1]) for pattern in (r"(\d+) bytes stack", r"Used (\d+) registers"))
     assert used <= (128 if "IfLi" in name else 255)
     assert stack <= (32 if "IfLi32" in name else 0)
 
 
 def test_maps_of_pixels_stay_in_registers(stretches):
-    """float32 and float64, squares of 8, 16, 32 and all the rest, on both architectures. Nothing goes to local memory
-    among the instructions that count overlaps or shuffle rows; the sums at the end, float64, do not matter."""
+    """This holds for float32 and float64, for squares of 8, 16 and 32 and all other shapes, on both architectures. The
+    instructions that count overlaps or shuffle rows use no local memory; the float64 sums at the end may."""
     assert len(stretches) == 16
     for kernel in stretches:
         assert_maps_fit(kernel.symbol, kernel.report)
@@ -245,14 +247,14 @@ def test_maps_of_pixels_stay_in_registers_on_blackwell(tmp_path):
 
 
 def test_sums_of_maps_are_never_contracted(stretches):
-    """The bits of a map are the CPU's, where nothing is."""
+    """The bits of a map are those of the CPU, which contracts nothing."""
     for kernel in stretches:
         if "If" in kernel.symbol:
             assert "FFMA" not in {opcode.split(".")[0] for opcode in kernel.instructions}
 
 
 def blocks_of(opcodes):
-    """Opcodes without their modifiers, cut at branches."""
+    """Returns the opcodes without their modifiers, cut at branches."""
     blocks = [[]]
     for opcode in opcodes:
         blocks[-1].append(opcode.split(".")[0])
@@ -262,7 +264,7 @@ def blocks_of(opcodes):
 
 
 def test_registers_move_to_the_consumers(kernels):
-    """ptxas ignores setmaxnreg, with a warning only, where it cannot tell the roles of warps apart."""
+    """If ptxas cannot tell the roles of warps apart, it ignores setmaxnreg, and only warns."""
     for kernel in kernels:
         if kernel.name == "gram_sm90":
             moved = [opcode for opcode in kernel.instructions if opcode.startswith("USETMAXREG")]
@@ -281,7 +283,7 @@ def test_wgmma_is_not_serialized(objects):
         ("8.0;9.0", ["80", "90a"]),
         ("9.0a 8.6+PTX", ["86", "90a"]),
         ("10.0", ["100"]),
-        ("5.2 6.0 7.5 8.0 9.0+PTX", ["80", "90a"]),  # as images for many GPUs set it
+        ("5.2 6.0 7.5 8.0 9.0+PTX", ["80", "90a"]),  # Images for many GPUs set this.
     ],
 )
 def test_torch_cuda_arch_list(listed, names):
@@ -310,7 +312,7 @@ WAITS = ("Synchronize", "cudaMemcpy", "cudaMemset", "cudaMalloc", "cudaFree", "c
 
 
 def test_nothing_waits_for_the_gpu(objects):
-    """No call of the runtime that makes the host wait, or that a CUDA graph cannot capture."""
+    """They call nothing of the runtime that makes the host wait, or that a CUDA graph cannot capture."""
     if shutil.which("nm") is None:
         pytest.skip("needs nm: apt install binutils")
     called = set()
@@ -326,7 +328,7 @@ def test_the_library_says_what_it_is_built_for(library):
 
 
 def test_the_library_tells_which_kernel_ran(library):
-    """By a function that ctypes finds, and whose names are in the launchers."""
+    """ctypes finds the function, and the names that it returns are in the launchers."""
     if shutil.which("nm") is None:
         pytest.skip("needs nm: apt install binutils")
     done = subprocess.run(["nm", "-D", "--defined-only", library], capture_output=True, text=True, check=True)
@@ -336,7 +338,7 @@ def test_the_library_tells_which_kernel_ran(library):
 
 
 def test_the_library_needs_nothing_that_a_torch_for_cuda_lacks(library):
-    """Undefined symbols are torch's own, three of them in its CUDA part, or the system's."""
+    """Undefined symbols belong to torch, three of them to its CUDA part, or to the system."""
     if shutil.which("nm") is None:
         pytest.skip("needs nm: apt install binutils")
     folder = Path(torch.__file__).parent / "lib"

@@ -1,4 +1,5 @@
-"""Which CUDA kernel of the gram family is launched: the choice's own source, with a GPU that is only described."""
+"""Tests which CUDA kernel of the gram family is launched, by the choice's own source with a GPU that is only
+described."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ def library(tmp_path_factory):
     target = tmp_path_factory.mktemp("choice") / "choice.so"
     source = ROOT / "tests" / "cuda" / "emulation" / "gram_choice.cpp"
     command = ["nvcc", "-std=c++17", "-shared", "-cudart", "none", "-Xcompiler", "-fPIC", f"-I{ROOT / 'csrc'}"]
-    command += ["-Xlinker", "-Bsymbolic"]  # its own stand-ins, although torch may have loaded the CUDA runtime
+    command += ["-Xlinker", "-Bsymbolic"]  # It uses its own stand-ins, although torch may have loaded the CUDA runtime.
     done = subprocess.run([*command, str(source), "-o", str(target)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     library = ctypes.CDLL(str(target))
@@ -30,7 +31,7 @@ def library(tmp_path_factory):
 
 
 def chosen(library, forced, major=9, rows=100, layers=3, dtype=FLOAT32, op=0):
-    """The environment is the one that C sees, which monkeypatch changes through os.environ."""
+    """Returns the kernel that is chosen. C sees the environment that monkeypatch changes through os.environ."""
     os.environ.pop("GATEDOPS_CUDA", None)
     if forced is not None:
         os.environ["GATEDOPS_CUDA"] = forced
@@ -39,7 +40,7 @@ def chosen(library, forced, major=9, rows=100, layers=3, dtype=FLOAT32, op=0):
 
 @pytest.fixture(autouse=True)
 def _forced(monkeypatch):
-    monkeypatch.setenv("GATEDOPS_CUDA", "")  # restored afterwards
+    monkeypatch.setenv("GATEDOPS_CUDA", "")  # It is restored afterwards.
     monkeypatch.setenv("GATEDOPS_BACKEND", "cuda")
 
 

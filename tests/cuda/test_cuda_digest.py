@@ -1,4 +1,4 @@
-"""The digest that a kernel for NVIDIA GPUs is known by covers all that it is compiled from, and nothing for the CPU."""
+"""The digest that identifies a kernel for NVIDIA GPUs covers all its sources, and nothing for the CPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import setup_cuda  # noqa: E402
 
 
 def included(path, found):
-    """Adds to `found` what `path` includes of the project, and what that includes."""
+    """Adds to `found` what `path` includes of the project, and what those files include."""
     for name in re.findall(r'^\s*#\s*include "([^"]+)"', path.read_text(), re.MULTILINE):
         for header in (path.parent / name, setup_cuda.CSRC / name):
             if header.exists() and header.resolve() not in found:
@@ -30,5 +30,5 @@ def test_the_digest_covers_every_file_that_is_compiled():
 
 
 def test_no_file_for_the_cpu_is_in_the_digest():
-    """Else a change of a kernel for the CPU would end what those for GPUs proved."""
+    """Otherwise a change of a CPU kernel would invalidate what the GPU kernels proved."""
     assert not [path for path in setup_cuda.digested_files() if "cpu" in path.parts]

@@ -1,7 +1,7 @@
-"""The CUDA kernels of the gram family, their own source run on the CPU, against the CPU kernels bit for bit.
+"""The CUDA kernels of the gram family give the bits of the CPU kernels when their own source runs on the CPU.
 
-Threads run in random orders and copies arrive at random moments, so a barrier or a wait that is missing shows. What
-this cannot show is whether the GPU's instructions do what the emulation says: tests/gpu/test_gpu_gram_cuda.py.
+Threads run in random orders and copies arrive at random moments, so a missing barrier or wait shows. This cannot show
+whether the GPU's instructions do what the emulation does; tests/gpu/test_gpu_gram_cuda.py does that.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gatedops import GateBits, gate_agreement, gate_hamming, gate_neighbors, gat
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++: apt install g++")
 
 SOURCES = {"sm80": "gram_sm80.cpp", "sm90": "gram_sm90.cpp", "sm90x1": "gram_sm90.cpp"}
-KERNELS = tuple(SOURCES)  # sm90x1: wgmma without clusters
+KERNELS = tuple(SOURCES)  # sm90x1 is wgmma without clusters.
 WGMMA = ("sm90", "sm90x1")
 NETS = [(1, 1, [1]), (3, 130, [33]), (130, 65, [64, 1, 2100]), (129, 257, [1024, 100])]
 
@@ -87,7 +87,7 @@ def test_counts(kernels, name, n, m, widths):
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_sigma_comes_from_the_lower_half_alone(kernels, name):
-    """The upper half of the output is NaN: a kernel that reads it would spread that."""
+    """The upper half of the output is NaN, which a kernel that reads it would spread."""
     bits = random_bits(131, [40, 300], 4)
     given = torch.randn(131, 131, generator=generator(5))
     out = torch.where(torch.ones(131, 131).tril().bool(), given, float("nan"))
@@ -111,7 +111,7 @@ def test_factors_scale_rows_and_columns(kernels, name):
 @pytest.mark.parametrize("scale", [1.0, 1 / 3, -0.1, 0.0, -0.0, 2.0**110, 2.0**-120, 2.0**-140])
 @pytest.mark.filterwarnings("ignore:the largest value of the kernel")
 def test_any_scale_has_the_bits_of_the_cpu(kernels, name, scale):
-    """Counts of 0 among them, whose sign a negative scale turns."""
+    """Some counts are 0, whose sign a negative scale turns."""
     bits = random_bits(20, [9, 300], 23)
     out = unwritten(20, 20, dtype=torch.float32)
     run(kernels[name], bits, None, out, scale=[0.5, scale])
@@ -128,7 +128,7 @@ def test_bfloat16_is_the_rounded_float32(kernels, name):
     assert_same_bits(out, npk_gram(None, bits).bfloat16())
 
 
-# Rows of the output begin at multiples of 16 bytes, of what a lane writes, or of an element alone.
+# Rows of the output begin at multiples of 16 bytes, of the bytes that a lane writes, or of one element alone.
 PLACES = {"whole lines": (260, 0), "a row too long by one": (261, 0), "a first column": (264, 1)}
 
 
@@ -136,7 +136,7 @@ PLACES = {"whole lines": (260, 0), "a row too long by one": (261, 0), "a first c
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int32], ids=str)
 @pytest.mark.parametrize("place", PLACES)
 def test_whole_tiles_go_out_in_lines_wherever_they_go(kernels, name, dtype, place):
-    """Whole tiles on, below and above the diagonal, and cut off ones. Nothing beside them is written."""
+    """There are whole tiles on, below and above the diagonal, and cut off tiles. Nothing beside them is written."""
     if name != "sm80" and dtype == torch.float64:
         pytest.skip("float64 is the mma.sync kernel's")
     stride, first = PLACES[place]
@@ -157,7 +157,7 @@ def test_whole_tiles_go_out_in_lines_wherever_they_go(kernels, name, dtype, plac
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_whole_tiles_with_factors_or_of_measures_are_right_on_both_sides(kernels, name):
-    """Values that change on the way out: each is changed once, and its mirror image has the changed one."""
+    """Each value that changes on the way out is changed once, and its mirror image has the changed value."""
     bits, factor = random_bits(260, [40, 9], 36), torch.rand(260, generator=generator(37), dtype=torch.float64)
     out = unwritten(260, 260, dtype=torch.float32)
     run(kernels[name], bits, None, out, factor=factor)
@@ -180,7 +180,8 @@ def test_whole_tiles_of_sigma_are_mirrored_in_lines(kernels, name):
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_layers_may_lie_anywhere_and_be_cut_off(kernels, name):
-    """A layer of 3 words of which the 4th is not its own, other first words for y, rows of a wider output."""
+    """One layer has 3 words, and the 4th is not its own. y has other first words, and the rows are parts of a wider
+    output."""
     words = torch.randint(-(2**31), 2**31, (20, 48), generator=generator(11), dtype=torch.int64).int()
     first, y_first, count = [4, 12], [40, 0], [3, 35]
     wide = unwritten(20, 30, dtype=torch.float32)
@@ -194,7 +195,8 @@ def test_layers_may_lie_anywhere_and_be_cut_off(kernels, name):
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_offsets_beyond_32_bits(kernels, name, tmp_path):
-    """Rows of gates and of the output so far apart that the third begins behind 2^32 elements: files with holes."""
+    """Rows of gates and of the output are so far apart that the third begins behind 2^32 elements, in files with
+    holes."""
     stride = 2**31 + 16
     bits = random_bits(3, [300], 26)
     apart = torch.from_file(str(tmp_path / "words"), shared=True, size=2 * stride + 64, dtype=torch.int32)
@@ -218,7 +220,7 @@ def test_any_number_of_blocks_and_any_order_of_threads(kernels, name):
 @pytest.mark.parametrize("name", WGMMA)
 @pytest.mark.parametrize("seed", range(4))
 def test_a_block_does_more_units_than_it_holds_at_a_time(kernels, name, seed):
-    """Its ring of units holds eight. Of a single layer in one stage, the producer runs ahead as far as it can."""
+    """A block's ring holds eight units. With a single layer in one stage, the producer runs ahead as far as it can."""
     bits = random_bits(700, [65], 29)
     out = unwritten(700, 700, dtype=torch.float32)
     run(kernels[name], bits, None, out, blocks=1, seed=seed)
@@ -227,7 +229,7 @@ def test_a_block_does_more_units_than_it_holds_at_a_time(kernels, name, seed):
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_a_product_over_no_layers_is_one(kernels, name):
-    """Units without a single stage: nothing but the ring of units keeps the roles together."""
+    """Its units have no stage, so only the ring of units keeps the roles together."""
     words = torch.zeros(700, 8, dtype=torch.int32)
     out = unwritten(700, 700, dtype=torch.float32)
     emulated.run_gram(kernels[name], words, None, [], [], [], [], out, blocks=1)
@@ -253,7 +255,7 @@ def test_sigma_of_bytes_is_exact_and_rounded_once(kernels, name, dtype, columns)
 
 
 def test_sigma_is_exact_up_to_its_last_column(libraries):
-    """Sums of more than 2^31, and the largest that 32 bits hold."""
+    """Sums are more than 2^31, up to the largest that 32 bits hold."""
     largest = libraries["sm80"].max_sigma_columns()
     assert largest * 255**2 < 2**32 <= (largest + 1) * 255**2
     libraries["sm80"].sigma_of_largest_bytes.restype = ctypes.c_float
@@ -266,7 +268,7 @@ def test_sigma_is_exact_up_to_its_last_column(libraries):
 @pytest.mark.parametrize("columns", [64, 130, 784])
 @pytest.mark.parametrize("make", [torch.rand, torch.randn], ids=["positive", "normal"])
 def test_sigma_of_floats_is_as_good_as_torch(kernels, name, columns, make):
-    """With tensor cores that truncate their sums, the least that is known of them."""
+    """The emulated tensor cores truncate their sums, which is the worst that is known of them."""
     n, m, widths = 131, 70, [40, 300]
     bits, y_bits = random_bits(n, widths, 27), random_bits(m, widths, 28)
     x, y = (make(rows, columns, generator=generator(rows)) for rows in (n, m))
@@ -289,7 +291,8 @@ def random_bytes(rows, columns, seed):
     return torch.randint(0, 256, (rows, columns), generator=generator(seed + rows), dtype=torch.uint8)
 
 
-# n, m, columns of v, of x (none: Lambda alone), bytes of partial products: one band, several, one a row of tiles.
+# n, m, columns of v, columns of x (None for Lambda alone), and bytes of partial products, which make one band, several
+# bands, or one for each row of tiles.
 MATVECS = [(1, 1, 1, 0, 1 << 27), (130, 300, 13, 0, 1), (300, 35, 2, 40, 1 << 17), (260, 129, 5, 0, 1 << 15)]
 
 
@@ -341,7 +344,7 @@ def test_a_matvec_has_the_same_bits_for_any_blocks_and_any_order_of_threads(kern
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("n", "m", "k"), [(2, 1, 1), (130, 20, 3), (34, 270, 32)])
 def test_neighbors(kernels, name, dtype, n, m, k):
-    """Few gates, so many ties: of equal values the first columns."""
+    """There are few gates, so many values tie, and the first columns of equal values are found."""
     if name != "sm80" and dtype == torch.float64:
         pytest.skip("float64 is the mma.sync kernel's")
     bits, y_bits = random_bits(n, [5, 4], 24), random_bits(m, [5, 4], 25)

@@ -1,4 +1,5 @@
-"""The CUDA kernels of conv_gram, their own source and plan run on the CPU, against the CPU kernels and the reference.
+"""The CUDA kernels of conv_gram agree with the CPU kernels and the reference when their own source and plan run on the
+CPU.
 
 Threads run in random orders, memory that was not written is NaN, and loads of masks outside their rows are errors.
 """
@@ -60,12 +61,12 @@ def test_chains_of_every_shape_stay_in_registers(kernel, size, circular, head):
 
 @pytest.mark.parametrize(("size", "stretches"), [((8, 8), 3), ((7, 5), 3), ((1, 6), 3), ((2, 2), 1)], ids=str)
 def test_residual_blocks_with_strided_shortcuts(kernel, size, stretches):
-    """Strided boxes cut a program, and images of one pixel are not worth a map."""
+    """Strided boxes cut a program into stretches, and images of one pixel get no map."""
     assert assert_is_the_reference(kernel, *residual(size).arguments(3)) == stretches
 
 
 def test_a_pool_has_more_weights_than_a_launch_stores(kernel):
-    """17 x 17 of them, each its own."""
+    """There are 17 x 17 different weights."""
     p = Programs()
     register = p.box(p.input((17, 17)), 5, same((3, 3)))
     first, *_ = [p.number(1 / (2 + k)) for k in range(17 * 17)]
@@ -74,7 +75,8 @@ def test_a_pool_has_more_weights_than_a_launch_stores(kernel):
 
 
 def many_branches(size: tuple[int, int], count: int) -> Programs:
-    """Registers that are all read again at the end: more than a warp has slots for where count is large."""
+    """Makes registers that are all read again at the end; if count is large, a warp does not have enough slots for
+    them."""
     p = Programs()
     registers = [p.input(size)]
     for _ in range(count):
@@ -88,7 +90,7 @@ def many_branches(size: tuple[int, int], count: int) -> Programs:
 
 @pytest.mark.parametrize("count", [2, 7, 20])
 def test_registers_that_are_read_again(kernel, count):
-    """Slots in shared memory; where these or the steps run out, the store."""
+    """They are in slots in shared memory or, if slots or steps run out, in the store."""
     stretches = assert_is_the_reference(kernel, *many_branches((3, 5), count).arguments(2))
     assert (stretches == 1) == (count < 20)
 
@@ -103,7 +105,7 @@ def test_the_same_register_twice(kernel):
 @pytest.mark.parametrize("depth", [20, 40])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_deep_chains(kernel, depth, dtype):
-    """Above 30 layers a stretch is full and another one goes on."""
+    """Above 30 layers a stretch is full, and another stretch continues."""
     arguments = chain((4, 4), depth).arguments(2, 1, dtype=dtype)
     ours, stretches = run_conv_gram(kernel, *arguments)
     x, words, y, y_words, program, scalars, _ = arguments
@@ -121,7 +123,7 @@ def test_a_map_has_the_bits_of_the_cpu(kernel, size, circular):
     for channels, window_size in [(64, (3, 3)), (200, (5, 1)), (31, (3, 3))]:
         register = p.box(register, channels, same(window_size) | {"circular": circular}, scale=0.7, constant=0.1)
     p.box(register, 0, window(size), (1, 1))
-    for dtype in (torch.float32, torch.float64)[: 1 if size == (32, 32) else 2]:  # 262,144 numbers take seconds
+    for dtype in (torch.float32, torch.float64)[: 1 if size == (32, 32) else 2]:  # 262,144 numbers take seconds.
         arguments = p.arguments(1, dtype=dtype)
         ours, stretches = run_conv_gram(kernel, *arguments)
         assert stretches == 1
@@ -151,7 +153,7 @@ def test_masks_at_an_odd_word_stay_in_memory(kernel):
 
 
 def test_words_behind_those_of_a_mask_do_not_count(kernel):
-    """65 channels have three words and a fourth to fill up: with every bit on, 96 gates count and not 128."""
+    """65 channels have three words and a fourth of padding. With every bit on, 96 gates count, and not 128."""
     x, words, *rest = chain((3, 3), 2, 65).arguments(2)
     assert assert_is_the_cpus(kernel, x, torch.full_like(words, -1), *rest) == 1
 

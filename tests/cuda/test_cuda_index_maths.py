@@ -1,4 +1,4 @@
-"""Index arithmetic of the CUDA kernels, on the CPU: every tile, chunk and element exactly once."""
+"""The index arithmetic of the CUDA kernels, run on the CPU, visits every tile, chunk and element exactly once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def tile_at(maths, rows, cols, symmetric, t):
 
 
 def tiles_of(maths, rows, cols, symmetric, blocks):
-    """The tiles in the order of blocks that take every blocks-th one, as the kernels do."""
+    """Returns the tiles in the order of blocks that take every blocks-th tile, as in the kernels."""
     count = maths.tiles(c.c_int64(rows), c.c_int64(cols), symmetric)
     return [tile_at(maths, rows, cols, symmetric, t) for b in range(blocks) for t in range(b, count, blocks)]
 
@@ -68,7 +68,7 @@ def test_bands_cover_each_tile_once_and_fit_their_workspace(maths, rows, cols, s
 
 @given(rows=st.integers(1, 2**31), data=st.data())
 def test_tiles_of_huge_problems_are_inside_and_differ(maths, rows, data):
-    """Up to 2^31 x 2^31 tiles, where a float64 square root would be wrong."""
+    """There are up to 2^31 x 2^31 tiles, for which a float64 square root would be wrong."""
     count = maths.tiles(c.c_int64(rows), c.c_int64(rows), True)
     assert count == rows * (rows + 1) // 2
     t = data.draw(st.integers(0, count - 1))
@@ -79,7 +79,7 @@ def test_tiles_of_huge_problems_are_inside_and_differ(maths, rows, data):
 
 
 def test_tiles_in_flight_share_rows(maths):
-    """132 blocks at work on a large problem read 8 rows of tiles and few columns."""
+    """132 blocks that work on a large problem at the same time read 8 rows of tiles and few columns."""
     found = [tile_at(maths, 469, 469, True, t) for t in range(60000, 60132)]
     assert len({row for row, _ in found}) <= 16
     assert len({col for _, col in found}) <= 40
@@ -92,7 +92,7 @@ def test_a_stage_is_a_bijection_without_bank_conflicts(maths):
     for first in range(0, rows, 8):
         for chunk in range(8):
             banks = {found[row][chunk] // 16 % 8 for row in range(first, first + 8)}
-            assert len(banks) == 8  # eight rows of 16 bytes, each in its own 4 of the 32 banks
+            assert len(banks) == 8  # Eight rows of 16 bytes each have 4 of the 32 banks.
 
 
 def test_a_stage_is_swizzled_as_tma_does(maths):
@@ -110,7 +110,7 @@ def test_a_finished_tile_is_a_bijection(maths, tile):
 
 
 def test_a_finished_tile_has_no_bank_conflicts(maths):
-    """float32: lanes that store their accumulators, read 32 columns of a row, or 32 rows of a column."""
+    """For float32, lanes store their accumulators, and read 32 columns of a row, or 32 rows of a column."""
     patterns = []
     for register in range(64):
         for first_row in range(0, 128, 16):
@@ -130,8 +130,9 @@ def test_a_finished_tile_has_no_bank_conflicts(maths):
 
 @pytest.mark.parametrize(("tile", "elements"), [(128, 4), (64, 2)])
 def test_lines_of_a_finished_tile_have_no_bank_conflicts(maths, tile, elements):
-    """A lane's elements of a row are 16 bytes in one place, in some order, and eight lanes read all banks once. Of a
-    column it reads one at a time: with all lanes of float32, or half of the lanes of float64, which is 16 banks."""
+    """A lane's elements of a row are 16 bytes in one place, in some order, and eight lanes read all banks once. In a
+    column a lane reads one element at a time, together with all lanes of float32, or half of the lanes of float64,
+    which is 16 banks."""
     for line in range(tile):
         groups = [
             {maths.staged(tile, line, elements * lane + e) // elements for e in range(elements)} for lane in range(32)

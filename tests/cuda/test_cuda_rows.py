@@ -1,5 +1,5 @@
-"""How the ops for NVIDIA GPUs hand rows to their kernels, whose copies step from row to row by at least a row: the same
-source on CPU tensors."""
+"""Tests how the ops for NVIDIA GPUs hand rows to their kernels, whose copies step from row to row by at least a row.
+The same source runs on CPU tensors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
-    """torch.ops of tests/cuda/emulation/whole_rows.cpp."""
+    """Loads torch.ops of tests/cuda/emulation/whole_rows.cpp."""
     library = tmp_path_factory.mktemp("rows") / "whole_rows.so"
     folder = Path(torch.__file__).parent / "lib"
     command = ["g++", "-std=c++17", "-O0", "-shared", "-fPIC", "-DTORCH_TARGET_VERSION=0x020A000000000000"]
@@ -41,10 +41,10 @@ BYTES = torch.arange(5 * 48, dtype=torch.uint8).view(5, 48)
         (WORDS[:, :8], True),
         (WORDS[::2, 8:16], True),
         (WORDS[:1], True),
-        (WORDS[:1].as_strided((1, 24), (0, 1)), True),  # a single row, whatever its stride
+        (WORDS[:1].as_strided((1, 24), (0, 1)), True),  # This is a single row, whose stride does not matter.
         (WORDS[:0], True),
         (WORDS[:1].expand(7, 24), False),
-        (WORDS.view(-1).as_strided((9, 24), (8, 1)), False),  # windows, a third of a row apart
+        (WORDS.view(-1).as_strided((9, 24), (8, 1)), False),  # These are windows, a third of a row apart.
     ],
 )
 def test_gates_are_copied_where_rows_overlap(rows, t, kept):
@@ -54,7 +54,7 @@ def test_gates_are_copied_where_rows_overlap(rows, t, kept):
 
 
 def test_both_sides_of_a_problem_lie_in_whole_rows(rows):
-    """Every op makes its problem of WholeArgs, and can make it of nothing else."""
+    """Every op makes its problem from WholeArgs, and cannot make it from anything else."""
     given = WORDS[:1].expand(7, 24), WORDS.view(-1).as_strided((9, 24), (8, 1))
     for found, expected in zip(rows.whole_args(*given), given, strict=True):
         assert found.is_contiguous()
@@ -68,8 +68,8 @@ def test_both_sides_of_a_problem_lie_in_whole_rows(rows):
         (BYTES[::2], True),
         (BYTES[:, :16], True),
         (BYTES[:1], True),
-        (BYTES[:, :20], False),  # needs zeros behind its columns
-        (BYTES[:, 1:17], False),  # begins at an odd place
+        (BYTES[:, :20], False),  # It needs zeros behind its columns.
+        (BYTES[:, 1:17], False),  # It begins at an odd place.
         (BYTES[:1].expand(7, 48), False),
         (BYTES.view(-1).as_strided((9, 32), (16, 1)), False),
         (BYTES.T, False),

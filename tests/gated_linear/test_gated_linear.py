@@ -1,4 +1,5 @@
-"""gated_linear against its specification: values bit for bit, gates, gradients of any order, memory kept."""
+"""gated_linear agrees with its specification: values bit for bit, gates, gradients of any order, and the memory
+kept."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from gatedops import GateBits, gated_linear, pack_gates, reference
 
 pytestmark = [
     pytest.mark.usefixtures("isa"),
-    # torch's own: vmap calls the ops one by one.
+    # torch warns of itself, because vmap calls the ops one by one.
     pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning"),
 ]
 
@@ -94,7 +95,7 @@ def test_gates_of_tokens_gate_tokens(width):
 
 
 def special_problem(dtype):
-    """A layer whose products are special values: NaN, infinities, zeros of both signs, the least number."""
+    """Makes a layer whose products are NaN, infinities, zeros of both signs and the least number."""
     special = special_values(dtype)
     x = torch.ones(5, 1, dtype=dtype)
     return x, special.repeat(7)[:70].unsqueeze(1).contiguous(), special
@@ -128,7 +129,8 @@ def test_threads_and_repetition_do_not_change_a_bit():
     for count in (1, 2, 3, 2):
         with threads(count):
             results = [gated_linear(x, weight, bias), gated_linear(x, weight, bias, gate)]
-            # Of the bias only: how torch divides a matrix product among threads is its own affair.
+            # Only the gradient of the bias is compared, because torch decides how it divides a matrix product among
+            # threads.
             gradients = [torch.autograd.grad(y.square().sum(), [bias], retain_graph=True)[0] for y in results]
             found.append([*results, *gradients])
     for other in found[1:]:
@@ -154,7 +156,7 @@ def gradients(library, kind, dtype, compute, leading=(530,), cotangent=None):
 @pytest.mark.parametrize("kind", GATES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_gradients_are_as_good_as_torch(kind, dtype):
-    # An own gate is decided by the product, whose sign depends on the dtype: a mask of that dtype for all three.
+    # The product decides an own gate, and its sign depends on the dtype. So all three use one mask of that dtype.
     truth = gradients(reference, kind, dtype, torch.float64)
     if kind == "own":
         x, weight, bias = problem((530,), 40, 70, dtype)
@@ -201,7 +203,7 @@ def test_cotangents_of_any_strides(kind):
 
 
 def small(kind, biased=True):
-    """The layer as a function of float64 arguments that need gradients, and these."""
+    """Returns the layer as a function of float64 arguments that need gradients, and these arguments."""
     arguments = [t.requires_grad_() for t in problem((2, 3), 4, 5, torch.float64)[: 3 if biased else 2]]
     gate = gate_of(kind, (2, 3), 5, torch.float64)
     if kind != "soft":

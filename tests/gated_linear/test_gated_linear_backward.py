@@ -1,4 +1,4 @@
-"""The backward ops of gated layers: two networks at once, products side by side, memory kept between calls."""
+"""The backward ops of gated layers run two networks at once, products side by side, and keep memory between calls."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def words_of(rows: int, width: int):
 
 
 def pair_arguments(leading=(33,), inputs=(20, 12), width=70, dtype=torch.float32):
-    """Of gated_linear_pair_backward but for linear_feature: everything is asked for."""
+    """Makes the arguments of gated_linear_pair_backward without linear_feature, which ask for all gradients."""
     parts = []
     for place, size in enumerate(inputs):
         parts.append(
@@ -40,7 +40,7 @@ def pair_arguments(leading=(33,), inputs=(20, 12), width=70, dtype=torch.float32
 
 
 def one_by_one(grad_h, grad_z, h, w_f, b_f, z, w_v, b_v, words, linear_feature):
-    """The same by the backward of a single layer."""
+    """Computes the same by two backwards of a single layer."""
     feature = OPS.gated_linear_backward(grad_h, h, w_f, None if linear_feature else words, 0, b_f)
     return *feature, *OPS.gated_linear_backward(grad_z, z, w_v, words, 0, b_v)
 
@@ -57,7 +57,7 @@ def test_a_pair_on_two_threads_has_the_bits_of_its_layers_on_one(rows, linear_fe
     arguments = pair_arguments(ROWS[rows], width=300, dtype=dtype)
     with threads(1):
         expected = one_by_one(*arguments, linear_feature)
-    for count in (1, 2, 2, 2):  # the second thread starts late the first time
+    for count in (1, 2, 2, 2):  # The first time, the second thread starts late.
         with threads(count):
             found = OPS.gated_linear_pair_backward(*arguments, linear_feature)
         for ours, other in zip(found, expected, strict=True):
@@ -72,12 +72,13 @@ SIZES = [(40, 30, 20), (700, 90, 300), (2100, 500, 1030), (4200, 8, 1030)]
     [
         *((size, count) for size in SIZES for count in (2, 3)),
         *((size, 4) for size in (SIZES[0], SIZES[1], SIZES[3])),
-        pytest.param(SIZES[2], 4, marks=pytest.mark.slow),  # four threads spin for half a minute on two cores
+        pytest.param(SIZES[2], 4, marks=pytest.mark.slow),  # Four threads spin for half a minute on two cores.
     ],
     ids=str,
 )
 def test_gradients_of_any_size_and_number_of_threads_are_as_good_as_torch(count, size):
-    """One has products above the bound, the last more masked rows than memory is kept for between calls (32 MiB)."""
+    """One size has products above the bound. The last has more masked rows than the memory that is kept between calls
+    (32 MiB) can hold."""
     rows, inputs, width = size
     grad_h, grad_z, h, w_f, _, z, w_v, _, words = pair_arguments((rows,), (inputs, inputs), width)
     mask = OPS.unpack_gates(words, 1, width)[:, 0]
@@ -99,7 +100,7 @@ def test_gradients_of_any_size_and_number_of_threads_are_as_good_as_torch(count,
 
 
 def threads_of_products(capfd, count, call):
-    """The number that MKL gives to the thread of each product, in the order in which they end."""
+    """Returns the number that MKL gives to the thread of each product, in the order in which the products end."""
     with threads(count), torch.backends.mkl.verbose(torch.backends.mkl.VERBOSE_ON):
         call()
     return [int(thread) for thread in re.findall(r"^MKL_VERBOSE SGEMM\(.* TID:(\d+)", capfd.readouterr().out, re.M)]
@@ -124,7 +125,8 @@ SMALL_LAYER, LARGE_LAYER, LARGE_PAIR = (128, 256, 1024), (129, 256, 1024), (1025
 )
 @pytest.mark.parametrize("soft", [False, True])
 def test_the_layers_of_a_pair_run_side_by_side_on_two_threads_alone(count, size, apart, soft, capfd):
-    """More threads leave the products to torch, which uses all of them; run_apart in backward.h says why."""
+    """With more threads torch runs the products one after another with all threads; run_apart in backward.h says
+    why."""
     rows, inputs, width = size
     grad_h, grad_z, h, w_f, _, z, w_v, _, words = pair_arguments((rows,), (inputs, inputs), width)
     soft_arguments = (grad_h, grad_z, grad_h, grad_z, h, w_f, True, z, w_v, True, 4.0, 1.0, False)
@@ -155,7 +157,7 @@ def test_the_products_of_one_small_layer_run_side_by_side_on_two_threads_alone(c
 def test_what_a_pair_is_not_asked_for_is_empty():
     everything = pair_arguments()
     expected = OPS.gated_linear_pair_backward(*everything, False)
-    without = {2: 1, 3: 0, 4: 2, 5: 4, 6: 3, 7: 5}  # argument -> the gradient that it is for
+    without = {2: 1, 3: 0, 4: 2, 5: 4, 6: 3, 7: 5}  # It maps an argument to the gradient that needs it.
     for argument, gradient in without.items():
         given = list(everything)
         given[argument] = False if isinstance(given[argument], bool) else None
@@ -182,7 +184,7 @@ def test_cotangents_of_a_pair_of_any_strides():
 
 @pytest.mark.parametrize("soft", [False, True])
 def test_backwards_in_several_python_threads_do_not_share_memory(soft):
-    """Of layers of different sizes, so that what is kept grows and is used again."""
+    """The layers have different sizes, so that the memory that is kept grows and is used again."""
 
     def gradients(seed):
         rows = 40 + 300 * seed

@@ -1,4 +1,4 @@
-"""Bad input of the gated layers: a ValueError or TypeError that names the argument, before any work."""
+"""Bad input of the gated layers raises a ValueError or TypeError that names the argument, before any work."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IMAGES, FILTERS = torch.randn(2, 3, 4, 4), (3, OUT, 3)
 META_BITS = GateBits(BITS.words.to("meta"), BITS.layers)
 POOLED = random_bits(2, [((4, 3, 2, 2), "select")])
 
-# What is wrong -> (the argument that the message names, the call).
+# It maps what is wrong to the argument that the message names, and the call.
 LINEAR = {
     "x has other columns than weight": ("weight", lambda: gated_linear(X[:, :4], W, B)),
     "weight is 1-d": ("weight", lambda: gated_linear(X, W[0], B)),
@@ -87,7 +87,7 @@ PAIR = {
     "b_v is on another device": ("b_v", lambda: pair(b_v=C.to("meta"))),
     "h is int64": ("h", lambda: pair(h=X.long())),
     "z is bool": ("z", lambda: pair(z=Z > 0)),
-    "h is no tensor": ("h", lambda: pair(h=None)),
+    "h is not a tensor": ("h", lambda: pair(h=None)),
     "an unknown gate": ("gate", lambda: pair(gate="sigmoid")),
     "a tensor as gate": ("gate", lambda: pair(gate=None)),
     "an unknown feature": ("feature", lambda: pair(feature="tanh")),

@@ -1,4 +1,5 @@
-"""gated_linear_pair against its specification: values, gates, gradients, frozen networks, the variant into a buffer."""
+"""gated_linear_pair agrees with its specification: values, gates, gradients, frozen networks, and the variant that
+writes into a buffer."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from gatedops import GateBits, gated_linear_pair, npk_gram, reference
 
 pytestmark = [
     pytest.mark.usefixtures("isa"),
-    # torch's own: vmap calls the ops one by one.
+    # torch warns of itself, because vmap calls the ops one by one.
     pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning"),
 ]
 
@@ -27,7 +28,7 @@ class Ours:
 
 
 def graded(*places, **options):
-    """The arguments, those at these places in need of a gradient."""
+    """Returns the arguments; those at these places need a gradient."""
     return [t.requires_grad_(index in places) for index, t in enumerate(pair_problem(**options))]
 
 
@@ -58,7 +59,7 @@ def test_hard_gates_give_the_bits_of_the_specification(leading, inputs, width, d
 @pytest.mark.parametrize("feature", ["relu", "linear"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_soft_gates_are_as_good_as_torch(dtype, feature):
-    # beta and gain of a power of two are exact in every dtype, and so the same for all three.
+    # beta and gain are powers of two, which are exact in every dtype, so they are the same for all three.
     options = {"gate": "soft", "beta": 4.0, "gain": 0.5, "feature": feature}
     arguments = pair_problem((130,), width=257, dtype=dtype)
     ours, torchs = (f(*arguments, **options) for f in (gated_linear_pair, reference.gated_linear_pair))
@@ -73,7 +74,7 @@ def test_soft_gates_are_as_good_as_torch(dtype, feature):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_a_soft_gate_is_a_sigmoid_from_end_to_end(dtype):
-    """Of q itself, over all of its range, special values among them; v is 1."""
+    """The argument of the sigmoid is q itself, over its whole range with special values; v is 1."""
     q = torch.cat([torch.linspace(-800, 800, 3001, dtype=torch.float64).to(dtype), special_values(dtype)])
     one = torch.ones(1, 1, dtype=dtype)
     weights = (q.unsqueeze(1), None, one, torch.ones_like(q).unsqueeze(1), None)
@@ -128,7 +129,7 @@ def test_gradients_are_as_good_as_torch(kind, dtype):
     mask = reference.gated_linear_pair(*pair_problem(**options))[2].unpack()[0]
 
     def masked(h, w_f, b_f, z, w_v, b_v, **_):
-        """Of the float64 problem with the gates that q has in dtype."""
+        """Computes the float64 problem with the gates that q has in dtype."""
         q, v = linear(h, w_f, b_f), linear(z, w_v, b_v)
         h_next = torch.where(mask, q, 0) if kind["feature"] == "relu" else q
         return h_next, torch.where(mask, v, 0) if kind["gate"] == "hard" else v * torch.sigmoid(4 * q)
@@ -160,7 +161,7 @@ def test_first_and_second_derivatives_are_right_in_both_modes(kind, which):
     arguments = graded(*GRADED[which], **SMALL)
     wanted = [t for t in arguments if t.requires_grad]
     results = slice(2)
-    if kind["gate"] == "hard" and which != "both":  # the results that depend on what is graded
+    if kind["gate"] == "hard" and which != "both":  # Only these results depend on what needs a gradient.
         results = slice(1) if which in ("features alone", "w_f") else slice(1, 2)
     elif which in ("values alone", "z"):
         results = slice(1, 2)
@@ -214,7 +215,7 @@ def test_a_frozen_feature_network_has_no_backward_and_keeps_nothing(kind):
     kept = {t.data_ptr() for t in saved}
     assert not kept & {t.data_ptr() for t in arguments[:3]}
     floats = [t for t in saved if t.is_floating_point() and t.data_ptr() not in {a.data_ptr() for a in arguments[3:]}]
-    # A soft gate is a number: the pre-activation it is made of.
+    # A soft gate is a number, so the pre-activation that it is made of is compared.
     assert [t.shape for t in floats] == ([] if kind["gate"] == "hard" else [(100, 256)])
     z_next.sum().backward()
     assert all(t.grad is None for t in arguments[:3])

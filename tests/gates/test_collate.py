@@ -13,7 +13,7 @@ BITS, X = mixed_bits(9), torch.rand(9, 5)
 
 
 class Pairs(Dataset):
-    """Inputs and their gates."""
+    """A pair of inputs and their gates."""
 
     def __init__(self, x: torch.Tensor, bits: GateBits) -> None:
         self.x, self.bits = x, bits

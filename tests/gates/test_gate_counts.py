@@ -1,4 +1,4 @@
-"""gate_counts: in how many rows each bit is set, for every instruction set, against the bits one by one."""
+"""gate_counts counts in how many rows each bit is set, with every instruction set, as counting the bits does."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gatedops.ops.gate_counts import gate_counts, on_per_input
 every_isa = pytest.mark.usefixtures("isa")
 count_bits = torch.ops.gatedops.gate_counts
 
-# Around vectors (2, 8, 16 words) and the words of one kernel call (256).
+# These sizes lie around vectors (2, 8, 16 words) and the words of one kernel call (256).
 ROW_WORDS = [0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 40, 255, 256, 257, 300]
 
 
@@ -92,7 +92,7 @@ def test_a_selection_of_layers_is_counted_as_among_all(chosen):
 
 @every_isa
 def test_bits_beyond_the_channels_of_a_position_are_not_counted():
-    """Words that someone filled by hand, padding and all."""
+    """Somebody may have filled the words by hand, with padding that is not 0."""
     bits = random_bits(5, MIXED)
     full = GateBits(torch.full_like(bits.words, -1), bits.layers)
     for counts, layer in zip(gate_counts(full), bits.layers, strict=True):

@@ -1,4 +1,4 @@
-"""Packing, unpacking and GateBits: every bit is where docs/math.md section 6 puts it, for any strides."""
+"""Packing, unpacking and GateBits put every bit where docs/math.md, section 6, says, for any strides."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_on_means_strictly_greater_than_zero_for_every_special_value(dtype, widt
 
 @pytest.mark.usefixtures("isa")
 def test_offsets_beyond_32_bits_are_followed():
-    # Rows 1.5 GiB apart in 3 GiB of address space, of which only a few pages are touched.
+    # The rows are 1.5 GiB apart in 3 GiB of address space, of which only a few pages are touched.
     row = 3 * 2**29
     q = torch.empty(0, dtype=torch.bool).set_(torch.UntypedStorage(2 * row + 4096), 0, (3, 40), (row, 7))
     q.copy_(torch.rand(3, 40) < 0.5)

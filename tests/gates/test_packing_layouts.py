@@ -1,7 +1,7 @@
-"""Packing images, tokens and masks in the memory layouts that networks produce.
+"""Packs images, tokens and masks in the memory layouts that networks produce.
 
-Every instruction set gives the words of the reference; sizes lie around vectors of 8 and 16 elements, words
-of 32 gates and the 64-bit boundary of a position.
+Every instruction set gives the words of the reference. The sizes lie around vectors of 8 and 16 elements, words of 32
+gates and the 64-bit boundary of a position.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ sides = st.tuples(st.integers(1, 7), st.sampled_from([1, 2, 3, 5, 8, 16, 17]))
 
 
 def crop(q: Tensor) -> Tensor:
-    """The middle of a larger image or sequence: neither channels nor positions fill their strides."""
+    """Returns the middle of a larger image or sequence: neither channels nor positions fill their strides."""
     padded = torch.nn.functional.pad(q.float(), (1, 2) * (q.dim() - 2)).to(q.dtype)
     return padded[(..., *(slice(1, -2) for _ in range(q.dim() - 2)))]
 
@@ -41,7 +41,7 @@ def channels_last_crop(q: Tensor) -> Tensor:
 
 
 def channels_last_slice(q: Tensor) -> Tensor:
-    """Some of the channels of a wider channels-last image."""
+    """Returns some of the channels of a wider channels-last image."""
     return channels_last(torch.cat([q, q], 1))[:, : q.shape[1]]
 
 
@@ -85,7 +85,7 @@ TOKENS = {
 
 
 def assert_packs_like_the_reference(q: Tensor) -> None:
-    """With every instruction set, and without changing q."""
+    """Checks the words of every instruction set, and that q does not change."""
     before, expected = q.clone(), reference.pack_gates(q.contiguous()).words
     for isa in backends.available_isas():
         with backends.force_cpu(isa):
@@ -119,9 +119,9 @@ def test_both_layouts_of_an_image_give_the_same_words(dtype, layout):
 
 def test_the_gates_of_a_pixel_lie_side_by_side():
     q = torch.full((1, 65, 2, 3), -1.0)
-    q[0, 64, 1, 2] = 1.0  # the last pixel, position 5, its 65th channel
+    q[0, 64, 1, 2] = 1.0  # This is the 65th channel of the last pixel, position 5.
     words = pack_gates(q).words[0]
-    assert words.nonzero().tolist() == [[5 * 4 + 2]]  # 65 channels take 4 words of 32
+    assert words.nonzero().tolist() == [[5 * 4 + 2]]  # 65 channels take 4 words of 32 bits.
     assert words[22] == 1
 
 
@@ -150,7 +150,7 @@ def test_threads_do_not_change_a_word(layout):
 
 @pytest.mark.usefixtures("isa")
 def test_memory_outside_a_view_is_not_looked_at():
-    # NaN and infinity around the view: words must depend on the view alone, at every offset and width.
+    # NaN and infinity lie around the view: words must depend on the view alone, at every offset and width.
     for offset in range(18):
         for width in (1, 15, 33):
             frame = torch.full((4, offset + width + 20), float("inf"))

@@ -1,4 +1,4 @@
-"""scripts/gpu_prepare.sh and gpu_build.py: libraries for a GPU machine, and whether they fit it."""
+"""scripts/gpu_prepare.sh and gpu_build.py make libraries for a GPU machine, and say whether they fit it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def tree(tmp_path: Path) -> Tree:
 
 @pytest.fixture
 def build(monkeypatch, tmp_path):
-    """scripts/gpu_build.py, whose package is an empty folder."""
+    """Loads scripts/gpu_build.py with an empty folder as its package."""
     spec = importlib.util.spec_from_file_location("gpu_build", SCRIPTS / "gpu_build.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

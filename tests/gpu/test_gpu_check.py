@@ -1,6 +1,6 @@
-"""scripts/gpu_check.sh without a GPU, with a stand-in for Python (gpu_scripts.py).
+"""Runs scripts/gpu_check.sh without a GPU, with a stand-in for Python (gpu_scripts.py).
 
-What the real commands are is tested apart: every -k expression selects tests, and every benchmark takes its arguments.
+Other tests check the real commands: every -k expression selects tests, and every benchmark takes its arguments.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ def test_a_file_in_the_place_of_the_folder(tree):
 
 @pytest.mark.parametrize(("tars", "code", "result"), [("0", 2, "not run"), ("3", 1, "ok")])
 def test_no_space_for_the_archive(tree, tars, code, result):
-    """From the start on, nothing is run that leaves nothing; later, the rest is run and the last archive stays."""
+    """Without space at the start nothing is run; without space later, the rest is run and the last archive stays."""
     tree.tool("tar", FAILING_TAR)
     done = tree.check(TARS=tars)
     assert done.returncode == code
@@ -198,7 +198,7 @@ def test_space_that_comes_back_for_the_archive(tree):
 
 @pytest.fixture
 def full(tmp_path):
-    """A small file system without any space left."""
+    """Makes a small file system without any space left."""
     folder = tmp_path / "full"
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(folder)]
@@ -299,7 +299,7 @@ def test_a_tool_that_is_missing_is_said(tree):
 
 
 def listed(tree: Tree, check: str) -> list[list[str]]:
-    """The command of every step."""
+    """Returns the command of every step."""
     done = tree.check("--list", check, str(tree.out))
     assert done.returncode == 0, done.stderr
     return [shlex.split(line.split("\t")[2]) for line in done.stdout.splitlines()]
@@ -320,11 +320,11 @@ json.dump(results, open(sys.argv[1], "w"))
 
 
 def test_the_groups_are_all_tests_once(tree):
-    """Every call selects tests; together, those of a kernel select each test once."""
+    """Every call selects tests, and together the calls of a kernel select each test once."""
     calls = {tuple(c[c.index("pytest") + 1 :]) for c in listed(tree, "correct") if "pytest" in c}
     found = tree.folder / "found.json"
     environment = {k: v for k, v in os.environ.items() if k != "GATEDOPS_BACKEND"}
-    environment |= {"GATEDOPS_DRY_GPU": "1", "PYTHONPATH": str(SCRIPTS)}  # where the plugin is
+    environment |= {"GATEDOPS_DRY_GPU": "1", "PYTHONPATH": str(SCRIPTS)}  # The plugin is there.
     subprocess.run(
         [sys.executable, "-c", COLLECT, found],
         input=json.dumps([*calls, ["tests/gpu/test_gpu_gram_cuda.py"]]),
@@ -342,7 +342,7 @@ def test_the_groups_are_all_tests_once(tree):
 
 @pytest.mark.parametrize("check", ["correct", "fast"])
 def test_the_self_test_takes_its_arguments(tree, check):
-    """And finds every family that has kernels."""
+    """It also finds every family that has kernels."""
     commands = [c for c in listed(tree, check) if "selftest" in c]
     asked = [selftest._parse(command[command.index("selftest") + 1 :]) for command in commands]
     tried = [family for one in asked for family in selftest.families_to_try(one.families, KERNEL_BACKENDS)]
@@ -361,7 +361,7 @@ def test_the_benchmarks_take_their_arguments(tree, check, benchmark_module):
 
 
 def test_a_dry_run_puts_the_cpu_in_the_place_of_the_gpu(tmp_path):
-    """Two real steps. The whole, `scripts/gpu_check.sh --dry correct OUT_DIR`, takes minutes."""
+    """This runs two real steps. All of them, `scripts/gpu_check.sh --dry correct OUT_DIR`, take minutes."""
     environment = dict(os.environ) | {
         "PYTHON": sys.executable,
         "GPU_CHECK_ONLY": "machine|tiles_sm80|number|self_gates",

@@ -1,4 +1,4 @@
-"""conv_gram on a GPU, against the reference and the CPU. Run with GATEDOPS_BACKEND=cuda:
+"""conv_gram on a GPU agrees with the reference and the CPU. Run it with GATEDOPS_BACKEND=cuda:
 
 GATEDOPS_BACKEND=cuda python -m pytest -x tests/gpu/test_gpu_conv_gram.py
 """
@@ -70,7 +70,8 @@ def test_float32_is_as_good_as_torch(size):
 
 
 def test_the_same_bits_on_every_run_and_in_every_batch():
-    arguments = on_gpu(*residual((32, 32)).arguments(12, dtype=torch.float32))  # a pair takes MiB: several batches
+    # A pair takes MiB, so there are several batches.
+    arguments = on_gpu(*residual((32, 32)).arguments(12, dtype=torch.float32))
     expected = conv_gram(*arguments)
     for _ in range(3):
         assert_same_bits(conv_gram(*arguments), expected)
@@ -79,7 +80,7 @@ def test_the_same_bits_on_every_run_and_in_every_batch():
 
 
 def test_a_graph_of_pools_with_weights_replays_on_new_inputs():
-    """More weights than one launch stores."""
+    """There are more weights than one launch stores."""
     p = Programs()
     register = p.box(p.input((17, 17)), 5, same((3, 3)))
     first, *_ = [p.number(1 / (2 + k)) for k in range(17 * 17)]

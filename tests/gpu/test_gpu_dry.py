@@ -1,4 +1,4 @@
-"""Tests of the kernels for GPUs pass with the CPU in the place of the GPU: what fails there is the fault of a test."""
+"""Tests of the kernels for GPUs pass with the CPU in place of the GPU, so a failure there is the fault of a test."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ REASONS = (
     "needs a GPU: ",
     "needs a GPU and GATEDOPS_BACKEND=",
     "needs channels",
-)  # for which a test may be skipped in a dry run
+)  # A dry run may skip a test for these reasons.
 
 
 def test_the_tests_for_gpus_pass_on_the_cpu():
     files = [str(TESTS / f"test_gpu_{name}.py") for name in ("conv_gram", "gated_linear", "gram", "gram_cuda")]
     options = ["-q", "-m", "gpu", "-rs", "-p", "no:cacheprovider", "-p", "no:xdist"]
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("GATEDOPS_", "PYTEST_"))}
-    environment = inherited | {"GATEDOPS_DRY_GPU": "1", "OMP_NUM_THREADS": "1"}  # small tests: threads only wait
+    # In small tests, more threads only wait.
+    environment = inherited | {"GATEDOPS_DRY_GPU": "1", "OMP_NUM_THREADS": "1"}
     run = subprocess.run(
         [sys.executable, "-m", "pytest", *options, *files],
         env=environment, cwd=ROOT, capture_output=True, text=True, timeout=280,

@@ -1,4 +1,4 @@
-"""Gated layers on an NVIDIA GPU: the reference, the CPU's bits, derivatives, compilation, graphs, determinism."""
+"""Gated layers on an NVIDIA GPU: tests the reference, the CPU's bits, derivatives, compilation, graphs, determinism."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ pytestmark = [
 
 HALVES = [torch.bfloat16, torch.float16]
 DTYPES = [torch.float32, *HALVES, torch.float64]
-# leading, inputs, gates: tiles and less than tiles, aligned and not, empty ones
+# These are leading, inputs and gates: whole tiles, parts of tiles, aligned, not aligned, and empty layers.
 SHAPES = [((33,), 20, 70), ((1,), 1, 1), ((600,), 150, 257), ((3, 5), 64, 256), ((1024,), 512, 768), ((0,), 4, 33),
           ((4,), 0, 33)]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
 def first_tiles(monkeypatch):
-    """One tile for each kernel: timing all of them would compile four times as much."""
+    """Uses one tile for each kernel, because timing all of them would compile four times as much."""
     if DRY or backend_of("cuda", "gated_linear") != "triton":
         return
     from gatedops.triton import gated_linear_tuning as tuning
@@ -42,7 +42,7 @@ def first_tiles(monkeypatch):
 
 @contextmanager
 def float32_products(precision):
-    """torch.set_float32_matmul_precision in a block."""
+    """Sets torch.set_float32_matmul_precision inside a block."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision)
     try:
@@ -59,7 +59,7 @@ def assert_as_good(ours, torchs, truth):
 
 
 def integers(*shape, dtype, seed, most=2):
-    """Small whole numbers: every product and sum of them is exact in every dtype and order."""
+    """Makes small whole numbers, whose products and sums are exact in every dtype and order."""
     return torch.randint(-most, most + 1, shape, generator=generator(seed)).to(dtype)
 
 
@@ -117,7 +117,7 @@ def test_a_pair_is_as_good_as_torch(leading, dtype, kind):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [(5, 7, 33), (70, 64, 257), (300, 48, 512)], ids=str)
 def test_whole_numbers_give_the_cpus_bits(shape, dtype, precision):
-    """Forward, backward and gates, hard and own, single and pair."""
+    """This holds for forward, backward and gates, hard and own, single and pair."""
     rows, inputs, width = shape
     layer = integer_layer(rows, inputs, width, dtype)
     value = integer_layer(rows, inputs, width, dtype, seed=5)
@@ -138,7 +138,7 @@ def test_whole_numbers_give_the_cpus_bits(shape, dtype, precision):
         (ours, ours_grads), (cpus, cpus_grads) = results(DEVICE), results("cpu")
     for one, other in zip(ours, cpus, strict=True):
         assert_same_bits(one, other)
-    if dtype in (torch.float32, torch.float64):  # sums over rows leave the whole numbers that halves hold
+    if dtype in (torch.float32, torch.float64):  # Sums over rows exceed the whole numbers that half precision holds.
         for one, other in zip(ours_grads, cpus_grads, strict=True):
             assert torch.equal(one, other)
 
@@ -212,14 +212,14 @@ def test_gradients_are_as_good_as_torch(shape, dtype, kind):
     (gate,) = on_gpu(gate_of(kind, leading, width, dtype))
     arguments = on_gpu(*problem(leading, inputs, width, dtype))
     (cotangent,) = on_gpu(problem(leading, width, 1, dtype, seed=3)[0])
-    if kind == "own":  # decided by the product, whose sign depends on the dtype: one mask for all
+    if kind == "own":  # The product decides it, and its sign depends on the dtype, so all use one mask.
         gate = gated_linear(*arguments) > 0
 
     def gradients(function, compute):
         leaves = [t.detach().to(compute).requires_grad_() for t in arguments]
         given = gate
         if kind == "soft":
-            given = gate.detach().to(compute, copy=True).requires_grad_()  # each call adds to a gradient of its own
+            given = gate.detach().to(compute, copy=True).requires_grad_()  # Each call adds to a gradient of its own.
         y = function(*leaves, None if kind == "own" and function is gated_linear else given)
         y.backward(cotangent.to(compute))
         return [t.grad for t in (*leaves, *([given] if kind == "soft" else []))]
@@ -335,7 +335,7 @@ def test_a_graph_of_what_never_ran_before_needs_no_timing():
     from gatedops.triton import gated_linear_tuning as tuning
 
     x, weight, bias = on_gpu(*problem((96,), 64, 128, torch.bfloat16))
-    gated_linear(x, weight, bias)  # compiled
+    gated_linear(x, weight, bias)  # This compiles the kernel.
     tuning._fastest.clear()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

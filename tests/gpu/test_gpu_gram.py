@@ -1,4 +1,4 @@
-"""Packed gates and Grams on an NVIDIA GPU against the CPU's bits and the reference."""
+"""Packed gates and Grams on an NVIDIA GPU agree with the CPU's bits and the reference."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SIZES = [(257, 130), (1, 300), (130, 1), (0, 5), (5, 0)]
 
 
 def sides(n, m, specs, seed=0):
-    """Gates of both sides on the CPU."""
+    """Makes the gates of both sides on the CPU."""
     return random_bits(n, specs, seed), random_bits(m, specs, seed + 1)
 
 
@@ -87,7 +87,7 @@ def test_uint8_inputs_are_exact(normalize):
     x, y = inputs(150, 70, torch.uint8, 784)
     found = npk_gram(x.to(DEVICE), a.to(DEVICE), y.to(DEVICE), b.to(DEVICE), normalize=normalize).cpu()
     expected = npk_gram(x, a, y, b, normalize=normalize)
-    if normalize:  # two roots in float64, whose last bit the devices may round apart
+    if normalize:  # The devices may round the last bit of the two float64 roots differently.
         torch.testing.assert_close(found, expected)
     else:
         assert_same_bits(found, expected)

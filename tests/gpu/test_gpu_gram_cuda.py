@@ -1,10 +1,10 @@
-"""The CUDA kernels of the gram family on a GPU, against the CPU's bits. Run with GATEDOPS_BACKEND=cuda, and on Hopper
-once more with GATEDOPS_CUDA=sm90x1, which forces the wgmma kernel without clusters, and sm80, the mma.sync kernel:
+"""The CUDA kernels of the gram family give the CPU's bits on a GPU. Run it with GATEDOPS_BACKEND=cuda, and on Hopper
+again with GATEDOPS_CUDA=sm90x1, which forces the wgmma kernel without clusters, and sm80, the mma.sync kernel:
 
     GATEDOPS_BACKEND=cuda python -m pytest -x tests/gpu/test_gpu_gram_cuda.py
 
-The first tests are one tile, one stage of gates: they fail alone where a matrix descriptor, the swizzle or a fragment
-layout is not what the emulation of tests/cuda/emulation/ says.
+The first tests have one tile and one stage of gates. If only they fail, a matrix descriptor, the swizzle or a fragment
+layout is not what the emulation of tests/cuda/emulation/ assumes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def random_bits(n, widths, seed):
 
 
 def one_gate_each(rows, gate_of_row):
-    """Rows with one gate on, of 1024."""
+    """Makes rows with one of 1024 gates on."""
     gates = torch.zeros(rows, 1024, dtype=torch.bool)
     gates[torch.arange(rows), gate_of_row] = True
     return GateBits.pack([gates])
@@ -48,7 +48,7 @@ def one_gate_each(rows, gate_of_row):
 
 @not_dry("the CPU has no such kernels")
 def test_a_single_tile_is_made_by_the_kernel_that_is_chosen():
-    """By every op, or the tests of a forced kernel would prove nothing of it. float64 is the mma.sync kernel's."""
+    """Every op must launch it, or the tests of a forced kernel would not test it. float64 uses the mma.sync kernel."""
     chosen = os.environ.get("GATEDOPS_CUDA") or ("sm90" if torch.cuda.get_device_capability()[0] == 9 else "sm80")
     bits, v = random_bits(128, [1024], 0).to(DEVICE), torch.ones(128, 1, device=DEVICE)
     for op in (
@@ -65,7 +65,7 @@ def test_a_single_tile_is_made_by_the_kernel_that_is_chosen():
 
 @pytest.mark.parametrize("step", range(4))
 def test_single_tile_one_gate_on_per_row(step):
-    """Row i and column j share a gate where their gates are equal: a wrong place shows as a wrong pattern."""
+    """Row i and column j share a gate if their gates are equal, so a wrong place shows as a wrong pattern."""
     rows = torch.arange(128)
     x, y = one_gate_each(128, 256 * step + rows), one_gate_each(128, 256 * step + 127 - rows)
     found = gate_overlap(x.to(DEVICE), y.to(DEVICE)).cpu()
@@ -110,7 +110,7 @@ def test_bfloat16_is_the_rounded_float32():
     assert_same_bits(found.cpu(), expected)
 
 
-# By torch; by the wgmma kernel, where that runs, in one piece of columns and in several; by torch.
+# torch computes the first and the last; the wgmma kernel, if it runs, the others, in one or several pieces of columns.
 @pytest.mark.parametrize("columns", [50, 64, 784, 1025])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("normalize", [False, True])
@@ -125,7 +125,7 @@ def test_sigma_and_factors(dtype, normalize, columns):
 
 
 def test_single_tile_of_floats():
-    """The wgmma kernel's on sm_90: small integers, which TF32 holds."""
+    """On sm_90 this is the wgmma kernel's: the inputs are small integers, which TF32 holds."""
     x = torch.randint(-8, 8, (128, 64), generator=generator(1)).float()
     y = torch.randint(-8, 8, (128, 64), generator=generator(2)).float()
     bits = GateBits.pack([torch.ones(128, 1, dtype=torch.bool)])
@@ -133,7 +133,7 @@ def test_single_tile_of_floats():
 
 
 def test_single_tile_of_bytes():
-    """One byte in each row of x, the columns of y counted: a wrong place shows as a wrong pattern."""
+    """Each row of x has one byte, and the columns of y are counted, so a wrong place shows as a wrong pattern."""
     x, y = torch.zeros(128, 128, dtype=torch.uint8), torch.arange(128, dtype=torch.uint8).repeat(128, 1)
     x[torch.arange(128), torch.arange(128)] = 200
     bits = GateBits.pack([torch.ones(128, 1, dtype=torch.bool)])
@@ -142,7 +142,7 @@ def test_single_tile_of_bytes():
     )
 
 
-# Columns that fill no step, no stage, several stages; more than the kernels multiply.
+# The columns fill less than a step, less than a stage, or several stages, or are more than the kernels multiply.
 @pytest.mark.parametrize("columns", [1, 17, 128, 784, 66052])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_sigma_of_bytes_is_exact(columns, dtype):
@@ -209,7 +209,7 @@ def test_matvec_and_gradient(symmetric):
 @pytest.mark.parametrize("k", [1, 11, 32, 33])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_neighbors(symmetric, k, dtype):
-    bits = random_bits(400, [7], 17)  # few gates: many ties
+    bits = random_bits(400, [7], 17)  # Few gates give many ties.
     y_bits = None if symmetric else random_bits(90, [7], 18)
     values, indices = gate_neighbors(bits.to(DEVICE), k, None if symmetric else y_bits.to(DEVICE), dtype=dtype)
     expected_values, expected_indices = gate_neighbors(bits, k, y_bits, dtype=dtype)
@@ -227,7 +227,7 @@ def test_the_same_bits_on_every_run():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(("stride", "first"), [(260, 0), (261, 0), (264, 1)])
 def test_whole_tiles_go_out_in_lines_wherever_they_go(dtype, stride, first):
-    """Rows of the output begin at multiples of 16 bytes, of what a lane writes, or of an element alone."""
+    """Rows of the output begin at multiples of 16 bytes, of the bytes that a lane writes, or of one element alone."""
     bits = random_bits(260, [40, 9], 25)
     wide = torch.full((260, stride), torch.nan, dtype=dtype, device=DEVICE)
     out = wide[:, first : first + 260]
@@ -239,10 +239,10 @@ def test_whole_tiles_go_out_in_lines_wherever_they_go(dtype, stride, first):
 
 @pytest.mark.parametrize("rows", ["all the same", "windows"])
 def test_rows_that_overlap(rows):
-    """An expanded tensor, and windows a third of a row apart: neither has rows that lie behind each other."""
+    """These are an expanded tensor, and windows a third of a row apart, whose rows do not follow each other."""
     given = torch.randint(0, 2**31, (9, 24), generator=generator(26)).int()
     pixels = torch.arange(9 * 48).byte().view(9, 48)
-    ops, first, count, scale = torch.ops.gatedops, [0, 8], [8, 16], [0.5, 2.0**-6]  # every sum is exact
+    ops, first, count, scale = torch.ops.gatedops, [0, 8], [8, 16], [0.5, 2.0**-6]  # Every sum is exact.
 
     def overlapping(t):
         return t[:1].expand(5, t.shape[1]) if rows == "all the same" else t.view(-1).as_strided(t.shape, (8, 1))

@@ -1,4 +1,4 @@
-"""scripts/gpu_pytest.py: what a test that breaks the GPU, or hangs, may not take with it."""
+"""scripts/gpu_pytest.py keeps other tests safe from a test that breaks the GPU or hangs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gpu_scripts import SCRIPTS, only_line
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the scripts are for Linux, where the GPUs are")
 
 
-# The illegal access of a GPU: a torch of which every synchronize fails once a test has broken it.
+# This imitates an illegal access on a GPU: once a test has broken torch, every synchronize fails.
 BROKEN_TORCH = """
 class cuda:
     broken = False

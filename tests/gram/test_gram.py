@@ -1,4 +1,4 @@
-"""gate_overlap, npk_gram and npk_diag: values, bits and where they go (docs/math.md sections 2 and 3)."""
+"""gate_overlap, npk_gram and npk_diag give the right values and bits (docs/math.md, sections 2 and 3)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("isa")
 
 
 def lambda_rule(counts: torch.Tensor, scales: list[float], dtype: torch.dtype) -> torch.Tensor:
-    """docs/math.md section 3 in numpy: each operation rounded to dtype, layers in order."""
+    """Computes docs/math.md, section 3, in numpy: each operation is rounded to dtype, and layers come in order."""
     number = {torch.float32: np.float32, torch.float64: np.float64}[dtype]
     factors = [count.numpy().astype(number) * number(s) for count, s in zip(counts, scales, strict=True)]
     product = factors[0]
@@ -44,7 +44,7 @@ def lambda_rule(counts: torch.Tensor, scales: list[float], dtype: torch.dtype) -
 
 
 def wide(x: torch.Tensor | None, bits: GateBits, y: torch.Tensor | None, y_bits: GateBits) -> np.ndarray:
-    """The Gram in numpy's long double (64-bit significand)."""
+    """Computes the Gram in numpy's long double (64-bit significand)."""
     gram = np.ones((bits.n, y_bits.n), dtype=np.longdouble)
     if x is not None:
         gram = x.double().numpy().astype(np.longdouble) @ y.double().numpy().astype(np.longdouble).T
@@ -54,7 +54,7 @@ def wide(x: torch.Tensor | None, bits: GateBits, y: torch.Tensor | None, y_bits:
 
 
 def wide_truth(x, bits, y=None, y_bits=None, *, normalize=False) -> torch.Tensor:
-    """The Gram computed in long double, rounded to float64."""
+    """Returns the Gram computed in long double, rounded to float64."""
     y, y_bits = (x, bits) if y_bits is None else (y, y_bits)
     gram = wide(x, bits, y, y_bits)
     if normalize:
@@ -65,7 +65,7 @@ def wide_truth(x, bits, y=None, y_bits=None, *, normalize=False) -> torch.Tensor
 
 
 def assert_gram_is_good(ours, x, bits, y=None, y_bits=None, *, normalize=False):
-    """The two-baseline rule for ours."""
+    """Checks our Gram by the rule of two baselines."""
     baseline = reference.npk_gram(x, bits, y, y_bits, normalize=normalize, dtype=ours.dtype)
     assert_as_good_as_torch(ours, baseline, wide_truth(x, bits, y, y_bits, normalize=normalize))
 
@@ -169,7 +169,7 @@ def test_lambda_of_many_tiles_is_bit_for_bit_the_sequential_product(n):
 @pytest.mark.parametrize("n", [1456, 1500, 2064])
 @pytest.mark.parametrize("specs", [dense(9), dense(700, 33, 300)], ids=["few gates", "many gates"])
 def test_large_outputs_are_written_whole_wherever_their_rows_begin(n, specs):
-    """Outputs of more than 8 MiB are written past the caches, in whole vectors where rows allow it."""
+    """Outputs of more than 8 MiB are written past the caches, in whole vectors if the rows allow it."""
     bits = random_bits(n, specs, seed=n)
     counts, scales = reference.gate_overlap(bits), [1 / w for w in bits.widths]
     assert_same_bits(gate_overlap(bits), counts)
@@ -222,7 +222,8 @@ def test_rows_of_words_may_be_far_apart_and_in_any_order():
         assert_same_bits(npk_gram(None, part), reference.npk_gram(None, part))
     wide = torch.full((80, a.words.shape[1] + 16), -1, dtype=torch.int32)
     wide[:, 8:-8] = a.words
-    shifted = torch.cat([wide.new_zeros(1), a.words.flatten()])[1:].view(a.words.shape)  # aligned to 4 bytes
+    # This is aligned to 4 bytes only.
+    shifted = torch.cat([wide.new_zeros(1), a.words.flatten()])[1:].view(a.words.shape)
     for words in (wide[:, 8:-8], shifted):
         same = GateBits(words, a.layers)
         assert_same_bits(gate_overlap(same, b), reference.gate_overlap(a, b))
@@ -342,7 +343,7 @@ def test_uint8_inputs_lie_anywhere_in_memory(d):
 
 @pytest.mark.parametrize("value", [0, 1, 127, 128, 254, 255])
 def test_uint8_sums_beyond_32_bits_are_exact(value):
-    d = 70_001  # 255^2 * d is beyond 2^32
+    d = 70_001  # 255^2 * d exceeds 2^32.
     x = torch.full((3, d), value, dtype=torch.uint8)
     x[1, ::2], x[2, :100] = 255, 1
     bits = bits_of([torch.ones(3, 1, dtype=torch.bool)], dense(1))
@@ -357,7 +358,7 @@ def test_uint8_sums_beyond_32_bits_are_exact(value):
 @pytest.mark.parametrize("x_dtype", [None, torch.float32, torch.float64, torch.uint8], ids=str)
 def test_normalized_gram_has_ones_on_its_diagonal_and_zeros_for_empty_rows(x_dtype, dtype):
     bits, y_bits = random_bits(200, SHAPE), random_bits(40, SHAPE, seed=1)
-    bits.words[7, :16] = 0  # no gate of layer 0
+    bits.words[7, :16] = 0  # No gate of layer 0 is on.
     x = None if x_dtype is None else rows_of(200, 12, dtype=x_dtype)
     y = None if x_dtype is None else rows_of(40, 12, 1, x_dtype)
     if x is not None:
@@ -408,10 +409,10 @@ def test_threads_and_repetition_do_not_change_a_bit(x_dtype, dtype):
 
 
 def frames(n: int, m: int, dtype: torch.dtype) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """(whole, out) pairs: out (n, m) is a window of whole, which is filled with -7."""
+    """Yields (whole, out) pairs: out (n, m) is a window of whole, which is filled with -7."""
     wholes = [torch.full(shape, -7, dtype=dtype) for shape in [(n, m), (n + 2, m + 3), (2 * n, m + 16)]]
     windows = [wholes[0], wholes[1][1:-1, 1:-2], wholes[2][1::2, 8 : m + 8]]
-    flat = torch.full((n * m + 1,), -7, dtype=dtype)  # rows aligned to nothing
+    flat = torch.full((n * m + 1,), -7, dtype=dtype)  # Its rows have no alignment.
     return [*zip(wholes, windows, strict=True), (flat, flat[1:].view(n, m))]
 
 
@@ -452,7 +453,8 @@ def test_x_without_columns_gives_zeros():
 def test_grams_of_more_than_two_to_the_31_entries_are_right():
     bits, y_bits = random_bits(70_000, dense(32)), random_bits(31_000, dense(32), seed=1)
     gram = npk_gram(None, bits, None, y_bits)
-    sample = torch.tensor([0, 1, 34_999, 69_271, 69_272, 69_273, 69_274, 69_998, 69_999])  # 69,273 * 31,000 < 2^31
+    # 69,273 * 31,000 is just below 2^31.
+    sample = torch.tensor([0, 1, 34_999, 69_271, 69_272, 69_273, 69_274, 69_998, 69_999])
     assert_same_bits(gram[sample], reference.npk_gram(None, bits[sample], None, y_bits))
     del gram
     bits = random_bits(46_400, dense(32))

@@ -1,4 +1,5 @@
-"""Derivatives of npk_gram (docs/math.md section 7): any order, both modes, under torch.func, any dtype."""
+"""Derivatives of npk_gram (docs/math.md, section 7) exist to any order, in both modes, under torch.func, in any
+dtype."""
 
 from __future__ import annotations
 
@@ -13,11 +14,11 @@ from gatedops import npk_diag, npk_gram, reference
 
 pytestmark = [
     pytest.mark.usefixtures("isa"),
-    # torch's own: vmap calls the ops one by one.
+    # torch warns of itself, because vmap calls the ops one by one.
     pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning"),
 ]
 
-# Overlaps of small layers leave some pairs at 0 and most above.
+# Small layers have pairs without overlap, but most pairs have some.
 BITS, Y_BITS = random_bits(5, dense(6, 9)), random_bits(4, dense(6, 9), seed=1)
 
 
@@ -168,7 +169,7 @@ def test_a_normalized_gram_has_no_nan_gradient_at_an_empty_row():
 
 
 def same_under(transform) -> None:
-    """transform(library) is the same, and not 0, for ours and for plain torch."""
+    """Checks that transform(library) is the same, and not 0, for gatedops and for plain torch."""
     ours, truth = transform(Ours), transform(reference)
     assert truth.abs().max() > 0
     assert_close_in_float64(ours, truth)

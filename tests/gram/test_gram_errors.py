@@ -1,4 +1,4 @@
-"""Bad input: a ValueError or TypeError that names the argument, before any work, and nothing is written."""
+"""Bad input raises a ValueError or TypeError that names the argument, before any work, and nothing is written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ N, M, D = 6, 4, 5
 BITS, Y_BITS = random_bits(N, dense(40, 33)), random_bits(M, dense(40, 33), seed=1)
 X, Y, V = rows_of(N, D), rows_of(M, D, 1), rows_of(M, 3, 2)
 META_BITS = GateBits(BITS.words.to("meta"), BITS.layers)
-HUGE = random_bits(N, dense(*[256] * 16))  # 2^128 paths: one more than float32 holds
+HUGE = random_bits(N, dense(*[256] * 16))  # 2^128 paths are just too many for float32.
 OTHER_BITS = {
     "other widths": random_bits(M, dense(40, 34)),
     "other number of layers": random_bits(M, dense(40)),
@@ -24,7 +24,7 @@ OTHER_BITS = {
     "other device": GateBits(Y_BITS.words.to("meta"), Y_BITS.layers),
 }
 
-# What is wrong -> (the argument that the message names, the call).
+# It maps what is wrong to the argument that the message names, and the call.
 GRAM_CASES = {
     "x has other rows than bits": ("x", lambda **out: npk_gram(X[:5], BITS, **out)),
     "y has other rows than y_bits": ("y", lambda **out: npk_gram(X, BITS, Y[:3], Y_BITS, **out)),
@@ -42,7 +42,7 @@ GRAM_CASES = {
     "y is complex": ("y", lambda **out: npk_gram(X, BITS, Y.to(torch.complex64), Y_BITS, **out)),
     "x is int64": ("x", lambda **out: npk_gram(X.long(), BITS, **out)),
     "x is bool": ("x", lambda **out: npk_gram(X > 0, BITS, **out)),
-    "x is no tensor": ("x", lambda **out: npk_gram(X.tolist(), BITS, **out)),
+    "x is not a tensor": ("x", lambda **out: npk_gram(X.tolist(), BITS, **out)),
     "y without y_bits": ("y_bits", lambda **out: npk_gram(X, BITS, Y, **out)),
     "y_bits without y": ("y", lambda **out: npk_gram(X, BITS, None, Y_BITS, **out)),
     "y without x": ("y|x", lambda **out: npk_gram(None, BITS, Y, Y_BITS, **out)),
@@ -83,7 +83,7 @@ OTHER_CASES = {
     "matvec with a complex v": ("v", lambda: npk_matvec(X, BITS, V.to(torch.complex64), Y, Y_BITS)),
     "matvec with an integer v": ("v", lambda: npk_matvec(X, BITS, V.long(), Y, Y_BITS)),
     "matvec with v on another device": ("v", lambda: npk_matvec(X, BITS, V.to("meta"), Y, Y_BITS)),
-    "matvec with v that is no tensor": ("v", lambda: npk_matvec(X, BITS, V.tolist(), Y, Y_BITS)),
+    "matvec with v that is not a tensor": ("v", lambda: npk_matvec(X, BITS, V.tolist(), Y, Y_BITS)),
     "matvec with x of other rows": ("x", lambda: npk_matvec(X[:5], BITS, V, Y, Y_BITS)),
     "matvec with y of other columns": ("y", lambda: npk_matvec(X, BITS, V, Y[:, :4], Y_BITS)),
     "matvec with y but no y_bits": ("y_bits", lambda: npk_matvec(X, BITS, V, Y)),
@@ -114,7 +114,7 @@ OTHER_CASES = {
     "too many kinds": ("kinds", lambda: GateBits.pack([X], kinds=["gate", "gate"])),
     "an unknown kind": ("kind", lambda: GateBits.pack([X], kinds=["pool"])),
     "select masks of a dense layer": ("kind|shape", lambda: GateBits.pack([X], kinds=["select"])),
-    "words that are no int32": ("words", lambda: GateBits(BITS.words.long(), BITS.layers)),
+    "words that are not int32": ("words", lambda: GateBits(BITS.words.long(), BITS.layers)),
     "1-d words": ("words", lambda: GateBits(BITS.words[0], BITS.layers)),
     "words too short for the layers": ("words|layers", lambda: GateBits(BITS.words[:, :8], BITS.layers)),
     "unpacking a tensor": ("bits", lambda: unpack_gates(BITS.words)),
@@ -145,7 +145,7 @@ def test_the_other_functions_name_the_bad_argument(what):
 
 
 def bad_outs() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """What is wrong -> (x (N, D), out)."""
+    """Maps what is wrong to x (N, D) and out."""
     shared = rows_of(N, 2 * N)
     words = BITS.words.view(torch.float32)
     return {
@@ -245,5 +245,5 @@ RAW_CASES = {
 
 @pytest.mark.parametrize("what", RAW_CASES)
 def test_the_raw_ops_refuse_what_would_leave_a_tensor(what):
-    with pytest.raises(ValueError):  # noqa: PT011  (the texts are for developers)
+    with pytest.raises(ValueError):  # noqa: PT011  (The texts are for developers.)
         RAW_CASES[what]()

@@ -1,4 +1,5 @@
-"""npk_matvec: values and derivatives; and, for all ops, memory and other processors."""
+"""npk_matvec has the right values and derivatives; all ops of Grams keep to their memory, and run on other
+processors."""
 
 from __future__ import annotations
 
@@ -21,14 +22,14 @@ from torch_threads import threads
 
 from gatedops import GateBits, npk_matvec, reference
 
-# torch's own: vmap calls the ops one by one.
+# torch warns of itself, because vmap calls the ops one by one.
 pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
 
 BITS, Y_BITS = random_bits(5, dense(6, 9)), random_bits(4, dense(6, 9), seed=1)
 
 
 def long_double_product(x, bits, v, y, y_bits) -> torch.Tensor:
-    """K v in numpy's long double (64-bit significand), rounded to float64."""
+    """Computes K v in numpy's long double (64-bit significand), rounded to float64."""
     product = np.ones((bits.n, (bits if y_bits is None else y_bits).n), dtype=np.longdouble)
     if x is not None:
         right = x if y is None else y
@@ -39,7 +40,7 @@ def long_double_product(x, bits, v, y, y_bits) -> torch.Tensor:
 
 
 def assert_product_is_good(x, bits, v, y=None, y_bits=None, *, dtype, columns=None):
-    """`columns` of v a call; all by default."""
+    """Checks a product by the rule of two baselines, with `columns` columns of v per call; by default all."""
 
     def product(library):
         parts = v.split(columns or max(1, v.shape[1]), 1)
@@ -79,11 +80,12 @@ def test_matvec_of_integers_is_exactly_that_of_all_listed_paths(d_in, widths, dt
     seeds,
     st.sampled_from(FLOATS),
 )
-@example(127, 0, 1, 1, [((31,), "gate")], 0, torch.float32)  # float32 sums of terms in turn fail
+@example(127, 0, 1, 1, [((31,), "gate")], 0, torch.float32)  # Sums of float32 terms one after another fail here.
 def test_matvec_is_as_good_as_torch(n, m, d, c, specs, seed, dtype):
     bits, y_bits = random_bits(n, specs, seed), random_bits(m, specs, seed + 1)
     x, y = rows_of(n, d, seed, dtype), rows_of(m, d, seed + 1, dtype)
-    many = max(c, 16) if c else 0  # in several calls: the largest of a few errors is a matter of luck, torch's too
+    # Several calls are compared, because the largest of a few errors is a matter of luck, for torch too.
+    many = max(c, 16) if c else 0
     v, w = rows_of(n, many, seed + 2, dtype), rows_of(m, many, seed + 2, dtype)
     assert_product_is_good(x, bits, w, y, y_bits, dtype=dtype, columns=c)
     assert_product_is_good(x, bits, v, dtype=dtype, columns=c)
@@ -99,7 +101,7 @@ def test_matvec_over_many_tiles_is_as_good_as_torch(x_dtype, dtype):
     x = y = None
     if x_dtype is not None:
         x, y = rows_of(n, 20, 0, x_dtype), rows_of(m, 20, 1, x_dtype)
-    for columns in (10, 24, 25):  # up to 24 are multiplied block by block, more by torch
+    for columns in (10, 24, 25):  # Up to 24 are multiplied block by block, more by torch.
         assert_product_is_good(x, bits, rows_of(m, columns, 2, dtype), y, y_bits, dtype=dtype)
     for columns in (1, 2, 3, 4, 5, 24, 25):
         assert_product_is_good(x, bits, rows_of(n, columns, 3, dtype), dtype=dtype)
@@ -222,7 +224,7 @@ def test_gradients_over_many_tiles_are_as_good_as_torch(square):
 
 
 def same_under(transform) -> None:
-    """transform(library) is the same, and not 0, for ours and for plain torch."""
+    """Checks that transform(library) is the same, and not 0, for gatedops and for plain torch."""
     ours, truth = transform(Ours), transform(reference)
     assert truth.abs().max() > 0
     assert_close_in_float64(ours, truth)
@@ -258,7 +260,7 @@ LARGE = """
 from gatedops import npk_diag, npk_gram, npk_matvec
 x, bits = rows_of({}, {}, dtype=torch.{}), random_bits({}, dense(32))
 """
-# What -> (rows and columns of x, its dtype, the call for the first n rows, MiB of its result).
+# It maps a name to the rows and columns of x, its dtype, the call for the first n rows, and the MiB of the result.
 CALLS = {
     # 128 MiB of bfloat16 are 256 MiB of float32.
     "a Gram of a large bfloat16 x": (16000, 4096, "bfloat16", "npk_gram(x[:n], bits[:n], x[:9], bits[:9])", 1),
@@ -294,7 +296,7 @@ def test_workspace_is_below_64_mib(what):
 
 @pytest.mark.parametrize("instructions", ["SSE41", "AVX2", "AVX512_CORE"])
 def test_uint8_inputs_are_multiplied_exactly_on_processors_without_vnni(instructions):
-    # torch's int8 products saturate there; the variable makes its oneDNN take such a processor's path.
+    # On such a processor torch's int8 products saturate. The variable makes its oneDNN take that processor's path.
     script = """
 import torch
 from gatedops import npk_gram, pack_gates

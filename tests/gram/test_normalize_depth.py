@@ -1,4 +1,4 @@
-"""normalize=True for any depth, and what is said where a kernel leaves the range of its dtype."""
+"""normalize=True is right for any depth, and a kernel that leaves the range of its dtype is reported."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LIMITS = {torch.float32: FLOAT32_KERNEL, torch.float64: 1e-12}
 
 
 def alike(n: int, depth: int, width: int, low: float, high: float, seed: int = 0) -> GateBits:
-    """Gates of inputs that share most of them, the first input having `low` of them on and the last one `high`."""
+    """Makes gates of inputs that share most of them. The first input has `low` of them on, and the last one `high`."""
     made = generator(seed)
     shares = torch.linspace(low, high, n)[:, None]
     gates = []
@@ -32,7 +32,7 @@ def alike(n: int, depth: int, width: int, low: float, high: float, seed: int = 0
 
 
 def cosines(bits: GateBits, y_bits: GateBits | None = None, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
-    """The normalized Gram, from exact integers of any size."""
+    """Computes the normalized Gram from exact integers of any size."""
     y, y_bits = (x, bits) if y_bits is None else (y, y_bits)
     counts, rows, columns = (
         reference.gate_overlap(*pair).long().tolist() for pair in ((bits, y_bits), (bits, bits), (y_bits, y_bits))
@@ -57,7 +57,7 @@ def cosine_of(a: Tensor, b: Tensor) -> float:
 def assert_is(found: Tensor, expected: Tensor) -> None:
     limit = LIMITS[found.dtype]
     assert (found.double() - expected).abs().max() <= limit
-    clear = expected.abs() > 1e-30  # of what is below, float32 keeps fewer digits
+    clear = expected.abs() > 1e-30  # Below this, float32 keeps fewer digits.
     assert ((found.double() - expected) / expected)[clear].abs().max() <= 10 * limit
 
 
@@ -113,7 +113,8 @@ def test_the_size_of_the_inputs_does_not_matter(what, size):
 @pytest.mark.parametrize("size", [1e-17, 1e25])
 def test_inputs_whose_products_leave_the_dtype_are_refused(size):
     x, bits = rows_of(6, 9, dtype=torch.float64) * size, NETS["one layer"]
-    with pytest.raises(ValueError, match=r"x: its rows have squared lengths around 1e.*leave torch.float32; divide x"):
+    message = r"x: its rows have squared lengths around 1e.*leave the range of torch.float32; divide x"
+    with pytest.raises(ValueError, match=message):
         npk_gram(x, bits, normalize=True)
     assert_is(npk_gram(x, bits, normalize=True, dtype=torch.float64), cosines(bits, x=x))
 
@@ -138,7 +139,7 @@ def test_of_a_scale_the_signs_alone_matter(what, dtype):
     depth, expected = len(bits.layers), npk_gram(None, bits, normalize=True, dtype=dtype)
     for numbers in ([1e-3] * depth, [1e3] * depth, [-2.0, *[0.1] * (depth - 2), -5.0]):
         assert_same_bits(npk_gram(None, bits, scale=numbers, normalize=True, dtype=dtype), expected)
-    for name in ("none", "width"):  # though the widths multiply to more than the dtype holds
+    for name in ("none", "width"):  # The widths multiply to more than the dtype holds.
         assert_same_bits(npk_gram(None, bits, scale=name, normalize=True, dtype=dtype), expected)
     negative = npk_gram(None, bits, scale=[*[0.1] * (depth - 1), -2.0], normalize=True, dtype=dtype)
     assert_same_bits(negative, -expected)
@@ -211,7 +212,7 @@ UNDERFLOWS = {
 def test_a_kernel_that_underflows_altogether_is_warned_of_once(what):
     call, message = UNDERFLOWS[what]
     with pytest.warns(
-        UserWarning, match=f"largest value of the kernel is around 1e-.* all of it underflows; .*{message}"
+        UserWarning, match=f"largest value of the kernel is around 1e-.* the whole kernel underflows; .*{message}"
     ) as w:
         call(dtype=torch.float32)
     assert len(w) == 1

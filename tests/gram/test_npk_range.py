@@ -1,4 +1,4 @@
-"""npk over many layers, in float32, for fully connected networks, and under rotations of images."""
+"""npk is right over many layers, in float32, for fully connected networks, and under rotations of images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tolerances import FLOAT32_KERNEL, FLOAT32_ROTATIONS, assert_close_in_float6
 from torch import Tensor, nn
 
 from gatedops import npk, npk_gram, record_gates
-from gatedops.trace import progress as progress_module
+from gatedops import progress as progress_module
 
 pytestmark = pytest.mark.usefixtures("exported_once")
 
@@ -139,7 +139,7 @@ def test_blocks_of_the_gram_and_their_bar(capsys, monkeypatch):
 
 
 def mostly_off(layers: int, kind: str) -> nn.Sequential:
-    """A deep net in which one gate of 16 is on in every layer."""
+    """Makes a deep net in which one gate of 16 is on in every layer."""
     modules: list[nn.Module] = []
     for index in range(layers):
         width = 1 if index == 0 else 16

@@ -1,4 +1,4 @@
-"""New results that are large ask the system for huge pages: a Gram is not held up by a page fault every 4 KiB."""
+"""Large new results ask the system for huge pages, so that a Gram does not wait for a page fault every 4 KiB."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(
     not SMAPS.exists() or not HUGE_PAGES.exists(), reason="no transparent huge pages, or no /proc, on this system"
 )
 
-# A process of its own, where nothing else has asked. n x n float32 are 36 MB, which malloc always maps anew.
+# This runs in a process in which nothing else has asked. n x n float32 are 36 MB, which malloc always maps anew.
 SCRIPT = """
 import torch
 import gatedops
@@ -51,7 +51,7 @@ def test_large_results_ask_for_huge_pages() -> None:
     done = run_python("-c", SCRIPT, THP_MEM_ALLOC_ENABLE="0")
     assert done.returncode == 0, done.stderr
     answers = dict(reversed(line.split(", ")) for line in done.stdout.splitlines())
-    assert answers.pop("torch") == "False"  # what is asked, is asked by the ops
+    assert answers.pop("torch") == "False"  # Only the ops ask.
     assert answers == dict.fromkeys(
         ["Lambda", "Gram in float64", "counts", "soft Gram", "packed gates", "unpacked gates"], "True"
     )

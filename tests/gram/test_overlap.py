@@ -1,4 +1,5 @@
-"""gate_agreement, gate_hamming: exact counts; gate_neighbors: the neighbours that a stable sort of the Gram finds."""
+"""gate_agreement and gate_hamming give exact counts, and gate_neighbors the neighbours that a stable sort of the Gram
+finds."""
 
 from __future__ import annotations
 
@@ -77,7 +78,7 @@ def test_measures_of_layers_wider_than_any_block_are_whole(measure, width):
 @every_isa
 @every_measure
 def test_measures_of_more_gates_than_float32_counts_are_exact(measure):
-    """2^24 + 40 gates: float32 holds no odd number above 2^24."""
+    """The layer has 2^24 + 40 gates, and float32 holds no odd number above 2^24."""
     width = 2**24 + 40
     gates = torch.zeros(3, width, dtype=torch.bool)
     gates[1, : width - 5] = True
@@ -136,7 +137,7 @@ def test_neighbors_of_four_rows():
     bits = GateBits.pack([gates])
     values, indices = gate_neighbors(bits, 2, scale="none")
     assert values.tolist() == [[2, 1], [2, 2], [2, 1], [2, 2]]
-    assert indices.tolist() == [[1, 3], [0, 3], [3, 1], [1, 2]]  # row 1: 0 and 3 tie, 0 comes first
+    assert indices.tolist() == [[1, 3], [0, 3], [3, 1], [1, 2]]  # In row 1, 0 and 3 tie, and 0 comes first.
     values, indices = gate_neighbors(bits[:1], 3, bits, scale="none")
     assert values.tolist() == [[2, 2, 1]]
     assert indices.tolist() == [[0, 1, 3]]
@@ -161,7 +162,7 @@ def test_neighbors_are_those_of_a_stable_sort(n, m, specs, seed, density, dtype,
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("n", [600, 2047, 2048, 2305])
 def test_neighbors_over_many_tiles_are_those_of_a_stable_sort(n, dtype):
-    # Few gates, so that many rows tie at the k-th place.
+    # There are few gates, so that many rows tie at the k-th place.
     bits = random_bits(n, dense(5, 9), seed=n)
     for k in (1, 7, n - 1):
         expected = reference.gate_neighbors(bits, k, dtype=dtype)

@@ -1,4 +1,4 @@
-"""soft_npk_gram: values, derivatives and memory (docs/math.md section 5)."""
+"""soft_npk_gram has the right values and derivatives, and keeps to its memory (docs/math.md, section 5)."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from torch_threads import threads
 
 from gatedops import npk_gram, reference, soft_npk_gram
 
-# torch's own: vmap calls the ops one by one.
+# torch warns of itself, because vmap calls the ops one by one.
 pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
 
-# Around the edge of a tile, 128.
+# These sizes lie around the edge of a tile, 128.
 ROWS = st.sampled_from([0, 1, 2, 17, 127, 128, 129, 257])
 ENOUGH = 40
 WIDTHS = st.lists(st.sampled_from([1, 2, 15, 16, 17, 64, 130]), min_size=1, max_size=4)
@@ -30,13 +30,13 @@ OPS = torch.ops.gatedops
 
 
 def soft_gates(n: int, *widths: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> list[Tensor]:
-    """Sigmoid gates (n, w_l) of random pre-activations."""
+    """Makes sigmoid gates (n, w_l) of random pre-activations."""
     made = generator(seed)
     return [torch.sigmoid(4 * torch.randn(n, w, generator=made, dtype=torch.float64)).to(dtype) for w in widths]
 
 
 def wide(x, gates, y, y_gates) -> np.ndarray:
-    """The Gram of scale "width" in numpy's long double (64-bit significand)."""
+    """Computes the Gram of scale "width" in numpy's long double (64-bit significand)."""
     gram = np.ones((len(gates[0]), len(y_gates[0])), dtype=np.longdouble)
     if x is not None:
         gram = x.numpy().astype(np.longdouble) @ y.numpy().astype(np.longdouble).T
@@ -47,7 +47,7 @@ def wide(x, gates, y, y_gates) -> np.ndarray:
 
 
 def wide_truth(x, gates, y=None, y_gates=None, *, normalize=False) -> Tensor:
-    """The Gram computed in long double, rounded to float64."""
+    """Returns the Gram computed in long double, rounded to float64."""
     y, y_gates = (x, gates) if y_gates is None else (y, y_gates)
     gram = wide(x, gates, y, y_gates)
     if normalize:
@@ -88,7 +88,7 @@ def test_gram_is_that_of_all_listed_paths():
 @examples(40)
 @given(ROWS, ROWS, st.sampled_from([None, 1, 5, 64]), WIDTHS, seeds, st.sampled_from(FLOATS))
 def test_gram_is_as_good_as_torch(n, m, d, widths, seed, dtype):
-    # Torch is held to its error over at least ENOUGH rows: over one or two entries it may be exact by luck.
+    # torch's error is taken over at least ENOUGH rows, because over one or two entries torch may be exact by luck.
     rows, cols = max(n, ENOUGH), max(m, ENOUGH)
     gates, y_gates = (soft_gates(r, *widths, seed=seed + i, dtype=dtype) for i, r in enumerate((rows, cols)))
     x = y = None
@@ -220,19 +220,19 @@ class Ours:
 
 
 def symmetric(library, normalize=False):
-    """Of x, g_1, g_2."""
+    """The symmetric Gram as a function of x, g_1 and g_2."""
     return lambda x, *g: library.soft_npk_gram(x, g, normalize=normalize, dtype=torch.float64)
 
 
 def rectangular(library, normalize=False):
-    """Of x, g_1, g_2, y, g'_1, g'_2."""
+    """The Gram as a function of x, g_1, g_2, y, g'_1 and g'_2."""
     return lambda x, g, h, y, *others: library.soft_npk_gram(
         x, [g, h], y, others, normalize=normalize, dtype=torch.float64
     )
 
 
 def sides(n: int = 5, m: int = 4) -> tuple[Tensor, ...]:
-    """x, g_1, g_2, y, g'_1, g'_2 with a gate that is exactly 0."""
+    """Makes x, g_1, g_2, y, g'_1 and g'_2 with a gate that is exactly 0."""
     tensors = []
     for seed, rows in enumerate((n, m)):
         gates = soft_gates(rows, 3, 2, seed=seed)
@@ -253,7 +253,7 @@ def test_derivatives_are_right_in_both_modes(normalize):
 
 
 def test_a_layer_without_an_overlap_still_passes_gradients_to_it():
-    # counts of 0 in one layer: dividing the product by them would give NaN.
+    # One layer has counts of 0, and dividing the product by them would give NaN.
     left = torch.tensor([[1.0, 0.0]], dtype=torch.float64, requires_grad=True)
     right = torch.tensor([[0.0, 1.0]], dtype=torch.float64)
     other = torch.tensor([[2.0]], dtype=torch.float64, requires_grad=True)
@@ -265,7 +265,7 @@ def test_a_layer_without_an_overlap_still_passes_gradients_to_it():
 
 
 def gradients(library, n: int, m: int | None, dtype: torch.dtype) -> list[Tensor]:
-    """Of x and gates, and of y and its gates, for a loss that weighs every entry differently."""
+    """Returns the gradients of both sides' inputs and gates, for a loss that weighs every entry differently."""
     inputs = [rows_of(n, 12), *soft_gates(n, 40, 7, 130)]
     others = [] if m is None else [rows_of(m, 12, 1), *soft_gates(m, 40, 7, 130, seed=1)]
     inputs, others = ([t.to(dtype).requires_grad_() for t in side] for side in (inputs, others))
@@ -321,7 +321,7 @@ def test_a_second_derivative_is_refused_and_says_what_to_do():
 # --- compile and autocast -----------------------------------------------------------------------------------
 
 
-# torch's own: from 2.14 on opcheck reads .grad of copies that it made.
+# torch warns of itself: from 2.14 on opcheck reads .grad of copies that it made.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf Tensor:UserWarning")
 @pytest.mark.parametrize("needs_grad", [False, True])
 def test_ops_pass_opcheck(needs_grad):
@@ -397,7 +397,7 @@ ERRORS = {
     "x of other rows": ("x", lambda: soft_npk_gram(X[:2], GATES)),
     "a 1-d x": ("x", lambda: soft_npk_gram(X[:, 0], GATES)),
     "x of integers": ("x", lambda: soft_npk_gram(X.byte(), GATES)),
-    "x that is no tensor": ("x", lambda: soft_npk_gram(X.tolist(), GATES)),
+    "x that is not a tensor": ("x", lambda: soft_npk_gram(X.tolist(), GATES)),
     "x on another device": ("x", lambda: soft_npk_gram(X.to("meta"), GATES)),
     "y without y_gates": ("y_gates", lambda: soft_npk_gram(X, GATES, Y)),
     "y_gates without y": ("y", lambda: soft_npk_gram(X, GATES, None, Y_GATES)),

@@ -1,4 +1,4 @@
-"""Compiling Triton kernels ahead of time, without a GPU, and what the compiler says they take."""
+"""Compiles Triton kernels ahead of time, without a GPU, and reports what the compiler says they take."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 CAPABILITIES = (80, 90, 100)
-SHARED_LIMIT = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}  # bytes a block may use
-REGISTERS = 1 << 16  # of a multiprocessor: all warps of a block have to fit
+SHARED_LIMIT = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}  # A block may use this many bytes of shared memory.
+REGISTERS = 1 << 16  # A multiprocessor has this many registers, and all warps of a block have to fit.
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """PTX, and per thread the registers and the bytes of local memory (spills, stacks) that ptxas gave."""
+    """The PTX, and per thread the registers and the bytes of local memory (spills, stacks) that ptxas gave."""
 
     ptx: str
     shared: int
@@ -31,8 +31,8 @@ class Compiled:
 def compiled(kernel, signature, constants, capability, aligned=(), **options) -> Compiled:
     """Compiles for a compute capability (80, 90, 100).
 
-    signature: argument -> type ("*bf16", "i32", "tensordesc<fp16[64, 64]>"); constants: argument -> value, constexpr or
-    not; aligned: arguments that are multiples of 16, or pointers on 16 bytes.
+    `signature` maps an argument to its type ("*bf16", "i32", "tensordesc<fp16[64, 64]>"), and `constants` to its value,
+    constexpr or not. `aligned` are arguments that are multiples of 16, or pointers on 16 bytes.
     """
     types = signature | dict.fromkeys(constants, "constexpr")
     types = {name: types[name] for name in kernel.arg_names}
@@ -44,7 +44,7 @@ def compiled(kernel, signature, constants, capability, aligned=(), **options) ->
 
 
 def _resources(cubin: bytes) -> tuple[int, int]:
-    """Registers and local bytes of a thread, read from the machine code."""
+    """Reads the registers and local bytes of a thread from the machine code."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()

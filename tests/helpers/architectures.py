@@ -10,7 +10,8 @@ from hypothesis import assume
 from hypothesis import strategies as st
 from recipes import Operation, Recipe, op
 
-Network = tuple[list[Operation], tuple[int, ...]]  # operations and the shape of an input
+# A Network has operations and the shape of an input.
+Network = tuple[list[Operation], tuple[int, ...]]
 
 _CONV = {"kernel": 3, "out": 2, "stride": 1, "padding": 1, "dilation": 1, "bias": True, "circular": False}
 
@@ -37,9 +38,10 @@ def max_pool(result: str, source: str, kernel: int = 2, stride: int = 2, padding
     return op(result, "max", source, kernel=kernel, stride=stride, padding=padding)
 
 
-_MOST_PATHS = 10_000  # to an output, of networks that are drawn
+# Networks that are drawn have at most this many paths to an output.
+_MOST_PATHS = 10_000
 
-# A convolution "g1" with its gate, from "x".
+# These operations are a convolution of "x" and its gate, "g1".
 FIRST = [conv("c1", "x"), relu("g1", "c1")]
 
 NETWORKS: dict[str, Network] = {
@@ -287,19 +289,19 @@ NETWORKS: dict[str, Network] = {
 
 @functools.cache
 def network(name: str) -> Recipe:
-    """The network of NETWORKS, always the same object."""
+    """Returns a network of NETWORKS, always the same object."""
     return Recipe(*NETWORKS[name])
 
 
 @dataclass
 class _Growing:
-    """A network while it is drawn: its operations, the last result, and what that looks like."""
+    """A network while it is drawn: its operations, the last result, and the shape of that."""
 
     operations: list[Operation]
     last: str
     channels: int
     size: tuple[int, int]
-    paths: int = 1  # at most, to a unit
+    paths: int = 1  # A unit has at most this many paths.
 
     def add(self, operation: Operation) -> None:
         self.operations.append(operation)
@@ -312,8 +314,8 @@ class _Growing:
 
 @st.composite
 def networks(draw: st.DrawFn) -> Network:
-    """One or two convolutions, each maybe with a batch norm, a gate, and a pool, constant or residual block behind it,
-    and any head."""
+    """Draws networks of one or two convolutions and any head. Behind each convolution there may be a batch norm, a
+    gate, and a pool, constant or residual block."""
     shape = (draw(st.integers(1, 2)), draw(st.integers(2, 4)), draw(st.integers(2, 4)))
     net = _Growing([], "x", shape[0], shape[1:])
     for index in range(draw(st.integers(1, 2))):

@@ -1,4 +1,4 @@
-"""Calls of conv_gram with one mistake each, and the call without it."""
+"""Calls of conv_gram with one mistake each, and the correct call."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ X, WORDS, _, _, CODE, SCALARS, DTYPE = chain((3, 3), 1).arguments(3)
 
 
 def replaced(instruction: int, **fields: int) -> list[int]:
-    """The program with fields of one instruction changed."""
+    """Returns the program with some fields of one instruction changed."""
     code = [*chain((3, 3), 1).code]
     code[instruction] = code[instruction]._replace(**fields)
     return [number for line in code for number in line]
 
 
-# Arguments that do not fit, each with what the error says.
+# Each entry has what the error says, and arguments that do not fit.
 ARGUMENTS = {
     "x of other rows": ("x: got shape", (X[:2], WORDS, None, None, CODE, SCALARS, DTYPE)),
     "x of another dtype": ("x: needs", (X.float(), WORDS, None, None, CODE, SCALARS, DTYPE)),
@@ -26,7 +26,7 @@ ARGUMENTS = {
     "other words": ("y_words: needs", (X, WORDS, X, WORDS[:, 8:], CODE, SCALARS, DTYPE)),
     "an integer dtype": ("dtype", (X, WORDS, None, None, CODE, SCALARS, torch.int32)),
 }
-# Programs that would read elsewhere, each with what the error says.
+# Each entry has a program that would read outside its memory, and what the error says.
 CODES = {
     "empty": ([], "program: got 0 numbers"),
     "cut": (CODE[:-1], "program: got 91 numbers"),

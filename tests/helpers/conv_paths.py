@@ -1,9 +1,10 @@
-"""Every path of a small convolutional or residual network, listed: the ground truth of the tests of npk and npf.
+"""Lists every path of a small convolutional or residual network: the ground truth for the tests of npk and npf.
 
-numpy and Python loops only, and nothing of gatedops: the listing shares no code with what it checks. A unit, one
-channel at one pixel, is the dictionary of the bundles of paths that end in it: the weights that the paths of a bundle
-go through, in order, and its feature for every input, the sum over its paths of x times the gates on them. What a unit
-computes follows from its bundles, so gates and the choices of max-pools come from the listing too.
+It uses numpy and Python loops and nothing of gatedops, so the listing shares no code with what it checks. A unit is one
+channel at one pixel. It is stored as the dictionary of the bundles of paths that end in it. The key of a bundle is the
+weights on its paths, in order, and its value is its feature for every input: the sum over its paths of x times the
+gates on them. The value of a unit follows from its bundles, so the gates and the choices of max-pools come from the
+listing too.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-Weight = tuple[str, tuple[int, ...]]  # the name of a tensor, and which of its numbers
+# A Weight is the name of a tensor and the index of a number in it.
+Weight = tuple[str, tuple[int, ...]]
 Bundle = tuple[Weight, ...]
 Unit = dict[Bundle, Array]  # features (n,)
 Units = NDArray[np.object_]  # (C, H, W) of Unit
@@ -33,19 +35,19 @@ class Listing:
         self.weights, self.n = weights, n
 
     def value(self, bundle: Bundle) -> float:
-        """The product of the weights of a bundle."""
+        """Returns the product of the weights of a bundle."""
         return math.prod(float(self.weights[name][index]) for name, index in bundle)
 
     def output(self, unit: Unit) -> Array:
-        """(n,): what a unit computes."""
+        """Returns what a unit computes, (n,)."""
         return sum((phi * self.value(bundle) for bundle, phi in unit.items()), np.zeros(self.n))
 
     def input(self, x: Array) -> Units:
-        """x (n, C, H, W)"""
+        """Starts paths at x (n, C, H, W)."""
         return grid(x.shape[1:], lambda c, p, q: {(): x[:, c, p, q]})
 
     def conv(self, units: Units, name: str, stride: int, padding: int, dilation: int, circular: bool) -> Units:
-        """The weight `name` (C', C, kh, kw), and its bias where there is one."""
+        """Applies the convolution `name`, with weights (C', C, kh, kw) and its bias if it has one."""
         weight, (_, height, width) = self.weights[name], units.shape
         sizes = zip((height, width), weight.shape[2:], strict=True)
         out = [(size + 2 * padding - dilation * (k - 1) - 1) // stride + 1 for size, k in sizes]
@@ -63,7 +65,7 @@ class Listing:
         return grid((len(weight), *out), unit)
 
     def linear(self, units: Units, name: str) -> Units:
-        """The weight `name` (out, in) on units of one pixel."""
+        """Applies the linear layer `name`, with weights (out, in), to units of one pixel."""
         weight = self.weights[name]
 
         def unit(o: int, p: int, q: int) -> Unit:
@@ -78,7 +80,7 @@ class Listing:
         return grid(units.shape, lambda *index: _times(units[index], self.output(units[index]) > 0))
 
     def max_pool(self, units: Units, kernel: int, stride: int, padding: int) -> Units:
-        """The paths of the largest unit of each window; of equal ones the first."""
+        """Keeps the paths of the largest unit of each window; the first if several are equal."""
 
         def unit(c: int, p: int, q: int) -> Unit:
             inputs = [units[index] for index in window(units.shape, c, p, q, kernel, stride, padding)]
@@ -91,7 +93,7 @@ class Listing:
         return grid(pooled(units.shape, kernel, stride, padding), unit)
 
     def avg_pool(self, units: Units, kernel: int, stride: int, padding: int, include: bool) -> Units:
-        """include: pixels of padding count."""
+        """Averages over windows. If `include`, pixels of padding count."""
 
         def unit(c: int, p: int, q: int) -> Unit:
             inputs = list(window(units.shape, c, p, q, kernel, stride, padding))
@@ -103,7 +105,7 @@ class Listing:
         return grid(pooled(units.shape, kernel, stride, padding), unit)
 
     def mean(self, units: Units) -> Units:
-        """Over all pixels."""
+        """Averages over all pixels."""
 
         def unit(c: int, p: int, q: int) -> Unit:
             made: Unit = {}
@@ -140,9 +142,9 @@ class Listing:
 
 
 def features(unit: Unit, *, biases: bool) -> tuple[list[Bundle], Array]:
-    """The bundles that end in a unit and their features (n, P); without biases only those of paths from an input.
+    """Returns the bundles that end in a unit, and their features (n, P); without biases only bundles from an input.
 
-    Names of constants contain "constant".
+    The names of constants contain "constant".
     """
     starts = ("bias", "constant")
     kept = [b for b in unit if biases or not (b and any(start in b[0][0] for start in starts))]
@@ -157,7 +159,7 @@ def grid(shape: tuple[int, ...], unit: Callable[..., Unit]) -> Units:
 
 
 def _add(unit: Unit, other: Unit, *weight: Weight) -> None:
-    """Adds the paths of another unit, each gone through one more weight if one is given."""
+    """Adds the paths of another unit, each extended by one more weight if one is given."""
     for bundle, phi in other.items():
         longer = (*bundle, *weight)
         unit[longer] = unit[longer] + phi if longer in unit else phi
@@ -174,7 +176,7 @@ def pooled(shape: tuple[int, ...], kernel: int, stride: int, padding: int) -> tu
 def window(
     shape: tuple[int, ...], c: int, p: int, q: int, kernel: int, stride: int, padding: int
 ) -> Iterator[tuple[int, int, int]]:
-    """The pixels inside the image, row by row."""
+    """Yields the pixels of the window that are inside the image, row by row."""
     for i, j in np.ndindex(kernel, kernel):
         row, column = p * stride + i - padding, q * stride + j - padding
         if 0 <= row < shape[1] and 0 <= column < shape[2]:

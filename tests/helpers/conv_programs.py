@@ -19,23 +19,23 @@ CHANNELS = [1, 31, 33, 63, 64, 65, 200]
 
 
 def window(kernel: Pair, stride: Pair = (1, 1), pad: Pair = (0, 0), dilation: Pair = (1, 1)) -> dict[str, int]:
-    """The fields of an instruction's window."""
+    """Returns the fields of an instruction's window."""
     names = ("kernel_h", "kernel_w", "stride_h", "stride_w", "pad_top", "pad_left", "dilation_h", "dilation_w")
     return dict(zip(names, (*kernel, *stride, *pad, *dilation), strict=True))
 
 
 def same(kernel: Pair) -> dict[str, int]:
-    """The window of a convolution of stride 1 that keeps the size, for odd kernels."""
+    """Returns the window of a convolution of stride 1 that keeps the size, for odd kernels."""
     return window(kernel, pad=(kernel[0] // 2, kernel[1] // 2))
 
 
 @dataclass
 class Programs:
-    """Appends instructions and lays out what they read; `columns` of x and layers of `masks`."""
+    """Appends instructions and lays out what they read: `columns` of x and layers of `masks`."""
 
     code: list[Instruction] = field(default_factory=list)
     scalars: list[float] = field(default_factory=list)
-    masks: list[tuple[int, int]] = field(default_factory=list)  # (positions, channels) of each layer
+    masks: list[tuple[int, int]] = field(default_factory=list)  # The positions and channels of each layer.
     columns: int = 0
 
     def size(self, register: int) -> Pair:
@@ -63,7 +63,7 @@ class Programs:
         return self.emit(Op.INPUT, size, scale=scale, first=first, channels=channels)
 
     def masked(self, positions: int, channels: int) -> dict[str, int]:
-        """The fields of a new layer of masks; 0 channels: none."""
+        """Returns the fields of a new layer of masks, or none for 0 channels."""
         if channels == 0:
             return {}
         first = sum(layer_words(*layer) for layer in self.masks)
@@ -79,7 +79,7 @@ class Programs:
         return self.emit(Op.GATE, out, src, **self.masked(out[0] * out[1], channels), **more)
 
     def mean(self, src: int) -> int:
-        """Global average pooling."""
+        """Appends global average pooling."""
         h, w = self.size(src)
         return self.emit(Op.POOL, (1, 1), src, scale=(h * w) ** -2, **window((h, w)))
 
@@ -87,7 +87,7 @@ class Programs:
         return self.emit(Op.TRACE, (1, 1), src)
 
     def rows(self, n: int, seed: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
-        """Random x (n, D) and words (n, W) for the program."""
+        """Makes random x (n, D) and words (n, W) for the program."""
         made = generator(seed)
         x = torch.rand(n, self.columns, generator=made, dtype=torch.float64).to(dtype)
         layers = [torch.rand(n, p, c, generator=made) < 0.5 for p, c in self.masks]
@@ -97,7 +97,7 @@ class Programs:
     def arguments(
         self, n: int, m: int | None = None, seed: int = 0, dtype: torch.dtype = torch.float64
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, list[int], list[float], torch.dtype]:
-        """Of the op, on random rows; m None: the symmetric Gram."""
+        """Returns the arguments of the op, on random rows; m is None for the symmetric Gram."""
         y, y_words = (None, None) if m is None else self.rows(m, seed + 1, dtype)
         return *self.rows(n, seed, dtype), y, y_words, encode(self.code), self.scalars, dtype
 
@@ -105,7 +105,7 @@ class Programs:
 def chain(
     size: Pair, layers: int, channels: int = 64, kernel: Pair = (3, 3), head: str = "mean", inputs: int = 1, **more: int
 ) -> Programs:
-    """Gated convolutions of stride 1 that keep the size, a head ("mean" or "trace") and a gated dense layer."""
+    """Makes gated convolutions of stride 1 that keep the size, a head ("mean" or "trace") and a gated dense layer."""
     p = Programs()
     register = p.input(size, inputs)
     for _ in range(layers):
@@ -115,7 +115,8 @@ def chain(
 
 
 def residual(size: Pair) -> Programs:
-    """A strided block with a 1 x 1 shortcut, an identity block with its gate after the addition, average pooling."""
+    """Makes a strided block with a 1 x 1 shortcut, an identity block with a gate after the addition, and average
+    pooling."""
     p = Programs()
     half = (-(-size[0] // 2), -(-size[1] // 2))
     start = p.box(p.input(size, 3), 20, same((3, 3)))
@@ -130,7 +131,7 @@ def residual(size: Pair) -> Programs:
 
 
 def pooled() -> Programs:
-    """A convolution of 16 x 16 pixels, 2 x 2 average pooling, and a mean."""
+    """Makes a convolution of 16 x 16 pixels, 2 x 2 average pooling, and a mean."""
     p = Programs()
     register = p.box(p.input((16, 16)), 64, same((3, 3)))
     p.mean(p.emit(Op.POOL, (8, 8), register, **window((2, 2), (2, 2))))
@@ -138,7 +139,7 @@ def pooled() -> Programs:
 
 
 class RandomProgram:
-    """Instructions of every kind in random order, from a seed."""
+    """Makes instructions of every kind in random order, from a seed."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
@@ -163,7 +164,7 @@ class RandomProgram:
         return self._input(self.program.size(src))
 
     def _window(self, size: Pair, kernels: list[int], circular: bool = False) -> tuple[dict[str, int], Pair] | None:
-        """A window and the size of what it makes; None where that has no pixels."""
+        """Draws a window and the size of its result; None if that has no pixels."""
         pick = self.random.choice
         kernel, stride, dilation = (
             (pick(kernels), pick(kernels)),
@@ -177,7 +178,7 @@ class RandomProgram:
             (length + 2 * before - dilation * (k - 1) - 1) // step + 1
             for length, before, k, step in zip(size, pad, kernel, stride, strict=True)
         )
-        if pick([False, True, True]):  # keeps the size, or divides it by the stride
+        if pick([False, True, True]):  # It keeps the size, or divides it by the stride.
             out = tuple(-(-length // step) for length, step in zip(size, stride, strict=True))
         return None if min(out) < 1 else (window(kernel, stride, pad, (dilation, dilation)), out)
 

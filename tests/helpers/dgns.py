@@ -1,4 +1,4 @@
-"""Deep gated networks of every variant, and what they compute, in plain torch (docs/math.md, section 11)."""
+"""Makes deep gated networks of every variant, and computes them in plain torch (docs/math.md, section 11)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def strided() -> nn.Sequential:
-    """A nested chain with strides, average pooling, a ReLU module used twice and a convolution without gates."""
+    """Makes a nested chain with strides, average pooling, a ReLU module used twice and a convolution without gates."""
     relu = nn.ReLU()
     stem = nn.Sequential(nn.Conv2d(2, 5, 3, 2, 1), relu, nn.Identity(), nn.AvgPool2d(2))
     body = [nn.Conv2d(5, 4, 2, bias=False), nn.Conv2d(4, 6, 1), relu, nn.Flatten()]
     return nn.Sequential(stem, *body, nn.Linear(24, 9), nn.ReLU(), nn.Linear(9, 3))
 
 
-# name -> (what the networks look like, shape of one input)
+# Maps a name to a function that makes the spec or the network, and to the shape of one input.
 ARCHITECTURES = {
     "fc": (lambda: fc_spec(7, [33, 33, 33], 3), (7,)),
     "fc without biases": (lambda: fc_spec(7, [5, 5, 5], 3, bias=False), (7,)),
@@ -30,7 +30,7 @@ ARCHITECTURES = {
     "strided net": (strided, (2, 13, 13)),
 }
 
-# name -> (class, arguments); "FL" gets its features from `model_of`, "permuted" an order that fits the architecture.
+# Maps a name to a class and its arguments. `model_of` gives "FL" its features, and "permuted" a fitting order.
 VARIANTS = {
     "FR-II": (DGN, {"mode": "FR-II"}),
     "FR-II, soft": (DGN, {"mode": "FR-II", "gate": "soft"}),
@@ -48,14 +48,14 @@ VARIANTS = {
     "DLGN-SF, FR-II, permuted": (DLGN, {"mode": "FR-II", "shallow": True, "order": "reversed"}),
 }
 HARD = ["FR-II", "FR-DI", "FL", "FR-II, PWC, permuted", "DLGN, FR-II", "DLGN-SF, FR-II, permuted"]
-# Gates of layers of another size cannot be exchanged; shallow layers need to keep the image's size.
+# Gates of layers of different sizes cannot be exchanged, and shallow layers must keep the image's size.
 IMPOSSIBLE = {("strided net", name) for name in VARIANTS if "permuted" in name or "SF" in name}
 CASES = [(a, v) for a in ARCHITECTURES for v in VARIANTS if (a, v) not in IMPOSSIBLE]
 ORDERS = {"fc": (2, 0, 1), "fc without biases": (1, 2, 0), "vconv": (1, 0, 3, 2), "gconv": (1, 0, 2)}
 
 
 def model_of(architecture: str, variant: str, seed: int = 0, dtype: torch.dtype = torch.float64, **changed) -> DGN:
-    """The network, with biases that are not 0."""
+    """Makes the network, with biases that are not 0."""
     make, _ = ARCHITECTURES[architecture]
     kind, arguments = VARIANTS[variant]
     arguments = arguments | {"generator": seeded(seed), "dtype": dtype} | changed
@@ -77,12 +77,12 @@ def inputs_of(architecture: str, n: int, seed: int = 0, dtype: torch.dtype = tor
 
 
 def modules_of(network: nn.Sequential) -> list[nn.Module]:
-    """In the order they run."""
+    """Returns the modules in the order in which they run."""
     return [leaf for m in network for leaf in (modules_of(m) if isinstance(m, nn.Sequential) else [m])]
 
 
 def feature_pre_activations(model: DGN, x: Tensor) -> list[Tensor]:
-    """Of the feature network's gated layers, in its own order."""
+    """Returns the pre-activations of the feature network's gated layers, in its own order."""
     if model.shallow:
         return [layer(x.flatten(1) if isinstance(layer, nn.Linear) else x) for layer in model.feature]
     seen, h = [], x
@@ -97,7 +97,7 @@ def feature_pre_activations(model: DGN, x: Tensor) -> list[Tensor]:
 
 
 def gates_by_hand(model: DGN, x: Tensor) -> list[Tensor]:
-    """As numbers, in the order in which the value network uses them."""
+    """Returns the gates as numbers, in the order in which the value network uses them."""
     gates = [
         (q > 0).to(q.dtype) if model.gate == "hard" else model.gain / (1 + torch.exp(-model.beta * q))
         for q in feature_pre_activations(model, x)
@@ -106,7 +106,7 @@ def gates_by_hand(model: DGN, x: Tensor) -> list[Tensor]:
 
 
 def by_hand(model: DGN, x: Tensor, gates: list[Tensor] | None = None) -> Tensor:
-    """The output from the formulas."""
+    """Computes the output from the formulas."""
     remaining = iter(gates_by_hand(model, x) if gates is None else gates)
     z = x if model.value_input == "x" else torch.ones_like(x)
     for module in modules_of(model.value):

@@ -1,4 +1,4 @@
-"""CUDA kernels on the CPU: the kernel's own source, compiled by g++ against tests/cuda/emulation/."""
+"""Runs CUDA kernels on the CPU: g++ compiles the kernels' own source against tests/cuda/emulation/."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.int32: 3}
 
 
 def compiled(source: str, folder: Path) -> c.CDLL:
-    """tests/cuda/emulation/<source> as a library."""
+    """Compiles tests/cuda/emulation/<source> to a library."""
     library = folder / f"{source}.so"
     command = ["g++", *FLAGS, str(ROOT / "tests" / "cuda" / "emulation" / source), "-o", str(library)]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -82,19 +82,19 @@ def _rows(words: Tensor) -> _GateRows:
 
 
 def padded_bytes(x: Tensor) -> Tensor:
-    """uint8 (n, d) as words (n, W): zeros behind the last up to 16 bytes."""
+    """Returns uint8 (n, d) as words (n, W), padded with zeros to 16 bytes."""
     padded = torch.nn.functional.pad(x, (0, -x.shape[1] % 16))
     return padded.contiguous().view(torch.int32)
 
 
 def tf32(x: Tensor) -> Tensor:
-    """Float32 rounded to 11 significant bits, ties to even."""
+    """Rounds float32 to 11 significant bits, ties to even."""
     mantissa, exponent = torch.frexp(x.double())
     return torch.ldexp((mantissa * 2**11).round(), exponent - 11).float()
 
 
 def split_floats(x: Tensor) -> Tensor:
-    """float32 (n, d) as (2, n, W): rounded to TF32, and the TF32 of what that is short of; zeros up to 16 bytes."""
+    """Returns float32 (n, d) as (2, n, W), rounded to TF32, and the remainder rounded to TF32, padded to 16 bytes."""
     padded = torch.nn.functional.pad(x, (0, -x.shape[1] % 4))
     high = tf32(padded)
     return torch.stack([high, tf32(padded - high)])
@@ -107,9 +107,9 @@ def run_gram(
     sigma: tuple[Tensor, Tensor | None] | None = None, v: Tensor | None = None, workspace: int = 1 << 27,
     indices: Tensor | None = None, differ: bool = False, blocks: int = 3, seed: int = 0,
 ) -> None:  # fmt: skip
-    """Runs one of the emulated Gram kernels; arguments as of the ops. gates and on: for counts that agree, or, where
-    `differ`, that do not. sigma: x and y of bytes. v: out is the Gram times v, with partial products in `workspace`
-    bytes. indices: of the largest values of each row, which go to out."""
+    """Runs one of the emulated Gram kernels; the other arguments are those of the ops. `gates` and `on` are for counts
+    of gates that agree or, if `differ`, of gates that differ. `sigma` has x and y of bytes. With `v`, out is the Gram
+    times v, with partial products in `workspace` bytes. With `indices`, the largest values of each row go to out."""
     right = words if y_words is None else y_words
     call = _GramCall(
         x=_rows(words), y=_rows(right),

@@ -1,4 +1,4 @@
-"""conv_gram's CUDA kernels on the CPU: their own source and plan, compiled by g++ against tests/cuda/emulation/."""
+"""Runs conv_gram's CUDA kernels on the CPU: g++ compiles their own source and plan against tests/cuda/emulation/."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run_conv_gram(
     kernel, x: Tensor, words: Tensor, y: Tensor | None, y_words: Tensor | None, program: list[int],
     scalars: list[float], dtype: torch.dtype, *, pairs_per_batch: int = 7, seed: int = 0,
 ) -> tuple[Tensor, int]:  # fmt: skip
-    """The op on contiguous rows, and how many stretches of the program stayed in registers."""
+    """Runs the op on contiguous rows, and returns how many stretches of the program stayed in registers too."""
     right, right_words = (x, words) if y is None else (y, y_words)
     out = torch.full((len(x), len(right)), float("nan"), dtype=dtype)
     code = torch.tensor(program, dtype=torch.int64)

@@ -1,6 +1,6 @@
-"""Backends for the self-test whose kernels run on the CPU: the portable op, with something wrong about it.
+"""Backends for the self-test whose kernels run on the CPU: each is the portable op with something wrong.
 
-Most of what goes wrong here would take the process of the tests with it: it happens in processes of the self-test.
+Most of these faults would end the process of the tests, so they happen in processes of the self-test.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from gatedops.portable.register import OPS
 from gatedops.selftest.case import Arguments, Timing
 from gatedops.selftest.cases import gates
 
-FAMILY, OP = "gates", "pack_gates"  # what they have kernels for: its cases take no time
-PIDS = "FAKE_BACKENDS_PIDS"  # names a file to which HANGS writes the processes that must not stay
+FAMILY, OP = "gates", "pack_gates"  # The backends have kernels for this op, because its cases take little time.
+PIDS = "FAKE_BACKENDS_PIDS"  # This variable names a file to which HANGS writes the processes that must end.
 _A_LITTLE = 0.002  # seconds
 
 
 class CpuAsGpu(Gpu):
-    """Passes for a kind of GPU, and is the CPU."""
+    """The CPU, which takes the place of a kind of GPU."""
 
     @property
     def device(self) -> str:
@@ -41,10 +41,10 @@ GPU = CpuAsGpu("Fake GPU", (9, 0), "580.65.06")
 
 
 def _backend(name: str, change: Callable[[Kernel], Kernel], missing: str | None = None) -> KernelBackend:
-    """A backend whose kernel is the portable op, changed."""
+    """Makes a backend whose kernel is the changed portable op."""
 
     def load() -> dict[str, Kernel]:
-        gates.timings = _short_timings  # those for GPUs take too long here
+        gates.timings = _short_timings  # The timings for GPUs take too long here.
         return {OP: change(OPS[OP])}
 
     return KernelBackend(
@@ -60,7 +60,7 @@ def _short_timings() -> list[Timing]:
 
 
 def _before(happens: Callable[[], None]) -> Callable[[Kernel], Kernel]:
-    """Lets something happen before each call of an op."""
+    """Makes something happen before each call of an op."""
 
     def change(op: Kernel) -> Kernel:
         @wraps(op)
@@ -74,7 +74,7 @@ def _before(happens: Callable[[], None]) -> Callable[[Kernel], Kernel]:
 
 
 def _flip_a_bit(words: Tensor) -> Tensor:
-    """The same words with one bit flipped, where there are any."""
+    """Returns the words with one bit flipped, if there are any."""
     flipped = words.clone()
     flipped.view(-1)[-1:] ^= 1
     return flipped
@@ -85,7 +85,7 @@ def _wrong_by_a_bit(op: Kernel) -> Kernel:
 
 
 def _unsteady(op: Kernel) -> Kernel:
-    """Right at every first call, wrong at every second one."""
+    """Is right in every first call, and wrong in every second one."""
     calls = 0
 
     def run(*args: Any) -> Any:
@@ -101,7 +101,7 @@ def _raise() -> None:
 
 
 def _hang() -> None:
-    """Never ends, not even when it is asked to, and neither does a process that it starts."""
+    """Never ends, not even by a signal, and starts a process that does not end either."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     child = subprocess.Popen(["sleep", "600"])
     if PIDS in os.environ:
@@ -122,7 +122,7 @@ def _print_a_megabyte() -> None:
 
 
 def _flooding(op: Kernel) -> Kernel:
-    """Prints much when it is first called; made faster than the portable op by making that one slower."""
+    """Prints much in its first call. It is faster than the portable op because that is made slower."""
     OPS[OP] = _before(lambda: time.sleep(_A_LITTLE))(op)
     left = [_print_a_megabyte]
     return _before(lambda: left.pop()() if left else None)(op)
@@ -150,7 +150,7 @@ MISSING = _backend("MISSING", lambda op: op, missing="needs a thing that is not 
 
 
 def command(*backends: KernelBackend) -> int:
-    """Runs `python -m gatedops selftest` with these backends; for a process of its own."""
+    """Runs `python -m gatedops selftest` with these backends, in a process of its own."""
     from gatedops.commands import selftest
 
     selftest.KERNEL_BACKENDS, selftest.gpus, selftest.why_unusable = backends, lambda: [GPU], lambda device: None

@@ -1,4 +1,4 @@
-"""What the tests of fuse_relu share."""
+"""A check that the tests of fuse_relu share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def kept(net: nn.Module) -> dict[str, str]:
 
 
 def assert_same_network(net: nn.Module, x: Tensor) -> nn.Module:
-    """The fused network, after its outputs, its state_dict and its gradients are those of `net`."""
+    """Fuses a network, checks that outputs, state_dict and gradients are those of `net`, and returns the fused one."""
     fused = fuse_relu(net, x)
     assert fused is not net
     with torch.no_grad():

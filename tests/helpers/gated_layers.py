@@ -1,4 +1,4 @@
-"""Arguments of gated_linear and gated_linear_pair: random ones of every dtype, shape, gate and way to lie in memory."""
+"""Makes random arguments of gated_linear and gated_linear_pair, of every dtype, shape, gate and layout in memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def problem(
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
 ) -> list[Tensor]:
-    """x (*leading, inputs), weight (width, inputs), bias (width,)."""
+    """Makes x (*leading, inputs), weight (width, inputs) and bias (width,)."""
     made = generator(seed)
     shapes = ((*leading, inputs), (width, inputs), (width,))
     return [torch.randn(shape, generator=made, dtype=torch.float64).to(dtype) for shape in shapes]
@@ -34,7 +34,7 @@ def pair_problem(
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
 ) -> list[Tensor]:
-    """h, w_f, b_f, z, w_v, b_v; pre-activations of about one, where sigmoids bend."""
+    """Makes h, w_f, b_f, z, w_v and b_v, with pre-activations of about one, where sigmoids bend."""
     made = generator(seed)
     arguments = []
     for size in inputs:

@@ -1,5 +1,5 @@
-"""The scripts for GPU machines without a GPU: in a folder of their own, with a stand-in for Python, which answers at
-once, hangs or fails as a test tells it."""
+"""Runs the scripts for GPU machines without a GPU: in a folder of their own, with a stand-in for Python that answers at
+once, hangs or fails, as a test tells it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "scripts"
 KERNELS = ("sm90", "sm90x1", "sm80")
 
-# Says what it is called with, then does what the variables tell it to.
+# The stand-in says what it is called with, then does what the variables tell it to.
 PYTHON = r"""#!/bin/bash
 echo "${GATEDOPS_CUDA-} $*" >>"$CALLS"
 last=${!#}
@@ -53,7 +53,7 @@ exec /usr/bin/env -S PATH=/usr/bin:/bin tar "$@"
 
 
 class Tree:
-    """The scripts in a folder of their own, and a PATH with the tools that a test puts there."""
+    """The scripts in a folder of their own, with a PATH of the tools that a test puts there."""
 
     def __init__(self, folder: Path):
         self.folder, self.out, self.tools = folder, folder / "out", folder / "tools"

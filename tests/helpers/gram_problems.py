@@ -6,5 +6,5 @@ import torch
 from strategies import dense
 
 FLOATS = [torch.float32, torch.float64]
-# More rows than one tile has, layers off every boundary.
+# The first layer is wider than a tile has rows, and the layers end off every boundary.
 SHAPE = dense(257, 64, 1, 1000)

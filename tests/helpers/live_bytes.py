@@ -1,4 +1,4 @@
-"""How many bytes of tensors a function has alive at its peak, on any device, fake tensors included."""
+"""Measures how many bytes of tensors a function has alive at its peak, on any device, even with fake tensors."""
 
 from __future__ import annotations
 

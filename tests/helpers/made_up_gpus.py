@@ -1,4 +1,4 @@
-"""GPUs, verdicts on them and a folder for these, made up for tests."""
+"""Makes up GPUs, verdicts on them, and a folder for the verdicts."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ EVERYTHING = {family: {b.name: RIGHT for b in BOTH if b.ops_of(family)} for fami
 
 
 def use_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Keeps verdicts below an empty folder; where they lie there."""
+    """Makes verdicts be kept below an empty folder, and returns their place in it."""
     monkeypatch.setenv("GATEDOPS_CACHE", str(folder))
     return folder / "selftest"

@@ -1,4 +1,4 @@
-"""Peak memory of one call, measured in a process of its own."""
+"""Measures the peak memory of one call in a process of its own."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ import pytest
 
 from gatedops import backends
 
-# What an op may take beside its result: the portable ops have larger tiles than the kernels in C++.
+# An op may take this much beside its result. The portable ops have larger tiles than the kernels in C++.
 WORKSPACE_MIB = 256 if backends.forced_backend() == "portable" else 64
 HELPERS = Path(__file__).resolve().parent
 ROOT = HELPERS.parents[1]
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is read from Linux's /proc")
 
-# A small call comes first, so that thread pools and libraries are loaded; 5 written to clear_refs resets the
-# peak.
+# A small call comes first, so that thread pools and libraries are loaded. Writing 5 to clear_refs resets the peak.
 SCRIPT = """
 import torch
 from strategies import dense, random_bits, rows_of
@@ -41,7 +40,7 @@ print(grown)
 
 
 def peak_mib(setup: str, call: str, *, sizes: Sequence[int]) -> float:
-    """MiB that `call`, an expression of n, has resident at its peak beyond what was before; for the last n."""
+    """Returns the MiB by which `call`, an expression of n, raises the resident memory at its peak, for the last n."""
     script = SCRIPT.format(setup=setup, call=call, sizes=tuple(sizes))
     done = subprocess.run(
         [sys.executable, "-c", script],

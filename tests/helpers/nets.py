@@ -1,7 +1,7 @@
 """Small networks in the styles that people write, for the tests of gatedops.trace.
 
-Those with ``taps`` keep a copy of every pre-activation, made by the network itself just before its ReLU: what recorded
-gates are compared with shares no code with the recorder.
+Networks with ``taps`` copy every pre-activation themselves, just before its ReLU. Recorded gates are compared with
+these copies, which share no code with the recorder.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 class Tapped(nn.Module):
-    """Keeps what passes ``tap``."""
+    """Keeps a copy of each tensor that passes ``tap``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,9 +27,9 @@ class Tapped(nn.Module):
 
 
 class EveryForm(Tapped):
-    """Each way to call a ReLU, in place or not, shared and repeated; (n, 6) inputs, 2 outputs."""
+    """Calls a ReLU in each way, in place or not, shared and repeated; (n, 6) inputs, 2 outputs."""
 
-    # The names of the gates, in the order of the calls.
+    # These are the names of the gates, in the order of the calls.
     names = ("act", "act#2", "relu", "relu#2", "relu#3", "relu#4", "relu#5", "relu#6", "inner.0", "inner.0#2")
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class EveryForm(Tapped):
 
 
 class Dropped(Tapped):
-    """An in-place ReLU whose result is thrown away; (n, 5) inputs, 3 outputs."""
+    """Throws away the result of an in-place ReLU; (n, 5) inputs, 3 outputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class Dropped(Tapped):
 
 
 class Block(nn.Module):
-    """conv, norm, relu, conv, norm, add, relu, all functional; the shortcut is strided 1x1 where the size changes."""
+    """conv, norm, relu, conv, norm, add, relu, all functional; the shortcut is a strided 1x1 if the size changes."""
 
     def __init__(self, owner: Tapped, inside: int, outside: int, stride: int) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class Block(nn.Module):
 
 
 class ResNet(Tapped):
-    """ResNet-18 in small: stem with a max-pool, two blocks, global average; (n, 3, 12, 12) inputs, 4 outputs."""
+    """A small ResNet-18: stem with a max-pool, two blocks, global average; (n, 3, 12, 12) inputs, 4 outputs."""
 
     names = ("relu", "block1.relu", "block1.relu#2", "block2.relu", "block2.relu#2")
 
@@ -126,14 +126,14 @@ class Attention(nn.Module):
 
 
 def mlp(*, bias: bool = True) -> nn.Sequential:
-    """(n, 6) inputs, two gated layers, 3 outputs."""
+    """Makes a net with (n, 6) inputs, two gated layers and 3 outputs."""
     return nn.Sequential(
         nn.Linear(6, 33, bias), nn.ReLU(), nn.Linear(33, 20, bias), nn.ReLU(inplace=True), nn.Linear(20, 3, bias)
     )
 
 
 def vgg() -> nn.Sequential:
-    """VGG in small: (n, 3, 8, 8) inputs, 4 outputs."""
+    """Makes a small VGG with (n, 3, 8, 8) inputs and 4 outputs."""
     features: list[nn.Module] = []
     for inside, outside in ((3, 6), (6, 9)):
         features += [nn.Conv2d(inside, outside, 3, padding=1), nn.BatchNorm2d(outside), nn.ReLU(True), nn.MaxPool2d(2)]
@@ -152,7 +152,7 @@ INPUTS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 
 def made(name: str, n: int, seed: int = 0) -> tuple[nn.Module, Tensor]:
-    """The network in evaluation mode, its batch norms with statistics of their own, and inputs (n, ...)."""
+    """Makes the network in evaluation mode, with statistics in its batch norms, and inputs (n, ...)."""
     make, shape = INPUTS[name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -166,7 +166,7 @@ def made(name: str, n: int, seed: int = 0) -> tuple[nn.Module, Tensor]:
 
 
 def pre_activations(name: str, net: nn.Module, x: Tensor) -> list[Tensor]:
-    """What enters each ReLU, in call order: from the taps, or from hooks on the modules that do."""
+    """Returns what enters each ReLU, in call order: from the taps, or from hooks on the ReLU modules."""
     seen: list[Tensor] = []
     hooks = []
     for module in net.modules():

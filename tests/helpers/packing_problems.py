@@ -1,4 +1,4 @@
-"""What tests pack: every dtype of pre-activations, and one layer of each shape."""
+"""Lists what tests pack: every dtype of pre-activations, and one layer of each shape."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from strategies import Spec, masks
 from gatedops import GateBits
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.bool]
-# One of each shape, with sizes off every boundary.
+# There is one layer of each shape, and no size is at a boundary.
 MIXED: list[Spec] = [((300,), "gate"), ((3, 65), "gate"), ((33, 2, 3), "gate"), ((4, 5, 2, 2), "select")]
 
 

@@ -1,6 +1,6 @@
-"""Every path of a small fully connected ReLU net, listed one by one: the ground truth of the kernel tests.
+"""Lists every path of a small fully connected ReLU net one by one: the ground truth for the kernel tests.
 
-numpy only, and nothing of gatedops: the listing shares no code with what it checks (docs/math.md section 1).
+It uses numpy and nothing of gatedops, so the listing shares no code with what it checks (docs/math.md, section 1).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.generic]
 Path = tuple[int, ...]
 
-# Input dimension and widths of nets with at most 250 paths, one to five gated layers.
+# The input dimension and the widths of nets with at most 250 paths and one to five gated layers.
 PATH_NETS = [
     (3, [8]),
     (1, [5, 5]),
@@ -26,7 +26,7 @@ PATH_NETS = [
 
 
 def random_net(rng: np.random.Generator, d_in: int, widths: list[int], *, integers: bool) -> list[Array]:
-    """Weight matrices (w_l, w_{l-1}) of a net without biases; the last one is (1, w_L)."""
+    """Makes the weight matrices (w_l, w_{l-1}) of a net without biases; the last one is (1, w_L)."""
     sizes = [d_in, *widths, 1]
     shapes = list(zip(sizes[1:], sizes[:-1], strict=True))
     if integers:
@@ -35,7 +35,7 @@ def random_net(rng: np.random.Generator, d_in: int, widths: list[int], *, intege
 
 
 def forward(weights: list[Array], x: Array) -> tuple[list[Array], Array]:
-    """Inputs (n, d_in) to the gates, bool (n, w_l) a layer, and the outputs (n,)."""
+    """Computes, for inputs (n, d_in), the gates, bool (n, w_l) per layer, and the outputs (n,)."""
     gates, z = [], x
     for weight in weights[:-1]:
         q = z @ weight.T
@@ -45,12 +45,12 @@ def forward(weights: list[Array], x: Array) -> tuple[list[Array], Array]:
 
 
 def all_paths(weights: list[Array]) -> list[Path]:
-    """Each path as (input node, unit of layer 1, .., unit of layer L)."""
+    """Returns each path as (input node, unit of layer 1, .., unit of layer L)."""
     return list(itertools.product(*(range(weight.shape[1]) for weight in weights)))
 
 
 def features(x: Array, gates: list[Array], paths: list[Path]) -> Array:
-    """Neural path features (n, P): the path's input times its gates."""
+    """Computes the neural path features (n, P): the path's input times its gates."""
     phi = np.zeros((len(x), len(paths)), dtype=x.dtype)
     for row in range(len(x)):
         for index, (node, *units) in enumerate(paths):
@@ -60,7 +60,7 @@ def features(x: Array, gates: list[Array], paths: list[Path]) -> Array:
 
 
 def values(weights: list[Array], paths: list[Path]) -> Array:
-    """Neural path values (P,): the product of the weights on each path."""
+    """Computes the neural path values (P,): the product of the weights on each path."""
     v = np.ones(len(paths), dtype=weights[0].dtype)
     for index, path in enumerate(paths):
         nodes = (*path, 0)

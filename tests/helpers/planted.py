@@ -33,11 +33,12 @@ def cases_of_op(op: str) -> list[Case]:
     return cases_of(FAMILY_OF[op], [op])
 
 
-Change = Callable[[list[Any]], None]  # of the results, in place
+# A Change changes a list of results in place.
+Change = Callable[[list[Any]], None]
 
 
 def changed(op: str, change: Change) -> Kernel:
-    """The portable op, its results changed."""
+    """Returns the portable op with its results changed."""
 
     def kernel(*args: Any, **kwargs: Any) -> Any:
         returned = OPS[op](*args, **kwargs)
@@ -55,7 +56,7 @@ def as_bits(tensor: Tensor) -> Tensor:
 
 
 def flip(tensor: Tensor, close: bool = False) -> None:
-    """Changes one bit: the sign of the largest number where results are rounded, else the last bit of a number."""
+    """Changes one bit: the sign of the largest number if results are rounded, else the last bit of a number."""
     if close:
         sizes = torch.where(tensor.isfinite(), tensor.abs(), 0)
         place = tuple((sizes == sizes.max()).nonzero()[0])
@@ -70,13 +71,13 @@ def results_of(case: Case) -> list[Tensor]:
 
 
 def returned_by(op: str, args: list[Any], outs: dict[str, Any]) -> list[Tensor]:
-    """What the portable op returns or fills."""
+    """Returns what the portable op returns or fills."""
     returned = OPS[op](*args, **outs)
     return list(outs.values()) or pytree.tree_leaves(returned)
 
 
 def assert_found(op: str, kernel: Kernel) -> None:
-    """That a case tells a kernel from the portable op."""
+    """Checks that a case tells a kernel from the portable op."""
     faults = (fault_of(case, kernel, CPU) for case in cases_of_op(op))
     first = next((fault for fault in faults if fault is not None), None)
     assert first is not None
@@ -84,7 +85,7 @@ def assert_found(op: str, kernel: Kernel) -> None:
 
 
 def on_changed_arguments(op: str, change: Callable[[str, Any], Any]) -> Kernel:
-    """The portable op on changed arguments."""
+    """Returns the portable op on changed arguments."""
 
     def kernel(*args: Any, **kwargs: Any) -> Any:
         return OPS[op](*map(change, argument_names(op), args), **kwargs)
@@ -93,7 +94,7 @@ def on_changed_arguments(op: str, change: Callable[[str, Any], Any]) -> Kernel:
 
 
 def tf32(tensor: Tensor) -> Tensor:
-    """Rounded to 10 bits behind the first."""
+    """Rounds to 10 bits behind the first."""
     return ((tensor.view(torch.int32) + 0x1000) & -0x2000).view(torch.float32)
 
 

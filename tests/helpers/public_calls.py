@@ -38,20 +38,20 @@ BITS, Y_BITS = random_bits(9, SPECS), random_bits(6, SPECS, seed=1)
 
 
 def on(device: str, value: Any) -> Any:
-    """The same on a device: copies of all tensors in nested lists, tuples, dictionaries and GateBits, which need a
-    gradient where those need one."""
+    """Copies all tensors in nested lists, tuples, dictionaries and GateBits to a device. A copy needs a gradient if its
+    original does."""
     return pytree.tree_map_only(Tensor, lambda t: t.detach().to(device).requires_grad_(t.requires_grad), value)
 
 
 def fields(value: Any) -> Any:
-    """Results as dictionaries of their fields."""
+    """Turns results into dictionaries of their fields."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: fields(getattr(value, f.name)) for f in dataclasses.fields(value)}
     return [fields(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 class Things:
-    """Arguments in one dtype, all of whose numbers need a gradient."""
+    """Arguments in one dtype; all their numbers need a gradient."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
@@ -71,7 +71,7 @@ class Things:
         return torch.randn(shape, generator=made, dtype=FLOAT64).to(self.dtype).requires_grad_()
 
     def on(self, device: str) -> Things:
-        """Copies on another device."""
+        """Copies the arguments to another device."""
         there = object.__new__(Things)
         there.__dict__.update(on(device, self.__dict__))
         return there
@@ -81,7 +81,7 @@ class Things:
 
 
 def through(module: nn.Module, tensors: dict[str, Tensor], *args: Any, **kwargs: Any) -> Any:
-    """A module with other parameters."""
+    """Calls a module with other parameters."""
     return torch.func.functional_call(module, tensors, args, kwargs)
 
 
@@ -151,11 +151,11 @@ def recorded(q: Tensor) -> Any:
 
 
 def gradients(results: Any, numbers: list[Tensor]) -> list[Tensor | None]:
-    """Gradients of all numbers, for the sum of the sines of all results."""
+    """Returns the gradients of all numbers, for the sum of the sines of all results."""
     leaves = [t for t in pytree.tree_leaves(results) if isinstance(t, Tensor) and t.requires_grad]
     if not leaves:
         return []
-    # The weights are other than 1, so that all places count differently.
+    # The weights are not all 1, so that all places count differently.
     loss = sum(
         (leaf.sin() * torch.arange(1.0, leaf.numel() + 1, device=leaf.device, dtype=leaf.dtype).view_as(leaf)).sum()
         for leaf in leaves

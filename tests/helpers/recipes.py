@@ -1,7 +1,7 @@
 """Networks as lists of operations, so that a test can run one, list its paths, and run it with frozen gates.
 
-An operation is (result, kind, sources, options), results and sources being names; "x" is the input, and the last
-result is the output.
+An operation is (result, kind, sources, options). Results and sources are names; "x" is the input, and the last result
+is the output.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def op(result: str, kind: str, *sources: str, **options: Any) -> Operation:
 
 
 class Recipe(nn.Module):
-    """A network of float64; weights are small numbers, so that products of many stay in range.
+    """A network of float64. Its weights are small numbers, so that products of many weights stay in range.
 
     Args:
         operations: of kinds conv, norm, linear, relu, max, avg, mean, flatten, add, constant.
@@ -54,14 +54,15 @@ class Recipe(nn.Module):
         self.eval()
 
     def forward(self, x: Tensor, frozen: list[Tensor] | None = None, keep: list[Tensor] | None = None) -> Tensor:
-        """frozen: the gates and the choices of max-pools to use; keep: where to put those of this run."""
+        """Runs the network. `frozen` are the gates and the choices of max-pools to use; those of this run go to
+        `keep`."""
         values, masks = {"x": x}, None if frozen is None else iter(frozen)
         for operation in self.operations:
             values[operation[0]] = self._result_of(operation, values, masks, keep)
         return values[self.operations[-1][0]]
 
     def frozen(self, x: Tensor) -> list[Tensor]:
-        """The gates and the choices of max-pools of a run."""
+        """Returns the gates and the choices of max-pools of a run."""
         keep: list[Tensor] = []
         with torch.no_grad():
             self(x, keep=keep)
@@ -123,13 +124,13 @@ def _max_pool(z: Tensor, options: dict[str, Any], frozen: Masks | None, keep: li
 
 
 def listed(net: Recipe, x: Tensor) -> tuple[Listing, Units]:
-    """The listing of a network's paths, and those that end in each of its outputs."""
+    """Lists a network's paths, and returns the listing and the paths that end in each of its outputs."""
     listing = Listing(weights_of(net), len(x))
     return listing, follow(net, listing, x)
 
 
 def follow(net: Recipe, listing: Any, x: Tensor) -> Units:
-    """What a listing finds at the outputs of a network."""
+    """Follows a network by a listing, and returns what it finds at the outputs."""
     units = {"x": listing.input(x.reshape(len(x), *net.shape, *[1] * (3 - len(net.shape))).numpy())}
     for result, kind, sources, o in net.operations:
         z = units[sources[0]]
@@ -139,7 +140,7 @@ def follow(net: Recipe, listing: Any, x: Tensor) -> Units:
             case "linear":
                 made = listing.linear(z, result)
             case "norm":
-                made = z  # folded into the convolution before it
+                made = z  # The batch norm is folded into the convolution before it.
             case "relu":
                 made = listing.relu(z)
             case "max":
@@ -159,7 +160,7 @@ def follow(net: Recipe, listing: Any, x: Tensor) -> Units:
 
 
 def weights_of(net: Recipe) -> dict[str, Array]:
-    """By the names of the listing, batch norms folded into the convolutions before them."""
+    """Returns the weights by the names of the listing, with batch norms folded into the convolutions before them."""
     found = {name.removesuffix(".weight"): t.detach().numpy() for name, t in net.named_parameters()}
     found |= {name: t.numpy() for name, t in net.named_buffers() if "constant" in name}
     for result, kind, (source, *_), _ in net.operations:

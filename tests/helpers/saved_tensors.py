@@ -1,4 +1,4 @@
-"""The tensors that autograd keeps of a call."""
+"""Finds the tensors that autograd keeps of a call."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def saved_tensors(function: Callable[[], Any]) -> tuple[list[Tensor], Any]:
-    """What autograd keeps of the call, and the result, which has to be alive then."""
+    """Returns what autograd keeps of the call, and the result, which must be alive while it is kept."""
     saved: list[Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
         result = function()

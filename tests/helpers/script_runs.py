@@ -1,4 +1,4 @@
-"""The scripts in benchmarks/ and examples/, run from another folder with the gatedops that these tests use."""
+"""Runs the scripts in benchmarks/ and examples/ from another folder, with the gatedops that these tests use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 import gatedops
 
-# The fixtures benchmark_module and example_module: import a module of benchmarks/ or examples/ as its scripts do.
+# The fixtures benchmark_module and example_module import a module of benchmarks/ or examples/ as its scripts do.
 Importer = Callable[[str], ModuleType]
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,4 +1,4 @@
-"""Fixtures for tests of the self-test; conftest.py makes them known."""
+"""Fixtures for tests of the self-test, which conftest.py imports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gatedops.selftest.cases import gates
 
 @pytest.fixture
 def untouched_ops(monkeypatch, tmp_path) -> Iterator[None]:
-    """A cache folder of its own; the ops and the timings that fake backends replace come back."""
+    """Gives a test a cache folder of its own, and restores the ops and the timings that fake backends replace."""
     monkeypatch.setenv("GATEDOPS_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("GATEDOPS_BACKEND", raising=False)
     monkeypatch.setattr(gates, "timings", gates.timings)
@@ -25,6 +25,6 @@ def untouched_ops(monkeypatch, tmp_path) -> Iterator[None]:
 
 @pytest.fixture
 def quick(monkeypatch) -> None:
-    """Every test of a family ends at once and finds it right, and twice as fast or more."""
+    """Makes every test of a family end at once and find it right, and at least twice as fast."""
     verdict = Verdict(RIGHT, faster=(2.04, 3.4), date="2026-11-28", cases=12)
     monkeypatch.setattr(run, "verdict_on", lambda *_: verdict)

@@ -1,9 +1,9 @@
-"""A device for tests, "shadow": its tensors lie in the CPU's memory, and torch takes them for those of an accelerator.
+"""A device for tests, "shadow": its tensors are in the CPU's memory, but torch takes them for those of an accelerator.
 
-Call `setup()` once, in a process of its own (torch names one such device per process and never forgets it); then
-`torch.ones(3, device="shadow")` and everything else of torch works. A kernel in Python stands behind every aten op: it
-runs the op on CPU tensors that share the memory of the shadow tensors, and refuses what a real device would refuse.
-Ops of other libraries (gatedops::...) are never run so: they need a kernel of their own, such as a composite one.
+Call `setup()` once, in a process of its own, because torch names one such device per process and never forgets it. Then
+`torch.ones(3, device="shadow")` and everything else of torch works. A kernel in Python runs every aten op: it calls the
+op on CPU tensors that share the memory of the shadow tensors, and refuses what a real device would refuse. Ops of other
+libraries (gatedops::...) do not run this way; they need a kernel of their own, such as a composite one.
 """
 
 from __future__ import annotations
@@ -21,28 +21,31 @@ from torch.utils import backend_registration
 
 T = TypeVar("T")
 CPU = torch.device("cpu")
-FLOAT64 = "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64."  # torch's words
+# torch's own message
+FLOAT64 = "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64."
 _KERNEL_OF_CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
 _DLPACK_CPU, _DLPACK_SHADOW = 1, 12  # kDLCPU and kDLExtDev, which torch reads as PrivateUse1
-_DLPACK_DEVICE = 8  # byte offset of DLDevice, {int32 type, int32 index}, in a DLManagedTensor: after the data pointer
+# In a DLManagedTensor, DLDevice {int32 type, int32 index} is at this byte offset, behind the data pointer.
+_DLPACK_DEVICE = 8
 _COPIES = ("aten::_copy_from", "aten::_copy_from_and_resize")
 _INDEXING = ("aten::index", "aten::_index_put_impl_", "aten::_unsafe_index", "aten::_unsafe_index_put")
 _LOWER_PRECISION = ("mm", "bmm", "addmm", "addbmm", "baddbmm", "addmv", "mv", "matmul", "linear", "conv1d", "conv2d")
-_POINTER = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)  # of a capsule, by its name
+# A function of this type gives the pointer of a capsule by its name.
+_POINTER = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)
 _pointer_in = _POINTER(("PyCapsule_GetPointer", ctypes.pythonapi))
 
-_libraries: list[torch.library.Library] = []  # a library's kernels vanish with it
+_libraries: list[torch.library.Library] = []  # The kernels of a library live as long as the library.
 
-# The blocks that are open. They hold for the process, not for a thread: torch runs backward passes in its own threads.
-_forbidding: list[list[str]] = []  # no_host_copies: what each has seen
-_noting: list[list[str]] = []  # no_host_copies(forbid=False)
-_counting: list[Counter[str]] = []  # record
+# These are the open blocks. They count for the process, not for a thread: torch runs backwards in threads of its own.
+_forbidding: list[list[str]] = []  # This list has what each no_host_copies() has seen.
+_noting: list[list[str]] = []  # This one is for no_host_copies(forbid=False).
+_counting: list[Counter[str]] = []  # This one has the counts of each record().
 _without_float64: list[None] = []
 
 
 @functools.cache
 def setup() -> None:
-    """Names the device, and registers its kernels. Any further call does nothing."""
+    """Names the device and registers its kernels; later calls do nothing."""
     backend_registration._setup_privateuseone_for_python_backend("shadow", backend_module=_Module())
     _libraries.extend((torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")))
     fallbacks, aten = _libraries
@@ -50,7 +53,8 @@ def setup() -> None:
     fallbacks.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
     for name in _LOWER_PRECISION:
         aten.impl(name, functools.partial(_autocast, getattr(torch.ops.aten, name).default), "AutocastPrivateUse1")
-    aten.impl("view.dtype", functools.partial(_run, torch.ops.aten.view.dtype), "PrivateUse1")  # to see float64
+    # Through this kernel we see a view as float64.
+    aten.impl("view.dtype", functools.partial(_run, torch.ops.aten.view.dtype), "PrivateUse1")
     # torch sends the convolutions of devices like this one to ops of their own, which only raise an error.
     aten.impl("convolution_overrideable", functools.partial(_run, torch.ops.aten.convolution.default), "PrivateUse1")
     aten.impl("convolution_backward_overrideable", _convolution_backward, "PrivateUse1")
@@ -59,15 +63,15 @@ def setup() -> None:
 
 
 def no_host_copies(forbid: bool = True) -> AbstractContextManager[list[str]]:
-    """What makes the host wait for the device, or copies between the two, is an AssertionError in this block.
+    """Raises an AssertionError in this block if the host waits for the device, or copies from or to it.
 
-    Yields the list of what was seen, which also grows with forbid=False, where nothing is raised.
+    It yields the list of what was seen. With forbid=False the list grows, but nothing is raised.
     """
     return _open(_forbidding if forbid else _noting, [])
 
 
 def without_float64() -> AbstractContextManager[None]:
-    """The device has no float64 in this block, as Apple's GPUs have none: a TypeError in their words."""
+    """Lets the device have no float64 in this block, as Apple's GPUs: float64 is a TypeError with their message."""
     return _open(_without_float64, None)
 
 
@@ -85,18 +89,19 @@ def _open(blocks: list[T], block: T) -> Iterator[T]:
         blocks.pop()
 
 
-# Memory: tensors on one device that lie in the memory of tensors on the other.
+# These functions make tensors on one device that share the memory of tensors on the other.
 
 
 def to_shadow(tensor: Tensor) -> Tensor:
-    """A shadow tensor in the memory of a CPU tensor, which it keeps alive."""
+    """Returns a shadow tensor in the memory of a CPU tensor, which it keeps alive."""
     storage = tensor.untyped_storage()
     flat = torch.empty(0, dtype=torch.uint8, device=CPU).set_(storage, 0, (storage.nbytes(),), (1,))
     return _tensor_in(_relabel(flat).untyped_storage(), tensor)
 
 
 def to_cpu(tensor: Tensor, memory: torch.UntypedStorage | None = None) -> Tensor:
-    """A CPU tensor in the memory of a shadow tensor, which has to outlive it; `memory`: that of an earlier one."""
+    """Returns a CPU tensor in the memory of a shadow tensor, which has to outlive it. `memory` is an earlier
+    result's."""
     if memory is None:
         storage = tensor.untyped_storage()
         memory = torch._C._construct_storage_from_data_pointer(storage.data_ptr(), CPU, storage.nbytes())
@@ -109,7 +114,7 @@ def _layout(tensor: Tensor) -> tuple[torch.Size, tuple[int, ...], int]:
 
 
 def _relabel(flat: Tensor) -> Tensor:
-    """The same memory as a shadow tensor. DLPack is the one way from Python to a tensor in memory of one's own."""
+    """Returns the same memory as a shadow tensor. Only DLPack lets Python make a tensor in given memory."""
     capsule = torch._C._to_dlpack(flat)
     device = (ctypes.c_int32 * 2).from_address(_pointer_in(capsule, b"dltensor") + _DLPACK_DEVICE)
     assert list(device) == [_DLPACK_CPU, 0], "DLManagedTensor has a layout unknown here"
@@ -118,23 +123,24 @@ def _relabel(flat: Tensor) -> Tensor:
 
 
 def _tensor_in(storage: torch.UntypedStorage, like: Tensor) -> Tensor:
-    """A tensor in a shadow storage, with the dtype, shape, strides and offset of `like`."""
+    """Returns a tensor in a shadow storage, with the dtype, shape, strides and offset of `like`."""
     return _set(_relabel(torch.empty(0, dtype=like.dtype, device=CPU)), storage, like)
 
 
 def _set(tensor: Tensor, storage: torch.UntypedStorage, like: Tensor) -> Tensor:
-    """tensor.set_ without a kernel for the device: the CPU's asks only that tensor and storage are on the same one."""
+    """Runs tensor.set_ by the CPU's kernel, which needs only that tensor and storage are on the same device."""
     set_ = torch.ops.aten.set_.source_Storage_storage_offset
     return set_.redispatch(_KERNEL_OF_CPU, tensor, storage, like.storage_offset(), like.size(), like.stride())
 
 
 def _clone(storage: torch.UntypedStorage) -> torch.UntypedStorage:
-    """A copy of a storage, for copy.deepcopy: torch knows no allocator for the device to make one with."""
+    """Copies a storage for copy.deepcopy, because torch has no allocator for the device."""
     return torch.empty(storage.nbytes(), dtype=torch.uint8, device=storage.device).untyped_storage().copy_(storage)
 
 
 def _resize(tensor: Tensor, size: Any) -> Tensor:
-    """tensor.resize_: in its own storage where that is large enough, and else in a new one, which its views miss."""
+    """Runs tensor.resize_ in the tensor's own storage if that is large enough, else in a new one, which its views
+    lack."""
     last = tensor.storage_offset() + torch.Size(size).numel()
     if last * tensor.itemsize <= tensor.untyped_storage().nbytes():
         return _set(tensor, tensor.untyped_storage(), to_cpu(tensor).resize_(size))
@@ -144,7 +150,7 @@ def _resize(tensor: Tensor, size: Any) -> Tensor:
 
 
 def _run(op: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Any:
-    """The kernel of every op that has no other for the device, not even a composite one."""
+    """Runs every op that has no other kernel for the device, not even a composite one."""
     if op.namespace != "aten":
         raise NotImplementedError(f"Could not run '{op.name()}' with arguments from the 'shadow' backend")
     name, returns = op._schema.name, op._schema.returns
@@ -163,16 +169,19 @@ def _run(op: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Any:
         if name == "aten::resize_":
             return _resize(*args)
         if name == "aten::set_" or any(r.alias_info and not r.alias_info.is_write for r in returns):
-            result = op.redispatch(_KERNEL_OF_CPU, *args, **kwargs)  # views: the CPU's kernels share any storage
+            result = op.redispatch(_KERNEL_OF_CPU, *args, **kwargs)  # The CPU's kernels make views of any storage.
             _refuse_float64([result])
             return result
         return _run_on_cpu(op, args, kwargs)
 
 
 def _run_on_cpu(op: torch._ops.OpOverload, args: Any, kwargs: Any) -> Any:
-    originals: dict[int, Tensor] = {}  # shadow tensors by the id of their CPU twins
-    twins: dict[int, Tensor] = {}  # and the reverse; both keep what they name alive, so that no id is used twice
-    shared: dict[int, tuple[Tensor, Tensor]] = {}  # the first of each by the address of their storage
+    # These map the ids of CPU twins to shadow tensors, and the reverse. Both keep the tensors alive, so that no id is
+    # used twice.
+    originals: dict[int, Tensor] = {}
+    twins: dict[int, Tensor] = {}
+    # Maps the address of a storage to the first pair in it.
+    shared: dict[int, tuple[Tensor, Tensor]] = {}
 
     def twin(tensor: Any) -> Any:
         if isinstance(tensor, torch.device):
@@ -182,7 +191,9 @@ def _run_on_cpu(op: torch._ops.OpOverload, args: Any, kwargs: Any) -> Any:
         if id(tensor) not in twins:
             first = shared.get(tensor.untyped_storage().data_ptr())
             made = to_cpu(tensor, first and first[1].untyped_storage())
-            if tensor.numel() == 0:  # It may be an out= that the kernel resizes: the CPU must own its memory.
+            if (
+                tensor.numel() == 0
+            ):  # An empty tensor may be an out= that the kernel resizes, so the CPU must own its memory.
                 made = torch.empty(0, dtype=tensor.dtype, device=CPU).as_strided(*_layout(tensor))
             elif first is None:
                 shared[made.untyped_storage().data_ptr()] = tensor, made
@@ -207,23 +218,23 @@ def _run_on_cpu(op: torch._ops.OpOverload, args: Any, kwargs: Any) -> Any:
     results = op(*args, **kwargs)
     for tensor in originals.values():
         made = twins[id(tensor)]
-        if _layout(made) != _layout(tensor):  # an out= was resized, or its strides changed
+        if _layout(made) != _layout(tensor):  # An out= may have been resized, or its strides may have changed.
             _set(tensor, (to_shadow(made) if tensor.numel() == 0 else tensor).untyped_storage(), made)
     return _map(original, results)
 
 
 def _map(function: Callable[[Any], Any], value: Any) -> Any:
-    """The function of every leaf of nested lists, tuples and dictionaries, several times as fast as torch's _pytree."""
+    """Applies the function to every leaf of nested lists, tuples and dictionaries, several times as fast as _pytree."""
     if isinstance(value, (list, tuple)):
         return type(value)([_map(function, v) for v in value])
     return {k: _map(function, v) for k, v in value.items()} if isinstance(value, dict) else function(value)
 
 
 def _number(value: complex, args: Any) -> Tensor:
-    """A number that torch passed on as a tensor of its own kind, which Python receives as a number.
+    """Makes a tensor of a number that torch passed on as a tensor of a special kind, and Python received as a number.
 
-    Such a tensor weighs less than any other in the choice of a result's dtype. As an ordinary tensor it needs a dtype
-    that leaves that choice as it was: any of the same kind beside tensors with dimensions, and else the result's.
+    Such a special tensor counts less than any other in the choice of a result's dtype. An ordinary tensor needs a dtype
+    that does not change this choice: any of the same kind beside tensors with dimensions, else that of the result.
     """
     tensor = next(arg for arg in args if isinstance(arg, Tensor))
     dtype = torch.result_type(tensor, value)
@@ -236,7 +247,7 @@ def _convolution_backward(grad: Tensor, x: Tensor, weight: Tensor, *args: Any) -
     return _run(torch.ops.aten.convolution_backward.default, grad, x, weight, [grad.size(1)], *args)
 
 
-# Refusing what a real device would refuse.
+# These functions refuse what a real device would refuse.
 
 
 def _is_shadow(tensor: Tensor) -> bool:
@@ -244,7 +255,8 @@ def _is_shadow(tensor: Tensor) -> bool:
 
 
 def _refuse_mixed(op: torch._ops.OpOverload, named: dict[str, Any], tensors: list[Tensor]) -> None:
-    """Only copies, indices (which torch moves) and single numbers to read may be on the CPU among shadow tensors."""
+    """Refuses CPU tensors among shadow tensors, except in copies, as indices (which torch moves) and as single
+    numbers."""
     if op._schema.name in _COPIES or not any(map(_is_shadow, tensors)):
         return
     indices = [id(index) for index in named["indices"]] if op._schema.name in _INDEXING else []
@@ -263,7 +275,7 @@ def _refuse_float64(tensors: list[Tensor]) -> None:
 
 
 def _why_host_waits(op: torch._ops.OpOverload, named: dict[str, Any], tensors: list[Tensor]) -> str:
-    """Why a real device would make the host wait, or copy from or to it, in this op; empty if it would not."""
+    """Says why a real device would make the host wait in this op, or copy from or to it; empty if it would not."""
     if op._schema.name in _COPIES:
         source, target = tensors[:2]
         crosses = source.device != target.device and source.numel() > 0
@@ -281,7 +293,7 @@ def _why_host_waits(op: torch._ops.OpOverload, named: dict[str, Any], tensors: l
 
 
 def _autocast(op: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Any:
-    """The op with its floating-point tensors in autocast's dtype; float64 stays, as with torch's own devices."""
+    """Calls the op with its float tensors in autocast's dtype; float64 stays, as with torch's own devices."""
 
     def cast(leaf: Any) -> Any:
         lower = isinstance(leaf, Tensor) and _is_shadow(leaf) and leaf.is_floating_point()
@@ -292,7 +304,7 @@ def _autocast(op: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Any:
 
 
 class _Module(backend_registration._DummyBackendModule):
-    """What torch.shadow is: the functions that torch itself asks of a device's module."""
+    """torch.shadow, with the functions that torch itself needs of a device's module."""
 
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16, torch.float16]

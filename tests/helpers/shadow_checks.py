@@ -1,4 +1,4 @@
-"""Checks of the device "shadow" itself (shadow.py); test_shadow.py runs them in a process of their own."""
+"""Checks the device "shadow" itself (shadow.py); test_shadow.py runs this in a process of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every public function of tensors on the device "shadow" (shadow.py), forward and backward, as on the CPU;
+"""Every public function of tensors works on the device "shadow" (shadow.py), forward and backward, as on the CPU;
 test_portable_device.py runs this in a process of its own."""
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ THERE, SINGLE = HERE.on("shadow"), Things(FLOAT32).on("shadow")
 
 
 def mlp(dtype: torch.dtype = FLOAT64) -> nn.Sequential:
-    """A network that takes inputs like the rows x of the things."""
+    """Makes a network that takes inputs like the rows x of the things."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return nn.Sequential(nn.Linear(5, 20), nn.ReLU(), nn.Linear(20, 9), nn.ReLU(), nn.Linear(9, 2)).to(dtype)
 
 
-# What reads how large its inputs are, to stay in the range of the dtype, or to say that it does not.
+# These read how large their inputs are, to stay in the range of the dtype, or to say that they do not.
 READING = (
     *("npk_gram, normalized", "npk_gram of two sides, normalized", "npk_gram of bytes"),
     *("soft_npk_gram", "soft_npk_gram of two sides"),
@@ -68,7 +68,7 @@ READING = (
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("dtype", [FLOAT64, FLOAT32], ids=str)
 def test_function_gives_what_it_gives_on_the_cpu(name, dtype):
-    """Without waiting (but for READING), and in float32 without float64."""
+    """The host must not wait, except for READING, and float32 must not use float64."""
     here = Things(dtype)
     there = here.on("shadow")
     with shadow.no_host_copies(forbid=name not in READING), nullcontext() if dtype == FLOAT64 else without_float64():
@@ -80,7 +80,7 @@ def test_function_gives_what_it_gives_on_the_cpu(name, dtype):
 
 
 def test_functions_are_compiled_without_a_break():
-    """All of them together, as each compilation takes time, in float32 without float64."""
+    """All are compiled together, because each compilation takes time; float32 must not use float64."""
     torch._dynamo.reset()
     here = Things(FLOAT32)
     there = here.on("shadow")
@@ -304,7 +304,7 @@ def test_float64_is_found_out_once():
 
 
 def test_fake_tensors_do_not_hide_that_float64_is_missing():
-    """As torch.export and torch.compile compute with them, in any dtype."""
+    """torch.export and torch.compile compute with fake tensors, in any dtype."""
     device = torch.device("shadow:0")
     with without_float64():
         with torch._subclasses.FakeTensorMode():

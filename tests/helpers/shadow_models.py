@@ -1,5 +1,5 @@
-"""Models, and what is made of them, on the device "shadow" (shadow.py) as on the CPU; test_portable_device.py runs this
-in a process of its own."""
+"""Models, and what is made of them, work on the device "shadow" (shadow.py) as on the CPU; test_portable_device.py runs
+this in a process of its own."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def there(model: nn.Module) -> nn.Module:
 
 
 def dgn(architecture: str, variant: str, **changed: Any) -> DGN:
-    torch.manual_seed(0)  # that a network of its own is drawn from
+    torch.manual_seed(0)  # Weights are drawn from this generator.
     return model_of(architecture, variant, **changed)
 
 
 def steps_of(model: nn.Module, x: Tensor, labels: Tensor, steps: int = 2) -> list[Tensor]:
-    """The losses of some training steps, and the parameters behind them."""
+    """Returns the losses of some training steps, and the parameters after them."""
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1, momentum=0.9)
     losses = []
     for _ in range(steps):
@@ -69,7 +69,7 @@ def labels_of(x: Tensor) -> Tensor:
 
 
 def assert_trained_alike(model: nn.Module, x: Tensor) -> None:
-    """Without waiting, on shadow."""
+    """Checks that training on shadow does not wait, and gives what the CPU gives."""
     twin, arguments = there(model), moved((x, labels_of(x)))
     with shadow.no_host_copies():
         found = steps_of(twin, *arguments)
@@ -99,7 +99,7 @@ def test_dgn_is_trained_by_adam():
 
 
 def assert_drawn_on_the_cpu(counts: Counter[str]) -> None:
-    """As a real device refuses a generator of the CPU."""
+    """Checks that numbers are drawn on the CPU, because a real device refuses a generator of the CPU."""
     assert counts
     assert not [name for name in counts if "rand" in name or "uniform" in name]
 
@@ -133,7 +133,7 @@ def test_dgn_gates_are_cached(architecture, variant, tmp_path):
 def test_batches_are_recorded_without_waiting(name, max_pool):
     net, x = made(name, 9)
     twin, inputs = there(net), x.to("shadow")
-    with shadow.no_host_copies(forbid=False) as in_one:  # the search for the rows, before the first batch
+    with shadow.no_host_copies(forbid=False) as in_one:  # This sees the search for the rows, before the first batch.
         record_gates(twin, inputs, 9, max_pool=max_pool)
     with shadow.no_host_copies(forbid=False) as in_three:
         found = record_gates(twin, inputs, 3, max_pool=max_pool)
@@ -169,7 +169,7 @@ def test_a_twin_is_trained_as_on_the_cpu(name, gate):
 @pytest.mark.parametrize("batch_norm", ["value", "feature", "off"])
 def test_a_twin_takes_what_the_feature_network_does(batch_norm):
     net, x = made("vgg", 5)
-    twin = gated_twin(there(net), net, "value", batch_norm)  # weights from the CPU
+    twin = gated_twin(there(net), net, "value", batch_norm)  # The weights come from the CPU.
     assert_alike(twin(x.to("shadow")), gated_twin(net, net, "value", batch_norm)(x))
 
 
@@ -262,11 +262,13 @@ def test_kernels_of_float32_need_no_float64(name):
 
 
 def test_npk_reads_a_few_numbers_and_nothing_large():
-    """The ranges of x and y, how far outputs of trial calls differ, and whether rows of the kernel vanish."""
+    """These are the ranges of x and y, how far outputs of trial calls differ, and whether rows of the kernel vanish."""
     net = network("overlapping max-pool with padding")
     x, y = moved((net.inputs(5), net.inputs(3, seed=1)))
     on_device = on_shadow("overlapping max-pool with padding")
-    with shadow.no_host_copies(forbid=False) as searching:  # for the rows of the inputs inside the net
+    with shadow.no_host_copies(
+        forbid=False
+    ) as searching:  # This sees the search for the rows of the inputs inside the net.
         record_gates(on_device, x, max_pool=True)
         record_gates(on_device, y, max_pool=True)
     with shadow.no_host_copies(forbid=False) as seen:
@@ -292,7 +294,7 @@ def test_regression_works_on_the_device():
     gram = rows @ rows.T
     expected = fit(gram, one_hot(labels, 3)).predict(gram)
     ridge = select_ridge(gram, labels)
-    with torch.device("shadow"):  # as the default device of torch, too
+    with torch.device("shadow"):  # It must also work if shadow is torch's default device.
         kernel, classes = moved((gram, labels))
         assert_alike(fit(kernel, one_hot(classes, 3)).predict(kernel), expected)
         with shadow.record() as counts:

@@ -1,6 +1,7 @@
-"""Every op on the device "shadow" (shadow.py) as on the CPU; test_portable_device.py runs this in a process of its own.
+"""Every op works on the device "shadow" (shadow.py) as on the CPU; test_portable_device.py runs this in a process of
+its own.
 
-On shadow the portable ops run, on the CPU those in C++ (or, with GATEDOPS_BACKEND=portable, the same ones).
+On shadow the portable ops run, and on the CPU those in C++ (or, with GATEDOPS_BACKEND=portable, the portable ones too).
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ class Case:
         return torch.zeros(shape, dtype=dtype or self.dtype)
 
 
-Call = tuple[Any, ...]  # positional arguments, and behind them the results of an op that writes into arguments
+# A Call has the positional arguments; if the op writes into arguments, its last entry is the dictionary of these.
+Call = tuple[Any, ...]
 CALLS: dict[str, Callable[[Case], list[Call]]] = {
     "pack_gates": lambda c: [(c.image,), (c.image > 0,), (c.wide.unsqueeze(1).half(),)],
     "pack_gates_out": lambda c: [(c.image, {"out": c.zeros(7, 8, dtype=torch.int32)})],
@@ -127,7 +129,7 @@ EXACT |= {"gate_relu", "gate_select"}
 
 
 def result(name: str, call: Call) -> Any:
-    """What an op returns; of one that writes into its arguments, what it wrote."""
+    """Returns the results of an op; for an op that writes into its arguments, what it wrote."""
     *args, outs = call if isinstance(call[-1], dict) else (*call, {})
     outs = {key: torch.full_like(out, 7) for key, out in outs.items()}
     returned = getattr(OPS, name)(*args, **outs)

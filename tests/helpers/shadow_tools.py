@@ -1,4 +1,4 @@
-"""Calls on the device "shadow" beside the same ones on the CPU: arguments moved there, results compared."""
+"""Compares calls on the device "shadow" with the same calls on the CPU: moves arguments, and compares results."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from torch.utils import _pytree as pytree
 
 from gatedops import devices
 
-# Allowed differences, as shares of the largest number of a tensor: the sums are in another order.
+# Results may differ by these shares of the largest number of a tensor, because sums are in another order.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
 
 def moved(value: Any) -> Any:
-    """Copies on shadow of all tensors in it."""
+    """Copies all tensors in a value to shadow."""
     return on("shadow", value)
 
 
 def assert_alike(
     found: Any, expected: Any, *, exact: bool = False, device: str = "shadow", tolerance: float | None = None
 ) -> None:
-    """The results of both devices: of one form, tensors on `device`, equal to `expected` or close to it; the
-    tolerance is a share of the largest number of a tensor, None: that of TOLERANCE."""
+    """Checks that the results of both devices have one form, with tensors on `device`, equal or close to `expected`.
+    The tolerance is a share of the largest number of a tensor; None means that of TOLERANCE."""
     (ours, form), (theirs, other) = pytree.tree_flatten(fields(found)), pytree.tree_flatten(fields(expected))
     assert form == other
     for one, truth in zip(ours, theirs, strict=True):
@@ -51,7 +51,7 @@ def assert_alike(
 
 @contextmanager
 def without_float64() -> Iterator[None]:
-    """shadow.without_float64, of which gatedops learns."""
+    """Runs shadow.without_float64, and lets gatedops notice it."""
     devices._computes.cache_clear()
     try:
         with shadow.without_float64():

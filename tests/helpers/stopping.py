@@ -1,9 +1,10 @@
-"""Runs dgn_training.py, which sends itself a signal at one exact point:
+"""Runs dgn_training.py so that it sends itself a signal at one exact point:
 
     python stopping.py SCRIPT SIGINT|SIGKILL step|save NUMBER OPTIONS...
 
-step: in the middle of that training step, the first being 1; save: with that checkpoint half written. From outside a
-signal can come too late: a run is over in seconds, and on a loaded machine the sender can wait longer than that.
+With `step` the signal comes in the middle of that training step (the first is 1), and with `save` when that checkpoint
+is half written. A signal from outside could come too late: a run is over in seconds, and on a loaded machine the sender
+can wait longer than that.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 
 
 def stopping(function: Callable[..., Any], number: int, stop: Callable[..., None]) -> Callable[..., Any]:
-    """The function; its call of that number calls `stop` with the same arguments first."""
+    """Returns the function, whose call of that number first calls `stop` with the same arguments."""
     calls = 0
 
     def counted(*args: Any) -> Any:
@@ -35,7 +36,7 @@ def stopping(function: Callable[..., Any], number: int, stop: Callable[..., None
 
 def main() -> None:
     script, name, place, number, *options = sys.argv[1:]
-    # Ignored where a shell has started the tests in the background; children inherit that.
+    # SIGINT is ignored if a shell has started the tests in the background, and children inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.path.insert(0, str(Path(script).parent))
 

@@ -1,7 +1,7 @@
 """hypothesis strategies for gates, GateBits and tensor layouts.
 
-A draw fixes shapes, a density and a seed, and the gates come from a torch generator: failures shrink in what
-matters.
+A draw fixes shapes, a density and a seed, and the gates come from a torch generator. So failures shrink in the numbers
+that matter.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from torch import Tensor
 
 from gatedops import GateBits, reference
 
-Spec = tuple[tuple[int, ...], str]  # a layer's shape and kind
+# A Spec has the shape and the kind of a layer.
+Spec = tuple[tuple[int, ...], str]
 
-# Around word (32), vector (64) and tile (16 .. 256) boundaries.
+# These sizes lie around word (32), vector (64) and tile (16 .. 256) boundaries.
 ROWS = [0, 1, 2, 3, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 258]
 WIDTHS = [1, 31, 32, 33, 63, 64, 65, 127, 128, 255, 256, 257]
 
@@ -46,7 +47,7 @@ dense_nets = st.lists(dense_layers, min_size=1, max_size=5)
 
 
 def examples(count: int) -> settings:
-    """Settings of a property test: count examples. The fixtures it uses hold for all examples of a test."""
+    """Returns settings of a property test with `count` examples. Its fixtures hold for all examples of a test."""
     return settings(
         max_examples=count,
         deadline=None,
@@ -59,13 +60,13 @@ def generator(seed: int) -> torch.Generator:
 
 
 def masks(n: int, specs: list[Spec], seed: int = 0, density: float = 0.5) -> list[Tensor]:
-    """Random bool gates (n, *shape), one tensor a layer."""
+    """Makes random bool gates (n, *shape), one tensor per layer."""
     made = generator(seed)
     return [torch.rand(n, *shape, generator=made) < density for shape, _ in specs]
 
 
 def bits_of(gates: list[Tensor], specs: list[Spec]) -> GateBits:
-    """GateBits packed by the reference, not by the op under test."""
+    """Makes GateBits packed by the reference, not by the op under test."""
     return GateBits(*reference.words_from_bool(gates, [kind for _, kind in specs]))
 
 
@@ -74,19 +75,19 @@ def random_bits(n: int, specs: list[Spec], seed: int = 0, density: float = 0.5) 
 
 
 def dense(*layer_widths: int) -> list[Spec]:
-    """The specs of a fully connected net."""
+    """Returns the specs of a fully connected net."""
     return [((width,), "gate") for width in layer_widths]
 
 
 def rows_of(n: int, d: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Random inputs x (n, d); uint8: 0 .. 255."""
+    """Makes random inputs x (n, d); uint8 from 0 to 255."""
     if dtype == torch.uint8:
         return torch.randint(0, 256, (n, d), generator=generator(seed), dtype=dtype)
     return torch.randn(n, d, generator=generator(seed), dtype=torch.float64).to(dtype)
 
 
 def special_values(dtype: torch.dtype) -> Tensor:
-    """What q > 0 must get right: zeros, NaNs, infinities and the least number, each with both signs."""
+    """Returns what q > 0 must get right: zeros, NaNs, infinities and the least number, each with both signs."""
     info = torch.finfo(dtype)
     integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
     least = torch.tensor([1], dtype=integer).view(dtype)
@@ -98,7 +99,7 @@ def special_values(dtype: torch.dtype) -> Tensor:
 
 
 def pre_activations(n: int, shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> Tensor:
-    """Pre-activations (n, *shape) of which one in four is a special value; bool: random gates."""
+    """Makes pre-activations (n, *shape), one in four a special value; for bool it makes random gates."""
     made = generator(seed)
     if dtype == torch.bool:
         return torch.rand(n, *shape, generator=made) < 0.5
@@ -133,7 +134,7 @@ def _sliced_rows(q: Tensor) -> Tensor:
 
 
 def _offset(q: Tensor) -> Tensor:
-    """A storage offset of one element: rows are not aligned."""
+    """Gives a storage offset of one element, so that rows are not aligned."""
     return torch.cat([q.new_zeros(1), q.flatten()])[1:].view(q.shape)
 
 

@@ -1,7 +1,7 @@
-"""The one table of tolerances, and the comparisons that use it.
+"""The only table of tolerances, and the comparisons that use it.
 
-Counts, gates, Lambda and everything from integers are compared bit for bit. A floating point result is held
-to what torch itself reaches with the same dtype, the two baselines:
+Counts, gates, Lambda and all results from integers are compared bit for bit. A floating point result must be about as
+good as torch's with the same dtype, by the rule of two baselines:
 
     max|ours - truth| <= 2 * max|torch - truth| + tiny
 
@@ -15,16 +15,17 @@ from torch import Tensor
 
 from gatedops.selftest.compare import FLOAT64_SUMS, TINY
 
-# Error of a float32 kernel of some tens of layers relative to sqrt(K_ii K_jj): each layer rounds a few times.
+# A float32 kernel of some tens of layers has at most this error relative to sqrt(K_ii K_jj): each layer rounds a few
+# times.
 FLOAT32_KERNEL = 1e-5
-# What rotations of an image may change in a float32 kernel that they leave as it is: the order of its sums.
+# Some rotations of an image keep a kernel but change the order of its sums, and so a float32 kernel by this much.
 FLOAT32_ROTATIONS = 1e-6
 
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def assert_same_bits(ours: Tensor, expected: Tensor) -> None:
-    """Same shape, dtype and bits: -0.0 is not 0.0, and a NaN equals itself."""
+    """Checks for the same shape, dtype and bits: -0.0 is not 0.0, and a NaN equals itself."""
     assert ours.shape == expected.shape, f"shape {tuple(ours.shape)}, expected {tuple(expected.shape)}"
     assert ours.dtype == expected.dtype, f"{ours.dtype}, expected {expected.dtype}"
     if ours.dtype.is_floating_point:
@@ -35,7 +36,7 @@ def assert_same_bits(ours: Tensor, expected: Tensor) -> None:
 
 
 def assert_as_good_as_torch(ours: Tensor, same_dtype: Tensor, truth: Tensor) -> None:
-    """The two-baseline rule; truth is float64, for float64 results rounded from a wider format."""
+    """Checks by the rule of two baselines. The truth is float64; for float64 results it comes from a wider format."""
     assert ours.shape == truth.shape, f"shape {tuple(ours.shape)}, expected {tuple(truth.shape)}"
     assert ours.dtype == same_dtype.dtype, f"{ours.dtype}, expected {same_dtype.dtype}"
     if truth.numel() == 0:
@@ -47,7 +48,7 @@ def assert_as_good_as_torch(ours: Tensor, same_dtype: Tensor, truth: Tensor) -> 
 
 
 def assert_close_in_float64(ours: Tensor, truth: Tensor) -> None:
-    """Float64 against float64 of another order of summation, relative to the largest entry."""
+    """Compares float64 with float64 of another order of summation, relative to the largest entry."""
     assert ours.shape == truth.shape, f"shape {tuple(ours.shape)}, expected {tuple(truth.shape)}"
     assert ours.dtype == truth.dtype == torch.float64, f"{ours.dtype} and {truth.dtype}, expected float64"
     if truth.numel() == 0:

@@ -1,4 +1,4 @@
-"""The number of torch's threads, for the length of a block."""
+"""Sets the number of torch's threads inside a block."""
 
 from __future__ import annotations
 

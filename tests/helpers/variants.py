@@ -1,4 +1,4 @@
-"""Which machine code the launches of Triton kernels ask for, found without a GPU: nothing is compiled or run."""
+"""Finds which machine code the launches of Triton kernels ask for, without a GPU: nothing is compiled or run."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ TARGET = GPUTarget("cuda", 90, 32)
 
 
 def recorded(monkeypatch: pytest.MonkeyPatch) -> dict[str, set]:
-    """Kernel -> variants that its launches from now on need. A variant is what the compiler is told of the arguments:
-    types, constants, which integers are 1 and which are multiples of 16. Results are left as they are."""
+    """Maps each kernel to the variants that its launches from now on need. A variant is what the compiler is told of
+    the arguments: types, constants, which integers are 1, and which are multiples of 16. No kernel runs, so results do
+    not change."""
     found = defaultdict(set)
     backend, binders = make_backend(TARGET), {}
 

@@ -1,4 +1,4 @@
-"""DGN and DLGN: the formulas, the neural path view, which network learns, and what modules can do."""
+"""DGN and DLGN compute their formulas and path sums, train the right network, and work as modules do."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ from gatedops.nn import conv_spec, fc_spec
 
 
 def gradients(model, output):
-    """Of a scalar made of the output, for every parameter; None where there is none."""
+    """Computes the gradient of a scalar made of the output for every parameter; None if there is none."""
     wanted = [p for p in model.parameters() if p.requires_grad]
     made = iter(torch.autograd.grad(output.square().sum(), wanted, allow_unused=True))
     return [next(made) if p.requires_grad else None for p in model.parameters()]
 
 
 def assert_same_model(model, x):
-    """Output and gradients are those of the formulas."""
+    """Checks that output and gradients are those of the formulas."""
     output, expected = model(x), by_hand(model, x)
     if not len(x):
         assert output.shape == expected.shape
@@ -146,7 +146,7 @@ def test_a_gate_that_is_off_gives_exactly_zero():
 
 @pytest.mark.parametrize("variant", HARD)
 def test_the_output_sums_the_feature_networks_paths_times_the_value_networks(variant):
-    """Gates from the feature network's weights and values from the value network's, both listed path by path."""
+    """Lists every path, with gates from the feature network's weights and values from the value network's."""
     kind, arguments = VARIANTS[variant]
     spec = fc_spec(3, [4, 4, 4], 1, bias=False)
     if "order" in arguments:
@@ -175,10 +175,11 @@ def test_the_output_is_linear_in_the_weights_of_a_value_layer_and_pieces_of_pwc_
     model, x = model_of("fc without biases", "FR-II"), inputs_of("fc without biases", 5)
     before = model(x)
     with torch.no_grad():
-        model.value[2].weight.mul_(-2)  # a ReLU network would not follow
+        # The output is linear in this weight; that of a ReLU network would not be.
+        model.value[2].weight.mul_(-2)
     assert torch.equal(model(x), -2 * before)
     constant = model_of("fc without biases", "FR-II, PWC, permuted")
-    assert constant.gates(x) == constant.gates(2 * x)  # without biases rays lie in one piece
+    assert constant.gates(x) == constant.gates(2 * x)  # without biases all points of a ray have the same gates
     assert torch.equal(constant(2 * x), constant(x))
     assert not torch.equal(constant(x)[:1], constant(x)[1:2])
 
@@ -193,7 +194,7 @@ def test_a_circular_gap_network_does_not_notice_rotations():
 
 
 def trained(net, x, steps=5):
-    """The network after some steps of Adam on random labels."""
+    """Returns the network after some steps of Adam on random labels."""
     labels = torch.randint(3, (len(x),), generator=seeded())
     optimizer = torch.optim.Adam(net.parameters(), 1e-2)
     for _ in range(steps):
@@ -222,7 +223,7 @@ def test_fl_has_the_gates_of_the_trained_network_bit_for_bit(architecture, tmp_p
     assert again.gates(x) == expected
     own = [again.value.state_dict()[key] for key in again.feature.state_dict() if key.endswith("weight")]
     theirs = [net.state_dict()[key] for key in again.feature.state_dict() if key.endswith("weight")]
-    assert not any(torch.equal(a, b) for a, b in zip(own, theirs, strict=True))  # drawn anew
+    assert not any(torch.equal(a, b) for a, b in zip(own, theirs, strict=True))  # the weights are drawn anew
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -234,7 +235,7 @@ def test_di_has_the_gates_of_the_initial_relu_network(architecture):
     if architecture != "strided net":
         assert expected == record_gates(make().relu_net(generator=seeded(1)), x)
     assert model.gates(x) == expected
-    assert torch.equal(model(x), model.value(x))  # gated by its own gates
+    assert torch.equal(model(x), model.value(x))  # the value network gates itself at this point
     trained(model, x)
     assert model.gates(x) == expected
     assert record_gates(model.value, x) != expected

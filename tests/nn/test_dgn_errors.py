@@ -1,4 +1,4 @@
-"""Bad input of the deep gated networks: a ValueError or TypeError that names the argument, before any work."""
+"""Bad arguments of deep gated networks raise a ValueError or TypeError that names the argument, before any work."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def chain(*modules):
     return nn.Sequential(nn.Linear(6, 8), *modules, nn.Linear(8, 3))
 
 
-# What is wrong -> (what the message says, the call).
+# Maps what is wrong to (what the message says, the call).
 MAKING = {
     "an unknown mode": ("mode: got 'FRNPF', needs one of", lambda: DGN(SPEC, "FRNPF")),
     "a mode of another type": ("mode: got None", lambda: DGN(SPEC, None)),
@@ -135,7 +135,7 @@ CALLING = {
     "an image of another size": (r"needs \(n, 2, 5, 4\)", lambda: IMAGE_MODEL(IMAGES[..., 1:])),
     "an image of other channels": (r"needs \(n, 2, any, any\)", lambda: DGN(CONV.relu_net())(IMAGES[:, 1:])),
     "x is a list": ("x: got list", lambda: MODEL(X.tolist())),
-    "x is uint8": ("x: got torch.uint8, the model is torch.float32", lambda: MODEL(X.byte())),
+    "x is uint8": ("x: got torch.uint8, but the model is torch.float32", lambda: MODEL(X.byte())),
     "x is float64": ("x: got torch.float64", lambda: IMAGE_MODEL(IMAGES.double())),
     "x is on another device": ("x: is on meta, the model is on cpu", lambda: MODEL(X.to("meta"))),
     "gates of a bad x": ("x: got shape", lambda: MODEL.gates(X[:, 1:])),
@@ -198,7 +198,7 @@ def test_an_error_leaves_everything_as_it_was():
 
 def test_what_looks_odd_and_is_fine():
     assert DGN(chain(Gate())).gates(X).widths == (8,)
-    assert DGN(nn.Sequential(nn.Linear(6, 8), nn.ReLU()))(X).shape == (5, 8)  # ends with a gate
+    assert DGN(nn.Sequential(nn.Linear(6, 8), nn.ReLU()))(X).shape == (5, 8)  # this network ends with a gate
     assert DGN(SPEC, "FL", feature=NET.requires_grad_(False))(X).requires_grad
     assert DGN(fc_spec(6, [8, 8], 3), order=torch.tensor([1, 0])).order == (1, 0)
     assert isinstance(DLGN(CONV, shallow=True).gates(IMAGES), GateBits)

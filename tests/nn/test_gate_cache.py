@@ -1,4 +1,4 @@
-"""GateCache: the gates of a data set, and training from them that is the same bit for bit."""
+"""GateCache holds the gates of a data set, and training from them is the same bit for bit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CASES = [(a, v) for a in ARCHITECTURES for v in HARD if (a, v) not in IMPOSSIBLE
 
 
 def losses(model, x, labels, batches, cache=None, optimizer=torch.optim.Adam):
-    """Of each step of training, and the model's parameters after it."""
+    """Trains a copy of the model; returns the loss of each step and the parameters at the end."""
     model = copy.deepcopy(model)
     steps = optimizer(model.value_parameters(), 1e-2)
     seen = []
@@ -65,7 +65,7 @@ def test_of_the_papers_network(batch_size):
     model = DGN(spec, "FL", feature=spec.relu_net(1), generator=seeded())
     x = torch.rand(330, 784, generator=seeded())
     cache = GateCache.build(model, x, batch_size)
-    assert cache.bits.nbytes == 330 * 160  # MNIST: 9.6 MB
+    assert cache.bits.nbytes == 330 * 160  # for all of MNIST it would be 9.6 MB
     assert_same_training(model, x, cache, batch_size)
 
 
@@ -87,7 +87,7 @@ def test_the_feature_network_never_runs():
 
 
 def trained_twin(net, x, gates_of, batches):
-    """The losses of a few steps of a twin of the net, and its weights after them."""
+    """Trains a twin of the net for a few steps; returns the losses and the weights at the end."""
     torch.manual_seed(3)
     twin = gated_twin(net, pool=gates_of[1]).train()
     for module in twin.modules():
@@ -160,7 +160,7 @@ TWIN_WRONG = {
         {},
         (torch.nn.AdaptiveMaxPool2d(2),),
         lambda t: t.gates(TWIN_X),
-        r"model: 2 pools \(3, 2, 8, 8\), and bits.* use pool='value'",
+        r"model: 2 pools \(3, 2, 8, 8\), but bits.* use pool='value'",
     ),
     "other rows": ({}, (), lambda t: t(TWIN_X, gates=t.gates(TWIN_X[:2])), "gates: has 2 rows, the inputs have 3"),
     "a tensor": ({}, (), lambda t: t(TWIN_X, gates=TWIN_X), "gates: got Tensor"),
@@ -186,7 +186,7 @@ TWIN_WRONG = {
         {},
         (torch.nn.MaxPool2d(2),),
         lambda t: t(TWIN_X, gates=gated_twin(pooled(torch.nn.MaxPool2d(4))).gates(TWIN_X)),
-        r"gates: 2 holds choices \(16, 2, 2, 2\), the max-pool .* needs \(4, 2, 4, 4\)",
+        r"gates: 2 holds choices \(16, 2, 2, 2\), but the max-pool .* needs \(4, 2, 4, 4\)",
     ),
     "choices of other pools": (
         {},
@@ -233,7 +233,7 @@ def test_inputs_along_another_axis_are_refused():
 )
 def test_it_holds_the_gates_of_every_row(tmp_path, variant, architecture, rows, batch_size):
     model, x = model_of(architecture, variant), inputs_of(architecture, rows)
-    expected = model.gates(x)  # float64: no pre-activation is within rounding of 0
+    expected = model.gates(x)  # in float64 no pre-activation is so close to 0 that rounding could change its gate
     cache = GateCache.build(model, x, batch_size)
     assert cache.bits == expected
     assert len(cache) == rows
@@ -290,7 +290,7 @@ def test_a_cache_moves_and_is_saved_as_its_gates_are(tmp_path):
 
 def test_a_bar_when_asked_for(capsys, monkeypatch):
     pytest.importorskip("tqdm")
-    monkeypatch.setattr("gatedops.trace.progress._DELAY", 0.0)
+    monkeypatch.setattr("gatedops.progress._DELAY", 0.0)
     GateCache.build(model_of("fc", "FR-II"), inputs_of("fc", 3), 1, progress=True)
     assert "caching gates" in capsys.readouterr().err
     GateCache.build(model_of("fc", "FR-II"), inputs_of("fc", 3), 1)
@@ -301,7 +301,7 @@ def test_a_bar_when_asked_for(capsys, monkeypatch):
 
 MODEL, X = model_of("fc", "FR-II"), inputs_of("fc", 5)
 
-# What is wrong -> (what the message says, the call for a folder).
+# Maps what is wrong to (what the message says, the call for a folder).
 WRONG = {
     "a model without gates of its own": ("model: got Linear", lambda _: GateCache.build(torch.nn.Linear(7, 3), X)),
     "soft gates": ("model: its gates are soft", lambda _: GateCache.build(model_of("fc", "DL"), X)),
@@ -351,8 +351,8 @@ def test_files_that_hold_no_gates(tmp_path):
     path = tmp_path / "gates"
     GateCache.build(MODEL, X, path=path)
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ValueError, match="the file is cut off"):
+    with pytest.raises(ValueError, match=r"gates: .* cut off .*\(.*file not fully covered"):
         GateCache.load(path)
     path.write_bytes(b"gates")
-    with pytest.raises(ValueError, match="is not a safetensors file"):
+    with pytest.raises(ValueError, match=r"gates: is not a safetensors file.*\(.*header too small"):
         GateCache.load(path)

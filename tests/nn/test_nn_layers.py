@@ -1,4 +1,4 @@
-"""GatedLinear, GatedConv2d and Gate: what they share with torch's layers, and their gates."""
+"""GatedLinear, GatedConv2d and Gate work as torch's layers do, and have the right gates."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
 
 def made(which: str, **options):
-    """Our layer and torch's, from the same random numbers, and an input."""
+    """Makes our layer and torch's from the same random numbers, and an input."""
     ours, torchs, shape = PAIRS[which]
     layers = []
     for make in (ours, torchs):
@@ -294,7 +294,8 @@ def test_distributed_data_parallel_trains_the_layers():
         parallel = nn.parallel.DistributedDataParallel(network)
         parallel(x)[0].square().sum().backward()
     finally:
-        time.sleep(0.5)  # torch can wait for ever where a process group ends while a thread of gloo drops its last work
+        # torch can wait for ever if a process group ends while a thread of gloo drops its last work.
+        time.sleep(0.5)
         torch.distributed.destroy_process_group()
     expected(x)[0].square().sum().backward()
     for ours, other in zip(network.parameters(), expected.parameters(), strict=True):

@@ -1,4 +1,4 @@
-"""numpy arrays where tensors are asked for."""
+"""Functions that take tensors also take numpy arrays."""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +16,7 @@ from strategies import dense, random_bits
 from torch import nn
 
 from gatedops import GateBits
-from gatedops.atomic_file import part_of, written_whole
+from gatedops.atomic_file import part_of, write_text, written_whole
 from gatedops.backends import verdict_files
 from gatedops.backends.gpus import Gpu
 from gatedops.backends.kernels import KERNEL_BACKENDS
@@ -49,6 +51,9 @@ def save_verdicts(folder: Path, seed: int) -> Path:
     return verdict_files.keep(Gpu("NVIDIA H100", (9, 0), "580"), KERNEL_BACKENDS, {"gates": {"triton": verdict}})
 
 
+ROOT = Path(__file__).resolve().parents[2]
+# What writes or moves a file, apart from a file handed to torch.save, savefig and their like.
+WRITES = re.compile(r"\.write_(text|bytes)\(|\bjson\.dump\(|\bos\.(replace|rename|fsync)\(|\.rename\(")
 WRITERS = [save_gates, save_rows, save_history, save_verdicts]
 every_writer = pytest.mark.parametrize("save", WRITERS)
 
@@ -66,10 +71,15 @@ def files_in(folder: Path) -> set[str]:
 def test_bytes_are_on_the_disk_before_the_file_is_in_its_place(save: Callable, tmp_path, monkeypatch):
     happened = []
     sync, move = os.fsync, Path.replace
-    monkeypatch.setattr(os, "fsync", lambda file: (happened.append("on the disk"), sync(file)))
+
+    def synced(file: int) -> None:
+        happened.append("folder" if stat.S_ISDIR(os.fstat(file).st_mode) else "on the disk")
+        sync(file)
+
+    monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(Path, "replace", lambda part, path: (happened.append("in its place"), move(part, path)))
     assert save(tmp_path, 0).exists()
-    assert happened == ["on the disk", "in its place"] * (len(happened) // 2) != []
+    assert happened == ["on the disk", "in its place", "folder"] * (len(happened) // 3) != []
 
 
 @every_writer
@@ -128,9 +138,50 @@ def test_two_processes_that_write_at_once_write_whole_files(tmp_path):
 def test_names_beside_a_file_are_of_this_process_and_this_call(tmp_path):
     names = {part_of(tmp_path / "a.txt").name for _ in range(9)}
     assert len(names) == 9
-    assert all(name.startswith(f"a.txt.{os.getpid()}-") and name.endswith(".part") for name in names)
+    assert all(name.startswith(f".a.{os.getpid()}-") and name.endswith(".part.txt") for name in names)
 
 
 def test_a_block_that_writes_nothing_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError), written_whole(tmp_path / "a.txt"):
         pass
+
+
+def test_a_folder_that_cannot_be_synced_holds_the_file_all_the_same(tmp_path, monkeypatch):
+    def sync(file: int) -> None:
+        if stat.S_ISDIR(os.fstat(file).st_mode):
+            raise OSError("Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", sync)
+    write_text(tmp_path / "a.txt", "ä\n")
+    assert (tmp_path / "a.txt").read_bytes() == "ä\n".encode()
+    assert files_in(tmp_path) == {"a.txt"}
+
+
+def test_text_that_cannot_be_encoded_leaves_the_old_file_and_nothing_else(tmp_path):
+    write_text(tmp_path / "a.txt", "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(tmp_path / "a.txt", "new \ud800")
+    assert (tmp_path / "a.txt").read_text() == "old"
+    assert files_in(tmp_path) == {"a.txt"}
+
+
+def test_the_name_beside_a_file_keeps_its_suffix_and_is_hidden(tmp_path):
+    with written_whole(tmp_path / "a.b.png") as part:
+        assert (part.parent, part.suffix, part.name[0]) == (tmp_path, ".png", ".")
+        part.touch()
+
+
+def test_forgetting_verdicts_leaves_the_file_that_another_process_is_writing(tmp_path):
+    kept = save_verdicts(tmp_path, 0)
+    with written_whole(kept) as part:
+        part.write_text("half")
+        assert verdict_files.forget() == ([kept], [])
+        assert part.exists()
+
+
+def test_nothing_else_writes_files():
+    """All of the package, the examples, the benchmarks and the scripts write by gatedops/atomic_file.py."""
+    files = [path for name in ("gatedops", "examples", "benchmarks", "scripts") for path in (ROOT / name).rglob("*.py")]
+    found = {str(path.relative_to(ROOT)) for path in files if WRITES.search(path.read_text(encoding="utf-8"))}
+    # outcome.py writes to /proc, where a file is a command.
+    assert found == {"gatedops/atomic_file.py", "examples/zoo/outcome.py"}

@@ -1,4 +1,4 @@
-"""Building and importing: errors are one sentence, the package imports from anywhere and stays lean."""
+"""Errors of building and importing are one sentence, and the package imports from anywhere and stays lean."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from torch.utils.cpp_extension import include_paths
 
 ROOT = Path(__file__).resolve().parents[2]
-# Torch before 2.13 wraps each header of its pybind11 like this; later ones do not.
+# torch before 2.13 wraps each header of its pybind11 like this; later versions do not.
 REFUSING_HEADER = """
 #ifdef TORCH_TARGET_VERSION
 #error "pybind11 refuses TORCH_TARGET_VERSION"
@@ -36,7 +36,7 @@ def run_python(*arguments: str, cwd: Path, **environment: str) -> subprocess.Com
 
 
 def setup_error(folder: Path, **environment: str) -> str:
-    """The one line that setup.py leaves where it cannot build; it fails before anything is written."""
+    """Returns the one line that setup.py prints if it cannot build; it fails before anything is written."""
     command = ["setup.py", "--quiet", "build_ext", "--build-lib", str(folder), "--build-temp", str(folder)]
     done = run_python(*command, cwd=ROOT, **environment)
     assert done.returncode == 1, done.stdout + done.stderr
@@ -86,7 +86,7 @@ def test_import_is_lean(tmp_path):
 
 
 def compile_errors(source: Path, *folders: Path | str) -> str:
-    """Why a file does not compile for the stable ABI when headers are looked for in these folders first; else empty."""
+    """Returns why a file does not compile for the stable ABI with these folders searched first for headers, or ""."""
     compiler = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), "c++")
     includes = ["-I" + str(path) for path in [*folders, *include_paths(), sysconfig.get_path("include")]]
     command = [*shlex.split(compiler), "-std=c++17", "-DTORCH_TARGET_VERSION=0x020A000000000000", "-fsyntax-only"]
@@ -102,4 +102,5 @@ def test_the_module_compiles_where_pybind11_refuses_the_stable_abi(tmp_path):
     careless = tmp_path / "careless.cpp"
     careless.write_text("#include <pybind11/stl.h>\n")
     assert "pybind11 refuses TORCH_TARGET_VERSION" in compile_errors(careless, tmp_path)
-    assert compile_errors(ROOT / "csrc" / "module.cpp", tmp_path) == ""
+    csrc = ROOT / "csrc"
+    assert compile_errors(csrc / "module.cpp", tmp_path, csrc) == ""

@@ -1,4 +1,4 @@
-"""Under torch.compile, torch.export and autocast the ops give the bits they give without."""
+"""Under torch.compile, torch.export and autocast the ops give the same bits as without."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ OP_CALLS = {
 }
 
 
-# torch's own: from 2.14 on opcheck reads .grad of copies that it made.
+# torch warns of itself: from 2.14 on opcheck reads .grad of copies that it made.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf Tensor:UserWarning")
 @pytest.mark.parametrize("what", OP_CALLS)
 def test_ops_pass_opcheck(what):

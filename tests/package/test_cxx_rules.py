@@ -1,4 +1,4 @@
-"""Faults of C++ that the compiler can see: two types of one name, forgotten cases, sets of flags that disagree."""
+"""The compiler finds faults of C++: two types of one name, forgotten cases, sets of flags that disagree."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CSRC = ROOT / "csrc"
 needs_gcc = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++: its linker compares types")
 needs_x86 = pytest.mark.skipif("avx2" not in backends.INSTRUCTION_SETS, reason="the flags of x86-64")
-# Files of an instruction set have the types of serial.cpp, and the rest of them in anonymous namespaces.
+# Files of an instruction set have the types of serial.cpp, and their other types in anonymous namespaces.
 SOURCES = [
     path
     for path in sorted(CSRC.rglob("*.cpp"))
@@ -28,7 +28,7 @@ SOURCES = [
 
 
 def link_errors(sources, folder):
-    """What the linker says of types of one name that differ between files; empty when it finds none."""
+    """Returns what the linker says about types of one name that differ between files; empty if it finds none."""
     flags = [
         "-std=c++17",
         "-O0",
@@ -59,7 +59,7 @@ def test_a_name_is_one_type_in_the_whole_library(tmp_path):
 
 @pytest.mark.parametrize("isa", [name for name in (*backends.INSTRUCTION_SETS, "neon") if name != "serial"])
 def test_a_file_of_an_instruction_set_keeps_its_types_to_itself(isa):
-    """In an anonymous namespace from end to end."""
+    """The whole file is in an anonymous namespace."""
     for path in CSRC.glob(f"*/cpu/{isa}.cpp"):
         code = re.sub(r"//.*|^#.*\n|\s", "", path.read_text().replace("namespace {", "namespace{"), flags=re.MULTILINE)
         begin, end = "namespacegatedops::cpu{namespace{", f"}}}}GATEDOPS_KERNELS_OF({isa},"
@@ -128,14 +128,14 @@ AVX512 = "popcnt avx2 avx512f avx512bw avx512dq avx512vl avx512vpopcntdq avx512v
 
 @pytest.fixture(scope="module")
 def sets_of(tmp_path_factory):
-    """The instruction sets that a CPU with these flags is said to run."""
+    """Returns the instruction sets that a CPU with these flags is said to run."""
     folder = tmp_path_factory.mktemp("isa")
     (folder / "main.cpp").write_text(MADE_UP_CPU)
     subprocess.run(["c++", "-std=c++17", f"-I{CSRC}", folder / "main.cpp", "-o", folder / "main"], check=True)
 
     def run(flags):
         done = subprocess.run([folder / "main"], env=os.environ | {"FLAGS": flags}, capture_output=True, text=True)
-        return [name for name in done.stdout.split() if name != "amx"]  # tiles are asked of the real CPU
+        return [name for name in done.stdout.split() if name != "amx"]  # AMX asks the real CPU for tiles.
 
     return run
 
@@ -162,7 +162,7 @@ def test_a_set_is_available_where_each_of_its_flags_is(flags, sets, sets_of):
 
 @pytest.mark.skipif(shutil.which("objdump") is None, reason="needs objdump (binutils)")
 def test_nothing_that_runs_at_load_is_compiled_for_a_set(tmp_path):
-    """Else a CPU without the set could not import gatedops."""
+    """Otherwise a CPU without the set could not import gatedops."""
     from gatedops import _C
 
     listing = subprocess.run(

@@ -1,4 +1,4 @@
-"""gatedops.data: what it reads, and the sentence with which it refuses a missing or damaged file.
+"""gatedops.data reads the image sets, and refuses a missing or damaged file with one sentence.
 
 Set GATEDOPS_DATA_DIR to a folder with mnist/ and cifar-10-batches-bin/ to read the real files as well.
 """
@@ -17,7 +17,8 @@ import torch
 
 from gatedops import data
 
-TRAIN, TEST = 5, 3  # points of the small MNIST written here
+# The small MNIST that these tests write has this many points.
+TRAIN, TEST = 5, 3
 
 
 def idx(shape: tuple[int, ...], content: bytes) -> bytes:
@@ -30,7 +31,7 @@ def pixels(n: int) -> bytes:
 
 @pytest.fixture
 def mnist_folder(tmp_path: Path) -> Path:
-    """Images of 2 x 3 pixels; the training images are gzipped, the other files are not."""
+    """Writes images of 2 x 3 pixels; the training images are gzipped, the other files are not."""
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx((TRAIN, 2, 3), pixels(TRAIN))))
     (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx((TRAIN,), bytes([0, 9, 1, 1, 4])))
     (tmp_path / "t10k-images-idx3-ubyte").write_bytes(idx((TEST, 2, 3), pixels(TEST)))
@@ -40,7 +41,7 @@ def mnist_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def cifar_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two records per file: the pixels of record i of batch b are all b + i, but for its first blue pixel."""
+    """Writes two records per file: the pixels of record i of batch b are all b + i, except its first blue pixel."""
     monkeypatch.setattr(data, "CIFAR10_RECORDS", 2)
     folder = tmp_path / "cifar-10-batches-bin"
     folder.mkdir()
@@ -199,7 +200,7 @@ def test_mnist_with_labels_that_do_not_fit(mnist_folder: Path) -> None:
         data.load("mnist", mnist_folder)
     assert_one_sentence(caught.value, data.MNIST_SOURCE)
     labels.write_bytes(idx((TEST,), bytes([1, 10, 1])))
-    with pytest.raises(ValueError, match="the label 10 and there are 10 classes") as caught:
+    with pytest.raises(ValueError, match="the label 10 but there are 10 classes") as caught:
         data.load("mnist", mnist_folder)
     assert_one_sentence(caught.value, labels.name, data.MNIST_SOURCE)
 

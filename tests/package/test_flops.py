@@ -15,7 +15,7 @@ from gatedops import GatedConv2d, GatedLinear, fuse_relu, gated_linear, gated_li
 
 
 def flops(net: nn.Module, *inputs: Tensor) -> tuple[int, int]:
-    """Flops of a forward, and of a forward and its backward."""
+    """Returns the flops of a forward, and of a forward with its backward."""
     counts = []
     for backward in (False, True):
         with FlopCounterMode(display=False) as counter:

@@ -1,4 +1,5 @@
-"""GateBits does what users of torch expect: len, names, devices, copies, pickles of views, errors with a remedy."""
+"""GateBits does what users of torch expect of len, names, devices, copies, pickles of views, and errors with a
+remedy."""
 
 from __future__ import annotations
 
@@ -201,7 +202,7 @@ def test_a_pickle_holds_the_rows_that_are_seen(what, how):
     part = PARTS[what](MANY)
     dump, load = PICKLES[how]
     data = dump(part)
-    assert len(data) < 10 * ROW_BYTES + 4096  # 20,000 rows are 1.9 MB
+    assert len(data) < 10 * ROW_BYTES + 4096  # 20,000 rows would be 1.9 MB.
     assert load(data) == part
 
 

@@ -1,4 +1,4 @@
-"""Imports go one way: no circles between modules of gatedops, and folders stand in an order."""
+"""Imports go one way: modules of gatedops have no circles, and its folders have an order."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-# Modules of the package's own folder that put it together; the others there are its foundation.
+# These modules of the package's own folder put it together; the others there are its foundation.
 ON_TOP = ("gatedops", "gatedops.__main__", "gatedops.dispatch", "gatedops.kernels", "gatedops.reference_conv")
 FOUNDATION = "(the package's own folder)"
-# Folder by folder, those that its modules may import from, beside the foundation.
+# For each folder, the folders that its modules may import from beside the foundation.
 MAY_IMPORT = {
     FOUNDATION: {"ops"},
     "ops": set(),
@@ -31,7 +31,7 @@ MAY_IMPORT = {
 
 
 def statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Those that an import of the module runs, or type checkers read: all outside functions."""
+    """Yields the statements that run when the module is imported, or that type checkers read: all outside functions."""
     for statement in body:
         yield statement
         if not isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):
@@ -49,7 +49,7 @@ def modules() -> dict[str, Path]:
 
 
 def imported(source: str, known: frozenset[str]) -> set[str]:
-    """The modules among those known that a module imports by name. A package imported for a module in it is not one."""
+    """Returns the known modules that a module imports by name. A package imported for a module in it does not count."""
     found = set()
     for statement in statements(ast.parse(source).body):
         if isinstance(statement, ast.Import):
@@ -62,13 +62,13 @@ def imported(source: str, known: frozenset[str]) -> set[str]:
 
 @cache
 def graph() -> dict[str, set[str]]:
-    # gatedops._C is compiled: who takes it from the package takes nothing else of it.
+    # gatedops._C is compiled, so an import of it from the package imports nothing else of the package.
     known = frozenset(modules()) | {"gatedops._C"}
     return {name: imported(path.read_text(), known) - {"gatedops._C"} for name, path in modules().items()}
 
 
 def circle_in(imports: dict[str, set[str]]) -> list[str]:
-    """Modules each of which imports the next, the last the first; empty where there are none."""
+    """Returns modules each of which imports the next, and the last the first; empty if there are none."""
     done: set[str] = set()
 
     def search(module: str, way: list[str]) -> list[str]:
@@ -111,7 +111,7 @@ def test_every_folder_has_its_place():
 
 
 def test_a_folder_may_import_from_those_before_it_alone():
-    """The table itself has no circle, but that of ops and the foundation, whose modules have none."""
+    """The table has no circle except that of ops and the foundation, whose modules have no circle."""
     assert circle_in({folder: others for folder, others in MAY_IMPORT.items() if folder != FOUNDATION}) == []
 
 

@@ -1,4 +1,4 @@
-"""The layout that CONTRIBUTING.md promises: small rooms, shared headers, tests that share by helpers."""
+"""The layout is what CONTRIBUTING.md promises: small folders, shared headers, tests that share by helpers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ INCLUDE = re.compile(r'^\s*#\s*include "([^"]+)"', re.MULTILINE)
 
 
 def readers(files):
-    """header -> the files that include it."""
+    """Maps each header to the files that include it."""
     found = defaultdict(set)
     for path in files:
         for name in INCLUDE.findall(path.read_text()):
@@ -40,7 +40,7 @@ def test_no_folder_of_more_than_20_files(folder):
 
 
 def test_every_header_is_shared():
-    """By two files at least, or by one and the emulation of GPUs, which compiles the same text on the CPU."""
+    """At least two files include it, or one and the emulation of GPUs, which compiles the same text on the CPU."""
     everything = readers([*SOURCES, *EMULATION.iterdir()])
     drawers = [path for path in SOURCES if path.suffix == ".h" and len(everything[path.resolve()]) < 2]
     assert drawers == []
@@ -60,7 +60,7 @@ def test_no_name_repeats_its_folder():
 
 
 def test_headers_go_one_way():
-    """A folder includes what comes before it in ORDER, and no header of another device."""
+    """A folder includes only what comes before it in ORDER, and no header of another device."""
     for path in SOURCES:
         family, *rest = path.relative_to(CSRC).parts
         if not rest or path.parent == CSRC:
@@ -84,7 +84,8 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_file_that_a_document_names_exists(document):
-    """In backticks with a slash, from the root or beside the document; ``<family>`` and ``*`` stand for any name."""
+    """Such names are in backticks with a slash, from the root or beside the document; ``<family>`` and ``*`` mean any
+    name."""
     missing = []
     for name in re.findall(
         r"`((?:csrc|gatedops|tests|benchmarks|examples|scripts|docs)/[^\s`]*)`", document.read_text()

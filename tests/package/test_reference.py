@@ -1,4 +1,4 @@
-"""The reference is right: its packing against a listing of bits, its Grams against a listing of all paths."""
+"""The reference is right: its packing agrees with a listing of bits, and its Grams with a listing of all paths."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gatedops import reference
 
 
 def position_and_channel(shape: tuple[int, ...], kind: str, index: tuple[int, ...]) -> tuple[int, int]:
-    """Where docs/math.md section 6 puts the gate with this index."""
+    """Returns where docs/math.md, section 6, puts the gate with this index."""
     if kind == "select":
         (masks_per_position, _, _, width), (u, channel, row, column) = shape, index
         return (row * width + column) * masks_per_position + u, channel
@@ -118,7 +118,7 @@ def test_uint8_inputs_are_multiplied_in_integers():
 
 def test_normalized_gram_is_the_cosine_of_the_features():
     bits = random_bits(6, dense(40, 50))
-    bits.words[2, :8] = 0  # no gate of the first layer: K_ii = 0
+    bits.words[2, :8] = 0  # No gate of the first layer is on, so K_ii = 0.
     x = rows_of(6, 5, dtype=torch.float64)
     gram = reference.npk_gram(x, bits, dtype=torch.float64)
     diagonal = gram.diag()

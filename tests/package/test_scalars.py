@@ -1,4 +1,4 @@
-"""Numbers that arguments take: of Python, of numpy, and tensors without dimensions."""
+"""Arguments take numbers of Python and numpy, and tensors without dimensions."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ REAL: dict[str, Callable[[Any], Any]] = {
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two results hold the same numbers, bit for bit, and numbers of the same types."""
+    """Whether two results hold the same numbers, bit for bit, with the same types."""
     pairs = list(zip(tree_leaves(a), tree_leaves(b), strict=True))
     return all(torch.equal(x, y) if isinstance(x, torch.Tensor) else repr(x) == repr(y) for x, y in pairs)
 

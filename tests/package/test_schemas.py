@@ -1,4 +1,4 @@
-"""The schema strings of csrc/ops.cpp. A bad one aborts the process when gatedops is imported, with no Python
+"""Checks the schema strings of csrc/ops.cpp. A bad one aborts the process when gatedops is imported, without a Python
 error; here the fault has a name."""
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ def test_an_op_that_writes_into_an_argument_returns_nothing():
 
 
 def test_every_kernel_belongs_to_a_schema():
-    """m.impl() of a name that has no schema is accepted silently."""
+    """torch silently accepts m.impl() of a name that has no schema."""
     defined = {schema.split("(")[0] for schema in SCHEMAS}
     kernels = [name for file in sorted(CSRC.rglob("*.cpp")) for name in calls(file.read_text(), "impl")]
     assert set(kernels) == defined
 
 
 def test_the_ops_with_kernels_in_cuda_are_those_that_its_library_registers():
-    """They have to be known where the library cannot be loaded to ask torch's dispatcher."""
+    """The list is needed when the library cannot be loaded and torch's dispatcher cannot be asked."""
     registered = [name for file in sorted(CSRC.glob("*/cuda/*.cpp")) for name in calls(file.read_text(), "impl")]
     assert sorted(registered) == sorted(cuda_library.OPS)
 

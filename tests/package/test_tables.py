@@ -1,4 +1,4 @@
-"""Tables as text and as HTML."""
+"""Tests tables as text and as HTML."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gatedops.tables import Table, aligned, counted, decimal, percent, whole
 
 
 class Cells(html.parser.HTMLParser):
-    """The cells of a table, and whether every tag is closed in its order."""
+    """Reads the cells of a table, and checks that tags are closed in order."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

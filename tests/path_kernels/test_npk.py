@@ -1,4 +1,4 @@
-"""npk, npf and npv against a listing of every path that shares no code with them (tests/helpers/conv_paths.py)."""
+"""Compares npk, npf and npv with a listing of every path, which shares no code with them (helpers/conv_paths.py)."""
 
 from __future__ import annotations
 
@@ -67,9 +67,10 @@ def test_npf_and_npv_list_the_paths(name):
 
 
 def assert_same_rows(ours: np.ndarray, expected: np.ndarray) -> None:
-    """The same paths (features and last their value) in any order; those that are never active do not count."""
+    """Checks that both have the same paths (features and then the value) in any order. Paths that are never active do
+    not count."""
     sides = [side[(side[:, :-1] != 0).any(1)] for side in (ours, expected)]
-    # Features with many equal values are told apart by the path value, to fewer digits than rounding changes.
+    # The path value tells paths with equal features apart; we compare fewer digits than rounding changes.
     ordered = [side[np.lexsort(np.round(side, 9).T)] for side in sides]
     assert_close_in_float64(*(torch.from_numpy(side) for side in ordered))
 

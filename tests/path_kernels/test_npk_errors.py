@@ -1,4 +1,4 @@
-"""Bad input of npk and its kin: each is an error that names what is wrong, before any work."""
+"""Bad arguments of npk, npf, npv and path_norm raise an error that names what is wrong, before any work."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def fails(kind: type[Exception], message: str, *args, call=npk, **options) -> No
 
 @pytest.fixture
 def _no_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Recording gates is where the work starts."""
+    """Makes recording gates fail, because the work starts with it."""
     monkeypatch.setattr(gatedops.path_kernels.network, "record_gates", None)
 
 
@@ -61,7 +61,7 @@ def test_options():
         X,
         sigma=[1, 1],
     )
-    fails(TypeError, "sigma: got 'big', needs a number or a list of them", net, X, sigma="big")
+    fails(TypeError, "sigma: got 'big', needs a number or a list of numbers", net, X, sigma="big")
 
 
 def test_inputs():
@@ -74,7 +74,7 @@ def test_inputs():
     fails(ValueError, "y: got shape (0, 6), which holds no numbers", net, X, X[:0])
     fails(ValueError, "y: has inputs (5,) of torch.float32 on cpu, x has (6,) of torch.float32", net, X, X[:, :5])
     other_size = torch.ones(2, 2, 4, 5)
-    fails(ValueError, "both need the same, all images of one size", nn.Conv2d(2, 1, 1), IMAGES, other_size)
+    fails(ValueError, "give both the same shape, dtype and device", nn.Conv2d(2, 1, 1), IMAGES, other_size)
     fails(ValueError, "y: has inputs (6,) of torch.float64", net, X, X.double())
 
 
@@ -113,7 +113,7 @@ def test_training_mode():
             IMAGES,
             "ends with mean; path kernels need a Linear",
         ),
-        (lambda net, x: net.conv(x).mean(1), IMAGES, "mean is a mean over axes (0,), path kernels need one"),
+        (lambda net, x: net.conv(x).mean(1), IMAGES, "mean is a mean over axes (0,), but path kernels need one"),
         (lambda net, x: net.images(net.conv(x).mean(3).mean(2)), IMAGES, "mean is a mean over axes (2,)"),
         (
             lambda net, x: F.linear(x, torch.ones(3, 4)),
@@ -133,7 +133,7 @@ def test_networks_that_no_rule_covers(function, x, message):
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        ([nn.Conv2d(2, 2, 1, groups=2), nn.ReLU()], "model: 0 has 2 groups; path kernels cover groups=1 alone"),
+        ([nn.Conv2d(2, 2, 1, groups=2), nn.ReLU()], "model: 0 has 2 groups; path kernels cover only groups=1"),
         (
             [nn.Conv2d(2, 2, 1), nn.ReLU(), nn.BatchNorm2d(2)],
             "model: 2 is a batch norm behind 1",
@@ -141,7 +141,7 @@ def test_networks_that_no_rule_covers(function, x, message):
         ([nn.BatchNorm2d(2), nn.Conv2d(2, 2, 1)], "model: 0 is a batch norm behind input; path kernels cover it"),
         (
             [nn.Conv2d(2, 2, 1), nn.ReLU(), nn.MaxPool2d(2), nn.MaxPool2d(2)],
-            "model: 3 pools what another",
+            "model: 3 pools the output of another",
         ),
         ([nn.Conv2d(2, 2, 1), nn.ReLU(), nn.AvgPool2d(2), nn.MaxPool2d(2)], "model: 3 acts on sums over pixels"),
         ([nn.Conv2d(2, 2, 1), nn.ReLU(), nn.Flatten(), nn.ReLU()], "model: 3 acts on sums over pixels"),
@@ -157,12 +157,12 @@ def test_layers_that_no_rule_covers(layers, message):
 def test_a_relu_that_the_output_does_not_depend_on(monkeypatch):
     monkeypatch.undo()
     unused = Forward(lambda net, x: (x.relu(), net.head(net.fc(x).relu()))[1])
-    message = "model: calls the ReLUs and max-pools ['relu', 'relu#2'], its output depends on ['relu']"
+    message = "model: calls the ReLUs and max-pools ['relu', 'relu#2'], but its output depends on ['relu']"
     fails(ValueError, message, unused, X)
 
 
 def test_too_many_paths():
     net, x = made("resnet", 2)
     fails(ValueError, "paths to each unit of block2.conv1", net, x, call=npf)
-    fails(ValueError, "can be listed, take a smaller network or fewer inputs", net, x, call=npv)
+    fails(ValueError, "can be listed, so take a smaller network or fewer inputs", net, x, call=npv)
     fails(ValueError, "x: is missing, and no vector or square image was found", nn.ReLU(), call=npv)

@@ -1,4 +1,4 @@
-"""npk, npf and npv on networks as people write them: every layer the kernels cover, in every form."""
+"""npk, npf and npv are right for networks as people write them: every layer that kernels cover, in every form."""
 
 from __future__ import annotations
 
@@ -78,7 +78,8 @@ VECTORS = {
 
 @torch.no_grad()
 def ready(net: nn.Module) -> nn.Module:
-    """In evaluation mode, float64, with seeded weights, batch norms with statistics of their own."""
+    """Makes the network in evaluation mode and float64, with seeded weights and batch norms with their own
+    statistics."""
     random = generator(0)
     for parameter in net.parameters():
         parameter.normal_(generator=random)

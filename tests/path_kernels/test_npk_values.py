@@ -1,6 +1,6 @@
-"""npk against what it is the mean of: networks with frozen gates and max-pool choices and random value weights.
+"""Compares npk with the mean that it stands for, over networks with frozen gates and choices and random value weights.
 
-Averaged exactly over every pattern of signs, or over random ones and compared within their standard error.
+The mean is exact, over every pattern of signs, or over random patterns and compared within its standard error.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Weights = dict[str, Tensor]
 
 BLOCK = [conv("c1", "x", kernel=2, padding=0, out=1), relu("g1", "c1"), conv("c2", "g1", kernel=1, padding=0, out=1)]
 HEAD = [op("m", "mean", "last"), fc("o", "m", 1, bias=False)]
-# At most 16 weights and biases each.
+# Each has at most 16 weights and biases.
 TINY: dict[str, tuple[list[Operation], tuple[int, ...]]] = {
     "fully connected": ([fc("a", "x", 3), relu("b", "a"), fc("o", "b", 1)], (3,)),
     "flatten": (
@@ -54,13 +54,13 @@ TINY: dict[str, tuple[list[Operation], tuple[int, ...]]] = {
 
 
 def frozen_outputs(net: Recipe, x: Tensor) -> Callable[[Weights], Tensor]:
-    """The outputs (n,) as a function of the weights, gates and choices kept as they are."""
+    """Returns the outputs (n,) as a function of the weights, with gates and choices kept as they are."""
     masks = net.frozen(x)
     return lambda weights: functional_call(net, weights, (x, masks)).flatten()
 
 
 def all_signs(net: Recipe, *, biases: bool) -> Weights:
-    """Every pattern of +1 and -1 for the weights; without biases those are 0."""
+    """Returns every pattern of +1 and -1 for the weights; without `biases` all biases are 0."""
     drawn = {name: p.numel() for name, p in net.named_parameters() if biases or "bias" not in name}
     patterns = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=sum(drawn.values()))), dtype=torch.float64)
     parts = dict(zip(drawn, patterns.split(list(drawn.values()), 1), strict=True))

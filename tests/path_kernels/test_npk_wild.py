@@ -1,5 +1,5 @@
-"""npk and its kin on nets as others write them: wrapped, compiled, in other memory formats, with calls on weights, with
-additions of nothing; on numpy arrays and whole numbers. Each has the kernel of the plain net that it equals."""
+"""npk, npf, npv and path_norm give the same for a plain net and for equal nets as others write them: wrapped, compiled,
+in other memory formats, with calls on weights or additions of 0, on numpy arrays and on whole numbers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ X, IMAGES = torch.randn(3, 5, generator=RANDOM), torch.randn(3, 3, 8, 8, generat
 
 
 def some(table: dict[str, object], *fast: str) -> list[object]:
-    """The names of a table; all but a few are slow."""
+    """Returns the names of a table, and marks all but a few as slow."""
     return [pytest.param(name, marks=() if name in fast else pytest.mark.slow) for name in table]
 
 
@@ -100,7 +100,7 @@ def test_memory_formats(of_net, of_input):
 
 
 class Forward(nn.Module):
-    """The layers of a net, and what is done between them."""
+    """Has layers, and a function that says what is done between them."""
 
     def __init__(self, between, plain: nn.Sequential) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ def test_another_order_is_not_flattening():
 
 
 class Sum(nn.Module):
-    """Two layers without biases whose outputs are added in some way."""
+    """Has two layers without biases and adds their outputs in some way."""
 
     def __init__(self, add) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""ntk: the tangent kernel and its parts, against Jacobians that torch.autograd gives one by one."""
+"""Compares ntk, the tangent kernel and its parts, with Jacobians that torch.autograd gives one by one."""
 
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ from gatedops import (
 from gatedops.nn import conv_spec, fc_spec
 from gatedops.path_kernels.ntk import PARTS
 
-WEIGHTS = (4.0, 0.7)  # beta and gain of the soft gates
+# These are the beta and the gain of the soft gates.
+WEIGHTS = (4.0, 0.7)
 
 
 def jacobian(outputs: Tensor, parameters: list[Tensor]) -> Tensor:
-    """``(n, C, P)``: of the outputs ``(n, C)``, one by one."""
+    """Computes the derivatives ``(n, C, P)`` of the outputs ``(n, C)``, one by one."""
     rows = []
     for output in outputs.flatten():
         found = torch.autograd.grad(output, parameters, retain_graph=True, allow_unused=True)
@@ -43,7 +44,7 @@ def jacobian(outputs: Tensor, parameters: list[Tensor]) -> Tensor:
 
 
 def kernel(a: Tensor, b: Tensor) -> Tensor:
-    """``(n, m, C, C)`` of two Jacobians."""
+    """Computes the kernel ``(n, m, C, C)`` of two Jacobians."""
     return torch.einsum("icp,jdp->ijcd", a, b)
 
 
@@ -56,14 +57,14 @@ def trained(net: nn.Module) -> list[Tensor]:
 
 
 def soft_mlp(seed: int = 0) -> nn.Sequential:
-    """(n, 6) inputs, two layers of soft gates, 3 outputs; float64."""
+    """Makes a float64 net with inputs (n, 6), two layers of soft gates and 3 outputs."""
     torch.manual_seed(seed)
     layers = [nn.Linear(6, 5), SoftReLU(*WEIGHTS), nn.Linear(5, 7), SoftReLU(*WEIGHTS), nn.Linear(7, 3)]
     return nn.Sequential(*layers).double()
 
 
 def split_jacobians(net: nn.Sequential, x: Tensor) -> tuple[Tensor, Tensor]:
-    """psi^V and psi^F ``(n, C, P)`` of soft_mlp: two copies of its weights, one for the values, one for the gates."""
+    """Computes psi^V and psi^F ``(n, C, P)`` of soft_mlp from two copies of its weights, for values and for gates."""
     beta, gain = WEIGHTS
     copies = [[p.detach().clone().requires_grad_() for p in net.parameters()] for _ in range(2)]
     values, gates = (list(zip(copy[::2], copy[1::2], strict=True)) for copy in copies)
@@ -77,7 +78,7 @@ def split_jacobians(net: nn.Sequential, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Pair(nn.Module):
-    """Two layers of gated_linear_pair and an output layer, a deep gated network by hand."""
+    """A deep gated network by hand: two layers of gated_linear_pair and an output layer."""
 
     def __init__(self, gate: str) -> None:
         super().__init__()
@@ -94,7 +95,7 @@ class Pair(nn.Module):
 
 
 class OneOutput(nn.Module):
-    """One output without an axis of its own."""
+    """Returns one output without an axis for it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -222,7 +223,7 @@ def test_what_is_frozen_has_no_part():
 
 
 def hard_gated(sizes: list[int]) -> tuple[nn.Module, Tensor, Tensor]:
-    """A twin without biases of random gates, inputs (3, d_in), and d times the path kernel of its gates."""
+    """Makes a twin without biases, inputs (3, d_in), and d times the path kernel of its random gates."""
     torch.manual_seed(8)
     layers = [nn.Linear(a, b, bias=False) for a, b in itertools.pairwise(sizes)]
     net = nn.Sequential(*itertools.chain(*((layer, nn.ReLU()) for layer in layers[:-1])), layers[-1]).double()
@@ -301,7 +302,8 @@ def test_each_unordered_pair_of_blocks_once():
     net, x = mlp(), torch.randn(6, 6)
     rows: list[int] = []
     net[0].register_forward_hook(lambda _, args, output: rows.append(1))
-    ntk(net, x, batch_size=2)  # 3 outputs, 3 + 2 + 1 blocks, one call for all rows of a block; two to try a row
+    # 3 outputs have 3 + 2 + 1 blocks each, with one call for all rows of a block; two calls try a row first.
+    ntk(net, x, batch_size=2)
     assert len(rows) == 2 + 3 * (3 + 2 + 1)
 
 
@@ -352,7 +354,7 @@ def test_the_model_stays_as_it_was():
 
 def test_the_bar(capsys, monkeypatch):
     pytest.importorskip("tqdm")
-    monkeypatch.setattr("gatedops.trace.progress._DELAY", 0.0)
+    monkeypatch.setattr("gatedops.progress._DELAY", 0.0)
     for progress, word in ((None, ""), (False, ""), (True, "tangent kernel")):
         ntk(mlp(), torch.randn(4, 6), batch_size=1, progress=progress)
         error = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""gatedops.kernels and gatedops.reference_conv, the old names of gatedops.path_kernels and reference.conv_gram."""
+"""The old names gatedops.kernels and gatedops.reference_conv still work, and warn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""path_norm against a listing of every path, and its invariance to rescaling."""
+"""Compares path_norm with a listing of every path, and tests its invariance to rescaling."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CLOSE = {"rel": FLOAT64_SUMS}
 
 
 class Values:
-    """The value of every single path, of each pixel on its own: a unit is the array of the values of its paths."""
+    """Lists the value of every single path of each pixel; a unit is the array of the values of its paths."""
 
     def __init__(self, weights: dict[str, Array]) -> None:
         self.weights = weights
@@ -94,7 +94,8 @@ def test_it_is_the_norm_of_the_listed_values(name, exported_once):
 
 @torch.no_grad()
 def rescaled(net: nn.Sequential, layer: int, after: int) -> nn.Sequential:
-    """The same function: the weights into the units of a layer times numbers, those out of them divided by them."""
+    """Multiplies the weights into the units of a layer by numbers and divides those out of them, which keeps the
+    function."""
     net = copy.deepcopy(net)
     factors = torch.rand(net[layer].weight.shape[0], dtype=torch.float64) * 3 + 0.1
     net[layer].weight.mul_(factors.view(-1, *[1] * (net[layer].weight.dim() - 1)))
@@ -155,7 +156,7 @@ def test_errors():
         path_norm(nn.Sequential(nn.Conv2d(1, 1, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1)), 2)
     with pytest.raises(ValueError, match="x: is missing, and no vector or square image was found"):
         path_norm(nn.ReLU(), 2)
-    with pytest.raises(ValueError, match="2 is a batch norm behind 1; path kernels cover it right behind"):
+    with pytest.raises(ValueError, match="2 is a batch norm behind 1; path kernels cover it only right behind"):
         path_norm(nn.Sequential(nn.Conv2d(1, 1, 3), nn.ReLU(), nn.BatchNorm2d(1)).eval(), 2, torch.zeros(1, 1, 3, 3))
     with pytest.raises(ValueError, match="is in training mode"):
         path_norm(vgg(), 2, torch.zeros(1, 3, 8, 8))

@@ -1,4 +1,4 @@
-"""Kernel regression against scikit-learn, its invariances, and what it refuses."""
+"""Compares kernel regression with scikit-learn, and tests its invariances and what it refuses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gatedops.path_kernels.regression import KernelRegression, accuracy, fit, on
 
 
 def blobs(n: int, seed: int, spread: float = 0.5) -> tuple[Tensor, Tensor]:
-    """n points in the plane around three centres, float64 (n, 2), and the centre each belongs to."""
+    """Makes n points in the plane around three centres, float64 (n, 2), and the index of each point's centre."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(0, 3, (n,), generator=generator)
     centres = torch.tensor([[0.0, 2.0], [2.0, -1.0], [-2.0, -1.0]], dtype=torch.float64)
@@ -21,7 +21,7 @@ def blobs(n: int, seed: int, spread: float = 0.5) -> tuple[Tensor, Tensor]:
 
 
 def kernel(a: Tensor, b: Tensor) -> Tensor:
-    """A Gaussian kernel of width 1."""
+    """Computes a Gaussian kernel of width 1."""
     return torch.exp(-0.5 * torch.cdist(a, b).square())
 
 
@@ -87,7 +87,8 @@ def test_select_ridge_takes_the_better_one_and_is_deterministic() -> None:
 def test_select_ridge_leaves_out_what_cannot_be_factored() -> None:
     x, labels = blobs(40, 7)
     features = torch.cat([x, x], 0)
-    k = (features @ features.T).float()  # rank 2 of 80, rounded: not positive definite without a ridge
+    # The rank is 2 of 80, and float32 rounds it, so it is not positive definite without a ridge.
+    k = (features @ features.T).float()
     doubled = torch.cat([labels, labels])
     assert select_ridge(k, doubled, (0.0, 0.5)) == 0.5
     with pytest.raises(ValueError, match="not positive definite with any of the ridges"):
@@ -167,5 +168,5 @@ def test_lists_are_taken_for_labels_and_targets():
     scores = fit(k, one_hot(labels, 3)).predict(k)
     assert accuracy(scores, labels) == accuracy(scores, torch.tensor(labels))
     for given in (["a"] * 12, [[1.0], [1.0, 2.0]], [None] * 12):
-        with pytest.raises(TypeError, match="targets: got a list of other things, needs one of numbers"):
+        with pytest.raises(TypeError, match="targets: got a list of other things, needs a list of numbers"):
             fit(k, given)

@@ -1,4 +1,4 @@
-"""Weights that share memory or come from one parameter in any way are tied, and npk refuses them; others are not."""
+"""npk refuses tied weights, which share memory or come from one parameter in any way, and takes all others."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Forward(nn.Module):
 
 
 def two(first, second, biases=lambda net: (None, None)):
-    """Two layers with a gate between them."""
+    """Has two layers with a gate between them."""
     return lambda net, x: F.linear(F.linear(x, first(net), biases(net)[0]).relu(), second(net), biases(net)[1])
 
 

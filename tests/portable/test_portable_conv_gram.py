@@ -1,4 +1,4 @@
-"""conv_gram by torch operations against its plain reference, in bounded memory, without waiting for the device."""
+"""conv_gram by torch operations agrees with its plain reference, in bounded memory, without waiting for the device."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ from gatedops.reference import conv_gram as reference_conv
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """The problems are too small for more."""
+    """Uses one thread, because the problems are too small for more."""
     with threads(1):
         yield
 
 
 @pytest.fixture(params=["float32", "int8"])
 def counted_in(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counts as products of either form, whatever this machine prefers."""
+    """Makes counts use either form of products, whatever this machine prefers."""
     monkeypatch.setattr(conv_gram, "has_int8", lambda device: request.param == "int8")
 
 
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tiles of a few pairs, and masks and inputs in pieces: little of what small problems have fits at a time."""
+    """Makes tiles of a few pairs, and cuts masks and inputs into pieces, even for small problems."""
     monkeypatch.setattr(conv_gram, "CPU_REGISTERS", 30_000)
     for module in (conv_plan, conv_counts):
         monkeypatch.setattr(module, "GATES", 8 * 32 * 9)
@@ -64,7 +64,7 @@ def assert_is_the_reference(*arguments: Any) -> Tensor:
 
 
 def with_a_second_head(program: Programs, register: int) -> Programs:
-    """Ends a program in the trace and the mean of a register: it is needed as a whole."""
+    """Ends a program in the trace and the mean of a register, so that the whole register is needed."""
     trace, mean = program.trace(register), program.mean(register)
     program.emit(Op.ADD, (1, 1), trace, src2=mean, scale2=program.number(0.5))
     return program
@@ -106,7 +106,7 @@ def test_chains_whose_registers_are_needed_as_a_whole_or_on_their_diagonal(count
 @pytest.mark.parametrize("head", ["mean", "trace"])
 @pytest.mark.parametrize("channels", [1, 31, 33, 64, 65, 1025, 2100, 2500])
 def test_any_number_of_channels(counted_in, channels, head):
-    """Beyond 2048 masks are multiplied in several spans."""
+    """Masks of more than 2048 channels are multiplied in several spans."""
     assert_is_the_reference(*chain((2, 3), 2, channels, head=head).arguments(3, 4))
 
 
@@ -122,7 +122,7 @@ def test_any_number_of_channels(counted_in, channels, head):
     seeds,
 )
 def test_a_window_of_any_geometry(size, kernel, stride, before, dilation, out, circular, seed):
-    """Out of any size: pixels whose window misses the image are zero."""
+    """The output has any size; pixels whose window misses the image are zero."""
     program = Programs()
     geometry = window(kernel, stride, before, dilation)
     register = program.box(program.input(size), 33, geometry | {"circular": circular}, out)
@@ -216,7 +216,7 @@ def test_strides_of_the_inputs_do_not_matter():
 @examples(40)
 @given(seeds)
 def test_registers_take_what_the_plan_says(seed):
-    """Each tile, beside what is set aside for the masks and inputs of its rows."""
+    """Each tile takes this much beside the memory for the masks and inputs of its rows."""
     x, words, *_, code, scalars, dtype = RandomProgram(seed).program.arguments(4)
     steps, side = conv_plan.plan(code), conv_steps.Side(x, words)
     with LiveBytes(x, words) as live:
@@ -238,7 +238,7 @@ PROBLEMS = {
 @pytest.mark.parametrize("case", PROBLEMS)
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_memory_stays_within_the_workspace(counted_in, case, dtype):
-    """On tensors without memory, at the true sizes."""
+    """The tensors have the true sizes, but no memory behind them."""
     make, n = PROBLEMS[case]
     program = make()
     code, scalars = [number for line in program.code for number in line], program.scalars
@@ -253,7 +253,7 @@ def test_memory_stays_within_the_workspace(counted_in, case, dtype):
 
 
 class OnOneDevice(TorchDispatchMode):
-    """Refuses what makes the host wait or copy, results on another device than `device`, and float64 if told so."""
+    """Refuses ops that make the host wait or copy, results on another device than `device`, and float64 if told so."""
 
     def __init__(self, device: str, *, float64: bool) -> None:
         super().__init__()
@@ -274,7 +274,8 @@ class OnOneDevice(TorchDispatchMode):
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_nothing_leaves_the_device(monkeypatch, dtype):
-    """On the CPU and on a device without memory, where no number can be read; in float32 without any float64."""
+    """This runs on the CPU and on a device without memory, from which no number can be read; in float32 without any
+    float64."""
     monkeypatch.setattr(conv_gram, "has_int8", lambda device: dtype == torch.float64)
     programs = [residual((6, 5)), chain((3, 3), 2, head="trace"), *(RandomProgram(seed).program for seed in range(15))]
     programs += [max_pool((5, 6), out, geometry) for out, geometry in GEOMETRIES.values()]

@@ -1,4 +1,4 @@
-"""Everything on a device that torch knows and gatedops does not: in processes of their own, as shadow.py needs."""
+"""Everything runs on a device that torch knows but gatedops does not, in processes of its own, as shadow.py needs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FILES = ("shadow_models", "shadow_functions", "shadow_ops")
 
 @pytest.fixture(scope="module")
 def runs() -> Iterator[dict[str, subprocess.Popen[str]]]:
-    """The tests of all files, each in its process, all at the same time."""
+    """Runs the tests of all files, each in its own process, all at the same time."""
     options = ["-q", "-rs", "--show-capture=no", "-p", "no:cacheprovider", "-p", "no:xdist"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")} | {"OMP_NUM_THREADS": "1"}
     started = {

@@ -1,4 +1,4 @@
-"""The portable ops themselves: one for every schema, in bounded memory, exact in both forms of an integer product."""
+"""Every schema has a portable op, which has bounded memory, and is exact in both forms of an integer product."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def on_meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def words(n: int, layers: int, size: int) -> tuple[Tensor, list[int], list[int], list[float]]:
-    """Words of n rows of so many layers, and first, count and scale of each."""
+    """Makes the words of n rows of this many layers, and the first word, the count and the scale of each layer."""
     first = [layer * size for layer in range(layers)]
     return on_meta(n, layers * size, dtype=torch.int32), first, [size] * layers, [0.5] * layers
 
@@ -103,7 +103,7 @@ def conv_case() -> tuple:
     return on_meta(300, 768), on_meta(300, 512, dtype=torch.int32), None, None, encode(program), [1.0], torch.float32
 
 
-ROWS, WIDTH = 300_000, 2048  # a layer whose output takes 2.3 GiB
+ROWS, WIDTH = 300_000, 2048  # The output of such a layer takes 2.3 GiB.
 LAYER = (on_meta(ROWS, 100), on_meta(WIDTH, 100), on_meta(WIDTH))
 OUTPUT, BITS = on_meta(ROWS, WIDTH), on_meta(ROWS, WIDTH // 32, dtype=torch.int32)
 IMAGES, MASKS = on_meta(40, 112 * 112, 100), on_meta(40, 112 * 112 * 4, dtype=torch.int32)
@@ -209,11 +209,11 @@ def test_gates_in_pieces_are_those_of_the_whole(shape, monkeypatch):
 
 @pytest.fixture(params=[True, False], ids=["int8", "float32"])
 def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The products of small integers in one form."""
+    """Makes products of small integers use one form."""
     for module in (gram_blocks, sigma):
         monkeypatch.setattr(module, "has_int8", lambda device: request.param)
-    monkeypatch.setattr(gram_blocks, "edge_of", lambda device: 40)  # several tiles
-    monkeypatch.setattr(gram_blocks, "_GATES", 64)  # a layer is counted in parts
+    monkeypatch.setattr(gram_blocks, "edge_of", lambda device: 40)  # This makes several tiles.
+    monkeypatch.setattr(gram_blocks, "_GATES", 64)  # This counts a layer in parts.
 
 
 MEASURES = {"both": reference.gate_overlap, "agree": reference.gate_agreement, "differ": reference.gate_hamming}

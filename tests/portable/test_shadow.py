@@ -1,4 +1,4 @@
-"""Tests of the device that shadow.py makes: in a process of their own, as torch never forgets such a device."""
+"""Tests of the device that shadow.py makes run in a process of their own, because torch never forgets such a device."""
 
 from __future__ import annotations
 

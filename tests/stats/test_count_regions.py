@@ -1,4 +1,4 @@
-"""count_regions: distinct activation patterns, exact, whatever the hash does."""
+"""count_regions counts distinct activation patterns exactly, also if many hashes are equal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gatedops.stats import regions
 MIXED = [((300,), "gate"), ((3, 65), "gate"), ((33, 2, 3), "gate"), ((4, 5, 2, 2), "select")]
 BITS = random_bits(12, MIXED)
 
-# What is left of the hash: all of it, one bit, nothing.
+# Each of these keeps a part of the hash: all of it, one bit, or no bit.
 HASHES = {"whole": lambda h: h, "one bit": lambda h: h % np.uint64(2), "constant": lambda h: h * np.uint64(0)}
 
 
@@ -57,7 +57,7 @@ def test_patterns_that_differ_in_one_gate_are_not_merged():
     gates[torch.arange(394), torch.arange(394)] = True
     bits = GateBits.pack([gates[:, :197], gates[:, 197:]])
     found = count_regions(bits)
-    assert found.layers == (198, 198)  # each gate on by itself, and none on
+    assert found.layers == (198, 198)  # the patterns have one gate on, or no gate
     assert found.net == 395
 
 
@@ -69,7 +69,7 @@ def test_blocks_do_not_change_a_count(monkeypatch, block):
 
 
 def test_all_hashes_equal_between_unlike_layers_stay_apart():
-    # The same pattern in either of two layers: sums of equal layer hashes must not make it one.
+    # The same pattern is in one layer or the other. Equal hashes of the layers must not make the two inputs one region.
     gates = torch.eye(3, dtype=torch.bool)
     none = torch.zeros_like(gates)
     bits = GateBits.pack([torch.cat([gates, none]), torch.cat([none, gates])])
@@ -85,7 +85,7 @@ def test_a_choice_of_layers_is_counted_together(chosen):
 
 
 def test_inputs_along_a_line_cross_the_regions_of_a_layer():
-    # relu(x - k), k = 0 .. 9: the kinks cut the line into 11 pieces.
+    # The kinks of relu(x - k), k = 0 .. 9, cut the line into 11 pieces.
     net = torch.nn.Sequential(torch.nn.Linear(1, 10), torch.nn.ReLU())
     with torch.no_grad():
         net[0].weight.fill_(1)

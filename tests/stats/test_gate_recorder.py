@@ -1,4 +1,4 @@
-"""GateRecorder: what a training loop records, where it is kept, and its pictures."""
+"""GateRecorder records a training loop and keeps the records in files; plots draw its history."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def train(net: nn.Module, steps: int = 3) -> None:
 
 
 def recorded(folder=None, *, labels: Tensor | None = LABELS) -> tuple[GateRecorder, list[GateBits]]:
-    """Three records of a net in training, and its gates at each."""
+    """Records a net three times in training; returns the recorder and the gates of each record."""
     net, recorder, bits = a_net(), GateRecorder(labels=labels), []
     for step in (0, 10, 20):
         recorder(net, X, step)
@@ -197,7 +197,7 @@ def test_missing_files_are_file_not_found_errors(tmp_path):
 # --- errors -------------------------------------------------------------------------------------------------
 
 ERRORS = {
-    "no model": ("record: needs a model", lambda r: GateRecorder().record(0)),
+    "no model": ("record: has no model", lambda r: GateRecorder().record(0)),
     "a model without inputs": ("x: is missing", lambda r: GateRecorder(a_net())),
     "inputs without a model": ("model: is missing", lambda r: GateRecorder(None, X)),
     "inputs that are no tensor": ("x: got list", lambda r: r(a_net(), [1, 2], 30)),

@@ -1,4 +1,4 @@
-"""Gate statistics, change, class overlap and kernel alignment against numpy on unpacked gates."""
+"""Compares gate statistics, change, class overlap and kernel alignment with numpy on unpacked gates."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ some_rows = st.sampled_from([1, 2, 3, 17, 64, 65, 130])
 
 
 def unpacked(bits: GateBits) -> list[NDArray[np.bool_]]:
-    """One array (n, w) a layer, then all side by side."""
+    """Returns one array (n, w) for each layer, and then all of them side by side."""
     layers = [gates.flatten(1).numpy() for gates in bits.unpack()]
     return [*layers, np.concatenate(layers, axis=1)]
 
@@ -83,7 +83,7 @@ def test_channels_are_dead_where_all_their_gates_are(shape, axis):
     gates = torch.rand(6, *shape, generator=generator(0)) < 0.5
     gates.select(1 + axis, 2)[:] = False
     gates.select(1 + axis, 0)[:] = True
-    gates[:, *(0 for _ in shape)] = False  # one gate of the channel that is on otherwise
+    gates[:, *(0 for _ in shape)] = False  # one gate is off in a channel whose other gates are on
     layer = gate_stats(GateBits.pack([gates, gates.flatten(1)])).layers[0]
     alone = layer.width // 4 == 1
     others = gates.movedim(1 + axis, 1).flatten(2).flatten(0, 0)
@@ -125,7 +125,7 @@ def test_the_whole_net_follows_the_chosen_layers():
 @needs_proc
 @pytest.mark.cpu_kernels
 def test_statistics_unpack_nothing():
-    # 30,000 rows of 2,048 gates are 58.6 MiB as bytes; the counts of the inputs 30,000 numbers.
+    # 30,000 rows of 2,048 gates take 58.6 MiB as bytes; the counts of the inputs are 30,000 numbers.
     setup = "from gatedops import gate_stats\nbits = random_bits(30_000, dense(2048))"
     assert peak_mib(setup, "gate_stats(bits[:n])", sizes=(300, 30_000)) < 4
 
@@ -165,7 +165,7 @@ def test_change_is_of_gates_and_not_of_where_they_lie():
 
 
 def mean_overlaps(cosines: Array, labels: NDArray[np.int64]) -> tuple[Array, float, float]:
-    """Means over the pairs of each two classes, over all pairs of one class, over all pairs of two."""
+    """Returns means over the pairs of each two classes, over all pairs of one class, and over all pairs of two."""
     others = ~np.eye(len(labels), dtype=bool)
     same = labels[:, None] == labels[None]
     classes = np.unique(labels)
@@ -226,7 +226,7 @@ def test_labels_may_be_of_any_integer_kind(kind):
 
 
 def deep_bits(n: int, depth: int, moved: float, shares: tuple[float, float] = (0.1, 0.1)) -> GateBits:
-    """Gates of inputs that share most of them, in many layers."""
+    """Makes gates in many layers for inputs that share most of their gates."""
     made, on = generator(0), torch.linspace(*shares, n)[:, None]
     gates = []
     for _ in range(depth):
@@ -262,7 +262,7 @@ def test_alignments_of_hundreds_of_layers_do_not_underflow():
 @needs_proc
 @pytest.mark.cpu_kernels
 def test_overlaps_need_no_gram_in_memory():
-    # 4,000^2 float64 numbers are 122 MiB.
+    # 4,000^2 float64 numbers take 122 MiB.
     setup = "from gatedops.stats import class_overlap\nbits = random_bits(4_000, dense(32))"
     assert peak_mib(setup, "class_overlap(bits[:n], [0, 1] * (n // 2))", sizes=(300, 4_000)) < 24
 
@@ -271,7 +271,7 @@ def test_overlaps_need_no_gram_in_memory():
 
 
 def alignment_of(a: Array, b: Array) -> float:
-    """CKA as it is written: the cosine of the kernels with rows and columns centred."""
+    """Computes CKA by its definition: the cosine of the kernels with rows and columns centred."""
     centre = np.eye(len(a)) - 1 / len(a)
     a, b = centre @ a @ centre, centre @ b @ centre
     return float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()))
@@ -279,10 +279,11 @@ def alignment_of(a: Array, b: Array) -> float:
 
 @examples(15)
 @given(st.sampled_from([3, 17, 64, 65, 130]), nets, seeds, st.booleans(), st.sampled_from([1, 2, 3]))
-@example(3, dense(1, 1), 4, False, 1)  # a: each input has an off gate in one of the layers of a single gate
-@example(3, dense(1, 1), 3, True, 2)  # b
+@example(3, dense(1, 1), 4, False, 1)  # in a, each input has an off gate in one of the layers of a single gate
+@example(3, dense(1, 1), 3, True, 2)  # the same holds in b
 def test_alignment_is_the_cosine_of_the_centred_kernels(n, specs, seed, with_inputs, parts):
-    specs = [((40,), "gate"), *specs]  # patterns of single gates alone can be the same for all inputs
+    # Without this layer, a net of single gates could have the same pattern for all inputs.
+    specs = [((40,), "gate"), *specs]
     a, b = random_bits(n, specs, seed), random_bits(n, specs, seed + 1)
     block = -(-n // parts)
     x = rows_of(n, 9, seed) if with_inputs else None
@@ -332,7 +333,7 @@ def test_threads_do_not_change_an_alignment():
 @needs_proc
 @pytest.mark.cpu_kernels
 def test_alignment_needs_no_gram_in_memory():
-    # 3,000^2 float64 numbers are 69 MiB, two blocks of 512 x 512 with their copies 12.
+    # 3,000^2 float64 numbers take 69 MiB, two blocks of 512 x 512 with their copies 12 MiB.
     setup = "from gatedops.stats import npk_alignment\nbits = random_bits(3_000, dense(32))"
     assert peak_mib(setup, "npk_alignment(bits[:n], bits[:n])", sizes=(300, 3_000)) < 32
 

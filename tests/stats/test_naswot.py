@@ -1,4 +1,4 @@
-"""naswot_score: the log-determinant of Mellor et al. (2021), and what a singular kernel gives."""
+"""naswot_score is the log-determinant of Mellor et al. (2021), and -inf for a singular kernel."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BITS = random_bits(6, dense(40, 33))
 
 
 def kernel_of(bits: GateBits) -> np.ndarray:
-    """K_H = N - d_H of the whole patterns, as in the paper."""
+    """Computes K_H = N - d_H of the whole patterns, as in the paper."""
     rows = torch.cat([gates.flatten(1) for gates in bits.unpack()], dim=1).numpy()
     return rows.shape[1] - (rows[:, None] != rows[None]).sum(-1).astype(np.float64)
 
@@ -30,7 +30,8 @@ def log_determinant(kernel: np.ndarray) -> float:
 
 
 def distinct_rows(n: int, specs: list, seed: int) -> GateBits:
-    """Random gates with a layer of 200 in front: no two rows are equal, and the kernel is far from singular."""
+    """Makes random gates with a layer of 200 in front, so that no two rows are equal and the kernel is far from
+    singular."""
     return random_bits(n, [((200,), "gate"), *specs], seed)
 
 
@@ -71,7 +72,8 @@ def cell_net(operations: list[str]) -> nn.Module:
 
 
 def released_score(net: nn.Module, x: Tensor) -> float:
-    """score_networks.py of BayesWatch/nas-without-training: K + K2 of every ReLU module in training mode, slogdet."""
+    """Computes the score as score_networks.py of BayesWatch/nas-without-training does: slogdet of K + K2 over every
+    ReLU module in training mode."""
     net.train()
     kernel = np.zeros((len(x), len(x)))
 
@@ -99,11 +101,11 @@ def test_the_score_of_the_released_code(seed):
     bits = record_gates(net, x, batch_size=len(x), training=True)
     assert math.isclose(naswot_score(bits), released_score(net, x), rel_tol=FLOAT64_SUMS)
     evaluated = naswot_score(record_gates(net, x))
-    assert not math.isclose(evaluated, naswot_score(bits), rel_tol=1e-4)  # the difference that training mode makes
+    assert not math.isclose(evaluated, naswot_score(bits), rel_tol=1e-4)  # training mode changes the score
 
 
 def test_the_score_of_two_inputs():
-    # N = 5, d = 2: K = [[5, 3], [3, 5]].
+    # With N = 5 and d = 2, K is [[5, 3], [3, 5]].
     bits = GateBits.pack([torch.tensor([[1, 1, 0, 0, 1], [1, 0, 1, 0, 1]], dtype=torch.bool)])
     assert naswot_score(bits) == pytest.approx(math.log(16), rel=FLOAT64_SUMS)
 
@@ -121,7 +123,7 @@ def test_scores_of_layers_are_those_of_each_by_itself():
 def test_the_score_of_batches_is_their_mean(per_layer):
     bits = random_bits(50, dense(100, 200))
     batches = [np.array(naswot_score(bits[first : first + 16], per_layer=per_layer)) for first in (0, 16, 32)]
-    found = naswot_score(bits, per_layer=per_layer, batch_size=16)  # the last two inputs fill no batch
+    found = naswot_score(bits, per_layer=per_layer, batch_size=16)  # the last two inputs do not fill a batch
     np.testing.assert_allclose(np.array(found), np.mean(batches, axis=0), rtol=FLOAT64_SUMS)
     assert naswot_score(bits, per_layer=per_layer, batch_size=50) == naswot_score(bits, per_layer=per_layer)
 
@@ -130,7 +132,7 @@ def test_one_singular_batch_makes_the_mean_minus_infinity():
     bits = random_bits(30, dense(100, 90))
     doubled = bits[torch.tensor([*range(30), 4, 4])]
     assert naswot_score(doubled, batch_size=16) == -math.inf
-    assert naswot_score(doubled, batch_size=15) > -math.inf  # 4 and 4 are left over
+    assert naswot_score(doubled, batch_size=15) > -math.inf  # the two equal inputs do not fill a batch
 
 
 @needs_proc
@@ -155,14 +157,14 @@ def test_layers_that_merge_inputs_do_not_make_the_net_singular():
 
 
 def test_more_inputs_than_gates_and_one_give_minus_infinity():
-    for n, expected in [(4, True), (5, False)]:  # four gates; all patterns differ
+    for n, expected in [(4, True), (5, False)]:  # there are four gates, and all patterns differ
         patterns = torch.tensor([[0, 0, 0, 0], [1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1], [0, 1, 0, 1]])
         bits = GateBits.pack([patterns[: n + 1].bool()])
         assert (naswot_score(bits) > -math.inf) == expected
 
 
 def test_dependent_patterns_that_differ_give_minus_infinity():
-    """Two patterns and their complements: K_H a = 0 for a = (1, 1, -1, -1), though all four differ."""
+    """Uses two patterns and their complements: K_H a = 0 for a = (1, 1, -1, -1), although all four differ."""
     gates = torch.rand(2, 100, generator=generator(0)) < 0.5
     bits = GateBits.pack([torch.cat([gates[:1], ~gates[:1], gates[1:], ~gates[1:]])])
     assert abs(np.linalg.det(kernel_of(bits) / 100)) < FLOAT64_SUMS

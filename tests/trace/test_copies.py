@@ -1,4 +1,4 @@
-"""Copies of models: what a training pass left on them, and what cannot be copied."""
+"""Copies of models keep the tensors of a training pass as constants, and errors name a part that cannot be copied."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gatedops.trace.copies import copied
 
 
 class Keeps(nn.Module):
-    """Keeps what it computes: as it is, in a list, in a dict, as a view, and as a buffer."""
+    """Keeps what it computes: as an attribute, in a list, in a dict, as a view, and as a buffer."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""fuse_relu: the same network, bit for bit, with the same checkpoints, and nothing replaced that is not certain."""
+"""fuse_relu gives the same network, bit for bit, with the same checkpoints, and replaces only what is certain."""
 
 from __future__ import annotations
 
@@ -335,7 +335,7 @@ def test_gates_that_record_themselves_are_recorded():
     x = torch.randn(3, 4)
     bits = record_gates(net, x)
     assert bits.layers[0].shape == (4,)
-    assert net[1].gates is None  # what the calls of record_gates left in the model is gone
+    assert net[1].gates is None  # record_gates leaves no gates in the model
     net(x)
     assert_same_bits(bits.words, net[1].gates.words)
 

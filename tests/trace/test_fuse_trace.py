@@ -1,4 +1,4 @@
-"""fuse_relu replaces what one traced call proves: tapped outputs, ReLUs that are needed elsewhere, examples."""
+"""fuse_relu replaces only what a traced call proves. Outputs may be tapped, and ReLUs may be needed elsewhere."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gatedops import Gate, GatedLinear, fuse_relu
 
 
 class Taps(nn.Module):
-    """Runs its Sequential module by module, and keeps or uses the outputs of some."""
+    """Runs its Sequential module by module, and keeps or uses the outputs of some modules."""
 
     def __init__(self, tapped: tuple[int, ...], how: str, *, in_place: bool = False) -> None:
         super().__init__()
@@ -51,7 +51,8 @@ def test_a_layer_whose_output_is_tapped_is_kept(how, in_place):
     expected, found = net(x), fused(x)
     for a, b in zip(found, expected, strict=True):
         assert_same_bits(a, b)
-    behind_in_place = in_place and how not in ("summed", "numpy")  # then the tap sees what the ReLU leaves
+    # Behind an in-place ReLU the tap sees the activation.
+    behind_in_place = in_place and how not in ("summed", "numpy")
     first = GatedLinear if behind_in_place else nn.Linear
     assert [type(m) for m in fused.body][::2] == [first, GatedLinear, GatedLinear]
     if not behind_in_place:
@@ -60,7 +61,7 @@ def test_a_layer_whose_output_is_tapped_is_kept(how, in_place):
 
 
 class Handwritten(nn.Module):
-    """fc, act, fc, act with one ReLU for both, asked for its shape in between; then a ReLU as a function."""
+    """Runs fc, act, fc, act with one ReLU for both, reads a shape in between, and ends with a ReLU as a function."""
 
     def __init__(self, between: str = "") -> None:
         super().__init__()
@@ -101,7 +102,7 @@ def test_a_relu_that_is_needed_elsewhere_stays_for_all(between):
 
 
 class Noise(nn.Module):
-    """Hands on its input in evaluation mode; in training mode `how` decides."""
+    """Hands on its input in evaluation mode; `how` decides what it does in training mode."""
 
     def __init__(self, how: str) -> None:
         super().__init__()

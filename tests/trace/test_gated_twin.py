@@ -1,4 +1,4 @@
-"""gated_twin: the value network is gated by the feature network, and by nothing else."""
+"""gated_twin: only the feature network gates the value network."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ def test_without_biases_the_output_is_linear_in_the_value_weights_of_a_layer():
     twin = gated_twin(net)
     before = twin(x)
     with torch.no_grad():
-        twin.value[2].weight.mul_(-2)  # a ReLU network would not follow
+        # The twin's output stays linear in this weight; that of a ReLU network would not.
+        twin.value[2].weight.mul_(-2)
     assert torch.equal(twin(x), -2 * before)
 
 

@@ -1,4 +1,4 @@
-"""record_gates: the gates of any network are those of its pre-activations, and the network does not notice."""
+"""record_gates gives the gates of a network's pre-activations, and leaves the network as it was."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BATCH = 4
 
 
 def expected_gates(name: str, net: nn.Module, x: Tensor) -> list[Tensor]:
-    """The gates, from pre-activations of the same batches."""
+    """The gates, computed from the pre-activations of the same batches."""
     parts = [pre_activations(name, net, rows) for rows in x.split(BATCH)]
     return [torch.cat(layer) > 0 for layer in zip(*parts, strict=True)]
 
@@ -107,7 +107,7 @@ def test_a_compiled_network_is_recorded_as_it_was_written(name):
     compiled = torch.compile(net, backend="eager")
     before = record_gates(net, x)
     assert record_gates(compiled, x) == before
-    compiled(x)  # now it has compiled code
+    compiled(x)  # this call compiles the code
     assert record_gates(compiled, x) == before
 
 
@@ -200,7 +200,7 @@ def test_no_more_than_a_batch_of_pre_activations_is_in_memory(to_file, tmp_path)
         "    x = torch.ones(1, 4).expand(n, 4)\n"
         f"    return record_gates(net, x, 256, out={out!r}).n\n"
     )
-    # 256 MiB of pre-activations and 8 MiB of bits, 4 MiB of pre-activations in a batch
+    # The pre-activations take 256 MiB in all and 4 MiB in a batch; the bits take 8 MiB.
     assert peak_mib(setup, "call(n)", sizes=(1024, 16384)) < 32
 
 
@@ -322,7 +322,7 @@ def test_the_users_own_hooks_stay():
 
 
 def select_by_loops(z: Tensor, pool: nn.MaxPool2d, gated: bool) -> Tensor:
-    """The masks (n, K, C, H', W') by looking at every window: the first of the largest inputs, if its gate is on."""
+    """Computes the masks (n, K, C, H', W') window by window: the first of the largest inputs, if its gate is on."""
     kernel, stride, padding, dilation = (
         (v, v) if isinstance(v, int) else v for v in (pool.kernel_size, pool.stride, pool.padding, pool.dilation)
     )
@@ -359,7 +359,7 @@ pools = st.builds(
 @given(pools, st.booleans(), seeds)
 def test_choices_are_those_of_every_window(pool, gated, seed):
     generator = torch.Generator().manual_seed(seed)
-    # Few different values: windows with several largest inputs, and with none that is on.
+    # With few different values, some windows have several largest inputs, and some have none that is on.
     z = torch.randint(-3, 3, (2, 3, 7, 6), generator=generator).float()
     z[0, 0, 0, 0] = -1
     net = nn.Sequential(nn.ReLU(), pool) if gated else nn.Sequential(pool, nn.ReLU())
@@ -410,7 +410,7 @@ def test_the_bar_appears_when_asked_for_only(capsys):
         record_gates(net, x, 1, progress=progress)
         assert capsys.readouterr().err == ""
     pytest.importorskip("tqdm")
-    import gatedops.trace.progress as module
+    import gatedops.progress as module
 
     delay, module._DELAY = module._DELAY, 0.0
     try:

@@ -1,4 +1,4 @@
-"""ReLUs under all their names, in recurrent layers too: recorded, or named where they are missed."""
+"""ReLUs under all their names, in recurrent layers too, are recorded, or a warning names those that are missed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def filled(q: Tensor) -> Tensor:
     return q.clone().masked_fill_(q.detach() <= 0, 0.0)
 
 
-# Each computes relu(q).
+# Each of these computes relu(q).
 FORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "clamp(min=0)": lambda q: q.clamp(min=0),
     "torch.clamp(q, 0)": lambda q: torch.clamp(q, 0.0),
@@ -74,7 +74,7 @@ FORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "aten.clamp_min": lambda q: torch.ops.aten.clamp_min(q, 0),
     "relu": F.relu,
 }
-# Each looks like one and computes something else.
+# Each of these looks like a ReLU and computes something else.
 OTHERS: dict[str, Callable[[Tensor], Tensor]] = {
     "clamp(min=1)": lambda q: q.clamp(min=1),
     "clamp(0, 6)": lambda q: q.clamp(0, 6),
@@ -94,7 +94,7 @@ OTHERS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Activated(nn.Module):
-    """Two layers, each in front of an activation; keeps the pre-activations."""
+    """Has two layers with an activation behind each, and keeps the pre-activations."""
 
     def __init__(self, activation: Callable[[Tensor], Tensor], last: Callable[[Tensor], Tensor] = F.relu) -> None:
         super().__init__()
@@ -236,7 +236,7 @@ def test_activations_without_gates_are_warned_of(module):
 
 
 def states(rnn: nn.RNN, x: Tensor, layer: int) -> Tensor:
-    """The pre-activations of a layer of an RNN, direction after direction, step by step in plain torch."""
+    """Computes the pre-activations of a layer of an RNN in plain torch, direction after direction, step by step."""
     parts = []
     for suffix in ["", "_reverse"] if rnn.bidirectional else [""]:
         w, u = (getattr(rnn, f"weight_{kind}_l{layer}{suffix}") for kind in ("ih", "hh"))

@@ -32,11 +32,11 @@ class Forward(nn.Module):
 
 
 def pooled(function):
-    """Images through the function, averaged, into a layer."""
+    """A network that takes images through the function, averages them and gives them to a layer."""
     return lambda net, x: net.head(function(net, x).mean((2, 3)))
 
 
-# Each: what the net does, on what; the layer's name; what to do.
+# Each entry says what the net does and on which inputs, the layer that the error names, and what to do about it.
 STEPS = {
     "not understood": (lambda net, x: net.other(net.fc(x).sigmoid()), X, "sigmoid in the model", GATES),
     "times a number": (lambda net, x: net.other(2 * net.fc(x)), X, "mul in the model", GATES),
@@ -74,7 +74,7 @@ STEPS = {
         pooled(lambda net, x: net.conv(F.pad(x, (1, 1, 1, 1), mode="circular"))),
         IMAGES,
         "conv (Conv2d)",
-        "let it pad by 0",
+        "give the convolution padding=0",
     ),
     "an uneven pool": (
         pooled(lambda net, x: F.adaptive_avg_pool2d(net.conv(x), 3)),
@@ -86,14 +86,19 @@ STEPS = {
     "a part": (lambda net, x: net.head(net.fc(x)[:, :2]), X, "slice in", GATES),
     "a dtype": (lambda net, x: net.fc(x).double(), X, "to_copy in", "model.to(torch.float32)"),
     "a mean over the inputs": (lambda net, x: net.fc(x) - x.mean(0), X, "mean in", "x.mean((2, 3))"),
-    "a difference": (lambda net, x: net.fc(x) - net.other(x), X, "sub in", "let the layer before it have that sign"),
+    "a difference": (
+        lambda net, x: net.fc(x) - net.other(x),
+        X,
+        "sub in",
+        "put the sign or factor into the layer before",
+    ),
     "a number each": (
         lambda net, x: net.fc(x) + torch.arange(len(x)).float()[:, None],
         X,
         "add in",
-        "add the same to all",
+        "add the same constant to all",
     ),
-    "a shape": (lambda net, x: net.head(net.fc(x).mean(1, True) + torch.ones(2)), X, "add in", "give it that shape"),
+    "a shape": (lambda net, x: net.head(net.fc(x).mean(1, True) + torch.ones(2)), X, "add in", "give the constant"),
     "inputs elsewhere": (lambda net, x: net.head(x.t()), X, "in the model", "x.flatten(1)"),
     "several outputs": (lambda net, x: (net.fc(x), net.other(x)), X, "returns", "wrap it in a module"),
     "a branch on values": (lambda net, x: net.fc(x) if x.sum() > 0 else x, X, "torch.export does not follow it", GATES),
@@ -108,7 +113,7 @@ KERNELS = {
     "pools": (
         lambda: nn.Sequential(nn.Conv2d(2, 2, 1), nn.MaxPool2d(2), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(2, 1)),
         IMAGES,
-        "0.2 pools what another",
+        "0.2 pools the output of another",
         "put one there, or make one MaxPool2d",
     ),
     "sums": (
@@ -123,7 +128,7 @@ KERNELS = {
         lambda: Forward(lambda net, x: (x.relu(), net.other(net.fc(x).relu()))[1]),
         X,
         "calls the ReLUs and max-pools ['0.relu', '0.relu#2']",
-        "leave the others out",
+        "remove the others",
     ),
     "lazy": (lambda: nn.LazyLinear(3), X, "0 (LazyLinear) has no weights yet", "call model(x) once"),
     "training": (lambda: nn.Dropout().train(), X, "0 (Dropout) is in training mode", "call model.eval() first"),
@@ -232,7 +237,7 @@ def test_path_norms():
 )
 def test_inputs_that_a_model_does_not_take(call, net, x):
     if call is ntk and x.dtype == torch.float64:
-        ntk(net, x)  # converts it
+        ntk(net, x)  # ntk converts the inputs
         return
     name = "example" if call is trace.steps else "x"
     with pytest.raises((ValueError, TypeError)) as raised:

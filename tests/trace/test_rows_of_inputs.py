@@ -24,7 +24,7 @@ from gatedops import GateBits, gated_twin, record_gates
 
 
 class Scaled(nn.Module):
-    """A ReLU of a weight, of a fresh tensor and of a buffer beside that of the inputs."""
+    """Applies ReLUs to the inputs, and also to a weight, a fresh tensor and a buffer."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ def test_what_inputs_are_written_into_is_a_gate():
                 torch.add(x, 0, out=held)
             elif self.how == "numpy":
                 held = torch.from_numpy(x.numpy())
-            else:  # the inputs choose by way of Python, which no call of torch shows
+            else:  # the inputs choose through Python, which no call of torch shows
                 held = torch.stack([self.table[int(row.argmax())] for row in x])
             return F.relu(held)
 
@@ -77,7 +77,7 @@ def test_what_inputs_are_written_into_is_a_gate():
 
 
 class Arranged(nn.Module):
-    """A ReLU of the tokens (n, T, C) in another arrangement."""
+    """Applies a ReLU to the tokens (n, T, C) in another arrangement."""
 
     def __init__(self, arrange: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -99,7 +99,8 @@ ARRANGED = {
 @pytest.mark.parametrize("tokens", [2, 3, 4])
 def test_tokens_are_found_wherever_the_inputs_lie(name, tokens):
     net, x = Arranged(ARRANGED[name]), torch.randn(7, tokens, 5)
-    bits = record_gates(net, x, batch_size=tokens)  # an axis is not known by its size
+    # Now two axes have the same size, so the size does not tell which one holds the inputs.
+    bits = record_gates(net, x, batch_size=tokens)
     q = torch.cat([net.layer(rows) for rows in x.split(tokens)])
     assert [layer.shape for layer in bits.layers] == [(tokens, 6)]
     assert_same_bits(bits.unpack()[0], q > 0)
@@ -156,7 +157,7 @@ def test_what_mixes_inputs_is_not_taken_for_rows(mix, n):
         assert_same_bits(record_gates(net, x).unpack()[0], x > 0)  # the inputs are the second axis
         return
     if n == 1:
-        return  # one input mixes with nothing
+        return  # a single input cannot mix with others
     with pytest.raises(ValueError, match=r"model: relu works on .* (not found|change places).*record_gates\(part"):
         record_gates(net, x)
 
@@ -204,7 +205,7 @@ def test_a_model_of_one_number_of_rows_is_recorded():
 
 
 class Sorted(nn.Module):
-    """Treats its inputs in the order of their lengths, as for packed sequences, and gives them back in their own."""
+    """Sorts its inputs by length, as for packed sequences, and returns the results in the original order."""
 
     def __init__(self, by: Callable[[Tensor], Tensor]) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ UNDERSTOOD = [name for name in INPUTS if name != "transformer"]
 
 
 def run(steps: list[trace.Step], x: Tensor) -> list[Tensor]:
-    """The output of every step."""
+    """Computes the output of every step."""
     outputs: list[Tensor] = []
     for step in steps:
         sources = [outputs[index] for index in step.inputs] or [x]
@@ -58,7 +58,7 @@ def run_step(step: trace.Step, x: Tensor, y: Tensor | None = None) -> Tensor:
 
 
 def assert_steps_compute(net: nn.Module, x: Tensor) -> list[trace.Step]:
-    """The steps, after a run of them in float64."""
+    """Returns the steps after a check that running them in float64 gives the network's output."""
     net, x = copy.deepcopy(net).double().eval(), x.double()
     found = trace.steps(net, x)
     with torch.no_grad():

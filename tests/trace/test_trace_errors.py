@@ -1,4 +1,4 @@
-"""Bad input of gatedops.trace: each is an error that says what is wrong, and leaves the model as it was."""
+"""Bad arguments of gatedops.trace raise an error that says what is wrong, and the model stays as it was."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def fails(
         (None, TypeError, "data: got NoneType, needs a tensor, a DataLoader or an iterable of batches"),
         ("digits", TypeError, "data: got str"),
         ({"x": X}, TypeError, "data: got dict"),
-        (TensorDataset(X), TypeError, "data: got TensorDataset, which gives single inputs; put a DataLoader around it"),
+        (TensorDataset(X), TypeError, "data: got TensorDataset, which gives single inputs; wrap it in a DataLoader"),
         ([{"x": X}], TypeError, "data: batch 0 is dict, needs a tensor or a tuple that begins with it"),
         ([X, ()], TypeError, "data: batch 1 is tuple, needs a tensor"),
         (torch.tensor(1.0), ValueError, "data: got shape (), needs at least one row"),
@@ -157,7 +157,7 @@ def test_layers_that_have_no_layout():
 def test_max_pools_that_cannot_be_recorded(pool, shape):
     net = nn.Sequential(nn.ReLU(), pool if isinstance(pool, nn.Module) else Forward(pool))
     assert record_gates(net, torch.zeros(shape)).n == 2
-    message = "is not a 2-d max-pool, whose choices alone can be recorded"
+    message = "is not a 2-d max-pool, and only the choices of those can be recorded"
     fails(ValueError, message, record_gates, net, torch.zeros(shape), max_pool=True)
 
 
@@ -195,9 +195,13 @@ def test_an_operation_outside_the_list_is_named_with_its_place():
     [
         (lambda x: x + torch.rand(6), (6,), "rand in"),
         (lambda x: x + torch.eye(2, 6), (6,), "add in the model (Forward), test_trace_errors.py"),
-        (lambda x: x + torch.eye(2, 6), (6,), "is adding another constant to each input; add the same to all"),
-        (lambda x: x.unsqueeze(2) + torch.ones(3), (6,), "a constant of another shape than the (6, 1)"),
-        (lambda x: x.mean(1, keepdim=True) + torch.ones(3), (6,), "a constant of another shape than the (1,)"),
+        (
+            lambda x: x + torch.eye(2, 6),
+            (6,),
+            "is adding a different constant to each input; add the same constant to all",
+        ),
+        (lambda x: x.unsqueeze(2) + torch.ones(3), (6,), "adding a constant whose shape does not fit (6, 1)"),
+        (lambda x: x.mean(1, keepdim=True) + torch.ones(3), (6,), "adding a constant whose shape does not fit (1,)"),
         (lambda x: x.mean(1, keepdim=True) + x, (6,), "not the plain sum of two outputs of one shape"),
         (lambda x: torch.add(x, x.relu(), alpha=2), (6,), "not the plain sum"),
         (lambda x: x - x.relu(), (6,), "not the plain sum"),
@@ -214,8 +218,16 @@ def test_an_operation_outside_the_list_is_named_with_its_place():
         (lambda x: F.pad(x, (1, 1, 1, 1), "reflect"), (2, 3, 4), "reflect padding by (1, 1, 1, 1)"),
         (lambda x: F.pad(x, (1, 1, 1, 1), value=2.0), (2, 3, 4), "constant padding by (1, 1, 1, 1) with 2.0"),
         (lambda x: F.pad(x, (-1, 0, 0, 0)), (2, 3, 4), "padding by (-1, 0, 0, 0)"),
-        (lambda x: F.pad(F.pad(x, (1, 1, 1, 1)), (1, 1, 1, 1)), (2, 3, 4), "padding of what is padded already"),
-        (lambda x: F.adaptive_avg_pool2d(x, 2), (2, 3, 4), "to (2, 2) of images of (3, 4), which it does not divide"),
+        (
+            lambda x: F.pad(F.pad(x, (1, 1, 1, 1)), (1, 1, 1, 1)),
+            (2, 3, 4),
+            "padding of an image that is padded already",
+        ),
+        (
+            lambda x: F.adaptive_avg_pool2d(x, 2),
+            (2, 3, 4),
+            "to (2, 2) for images of (3, 4), which (2, 2) does not divide",
+        ),
         (lambda x: F.linear(x, x), (6,), "given a weight, a bias or s"),
         (lambda x: F.dropout(x), (6,), "dropout in the model (Forward), test_trace_errors.py"),
         (lambda x: (x, x.relu()), (6,), "needs to return one tensor that depends on its input"),
@@ -234,7 +246,7 @@ def test_functions_that_are_no_steps(function, shape, message):
 
 def test_padding_of_two_kinds():
     circular = Forward(lambda x: F.conv2d(F.pad(x, (1, 1, 1, 1), "circular"), torch.ones(1, 2, 3, 3), padding=1))
-    fails(ValueError, "pads with zeros what is padded circularly", trace.steps, circular, torch.zeros(1, 2, 4, 4))
+    fails(ValueError, "pads a circularly padded image with zeros", trace.steps, circular, torch.zeros(1, 2, 4, 4))
 
 
 def test_training_mode():
@@ -260,7 +272,7 @@ def test_training_mode():
         ({"gate": "soft", "beta": 0.0}, ValueError, "beta: got 0.0, needs a positive number"),
         ({"gate": "soft", "gain": float("nan")}, ValueError, "gain: got nan, needs a positive number"),
         ({"gate": "soft", "beta": float("inf")}, ValueError, "beta: got inf, needs a positive number"),
-        ({"train_features": True}, ValueError, "train_features: nothing flows through hard gates; use gate='soft'"),
+        ({"train_features": True}, ValueError, "train_features: no gradient flows through hard gates; use gate='soft'"),
         ({"value": 3}, TypeError, "value: got int, needs a module, a state_dict or None"),
         ({"value": nn.Linear(6, 2)}, ValueError, "value: does not fit the model"),
         ({"value": {}}, ValueError, "value: does not fit the model"),
@@ -293,7 +305,7 @@ def test_twins_of_other_models():
 
 def test_a_value_network_that_goes_another_way():
     class Depends(nn.Module):
-        """Calls one ReLU more where the weight is positive."""
+        """Calls one more ReLU if the weight is positive."""
 
         def __init__(self) -> None:
             super().__init__()

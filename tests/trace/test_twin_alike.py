@@ -1,4 +1,4 @@
-"""Both networks of a twin find the same inputs, random numbers and numbers of Python; caches hold rows of inputs."""
+"""Both networks of a twin get the same inputs, random numbers and Python numbers; caches need inputs as rows."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Masked(Net):
 
 
 class Timed(Net):
-    """Takes the time as a number or as a tensor."""
+    """Takes a time as a number or as a tensor."""
 
     def forward(self, x: Tensor, time: float | Tensor) -> Tensor:
         if not isinstance(time, Tensor):
@@ -86,5 +86,8 @@ def test_a_number_is_an_input_too():
 @pytest.mark.parametrize(("net", "shape"), [(TokensFirst(), (8, 4, 5)), (Sorted(), (8, 5))])
 def test_a_cache_whose_rows_are_not_the_inputs_is_refused(net, shape):
     torch.manual_seed(0)
-    with pytest.raises(ValueError, match=r"first axis of what its ReLUs work on is not|sorts, shuffles or mixes"):
+    with pytest.raises(
+        ValueError,
+        match=r"the inputs are not the first axis of the tensors that its ReLUs work on|sorts, shuffles or mixes",
+    ):
         GateCache.build(gated_twin(net).eval(), torch.randn(shape), batch_size=4)

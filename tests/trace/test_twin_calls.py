@@ -1,4 +1,4 @@
-"""Twins and the calls of a model: calls on weights, ReLUs under other names, wrappers, what cannot take gates."""
+"""Twins treat all calls of a model: on weights, under other names, in wrappers; calls that cannot take gates raise."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ X = torch.randn(4, 5)
 
 
 class Called(nn.Module):
-    """A layer, a function of its outputs, another layer."""
+    """Has a layer, a function of its outputs, and another layer."""
 
     def __init__(self, call, width: int = 8) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Standardised(nn.Conv2d):
 
 
 class Weighted(nn.Module):
-    """ReLUs and a max-pool of weights, beside one of activations."""
+    """Applies ReLUs and a max-pool to weights, and a ReLU to activations."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ def test_a_relu_that_no_function_call_shows_is_told_once():
     twin = gated_twin(InScript())
     with pytest.warns(UserWarning, match=r"value: these rectifiers take no gates .*clamp\.out in b; call F\.relu"):
         twin(X)
-    twin(X)  # warnings are errors
+    twin(X)  # a warning would be an error
 
 
 # --- wrappers and copies ------------------------------------------------------------------------------------------

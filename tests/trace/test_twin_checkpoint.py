@@ -1,4 +1,4 @@
-"""Twins of networks that run a part a second time for the gradients: refused, and what to do instead is right."""
+"""Twins refuse networks that run a part a second time for the gradients, and the way that errors name works."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Block(nn.Module):
 
 
 class Net(nn.Module):
-    """Two blocks and a head; `how` checkpoints the blocks."""
+    """Has two blocks and a head; `how` says how the blocks are checkpointed."""
 
     def __init__(self, how=None, drop: float = 0.0) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""gated_twin: how value weights are drawn; every parameter is drawn or named."""
+"""gated_twin draws every value weight, or an error names the weights that nothing draws."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Low(nn.Module):
 
 
 class Symmetric(nn.Module):
-    """Has no right_inverse."""
+    """A parametrization without right_inverse."""
 
     def forward(self, weight: Tensor) -> Tensor:
         return weight.triu() + weight.triu(1).mT
@@ -78,7 +78,7 @@ class Tied(nn.Module):
         return self.b(self.a(x).relu())
 
 
-# Nets whose weights torch keeps in different ways, with inputs (n, 5).
+# torch keeps the weights of these nets in different ways. They take inputs (n, 5).
 KEPT = {
     "spectral_norm": lambda: net(nn.utils.spectral_norm(L(5, 8))),
     "weight_norm": lambda: net(nn.utils.weight_norm(L(5, 8))),
@@ -100,7 +100,8 @@ KEPT = {
         nn.Unflatten(1, (1, 5)), nn.utils.spectral_norm(nn.Conv1d(1, 2, 3)), nn.ReLU(), nn.Flatten(), L(6, 3)
     ),
 }
-# New ones have the same numbers: those of an orthogonal layer are multiplied by a matrix that is drawn.
+# Drawing gives these parameters the numbers that they had. In an orthogonal layer, a matrix that is drawn multiplies
+# them.
 CONSTANT = ("prelu.1", "norms.1", "norms.3", "orthogonal.0", "orthogonal by maps.0")
 
 

@@ -1,4 +1,4 @@
-"""Twins and max-pools of every kind: the value network takes what the feature network chose. Masks of choices."""
+"""The value network of a twin takes what the feature network's max-pools chose, of every kind; masks of choices."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ATEN, NN = torch.ops.aten, torch._C._nn
 
 
 class Pooling(nn.Module):
-    """A ReLU, a convolution without bias, a pool, so that the negated weights give the negated input of the pool."""
+    """Runs a ReLU, a convolution without bias and a pool: negated weights give the negated input of the pool."""
 
     def __init__(self, pool, axes: int) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ def unpooled(z: Tensor) -> Tensor:
     return F.max_unpool2d(maxima, index, 2)
 
 
-# Every way to call a max-pool, with the inputs of the network.
+# Lists every way to call a max-pool, with the inputs of the network.
 POOLS = {
     "MaxPool1d": (nn.MaxPool1d(3, 2, 1), X1),
     "MaxPool2d": (nn.MaxPool2d(3, 2, 1, ceil_mode=True), X2),
@@ -138,7 +138,7 @@ WINDOWS = [
 
 
 def chosen_by_hand(z: Tensor, window: Window) -> Tensor:
-    """For each output the flat index of the largest input, the first in row order among equal ones."""
+    """Returns, for each output, the flat index of the largest input, the first in row order among equal ones."""
     height, width = F.max_pool2d(
         z, window.kernel, window.stride, window.padding, window.dilation, window.ceil_mode
     ).shape[-2:]
@@ -182,6 +182,6 @@ def test_choices_of_an_image_do_not_depend_on_its_batch(before, layout):
     assert bits[0] == bits[1] == bits[2]
     masks = next(m for m in bits[0].unpack() if m.dim() == 5)
     assert masks[0].any()
-    assert not masks[1].any()  # no gate in it is on
+    assert not masks[1].any()  # no gate of this image is on
     cached = [GateCache.build(gated_twin(net), x, size).bits for size in (1, 4)]
     assert cached[0] == cached[1]

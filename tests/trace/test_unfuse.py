@@ -1,4 +1,4 @@
-"""unfuse: torch's own layers again, the same outputs, the same checkpoints."""
+"""unfuse gives torch's own layers again, with the same outputs and the same checkpoints."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_unfuse_undoes_fuse_relu(name):
     plain = unfuse(fused)
     assert classes(fused) == before
     assert classes(plain) == classes(net)
-    assert repr(plain) == repr(net)  # in-place ReLUs are in place again
+    assert repr(plain) == repr(net)  # in-place ReLUs work in place again
     assert_same_state(plain, net)
     assert not hasattr(plain, "fuse_report")
     assert [list(vars(m)) for m in plain.modules()] == [list(vars(m)) for m in net.modules()]
@@ -77,7 +77,7 @@ def test_shared_relus_come_back_shared():
 
 
 class ByHand(nn.Module):
-    """Gated layers that were written as such, twice the same one, and a Gate that records."""
+    """Has gated layers that were written by hand, one of them used twice, and a Gate that records."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -147,7 +147,7 @@ def test_what_cannot_be_torchs_is_named():
 
 
 def test_a_relu_hook_sees_what_it_saw_before_fusing():
-    """As tools do that hook nn.ReLU, guided backpropagation among them."""
+    """Hooks nn.ReLU as tools such as guided backpropagation do."""
 
     def guided(net: nn.Module, x: Tensor) -> Tensor:
         hooks = [

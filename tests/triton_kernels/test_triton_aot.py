@@ -11,7 +11,8 @@ from aot import CAPABILITIES, SHARED_LIMIT, compiled  # noqa: E402
 from gatedops.triton import gates, gram  # noqa: E402
 
 TILE = {"M": gram.TILE_M, "N": gram.TILE_N, "WORDS": gram.TILE_WORDS}
-# Products of int8 summed in int32 in the PTX of a capability. For sm_100 Triton chooses tcgen05 from 3.8 on.
+# The instruction for products of int8 summed in int32, in the PTX of a capability. For sm_100 Triton chooses tcgen05
+# from 3.8 on.
 MMA_SYNC = r"mma\.sync\.\S*\.s32\.s8\.s8\.s32"
 INTEGER_PRODUCTS = {
     80: MMA_SYNC,

@@ -1,5 +1,5 @@
-"""The Triton kernels of gated layers compile without a GPU for sm_80, sm_90 and sm_100: tensor cores, shared memory
-within the limit, no spilled registers, for the tiles on offer."""
+"""The Triton kernels of gated layers compile without a GPU for sm_80, sm_90 and sm_100. For all offered tiles they use
+tensor cores, keep to the limit of shared memory, and spill no registers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ KERNELS = ("own layer", "hard layer", "soft layer", "pair", "soft pair", "input 
 
 
 def matrices(name, tile):
-    """The operands of a kernel and the tiles it reads of them."""
+    """Returns the operands of a kernel and the tiles that it reads of them."""
     m, n, k = tile.m, tile.n, tile.k
     if name.endswith("layer"):
         return {"x": (m, k), "weight": (n, k)}
@@ -42,7 +42,7 @@ def matrices(name, tile):
 
 
 def problem(name, dtype):
-    """A kernel, its other pointers, int32 and int64 arguments, and constants."""
+    """Returns a kernel, its other pointers, its int32 and int64 arguments, and its constants."""
     p = f"*{dtype}"
     if name.endswith("layer"):
         kind = name.split()[0]
@@ -64,7 +64,7 @@ def problem(name, dtype):
 
 
 def compile_tile(name, dtype, precision, capability, tile, read):
-    """As launched for a result whose rows are multiples of 16: the kernels specialize on nothing else."""
+    """Compiles as a launch for a result whose rows are multiples of 16; the kernels specialize on nothing else."""
     kernel, pointers, sizes, strides, constants = problem(name, dtype)
     aligned = [*pointers, "inputs" if name.endswith("gradient") else "cols"]
     signature = pointers | dict.fromkeys(sizes, "i32") | dict.fromkeys(strides, "i64")
@@ -78,7 +78,7 @@ def compile_tile(name, dtype, precision, capability, tile, read):
 
 
 def ways_to_read(capability, precision):
-    """Those that launches take there, the best first."""
+    """Returns the ways to read that launches use there, the best first."""
     return ("tma" if capability >= 90 and precision == "tf32" else "aligned"), "any"
 
 
@@ -96,7 +96,7 @@ def assert_within_limits(found, name, tile, dtype, precision, capability, read):
     assert ("cp.async.bulk.tensor" in found.ptx) == (read == "tma")
     assert bool(re.search(r"cp\.async\.c[ag].* 0x10", found.ptx)) == (read == "aligned")
     rounded = found.ptx.count("cvt.rna.tf32.f32")
-    if dtype == "fp32" and precision == "tf32":  # a thread's share of both operands of each product
+    if dtype == "fp32" and precision == "tf32":  # This is a thread's share of both operands of each product.
         products = 2 if name.endswith("pair") else 1
         assert rounded >= products * (tile.m + tile.n) * tile.k // (32 * tile.warps)
     else:
@@ -133,7 +133,8 @@ def test_every_tile(name, dtype, precision, capability):
 
 
 def test_the_largest_tile_is_offered_with_tma_alone():
-    """By pointers a pair in it spills registers with Triton 3.6; by pointers to single numbers more tiles do."""
+    """Read by pointers, a pair in this tile spills registers with Triton 3.6; by pointers to single numbers, more tiles
+    do."""
     for name in KERNELS:
         for dtype in DTYPES.values():
             sizes = {read: [(t.m, t.n) for t in tiles_of(name, dtype, "tf32", (9, 0), read)] for read in READS}
@@ -147,7 +148,7 @@ def test_the_operands_of_a_first_tile_fit_every_gpu(name):
     for dtype in DTYPES.values():
         for capability in CAPABILITIES:
             first = tiles_of(name, dtype, "tf32", (capability // 10, 0), "tma")[0]
-            # sm_86 and sm_89 have the least since sm_80.
+            # sm_86 and sm_89 have the least shared memory since sm_80.
             assert first.shared_bytes(name, dtype.itemsize, (8, 6)) <= 99 << 10
 
 

@@ -1,4 +1,4 @@
-"""Triton kernels run in the interpreter, each family in a process of its own: the variable that turns the
+"""Triton kernels run in the interpreter, each family in a process of its own, because the variable that turns the
 interpreter on changes the kernels when they are imported."""
 
 import os

@@ -1,4 +1,5 @@
-"""Few variants of each Triton kernel are compiled: each takes a good part of a second when it is first needed."""
+"""Few variants of each Triton kernel are compiled, because each takes a good part of a second when it is first
+needed."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ SHAPES = [(300,), (1024,), (1,), (6, 70), (40, 5, 3), (64, 8, 8)]
 
 
 def as_op_takes_it(q):
-    """(n, channels, ...) as (n, positions, channels)."""
+    """Returns (n, channels, ...) as (n, positions, channels)."""
     return q.unsqueeze(1) if q.dim() == 2 else q.flatten(2).transpose(1, 2)
 
 
@@ -58,7 +59,8 @@ def test_grams_of_any_size_take_eight_variants_for_each_dtype(monkeypatch):
 
 @pytest.mark.parametrize("hopper", [False, True])
 def test_layers_of_any_size_take_a_few_variants(hopper, monkeypatch):
-    """Aligned or not, rows of the result that are multiples of 16, 1 or neither: the best way to read and the other."""
+    """Rows may be aligned or not, those of the result multiples of 16, 1 or neither, and read in the best way or
+    another."""
     if hopper:
         monkeypatch.setattr(tuning, "capability", lambda device: (9, 0))
     found = recorded(monkeypatch)

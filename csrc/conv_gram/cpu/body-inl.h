@@ -1,10 +1,10 @@
-// Kernels of the convolutional recursion written once over an instruction set's traits I; see gram/cpu/tile-inl.h for
-// how such a body is compiled. The loops of boxes are in box-inl.h, those of all other kernels here. Every number of a
-// map is one pair's own, and sums run in one order whatever the width of a register: the bits are the same on every
-// instruction set.
+// Kernels of the convolutional recursion, written once over an instruction set's traits I; gram/cpu/tile-inl.h says how
+// such a body is compiled. box-inl.h has the loops of boxes, this file those of all other kernels. Every number of a
+// map belongs to one pair, and the order of sums does not depend on the width of a register. So the bits are the same
+// on every instruction set.
 //
-// I::kBytes is the width of a register. I::Counts holds the int32 overlaps of kPairs pairs; I::overlap adds those of
-// some words, I::convert turns them into numbers.
+// I::kBytes is the width of a register. I::Counts holds the int32 overlaps of kPairs pairs. I::overlap adds up the
+// overlaps of some words, and I::convert turns them into numbers.
 
 #include "box-inl.h"
 
@@ -158,7 +158,7 @@ struct ConvGram {
   }
 
   static void total_of_one(const Maps<T>& in, const T* row, double* sums) {
-    constexpr int kChains = 4;  // sums that do not wait for each other
+    constexpr int kChains = 4;  // These sums do not wait for each other.
     W chain[kChains];
     for (W& c : chain) {
       c = W::zero();

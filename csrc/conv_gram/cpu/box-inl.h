@@ -1,4 +1,5 @@
 // Boxes, the hot loop of the convolutional recursion, written once over an instruction set's traits I (see body-inl.h).
+// avx512.cpp and avx2.cpp have the table of what bounds it.
 #pragma once
 
 #include "kernels.h"
@@ -55,7 +56,7 @@ struct Wide {
   }
 };
 
-// Overlaps of the masks at one position. kWords: of a mask; -1: as many as `words` says.
+// Returns the overlaps of the masks at one position. A mask has kWords words, or `words` words if kWords is -1.
 template <class I, class T, int kWords>
 GATEDOPS_INLINE Wide<I, T> overlap(const uint32_t* x, const uint32_t* y, int words) {
   Wide<I, T> w;
@@ -63,15 +64,15 @@ GATEDOPS_INLINE Wide<I, T> overlap(const uint32_t* x, const uint32_t* y, int wor
   return w;
 }
 
-enum class Scaling { none, factor, affine };  // what stands between a box sum and the overlaps
+enum class Scaling { none, factor, affine };  // what is done with a box sum before the overlaps
 
-// A box of any window, stride and dilation: the rows under an output row are summed into a padded row, then its
-// columns.
+// A box of any window, stride and dilation. The rows under an output row are summed into a padded row; then the columns
+// of the padded row are summed.
 template <class I, class T>
 struct Box {
   using W = Wide<I, T>;
 
-  // Rows of `in` that the window of an output row covers, those of the first x.
+  // The rows of `in` that the window of an output row covers. The pointers are those of the first x.
   struct Rows {
     const T* at[kMaxWindow];
     int count = 0;
@@ -91,8 +92,8 @@ struct Box {
     return rows;
   }
 
-  // A box sum times scale plus offset, times the overlap. By value in locals of the loops: a store through a pointer to
-  // numbers could otherwise change it.
+  // Multiplies a box sum by scale, adds offset, and multiplies by the overlap. The loops keep this in a local variable.
+  // Otherwise the compiler would have to assume that a store through a pointer to numbers changes it.
   template <int kWords, Scaling kScaling>
   struct Finish {
     T scale, offset;
@@ -112,7 +113,8 @@ struct Box {
       }
       sum.store(to);
     }
-    GATEDOPS_INLINE int mask_step() const {  // words of kPairs y at one position
+    // Returns how many words the masks of kPairs y have at one position.
+    GATEDOPS_INLINE int mask_step() const {
       return (kWords >= 0 ? kWords : words) * kPairs;
     }
   };
@@ -129,7 +131,7 @@ struct Box {
     }
   }
 
-  // Sums over the rows of the x of index i, of `pixels` pixels from pixel `first` on, into the padded row.
+  // Sums the rows of the x of index i into the padded row, for `pixels` pixels from pixel `first` on.
   static void sum_rows(const BoxArgs<T>& a, const Rows& rows, int i, int first, int pixels, T* to) {
     const int64_t from = i * a.in.next + int64_t{first - a.in.x.begin} * kPairs, numbers = int64_t{pixels} * kPairs;
     switch (rows.count) {
@@ -147,11 +149,11 @@ struct Box {
     }
   }
 
-  // The padded row holds pixels left .. left + length - 1 of `in`; those outside the map are zero or have wrapped
-  // round.
+  // The padded row holds pixels left .. left + length - 1 of `in`. Pixels outside the map are zero or, if the box is
+  // circular, have wrapped round.
   struct PaddedRow {
     int left, length;
-    int first, last;  // not circular: inside the map
+    int first, last;  // Pixels first .. last - 1 lie inside the map; not used if the box is circular.
   };
 
   static PaddedRow padded_row(const BoxArgs<T>& a) {
@@ -181,7 +183,7 @@ struct Box {
     }
   }
 
-  // Sums over the columns of some output pixels.
+  // Sums the columns for `pixels` output pixels, and finishes the sums.
   template <int kTaps, int kWords, Scaling kScaling>
   static void sum_columns(
       const BoxArgs<T>& a, const T* from, const uint32_t* mask_x, const uint32_t* mask_y, int pixels, T* to) {
@@ -221,7 +223,7 @@ struct Box {
     }
   }
 
-  // Output row p of the x of index i from its padded row, in two parts where the pixels of y wrap round.
+  // Computes output row p of the x of index i from its padded row, in two parts if the pixels of y wrap round.
   template <int kTaps, int kWords, Scaling kScaling>
   GATEDOPS_INLINE static void finish_row(const BoxArgs<T>& a, const T* row, int p, int i) {
     const Axis& x = a.out.x;
@@ -239,8 +241,8 @@ struct Box {
   }
 };
 
-// A box of three neighbouring columns needs no padded row: the sums of columns that neighbouring outputs share stay in
-// registers. They are the same sums in the same order as Box's.
+// A box of three neighbouring columns needs no padded row. The sums of columns, which neighbouring outputs share, stay
+// in registers. They are the same sums in the same order as in Box.
 template <class I, class T>
 struct RolledBox {
   using W = Wide<I, T>;
@@ -274,11 +276,11 @@ struct RolledBox {
     }
   }
 
-  // The sums over kRows rows of one x at single columns of `in`.
+  // Sums kRows rows of one x at single columns of `in`.
   template <int kRows>
   struct Columns {
     const T* at[kRows > 0 ? kRows : 1];
-    int begin, end, wrap;  // wrap: the size where columns outside wrap round, else 0
+    int begin, end, wrap;  // wrap is the size if columns outside wrap round, else 0
 
     Columns(const BoxArgs<T>& a, const Rows& rows, int i)
         : begin(a.in.x.begin), end(kRows > 0 ? a.in.x.end : begin), wrap(a.circular ? a.in.x.size : 0) {
@@ -306,7 +308,7 @@ struct RolledBox {
     const Columns<kRows> columns(a, rows, i);
     const Axis x = a.out.x;
     const int64_t at_x = int64_t{p} * a.width, at_y = int64_t{a.out.y.partner(p)} * a.width;
-    const int right = 2 - a.x.pad, stride = a.mask.stride;  // the last column under output q is q + right
+    const int right = 2 - a.x.pad, stride = a.mask.stride;  // The last column under output q is q + right.
     const int inner_end = x.begin + right < columns.begin ? x.begin : std::min(x.end, columns.end - right);
     T* to = a.out.row(p) + i * a.out.next;
     W before = columns.any(x.begin - a.x.pad), here = columns.any(x.begin - a.x.pad + 1);

@@ -1,7 +1,8 @@
-// conv_gram: the Gram of the neural path kernel of convolutional networks (docs/math.md), from gates packed per pixel.
+// conv_gram computes the Gram of the neural path kernel of convolutional networks (docs/math.md) from gates that are
+// packed for each pixel.
 //
-// A task is some rows of x against kPairs rows of y. Its memory is that of one x: maps of single displacements, and
-// the kernels that pools make, never n x m x P x P.
+// A task takes some rows of x and kPairs rows of y. For each x it keeps maps of single displacements and the kernels
+// that pools make; no memory grows as n x m x P x P.
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
@@ -15,10 +16,12 @@
 namespace gatedops::cpu {
 namespace {
 
-constexpr int kRows = 8;                    // rows of x that share the planning of a displacement
-constexpr int64_t kSharedStore = 64 << 10;  // bytes that stored registers take per x, at most, for it
+// kRows rows of x share the planning of a displacement, unless the stored registers of an x take more than kSharedStore
+// bytes.
+constexpr int kRows = 8;
+constexpr int64_t kSharedStore = 64 << 10;
 
-// Rows of x of one task: few where there is little work for each thread or much to store for each row.
+// Returns how many rows of x a task takes: few if a thread has little work, one if there is much to store for each row.
 template <class T>
 int rows_of_task(const Plan& plan, int64_t n, int64_t m) {
   int rows = plan.store_numbers * static_cast<int64_t>(sizeof(T)) > kSharedStore ? 1 : kRows;
@@ -28,7 +31,8 @@ int rows_of_task(const Plan& plan, int64_t n, int64_t m) {
   return rows;
 }
 
-// Row i of the Gram from column j on; of a symmetric one what lies below the diagonal, and its mirror image.
+// Writes row i of the Gram from column j on. If the Gram is symmetric, it writes only the diagonal and what lies left
+// of it, and the mirror image.
 template <class T>
 void write_row(const T* values, int64_t i, int64_t j, bool symmetric, const Matrix& out) {
   T* data = reinterpret_cast<T*>(out.data);

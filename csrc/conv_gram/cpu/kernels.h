@@ -1,9 +1,9 @@
-// The convolutional recursion at one displacement: the interface between the executor (tile.h) and the
-// kernels of each instruction set.
+// The convolutional recursion at one displacement: the interface between the executor (tile.h) and the kernels of each
+// instruction set.
 //
 // A kernel K(p, p') of one input x and kPairs inputs y, restricted to the pixels p' = p + delta, is a map over p with
-// kPairs numbers at every pixel. A convolution moves p and p' by the same offset, so maps of different delta never
-// meet between pools: all layers of a map stay in the L1 or L2 cache.
+// kPairs numbers at every pixel. A convolution moves p and p' by the same offset, so that between pools maps of
+// different delta do not mix. All layers of a map therefore stay in the L1 or L2 cache.
 #pragma once
 
 #include <cstdint>
@@ -14,14 +14,14 @@
 
 namespace gatedops::cpu {
 
-constexpr int kPairs = 16;  // pairs side by side: one x against kPairs y
+constexpr int kPairs = 16;  // This many y are paired with one x, side by side.
 
 inline int modulo(int a, int n) {
   const int r = a % n;
   return r < 0 ? r + n : r;
 }
 
-// One axis of a map: the pixels begin .. end - 1 of x; from `split` on the pixel of y has wrapped round.
+// One axis of a map. It has the pixels begin .. end - 1 of x. From pixel `split` on, the pixel of y has wrapped round.
 struct Axis {
   int begin = 0, split = 0, end = 0;
   int delta = 0, size = 0;
@@ -37,9 +37,9 @@ struct Axis {
 // Maps of several x, all at one displacement.
 template <class T>
 struct Maps {
-  T* data = nullptr;  // pixel (y.begin, x.begin) of the first x
-  int64_t pitch = 0;  // numbers between rows of pixels
-  int64_t next = 0;   // numbers between one x and the next
+  T* data = nullptr;  // points to pixel (y.begin, x.begin) of the first x
+  int64_t pitch = 0;  // counts numbers from one row of pixels to the next
+  int64_t next = 0;   // counts numbers from one x to the next
   Axis y, x;
 
   T* row(int p) const {
@@ -47,8 +47,9 @@ struct Maps {
   }
 };
 
-// Mask bits of one layer. Position k of the first x: words at x + k * stride, those of the next x `next` words further
-// on; of the kPairs y: at y + k * words * kPairs, laid out [word][y]. words == 0: no mask.
+// The mask bits of one layer. Position k of the first x has its words at x + k * stride; those of the next x are `next`
+// words further on. Position k of the kPairs y has its words at y + k * words * kPairs, laid out [word][y]. If words is
+// 0, there is no mask.
 struct MaskView {
   const uint32_t* x = nullptr;
   const uint32_t* y = nullptr;
@@ -56,11 +57,11 @@ struct MaskView {
   int stride = 0, words = 0;
 };
 
-// out = s * sum_c x[c, p] y[c, p'], x laid out (channels, pixels) and the
-// next x `next` numbers further on, y (pixels, channels, kPairs).
+// out = s * sum_c x[c, p] y[c, p']. x is laid out (channels, pixels), and the next x is `next` numbers further on. y is
+// laid out (pixels, channels, kPairs).
 template <class T>
 struct InputArgs {
-  int count;  // of x, here and below
+  int count;  // is the number of x, here and below
   const T* x;
   const T* y;
   int64_t next, channels, pixels;
@@ -73,8 +74,8 @@ struct BoxAxis {
   int kernel, stride, pad, dilation;
 };
 
-// out = (scale * box(in) + offset) * overlap of the masks at p and p'. Rows of the window are summed first, then its
-// columns, both in increasing order. `row` is scratch for one padded row of `in`.
+// out = (scale * box(in) + offset) * overlap of the masks at p and p'. The rows of the window are summed first, then
+// its columns, both in increasing order. `row` is scratch memory for one padded row of `in`.
 template <class T>
 struct BoxArgs {
   int count;
@@ -82,12 +83,12 @@ struct BoxArgs {
   BoxAxis y, x;
   bool circular;
   MaskView mask;
-  int width;  // pixels in a row of the mask
+  int width;  // counts pixels in a row of the mask
   T scale, offset;
   T* row;
 };
 
-// out = a * in_a + b * in_b + offset; in_b.data == nullptr: without it.
+// out = scale_a * a + scale_b * b + offset. If b.data is nullptr, there is no b.
 template <class T>
 struct AddArgs {
   int count;
@@ -95,13 +96,15 @@ struct AddArgs {
   T scale_a, scale_b, offset;
 };
 
-// One way in which a pixel of a map falls into a window, along one axis: pixel `in` of x is `mask` in the window of
-// `out`, its partner is `mask_y` in the window of a pixel `shift` further on (modulo the size).
+// One way in which a pixel of a map falls into a window, along one axis. Pixel `in` of x has place `mask` in the window
+// of output pixel `out`. Its partner has place `mask_y` in the window of output pixel `partner`, which lies `shift`
+// further on (modulo the size).
 struct PoolTap {
   int in, out, shift, partner, mask, mask_y;
 };
 
-// store[shift][out] += in * overlap of the masks m_u(p) and m'_v(p'), over all taps of both axes.
+// store[shift][out] += in * overlap of the masks at the places of both pixels in their windows, for all taps of both
+// axes.
 template <class T>
 struct PoolArgs {
   int count;
@@ -112,7 +115,7 @@ struct PoolArgs {
   int kernel_width, kernel_area;
   MaskView mask;
   T* store;
-  int64_t store_next;  // numbers between one x and the next
+  int64_t store_next;  // counts numbers from one x to the next
 };
 
 template <class T>
@@ -121,7 +124,7 @@ struct ConvGramKernels {
   void (*box)(const BoxArgs<T>&);
   void (*add)(const AddArgs<T>&);
   void (*pool)(const PoolArgs<T>&);
-  void (*total)(int count, const Maps<T>& in, double* sums);  // sums[x][pair] += all pixels
+  void (*total)(int count, const Maps<T>& in, double* sums);  // adds all pixels to sums[x][pair]
 };
 
 struct ConvKernels {

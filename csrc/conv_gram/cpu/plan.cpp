@@ -1,5 +1,5 @@
-// Makes the plan of a conv_gram program: which segment computes each instruction, at which displacements, and where
-// the results lie in memory.
+// Makes the plan of a conv_gram program. It says which segment computes each instruction, at which displacements, and
+// where the results lie in memory.
 #include "plan.h"
 
 #include <algorithm>
@@ -13,13 +13,14 @@
 namespace gatedops::cpu {
 namespace {
 
-constexpr int kMaxLattice = 4096;  // pixels of the network's input between two of a register
+// At most this many pixels of the network's input lie between two pixels of a register.
+constexpr int kMaxLattice = 4096;
 
 Extent times(Extent a, Extent b) {
   return {a.y * b.y, a.x * b.x};
 }
 
-// Chooses the segment that computes each instruction: each as early as its sources and the mode of the segment allow.
+// Chooses the segment that computes each instruction, as early as its sources and the mode of the segment allow.
 class Placement {
   using Mode = Segment::Mode;
 
@@ -60,7 +61,7 @@ class Placement {
     return add(resolved, segment, code.sink() ? pooled_lattice(code, lattice) : lattice);
   }
 
-  // One pixel is at displacement 0 only: any lattice serves, and 1 keeps products small.
+  // If there is one output pixel, its only displacement is 0. Any lattice serves then, and 1 keeps products small.
   static Extent pooled_lattice(const Instruction& pool, Extent lattice) {
     return {pool.out.y == 1 ? 1 : lattice.y * pool.stride.y, pool.out.x == 1 ? 1 : lattice.x * pool.stride.x};
   }
@@ -81,7 +82,7 @@ class Placement {
     return segments_[segment];
   }
 
-  // The first segment that can read the result of an instruction.
+  // Returns the first segment that can read the result of an instruction.
   int available(int instruction) const {
     if (instruction < 0 || made_where_read(instruction)) {
       return 0;
@@ -90,13 +91,14 @@ class Placement {
     return r.segment + (r.code.sink() ? 1 : 0);
   }
 
-  // Whether the segment itself computes what the instruction makes.
+  // Tells whether the segment itself computes the result of the instruction.
   bool local(int instruction, int segment) const {
     return made_where_read(instruction) || (instruction >= 0 && !registers_[placed_[instruction]].code.sink() &&
                                             registers_[placed_[instruction]].segment == segment);
   }
 
-  // Pixels of the network's input between two pixels of a register; a constant takes that of what it is added to.
+  // Returns how many pixels of the network's input lie from one pixel of the instruction's result to the next. Inputs
+  // and constants have 1; a constant later takes the lattice of the register that it is added to.
   Extent lattice_of_source(int instruction) const {
     return made_where_read(instruction) ? Extent{1, 1} : registers_[placed_[instruction]].lattice;
   }
@@ -105,7 +107,7 @@ class Placement {
     return instruction >= 0 && program_[instruction].op == ConvOp::constant;
   }
 
-  // Of the map that an instruction writes; of a sink, that it reads.
+  // Returns the lattice of the map that an instruction writes or, for a sink, reads.
   Extent lattice_of(const Instruction& code, int segment) const {
     const bool second =
         code.src2 >= 0 && (is_constant(code.src) || (!local(code.src, segment) && local(code.src2, segment)));
@@ -118,7 +120,7 @@ class Placement {
         !is_constant(code.src2)) {
       const Extent a = lattice_of_source(code.src), b = lattice_of_source(code.src2);
       if ((a.y != b.y && code.in.y > 1) || (a.x != b.x && code.in.x > 1)) {
-        return false;  // branches of different stride meet: a later segment reads them from the store
+        return false;  // Branches of different stride meet, so a later segment reads them from the store.
       }
     }
     const Mode mode = mode_with(code, segment);
@@ -141,7 +143,7 @@ class Placement {
     return segment < static_cast<int>(segments_.size()) ? segments_[segment].mode : Mode::open;
   }
 
-  // Mode of the segment if the instruction joins it.
+  // Returns the mode that the segment has if the instruction joins it.
   Mode mode_with(const Instruction& code, int segment) const {
     const Mode mode = mode_of(segment);
     if (mode != Mode::open || code.op != ConvOp::box || (code.pointwise() && closed(code))) {
@@ -150,7 +152,8 @@ class Placement {
     return code.circular && closed(code) ? Mode::cyclic : Mode::linear;
   }
 
-  // A map of linear displacements lacks the pixels that wrap round: a box that does reads a cyclic map or the store.
+  // Tells whether a segment of this mode can compute a box. A map of linear displacements lacks the pixels that wrap
+  // round, so that a box that wraps round reads a cyclic map or the store.
   bool box_fits(const Instruction& box, int segment, Mode mode) const {
     if (box.pointwise() && closed(box)) {
       return true;
@@ -161,7 +164,7 @@ class Placement {
     return !box.circular || !local(box.src, segment) || (made_where_read(box.src) && home_of(box.src, segment) >= 0);
   }
 
-  // A segment before this one that can store an input or constant; -1: none.
+  // Returns a segment before this one that can store an input or constant, or -1 if there is none.
   int home_of(int instruction, int segment) const {
     for (int home = 0; home < segment; ++home) {
       if (mode_of(home) != Mode::cyclic || all_wrap_alike(home, program_[instruction].out)) {
@@ -171,7 +174,7 @@ class Placement {
     return -1;
   }
 
-  // Cyclic displacements are counted modulo one size for all.
+  // Tells whether all maps of a segment have this size, because cyclic displacements are counted modulo one size.
   bool all_wrap_alike(int segment, Extent size) const {
     if (segment >= static_cast<int>(segments_.size())) {
       return true;
@@ -214,11 +217,11 @@ class Placement {
   std::vector<Register>& registers_;
   std::vector<Segment>& segments_;
   std::vector<Instruction> program_;
-  std::vector<int> placed_;  // register of each instruction; -1: made where it is read
+  std::vector<int> placed_;  // has the register of each instruction; -1 if each segment that reads it makes its own
   std::map<std::tuple<int, int, int, int>, int> copies_;
 };
 
-// The displacements that a segment visits: all at which a sink or a stored register has pixels.
+// Sets the displacements that a segment visits: all at which a sink or a stored register has pixels.
 void set_range(const Plan& plan, Segment& s) {
   s.step = {0, 0};
   const auto last = [&s](int lattice, int out) { return s.cyclic() ? lattice * out - 1 : lattice * (out - 1); };
@@ -241,9 +244,9 @@ void set_range(const Plan& plan, Segment& s) {
   s.step = {std::max(1, s.step.y), std::max(1, s.step.x)};
 }
 
-// Maps that are read for the last time give their slot to later ones.
+// Gives each map a slot. A map that is read for the last time leaves its slot to a later one.
 void assign_slots(Plan& plan, const Segment& s) {
-  std::map<int, int> last_read;  // register -> position in s.local
+  std::map<int, int> last_read;  // maps a register to a position in s.local
   for (size_t at = 0; at < s.local.size(); ++at) {
     for (const int src : {plan.registers[s.local[at]].code.src, plan.registers[s.local[at]].code.src2}) {
       last_read[src] = static_cast<int>(at);
@@ -316,7 +319,14 @@ void Windows::taps(const Axis& axis, std::vector<PoolTap>& taps) const {
   for (int q = axis.begin; q < axis.end; ++q) {
     for (const auto& [p, k] : of_[q]) {
       for (const auto& [p_y, k_y] : of_[axis.partner(q)]) {
-        taps.push_back({q, p, modulo(p_y - p, out_), p_y, k, k_y});
+        PoolTap tap{};
+        tap.in = q;
+        tap.out = p;
+        tap.shift = modulo(p_y - p, out_);
+        tap.partner = p_y;
+        tap.mask = k;
+        tap.mask_y = k_y;
+        taps.push_back(tap);
       }
     }
   }
@@ -327,14 +337,23 @@ PanelLayout::PanelLayout(const Plan& plan) : part_of(plan.registers.size(), -1) 
     const Instruction& code = plan.registers[r].code;
     if (code.op == ConvOp::input) {
       part_of[r] = static_cast<int>(parts.size());
-      parts.push_back({code.first, code.out.area(), code.channels, code.channels, numbers});
+      PanelPart part{};
+      part.first = code.first;
+      part.positions = code.out.area();
+      part.stride = part.used = code.channels;
+      part.at = numbers;
+      parts.push_back(part);
       numbers += code.out.area() * code.channels * kPairs;
     } else if (code.masked()) {
-      const int64_t stride = words_per_position(code.positions(), code.channels);
-      const int64_t used = (code.channels + 31) / 32;
       part_of[r] = static_cast<int>(parts.size());
-      parts.push_back({code.first, code.positions(), stride, used, words});
-      words += code.positions() * used * kPairs;
+      PanelPart part{};
+      part.first = code.first;
+      part.positions = code.positions();
+      part.stride = words_per_position(code.positions(), code.channels);
+      part.used = (code.channels + 31) / 32;
+      part.at = words;
+      parts.push_back(part);
+      words += code.positions() * part.used * kPairs;
     }
   }
 }

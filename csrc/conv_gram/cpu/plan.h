@@ -1,7 +1,7 @@
-// How a conv_gram program is run: what all tiles of a call share.
+// The plan by which a conv_gram program is run, which all tiles of a call share.
 //
 // The program is cut into segments at its sinks (pools), whose kernels mix displacements p' - p. Inside a segment every
-// displacement is computed on its own, through all instructions.
+// displacement goes through all instructions by itself.
 #pragma once
 
 #include <utility>
@@ -18,23 +18,24 @@ struct Shift {
 
 // A register of the program. Inputs and constants are made once in every segment that reads them.
 struct Register {
-  Instruction code;     // src and src2 are indices of Plan::registers
-  int segment;          // that computes it; of a sink, that feeds it
-  Extent lattice;       // pixels of the segment between two of its pixels
-  bool stored = false;  // for all displacements: sinks, and what a later segment reads
-  int64_t place = 0;    // stored: its first number in the store; else its slot
+  Instruction code;     // has indices of Plan::registers as src and src2
+  int segment;          // computes the register, or feeds it if it is a sink
+  Extent lattice;       // counts pixels of the segment from one pixel of the register to the next
+  bool stored = false;  // says that all displacements are kept: for sinks, and if a later segment reads the register
+  int64_t place = 0;    // is its first number in the store if it is stored, else its slot
 
-  // Numbers of the kernel of one x, if it is stored: [displacement modulo the size][pixel][kPairs].
+  // Returns how many numbers the kernel of one x has if it is stored: [displacement modulo the size][pixel][kPairs].
   int64_t numbers() const {
     return code.total() ? kPairs : code.out.area() * code.out.area() * kPairs;
   }
 };
 
 struct Segment {
-  // linear: displacements -range .. range. cyclic, where boxes wrap round: 0 .. range, modulo range + 1.
+  // A linear segment has displacements -range .. range. A cyclic one, whose boxes wrap round, has 0 .. range, modulo
+  // range + 1. An open one may still become either.
   enum class Mode { open, linear, cyclic } mode = Mode::open;
-  std::vector<int> local;  // registers computed at every displacement, in order
-  std::vector<int> sinks;  // registers fed with every displacement
+  std::vector<int> local;  // These registers are computed at every displacement, in this order.
+  std::vector<int> sinks;  // Every displacement is fed into these registers.
   Extent step{1, 1}, range{0, 0};
 
   bool cyclic() const {
@@ -47,11 +48,11 @@ struct Plan {
 
   std::vector<Register> registers;
   std::vector<Segment> segments;
-  int result = 0;             // register
-  int slots = 0;              // maps that live at once
-  int64_t slot_numbers = 0;   // in the largest map
-  int64_t store_numbers = 0;  // in all stored registers of one x
-  int64_t row_numbers = 0;    // in the longest padded row of a box
+  int result = 0;             // is the register of the result
+  int slots = 0;              // counts the maps that live at once
+  int64_t slot_numbers = 0;   // counts the numbers of the largest map
+  int64_t store_numbers = 0;  // counts the numbers of all stored registers of one x
+  int64_t row_numbers = 0;    // counts the numbers of the longest padded row of a box
 };
 
 inline BoxAxis window_y(const Instruction& i) {
@@ -61,12 +62,12 @@ inline BoxAxis window_x(const Instruction& i) {
   return {i.kernel.x, i.stride.x, i.pad.x, i.dilation.x};
 }
 
-// The windows that each pixel of one axis falls into: (output pixel, place in the window).
+// Lists, for each pixel of one axis, the windows that it falls into, as (output pixel, place in the window).
 class Windows {
  public:
   Windows(int in, int out, const BoxAxis& window);
 
-  // All ways in which the pixels of a map fall into the windows of a sink.
+  // Lists all ways in which the pixels of a map fall into the windows of a sink.
   void taps(const Axis& axis, std::vector<PoolTap>& taps) const;
 
  private:
@@ -81,17 +82,18 @@ struct SinkWindows {
 
 // What a register reads of a row of y, and where a panel holds it.
 struct PanelPart {
-  int64_t first;              // column of x, or word
-  int64_t positions, stride;  // words of a row between positions; of an input: channels
-  int64_t used;               // of them, words that hold gates
-  int64_t at;                 // position in the panel, in numbers or words
+  int64_t first;      // is a column of x for an input, else a word
+  int64_t positions;  // counts pixels, or positions of masks
+  int64_t stride;     // counts words from one position to the next; for an input, channels
+  int64_t used;       // counts the words of a position that hold gates; for an input, channels
+  int64_t at;         // is the place in the panel, in numbers or words
 };
 
 struct PanelLayout {
   explicit PanelLayout(const Plan& plan);
 
   std::vector<PanelPart> parts;
-  std::vector<int> part_of;  // of a register; -1: reads nothing
+  std::vector<int> part_of;  // gives the part of a register, or -1 if the register reads nothing
   int64_t numbers = 0, words = 0;
 };
 
@@ -100,7 +102,7 @@ struct ConvProblem {
 
   Plan plan;
   PanelLayout layout;
-  std::vector<SinkWindows> windows;  // of each register, empty but for pools
+  std::vector<SinkWindows> windows;  // has an entry for each register, which is used only for pools and selects
 };
 
 }  // namespace gatedops::cpu

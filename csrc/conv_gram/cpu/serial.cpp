@@ -1,5 +1,5 @@
-// The convolutional recursion in the compiler's four-lane vectors, which become whatever the baseline instruction set
-// has (SSE2 on x86-64, NEON on Arm); bits are counted by shift and mask.
+// The convolutional recursion in the compiler's vectors of four lanes, for which it uses the baseline instruction set
+// (SSE2 on x86-64, NEON on Arm). Bits are counted by shift and mask.
 #include <algorithm>
 #include <cstring>
 

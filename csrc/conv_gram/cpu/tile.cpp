@@ -1,4 +1,4 @@
-// What a tile does: it fills its panel, plans each displacement, and calls the kernels of the instruction set.
+// Runs a tile: fills its panel, plans each displacement, and calls the kernels of the instruction set.
 #include "tile.h"
 
 #include <algorithm>
@@ -7,7 +7,7 @@
 namespace gatedops::cpu {
 namespace {
 
-// Pixels of one axis whose partners lie `delta` further on.
+// Returns the pixels of one axis whose partners lie `delta` further on.
 Axis axis_at(int size, int delta, bool cyclic) {
   if (cyclic) {
     const int shift = modulo(delta, size);
@@ -21,7 +21,7 @@ Shift own_shift(const Register& r, Shift at) {
   return {at.y / r.lattice.y, at.x / r.lattice.x};
 }
 
-// Whether a register has pixels at a displacement of the segment.
+// Tells whether a register has pixels at a displacement of the segment.
 bool exists(const Register& r, const Segment& s, Shift at) {
   if (at.y % r.lattice.y != 0 || at.x % r.lattice.x != 0) {
     return false;
@@ -56,7 +56,7 @@ void Panel<T>::load(const Matrix& x, const PackedRows& gates, int64_t j) {
   }
 }
 
-// (channels, pixels) of a row to (pixels, channels, kPairs).
+// Turns (channels, pixels) of each row into (pixels, channels, kPairs).
 template <class T>
 void Panel<T>::load_pixels(const Matrix& x, const PanelPart& part, int64_t j) {
   T* to = numbers_.data() + part.at;
@@ -146,7 +146,7 @@ void Schedule<T>::prepare_sink(const Segment& s, int index, Shift at) {
   ++used_sinks_;
 }
 
-// The maps of a register at a displacement of its own pixels.
+// Returns the maps of a register at a displacement that counts its own pixels.
 template <class T>
 Maps<T> Schedule<T>::maps_of(int index, Shift shift, bool cyclic) {
   if (index < 0) {
@@ -217,21 +217,64 @@ void ConvTile<T>::visit(const Segment& s, int rows, Shift first, Shift last) {
 template <class T>
 void ConvTile<T>::compute(const Step<T>& step, int rows) {
   const Instruction& code = plan_.registers[step.index].code;
-  const T scale = static_cast<T>(code.scale), constant = static_cast<T>(code.constant);
   switch (code.op) {
     case ConvOp::input:
-      return kernels_.input(
-          {rows, x_rows_.data() + code.first, panel_.pixels(step.index), x_.cols, code.channels, code.out.area(),
-           code.out.x, scale, step.out});
+      return compute_input(step, rows);
     case ConvOp::add:
-      return kernels_.add({rows, step.src, step.src2, step.out, scale, static_cast<T>(code.scale2), constant});
+      return compute_add(step, rows);
     case ConvOp::constant:
       return fill_constant(code, step.out, rows);
     default:
-      return kernels_.box(
-          {rows, step.src, step.out, window_y(code), window_x(code), code.circular, mask(step.index), code.out.x, scale,
-           constant, row_.data()});
+      return compute_box(step, rows);
   }
+}
+
+template <class T>
+void ConvTile<T>::compute_input(const Step<T>& step, int rows) {
+  const Instruction& code = plan_.registers[step.index].code;
+  InputArgs<T> args{};
+  args.count = rows;
+  args.x = x_rows_.data() + code.first;
+  args.y = panel_.pixels(step.index);
+  args.next = x_.cols;
+  args.channels = code.channels;
+  args.pixels = code.out.area();
+  args.width = code.out.x;
+  args.scale = static_cast<T>(code.scale);
+  args.out = step.out;
+  kernels_.input(args);
+}
+
+template <class T>
+void ConvTile<T>::compute_add(const Step<T>& step, int rows) {
+  const Instruction& code = plan_.registers[step.index].code;
+  AddArgs<T> args{};
+  args.count = rows;
+  args.a = step.src;
+  args.b = step.src2;
+  args.out = step.out;
+  args.scale_a = static_cast<T>(code.scale);
+  args.scale_b = static_cast<T>(code.scale2);
+  args.offset = static_cast<T>(code.constant);
+  kernels_.add(args);
+}
+
+template <class T>
+void ConvTile<T>::compute_box(const Step<T>& step, int rows) {
+  const Instruction& code = plan_.registers[step.index].code;
+  BoxArgs<T> args{};
+  args.count = rows;
+  args.in = step.src;
+  args.out = step.out;
+  args.y = window_y(code);
+  args.x = window_x(code);
+  args.circular = code.circular;
+  args.mask = mask(step.index);
+  args.width = code.out.x;
+  args.scale = static_cast<T>(code.scale);
+  args.offset = static_cast<T>(code.constant);
+  args.row = row_.data();
+  kernels_.box(args);
 }
 
 template <class T>
@@ -241,10 +284,21 @@ void ConvTile<T>::feed(const SinkStep<T>& step, int rows) {
     kernels_.total(rows, step.src, sums(step.index, 0));
     return;
   }
-  kernels_.pool(
-      {rows, step.src, step.y.data(), step.x.data(), static_cast<int>(step.y.size()), static_cast<int>(step.x.size()),
-       r.code.out.y, r.code.out.x, r.code.kernel.x, static_cast<int>(r.code.kernel.area()), mask(step.index),
-       schedule_.stored(r, 0), plan_.store_numbers});
+  PoolArgs<T> args{};
+  args.count = rows;
+  args.in = step.src;
+  args.y = step.y.data();
+  args.x = step.x.data();
+  args.y_count = static_cast<int>(step.y.size());
+  args.x_count = static_cast<int>(step.x.size());
+  args.out_height = r.code.out.y;
+  args.out_width = r.code.out.x;
+  args.kernel_width = r.code.kernel.x;
+  args.kernel_area = static_cast<int>(r.code.kernel.area());
+  args.mask = mask(step.index);
+  args.store = schedule_.stored(r, 0);
+  args.store_next = plan_.store_numbers;
+  kernels_.pool(args);
 }
 
 template <class T>

@@ -1,7 +1,7 @@
-// A tile: some rows of x against kPairs rows of y, computed by one thread.
+// A tile is some rows of x and kPairs rows of y, which one thread computes.
 //
-// Panel holds what the program reads of y, Schedule the maps of one displacement and the order in which they are
-// computed, ConvTile runs the plan: segment by segment, displacement by displacement, register by register.
+// Panel holds what the program reads of y. Schedule holds the maps of one displacement and the order in which they are
+// computed. ConvTile runs the plan segment by segment, displacement by displacement, register by register.
 #pragma once
 
 #include <vector>
@@ -12,7 +12,7 @@
 
 namespace gatedops::cpu {
 
-// 64 bytes: every row of a map or panel starts at a cache line.
+// The numbers of kPairs pairs. The alignment makes every row of a map or panel start at a cache line.
 template <class T>
 struct alignas(64) PairLine {
   T pair[kPairs];
@@ -33,20 +33,20 @@ class LineBuffer {
   std::vector<PairLine<T>> lines_;
 };
 
-// What a conv_gram program reads of kPairs rows of y: pixels and mask words with the rows side by side.
+// What a conv_gram program reads of kPairs rows of y: pixels and words of masks, with the rows side by side.
 template <class T>
 class Panel {
  public:
   Panel(const Plan& plan, const PanelLayout& layout)
       : plan_(plan), layout_(layout), numbers_(layout.numbers), words_(layout.words) {}
 
-  // Rows j .. j + kPairs - 1, of which those past the last are zeros.
+  // Loads rows j .. j + kPairs - 1. Rows past the last are zeros.
   void load(const Matrix& x, const PackedRows& gates, int64_t j);
 
   const T* pixels(int r) const {
     return numbers_.data() + layout_.parts[layout_.part_of[r]].at;
   }
-  // x: the words of the first row of x.
+  // Returns the masks of register r. x points to the words of the first row of x.
   MaskView mask(int r, const uint32_t* x, int64_t next) const {
     if (layout_.part_of[r] < 0) {
       return {};
@@ -67,7 +67,7 @@ class Panel {
 
 template <class T>
 struct Step {
-  int index;  // of the register
+  int index;  // is the index of the register
   Maps<T> out, src, src2;
 };
 
@@ -78,7 +78,7 @@ struct SinkStep {
   std::vector<PoolTap> y, x;
 };
 
-// Memory of the maps of several x, and the steps of the displacement at hand.
+// The memory of the maps of several x, and the steps of the current displacement.
 template <class T>
 class Schedule {
  public:
@@ -101,13 +101,13 @@ class Schedule {
   const SinkStep<T>* end_sinks() const {
     return sinks_.data() + used_sinks_;
   }
-  // The kernel of a stored register, of the x of index `row`.
+  // Returns the kernel of a stored register for the x of index `row`.
   T* stored(const Register& r, int row) {
     return store_.data() + row * plan_.store_numbers + r.place;
   }
 
  private:
-  // Slots are set apart by more than their size: equal addresses modulo 4096 would stall loads behind stores.
+  // Slots lie further apart than their size. With equal addresses modulo 4096, loads would wait for stores.
   int64_t slot_numbers() const {
     return plan_.slot_numbers + 5 * kPairs;
   }
@@ -121,11 +121,11 @@ class Schedule {
   LineBuffer<T> slots_, store_;
   std::vector<char> needed_;
   std::vector<Step<T>> steps_;
-  std::vector<SinkStep<T>> sinks_;  // the first used_sinks_ are this displacement's
+  std::vector<SinkStep<T>> sinks_;  // The first used_sinks_ belong to this displacement.
   int used_sinks_ = 0;
 };
 
-// Memory for one x at a time, apart from the stored registers.
+// Runs the plan for some rows of x and kPairs rows of y.
 template <class T>
 class ConvTile {
  public:
@@ -139,7 +139,7 @@ class ConvTile {
         x_rows_(static_cast<size_t>(rows * x.cols)),
         sums_(plan_.registers.size() * static_cast<size_t>(rows) * kPairs) {}
 
-  // Makes the panel of rows j .. of y, unless it is the one at hand.
+  // Loads the panel of the rows of y from j on, unless it is already loaded.
   void load(const Matrix& y, const PackedRows& gates, int64_t j) {
     if (j != loaded_) {
       panel_.load(y, gates, j);
@@ -147,13 +147,16 @@ class ConvTile {
     }
   }
 
-  // results[r * kPairs + pair] for rows i + r of x.
+  // Computes results[r * kPairs + pair] for rows i + r of x.
   void run(int64_t i, int rows, T* results);
 
  private:
   void load_rows(int64_t i, int rows);
   void visit(const Segment& s, int rows, Shift first, Shift last);
   void compute(const Step<T>& step, int rows);
+  void compute_input(const Step<T>& step, int rows);
+  void compute_add(const Step<T>& step, int rows);
+  void compute_box(const Step<T>& step, int rows);
   void feed(const SinkStep<T>& step, int rows);
   void open_sinks(const Segment& s, int rows);
   void close_sinks(const Segment& s, int rows);
@@ -174,7 +177,7 @@ class ConvTile {
   Schedule<T> schedule_;
   LineBuffer<T> row_;
   std::vector<T> x_rows_;
-  std::vector<double> sums_;  // of sinks that sum all pixels: [register][row][pair]
+  std::vector<double> sums_;  // has the sums of sinks that add up all pixels: [register][row][pair]
   int64_t loaded_ = -1, first_row_ = 0;
 };
 

@@ -1,6 +1,6 @@
 // The parts of CUDA that the conv_gram kernels use beyond the language. Tests compile the kernels for the CPU against
-// an emulation of these functions (tests/cuda/emulation/). Sums and products are rounded one by one, never contracted:
-// a map has the same bits as on the CPU.
+// an emulation of these functions (tests/cuda/emulation/). Sums and products are rounded one by one and never
+// contracted, so that a map has the same bits as on the CPU.
 #pragma once
 
 #if defined(GATEDOPS_EMULATED)
@@ -24,7 +24,7 @@ __device__ __forceinline__ double plus(double a, double b) {
   return __dadd_rn(a, b);
 }
 
-// `value` of another lane; all lanes of the warp take part.
+// Returns the `value` of another lane. All lanes of the warp take part.
 template <class T>
 __device__ __forceinline__ T shuffled(T value, int lane) {
   return __shfl_sync(0xffffffffu, value, lane);
@@ -34,16 +34,17 @@ __device__ __forceinline__ int population(uint32_t word) {
   return __popc(word);
 }
 
-// A count below 2^23 for which 2^23 was set before counting: its bits are those of the float 2^23 + count.
+// Returns a count below 2^23 as a float. The counting began at the bits of 2^23, so `counted` has the bits of the float
+// 2^23 + count.
 __device__ __forceinline__ float count_as(int32_t counted, float) {
   return __fsub_rn(__int_as_float(counted), 8388608.0f);
 }
-// The same in the mantissa of a double, whose high word is a constant.
+// The same for a double: the count is in its mantissa, and its high word is a constant.
 __device__ __forceinline__ double count_as(int32_t counted, double) {
   return __dsub_rn(__hiloint2double(0x43300000, counted), 4503599627370496.0);
 }
 
-// Two words at an even place, through the cache for data that no kernel writes meanwhile.
+// Two words at an even place, read through the cache for data that no kernel writes meanwhile.
 struct WordPair {
   uint32_t low, high;
 };
@@ -52,7 +53,7 @@ __device__ __forceinline__ WordPair word_pair(const uint32_t* words) {
   return {pair.x, pair.y};
 }
 
-// The same pointer, in registers: else the compiler computes it from its parts at every use.
+// Returns the same pointer and keeps it in registers. Otherwise the compiler computes it from its parts at every use.
 template <class Number>
 __device__ __forceinline__ Number* kept(Number* pointer) {
   asm volatile("" : "+l"(pointer));

@@ -1,4 +1,4 @@
-// Launches of the conv_gram kernels.
+// The launchers of the conv_gram kernels.
 #include "entries_kernel.h"
 #include "launchers.h"
 #include "maps_kernel.h"
@@ -8,7 +8,7 @@ namespace {
 
 constexpr int64_t kMaxBlocks = int64_t{1} << 30;
 
-// float: two blocks of 8 warps on a multiprocessor, 128 registers a thread.
+// For float, two blocks of 8 warps run on a multiprocessor, with 128 registers for each thread.
 template <class T, int kRows, bool kSquare>
 __global__ void __launch_bounds__(kWarp* kMaxWarps, sizeof(T) == 4 ? 2 : 1)
     stretch_kernel(const __grid_constant__ ConvBatch<T> batch, const __grid_constant__ Stretch stretch) {
@@ -56,7 +56,8 @@ int launch_rows(const ConvBatch<T>& batch, const Stretch& stretch, cudaStream_t 
   return cudaGetLastError();
 }
 
-// Blocks for so many threads, each of which takes several numbers in turn where there are very many.
+// Returns how many blocks have this many threads. The number of blocks is limited; each thread then takes several
+// numbers in turn.
 unsigned blocks_for_threads(int64_t threads) {
   return static_cast<unsigned>(std::min(kMaxBlocks, (threads + kEntryThreads - 1) / kEntryThreads));
 }

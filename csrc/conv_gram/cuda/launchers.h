@@ -1,5 +1,5 @@
-// What csrc/conv_gram/cuda/ops.cpp calls: launchers of the kernels in kernels.cu, float and double. A launch is queued
-// on `stream` (a cudaStream_t) of the current device; each returns a cudaError_t.
+// The launchers of the kernels in kernels.cu, float and double, which ops.cpp calls. A launch is queued on `stream` (a
+// cudaStream_t) of the current device. A launcher returns a cudaError_t.
 #pragma once
 
 #include "steps.h"

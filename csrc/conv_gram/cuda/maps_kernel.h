@@ -1,21 +1,29 @@
 // A stretch of the convolutional recursion in registers.
 //
-// A convolution of stride 1 moves both pixels by the same offset, so the map R(p, p + d) of one displacement d, an
+// A convolution of stride 1 moves both pixels by the same offset. So the map R(p, p + d) of one displacement d, an
 // image of p, goes through all layers by itself. Displacements are counted modulo the size: the map of d holds the
-// pixels whose partner lies d further on and, behind a split, those whose partner lies d - size further on. So all P
-// maps have P pixels and no lane idles; taps that would cross the split, or the edge, are zero (with circular padding
-// nothing is).
+// pixels whose partner lies d further on and, behind a split, those whose partner lies d - size further on. All P maps
+// then have P pixels, and no lane idles. Taps that would cross the split or the edge are zero; with circular padding
+// none is.
 //
-// One warp holds a map: lane = column, rows in registers; of narrow images several maps side by side. A box sums rows
-// in registers, then columns by shuffles. The overlap of the masks is made by population counts from gates that the
-// first-level cache holds: the blocks of a pair, one for each displacement of the rows, read the same ones. Only gates
-// and the few numbers of x are read; a pair leaves one sum for each block.
+// One warp holds a map. A lane has a column, and the rows are in its registers. A warp holds several maps of narrow
+// images side by side. A box sums rows in registers, then columns by shuffles. The overlap of the masks is made by
+// population counts. The first-level cache holds their gates, because the blocks of a pair, one for each displacement
+// of the rows, read the same gates. Only gates and the few numbers of x are read, and each block of a pair writes one
+// sum.
 //
-// The cost of one number of one layer, for 3 x 3 and 64 channels, in cycles of one multiprocessor of sm_90: 28
-// instructions for 32 of them in the machine code 7/32, 2 population counts 1/8, 16 bytes of gates 1/8, 2 shuffles
-// 1/16; loads and shuffles share a queue, 3/16. So at most 4.6 numbers a cycle, where 10 us for a pair of 32 x 32
-// images and 4 layers on 132 multiprocessors of 1.75 GHz need 1.8. Tensor cores would make the counts sooner, but as
-// tiles of (p, p'), whose diagonals the boxes need.
+// The time of one number of one layer of 3 x 3 and 64 channels, in cycles of one multiprocessor of sm_90:
+//
+// | instructions                                         | cycles | what bounds them                      |
+// |------------------------------------------------------|--------|---------------------------------------|
+// | 28 in the machine code, for 32 numbers               |   7/32 | the four schedulers                   |
+// | 2 POPC                                               |    1/8 | population counts, 16 a cycle         |
+// | loads of 16 bytes of gates                           |    1/8 | the first-level cache, 128 B a cycle  |
+// | 2 SHFL                                               |   1/16 | shuffles, 32 a cycle                  |
+// | loads and shuffles, which share a queue              |   3/16 | that queue                            |
+//
+// The schedulers bound it: 4.6 numbers a cycle. Tensor cores would count faster, but in tiles of (p, p'), and boxes
+// need the diagonals of these. Latencies are not measured here.
 #pragma once
 
 #include <type_traits>
@@ -33,16 +41,16 @@ struct Constant {
   }
 };
 
-// Seed of counts, see count_as.
+// Counts start at this number, see count_as.
 template <class T>
 constexpr int32_t kMapCountSeed = sizeof(T) == 4 ? 0x4B000000 : 0;
 
-// Sums of the lanes of a warp, in shared memory: [sum][lane]. Those of all warps lie before the slots.
+// Returns the sums of the lanes of a warp in shared memory, [sum][lane]. Those of all warps lie before the slots.
 __device__ __forceinline__ double* lane_sums(int warp) {
   return reinterpret_cast<double*>(conv_shared_memory()) + warp * kMaxSums * kWarp;
 }
 
-// kSquare: images of kRows x kRows, so that offsets are constants; else any of at most kRows rows.
+// If kSquare, images are kRows x kRows, and offsets are constants. Otherwise images have at most kRows rows.
 template <class T, int kRows, bool kSquare>
 class MapWarp {
  public:
@@ -57,7 +65,7 @@ class MapWarp {
         lane_(lane) {
     rows_ = pair_at(batch.pairs, pair);
     const int group = lane / width();
-    group_ = group < stretch.maps_per_warp() ? group : 0;  // lanes left over repeat the first map and are not read
+    group_ = group < stretch.maps_per_warp() ? group : 0;  // Spare lanes repeat the first map; nothing reads them.
     column_ = group_ == group ? lane % width() : 0;
     spare_ = group_ != group;
     slots_ = stretch.warps * kMaxSums * kWarp * static_cast<int>(sizeof(double) / sizeof(T)) +
@@ -67,7 +75,7 @@ class MapWarp {
     }
   }
 
-  // All steps at the displacements of columns first, first + 1, ... of the maps side by side; last: one past the last.
+  // Runs all steps at the displacements of columns first, first + 1, ..., one for each map of the warp, up to last - 1.
   __device__ __forceinline__ void run(const Stretch& stretch, int first, int last) {
     live_ = !spare_ && first + group_ < last;
     shift_x_ = live_ ? first + group_ : 0;
@@ -114,8 +122,8 @@ class MapWarp {
     return kSquare || row < height_;
   }
 
-  // Calls use(row, at, y_at) for rows of a map: the places of its pixels p and p', `step` numbers apart from column to
-  // column.
+  // Calls use(row, at, y_at) for rows of a map with the places of its pixels p and p'. Columns lie `step` numbers
+  // apart.
   template <int kFirst, int kCount, class Number, class Step, class Use>
   __device__ __forceinline__ void each_row(const Number* x, const Number* y, Step step, const Use& use) const {
     const int column = column_ + shift_x_, pitch = width() * step;
@@ -127,7 +135,7 @@ class MapWarp {
       for (int r = kFirst; r < kFirst + kCount; ++r) {
         use(r, x + r * pitch, (r + shift_y_ < kRows ? y : wrapped) + r * pitch);
       }
-    } else {  // a multiple of the pitch for each row would take more registers than there are
+    } else {  // The offset grows with each row, because a multiple of the pitch for each row takes too many registers.
       int offset = kFirst * pitch;
 #pragma unroll
       for (int r = kFirst; r < kFirst + kCount; ++r, offset += pitch) {
@@ -137,7 +145,7 @@ class MapWarp {
       }
     }
   }
-  // Where the map lies in the store.
+  // Returns where the map lies in the store.
   __device__ __forceinline__ T* stored(int64_t place) const {
     const int64_t area = height() * width();
     const int64_t pair = blockIdx.x / parts_;
@@ -227,7 +235,7 @@ class MapWarp {
   }
 
   __device__ __forceinline__ void sum(const MapStep& step) {
-    T chain[4] = {T(0), T(0), T(0), T(0)};  // sums that do not wait for each other
+    T chain[4] = {T(0), T(0), T(0), T(0)};  // These sums do not wait for each other.
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       if (has_row(r)) {
@@ -254,19 +262,19 @@ class MapWarp {
 
   template <bool kWraps>
   __device__ __forceinline__ void box_3x3() {
-    const int split_y = height() - shift_y_, split_x = width() - shift_x_;  // what lies behind has wrapped round
+    const int split_y = height() - shift_y_, split_x = width() - shift_x_;  // Pixels behind have wrapped round.
     const int base = group_ * width(), last = width() - 1;
     const int left_lane = base + (column_ > 0 ? column_ - 1 : last);
     const int right_lane = base + (column_ < last ? column_ + 1 : 0);
     const bool left_counts = kWraps || (column_ > 0 && column_ != split_x);
     const bool right_counts = kWraps || (column_ < last && column_ + 1 != split_x);
     const T top = map_[0];
-    T above = kWraps ? last_row() : T(0);  // what counts of it
+    T above = kWraps ? last_row() : T(0);  // is 0 if the row above does not count
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       if (has_row(r)) {
         const T here = map_[r], next = map_[r + 1 < kRows ? r + 1 : 0];
-        const bool joined = kWraps || r + 1 != split_y;  // with the row below
+        const bool joined = kWraps || r + 1 != split_y;  // says that the row below counts
         const T below = r + 1 == height() ? (kWraps ? top : T(0)) : joined ? next : T(0);
         const T column = plus(plus(above, here), below);
         above = joined ? here : T(0);
@@ -285,7 +293,8 @@ class MapWarp {
     return last;
   }
 
-  // Where a tap that starts at `from` ends up along an axis of maps that split at `split`, or -1: it adds nothing.
+  // Returns where a tap that starts at `from` ends along an axis of maps that split at `split`, or -1 if it adds
+  // nothing.
   __device__ __forceinline__ static int tap(int from, int offset, int size, int split, bool circular) {
     int to = from + offset;
     if (circular) {
@@ -295,7 +304,8 @@ class MapWarp {
     return to >= 0 && to < size && (from < split) == (to < split) ? to : -1;
   }
 
-  // By way of two slots, since registers have no index. Lanes read their own column of them, so nothing has to wait.
+  // Uses two slots, because registers have no index. Each lane reads only its own column of a slot, so that no lane has
+  // to wait for another.
   __device__ __forceinline__ void box_of_any_window(const MapStep& step) {
     const bool wraps = step.has(kCircular);
     save(step.slot);
@@ -323,15 +333,15 @@ class MapWarp {
   }
 
   __device__ __forceinline__ void multiply_overlaps(const MapStep& step) {
-    if (step.used == 2 && step.stride == 2) {  // 33 to 64 channels
+    if (step.used == 2 && step.stride == 2) {  // There are 33 to 64 channels.
       multiply_rows<0, 8>(step, Constant<2>{});
     } else {
       multiply_rows<0, 4>(step, step.stride);
     }
   }
 
-  // Rows kFirst and up, kCounted at a time. Masks of images have an even number of words at each pixel; of an odd
-  // number in use the last is left out.
+  // Multiplies rows kFirst and up, kCounted at a time. Masks of images have an even number of words at each pixel. If
+  // the number in use is odd, the last word is left out.
   template <int kFirst, int kCounted, class Stride>
   __device__ __forceinline__ void multiply_rows(const MapStep& step, Stride stride) {
     int32_t counts[kCounted];
@@ -368,12 +378,12 @@ class MapWarp {
   int height_, width_, shift_y_, shift_x_ = 0;
   unsigned parts_;
   int warp_, lane_, group_, column_;
-  int slots_;  // first number of this lane in shared memory
+  int slots_;  // is where the numbers of this lane begin in shared memory
   bool live_ = false, spare_;
-  T map_[kRows] = {};  // only rows below the height are looked at
+  T map_[kRows] = {};  // Only rows below the height are used.
 };
 
-// Blocks: parts() for each pair. Warps share the displacements of the columns.
+// Each pair has stretch.parts() blocks. The warps of a block share the displacements of the columns.
 template <class T, int kRows, bool kSquare>
 __device__ __forceinline__ void run_stretch(const ConvBatch<T>& batch, const Stretch& stretch) {
   const int parts = stretch.parts(), warp = static_cast<int>(threadIdx.x) / kWarp;
@@ -382,7 +392,7 @@ __device__ __forceinline__ void run_stretch(const ConvBatch<T>& batch, const Str
   const int part = static_cast<int>(blockIdx.x % parts);
   MapWarp<T, kRows, kSquare> maps(batch, stretch, pair, part, warp, lane);
   const int shifts = stretch.at_zero_only ? 1 : stretch.width, side_by_side = stretch.maps_per_warp();
-  // As many turns for all warps, or the compiler takes the lanes of a warp for apart.
+  // All warps take the same number of turns. Otherwise the compiler assumes that the lanes of a warp diverge.
 #pragma unroll 1
   for (int turn = 0; turn < shifts; turn += stretch.warps * side_by_side) {
     maps.run(stretch, turn + warp * side_by_side, shifts);

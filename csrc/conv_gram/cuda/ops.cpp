@@ -1,4 +1,4 @@
-// conv_gram on NVIDIA GPUs: the Gram of the neural path kernel of convolutional networks (docs/math.md).
+// conv_gram on NVIDIA GPUs computes the Gram of the neural path kernel of convolutional networks (docs/math.md).
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -11,7 +11,8 @@
 namespace gatedops::cuda {
 namespace {
 
-constexpr int64_t kWorkspaceBytes = int64_t{256} << 20;  // of registers in memory; more where one pair needs it
+// Registers in memory take at most this many bytes, unless a single pair needs more.
+constexpr int64_t kWorkspaceBytes = int64_t{256} << 20;
 
 template <class T>
 struct GpuDevice {
@@ -63,15 +64,16 @@ void conv_gram_into(const ConvGramArgs& args, const std::vector<Instruction>& pr
   const GpuDevice<T> device{current_stream(args.words)};
   Tensor weights = torch::stable::new_empty(x, {static_cast<int64_t>(plan.weights.size())}, ScalarType::Double);
   store_numbers(plan.weights, static_cast<double*>(weights.mutable_data_ptr()), device);
-  const ConvBatch<T> batch{
-      side_of<T>(x, args.words, "words"),
-      side_of<T>(y, args.right_words(), "y_words"),
-      {0, 0, m, args.symmetric()},
-      static_cast<T*>(store.mutable_data_ptr()),
-      plan.numbers,
-      static_cast<double*>(parts.mutable_data_ptr()),
-      static_cast<const double*>(weights.const_data_ptr()),
-      static_cast<T*>(out.mutable_data_ptr())};
+  ConvBatch<T> batch{};
+  batch.left = side_of<T>(x, args.words, "words");
+  batch.right = side_of<T>(y, args.right_words(), "y_words");
+  batch.pairs.m = m;
+  batch.pairs.symmetric = args.symmetric();
+  batch.store = static_cast<T*>(store.mutable_data_ptr());
+  batch.numbers = plan.numbers;
+  batch.parts = static_cast<double*>(parts.mutable_data_ptr());
+  batch.weights = static_cast<const double*>(weights.const_data_ptr());
+  batch.out = static_cast<T*>(out.mutable_data_ptr());
   run_plan(plan, batch, pairs, per_batch, device);
 }
 

@@ -1,5 +1,6 @@
-// How a conv_gram program is run on a GPU: a plan of stages, one or two kernel launches each, and its run on all pairs,
-// a batch at a time. Device is what launches: a GPU, or the emulation of tests/cuda/emulation/.
+// Runs a conv_gram program on a GPU. A plan consists of stages. A stage is one kernel launch, and one more for each sum
+// that it leaves in parts. The plan runs on all pairs, a batch at a time. Device does the launches: it is a GPU, or the
+// emulation of tests/cuda/emulation/.
 #pragma once
 
 #include <algorithm>
@@ -19,18 +20,18 @@ struct ConvStage {
   Stretch stretch{};
   TotalStep total{};
   EntryStep entries{};
-  std::vector<CloseStep> closes;  // of the sums that a stretch or a total leaves in parts
+  std::vector<CloseStep> closes;  // add up the sums that a stretch or a total leaves in parts
 };
 
 struct ConvPlan {
   std::vector<ConvStage> stages;
-  std::vector<double> weights;  // of all pools
-  int64_t numbers = 0;          // in the store of a pair
-  int64_t parts = 0;            // most sums of parts of a pair
-  int64_t result = 0;           // place of the last register
+  std::vector<double> weights;  // has those of all pools
+  int64_t numbers = 0;          // counts the numbers in the store of a pair
+  int64_t parts = 0;            // is the most sums of parts that a stage leaves for a pair
+  int64_t result = 0;           // is the place of the last register
 };
 
-// Places of registers in the store; one that is read no more gives its place to others of its size.
+// Gives registers their places in the store. A register that is not read any more leaves its place to one of its size.
 class ConvStore {
  public:
   int64_t place(int reg, int64_t numbers) {
@@ -73,7 +74,7 @@ class ConvStore {
   int64_t numbers_ = 0;
 };
 
-// item: bytes of a number.
+// Makes a plan. `item` is the bytes of a number.
 class ConvPlanner {
  public:
   ConvPlanner(const std::vector<Instruction>& program, int item) : program_(program), uses_(program), item_(item) {}
@@ -111,7 +112,7 @@ class ConvPlanner {
             std::to_string(kMaxChannels));
   }
 
-  // One past the last instruction of the stretch that begins at k; k: there is none.
+  // Returns one past the last instruction of the stretch that begins at k, or k if there is no stretch.
   int end_of_stretch(int k) {
     const Instruction& first = program_[k];
     if (!stays_on_map(first)) {
@@ -144,7 +145,7 @@ class ConvPlanner {
     const Stretch& stretch = stage.stretch;
     for (int k = begin, sum = 0; k < end; ++k) {
       if (program_[k].total()) {
-        stage.closes.push_back({place_of(k), sum++, stretch.sums, stretch.parts(), total_scale(k)});
+        stage.closes.push_back(close_step(k, sum++, stretch.sums, stretch.parts()));
       }
     }
     add(stage, int64_t{stretch.sums} * stretch.parts());
@@ -161,8 +162,19 @@ class ConvPlanner {
     const int64_t area = code.in.area(), numbers = code.op == ConvOp::trace ? area : squared(area);
     const int64_t parts = std::min(kTotalParts, (numbers + kEntryThreads - 1) / kEntryThreads);
     stage.total = {store_.at(code.src), numbers, static_cast<int32_t>(parts)};
-    stage.closes.push_back({place_of(k), 0, 1, stage.total.parts, total_scale(k)});
+    stage.closes.push_back(close_step(k, 0, 1, stage.total.parts));
     add(stage, parts);
+  }
+
+  // Makes the step that adds up the parts of sum number `sum` of `sums`, which is the result of instruction k.
+  CloseStep close_step(int k, int sum, int sums, int parts) {
+    CloseStep step{};
+    step.out = place_of(k);
+    step.sum = sum;
+    step.sums = sums;
+    step.parts = parts;
+    step.scale = total_scale(k);
+    return step;
   }
 
   void add_entries(int k) {
@@ -218,7 +230,7 @@ class ConvPlanner {
   ConvPlan plan_;
 };
 
-// Calls device.numbers(part) for all of `values`, which go to `to`.
+// Stores `values` at `to` by calls of device.numbers(part).
 template <class Device>
 void store_numbers(const std::vector<double>& values, double* to, const Device& device) {
   for (size_t first = 0; first < values.size(); first += kEntryThreads) {
@@ -228,7 +240,7 @@ void store_numbers(const std::vector<double>& values, double* to, const Device& 
   }
 }
 
-// Pairs of a batch: as many as fit `bytes` of workspace, and a grid.
+// Returns how many pairs a batch has: as many as fit `bytes` bytes of workspace and a grid.
 template <class T>
 int64_t pairs_per_batch(const ConvPlan& plan, int64_t pairs, int64_t bytes) {
   const int64_t of_a_pair = plan.numbers * static_cast<int64_t>(sizeof(T)) + plan.parts * 8;
@@ -236,7 +248,7 @@ int64_t pairs_per_batch(const ConvPlan& plan, int64_t pairs, int64_t bytes) {
   return std::max<int64_t>(1, std::min({pairs, bytes / of_a_pair, grid}));
 }
 
-// batch: the whole problem; its pairs are those that are left to choose here.
+// Runs the plan on all pairs. `batch` is the whole problem; this function sets its range of pairs.
 template <class T, class Device>
 void run_plan(const ConvPlan& plan, ConvBatch<T> batch, int64_t pairs, int64_t per_batch, const Device& device) {
   for (int64_t first = 0; first < pairs; first += per_batch) {

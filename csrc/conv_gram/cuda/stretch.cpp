@@ -1,4 +1,5 @@
-// Makes stretches: which instruction finds its operands in the registers, which in a slot, which in the store.
+// Makes stretches. It decides which instruction finds its operands in the registers, which in a slot, and which in the
+// store.
 #include "stretch.h"
 
 #include <algorithm>
@@ -8,7 +9,7 @@
 namespace gatedops::cuda {
 namespace {
 
-// Makes the steps, one instruction after the other.
+// Makes the steps of a stretch, one instruction after the other.
 class StretchMaker {
  public:
   using Place = std::function<int64_t(int)>;
@@ -42,7 +43,8 @@ class StretchMaker {
     return first.total() ? first.in : first.out;
   }
 
-  // As many as have work, fewer where they would take more shared memory of a block than every GPU has.
+  // Returns how many warps a block has: as many as have work, but fewer if they would take more shared memory than
+  // every GPU has for a block.
   int warps() const {
     const int shifts = stretch_.at_zero_only ? 1 : stretch_.width, side_by_side = stretch_.maps_per_warp();
     Stretch one = stretch_;
@@ -59,7 +61,7 @@ class StretchMaker {
     }
   }
 
-  // A box of any window goes by way of the slots 0 and 1.
+  // A box of any window needs the slots 0 and 1.
   void reserve_for_boxes() {
     for (int k = begin_; k < end_; ++k) {
       const MapStep step = box_step(program_[k]);
@@ -73,7 +75,8 @@ class StretchMaker {
     return reg >= begin_;
   }
 
-  // Uses of register k, which was just computed, that find it in the registers: totals right behind, then one operand.
+  // Returns how many uses of register k, which was just computed, find it in the registers: those of the totals that
+  // follow at once, and of the instruction after them.
   int uses_in_registers(int k) const {
     int j = k + 1, found = 0;
     for (; j < end_ && program_[j].total() && program_[j].src == k; ++j) {
@@ -186,7 +189,7 @@ class StretchMaker {
         step.constant = code.constant;
         return step;
       }
-      default:  // a gate has the window of one pixel
+      default:  // A gate has the window of one pixel.
         return box_step(code);
     }
   }
@@ -215,7 +218,7 @@ class StretchMaker {
   const Place& place_;
   Stretch stretch_{};
   bool fits_ = true;
-  int current_ = -1;  // register in the map
+  int current_ = -1;  // is the register that the map holds
   int used_slots_ = 0;
   std::map<int, int> slot_of_;
   std::vector<int> free_;

@@ -1,4 +1,4 @@
-// Consecutive instructions of a conv_gram program as one stretch: steps on one map in registers.
+// Makes consecutive instructions of a conv_gram program one stretch: steps on one map in registers.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@
 
 namespace gatedops::cuda {
 
-// Instructions that read each register.
+// Lists the instructions that read each register.
 class Uses {
  public:
   explicit Uses(const std::vector<Instruction>& program) : of_(program.size()) {
@@ -23,7 +23,7 @@ class Uses {
         }
       }
     }
-    of_.back().push_back(static_cast<int>(program.size()));  // the result is read behind the program
+    of_.back().push_back(static_cast<int>(program.size()));  // The result is read after the program.
   }
   const std::vector<int>& of(int reg) const {
     return of_[reg];
@@ -46,15 +46,16 @@ inline int32_t flags_of(const Instruction& code) {
   return (code.circular ? kCircular : 0) | (code.same_row ? kSameRow : 0) | (code.same_column ? kSameColumn : 0);
 }
 
-// Whether an instruction acts on each displacement by itself, on maps that fit registers.
+// Tells whether an instruction acts on each displacement by itself, on maps that fit registers.
 inline bool stays_on_map(const Instruction& code) {
   const bool fits = code.out.area() > 1 && code.out.y <= kMapEdge && code.out.x <= kMapEdge;
   const bool moves = code.op == ConvOp::box && !(code.stride == Extent{1, 1} && code.in == code.out);
   return fits && !moves && !code.sink();
 }
 
-// The stretch of program[begin .. end), all of which stay on maps of one size or are totals of such. None where a
-// stretch has not enough steps, slots or sums for them. item: bytes of a number. place: of a register in the store.
+// Makes the stretch of program[begin .. end). All its instructions stay on maps of one size, or are totals of such
+// maps. Returns nothing if a stretch does not have enough steps, slots or sums for them. `item` is the bytes of a
+// number; `place` gives the place of a register in the store.
 std::optional<Stretch> make_stretch(
     const std::vector<Instruction>& program, const Uses& uses, int item, int begin, int end,
     const std::function<int64_t(int)>& place);

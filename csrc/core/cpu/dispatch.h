@@ -1,11 +1,11 @@
-// The one choice between instruction sets, for every family of ops.
+// Chooses between instruction sets, for every family of ops.
 //
 // A family lists its kernels in a struct of function pointers, K. Each file of an instruction set makes one constexpr K
-// and ends with GATEDOPS_KERNELS_OF(isa, K); active_kernels<K>() is then the K of the set in use. A family without
-// kernels of that set uses those of the set that it builds on.
+// and ends with GATEDOPS_KERNELS_OF(isa, K); active_kernels<K>() then returns the K of the set in use. A family that
+// has no kernels for this set uses the kernels of the set that it builds on.
 //
-// GATEDOPS_KERNELS_OF stands after target_end.h. What runs while the library is loaded is thereby compiled for the
-// baseline: a CPU without the set must be able to run it.
+// GATEDOPS_KERNELS_OF comes after target_end.h, so that the code that runs while the library is loaded is compiled for
+// the baseline: a CPU without the set must be able to run it.
 #pragma once
 
 #include <type_traits>
@@ -23,14 +23,15 @@ class KernelsOf {
 
   static const K& of(Isa isa) {
     while (table()[static_cast<int>(isa)] == nullptr) {
-      isa = builds_on(isa);  // serial, which every family has, builds on itself
+      isa = builds_on(isa);  // ends at serial, which every family has
     }
     return *table()[static_cast<int>(isa)];
   }
 
  private:
   static const K** table() {
-    static const K* kernels[kIsas] = {};  // by instruction set; zeroed before anything of the library runs
+    // Indexed by instruction set. It is zeroed before any code of the library runs.
+    static const K* kernels[kIsas] = {};
     return kernels;
   }
 };

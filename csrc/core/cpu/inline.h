@@ -1,4 +1,4 @@
-// GATEDOPS_INLINE: inlines what must share registers. The compiler then inlines lambdas too.
+// GATEDOPS_INLINE inlines functions that must share registers with their caller. The compiler then inlines lambdas too.
 #pragma once
 
 #define GATEDOPS_INLINE inline __attribute__((always_inline))

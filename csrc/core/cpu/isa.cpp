@@ -20,7 +20,7 @@ struct InstructionSet {
   Isa isa;
   const char* name;
   Isa builds_on;
-  const char* flags;  // separated by spaces
+  const char* flags;  // are separated by spaces
 };
 
 #define GATEDOPS_ROW(name, base, flags) {Isa::name, #name, Isa::base, flags},
@@ -32,11 +32,12 @@ const InstructionSet& row(Isa isa) {
 }
 
 #if defined(__x86_64__)
-// Whether this CPU has the feature of CPUID leaf 7 in this bit of EDX, and the operating system, which has to be asked
-// once for the whole process, lets its tile registers be used.
+// Tells whether this CPU has the feature in bit `bit` of EDX of CPUID leaf 7, and whether the operating system permits
+// the use of its tile registers. The operating system is asked once for the whole process.
 bool has_amx(unsigned bit) {
 #if defined(GATEDOPS_AMX)
-  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // arch_prctl, XSAVE state component
+  // The code of the arch_prctl call, and the number of the XSAVE state component.
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || (edx >> bit & 1u) == 0) {
     return false;
@@ -50,9 +51,9 @@ bool has_amx(unsigned bit) {
 }
 #endif
 
-// Whether this machine has a flag of the list; false for a flag that it is not told how to look for.
-// __builtin_cpu_supports asks CPUID and, for vector registers, XGETBV whether the system saves them; it takes no
-// variable.
+// Tells whether this machine has a flag of the list; false for a flag that this function does not know.
+// __builtin_cpu_supports asks CPUID and, for vector registers, XGETBV whether the system saves them. It takes literals
+// only, hence the macro.
 bool has(const std::string& flag) {
 #if defined(__x86_64__)
   __builtin_cpu_init();
@@ -71,7 +72,7 @@ bool has(const std::string& flag) {
 #undef GATEDOPS_FLAG
   return (flag == "amx-tile" && has_amx(24)) || (flag == "amx-int8" && has_amx(25));
 #elif defined(__aarch64__)
-  return flag == "neon";  // belongs to every 64-bit Arm
+  return flag == "neon";  // every 64-bit Arm has it
 #else
   (void)flag;
   return false;
@@ -139,20 +140,19 @@ std::string forced_isa() {
   return wanted == kAutomatic ? "" : name(static_cast<Isa>(wanted));
 }
 
-void force_isa(const std::string& wanted) {
-  if (wanted.empty()) {
-    forced.store(kAutomatic, std::memory_order_relaxed);
-    return;
-  }
+Isa available_isa(const std::string& wanted) {
   std::string names;
   for (Isa isa : available_isas()) {
     if (wanted == name(isa)) {
-      forced.store(static_cast<int>(isa), std::memory_order_relaxed);
-      return;
+      return isa;
     }
     names += names.empty() ? name(isa) : std::string(", ") + name(isa);
   }
   throw std::invalid_argument("got '" + wanted + "', but this machine runs only: " + names);
+}
+
+void force_isa(const std::string& wanted) {
+  forced.store(wanted.empty() ? kAutomatic : static_cast<int>(available_isa(wanted)), std::memory_order_relaxed);
 }
 
 Names cpu_features() {

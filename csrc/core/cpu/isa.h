@@ -1,4 +1,4 @@
-// The CPU instruction sets that kernels are compiled for, and which one is used.
+// Lists the CPU instruction sets that kernels are compiled for, and says which one is used.
 //
 // One binary for the baseline of the architecture holds every variant; the choice is made at run time.
 #pragma once
@@ -8,13 +8,13 @@
 
 namespace gatedops::cpu {
 
-// AMX: where the assembler knows its instructions and the operating system can be asked for its registers.
+// AMX needs an assembler that knows its instructions, and an operating system that can be asked for its registers.
 #if defined(__x86_64__) && defined(__linux__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
 #define GATEDOPS_AMX
 #endif
 
-// The one list of them, slowest first: name, the set that it builds on, and the CPU flags that it needs beside those of
-// that set. A family that has no kernels of a set runs those of the set that it builds on.
+// The only list of instruction sets, slowest first. Each entry has a name, the set that it builds on, and the CPU flags
+// that it needs beside the flags of that set. A family that has no kernels for a set runs those of the set below it.
 #if defined(__aarch64__)
 #define GATEDOPS_INSTRUCTION_SETS(SET) \
   SET(serial, serial, "")              \
@@ -37,30 +37,34 @@ constexpr int kIsas = GATEDOPS_INSTRUCTION_SETS(GATEDOPS_ONE);
 
 const char* name(Isa isa);
 
-// serial for serial.
+// Returns the set below this one, and serial for serial.
 Isa builds_on(Isa isa);
 
-// The names of all sets, slowest first, available here or not.
+// Returns the names of all sets, slowest first, whether or not this machine has them.
 std::vector<std::string> isa_names();
 
-// The CPU flags that a set needs, those of the sets that it builds on first. std::invalid_argument for an unknown name.
+// Returns the CPU flags that a set needs, after the flags of the sets that it builds on. Throws std::invalid_argument
+// for an unknown name.
 std::vector<std::string> isa_flags(const std::string& wanted);
 
-// Those whose flags this CPU and its operating system have, slowest first; always holds serial.
+// Returns the sets whose flags this CPU and its operating system have, slowest first. serial is always among them.
 std::vector<Isa> available_isas();
 
-// The one kernels use now: the forced one, else the fastest available.
+// Returns the set that kernels use now: the forced one, else the fastest available.
 Isa active_isa();
 
-// The name of the forced one. Empty when none is forced: a kernel may then use a lower set that is faster for its
-// shape.
+// Returns the name of the forced set. It is empty if none is forced: a kernel may then use a lower set that is faster
+// for its shape.
 std::string forced_isa();
 
-// Makes kernels use the instruction set of this name, or none in particular when it is empty. std::invalid_argument
-// where it is not available.
+// Returns the instruction set of this name. Throws std::invalid_argument if this machine does not have the set.
+Isa available_isa(const std::string& wanted);
+
+// Makes kernels use the instruction set of this name. An empty name ends that. Throws std::invalid_argument if this
+// machine does not have the set.
 void force_isa(const std::string& wanted);
 
-// The CPU flags found, among those that the sets of this architecture need.
+// Returns the CPU flags that this machine has, among those that the sets of this architecture need.
 std::vector<std::string> cpu_features();
 
 }  // namespace gatedops::cpu

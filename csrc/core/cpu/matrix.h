@@ -1,5 +1,5 @@
-// Strided views of tensors for the tile kernels, and torch's own matrix product over them. A view is
-// made from the raw pointer, so nothing here is ever recorded by autograd.
+// Strided views of tensors for the tile kernels, and torch's own matrix product over them. A view is made from the raw
+// pointer, so autograd never records what is done here.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -23,7 +23,7 @@ constexpr ScalarType scalar_type_of<double>() {
   return ScalarType::Double;
 }
 
-// A matrix somewhere in memory; strides in elements.
+// A matrix somewhere in memory. Strides count elements.
 struct Matrix {
   char* data = nullptr;
   int64_t rows = 0, cols = 0, row_stride = 0, col_stride = 0;
@@ -74,7 +74,7 @@ struct Matrix {
   }
 };
 
-// out = a b, in the dtype of all three.
+// Computes out = a b. All three have one dtype.
 inline void mm(const Matrix& a, const Matrix& b, const Matrix& out) {
   std::array<StableIValue, 3> stack{
       torch::stable::detail::from(a.tensor()), torch::stable::detail::from(b.tensor()),
@@ -83,7 +83,7 @@ inline void mm(const Matrix& a, const Matrix& b, const Matrix& out) {
   torch::stable::detail::to<Tensor>(stack[0]);  // takes over the returned reference
 }
 
-// out = a, converted to out's dtype.
+// Computes out = a, converted to out's dtype.
 inline void convert(const Matrix& a, const Matrix& out) {
   Tensor to = out.tensor();
   torch::stable::copy_(to, a.tensor());

@@ -16,9 +16,9 @@ namespace gatedops::cpu {
 
 constexpr uintptr_t kHugePage = uintptr_t{2} << 20;
 
-// Asks for huge pages under the whole ones of [data, data + bytes). A fresh n x n result is given its memory while it
-// is written: a page fault for every 4 KiB takes several times as long as the Gram of a layer that fills them.
-// A system without huge pages, or that refuses, goes on as before.
+// Asks the system to back the whole huge pages inside [data, data + bytes) with huge pages. A fresh n x n result gets
+// its memory while it is written. Page faults for every 4 KiB would then take several times as long as computing the
+// Gram of a layer. A system that has no huge pages, or refuses them, goes on with small pages.
 inline void prefer_huge_pages(const void* data, uint64_t bytes) {
 #if defined(__linux__)
   const auto begin = reinterpret_cast<uintptr_t>(data);
@@ -33,7 +33,7 @@ inline void prefer_huge_pages(const void* data, uint64_t bytes) {
 #endif
 }
 
-// A new tensor on the device of `like`, and of its dtype where none is given, that the caller fills.
+// Returns a new tensor on the device of `like`, which the caller fills. It has the dtype of `like` if none is given.
 inline torch::stable::Tensor new_output(
     const torch::stable::Tensor& like, const std::vector<int64_t>& sizes,
     std::optional<torch::headeronly::ScalarType> dtype = std::nullopt) {

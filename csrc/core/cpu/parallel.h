@@ -1,5 +1,5 @@
-// One task queue for all CPU kernels: one chunk per thread of torch's pool, tasks handed out by an
-// atomic counter, so uneven tasks (triangles, ragged edges) balance themselves.
+// One task queue for all CPU kernels. Each thread of torch's pool takes the next task from an atomic counter, so that
+// uneven tasks (triangles, ragged edges) are balanced.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -10,15 +10,16 @@
 
 namespace gatedops::cpu {
 
-// Number of workers `run_tasks` uses; follows torch.set_num_threads.
+// Returns how many workers `run_tasks` uses. A worker is one thread of torch's pool; their number follows
+// torch.set_num_threads.
 inline int64_t workers() {
   return std::max<int64_t>(1, torch::stable::get_num_threads());
 }
 
-// Calls task(worker, index) for every index in [0, tasks), indices handed out in increasing order.
+// Calls task(worker, index) for every index in [0, tasks), and hands out the indices in increasing order.
 // Tasks must not throw: an exception would lose its type on the way out of the pool.
-// With more than one thread the pool is entered even for one task, so that a matrix product inside
-// a task always runs on one thread: its bits then do not depend on the number of threads.
+// With more than one thread even a single task runs in the pool. A matrix product inside a task then always runs on one
+// thread, so that its bits do not depend on the number of threads.
 template <class Task>
 void run_tasks(int64_t tasks, const Task& task) {
   std::atomic<int64_t> next{0};

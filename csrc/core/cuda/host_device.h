@@ -1,4 +1,4 @@
-// GATEDOPS_HOST_DEVICE: index arithmetic that kernels use and tests run on the CPU.
+// GATEDOPS_HOST_DEVICE marks index arithmetic that kernels use and tests run on the CPU.
 #pragma once
 
 #if defined(__CUDACC__)

@@ -1,5 +1,17 @@
 // The PTX that kernels use beyond CUDA C++, and nothing else. Tests compile the kernels for the CPU against an
 // emulation of these functions (tests/cuda/emulation/).
+//
+// The products of the tensor cores, which bound the Gram kernels. A multiply-add, or an AND with its count, is two
+// operations. The rates are for all multiprocessors of an H200; benchmarks/_gram/gpu_limits.py has their sources.
+// Latencies are not measured here.
+//
+// | instruction                 | operations | operations per second             | used for                       |
+// |-----------------------------|------------|-----------------------------------|--------------------------------|
+// | mma.sync  m16n8k256 b1      |     65,536 | about 9e15                        | gates, sm_80 kernel            |
+// | wgmma     m64n128k256 b1    |  4,194,304 | 12.5e15                           | gates, sm_90 kernel            |
+// | mma.sync  m16n8k32 u8       |      8,192 | not measured here                 | Sigma of bytes, sm_80 kernel   |
+// | wgmma     m64n128k32 u8     |    524,288 | 1.98e15, the data sheet's int8    | Sigma of bytes, sm_90 kernel   |
+// | wgmma     m64n128k8 tf32    |    131,072 | 0.49e15, the data sheet's TF32    | Sigma of floats, sm_90 kernel  |
 #pragma once
 
 #if defined(GATEDOPS_EMULATED)
@@ -12,7 +24,7 @@
 
 namespace gatedops::cuda {
 
-// What cuTensorMapEncodeTiled fills.
+// The descriptor that cuTensorMapEncodeTiled fills in.
 struct alignas(128) TensorMap {
   unsigned char opaque[128];
 };
@@ -26,8 +38,9 @@ __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-// Values side by side that are read from shared memory, or written to global memory, at once: 16 bytes, written also 8,
-// at a multiple of as many. It is written in PTX, since the compiler takes such a copy apart in a kernel of this size.
+// Neighbouring values that one instruction reads from shared memory (16 bytes) or writes to global memory (16 or 8
+// bytes). Their address is a multiple of their size. The accesses are in PTX, because in kernels of this size the
+// compiler splits such a copy.
 template <class Value, int kCount>
 struct Together {
   Value value[kCount];
@@ -58,24 +71,24 @@ __device__ __forceinline__ void store_together(Value* to, const Together<Value, 
   }
 }
 
-// Copies `bytes` (0 to 16, a multiple of 4) and fills the rest of the 16 with zeros; not done before
-// wait_for_copies.
+// Copies `bytes` bytes (0 to 16, a multiple of 4) and fills the rest of the 16 with zeros. The copy is complete only
+// after wait_for_copies.
 __device__ __forceinline__ void copy_async(uint32_t to, const void* from, int bytes) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
 }
 
-// Closes the group of this thread's copies so far.
+// Closes the group of the copies that this thread has started.
 __device__ __forceinline__ void commit_copies() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }
 
-// Waits for all groups of this thread but the last `pending`.
+// Waits for all groups of this thread except the last `pending`.
 template <int pending>
 __device__ __forceinline__ void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
 }
 
-// Four 8 x 16-byte matrices; lanes 8 i .. 8 i + 7 give the addresses of the rows of matrix i.
+// Loads four matrices of 8 rows of 16 bytes. Lanes 8 i .. 8 i + 7 give the addresses of the rows of matrix i.
 __device__ __forceinline__ void load_matrices(uint32_t (&to)[4], uint32_t row_address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
@@ -83,7 +96,7 @@ __device__ __forceinline__ void load_matrices(uint32_t (&to)[4], uint32_t row_ad
                : "memory");
 }
 
-// counts (16 x 8) += gates on in both, of 16 rows a and 8 rows b of 256 gates.
+// Adds to counts (16 x 8), for 16 rows a and 8 rows b of 256 gates, how many gates are on in both rows.
 __device__ __forceinline__ void count_overlaps(int32_t (&counts)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   asm volatile(
       "mma.sync.aligned.m16n8k256.row.col.s32.b1.b1.s32.and.popc "
@@ -92,7 +105,7 @@ __device__ __forceinline__ void count_overlaps(int32_t (&counts)[4], const uint3
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// sums (16 x 8) += products of 16 rows a and 8 rows b of 32 bytes.
+// Adds to sums (16 x 8) the inner products of 16 rows a and 8 rows b of 32 bytes.
 __device__ __forceinline__ void multiply_bytes(int32_t (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   asm volatile(
       "mma.sync.aligned.m16n8k32.row.col.s32.u8.u8.s32 "
@@ -101,12 +114,12 @@ __device__ __forceinline__ void multiply_bytes(int32_t (&sums)[4], const uint32_
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// The same value in all lanes of a warp, and known to the compiler to be.
+// Returns lane 0's value, so that the compiler knows that all lanes of the warp have the same.
 __device__ __forceinline__ int uniform(int value) {
   return __shfl_sync(0xffffffff, value, 0);
 }
 
-// Among the lanes of a warp, all of which call these.
+// All lanes of a warp call these functions together.
 __device__ __forceinline__ void wait_in_warp() {
   __syncwarp();
 }
@@ -122,14 +135,15 @@ __device__ __forceinline__ Value from_lane_before(Value value) {
   return __shfl_up_sync(0xffffffff, value, 1);
 }
 
-// The first of the lanes in a vote, -1 where there is none.
+// Returns the first of the lanes in a vote, or -1 if no lane voted yes.
 __device__ __forceinline__ int first_lane(uint32_t lanes) {
   return __ffs(static_cast<int>(lanes)) - 1;
 }
 
-// sm_90: barriers in shared memory that count arrivals and bytes, and bulk copies that report to them.
+// sm_90 has barriers in shared memory that count arrivals and bytes, and bulk copies that report to them.
 
-// Initialises a barrier for `arrivals`; before use, publish_barriers() and a block barrier.
+// Initialises a barrier for `arrivals` arrivals. publish_barriers() and a barrier of the block must follow before the
+// first use.
 __device__ __forceinline__ void init_barrier(uint32_t barrier, uint32_t arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
 }
@@ -142,8 +156,8 @@ __device__ __forceinline__ void arrive(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
-// Arrives at the barrier at the same address of block `rank` of the cluster. Orders no writes beyond the block (a scope
-// of the cluster would cost a fence of the whole device): what it tells is that shared memory has been read.
+// Arrives at the barrier that has the same address in block `rank` of the cluster. This only tells that shared memory
+// has been read. It does not order writes for other blocks: the scope of the cluster would cost a fence of the device.
 __device__ __forceinline__ void arrive_at(uint32_t barrier, int rank) {
   asm volatile(
       "{\n"
@@ -155,17 +169,18 @@ __device__ __forceinline__ void arrive_at(uint32_t barrier, int rank) {
       : "memory");
 }
 
-// All threads of all blocks of the cluster; what was written to shared memory before is there for all of them.
+// All threads of all blocks of the cluster wait here for each other. Afterwards all of them see what was written to
+// shared memory before.
 __device__ __forceinline__ void wait_for_cluster() {
   asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
 }
 
-// Arrives, and lets the phase end only after `bytes` have been copied.
+// Arrives, and lets the phase end only after `bytes` bytes have been copied.
 __device__ __forceinline__ void arrive_expecting(uint32_t barrier, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 }
 
-// Waits for the end of the phase of this parity.
+// Waits until the phase that has this parity ends.
 __device__ __forceinline__ void wait_for_phase(uint32_t barrier, uint32_t parity) {
   asm volatile(
       "{\n"
@@ -180,7 +195,7 @@ __device__ __forceinline__ void wait_for_phase(uint32_t barrier, uint32_t parity
       : "memory");
 }
 
-// Copies a box, first element (column, row), with the map's swizzle; what lies outside the map becomes zeros.
+// Copies a box whose first element is (column, row), with the map's swizzle. Elements outside the map become zeros.
 __device__ __forceinline__ void copy_box(uint32_t to, const TensorMap& map, int column, int row, uint32_t barrier) {
   asm volatile(
       "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::
@@ -189,7 +204,7 @@ __device__ __forceinline__ void copy_box(uint32_t to, const TensorMap& map, int 
       : "memory");
 }
 
-// The same to the same address of all blocks in `ranks` (a bit each), and reports to the barrier of each.
+// Copies a box to the same address in all blocks of `ranks` (one bit each), and reports to the barrier of each block.
 __device__ __forceinline__ void copy_box_to(
     uint32_t to, const TensorMap& map, int column, int row, uint32_t barrier, uint16_t ranks) {
   asm volatile(
@@ -199,7 +214,7 @@ __device__ __forceinline__ void copy_box_to(
       : "memory");
 }
 
-// A barrier among `threads` threads of the block; id 0 is __syncthreads.
+// Waits at barrier `id` for `threads` threads of the block. Barrier 0 is that of __syncthreads.
 __device__ __forceinline__ void wait_among(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
@@ -217,7 +232,7 @@ __device__ __forceinline__ void take_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(registers));
 }
 
-// Before the first wgmma after registers that it uses were written.
+// Must come between the writes to the registers that a wgmma uses, and the first such wgmma.
 __device__ __forceinline__ void begin_products() {
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 }
@@ -226,7 +241,8 @@ __device__ __forceinline__ void commit_products() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
 
-// Waits for all groups but the last `pending`. sums are named so that no use of them moves before the wait.
+// Waits for all groups except the last `pending`. The sums are operands here, so that the compiler does not move a use
+// of them before the wait.
 template <int pending>
 __device__ __forceinline__ void wait_for_products(int32_t (&sums)[64]) {
 #pragma unroll
@@ -252,7 +268,7 @@ __device__ __forceinline__ void wait_for_products(float (&sums)[64]) {
   }
 }
 
-// 64 registers of a warpgroup's accumulator as operands of inline assembly.
+// The 64 registers that each thread of a warpgroup has of its accumulator, as operands of inline assembly.
 #define GATEDOPS_FOUR(r, i) "+r"(r[i]), "+r"(r[i + 1]), "+r"(r[i + 2]), "+r"(r[i + 3])
 #define GATEDOPS_SIXTEEN(r, i) \
   GATEDOPS_FOUR(r, i), GATEDOPS_FOUR(r, i + 4), GATEDOPS_FOUR(r, i + 8), GATEDOPS_FOUR(r, i + 12)
@@ -271,18 +287,21 @@ __device__ __forceinline__ void wait_for_products(float (&sums)[64]) {
   "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
   "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, %64, %65, "
 
-// counts (64 x 128, a warpgroup) += gates on in both, of 64 rows a and 128 rows b of 256 gates in shared memory.
+// Adds to counts (64 x 128, over a warpgroup) how many gates are on in both rows, for 64 rows a and 128 rows b of 256
+// gates in shared memory.
 __device__ __forceinline__ void count_overlaps(int32_t (&counts)[64], uint64_t a, uint64_t b) {
   asm volatile(GATEDOPS_WGMMA("m64n128k256.s32.b1.b1.and.popc") "1;" : GATEDOPS_ACCUMULATOR(counts) : "l"(a), "l"(b));
 }
 
-// sums (64 x 128, a warpgroup) += products of 64 rows a and 128 rows b of 32 bytes in shared memory.
+// Adds to sums (64 x 128, over a warpgroup) the inner products of 64 rows a and 128 rows b of 32 bytes in shared
+// memory.
 __device__ __forceinline__ void multiply_bytes(int32_t (&sums)[64], uint64_t a, uint64_t b) {
   asm volatile(GATEDOPS_WGMMA("m64n128k32.s32.u8.u8") "1;" : GATEDOPS_ACCUMULATOR(sums) : "l"(a), "l"(b));
 }
 
-// sums (64 x 128, a warpgroup) = or += products of 64 rows a and 128 rows b of 8 floats in shared memory, of which
-// sign, exponent and the first 10 bits of the mantissa count.
+// Sets sums (64 x 128, over a warpgroup) to the inner products of 64 rows a and 128 rows b of 8 floats in shared
+// memory, or adds these products to sums. The sign, the exponent and the first 10 bits of the mantissa of a float
+// count.
 template <bool kAdd>
 __device__ __forceinline__ void multiply_floats(float (&sums)[64], uint64_t a, uint64_t b) {
   asm volatile(GATEDOPS_WGMMA("m64n128k8.f32.tf32.tf32") "%66, 1, 1;"

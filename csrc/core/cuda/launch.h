@@ -1,4 +1,4 @@
-// Starting a persistent kernel: as many blocks as the device runs at a time, or fewer.
+// Starts a persistent kernel, one that has at most as many blocks as the device runs at a time.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -8,7 +8,8 @@
 
 namespace gatedops::cuda {
 
-// Blocks for `units` pieces of work, `resident` of them at a time on each multiprocessor, a multiple of `cluster`.
+// Computes how many blocks do `units` pieces of work if each multiprocessor runs `resident` blocks at a time. A cluster
+// of `cluster` blocks does a unit together, so that the result is a multiple of `cluster`.
 inline cudaError_t blocks_for(int64_t units, int resident, unsigned& blocks, int cluster = 1) {
   int device = 0, processors = 0;
   if (const cudaError_t error = cudaGetDevice(&device); error != cudaSuccess) {
@@ -19,7 +20,7 @@ inline cudaError_t blocks_for(int64_t units, int resident, unsigned& blocks, int
   return error;
 }
 
-// A persistent kernel, `resident` blocks of it on a multiprocessor, in clusters.
+// Launches a persistent kernel in clusters of `cluster` blocks, with `resident` blocks on each multiprocessor.
 template <class Traits, class Problem>
 cudaError_t launch_persistent(
     void (*kernel)(Problem), const Problem& p, int64_t units, int resident, int cluster, cudaStream_t stream) {

@@ -1,4 +1,5 @@
-// What an op on NVIDIA GPUs needs around its launches: the stream, the device, errors of the runtime.
+// What an op on NVIDIA GPUs needs around its launches: the stream, the check of devices, the errors of the CUDA
+// runtime.
 #pragma once
 
 #include <cuda_runtime_api.h>

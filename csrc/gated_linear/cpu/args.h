@@ -1,4 +1,4 @@
-// Arguments of the gated layers, torch's own matrix products on them, and tensors seen as rows.
+// Arguments of the gated layers and their checks, and tensors seen as rows.
 #pragma once
 
 #include "core/cpu/matrix.h"
@@ -20,7 +20,7 @@ inline GateSource gate_source_of(ScalarType dtype) {
   }
 }
 
-// Rows of a tensor (..., d); d may be 0.
+// Returns how many rows a tensor (..., d) has. d may be 0.
 inline int64_t rows_of(const Tensor& t) {
   int64_t rows = 1;
   for (int64_t d = 0; d + 1 < t.dim(); ++d) {
@@ -45,7 +45,7 @@ struct RowView {
   }
 };
 
-// The words of one layer, (n, W) with `first` its first word.
+// The words of one layer. Its tensor is (n, W), and the layer begins at word `first`.
 struct GateView {
   uint32_t* words = nullptr;
   int64_t stride = 0;
@@ -63,7 +63,7 @@ inline Tensor contiguous_rows(const Tensor& t) {
   return t.is_contiguous() ? t : torch::stable::contiguous(t);
 }
 
-// A new contiguous tensor. torch::stable::new_empty goes through the dispatcher, which takes 1 us longer.
+// Returns a new contiguous tensor. torch::stable::new_empty goes through the dispatcher, which takes 1 us longer.
 inline Tensor new_tensor(const std::vector<int64_t>& sizes, ScalarType dtype) {
   std::vector<int64_t> strides(sizes.size());
   int64_t step = 1;
@@ -78,7 +78,7 @@ inline Tensor new_tensor(const std::vector<int64_t>& sizes, ScalarType dtype) {
   return Tensor(handle);
 }
 
-// A new tensor (..., last) with the leading dimensions and the dtype of t.
+// Returns a new tensor (..., last) with the leading dimensions and the dtype of t.
 inline Tensor new_rows(const Tensor& t, int64_t last) {
   std::vector<int64_t> sizes(t.sizes().begin(), t.sizes().end());
   sizes.back() = last;
@@ -89,7 +89,7 @@ inline Tensor new_rows(const Tensor& t) {
   return new_rows(t, t.size(t.dim() - 1));
 }
 
-// Stands for a gradient that is not asked for.
+// Returns an empty tensor, which stands for a gradient that is not asked for.
 inline Tensor nothing(const Tensor& t) {
   return new_tensor({0}, t.scalar_type());
 }
@@ -129,7 +129,7 @@ inline void require_row_gates(const Tensor& words, int64_t first, int64_t rows, 
   });
 }
 
-// Rows that one thread should have at least, by the bytes it reads.
+// Returns how many rows one thread should have at least, so that it reads 32 KiB.
 inline int64_t grain_of(int64_t row_bytes) {
   constexpr int64_t kGrainBytes = int64_t{1} << 15;
   return std::max<int64_t>(1, kGrainBytes / std::max<int64_t>(1, row_bytes));

@@ -1,4 +1,5 @@
-// Row kernels of the gated layers for AVX2: each lane tests its own bit of the broadcast gates.
+// Row kernels of the gated layers for AVX2. Each lane tests its own bit of the broadcast gates. rows-inl.h says what
+// bounds them.
 #if defined(__x86_64__)
 
 #include <immintrin.h>
@@ -49,7 +50,7 @@ struct Avx2Rows {
  private:
   static int relu_of_eight(const float* from, float* to) {
     const __m256 zero = _mm256_setzero_ps(), v = _mm256_loadu_ps(from);
-    _mm256_storeu_ps(to, _mm256_max_ps(zero, v));  // of two zeros, or with a NaN: the second
+    _mm256_storeu_ps(to, _mm256_max_ps(zero, v));  // gives v if both are zeros or one is NaN
     return _mm256_movemask_ps(_mm256_cmp_ps(v, zero, _CMP_GT_OQ));
   }
   static void store(const void* from, void* to, __m256i mask) {

@@ -1,4 +1,4 @@
-// Row kernels of the gated layers for AVX-512: sixteen gates are a mask register.
+// Row kernels of the gated layers for AVX-512. Sixteen gates are a mask register. rows-inl.h says what bounds them.
 #if defined(__x86_64__)
 
 #include <immintrin.h>
@@ -20,7 +20,7 @@ namespace {
 struct Avx512Rows {
   static uint16_t relu(const float* from, float* to) {
     const __m512 zero = _mm512_setzero_ps(), v = _mm512_loadu_ps(from);
-    _mm512_storeu_ps(to, _mm512_max_ps(zero, v));  // of two zeros, or with a NaN: the second
+    _mm512_storeu_ps(to, _mm512_max_ps(zero, v));  // gives v if both are zeros or one is NaN
     return _mm512_cmp_ps_mask(v, zero, _CMP_GT_OQ);
   }
   static uint16_t relu(const double* from, double* to) {

@@ -1,5 +1,5 @@
-// The backward of layers with hard gates, or none: dv = grad where its gate is on, the sums of dv's columns, and two
-// products with dv.
+// The backward of layers with hard gates or without gates. dv is grad with zeros for the gates that are off; the
+// backward needs dv, the sums of its columns, and two products with it.
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
@@ -16,7 +16,7 @@
 
 namespace gatedops::cpu {
 
-// What a backward is asked for: x for the gradient of the weight, weight for that of x.
+// Checks the arguments of a backward. x is given if the gradient of the weight is wanted, weight if that of x is.
 inline void require_backward(
     const Tensor& grad, const std::optional<Tensor>& x, const std::optional<Tensor>& weight, const char* grad_name,
     const char* x_name, const char* weight_name) {
@@ -40,9 +40,9 @@ inline void require_backward(
 
 // --- memory for dv ---
 
-// `bytes` of memory, aligned to a cache line, until the end of the scope. Up to kKept bytes the calling thread keeps
-// them for its next call: fresh memory costs page faults, which take longer than masking a gradient does. One Scratch
-// at a time per thread.
+// Memory of `bytes` bytes, aligned to a cache line, until the end of the scope. The calling thread keeps up to kKept
+// bytes for its next call, because page faults in fresh memory take longer than masking a gradient. A thread may have
+// only one Scratch at a time.
 class Scratch {
  public:
   static constexpr size_t kKept = size_t{32} << 20;
@@ -61,7 +61,7 @@ class Scratch {
     data_ = kept.memory.get();
   }
 
-  // For any thread.
+  // Any thread may use the memory.
   char* data() const {
     return data_;
   }
@@ -89,8 +89,8 @@ class Scratch {
 
 // --- gradients of biases ---
 
-// The columns of a matrix summed while its rows are produced. Rows are taken in blocks of kRows, each block
-// by one thread; the sums of the blocks are then added up in float64.
+// Sums the columns of a matrix while its rows are produced. One thread takes each block of kRows rows; the sums of the
+// blocks are then added up in float64.
 class BiasSums {
  public:
   static constexpr int64_t kRows = 64;
@@ -109,7 +109,7 @@ class BiasSums {
     }
   }
 
-  // (width,), or empty where it is not wanted; of the dtype of `like`.
+  // Returns the sums (width,) in the dtype of `like`; an empty tensor if they are not wanted.
   Tensor result(const Tensor& like) const {
     Tensor out = new_tensor({wanted_ ? width_ : 0}, like.scalar_type());
     if (wanted_) {
@@ -160,7 +160,7 @@ class BiasSums {
   std::vector<char> partial_;
 };
 
-// f(row) for every row of the blocks [begin, end) of BiasSums.
+// Calls f(row) for every row of the blocks [begin, end) of BiasSums.
 template <class F>
 void for_rows_of_blocks(int64_t begin, int64_t end, int64_t rows, const F& f) {
   for (int64_t row = begin * BiasSums::kRows; row < std::min(rows, end * BiasSums::kRows); ++row) {
@@ -168,7 +168,7 @@ void for_rows_of_blocks(int64_t begin, int64_t end, int64_t rows, const F& f) {
   }
 }
 
-// f(row) for every row, the rows of one block of BiasSums by one thread.
+// Calls f(row) for every row. One thread takes all rows of a block of BiasSums.
 template <class F>
 void for_row_blocks(int64_t rows, int64_t row_bytes, const F& f) {
   const int64_t blocks = (rows + BiasSums::kRows - 1) / BiasSums::kRows;
@@ -179,13 +179,13 @@ void for_row_blocks(int64_t rows, int64_t row_bytes, const F& f) {
 
 // --- products ---
 
-// out = a b, straight from torch's CPU kernel: nothing is dispatched, recorded or under autocast. In a task of the
-// thread pool the product runs on the task's thread alone.
+// Computes out = a b by torch's CPU kernel. The dispatcher, autograd and autocast take no part. In a task of the thread
+// pool the product runs on the task's thread alone.
 inline void product(const Matrix& a, const Matrix& b, const Matrix& out) {
   TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_mm_out(out.tensor().get(), a.tensor().get(), b.tensor().get()));
 }
 
-// A contiguous tensor (..., d) as a matrix (rows, d).
+// Returns a contiguous tensor (..., d) as a matrix (rows, d).
 inline Matrix rows_as_matrix(const Tensor& t) {
   Matrix m;
   m.data = static_cast<char*>(const_cast<void*>(t.const_data_ptr()));
@@ -197,28 +197,32 @@ inline Matrix rows_as_matrix(const Tensor& t) {
   return m;
 }
 
-// (..., d) as a matrix (rows, d) over memory that `owner` keeps.
+// Returns a tensor (..., d) as a matrix (rows, d) over memory that `owner` keeps alive.
 inline Matrix as_matrix(const Tensor& t, Tensor& owner) {
   if (t.dim() != 2 && t.is_contiguous()) {
     owner = t;
     return rows_as_matrix(t);
   }
-  // A view where t's strides allow one: its rows need not follow each other.
+  // reshape gives a view if t's strides allow one. Its rows may lie apart.
   owner = t.dim() == 2 ? t : torch::stable::reshape(t, {rows_of(t), t.size(t.dim() - 1)});
   return Matrix(owner);
 }
 
-// Whether independent products of at most `most` multiply-adds run side by side, half of them on each of two threads.
-// Torch would divide them one by one among both threads, which then wait for each other after each product and hold
-// one half of everything in their caches. More threads leave the products to torch: it cannot give half of the threads
-// to a product, because its parallel regions do not nest. A product inside a task runs on the task's thread alone, so
-// all threads but two would idle. Cutting the products into blocks of rows, one for each thread, would make every
-// thread pack the whole other factor for its few rows, and the order of sums depend on the number of threads.
+// Tells whether independent products of at most `most` multiply-adds run side by side, half of them on each of two
+// threads.
+//
+// Torch would divide each product among both threads. They would wait for each other after each product, and each would
+// hold half of every matrix in its cache.
+//
+// With more than two threads all products are left to torch. Its parallel regions do not nest, so that a product cannot
+// run on half of the threads: inside a task it runs on the task's thread alone, and all threads but two would idle.
+// Cutting the products into blocks of rows, one for each thread, would make every thread pack the whole other factor
+// for its few rows, and the order of sums would depend on the number of threads.
 inline bool run_apart(int64_t work, int64_t most) {
   return workers() == 2 && work > 0 && work <= most;
 }
 
-// Calls first() and second(), which are independent: where `apart`, at the same time on one thread each, else one after
+// Calls first() and second(), which are independent: if `apart`, at the same time on one thread each, else one after
 // the other.
 template <class First, class Second>
 void run_both(bool apart, const First& first, const Second& second) {
@@ -234,13 +238,13 @@ void run_both(bool apart, const First& first, const Second& second) {
   });
 }
 
-// The two products of a backward of one layer, for the gradient dv (rows, out_features) of its product: dx = dv weight
-// where weight is given, dw = dv^T x where x is; else these are empty.
+// The two products of the backward of one layer. dv (rows, out_features) is the gradient of the layer's own product.
+// dx = dv weight if weight is given, and dw = dv^T x if x is given; a product that is not wanted is empty.
 class LayerProducts {
  public:
   Tensor dx, dw;
 
-  // grad: a tensor (..., out_features) with the leading dimensions and the dtype of dv.
+  // grad is a tensor (..., out_features) that has the leading dimensions and the dtype of dv.
   LayerProducts(const Tensor& grad, const std::optional<Tensor>& x, const std::optional<Tensor>& weight)
       : has_x_(x.has_value()), has_weight_(weight.has_value()), dv_(rows_as_matrix(grad)) {
     dx = weight ? new_rows(grad, weight->size(1)) : nothing(grad);
@@ -253,18 +257,18 @@ class LayerProducts {
     }
   }
 
-  // dv begins at `data`, rows one after another.
+  // Says where dv begins; its rows follow each other.
   void put_dv(char* data) {
     dv_.data = data;
   }
 
-  // Multiply-adds of one of the products; 0 where there are none.
+  // Returns the multiply-adds of one of the products, or 0 if there is no product.
   int64_t work() const {
     return dv_.rows * dv_.cols * (has_weight_ ? weight_.cols : has_x_ ? x_.cols : 0);
   }
 
   void multiply() const {
-    // Above this a product divided by torch is as good as two side by side (measured on two cores).
+    // Larger products are as fast if torch divides each of them (measured on two cores).
     constexpr int64_t kSmall = int64_t{1} << 25;
     run_both(has_x_ && has_weight_ && run_apart(work(), kSmall), [&] { multiply_input(); }, [&] { multiply_weight(); });
   }
@@ -286,15 +290,15 @@ class LayerProducts {
   }
 };
 
-// The same for the products of two layers, one layer on each thread.
+// Tells whether the products of two layers run side by side, one layer on each thread.
 inline bool run_apart(const LayerProducts& one, const LayerProducts& other) {
-  constexpr int64_t kSmall = int64_t{1} << 30;  // as in LayerProducts::multiply, for four products
+  constexpr int64_t kSmall = int64_t{1} << 30;  // was found as in LayerProducts::multiply, for four products
   return run_apart(one.work(), kSmall) && run_apart(other.work(), kSmall);
 }
 
 // --- layers ---
 
-// One layer. Without gates dv is grad itself; with gates put_dv says where dv lies.
+// The backward of one layer. Without gates dv is grad itself; with gates put_dv says where dv is to lie.
 class LayerBackward {
  public:
   LayerBackward(
@@ -310,7 +314,7 @@ class LayerBackward {
         products_(grad_, x, weight),
         dv_(from_) {}
 
-  // Bytes of dv, a multiple of a cache line.
+  // Returns how many bytes dv needs, a multiple of a cache line.
   size_t dv_bytes() const {
     return gated_ ? static_cast<size_t>(from_.rows * from_.row_bytes + 63) / 64 * 64 : 0;
   }
@@ -326,12 +330,13 @@ class LayerBackward {
     return products_;
   }
 
-  // By all threads, or by the calling one: dv and the sums of its columns.
+  // Computes dv and the sums of its columns on all threads.
   void mask() {
     if (gated_ || bias_) {
       for_row_blocks(from_.rows, from_.row_bytes, [&](int64_t row) { mask_row(row); });
     }
   }
+  // Computes the same on the calling thread.
   void mask_here() {
     for_rows_of_blocks(0, from_.rows, from_.rows, [&](int64_t row) { mask_row(row); });
   }
@@ -358,7 +363,7 @@ class LayerBackward {
   }
 };
 
-// Runs the backward of one layer: the rows by all threads, then the products.
+// Runs the backward of one layer: all threads mask its rows, then come the products.
 inline void run_backward(LayerBackward& layer) {
   layer.mask();
   layer.products().multiply();

@@ -1,5 +1,5 @@
-// The forward of layers: torch's own x W^T + b, and hard gates on whole tensors of rows, which pack a product's own
-// gates or keep what given gates let through.
+// The forward of layers: torch's own x W^T + b, and hard gates on whole tensors of rows. These either pack the gates of
+// a product, or keep the numbers whose given gates are on.
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
@@ -10,8 +10,8 @@
 
 namespace gatedops::cpu {
 
-// out = x weight^T + bias for x (n, in_features) and a contiguous out (n, out_features). This is how torch's linear
-// computes it, a product onto rows that hold the bias, and so these are torch's bits.
+// Computes out = x weight^T + bias for x (n, in_features) and a contiguous out (n, out_features). Like torch's linear
+// it adds the product to rows that hold the bias, and therefore gives the same bits.
 inline void linear_onto_bias(const Tensor& x, const Tensor& weight, const Tensor& bias_, const Tensor& out) {
   const Tensor bias = contiguous_rows(bias_);
   const RowView to(out);
@@ -26,7 +26,7 @@ inline void linear_onto_bias(const Tensor& x, const Tensor& weight, const Tensor
       sum.get(), sum.get(), Matrix(x).tensor().get(), Matrix(weight).transposed().tensor().get(), 1.0, 1.0));
 }
 
-// x weight^T + bias (..., out_features), contiguous: torch's linear, and so torch's bits.
+// Returns x weight^T + bias (..., out_features), contiguous, with the bits of torch's linear.
 inline Tensor linear(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
   if (x.dim() == 2 && bias) {
     const Tensor y = new_rows(x, weight.size(0));
@@ -37,7 +37,7 @@ inline Tensor linear(const Tensor& x, const Tensor& weight, const std::optional<
       torch::stable::detail::from(x), torch::stable::detail::from(weight), torch::stable::detail::from(bias)};
   TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::linear", "", stack.data(), TORCH_ABI_VERSION));
   const Tensor y = torch::stable::detail::to<Tensor>(stack[0]);
-  // Where the op is called under autocast, past the wrapper, linear has another dtype.
+  // If the op is called under autocast without the wrapper, linear returns another dtype.
   return contiguous_rows(y.scalar_type() == x.scalar_type() ? y : torch::stable::to(y, x.scalar_type()));
 }
 
@@ -52,7 +52,7 @@ inline void linear_out(const Tensor& x, const Tensor& weight, const std::optiona
   torch::stable::detail::to<Tensor>(stack[0]);  // takes over the returned reference
 }
 
-// Words (rows, W) for the gates of y (..., width).
+// Returns new words (rows, W) for the gates of y (..., width).
 inline Tensor new_layer(const Tensor& y) {
   const RowView view(y);
   return new_tensor({view.rows, layer_words(1, view.width)}, ScalarType::Int);
@@ -73,7 +73,7 @@ class LayerPacker {
     pack_.row(y, width_, gates_[row]);
     pad(row);
   }
-  // And y = relu(y).
+  // Also replaces y by relu(y).
   void relu_and_pack(int64_t row, void* y) const {
     kernels_.relu_and_pack(y, y, width_, gates_[row]);
     pad(row);
@@ -91,7 +91,7 @@ class LayerPacker {
   }
 };
 
-// words = gates of y; then y = relu(y) in place, if wanted.
+// Writes the gates of y into words and, if `relu`, replaces y by relu(y).
 inline void gate_by_itself(const Tensor& y, const Tensor& words, bool relu) {
   const RowView view(y);
   const LayerPacker packer(y, words);
@@ -102,7 +102,7 @@ inline void gate_by_itself(const Tensor& y, const Tensor& words, bool relu) {
   });
 }
 
-// to = from where the gate is on, else 0; to may be from.
+// Sets `to` to `from` if the gate is on, else to 0. `to` may be `from`.
 inline void select_rows(const Tensor& from, const GateView& gates, const Tensor& to) {
   const RowView source(from), target(to);
   const RowKernels kernels = row_kernels(from.scalar_type());

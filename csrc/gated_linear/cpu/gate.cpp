@@ -1,5 +1,5 @@
-// gate_relu and gate_select: hard gates on activations of any layout, seen as (n, P, C) with C gates at each
-// of P positions. A row of q is dense: either the channels or the positions are contiguous.
+// gate_relu and gate_select: hard gates on activations of any layout, seen as (n, P, C) with C gates at each of P
+// positions. A row of q is made dense: either its channels or its positions are contiguous.
 #include <torch/csrc/stable/library.h>
 
 #include <cstring>
@@ -13,9 +13,9 @@ namespace {
 struct Activations {
   char* data;
   int64_t rows, positions, channels;
-  int64_t width, element_size;  // numbers in a row, bytes of one
-  bool planes;                  // positions are contiguous, as in NCHW
-  int64_t words_step;           // from one position's words to the next
+  int64_t width, element_size;  // the numbers in a row, the bytes of one number
+  bool planes;                  // says that positions are contiguous, as in NCHW
+  int64_t words_step;           // leads from one position's words to the next
 
   explicit Activations(const Tensor& q)
       : data(static_cast<char*>(const_cast<void*>(q.const_data_ptr()))),

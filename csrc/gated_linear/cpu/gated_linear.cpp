@@ -1,5 +1,5 @@
-// gated_linear, gated_linear_relu, gated_linear_soft and their derivatives: torch's matrix products, and one
-// pass over the product that gates it in place.
+// gated_linear, gated_linear_relu, gated_linear_soft and their derivatives. Each calls torch's matrix products, and
+// gates a product in one pass over it.
 #include <torch/csrc/stable/library.h>
 
 #include "backward.h"

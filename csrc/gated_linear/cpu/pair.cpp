@@ -25,7 +25,7 @@ void require_pair(
   require(same, [&] { return "z: got shape " + shape_of(z) + ", needs the leading dimensions of h, " + shape_of(h); });
 }
 
-// words = gates of q, z = v * gate(q) and h = relu(q); h nullptr: not h. h may be q, z may be v.
+// Computes words = gates of q, z = v * gate(q) and, unless h is null, h = relu(q). h may be q, and z may be v.
 void gate_softly(
     const Tensor& q, const Tensor& v, const Tensor& words, const Tensor* h, const Tensor& z, double beta, double gain) {
   const RowView from(q), values(v), to(z);
@@ -117,7 +117,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> gated_linear_pair_bac
           value.products().dx,   value.products().dw,   value.bias_gradient()};
 }
 
-// A gradient as rows; an absent one is a row of zeros that stands for all.
+// A gradient as rows. For an absent gradient, one row of zeros stands for all rows.
 struct Gradient {
   Tensor tensor;
   char* data;

@@ -1,5 +1,5 @@
-// gate_counts: in how many rows each bit is set, exact, in one pass over the words. Rows and words are cut into tasks;
-// sums of integers do not depend on the cut.
+// gate_counts counts exactly in how many rows each bit is set, in one pass over the words. Rows and words are cut into
+// tasks; sums of integers do not depend on the cut.
 #include "kernels.h"
 
 #include <torch/csrc/stable/library.h>
@@ -11,10 +11,11 @@
 namespace gatedops::cpu {
 namespace {
 
-constexpr int64_t kGrainWords = int64_t{1} << 18;  // words worth a task: adding its counts up takes 10 us
+// A task has at least this many words, because adding up its counts takes 10 us.
+constexpr int64_t kGrainWords = int64_t{1} << 18;
 constexpr int64_t kTasksPerWorker = 4;
 
-// Rows of a task, so that every worker has some tasks of some size.
+// Returns how many rows a task has, so that every worker gets several tasks that are not too small.
 int64_t task_rows(int64_t rows, int64_t task_words) {
   const int64_t wanted = rows / (kTasksPerWorker * workers());
   return std::clamp(wanted, std::min(kGrainWords / task_words, kCountRows), kCountRows);

@@ -1,8 +1,11 @@
-// Packing kernels written once over an instruction set's traits I; see gram/cpu/tile-inl.h for how
-// such a body is compiled.
+// Packing kernels, written once over an instruction set's traits I; gram/cpu/tile-inl.h says how such a body is
+// compiled.
 //
-// I::on<S>(p) tells which of I::kLanes consecutive elements at p are on, as an I::Mask; I::bits turns
-// it into the low bits of a word, I::set_bit into bit `bit` of one word per lane.
+// I::on(p) tells which of I::kLanes consecutive elements at p are on, as an I::Mask. I::bits turns the mask into the
+// low bits of a word; I::set_bit turns it into bit `bit` of one word per lane.
+//
+// Memory bounds both loops. They read an element once (8, 4, 2 or 1 bytes) and write 1/8 byte for it. `row` reads and
+// compares a vector of elements for each I::kLanes gates; `planes` also sets a bit in every lane.
 
 namespace gatedops::cpu {
 namespace {
@@ -17,7 +20,8 @@ inline bool is_on(bool q) {
   return q;
 }
 
-// bf16 and fp16 as sign-magnitude integers: positive and not NaN is 1 .. bits of infinity.
+// The bits of bf16 and fp16 are sign and magnitude. As integers, the positive numbers are 1 .. the bits of infinity;
+// NaNs are larger.
 struct Bf16 {
   int16_t bits;
   static constexpr int16_t kInfinity = 0x7f80;

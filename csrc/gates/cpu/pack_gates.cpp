@@ -1,7 +1,7 @@
-// pack_gates, pack_gates_out, unpack_gates: pre-activations to one bit per gate and back.
+// pack_gates and pack_gates_out turn pre-activations into one bit per gate; unpack_gates turns the bits into bools.
 //
-// q is (n, P, C): C gates at each of P positions. The C gates of a position are contiguous bits; with
-// more than one position, each starts on a 64-bit boundary. Padding bits are 0.
+// q is (n, P, C): C gates at each of P positions. The C gates of a position are contiguous bits. If there is more than
+// one position, each starts on a 64-bit boundary. Padding bits are 0.
 #include <torch/csrc/stable/library.h>
 
 #include <array>
@@ -17,7 +17,8 @@
 namespace gatedops::cpu {
 namespace {
 
-constexpr int64_t kGrainBytes = int64_t{1} << 18;  // input worth a thread: about 10 us
+// A thread gets at least this many bytes of input, which take about 10 us.
+constexpr int64_t kGrainBytes = int64_t{1} << 18;
 
 GateSource gate_source(ScalarType dtype) {
   switch (dtype) {
@@ -39,7 +40,7 @@ GateSource gate_source(ScalarType dtype) {
 struct PackTask {
   const char* q;
   int64_t positions, channels;
-  int64_t row_stride, position_stride, channel_stride;  // elements
+  int64_t row_stride, position_stride, channel_stride;  // count elements
   int64_t element_size;
   uint32_t* words;
   int64_t words_stride, words_used, words_total;
@@ -62,7 +63,7 @@ struct PackTask {
   }
 };
 
-// Channels of one position, gathered where they are not contiguous.
+// Packs one position. Channels that are not contiguous are gathered first.
 void pack_position(
     const PackTask& t, const PackKernels& k, int64_t row, int64_t position, uint32_t* words,
     std::vector<char>& gathered) {
@@ -126,7 +127,7 @@ void pack_gates_out(const Tensor& q, Tensor out) {
   pack_into(q, out);
 }
 
-// Eight gates of a byte as eight bool bytes.
+// Maps a byte of eight gates to eight bool bytes.
 constexpr std::array<std::array<uint8_t, 8>, 256> kBytes = [] {
   std::array<std::array<uint8_t, 8>, 256> table{};
   for (int b = 0; b < 256; ++b) {

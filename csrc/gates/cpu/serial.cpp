@@ -1,4 +1,4 @@
-// Portable packing: one element at a time.
+// Portable packing, which takes one element at a time.
 #include <algorithm>
 #include <cstring>
 
@@ -31,11 +31,11 @@ struct SerialPack {
   }
 };
 
-// Portable positional popcount: two words a step.
+// Portable positional popcount: a vector has two words.
 struct SerialCount {
   static constexpr int kWords = 2;
   using Vector = uint64_t;
-  using Lanes = size_t;  // bytes
+  using Lanes = size_t;  // counts bytes
 
   static Lanes lanes(int64_t words) {
     return static_cast<size_t>(words) * sizeof(uint32_t);
@@ -55,7 +55,7 @@ struct SerialCount {
   static void store(uint32_t* to, Vector v) {
     std::memcpy(to, &v, sizeof(v));
   }
-  // sum + a + b: the sum stays, the carry is returned.
+  // Adds a and b to sum, and returns the carry.
   static Vector carry(Vector& sum, Vector a, Vector b) {
     const Vector differ = a ^ b, both = (a & b) | (differ & sum);
     sum ^= differ;

@@ -1,16 +1,24 @@
-// Tile kernels for AMX: gates as bytes, counted by TDPBUUD, 16 x 16 pairs x 64 gates an instruction.
+// Tile kernels for AMX. Gates become bytes, and TDPBUUD counts 16 x 16 pairs x 64 gates in one instruction.
 //
-// The bound is 1,024 bit-pairs a cycle, three times that of VPOPCNTD, and what keeps below it is feeding it. A register
-// tile is 32 x 32 pairs: four accumulators, two tiles of x and two of y for every 64 gates, 64 cycles of products
-// against 4 KiB read. The 32 columns lie in the L1 cache, 32 KiB for 1,024 gates; the rows come past it from the
-// L2 cache (TILELOADDT1: without the hint they evict the columns). From the second layer on a register tile also reads
-// and writes 4 KiB of product, or of counts where a layer has more than 1,024 gates, through the same path; that is
-// done between the products of the next one, whose time is the tile unit's. The traffic with the L2 cache is what is
-// left: making the rows bytes costs a fifth of a tile's time, so those of the first 4,096 gates are kept for the next
-// tile, which mostly has the same. How far below the bound that ends: section one-core of benchmarks/gram.py.
+//   instruction       Sapphire Rapids: latency   cycles from one to the next
+//   TDPBUUD           52                         16
+//   TILELOADD(T1)     not known here             8, from the L1 cache
+//   16,384 bit-pairs                             16 cycles
+//   bound                                        1,024 bit-pairs a cycle
 //
-// Bytes are made from bits on the way: byte i of lane q of 64 gates is bit q / 2 + 8 i of word q % 2, one shift and one
-// AND for 64 gates. Both operands number their gates so, and counts do not depend on the order.
+// Four accumulators hide the latency of the products. bit_pairs_per_second (kernels.h) measures the bound of the CPU at
+// hand. The bound is three times that of VPOPCNTD; reading the operands is what keeps the kernel below it.
+//
+// A register tile is 32 x 32 pairs: four accumulators, and two tiles of x and two of y for every 64 gates. The products
+// take 64 cycles while 4 KiB are read. The 32 columns lie in the L1 cache, 32 KiB for 1,024 gates. The rows come past
+// it from the L2 cache by TILELOADDT1; without this hint they evict the columns. From the second layer on, a register
+// tile also reads and writes 4 KiB of product, or of counts if a layer has more than 1,024 gates, through the same
+// path. The kernel does that between the products of the next register tile, when the vector units are idle. Making the
+// rows bytes costs a fifth of a tile's time, so the bytes of the first 4,096 gates are kept for the next tile, which
+// mostly has the same rows. The section one-core of benchmarks/gram.py shows the distance from the bound.
+//
+// The kernel makes bytes from bits on the way: byte i of lane q of 64 gates is bit q / 2 + 8 i of word q % 2, one shift
+// and one AND for 64 gates. Both operands number their gates so, and counts do not depend on the order.
 #include "core/cpu/isa.h"
 
 #if defined(GATEDOPS_AMX)
@@ -30,13 +38,13 @@
 namespace gatedops::cpu {
 namespace {
 
-// The tile registers of AMX: eight of 16 rows x 64 bytes. Written as instructions and not as intrinsics: those of
-// GCC 12 tell the compiler nothing of the memory they read and write.
+// AMX has eight tile registers of 16 rows x 64 bytes. The code names the instructions instead of intrinsics: the
+// intrinsics of GCC 12 do not tell the compiler which memory they read and write.
 
 constexpr int kTileRows = 16;
 constexpr int kTileBytes = 1024;
 
-// Configures all eight registers for the calling thread while it lives.
+// Configures all eight registers for the calling thread as long as this object lives.
 class TileRegisters {
  public:
   TileRegisters() {
@@ -62,13 +70,13 @@ void zero_tile() {
   asm volatile("tilezero %%tmm%c0" : : "i"(kRegister));
 }
 
-// Rows of 64 bytes, `stride` bytes apart.
+// Loads rows of 64 bytes, `stride` bytes apart.
 template <int kRegister>
 void load_tile(const void* from, int64_t stride) {
   asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(stride), "i"(kRegister) : "memory");
 }
 
-// The same for rows that will not be read again soon: what lies in the L1 cache stays there.
+// Loads rows that will not be read again soon without evicting what lies in the L1 cache.
 template <int kRegister>
 void stream_tile(const void* from, int64_t stride) {
   asm volatile("tileloaddt1 (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(stride), "i"(kRegister) : "memory");
@@ -79,8 +87,8 @@ void store_tile(void* to, int64_t stride) {
   asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(to), "r"(stride), "i"(kRegister) : "memory");
 }
 
-// sum[m][n] += sum_k sum_{i < 4} x[m][4 k + i] * y[k][4 n + i], in int32; bytes of x are unsigned, of y unsigned or
-// signed.
+// sum[m][n] += sum_k sum_{i < 4} x[m][4 k + i] * y[k][4 n + i], in int32. The bytes of x are unsigned, those of y
+// unsigned here and signed in multiply_signed.
 template <int kSum, int kX, int kY>
 void multiply_unsigned() {
   asm volatile("tdpbuud %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kX), "i"(kY));
@@ -91,17 +99,21 @@ void multiply_signed() {
   asm volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kX), "i"(kY));
 }
 
-constexpr int kEdge = 2 * kTileRows;  // of a register tile, pairs
-constexpr int kWords = 32;            // of a panel: 32 columns in 32 KiB of bytes
-constexpr int kSteps = kWords;        // of 64 gates; a layer of an odd number of words fills up a step
-constexpr int kHeld = 4;              // panels whose rows are kept as bytes, 256 KiB each
+// A register tile has this many rows and columns.
+constexpr int kEdge = 2 * kTileRows;
+// A panel has at most this many words: 32 columns of them are 32 KiB of bytes.
+constexpr int kWords = 32;
+// A panel has at most this many steps of 64 gates, since zeros fill up the step of a layer's odd word.
+constexpr int kSteps = kWords;
+// The rows of this many panels are kept as bytes, 256 KiB each.
+constexpr int kHeld = 4;
 
-// Rows of a tile as bytes, [group of 16 rows][step].
+// The rows of a tile as bytes: [group of 16 rows][step].
 using RowBytes = uint8_t[kTile / kTileRows * kSteps][kTileBytes];
 
 struct Work {
-  // What each of `rows` holds: rows[0..2] cache panels 0 to 2 of a problem; rows[3] is shared by all later panels. A
-  // worker's next tile often has the same rows.
+  // Says what each of `rows` holds: rows[0..2] cache panels 0 to 2 of a problem, and all later panels share rows[3].
+  // A worker's next tile often has the same rows.
   struct Held {
     const uint32_t* words;
     const LayerPiece* pieces;
@@ -129,7 +141,7 @@ __m512i bytes_of(__m512i words, __m512i shift) {
   return _mm512_and_si512(_mm512_srlv_epi32(words, shift), _mm512_set1_epi32(0x01010101));
 }
 
-// 64 gates of 16 rows; past the last row the last again, and of one word alone zeros.
+// Expands 64 gates of 16 rows. Unless `pair`, the second word is zeros.
 void expand_rows_step(const uint32_t* const (&rows)[kTileRows], int64_t word, bool pair, uint8_t* to) {
   const __m512i shift = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
   for (int r = 0; r < kTileRows; ++r) {
@@ -143,7 +155,8 @@ void expand_rows_step(const uint32_t* const (&rows)[kTileRows], int64_t word, bo
   }
 }
 
-// The rows of a panel, made bytes unless they are kept from the tile before.
+// Returns the rows of a panel as bytes. Makes them unless they are kept from the tile before. The last row also stands
+// for the rows past it.
 const uint8_t* expand_rows(const RowBlock& x, PieceRange pieces, Work& work) {
   const int slot = pieces.panel < kHeld ? pieces.panel : kHeld - 1;
   Work::Held& held = work.held[slot];
@@ -167,7 +180,7 @@ const uint8_t* expand_rows(const RowBlock& x, PieceRange pieces, Work& work) {
   return first;
 }
 
-// 64 gates of 16 columns of a panel whose words are `strip` columns wide.
+// Expands 64 gates of 16 columns of a panel whose words are `strip` columns wide.
 void expand_columns_step(const uint32_t* panel, int strip, bool pair, uint8_t* to) {
   const __m512i first = _mm512_loadu_si512(panel);
   const __m512i second = pair ? _mm512_loadu_si512(panel + strip) : _mm512_setzero_si512();
@@ -198,7 +211,7 @@ GATEDOPS_INLINE void clear_sums() {
   zero_tile<3>();
 }
 
-// 32 x 32 of them, `stride` elements between rows.
+// Stores 32 x 32 sums, `stride` elements between rows.
 GATEDOPS_INLINE void store_sums(int32_t* counts, int64_t stride) {
   const auto bytes = stride * int64_t{sizeof(int32_t)};
   store_tile<0>(counts, bytes);
@@ -207,8 +220,8 @@ GATEDOPS_INLINE void store_sums(int32_t* counts, int64_t stride) {
   store_tile<3>(counts + kTileRows * stride + kTileRows, bytes);
 }
 
-// The sums of 32 x 32 pairs += their counts over some steps; the tiles of a group of rows or columns lie side by side.
-// between() is called after the products of each step.
+// Adds the counts of some steps to the sums of 32 x 32 pairs. The tiles of a group of rows or columns lie side by side.
+// Calls between() after the products of each step.
 template <class Between>
 GATEDOPS_INLINE void add_counts(
     const uint8_t* x0, const uint8_t* x1, const uint8_t* y0, const uint8_t* y1, int steps, const Between& between) {
@@ -227,20 +240,24 @@ GATEDOPS_INLINE void add_counts(
 
 using Vectors = Tile<Avx512Isa>;
 
-// Where the counts of a tile go: into the product where a layer closes, else into the counts of its pieces so far.
+// Where the counts of a tile go: into the product if a piece closes its layer, else into the counts so far.
 template <class T>
 struct TileResult {
-  const T* scale;   // of each layer
-  int32_t* counts;  // of the tile
-  T* product;       // of the tile; null where only counts are wanted
+  const T* scale;   // one factor for each layer
+  int32_t* counts;  // of the whole tile
+  T* product;       // of the whole tile; null if only counts are wanted
+
+  static TileResult only_counts(int32_t* counts) {
+    return {nullptr, counts, nullptr};
+  }
 };
 
-// What is to be done with the sums of a register tile: row by row, between the products of the next one, which leave
-// the vector units idle.
+// Finishes the sums of a register tile row by row, between the products of the next one, which leave the vector units
+// idle.
 template <class T>
 class Unfinished {
  public:
-  // sums: those of a piece of 32 x 32 pairs, `offset` elements into the tile.
+  // `sums` are those of a piece of 32 x 32 pairs that begin `offset` elements into the tile.
   Unfinished(const TileResult<T>& to, const LayerPiece& piece, int64_t offset, const int32_t (*sums)[kEdge])
       : sums_(sums),
         counts_(to.counts),
@@ -249,7 +266,8 @@ class Unfinished {
         scale_(product_ != nullptr ? to.scale[piece.layer] : T(1)),
         opens_(piece.opens),
         first_(piece.layer == 0) {}
-  Unfinished() : row_(kEdge) {}  // nothing left to finish
+  // Has nothing left to finish.
+  Unfinished() : row_(kEdge) {}
 
   GATEDOPS_INLINE void finish(int rows) {
     for (const int end = row_ + rows < kEdge ? row_ + rows : kEdge; row_ < end; ++row_, at_ += kTileStride) {
@@ -276,7 +294,7 @@ class Unfinished {
   const int32_t (*sums_)[kEdge] = nullptr;
   int32_t* counts_ = nullptr;
   T* product_ = nullptr;
-  int64_t at_ = 0;  // elements from the first of the tile to the next row to finish
+  int64_t at_ = 0;  // the next row to finish begins this many elements into the tile
   T scale_ = 1;
   bool opens_ = false, first_ = false;
   int row_ = 0;
@@ -290,14 +308,14 @@ void sweep(
   const TileRegisters registers;
   const uint8_t* const rows = expand_rows(x, pieces, work);
   const int panel_words = pieces.words();
-  const int64_t group = int64_t{steps_of(pieces)} * kTileBytes;  // bytes of 16 rows
+  const int64_t group = int64_t{steps_of(pieces)} * kTileBytes;  // 16 rows take this many bytes
   Unfinished<T> last;
   for (int j = 0; j < cols; j += kEdge) {
     const int in_strip = j % Vectors::kStrip;
     expand_columns(panel + int64_t{j - in_strip} * panel_words + in_strip, Vectors::kStrip, pieces, work);
     for (int i = lower ? j : 0; i < x.rows; i += kEdge) {
       const uint8_t* x0 = rows + i / kTileRows * group;
-      // The last 16 rows may have no neighbours: they are counted twice, the second time into rows that are not read.
+      // If no second 16 rows follow, the same are counted twice: the second counts go to rows that are not read.
       const uint8_t* x1 = i + kTileRows < x.rows ? x0 + group : x0;
       const uint8_t *y0 = work.columns[0][0], *y1 = work.columns[1][0];
       for (const LayerPiece* p = pieces.begin; p != pieces.end; ++p) {
@@ -324,10 +342,10 @@ void product(
 
 void count(
     const RowBlock& x, const uint32_t* panel, int cols, PieceRange piece, bool lower, int32_t* counts, void* work) {
-  sweep<float>(x, panel, cols, piece, lower, {nullptr, counts, nullptr}, work);
+  sweep<float>(x, panel, cols, piece, lower, TileResult<float>::only_counts(counts), work);
 }
 
-// Bytes need no expansion: 16 words of a row are a row of a tile, and a word of 16 columns of a panel is one too.
+// Bytes need no expansion: 16 words of a row are a row of a tile, and so is a word of 16 columns of a panel.
 void dot_bytes(const RowBlock& x, const RowBlock& y, int words, uint32_t* panel, int32_t* out) {
   static_assert(kTile % kEdge == 0 && kByteWords == kTileBytes / kTileRows / sizeof(uint32_t));
   constexpr int kStrip = Vectors::kStrip;
@@ -355,6 +373,27 @@ void dot_bytes(const RowBlock& x, const RowBlock& y, int words, uint32_t* panel,
   }
 }
 
+// Runs the products of add_counts without its reads of tiles.
+void multiply_in_registers(int64_t rounds) {
+  const TileRegisters registers;
+  alignas(64) uint8_t bits[2][kTileBytes];
+  for (int i = 0; i < kTileBytes; ++i) {
+    bits[0][i] = i % 3 == 0;
+    bits[1][i] = i % 5 < 2;
+  }
+  load_tile<4>(bits[0], 64);
+  load_tile<5>(bits[1], 64);
+  load_tile<6>(bits[1], 64);
+  load_tile<7>(bits[0], 64);
+  clear_sums();
+  for (int64_t round = 0; round < rounds; ++round) {
+    multiply_unsigned<0, 4, 6>();
+    multiply_unsigned<1, 4, 7>();
+    multiply_unsigned<2, 5, 6>();
+    multiply_unsigned<3, 5, 7>();
+  }
+}
+
 constexpr TileKernels amx_kernels() {
   TileKernels kernels = Vectors::kernels(dot_bytes);
   kernels.piece_words = kWords;
@@ -368,6 +407,7 @@ constexpr TileKernels amx_kernels() {
 }
 
 constexpr TileKernels kTileAmx = amx_kernels();
+constexpr RateLoop kRateAmx{int64_t{kEdge} * kEdge * 64, multiply_in_registers};
 
 }  // namespace
 }  // namespace gatedops::cpu
@@ -375,5 +415,6 @@ constexpr TileKernels kTileAmx = amx_kernels();
 #include "core/cpu/target_end.h"
 
 GATEDOPS_KERNELS_OF(amx, kTileAmx)
+GATEDOPS_KERNELS_OF(amx, kRateAmx)
 
 #endif

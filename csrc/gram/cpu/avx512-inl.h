@@ -1,5 +1,5 @@
-// Traits of AVX-512 with VPOPCNTDQ for tile-inl.h. Include after it, under core/cpu/target_avx512.h: a file of each
-// instruction set that uses them has its own copy.
+// Traits of AVX-512 with VPOPCNTDQ for tile-inl.h. Include this file after tile-inl.h and under
+// core/cpu/target_avx512.h. The file of each instruction set that uses the traits has its own copy of them.
 namespace gatedops::cpu {
 namespace {
 
@@ -52,7 +52,7 @@ struct Avx512Isa : WholeWords<Avx512Isa> {
         quad[i + 2 * h + 1] = _mm512_unpackhi_epi64(pair[i + h], pair[i + h + 2]);
       }
     }
-    for (int i = 0; i < 4; ++i) {  // quad[4 * g + i]: columns i, i + 4, i + 8, i + 12 of rows 4 g ..
+    for (int i = 0; i < 4; ++i) {  // quad[4 * g + i] holds columns i, i + 4, i + 8, i + 12 of rows 4 g to 4 g + 3
       const Vec even01 = _mm512_shuffle_i32x4(quad[i], quad[i + 4], 0x88);
       const Vec odd01 = _mm512_shuffle_i32x4(quad[i], quad[i + 4], 0xdd);
       const Vec even23 = _mm512_shuffle_i32x4(quad[i + 8], quad[i + 12], 0x88);

@@ -1,4 +1,4 @@
-// out += tile * v by torch's matrix product, for tiles that are made and used up in cache.
+// out += tile * v by torch's matrix product, for tiles that are made and used in the cache.
 #pragma once
 
 #include <algorithm>
@@ -8,10 +8,10 @@
 
 namespace gatedops::cpu {
 
-// Columns of v multiplied at a time.
+// This many columns of v are multiplied at a time.
 constexpr int64_t kColumns = 512;
 
-// Columns as handed to the matrix product: BLAS is several times slower on 2 to 15 columns than on 16.
+// Returns how many columns the matrix product gets: BLAS is several times slower on 2 to 15 columns than on 16.
 inline int64_t padded(int64_t columns) {
   return columns == 1 ? 1 : (columns + 15) / 16 * 16;
 }

@@ -1,6 +1,6 @@
-// gate_neighbors: for every row the k rows with the largest Lambda, the Gram never stored. Ties go to
-// the lower index, so the answer does not depend on the order in which tiles are done. Most of a block
-// is below the limit of its rows and columns: vectors are compared, and few values looked at.
+// gate_neighbors: finds for every row the k rows with the largest Lambda, without storing the Gram. Ties go to the
+// lower index, so the answer does not depend on the order in which tiles are done. Most of a block is below the limits
+// of its rows and columns: vectors of values are compared with them, and few values are looked at one by one.
 #include <torch/csrc/stable/library.h>
 
 #include <cmath>
@@ -18,7 +18,7 @@ template <class T>
 struct Candidate {
   T value;
   int64_t index;
-  // Nearer; NaN, which overflow makes, counts as the largest value, as where torch sorts.
+  // Whether this one is nearer. NaN, which overflow makes, counts as the largest value, as it does when torch sorts.
   bool operator<(const Candidate& other) const {
     const bool nan = std::isnan(value), other_nan = std::isnan(other.value);
     if (nan || other_nan) {
@@ -28,7 +28,7 @@ struct Candidate {
   }
 };
 
-// The k nearest of every row so far, among a few more: a row that is full is cut down to its k nearest.
+// The k nearest of every row so far, and a few more. A row that is full is cut down to its k nearest.
 template <class T>
 class Nearest {
  public:
@@ -38,7 +38,8 @@ class Nearest {
         rows_(static_cast<size_t>(rows)),
         limits_(static_cast<size_t>(rows), -std::numeric_limits<T>::infinity()) {}
 
-  // What is less than the limit of a row is not among its k nearest.
+  // Returns the limits of the rows from `row` on. A value that is less than the limit of a row is not among its k
+  // nearest.
   const T* limits(int64_t row) const {
     return limits_.data() + row;
   }
@@ -79,7 +80,7 @@ class Nearest {
   }
 };
 
-// Calls use(place) for every bit that is set.
+// Calls use(index) for every bit that is set.
 template <class Use>
 void each_bit(uint64_t bits, const Use& use) {
   for (; bits != 0; bits &= bits - 1) {

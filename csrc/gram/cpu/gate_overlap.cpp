@@ -1,5 +1,5 @@
-// gate_overlap: exact counts, layer by layer, of the gates that are on for both rows of a pair, that agree or that
-// differ. The last two come from the first and from the gates that are on in each row.
+// gate_overlap: counts exactly, layer by layer, the gates that are on for both rows of a pair, that agree, or that
+// differ. The last two follow from the first and from the gates that are on in each row.
 #include <torch/csrc/stable/library.h>
 
 #include <cmath>
@@ -31,7 +31,7 @@ struct CountOutput {
   }
 };
 
-// int32 counts travel through the float32 stores: same width, bits untouched.
+// The stores of float32 store the int32 counts: both have the same width, and the stores do not change bits.
 void store_counts(
     const TileKernels& k, const TileRect& tile, bool symmetric, int layer, int32_t* counts, const CountOutput& out) {
   if (tile.diagonal) {
@@ -53,7 +53,7 @@ struct OverlapCall {
   Measure measure;
 };
 
-// Counts of gates on in both rows -> counts of those that agree or differ, in one layer.
+// Turns the counts of gates that are on in both rows into counts of gates that agree or differ, in one layer.
 void count_measure(const OverlapCall& call, const TileRect& tile, int layer, int32_t* counts) {
   const GramProblem& p = call.problem;
   const Selection& s = call.layers;
@@ -86,7 +86,7 @@ void count_tile(const OverlapCall& call, const TileRect& tile, CountBuffers& b, 
   const TileKernels& k = p.kernels;
   for (const PieceRange& panel : p.panels) {
     for (const LayerPiece* piece = panel.begin; piece != panel.end; ++piece) {
-      const PieceRange one{piece, piece + 1, static_cast<int>(piece - p.pieces.data())};
+      const auto one = PieceRange::only(piece, static_cast<int>(piece - p.pieces.data()));
       k.pack_panel(p.y.block(tile.j, tile.cols), one, b.panel.data());
       k.count(
           p.x.block(tile.i, tile.rows), b.panel.data(), tile.cols, one, tile.diagonal, b.counts.data(),
@@ -110,7 +110,11 @@ Tensor gate_overlap(
   const auto layers = static_cast<int64_t>(count.size());
   Tensor out = new_output(words, {layers, args.n(), args.m()}, ScalarType::Int);
   const bool stream = layers * args.n() * args.m() * static_cast<int64_t>(sizeof(int32_t)) > kStreamBytes;
-  const CountOutput output{static_cast<int32_t*>(out.mutable_data_ptr()), args.n(), args.m(), stream};
+  CountOutput output{};
+  output.data = static_cast<int32_t*>(out.mutable_data_ptr());
+  output.rows = args.n();
+  output.cols = args.m();
+  output.stream = stream;
   const GramProblem problem(words, y_words, args.layers);
   const OverlapCall call{problem, args.layers, widths, measure_of(measure)};
   std::vector<CountBuffers> buffers;

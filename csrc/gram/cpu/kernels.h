@@ -1,36 +1,45 @@
-// A tile of the Gram: up to kTile x kTile pairs, all layers, computed by one thread. This header is
-// the interface between the tile grid (problem.h) and the kernels of each instruction set.
+// The interface between the tile grid (problem.h) and the kernels of each instruction set. A tile of the Gram is up to
+// kTile x kTile pairs with all layers; one thread computes it.
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "core/cpu/dispatch.h"
 #include "core/cpu/inline.h"
 
 namespace gatedops::cpu {
 
-constexpr int kTile = 256;               // rows and columns of a tile
-constexpr int kBlock = 64;               // edge of the blocks a tile is finished in: 16 KiB of float32, in L1
-constexpr int kTileStride = kTile + 16;  // elements; a power of two would alias in the L1 cache
+// A tile has at most this many rows and columns.
+constexpr int kTile = 256;
+// A tile is finished in blocks with this edge: 16 KiB of float32, which fit the L1 cache.
+constexpr int kBlock = 64;
+// The rows of a tile lie this many elements apart. A power of two would alias in the L1 cache.
+constexpr int kTileStride = kTile + 16;
 // Up to this many columns of v our own loop beats torch's product.
 constexpr int kFewColumns = 24;
-constexpr int kPanelWords = 512;                    // words of each column packed at a time: 512 KiB at most
-constexpr int64_t kStreamBytes = int64_t{8} << 20;  // outputs larger than this are written past the caches
-constexpr size_t kZeroed = 128;                     // bytes at the front of a workspace
-constexpr int kByteWords = 16;                      // rows of bytes are padded to a multiple of that many words
-constexpr int kAmxWords = 16;                       // words of a layer, on average, from which on AMX beats VPOPCNTD
+// At most this many words of each column are packed at a time: 512 KiB for a tile.
+constexpr int kPanelWords = 512;
+// Outputs larger than this are written past the caches.
+constexpr int64_t kStreamBytes = int64_t{8} << 20;
+// This many bytes at the front of a workspace are zero at first.
+constexpr size_t kZeroed = 128;
+// Rows of bytes are padded to a multiple of this many words.
+constexpr int kByteWords = 16;
+// AMX beats VPOPCNTD if the layers have at least this many words on average.
+constexpr int kAmxWords = 16;
 
-// What is counted of one layer at a time. A layer of more words than the kernels' piece_words comes in several
-// pieces, whose counts are summed through the tile's count buffer.
+// The part of a layer that is counted at a time. A layer of more words than the kernels' piece_words comes in several
+// pieces; the tile's count buffer sums their counts.
 struct LayerPiece {
   int layer;
-  int64_t first;    // word index in a row of x
-  int64_t y_first;  // word index in a row of y
+  int64_t first;    // index of its first word in a row of x
+  int64_t y_first;  // index of its first word in a row of y
   int words;
-  bool opens;   // first piece of its layer
-  bool closes;  // last piece of its layer
+  bool opens;   // whether it is the first piece of its layer
+  bool closes;  // whether it is the last piece of its layer
 
-  // A layer of its own, at the front of both rows.
+  // Makes the only piece of a layer that lies at the front of both rows.
   static constexpr LayerPiece whole(int words) {
     return {0, 0, 0, words, true, true};
   }
@@ -42,11 +51,16 @@ struct RowBlock {
   int rows;
 };
 
-// Pieces that share one packed panel, the panel-th of a problem.
+// Pieces that share one packed panel, which is the panel-th of a problem.
 struct PieceRange {
   const LayerPiece* begin;
   const LayerPiece* end;
   int panel;
+
+  // Makes a panel of one piece.
+  static constexpr PieceRange only(const LayerPiece* piece, int panel = 0) {
+    return {piece, piece + 1, panel};
+  }
   int words() const {
     int total = 0;
     for (const LayerPiece* p = begin; p != end; ++p) {
@@ -56,25 +70,32 @@ struct PieceRange {
   }
 };
 
-// All tiles are row-major with kTileStride. `lower` skips what lies strictly above the diagonal of a
-// diagonal tile (it is mirrored afterwards).
+// All tiles are row-major with kTileStride. `lower` skips the pairs strictly above the diagonal of a diagonal tile,
+// which is mirrored afterwards.
 struct TileKernels {
-  int strip;   // columns that a panel interleaves; panels are padded with zero columns to a multiple
-  int planes;  // words that a panel keeps of one
+  // A panel interleaves this many columns. Columns of zeros pad it to a multiple of them.
+  int strip;
+  // A panel keeps this many words for each word of a row.
+  int planes;
 
-  int piece_words;   // of a piece, at most
-  int panel_words;   // of the pieces that share a panel, at most
-  bool by_block;     // product is as fast block by block, each used while it lies in the L1 cache, as for a whole tile
-  size_t workspace;  // bytes that count and product are given: aligned to 64, the first kZeroed of them zero at first
+  // A piece has at most this many words.
+  int piece_words;
+  // The pieces that share a panel have at most this many words together.
+  int panel_words;
+  // Whether product is as fast block by block as for a whole tile. Each block is then used while it lies in the L1
+  // cache.
+  bool by_block;
+  // count and product get this many bytes of memory, aligned to 64 bytes. The first kZeroed of them are zero at first.
+  size_t workspace;
 
   // Transposes the pieces' words of up to kTile rows into a panel: [strip][word][planes of each column in strip].
   void (*pack_panel)(const RowBlock& y, PieceRange pieces, uint32_t* panel);
 
-  // counts = (or += where a piece continues a layer) popcount(x AND y) over one piece.
+  // counts = popcount(x AND y) over one piece, or += if the piece continues a layer.
   void (*count)(
       const RowBlock& x, const uint32_t* panel, int cols, PieceRange piece, bool lower, int32_t* counts, void* work);
 
-  // product *= count * scale for each layer closed here (= for layer 0); counts holds open layers.
+  // product *= count * scale for each layer that these pieces close, or = for layer 0. counts holds an open layer.
   void (*product_f32)(
       const RowBlock& x, const uint32_t* panel, int cols, PieceRange pieces, bool lower, const float* scale,
       int32_t* counts, float* product, void* work);
@@ -88,16 +109,16 @@ struct TileKernels {
   void (*store_transposed_f32)(const float* tile, int rows, int cols, float* out, int64_t stride, bool stream);
   void (*store_transposed_f64)(const double* tile, int rows, int cols, double* out, int64_t stride, bool stream);
 
-  // turned (cols, rows) = block transposed; both have room for kBlock x kBlock.
+  // turned (cols, rows) = block transposed. Both have room for kBlock x kBlock.
   void (*transpose)(const float* block, int rows, int cols, float* turned);
 
-  // sums (columns, cols), kTile between rows, += v^T block for v (rows, columns): the same bits on every instruction
-  // set.
+  // sums += v^T block, for v (rows, columns) and sums (columns, cols) with kTile between rows. All instruction sets
+  // give the same bits.
   void (*contract)(
       const float* block, int rows, int cols, const double* v, int64_t v_stride, int columns, double* sums);
 
-  // Bit j of by_row[i] where block[i][j] is not less than row_limits[i]; of by_column[i], where column_limits are
-  // given, where it is not less than column_limits[j]. For a block of kBlock x kBlock at most.
+  // Sets bit j of by_row[i] if block[i][j] is not less than row_limits[i]. If column_limits are given, sets bit j of
+  // by_column[i] if it is not less than column_limits[j]. A block is kBlock x kBlock at most.
   void (*find_above_f32)(
       const float* block, int rows, int cols, const float* row_limits, const float* column_limits, uint64_t* by_row,
       uint64_t* by_column);
@@ -105,16 +126,31 @@ struct TileKernels {
       const double* block, int rows, int cols, const double* row_limits, const double* column_limits, uint64_t* by_row,
       uint64_t* by_column);
 
-  // out = x (y - 128)^T for rows of unsigned bytes, `words` words of four each, exact; words is a multiple of
-  // kByteWords, and there is memory for kTile rows. The panel has kByteWords words more than it needs.
-  // Null where the instruction set has no such product.
+  // out = x (y - 128)^T, exact, for rows of `words` words of four unsigned bytes. words is a multiple of kByteWords,
+  // and there is memory for kTile rows. The panel has kByteWords words more than it needs. The pointer is null if the
+  // instruction set has no such product.
   void (*dot_bytes)(const RowBlock& x, const RowBlock& y, int words, uint32_t* panel, int32_t* out);
 
-  // Number of gates on in each layer of one row.
+  // Counts the gates that are on in each layer of one row.
   void (*row_counts)(const uint32_t* row, const int64_t* first, const int64_t* count, int layers, int32_t* out);
 };
 
-// The kernels that are fastest on `layers` layers of `words` words in all, unless an instruction set is forced.
+// Runs the innermost loop of an instruction set's tile kernel with the columns in registers, and nothing else.
+struct RateLoop {
+  int64_t bit_pairs;  // counted in one round
+  void (*run)(int64_t rounds);
+};
+
+// Returns the bit-pairs per second that this many threads count together with an instruction set's inner operations:
+// the best of many short repeats in which all threads run at once. A bit-pair is one bit of one input ANDed with one
+// bit of another and counted. The tile kernels do the same operations and more, so no kernel is faster.
+//
+// Measuring takes about 0.2 s. Throws std::invalid_argument if this machine does not run the set, or if threads is less
+// than 1.
+double bit_pairs_per_second(const std::string& isa, int64_t threads);
+
+// Returns the kernels that are fastest for `layers` layers with `words` words in all. If an instruction set is forced,
+// it returns the kernels of that set.
 inline const TileKernels& fastest_kernels_for(int64_t words, int64_t layers) {
 #if defined(GATEDOPS_AMX)
   if (active_isa() == Isa::amx && words < kAmxWords * layers && forced_isa().empty()) {

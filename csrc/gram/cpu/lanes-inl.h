@@ -1,13 +1,13 @@
-// Traits for tile-inl.h in vectors of four lanes, which the compiler turns into whatever the baseline instruction set
-// has (SSE2 on x86-64, NEON on Arm). Include after it. An instruction set I adds kRows, kVecs, and step and fold, which
-// count in bytes.
+// Traits for tile-inl.h in vectors of four lanes. The compiler turns them into what the baseline of the architecture
+// has: SSE2 on x86-64, NEON on Arm. Include this file after tile-inl.h. An instruction set I adds kRows, kVecs, and
+// step and fold, which count in bytes.
 namespace gatedops::cpu {
 namespace {
 
 template <class I>
 struct FourLanes : WholeWords<I> {
   static constexpr int kLanes = 4;
-  static constexpr int kMaxSteps = 31;  // byte counters: 31 * 8 <= 255
+  static constexpr int kMaxSteps = 31;  // a counter of one byte holds 31 * 8 <= 255
   using Vec = uint32_t __attribute__((vector_size(16)));
   using Row = Vec;
   using Column = Vec;

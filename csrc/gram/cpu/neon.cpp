@@ -1,8 +1,20 @@
 // Tile kernels for NEON, which counts the bits of each byte in one instruction.
 //
-// The inner loop is one AND, one CNT and one ADD of bytes for 4 columns x 32 gates; a register tile of 4 x 4 vectors
-// takes 16 of the 32 registers for counters, 4 for a panel's words and one for a row's. The counters of bytes are
-// widened (two UADDLP) every 31 words. Checked under emulation (make check-neon), timed on no machine yet.
+// The inner loop is one AND, one CNT and one ADD of bytes for 4 columns x 32 gates. A register tile of 4 x 4 vectors
+// takes 16 of the 32 registers for counters, 4 for a panel's words and one for a row's. Two UADDLP widen the counters
+// of bytes every 31 words. `make check-neon` checks the kernels under emulation; no machine has timed them yet.
+//
+//   instruction        for 128 bit-pairs   Neoverse V2
+//                                          latency  a cycle
+//   AND, CNT, ADD      1 of each           2        4 (V)
+//   DUP                0.25                2        4 (V)
+//   128 bit-pairs                          3.25 / 4 = 0.81 cycles
+//   bound                                  158 bit-pairs a cycle
+//
+// DUP, or LD1R with a pipe for vectors besides one for loads, broadcasts the word of a row. GCC 12 also copies a
+// register for most steps, which can take a pipe for vectors; the bound does not count these copies. The figures of
+// Neoverse V1 and of Apple's CPUs are not known here. bit_pairs_per_second (kernels.h) measures the bound of the CPU at
+// hand.
 #if defined(__aarch64__)
 
 #include <arm_neon.h>
@@ -14,6 +26,8 @@
 #include "tile-inl.h"
 
 #include "lanes-inl.h"
+
+#include "rate-inl.h"
 
 namespace gatedops::cpu {
 namespace {
@@ -32,10 +46,12 @@ struct NeonIsa : FourLanes<NeonIsa> {
 };
 
 constexpr TileKernels kTileNeon = Tile<NeonIsa>::kernels(nullptr);
+constexpr RateLoop kRateNeon = Rate<NeonIsa>::loop();
 
 }  // namespace
 }  // namespace gatedops::cpu
 
 GATEDOPS_KERNELS_OF(neon, kTileNeon)
+GATEDOPS_KERNELS_OF(neon, kRateNeon)
 
 #endif

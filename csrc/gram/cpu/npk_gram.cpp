@@ -1,5 +1,5 @@
-// npk_gram, npk_gram_out, npk_diag: the Gram of neural path features, Sigma * prod_l counts_l, one
-// tile at a time; every element of the output is written once.
+// npk_gram, npk_gram_out, npk_diag: the Gram of neural path features, Sigma * prod_l counts_l, one tile at a time.
+// Every element of the output is written once.
 #include <torch/csrc/stable/library.h>
 
 #include <cmath>
@@ -31,8 +31,8 @@ void store_transposed(const TileKernels& k, const T* tile, int rows, int cols, T
   }
 }
 
-// The factors of rows and columns, applied as K_ij * (factor_i * y_factor_j): symmetric in i and j, and
-// in double, where neither the factors of a deep net nor their product leave the range.
+// The factors of rows and columns, applied as K_ij * (factor_i * y_factor_j). This is symmetric in i and j. It is done
+// in double, which holds the factors of a deep net and their product.
 class Factors {
  public:
   explicit Factors(const GramArgs& args)
@@ -66,8 +66,9 @@ class Factors {
   std::vector<double> rows_, cols_;
 };
 
-// Where the output is written past the caches, a line that is written in parts, by one block and by the next, costs as
-// much as several whole ones. Rows that do not all begin a line are written for whole tiles, with fewer ends.
+// Whether some rows of the output do not begin a cache line. If the output is written past the caches, a line that one
+// block and the next write in parts costs as much as several whole ones. Whole tiles have fewer ends of rows than
+// blocks.
 template <class T>
 bool has_ragged_rows(const Tensor& out) {
   const auto begin = reinterpret_cast<uintptr_t>(out.const_data_ptr());

@@ -1,7 +1,7 @@
-// npk_matvec and npk_gram_backward: out = K v with K = Sigma * Lambda made tile by tile and never
-// stored. A symmetric tile serves two row blocks of the output, out_I += K_IJ v_J and
-// out_J += K_IJ^T v_I, so no pair is computed twice. In float32 few columns of v meet each block of a tile while it
-// lies in the L1 cache; more of them, and float64, torch multiplies with whole tiles.
+// npk_matvec and npk_gram_backward: out = K v, for K = Sigma * Lambda made tile by tile and never stored. A tile of a
+// symmetric problem serves two row blocks of the output, out_I += K_IJ v_J and out_J += K_IJ^T v_I, so no pair is
+// computed twice. In float32, our own loop multiplies few columns of v with each block of a tile while it lies in the
+// L1 cache. In float64, or if there are more columns, torch multiplies them with whole tiles.
 #include <torch/csrc/stable/library.h>
 
 #include <cmath>
@@ -50,7 +50,7 @@ class Contraction {
  private:
   static constexpr bool kFloat = sizeof(T) == sizeof(float);
 
-  // v as doubles, row by row.
+  // Converts v to doubles, row by row, and makes room for the sums.
   void prepare_few() {
     few_v_.resize(static_cast<size_t>(v_.rows * v_.cols));
     convert(v_, Matrix::of(few_v_.data(), v_.rows, v_.cols, v_.cols));
@@ -71,7 +71,8 @@ class Contraction {
     multiply(worker, tile, both);
   }
 
-  // Block by block, each while it lies in the L1 cache. Of a diagonal tile rows and columns are the same.
+  // Multiplies a tile block by block, each while it lies in the L1 cache. A diagonal tile has the same rows and
+  // columns.
   void multiply_few(TileBuffers<T>& b, const TileRect& tile, bool both) {
     double *by_rows = b.by_rows.data(), *by_columns = tile.diagonal ? by_rows : b.by_columns.data();
     std::fill_n(by_rows, b.by_rows.size(), 0.0);
@@ -94,7 +95,7 @@ class Contraction {
     p_.kernels.contract(block, rows, cols, few_v_.data() + first * v_.cols, v_.cols, static_cast<int>(v_.cols), sums);
   }
 
-  // Sums (columns, kTile) to `rows` rows of the output.
+  // Adds the sums (columns, kTile) to `rows` rows of the output.
   void add_sums(const double* sums, int64_t row, int rows) {
     float* out = reinterpret_cast<float*>(out_.data) + row * out_.row_stride;
     for (int i = 0; i < rows; ++i) {
@@ -122,7 +123,8 @@ class Contraction {
     }
   }
 
-  // Copies a block to its place in the tile, unless it is there; of a diagonal tile, to both.
+  // Copies a block to its place in the tile unless it is there already, and in a diagonal tile also to its mirror
+  // image.
   static void place(const TileRect& block, const TileRect& tile, const T* values, T* whole) {
     const int64_t i = block.i - tile.i, j = block.j - tile.j;
     for (int r = 0; values != whole + i * kTileStride + j && r < block.rows; ++r) {
@@ -149,7 +151,7 @@ class Contraction {
   std::vector<ProductScratch<T>> products_;
 };
 
-// K v as a tensor of `like`'s dtype, T; v may be of another float dtype.
+// Returns K v as a tensor of the dtype of `like`, which is T. v may be of another float dtype.
 template <class T>
 Tensor contract(const GramArgs& args, const SigmaSource<T>* sigma, const Tensor& v, const Tensor& like) {
   Tensor out = torch::stable::new_zeros(like, {args.n(), v.size(1)});
@@ -174,7 +176,7 @@ Tensor npk_matvec(
   return contract<double>(args, sigma_source<double>(args).get(), v, v);
 }
 
-// (G * Lambda) y; ((G + G^T) * Lambda) y where y_words is absent. Of G's dtype.
+// Returns (G * Lambda) y, or ((G + G^T) * Lambda) y if y_words is absent, in the dtype of G.
 Tensor npk_gram_backward(
     const Tensor& grad, const Tensor& words, const Tensor& y, const std::optional<Tensor>& y_words,
     std::vector<int64_t> first, std::vector<int64_t> y_first, std::vector<int64_t> count, std::vector<double> scale) {

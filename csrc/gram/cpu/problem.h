@@ -1,5 +1,4 @@
-// The counts side of a Gram: two sets of packed rows, the layers selected from them, and the tile
-// grid over all pairs.
+// The counts of a Gram: two sets of packed rows, the layers selected from them, and the tile grid over all pairs.
 #pragma once
 
 #include <algorithm>
@@ -28,7 +27,8 @@ class PackedRows {
   const uint32_t* row(int64_t i) const {
     return words_ + i * stride_;
   }
-  int64_t stride() const {  // words between rows
+  // Returns the words between two rows.
+  int64_t stride() const {
     return stride_;
   }
   RowBlock block(int64_t i, int rows) const {
@@ -42,7 +42,7 @@ class PackedRows {
 
 class GramProblem {
  public:
-  // y_words absent: symmetric. whole_tiles: a tile is wanted whole, after its blocks.
+  // The problem is symmetric if y_words is absent. whole_tiles says that a tile is wanted whole, after its blocks.
   GramProblem(
       const Tensor& words, const std::optional<Tensor>& y_words, const Selection& layers, bool whole_tiles = false)
       : kernels(fastest_kernels_for(total_words(layers), static_cast<int64_t>(layers.count.size()))),
@@ -66,7 +66,7 @@ class GramProblem {
     return symmetric ? n * (n + 1) / 2 : n * col_tiles();
   }
 
-  // Tile t of the grid; of the lower triangle, row by row, where symmetric.
+  // Returns tile t of the grid. A symmetric problem has only the tiles of the lower triangle, row by row.
   TileRect tile(int64_t t) const {
     if (!symmetric) {
       return rect(t / col_tiles(), t % col_tiles());
@@ -88,12 +88,13 @@ class GramProblem {
         symmetric && row_tile == col_tile};
   }
 
-  // Whether a block of a tile is made when it is asked for; else the whole tile is, in its place in the buffer.
+  // Whether a block of a tile is made when it is asked for. Otherwise the whole tile is made in its place in the
+  // buffer.
   bool by_block() const {
     return panels.size() == 1 && kernels.by_block && !whole_tiles;
   }
 
-  // Words of a packed panel for each column.
+  // Returns the words of a packed panel for each column.
   size_t panel_stride() const {
     return static_cast<size_t>(panel_words) * static_cast<size_t>(kernels.planes);
   }
@@ -101,7 +102,7 @@ class GramProblem {
   const TileKernels& kernels;
   PackedRows x, y;
   bool symmetric, whole_tiles;
-  int64_t edge;                    // of a tile; depends on the shape only, never on the threads
+  int64_t edge;                    // rows and columns of a tile; depends on the shape only, never on the threads
   std::vector<LayerPiece> pieces;  // in layer order
   std::vector<PieceRange> panels;  // consecutive pieces that share one packed panel
   int panel_words = 0;             // of the largest panel
@@ -116,9 +117,14 @@ class GramProblem {
     layers = s.count.size();
     for (size_t l = 0; l < layers; ++l) {
       for (int64_t k = 0; k < s.count[l]; k += kernels.piece_words) {
-        const auto words = static_cast<int>(std::min<int64_t>(kernels.piece_words, s.count[l] - k));
-        pieces.push_back(
-            {static_cast<int>(l), s.first[l] + k, s.y_first[l] + k, words, k == 0, k + words == s.count[l]});
+        LayerPiece piece{};
+        piece.layer = static_cast<int>(l);
+        piece.first = s.first[l] + k;
+        piece.y_first = s.y_first[l] + k;
+        piece.words = static_cast<int>(std::min<int64_t>(kernels.piece_words, s.count[l] - k));
+        piece.opens = k == 0;
+        piece.closes = k + piece.words == s.count[l];
+        pieces.push_back(std::move(piece));
       }
     }
     const LayerPiece* end = pieces.data() + pieces.size();
@@ -153,7 +159,7 @@ class Workspace {
   std::unique_ptr<std::byte[]> bytes_;
 };
 
-// Buffers of one worker: at most about 1.5 MiB in float32, 2 MiB in float64; counts only where a layer
+// The buffers of one worker: at most about 1.5 MiB in float32 and 2 MiB in float64. Counts are needed only if a layer
 // comes in several pieces.
 template <class T>
 struct TileBuffers {
@@ -199,7 +205,7 @@ void run_product(
   }
 }
 
-// A diagonal block is computed on and below its diagonal; this copies that half above it.
+// Copies the half of a diagonal block below its diagonal to the half above it, which is not computed.
 template <class T>
 void mirror(const TileRect& block, T* values) {
   for (int i = 0; i < block.rows; ++i) {
@@ -218,8 +224,8 @@ void multiply(const TileRect& block, const T* sigma, T* values) {
   }
 }
 
-// Lambda of one tile, a block at a time. Where all layers fit one panel, and the kernels work by block, a block is
-// made when it is asked for, in the same few rows of the product buffer, and is used while it lies in the L1 cache.
+// Lambda of one tile, a block at a time. If all layers fit one panel and the kernels work by block, a block is made
+// when it is asked for, in the same few rows of the product buffer, and is used while it lies in the L1 cache.
 template <class T>
 class TileLambda {
  public:
@@ -234,7 +240,7 @@ class TileLambda {
     }
   }
 
-  // The block of `rect`, row i and column j of the tile its first.
+  // Returns the block of `rect`, which begins at row i and column j of the tile.
   T* block(const TileRect& rect, int i, int j) const {
     if (!p_.by_block()) {
       return b_.product.data() + i * kTileStride + j;
@@ -252,8 +258,8 @@ class TileLambda {
   TileBuffers<T>& b_;
 };
 
-// Calls use(rect, values) for the blocks of a tile; values, Sigma * Lambda (Lambda where sigma is
-// null), have kTileStride. Of a diagonal tile, for the blocks on and below its diagonal.
+// Calls use(rect, values) for the blocks of a tile, or those on and below the diagonal of a diagonal tile. The values
+// are Sigma * Lambda, or Lambda if sigma is null, with kTileStride.
 template <class T, class Use>
 void each_block(
     const GramProblem& p, const TileRect& tile, const SigmaSource<T>* sigma, const std::vector<T>& scale,

@@ -1,5 +1,5 @@
-// Where the Sigma of a tile comes from: nowhere (Lambda alone), torch's matrix product of rows of x
-// and y, an exact integer product of uint8 rows, or a given matrix (the cotangent of the Gram).
+// Where the Sigma of a tile comes from: torch's matrix product of rows of x and y, an exact integer product of uint8
+// rows, or a given matrix (the cotangent of the Gram). Lambda alone has no Sigma.
 #pragma once
 
 #include <cstring>
@@ -18,7 +18,7 @@ struct TileRect {
   bool diagonal;  // of a symmetric problem
 };
 
-// A tile's rows of bytes, some columns of them, padded with zeros to a multiple of kByteWords words.
+// Some columns of a tile's rows of bytes, padded with zeros to a multiple of kByteWords words.
 class ByteBlock {
  public:
   void reserve(int64_t words) {
@@ -26,7 +26,7 @@ class ByteBlock {
     memory_.resize(static_cast<size_t>(kTile * words + kByteWords));
   }
 
-  // Columns k to k + depth of m from row i on; kept for the next tile of the same rows.
+  // Returns columns k to k + depth of m from row i on. Keeps them for the next tile of the same rows.
   RowBlock read(const Matrix& m, int64_t i, int rows, int64_t k, int64_t depth) {
     if (i != row_ || k != column_ || rows != rows_) {
       row_ = i;
@@ -66,7 +66,7 @@ class ByteBlock {
   std::vector<uint32_t> memory_;
 };
 
-// Scratch of one worker for making Sigma; sized by SigmaSource::reserve.
+// The scratch memory of one worker that makes Sigma. SigmaSource::reserve sets its size.
 template <class T>
 struct SigmaScratch {
   std::vector<T> x, y, part;
@@ -77,7 +77,7 @@ struct SigmaScratch {
   std::vector<int64_t> exact;
 };
 
-// Columns of x multiplied at a time where x has to be converted first: 256 KiB of float32 a side.
+// This many columns of x are multiplied at a time if x has to be converted first: 256 KiB of float32 a side.
 constexpr int64_t kDepth = 256;
 
 template <class T>
@@ -147,9 +147,9 @@ class MatmulSigma final : public SigmaSource<T> {
   Matrix x_, y_;
 };
 
-// Exact Sigma of uint8 rows, rounded once: <x, y> = <x, y - 128> + 128 sum x. The product of some
-// columns is exact in int32, by the instruction set's own product of bytes, or in float32: its partial
-// sums are integers below 2^24. (aten::_int_mm saturates on CPUs without VNNI.)
+// The exact Sigma of uint8 rows, rounded once: <x, y> = <x, y - 128> + 128 sum x. The instruction set's own product of
+// bytes is exact in int32. Without one, the product of some columns is exact in float32, since its partial sums are
+// integers below 2^24. (aten::_int_mm saturates on CPUs without VNNI.)
 template <class T>
 class IntegerSigma final : public SigmaSource<T> {
  public:
@@ -196,15 +196,15 @@ class IntegerSigma final : public SigmaSource<T> {
   }
 
  private:
-  static constexpr int64_t kMaxBytes = 2048;  // a tile's rows in 512 KiB; 2048 * 255 * 255 < 2^31
+  static constexpr int64_t kMaxBytes = 2048;  // a tile's rows take 512 KiB; 2048 * 255 * 255 < 2^31
   static constexpr int64_t kMaxFloats = 512;  // 512 * 255 * 128 < 2^24
 
-  // Columns multiplied at a time.
+  // Returns how many columns are multiplied at a time.
   int64_t max_depth() const {
     return has_bytes_ ? kMaxBytes : kMaxFloats;
   }
 
-  // Words of a row of `depth` bytes.
+  // Returns the words of a row of `depth` bytes.
   static int64_t words_of(int64_t depth) {
     constexpr int64_t kBytes = kByteWords * int64_t{sizeof(uint32_t)};
     return (depth + kBytes - 1) / kBytes * kByteWords;
@@ -222,8 +222,8 @@ class IntegerSigma final : public SigmaSource<T> {
     return total;
   }
 
-  // add(element, product of max_depth() columns from the k-th on) for the elements of a tile; the first columns bring
-  // the correction of the whole row.
+  // Calls add(element, product of max_depth() columns from the k-th on) for the elements of a tile. The product of the
+  // first columns contains the correction of the whole row.
   template <class Exact, class Add>
   void add_products(const TileRect& tile, int64_t k, SigmaScratch<T>& s, const Add& add) const {
     if (has_bytes_) {
@@ -277,7 +277,7 @@ class IntegerSigma final : public SigmaSource<T> {
   std::vector<int64_t> row_sums_;
 };
 
-// The tile of a given matrix; of G + G^T where the problem is symmetric.
+// The tile of a given matrix G, or of G + G^T if the problem is symmetric.
 template <class T>
 class GivenSigma final : public SigmaSource<T> {
  public:
@@ -309,7 +309,7 @@ class GivenSigma final : public SigmaSource<T> {
   bool symmetric_;
 };
 
-// Where the Sigma of a Gram comes from, by its arguments; null when it has none.
+// Returns where the Sigma of a Gram comes from, by its arguments, or null if it has none.
 template <class T>
 std::unique_ptr<SigmaSource<T>> sigma_source(const GramArgs& args) {
   if (!args.x) {

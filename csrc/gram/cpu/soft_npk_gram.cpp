@@ -1,6 +1,6 @@
-// soft_npk_gram: K = prod_l scale_l <a_l(i), b_l(j)> for real-valued gates (the kernels of DLNPF and
-// DLGN nets), the product over layers fused tile by tile; and its derivative. The matrix products are
-// torch's, one tile at a time, so no L x n x m buffer exists.
+// soft_npk_gram and its derivative: K = prod_l scale_l <a_l(i), b_l(j)> for real-valued gates (the kernels of DLNPF and
+// DLGN nets). Torch multiplies the matrices of one tile at a time, and the product over layers is made tile by tile, so
+// no L x n x m buffer exists.
 #include <torch/csrc/stable/library.h>
 
 #include <cmath>
@@ -13,11 +13,13 @@
 namespace gatedops::cpu {
 namespace {
 
-constexpr int64_t kEdge = 128;           // rows and columns of a tile
-constexpr int64_t kStride = kEdge + 16;  // elements between rows of a tile
+// A tile has at most this many rows and columns.
+constexpr int64_t kEdge = 128;
+// The rows of a tile lie this many elements apart.
+constexpr int64_t kStride = kEdge + 16;
 
 struct SoftLayer {
-  int64_t first, width;  // columns
+  int64_t first, width;  // of its columns
   double scale;
 };
 
@@ -57,7 +59,7 @@ struct SoftTile {
   std::vector<T> values;
 };
 
-// f(element index, row, column) over the elements of a tile.
+// Calls f(index) for the elements of a tile.
 template <class F>
 void each(int64_t rows, int64_t cols, const F& f) {
   for (int64_t i = 0; i < rows; ++i) {
@@ -87,7 +89,7 @@ void soft_tile(const SoftProblem& p, int64_t row, int64_t col, SoftTile<T>& s, M
       each(rows, cols, [=](int64_t e) { product[e] *= counts[e]; });
     }
   }
-  if (p.symmetric && row == col) {  // bitwise symmetric whatever the matrix product does
+  if (p.symmetric && row == col) {  // makes the tile symmetric to the bit for any matrix product
     for (int64_t i = 0; i < rows; ++i) {
       for (int64_t j = 0; j < i; ++j) {
         product[j * kStride + i] = product[i * kStride + j];
@@ -113,7 +115,7 @@ void soft_into(const SoftProblem& p, const Tensor& out) {
   });
 }
 
-// da_l(I) += (G_IJ * prod_{k != l} counts_k) scale_l b_l(J), and the mirror image of it where `both`.
+// da_l(I) += (G_IJ * prod_{k != l} counts_k) scale_l b_l(J), and the mirror image of it if the problem is symmetric.
 template <class T>
 class SoftBackward {
  public:
@@ -140,8 +142,8 @@ class SoftBackward {
   }
 
  private:
-  // Tiles of a worker's scratch: 0 the running product from the last layer, 1 a weight, then for each
-  // layer its counts and the product of the layers before it (with G).
+  // A worker's scratch has these tiles: 0 is the running product from the last layer on, 1 is a weight. For each layer
+  // follow its counts and the product of G and the layers before it.
   void add(int64_t worker, int64_t row, int64_t col) {
     SoftTile<T>& s = scratch_[worker];
     const int64_t rows = SoftProblem::height(p_.a, row), cols = SoftProblem::height(p_.b, col);
@@ -167,7 +169,7 @@ class SoftBackward {
     }
   }
 
-  // to = G of the tile, plus its mirror image where one tile stands for two.
+  // to = G of the tile, plus its mirror image if one tile stands for two.
   void load_grad(int64_t row, int64_t col, int64_t rows, int64_t cols, T* to, T* mirrored) {
     convert(grad_.block(row * kEdge, rows, col * kEdge, cols), Matrix::of(to, rows, cols, kStride));
     if (p_.symmetric) {

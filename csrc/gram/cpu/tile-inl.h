@@ -1,17 +1,17 @@
-// Tile kernels written once over an instruction set's traits I. Each <isa>.cpp includes this
-// after its target pragma, so that everything here is compiled for that instruction set and, being
-// in an anonymous namespace, never merged with another file's copy.
+// Tile kernels that are written once over an instruction set's traits I. Each <isa>.cpp includes this file after its
+// target pragma, so everything here is compiled for that instruction set. The anonymous namespace keeps the linker from
+// merging it with another file's copy.
 //
-// I::Vec holds I::kLanes 32-bit lanes, one column of the tile per lane. A register tile is I::kRows
-// rows by I::kVecs vectors. A panel keeps words as I::Column, of I::kPlanes vectors, a row's word is broadcast as
-// I::Row. I::load_first reads the first words of a vector, with zeros behind them. I::step adds popcount(a AND b) to
+// I::Vec holds I::kLanes 32-bit lanes, one column of the tile per lane. A register tile is I::kRows rows by I::kVecs
+// vectors. A panel keeps a word of each lane as I::Column, which is I::kPlanes vectors. A row's word is broadcast as
+// I::Row. I::load_first reads the first words of a vector and puts zeros behind them. I::step adds popcount(a AND b) to
 // an accumulator that stays valid for I::kMaxSteps steps; I::fold turns it into int32 counts. I::factor writes
-// counts * scale, I::multiply multiplies it in.
+// counts * scale, I::multiply multiplies the product by it.
 //
-// What is done with finished blocks stands first: they are stored, turned, multiplied with vectors and searched.
-// I::transpose turns a square of I::kLanes vectors, I::above compares a vector with limits, or one: a bit where it is
-// not less. I::Wide holds doubles, read from doubles or floats; I::add_exact_product adds products that are exact in
-// doubles: it may or may not round them first.
+// Block comes first: it stores, transposes, multiplies with vectors and searches finished blocks. I::transpose
+// transposes a square of I::kLanes vectors. I::above compares a vector with a vector of limits or with one limit and
+// sets a bit if the value is not less. I::Wide holds doubles, read from doubles or floats. I::add_exact_product adds
+// products that are exact in double, so it may round them first or not.
 
 namespace gatedops::cpu {
 namespace {
@@ -21,7 +21,7 @@ struct Block {
   using Vec = typename I::Vec;
   static constexpr int kLanes = I::kLanes;
 
-  // One row of 32-bit words, past the caches where it covers whole aligned vectors.
+  // Stores one row of 32-bit words. `stream` writes its whole aligned vectors past the caches.
   static void store_row(const uint32_t* from, int words, uint32_t* to, bool stream) {
     constexpr uintptr_t kBytes = kLanes * sizeof(uint32_t);
     int k = 0;
@@ -52,7 +52,7 @@ struct Block {
     }
   }
 
-  // Reads whole register squares, the tile is padded to them.
+  // Reads whole register squares: the tile is padded to them.
   static void transpose(const float* block, int rows, int cols, float* turned) {
     for (int i = 0; i < rows; i += kLanes) {
       for (int j = 0; j < cols; j += kLanes) {
@@ -76,7 +76,8 @@ struct Block {
     }
   }
 
-  // Rows of the output are as long as the tile is high: the fewer their ends, the fewer lines are written in parts.
+  // Transposes the whole height of a tile before it stores a row of the output: the fewer ends the rows have, the fewer
+  // cache lines are written in parts.
   template <class T>
   static void store_transposed(const T* tile, int rows, int cols, T* out, int64_t stride, bool stream) {
     alignas(64) T turned[kBlock * kTileStride];
@@ -94,10 +95,24 @@ struct Block {
   static constexpr int kWide = sizeof(Wide) / sizeof(double);
 
   static constexpr int kSumVecs = 2;
-  static constexpr int kFewAtOnce = sizeof(Vec) == 64 ? 10 : 5;  // columns of v: as many sums as registers hold
+  // This many columns of v are summed at once: their sums fill the registers.
+  static constexpr int kFewAtOnce = sizeof(Vec) == 64 ? 10 : 5;
 
-  // The sums of kSumVecs registers of a block's columns and of C columns of v. Products of floats are exact in double,
-  // so only sums round.
+  // Adds to the sums of kSumVecs registers of a block's columns and of C columns of v. Products of floats are exact in
+  // double, so only sums round.
+  //
+  // One row of the block costs kSumVecs conversions to double, and for each of the C columns one broadcast from memory
+  // and kSumVecs products and sums. The products and sums bound the loop:
+  //
+  //   instruction            CPU                        latency  throughput        products a cycle at most
+  //   VFMADD231PD zmm        Ice Lake server            4        2 a cycle (p05)   16
+  //                          Zen 4                      4        1 a cycle (FP01)  8
+  //                          Zen 5                      4        2 a cycle (FP01)  16
+  //   VMULPD + VADDPD ymm    Ice Lake                   4 + 4    2 a cycle (p01)   4
+  //                          Zen 4                      3 + 3    2 of each         8
+  //
+  // The figures of MULPD + ADDPD on SSE2 and of FMUL + FADD on Arm are not known here. Only the additions of a sum
+  // depend on each other, and 2 C sums hide their latency.
   template <int C>
   GATEDOPS_INLINE static void sum_columns(
       const float* block, int rows, const double* v, int64_t v_stride, double* sums) {
@@ -126,7 +141,7 @@ struct Block {
     }
   }
 
-  // The first min(columns, C) columns of v.
+  // Adds the sums of the first min(columns, C) columns of v.
   template <int C>
   static void sum_first(
       const float* block, int rows, int cols, const double* v, int64_t v_stride, int columns, double* sums) {
@@ -148,7 +163,8 @@ struct Block {
     }
   }
 
-  // Bits of the columns, at most kBlock, whose value is not less than limits[j], or than limits[0] for all of them.
+  // Returns a bit for each of at most kBlock columns: whether its value is not less than limits[j], or limits[0] unless
+  // kEach.
   template <bool kEach, class T>
   GATEDOPS_INLINE static uint64_t above(const T* row, int cols, const T* limits) {
     constexpr int kCount = sizeof(Vec) / sizeof(T);
@@ -164,7 +180,7 @@ struct Block {
       const T* block, int rows, int cols, const T* row_limits, const T* column_limits, uint64_t* by_row,
       uint64_t* by_column) {
     static_assert(kBlock == 64);
-    // A copy, as whole vectors are read and there may be no limits past the last column.
+    // The limits are copied since whole vectors are read and no limits need to follow the last column.
     alignas(64) T limits[kBlock] = {};
     if (column_limits != nullptr) {
       std::memcpy(limits, column_limits, static_cast<size_t>(cols) * sizeof(T));
@@ -179,7 +195,7 @@ struct Block {
   }
 };
 
-// What an instruction set I adds to its traits where panels keep words as they are: its Row and Column are Vec.
+// Completes the traits of an instruction set I whose panels keep words as they are: its Row and Column are Vec.
 template <class I>
 struct WholeWords {
   static constexpr int kPlanes = 1;
@@ -226,7 +242,7 @@ struct Tile {
     }
   }
 
-  // Reading kLanes rows side by side is too much for the hardware's own prefetcher.
+  // Prefetches the next kLanes rows: the hardware's own prefetcher does not follow that many rows side by side.
   static void prefetch_columns(const RowBlock& y, int column, PieceRange pieces) {
     constexpr int kLine = 64 / sizeof(uint32_t);
     for (int lane = 0; lane < kLanes && column + lane < y.rows; ++lane) {
@@ -238,7 +254,7 @@ struct Tile {
     }
   }
 
-  // Words of kLanes columns (zeros past the last), kStep apart.
+  // Writes the words of kLanes columns kStep apart, and zeros for columns past the last.
   static void pack_columns(const RowBlock& y, int column, int64_t first, int words, uint32_t* to) {
     const uint32_t* from = y.words + column * y.stride + first;
     for (int k = 0; k < words; k += kLanes) {
@@ -254,8 +270,8 @@ struct Tile {
     }
   }
 
-  // The register tile is a plain array that the compiler must keep in registers: every loop over it
-  // has constant bounds and everything around it is inlined.
+  // The register tile is a plain array that the compiler must keep in registers: every loop over it has constant
+  // bounds, and everything around it is inlined.
   using Counts = Vec[kRows][kVecs];
 
   template <class F>
@@ -298,8 +314,8 @@ struct Tile {
     }
   }
 
-  // Runs every piece over every register tile; done(piece, offset in the tile, counts) gets the
-  // counts of a piece that closes its layer, the count buffer those of one that does not.
+  // Runs every piece over every register tile. done(piece, offset in the tile, counts) gets the counts of a piece that
+  // closes its layer; the count buffer gets the counts of any other piece.
   template <class Done>
   static void sweep(
       const RowBlock& x, const uint32_t* panel, int cols, PieceRange pieces, bool lower, int32_t* counts,
@@ -345,11 +361,12 @@ struct Tile {
     });
   }
 
-  // The panel of rows of bytes, each byte less 128 in two's complement; aligned to 64 bytes.
+  // Packs rows of bytes into a panel that is aligned to 64 bytes. Each byte becomes itself less 128, in two's
+  // complement.
   static uint32_t* pack_bytes(const RowBlock& y, const LayerPiece& piece, uint32_t* panel) {
     constexpr uintptr_t kLine = 64;
     auto* aligned = reinterpret_cast<uint32_t*>((reinterpret_cast<uintptr_t>(panel) + kLine - 1) / kLine * kLine);
-    pack_panel(y, {&piece, &piece + 1, 0}, aligned);
+    pack_panel(y, PieceRange::only(&piece), aligned);
     const int strips = (y.rows + kStrip - 1) / kStrip;
     for (int k = 0; k < strips * kStrip * piece.words; ++k) {
       aligned[k] ^= 0x80808080u;
@@ -357,10 +374,10 @@ struct Tile {
     return aligned;
   }
 
-  // The same loop with I::step multiplying bytes instead of counting bits.
+  // Runs the loop of the counts for an I whose step multiplies bytes instead of counting bits.
   static void dot_bytes(const RowBlock& x, const RowBlock& y, int words, uint32_t* panel, int32_t* out) {
     const LayerPiece piece = LayerPiece::whole(words);
-    count(x, pack_bytes(y, piece, panel), y.rows, {&piece, &piece + 1, 0}, false, out, nullptr);
+    count(x, pack_bytes(y, piece, panel), y.rows, PieceRange::only(&piece), false, out, nullptr);
   }
 
   template <class T>

@@ -1,6 +1,6 @@
-// Symmetric work on blocks of rows: every unordered pair of blocks once, each task updating the
-// results of both its blocks. Blocks meet in the rounds of a round-robin tournament, which fixes the
-// order of every block's updates whatever the number of threads.
+// Symmetric work on blocks of rows: every unordered pair of blocks is a task that updates the results of both its
+// blocks. Blocks meet in the rounds of a round-robin tournament, which fixes the order of every block's updates for any
+// number of threads.
 #pragma once
 
 #include <atomic>
@@ -12,8 +12,8 @@
 
 namespace gatedops::cpu {
 
-// The rounds of `teams` blocks by the circle method: in each round a block meets at most one other.
-// An odd number of blocks plays with a bye.
+// The rounds of `teams` blocks by the circle method: in each round a block meets at most one other. If the number of
+// blocks is odd, one of them has a bye in each round.
 class Tournament {
  public:
   explicit Tournament(int64_t teams) : teams_(teams), seats_(teams + teams % 2) {}
@@ -21,11 +21,12 @@ class Tournament {
   int64_t rounds() const {
     return teams_ < 2 ? 0 : seats_ - 1;
   }
+  // Returns the matches of a round.
   int64_t matches() const {
     return seats_ / 2;
-  }  // per round
+  }
 
-  // Match k of a round; second == first stands for a bye.
+  // Returns match k of a round. A bye is a block that meets itself.
   std::pair<int64_t, int64_t> match(int64_t round, int64_t k) const {
     const int64_t circle = seats_ - 1;
     if (k == 0) {
@@ -38,9 +39,8 @@ class Tournament {
   int64_t teams_, seats_;
 };
 
-// Calls meet(worker, a, b) for all 0 <= b <= a < blocks. Tasks are handed out in round order (round 0
-// is the diagonal), and one waits only for earlier ones: until both its blocks have finished their
-// previous round.
+// Calls meet(worker, a, b) for all 0 <= b <= a < blocks. Tasks are handed out in the order of rounds; round 0 is the
+// diagonal. A task waits until both its blocks have finished their previous round, so it waits only for earlier tasks.
 template <class Meet>
 void run_tournament(int64_t blocks, const Meet& meet) {
   const Tournament games(blocks);

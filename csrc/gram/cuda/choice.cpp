@@ -1,8 +1,7 @@
-// Which kernel of the Gram runs on this GPU. Beside GATEDOPS_BACKEND=cuda,
-// GATEDOPS_CUDA forces the choice:
-//   sm80     mma.sync everywhere;
-//   sm90     wgmma in clusters of two blocks, where the GPU has it (what is chosen by itself);
-//   sm90x1   wgmma without clusters.
+// Chooses the kernel of the Gram for this GPU. If GATEDOPS_BACKEND is cuda, GATEDOPS_CUDA forces the choice:
+//   sm80     takes mma.sync on every GPU;
+//   sm90     takes wgmma in clusters of two blocks if the GPU has it, as the choice without GATEDOPS_CUDA does;
+//   sm90x1   takes wgmma without clusters if the GPU has it.
 #include <cuda_runtime_api.h>
 
 #include <atomic>
@@ -19,7 +18,7 @@ std::string_view variable(const char* name) {
   return value == nullptr ? "" : value;
 }
 
-// Nothing, unless kernels that proved nothing may run.
+// Returns the forced kernel. The name is empty unless kernels that proved nothing may run.
 std::string_view forced() {
   return variable("GATEDOPS_BACKEND") == "cuda" ? variable("GATEDOPS_CUDA") : "";
 }

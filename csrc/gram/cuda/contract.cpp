@@ -1,7 +1,8 @@
 // The ops of the gram family that use a Gram without keeping it: npk_matvec, npk_gram_backward, gate_neighbors.
-// npk_matvec contracts tiles inside the kernel, gate_neighbors selects from them there, all tiles of a row, so both
-// halves of a symmetric problem. With a gradient, a Sigma that the kernels do not make, or many neighbours, a panel of
-// rows is made at a time by the kernel of npk_gram and used by torch. All give the same bits on every run.
+// npk_matvec contracts tiles inside the kernel. gate_neighbors selects from tiles inside the kernel; it takes all tiles
+// of a row, and so both halves of a symmetric problem. With a gradient, a Sigma that the kernels do not make, or many
+// neighbours, the kernel of npk_gram makes one panel of rows after the other, and torch uses it. All give the same bits
+// on every run.
 #include <torch/csrc/stable/library.h>
 
 #include <limits>
@@ -13,7 +14,7 @@
 namespace gatedops::cuda {
 namespace {
 
-// Calls use(i, rows, panel arguments) for panels of rows; the other side is all of y, or of x where symmetric.
+// Calls use(i, rows, panel arguments) for panels of rows. The other side is all of y, or of x if symmetric.
 template <class Use>
 void each_panel(const WholeArgs& args, const Use& use) {
   const int64_t step = panel_rows(args.m());
@@ -30,7 +31,7 @@ void each_panel(const WholeArgs& args, const Use& use) {
   }
 }
 
-// With its own y_first, where x and y are the same rows.
+// Gives a symmetric problem a y_first, so that its rows can be panels against all rows.
 WholeArgs as_rectangle(WholeArgs args) {
   if (!args.y_words) {
     args.layers.y_first = args.layers.first;
@@ -65,7 +66,7 @@ Tensor npk_matvec(
   return out;
 }
 
-// (G * Lambda) y; ((G + G^T) * Lambda) y where y_words is absent. Of G's dtype.
+// Computes (G * Lambda) y, or ((G + G^T) * Lambda) y if y_words is absent, in G's dtype.
 Tensor npk_gram_backward(
     const Tensor& grad, const Tensor& words, const Tensor& y, const std::optional<Tensor>& y_words,
     std::vector<int64_t> first, std::vector<int64_t> y_first, std::vector<int64_t> count, std::vector<double> scale) {
@@ -95,7 +96,7 @@ Tensor npk_gram_backward(
   return out;
 }
 
-// Values and their columns, largest first, equal ones by column.
+// Returns the values of each row and their columns, largest first. Equal values are in the order of their columns.
 std::tuple<Tensor, Tensor> sorted_descending(const Tensor& panel) {
   std::array<StableIValue, 4> stack{
       torch::stable::detail::from(panel), torch::stable::detail::from(std::optional<bool>(true)),
@@ -104,7 +105,7 @@ std::tuple<Tensor, Tensor> sorted_descending(const Tensor& panel) {
   return {torch::stable::detail::to<Tensor>(stack[0]), torch::stable::detail::to<Tensor>(stack[1])};
 }
 
-// The diagonal of t from row 0, column `offset` on.
+// Returns the diagonal of t that begins at row 0, column `offset`.
 Tensor diagonal_of(const Tensor& t, int64_t offset) {
   std::array<StableIValue, 4> stack{
       torch::stable::detail::from(t), torch::stable::detail::from(offset), torch::stable::detail::from(int64_t{0}),

@@ -1,5 +1,5 @@
-// A Gram times v, tile by tile. A finished tile that lies in shared memory is multiplied with columns of v instead of
-// being written (ContractTile); what all tiles of a band leave is added up by a kernel of its own (sum_partials).
+// A Gram times v, tile by tile. A finished tile in shared memory is not written, but multiplied by columns of v
+// (ContractTile). A kernel of its own (sum_partials) adds up the partial products of all tiles of a band.
 #pragma once
 
 #include "arithmetic.h"
@@ -10,20 +10,21 @@
 
 namespace gatedops::cuda {
 
-// K_ij v_j for the rows of a tile, and K_ij^T v_i for its columns where it stands for its mirror image. Each tile has a
-// place of its own for these sums (Contraction), and their order depends on the shape alone.
+// Computes K_ij v_j for the rows of a tile, and K_ij^T v_i for its columns if the tile also stands for its mirror
+// image. Each tile writes these sums to a place of its own (Contraction). Their order depends on the shape alone.
 struct ContractTile {
   static constexpr bool kByRows = false;
-  static constexpr int kColumns = 12, kFewColumns = 4;  // of v at a time: as many sums in registers
-  static constexpr int kTerms = 4;                      // of a sum at a time
+  // A thread takes this many columns of v at a time, and has a sum in registers for each.
+  static constexpr int kColumns = 12, kFewColumns = 4;
+  static constexpr int kTerms = 4;  // It adds this many terms to each sum at a time.
 
-  // Elements of shared memory for v on both sides of a tile.
+  // Returns how many elements of shared memory v takes on both sides of a tile.
   static constexpr int scratch(int tile) {
     return 2 * tile * kColumns;
   }
 
-  // Threads 0 .. kThreads - 1 call this together; values is the staged tile, complete on entry.
-  // scratch holds scratch(kTile) elements, on a 16-byte boundary. `wait` is their barrier.
+  // Threads 0 .. kThreads - 1 call this together. `values` is the staged tile, which is complete on entry. `scratch`
+  // has scratch(kTile) elements and begins at a 16-byte boundary. `wait` is the barrier of the threads.
   template <int kThreads, int kTile, class Value, class Wait>
   static __device__ __forceinline__ void run(
       const GramProblem& p, const TileRect& tile, int, const Value* values, Value* scratch, int thread,
@@ -46,7 +47,7 @@ struct ContractTile {
           sum<kTile, false>(p.contraction, tile, values, scratch + kTile * kColumns, line, first, columns);
         }
       }
-      wait();  // before v is overwritten, and the tile after the last columns
+      wait();  // Next v is overwritten or, after the last columns, the tile.
     }
   }
 
@@ -56,7 +57,8 @@ struct ContractTile {
     return ((tile.i / kTile - c.first_row) * c.stride + tile.j / kTile) * c.columns * kTile;
   }
 
-  // v of `rows` rows from `row` on, kColumns elements each; zeros for what is missing to whole groups of kTerms rows.
+  // Loads `rows` rows of v from `row` on, kColumns elements each. Missing elements are zeros, also up to a multiple of
+  // kTerms rows.
   template <int kThreads, class Value>
   static __device__ __forceinline__ void load(
       const GramProblem& p, int64_t row, int rows, int first, int columns, Value* to, int thread) {
@@ -67,7 +69,8 @@ struct ContractTile {
     }
   }
 
-  // kAcross: K_ij v_j of row `line`; else K_ij^T v_i of column `line`. v: columns [first, first + columns) of it.
+  // Computes K_ij v_j for row `line` if kAcross, else K_ij^T v_i for column `line`, with columns [first, first +
+  // columns) of v.
   template <int kTile, bool kAcross, class Value>
   static __device__ __forceinline__ void sum(
       const Contraction& c, const TileRect& tile, const Value* values, const Value* v, int line, int first,
@@ -82,7 +85,8 @@ struct ContractTile {
     }
   }
 
-  // Lanes have neighbouring lines, and all read one row of v. Values outside the problem are products of counts of 0.
+  // Lanes have neighbouring lines, and all read the same row of v. Values outside the problem are products of counts
+  // of 0, which are finite.
   template <int kTile, bool kAcross, int kUsed, class Value>
   static __device__ __forceinline__ void sum_line(
       const Value* values, const Value* v, int line, int terms, int columns, Value* part) {
@@ -95,7 +99,8 @@ struct ContractTile {
       const Value* group = kAcross ? values + line * kTile : values + t * kTile;
       const int place = kAcross ? t ^ tile_swizzle(line) : line ^ tile_swizzle(t);
 #pragma unroll
-      for (int u = 0; u < kTerms; ++u) {  // u and the bits of t do not meet: their swizzles can be added one by one
+      for (int u = 0; u < kTerms;
+           ++u) {  // u and t have no bits in common, so their swizzles can be applied one by one.
         const Value value = kAcross ? group[place ^ u] : group[u * kTile + (place ^ tile_swizzle(u))];
         const RowOfV row = *reinterpret_cast<const RowOfV*>(v + (t + u) * kColumns);
 #pragma unroll
@@ -113,8 +118,8 @@ struct ContractTile {
   }
 };
 
-// Adds up what ContractTile left for each tile of a band: always in the same order, so that a product has the same bits
-// on every run, and on every GPU that runs the same kernel.
+// Adds up the sums that ContractTile wrote for each tile of a band. The order is always the same, so that a product has
+// the same bits on every run, and on every GPU that runs the same kernel.
 //
 // Warp s of a block adds terms s, s + kSlices, ... of 32 rows in one column; the first warp adds the slices.
 template <class Value, int kTile>
@@ -122,7 +127,8 @@ struct PartialSum {
   static constexpr int kSlices = 8, kThreads = 32 * kSlices;
   static constexpr int kSharedBytes = kThreads * static_cast<int>(sizeof(Value));
 
-  // Blocks' worth of work: for every row of tiles that the band touches, its columns of v and groups of 32 rows.
+  // Returns the units of work, one for a block at a time: one for each column of v and each group of 32 rows, in every
+  // row of tiles that the band touches.
   static GATEDOPS_HOST_DEVICE int64_t units(const PartialSums& p) {
     return (p.end_row - first_touched(p)) * p.parts.columns * (kTile / 32);
   }
@@ -137,7 +143,8 @@ struct PartialSum {
     Value sum = Value(0);
     if (row < p.rows) {
       const int64_t across = tile < p.parts.first_row ? 0 : p.symmetric ? tile + 1 : p.tile_cols;
-      const int64_t above = tile + 1 > p.parts.first_row ? tile + 1 : p.parts.first_row;  // first of the band below it
+      // The first row of tiles of the band that lies below this one.
+      const int64_t above = tile + 1 > p.parts.first_row ? tile + 1 : p.parts.first_row;
       const int64_t terms = across + (p.symmetric ? p.end_row - above : 0);
 #pragma unroll 4
       for (int64_t t = slice; t < terms; t += kSlices) {

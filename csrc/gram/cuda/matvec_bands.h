@@ -1,5 +1,6 @@
-// A Gram times v, a band of rows of tiles at a time whose parts fit the workspace: the kernel that contracts (with
-// ContractTile), then the one that adds up (sum_partials), to what the bands before left.
+// A Gram times v, one band of rows of tiles after the other. The parts of a band fit the workspace. For each band, one
+// kernel contracts (with ContractTile); then another (sum_partials) adds the parts up, and to the sums of earlier
+// bands.
 #pragma once
 
 #include <algorithm>
@@ -8,12 +9,13 @@
 
 namespace gatedops::cuda {
 
-// Tiles of a band that begins at row `first` and ends before row `end` have (end - first) * band_width parts.
+// Returns how many columns of tiles a band has that ends before row `end`. From row `first` on, it has
+// (end - first) * band_width parts.
 GATEDOPS_HOST_DEVICE constexpr int64_t band_width(const TileSchedule& all, int64_t end) {
   return all.symmetric ? (end < all.cols ? end : all.cols) : all.cols;
 }
 
-// The end of the band that begins at row `first`: as many rows as have `parts` parts, or one.
+// Returns the end of the band that begins at row `first`. The band has at most `parts` parts, but at least one row.
 inline int64_t band_end(const TileSchedule& all, int64_t first, int64_t parts) {
   int64_t end = first + 1;
   while (end < all.rows && (end + 1 - first) * band_width(all, end + 1) <= parts) {
@@ -22,7 +24,7 @@ inline int64_t band_end(const TileSchedule& all, int64_t first, int64_t parts) {
   return end;
 }
 
-// Parts of the largest band.
+// Returns how many parts the largest band has.
 inline int64_t largest_band(const TileSchedule& all, int64_t parts) {
   int64_t largest = 0;
   for (int64_t first = 0; first < all.rows;) {
@@ -36,19 +38,19 @@ inline int64_t largest_band(const TileSchedule& all, int64_t parts) {
 // The band [first_row, end_row) of tiles, with parts as ContractTile wrote them.
 struct PartialSums {
   Contraction parts;
-  int64_t end_row, tile_cols;  // in tiles
-  int64_t rows;                // of out
+  int64_t end_row, tile_cols;  // count tiles
+  int64_t rows;                // counts rows of out
   bool symmetric;
-  void* out;  // (rows, columns)
+  void* out;  // is (rows, columns)
 };
 
-// Tiles of `edge` rows and columns.
+// Returns the schedule of tiles of `edge` rows and columns.
 inline TileSchedule schedule_of(const GramProblem& p, bool symmetric, int64_t edge) {
   return {(p.x.rows + edge - 1) / edge, (p.y.rows + edge - 1) / edge, symmetric};
 }
 
-// Of problem.contraction the caller fills in v and columns; out is (x.rows, columns), contiguous. Partial products take
-// at most `bytes`, or what one row of tiles needs.
+// A call of a matvec. The caller fills in v and columns of problem.contraction. `out` is (x.rows, columns), contiguous.
+// Partial products take at most `bytes` bytes, or as many as one row of tiles needs.
 struct MatvecCall {
   GramProblem problem;
   bool symmetric;
@@ -56,7 +58,7 @@ struct MatvecCall {
   int64_t bytes;
 };
 
-// Bands of a kernel whose schedule is of squares of kSquare x kSquare tiles of kTile rows.
+// The bands of a kernel whose schedule has squares of kSquare x kSquare tiles. A tile has kTile rows.
 template <class Value, int kTile, int kSquare>
 class Bands {
  public:
@@ -67,7 +69,7 @@ class Bands {
     return largest_band(all_, parts()) * square_bytes();
   }
 
-  // Calls contract(problem) and then add_up(sums), which launch and return an error or 0, for each band.
+  // Calls contract(problem) and then add_up(sums) for each band. Both launch a kernel and return an error or 0.
   template <class Contract, class AddUp>
   int run(void* workspace, const Contract& contract, const AddUp& add_up) const {
     const int64_t half = call_.symmetric ? this->workspace() / 2 : 0;
@@ -97,7 +99,7 @@ class Bands {
   static int64_t tiles(int64_t rows) {
     return (rows + kTile - 1) / kTile;
   }
-  // Of partial products: those of its rows, and where symmetric as many again of its columns.
+  // Returns the bytes of the partial products of a square: those of its rows and, if symmetric, those of its columns.
   int64_t square_bytes() const {
     const int64_t part = int64_t{kTile} * call_.problem.contraction.columns * static_cast<int64_t>(sizeof(Value));
     return part * kSquare * kSquare * (call_.symmetric ? 2 : 1);

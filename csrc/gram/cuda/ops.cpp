@@ -1,6 +1,6 @@
-// The ops of the gram family on NVIDIA GPUs whose result is a matrix: npk_gram, npk_gram_out, npk_diag,
-// gate_overlap. Sigma of bytes is made by the kernels, of floats by the wgmma kernel or by torch, into the output,
-// where it is multiplied tile by tile (docs/math.md, section 3).
+// The ops of the gram family on NVIDIA GPUs that return what they compute of each pair or row: npk_gram, npk_gram_out,
+// npk_diag, gate_overlap. The kernels make a Sigma of bytes. A Sigma of floats is made by the wgmma kernel, or by torch
+// into the output, where the kernel then multiplies it tile by tile (docs/math.md, section 3).
 #include <torch/csrc/stable/library.h>
 
 #include "core/kernel.h"
@@ -55,7 +55,7 @@ Tensor npk_diag(
   return out;
 }
 
-// Gates on in each layer and row, (L, n).
+// Counts the gates that are on in each layer and row, (L, n).
 Tensor row_counts(const Tensor& words, const GateRows& gates, const LayerTable& layers) {
   Tensor counts = torch::stable::new_empty(words, {layers.count, gates.rows}, ScalarType::Int);
   auto* data = static_cast<int32_t*>(counts.mutable_data_ptr());
@@ -87,7 +87,7 @@ Tensor gate_overlap(
   return out;
 }
 
-// Read from the file by gatedops/backends/cuda_library.py.
+// gatedops/backends/cuda_library.py reads this text from the file of the library.
 #define GATEDOPS_TEXT(...) #__VA_ARGS__
 #define GATEDOPS_TEXT_OF(...) GATEDOPS_TEXT(__VA_ARGS__)
 __attribute__((used)) const char kBuiltFor[] =

@@ -1,5 +1,5 @@
-// From the arguments of an op to launches: what kernels are told, what Sigma is made of, and the Gram, its product with
-// v, or its largest values.
+// Leads from the arguments of an op to launches. It fills in the problem of the kernels, prepares Sigma, and launches
+// the Gram, its product with v, or the search for its largest values.
 #pragma once
 
 #include "core/cuda/op.h"
@@ -8,7 +8,7 @@
 
 namespace gatedops::cuda {
 
-constexpr int64_t kPartialBytes = int64_t{128} << 20;  // of partial products of a matvec
+constexpr int64_t kPartialBytes = int64_t{128} << 20;  // The partial products of a matvec take at most this many bytes.
 
 inline GateRows gate_rows(const Tensor& words, const char* name) {
   const GateRows rows{
@@ -51,7 +51,7 @@ inline OutputType output_type(ScalarType dtype, const char* name) {
   }
 }
 
-// Checks all arguments; fills in the gates and layers.
+// Checks all arguments, and fills in the gates and layers.
 inline GramProblem gram_problem(const WholeArgs& args, const std::vector<int64_t>& gates = {}) {
   args.require_valid();
   require_device_of(args.words, args.y_words, "y_words");
@@ -67,22 +67,23 @@ inline GramProblem gram_problem(const WholeArgs& args, const std::vector<int64_t
   return p;
 }
 
-// Whether the kernels make Sigma of bytes: exact, with columns whose sums stay below 2^32.
+// Tells whether the kernels make Sigma of bytes. It is exact, because with this many columns sums stay below 2^32.
 inline bool sigma_of_bytes(const std::optional<Tensor>& x) {
   return x && x->scalar_type() == ScalarType::Byte && x->size(1) >= 1 && x->size(1) <= kMaxSigmaColumns;
 }
 
-// With so many columns a product of split floats is within twice the error of torch's: docs/math.md, section 3.
+// From kMinSplitColumns to kMaxSplitColumns columns, a product of split floats is within twice the error of torch's
+// (docs/math.md, section 3).
 constexpr int64_t kMinSplitColumns = 64, kMaxSplitColumns = 1024;
 
-// Whether the kernel that makes a result of this type makes Sigma of floats too.
+// Tells whether the kernel that makes a result of this type makes a Sigma of floats too.
 inline bool sigma_of_floats(const GramArgs& args, const GramProblem& problem, OutputType type) {
   return args.x && args.x->scalar_type() == ScalarType::Float && args.right().scalar_type() == ScalarType::Float &&
          args.x->size(1) >= kMinSplitColumns && args.x->size(1) <= kMaxSplitColumns &&
          launchers_for(problem, type).sigma_of_floats;
 }
 
-// Floats (n, d) as two matrices of TF32 numbers, one below the other.
+// Returns floats (n, d) as two matrices of TF32 numbers, one below the other.
 inline Tensor split_floats(const Tensor& x) {
   const int64_t padded = (x.size(1) + 3) / 4 * 4;
   Tensor split = torch::stable::new_empty(x, {2 * x.size(0), padded});
@@ -92,13 +93,13 @@ inline Tensor split_floats(const Tensor& x) {
   return split;
 }
 
-// Rows [first, first + rows) of 4-byte words of a matrix whose rows are multiples of 16 bytes.
+// Returns rows [first, first + rows) of a matrix as 4-byte words. Its rows are multiples of 16 bytes.
 inline GateRows word_rows(const Tensor& t, int64_t first, int64_t rows) {
   const int64_t stride = t.stride(0) * (t.scalar_type() == ScalarType::Byte ? 1 : 4) / 4;
   return {static_cast<const uint32_t*>(t.const_data_ptr()) + first * stride, rows, rows > 1 ? stride : 0};
 }
 
-// Sigma as the kernels multiply it in, where they make it; what they read lives as long as this.
+// Prepares Sigma for the kernels if they make it. The memory that they read lives as long as this object.
 class FusedSigma {
  public:
   FusedSigma(const GramArgs& args, OutputType type, GramProblem& problem) {
@@ -131,7 +132,7 @@ inline void launch_gram(
   require_launched(launchers_for(problem, type).gram(problem, symmetric, type, current_stream(words)), op);
 }
 
-// Rows of y seen as rows of x.
+// Returns the table with the layers of y in the place of those of x.
 inline LayerTable right_layers(LayerTable table) {
   for (int l = 0; l < table.count; ++l) {
     table.layer[l].x_first = table.layer[l].y_first;
@@ -139,12 +140,12 @@ inline LayerTable right_layers(LayerTable table) {
   return table;
 }
 
-// out = [out *] Lambda, rows and columns scaled; problem as of gram_problem(args).
+// Computes out = [out *] Lambda, with rows and columns scaled by the factors. `problem` comes from gram_problem(args).
 inline void multiply_lambda(const GramArgs& args, GramProblem problem, bool times, Tensor& out) {
   problem.out.data = out.mutable_data_ptr();
   problem.out.row_stride = out.stride(0);
   problem.out.times = times;
-  std::optional<Tensor> factor, y_factor;  // alive until the launch
+  std::optional<Tensor> factor, y_factor;  // must live until the launch
   if (args.factor) {
     factor = torch::stable::contiguous(detached(*args.factor));
     y_factor = args.y_factor ? torch::stable::contiguous(detached(*args.y_factor)) : *factor;
@@ -166,8 +167,8 @@ inline void run_gram(const GramArgs& args, GramProblem problem, Tensor& out) {
   multiply_lambda(args, problem, given, out);
 }
 
-// out = the Gram times v, both contiguous and of one dtype, float32 or float64. False, and nothing done, where the
-// kernels do not make Sigma.
+// Computes out = the Gram times v. Both are contiguous and have one dtype, float32 or float64. Returns false, and does
+// nothing, if the kernels do not make Sigma.
 inline bool run_matvec(const GramArgs& args, GramProblem problem, const Tensor& v, Tensor& out) {
   const OutputType type = output_type(v.scalar_type(), "v");
   const FusedSigma sigma(args, type, problem);
@@ -183,7 +184,8 @@ inline bool run_matvec(const GramArgs& args, GramProblem problem, const Tensor& 
   return true;
 }
 
-// The k largest values of Lambda in each row, k <= kMaxNeighbors; symmetric: a row is not its own neighbour.
+// Finds the k largest values of Lambda in each row, k <= kMaxNeighbors. If y_words is absent, a row is not its own
+// neighbour.
 inline void run_neighbors(const GramArgs& args, GramProblem problem, int64_t k, Tensor& values, Tensor& indices) {
   problem.neighbors = {
       values.mutable_data_ptr(), static_cast<int64_t*>(indices.mutable_data_ptr()), static_cast<int32_t>(k),

@@ -1,7 +1,7 @@
-// Keeps of a finished tile what belongs to the k largest values of its rows so far. A block does all tiles of its rows
-// one after the other, columns ascending, so that of equal values the one that came first is the one to keep. The lists
-// lie in the output itself; after the first tiles few values get past the smallest of a list, and a row costs a
-// comparison.
+// Keeps the values of a finished tile that belong to the k largest values of their rows so far. A block computes all
+// tiles of its rows one after the other, columns ascending. Among equal values it therefore keeps the one that came
+// first. The lists lie in the output itself. After the first tiles few values exceed the smallest of a list, and a row
+// costs one comparison.
 #pragma once
 
 #include <cmath>
@@ -19,11 +19,11 @@ struct SelectNeighbors {
     return 0;
   }
 
-  // Threads 0 .. kThreads - 1 call this together; values is the staged tile, complete on entry.
+  // Threads 0 .. kThreads - 1 call this together. `values` is the staged tile, which is complete on entry.
   template <int kThreads, int kTile, class Value, class Wait>
   static __device__ __forceinline__ void run(
       const GramProblem& p, const TileRect& tile, int, const Value* values, Value*, int thread, const Wait&) {
-    constexpr int kLines = kTile / (kThreads / 32);  // of a warp
+    constexpr int kLines = kTile / (kThreads / 32);  // A warp has this many lines.
     static_assert(kLines <= 32, "one threshold a lane");
     const int lane = thread % 32, first = thread / 32 * kLines, k = p.neighbors.k;
     const bool none_yet = tile.j == 0;
@@ -36,25 +36,25 @@ struct SelectNeighbors {
       const Row row{tile.i + first + line, tile.j, tile.cols, first + line};
       select<kTile>(p.neighbors, row, values, from_lane(threshold, line), none_yet, lane);
     }
-    wait_in_warp();  // what one lane wrote another reads at the next tile
+    wait_in_warp();  // At the next tile, a lane reads what another wrote here.
   }
 
  private:
   struct Row {
     int64_t i, first_col;
-    int cols, line;  // of the tile
+    int cols, line;  // belong to the tile
   };
 
   template <class Value>
   static constexpr Value kBelowAll = static_cast<Value>(-HUGE_VAL);
 
-  // The list of a row, largest first, element e in lane e.
+  // The list of a row, largest first. Lane e has element e.
   template <class Value>
   struct List {
     Value value;
     int64_t index;
 
-    // Behind all values that are as large.
+    // Inserts a value behind all values that are as large.
     __device__ __forceinline__ void insert(Value added, int64_t at, int lane) {
       const int place = first_lane(vote(value < added));
       const Value above = from_lane_before(value);
@@ -64,7 +64,7 @@ struct SelectNeighbors {
     }
   };
 
-  // Puts into a row's list those of the tile's values that are above the list's smallest.
+  // Inserts into a row's list those of the tile's values that are above the list's smallest.
   template <int kTile, class Value>
   static __device__ __forceinline__ void select(
       const Neighbors& n, const Row& row, const Value* values, Value threshold, bool none_yet, int lane) {
@@ -89,7 +89,7 @@ struct SelectNeighbors {
         const int from = first_lane(above);
         list.insert(from_lane(value, from), row.first_col + c + from, lane);
         threshold = from_lane(list.value, n.k - 1);
-        above &= vote(value > threshold) & ~((2u << from) - 1u);  // of the lanes behind
+        above &= vote(value > threshold) & ~((2u << from) - 1u);  // keeps only the lanes behind `from`
         changed = true;
       }
     }

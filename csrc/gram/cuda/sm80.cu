@@ -1,4 +1,4 @@
-// Launchers of the mma.sync kernel.
+// The launchers of the mma.sync kernel.
 #include "core/cuda/launch.h"
 #include "launchers.h"
 #include "select_neighbors.h"

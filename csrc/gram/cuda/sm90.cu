@@ -1,4 +1,4 @@
-// Launchers of the wgmma kernel, in clusters of two blocks and without clusters.
+// The launchers of the wgmma kernel, in clusters of two blocks and without clusters.
 
 #include <cudaTypedefs.h>
 
@@ -13,7 +13,7 @@ namespace {
 
 static_assert(sizeof(TensorMap) == sizeof(CUtensorMap) && alignof(TensorMap) >= alignof(CUtensorMap));
 
-// cuTensorMapEncodeTiled belongs to the driver library, which is found at run time: nothing to link.
+// cuTensorMapEncodeTiled belongs to the driver library. It is looked up at run time, so that nothing has to be linked.
 PFN_cuTensorMapEncodeTiled_v12000 find_encode() {
   void* function = nullptr;
   cudaDriverEntryPointQueryResult found;
@@ -23,8 +23,8 @@ PFN_cuTensorMapEncodeTiled_v12000 find_encode() {
   return usable ? reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(function) : nullptr;
 }
 
-// Words [first, first + words) of all rows, in boxes of box_rows rows of one stage. Rows lie at least a row apart
-// (tensors.h).
+// Makes the map of words [first, first + words) of all rows. Its boxes are box_rows rows of one stage. Rows do not
+// overlap (tensors.h). Returns false if that fails.
 bool encode(const GateRows& gates, int32_t first, int32_t words, int box_rows, TensorMap& map) {
   static const auto encode_tiled = find_encode();
   const cuuint64_t sizes[] = {static_cast<cuuint64_t>(words), static_cast<cuuint64_t>(gates.rows)};
@@ -41,7 +41,7 @@ bool encode(const GateRows& gates, int32_t first, int32_t words, int box_rows, T
 constexpr int kTile = Sm90Traits<float, 1>::kTile;
 static_assert(kMaxMappedRows + 2 * kTile <= INT32_MAX, "a tile of a cluster begins inside int32 and ends there");
 
-// Maps of all layers, Sigma among them; the schedule is the caller's.
+// Makes the maps of all layers and of Sigma. The caller fills in the schedule. Returns false if a map fails.
 template <int kCluster>
 bool encode_all(const GramProblem& problem, Sm90Problem& p) {
   constexpr int kSharedRows = Sm90Traits<float, kCluster>::kSharedRows;

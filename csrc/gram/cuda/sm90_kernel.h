@@ -1,6 +1,17 @@
-// The Gram kernel for sm_90a: wgmma on single bits (BGMMA), operands through TMA with its 128-byte swizzle. Clusters of
-// two persistent blocks, or single ones, do tile after tile. In a block one thread chooses the tiles and starts their
-// copies, two warpgroups multiply, and one writes, or contracts, the tile before.
+// The Gram kernel for sm_90a. It uses wgmma on single bits (BGMMA); TMA copies the operands with its 128-byte swizzle.
+// Clusters of two persistent blocks, or single ones, compute tile after tile. In a block one thread chooses the tiles
+// and starts their copies, two warpgroups multiply, and one warpgroup writes, or contracts, the tile before.
+//
+// The products of the tensor cores bound it, if a layer is wide enough. A tile, 128 x 128 pairs, takes for each layer:
+//
+// | work                         | for 1024 gates             | what bounds it on an H200                            |
+// |------------------------------|----------------------------|------------------------------------------------------|
+// | wgmma m64n128k256 b1         | 8                          | tensor cores, 12.5e15 operations a second, 4.2e6 each |
+// | TMA copies                   | 24 KiB, 32 without cluster | the L2 cache; not measured here                      |
+// | close_layer, 3 instructions  | 64 values of 256 threads   | 192 cycles a warpgroup, beside the other's wgmma     |
+// | writing float32, once a tile | 64 KiB, 128 if symmetric   | device memory, 4.3e12 bytes a second                 |
+//
+// benchmarks/_gram/gpu_limits.py has the sources of these rates.
 #pragma once
 
 #include "arithmetic.h"
@@ -11,19 +22,20 @@
 
 namespace gatedops::cuda {
 
-// A map for each layer and side, so that words behind a layer's last are zeros like rows behind the last, and for
-// Sigma, of floats a second one for the rest. 17 of the 32 KiB of parameters that a kernel may have from CUDA 12.1 on.
+// Each layer has a map for each side, so that words behind the layer's last are zeros, like rows behind the last. Sigma
+// has one too, and a second one for the rest of floats. The maps are 17 of the 32 KiB of parameters that a kernel may
+// have from CUDA 12.1 on.
 struct Sm90Problem {
-  GramProblem gram;  // its schedule is of squares of kCluster x kCluster tiles
+  GramProblem gram;  // has a schedule of squares of kCluster x kCluster tiles
   TensorMap x[kMaxMappedLayers + 2], y[kMaxMappedLayers + 2];
 };
 static_assert(sizeof(Sm90Problem) <= 32764);
 
 #if defined(GATEDOPS_HAS_WGMMA)
 
-// Calls use(unit) for this block's units: a tile, or one layer of it where counts are wanted. The blocks of a cluster
-// are at the same columns of the same square of tiles. kByRows: a cluster does all tiles of its rows one after the
-// other.
+// Calls use(unit) for this block's units. A unit is a tile, or one layer of it if counts are wanted. The blocks of a
+// cluster are at the same columns of the same square of tiles. If kByRows, a cluster computes all tiles of its rows one
+// after the other.
 template <class Traits, bool kByRows, class Use>
 __device__ __forceinline__ void each_unit(const GramProblem& p, const Use& use) {
   constexpr int kCluster = Traits::kCluster;
@@ -54,13 +66,14 @@ __device__ __forceinline__ void each_unit(const GramProblem& p, const Use& use) 
   }
 }
 
-// 32 floats of each row at a time.
+// Walks over the floats of Sigma, 32 of each row at a time.
 __device__ __forceinline__ PieceCursor float_pieces(const LayerTable& layers) {
   return {layers, layers.count, layers.count + 1};
 }
 
-// One thread: hands on all units and starts their copies, a stage as soon as all consumers of the cluster have left it.
-// Rows of x are this block's own; of the rows of y that the cluster shares it copies its part to all.
+// One thread runs this. It hands on all units and starts their copies. It fills a stage as soon as all consumers of the
+// cluster have left it. It copies the rows of x, which are this block's own, and its part of the rows of y, which the
+// cluster shares, to all blocks.
 template <class Traits, bool kByRows>
 __device__ __forceinline__ void produce(const Sm90Problem& p) {
   const int rank = static_cast<int>(blockIdx.x % Traits::kCluster);
@@ -72,7 +85,7 @@ __device__ __forceinline__ void produce(const Sm90Problem& p) {
     const int i = unit.row * Traits::kTile;
     const int j = unit.col * Traits::kTile + rank * Traits::kSharedRows;
     const auto copy_stage = [&](int map, int word) {
-      wait_for_phase(ring.empty(), ring.parity ^ 1);  // passes at once in the first round
+      wait_for_phase(ring.empty(), ring.parity ^ 1);  // does not wait in the first round
       arrive_expecting(ring.full(), Traits::kStageBytes);
       copy_box(ring.operands(), p.x[map], word, i, ring.full());
       if constexpr (Traits::kCluster > 1) {
@@ -102,8 +115,8 @@ struct WarpgroupTile {
 
   int group = uniform(threadIdx.x / kWarpgroup), warp = uniform(threadIdx.x / 32 % 4), lane = threadIdx.x % 32;
 
-  // Starts the products of a stage: of single bits, or of bytes. Straight through where the stage is full: in a loop
-  // each product waits anew for the registers.
+  // Starts the products of a stage, of single bits or of bytes. For a full stage the loop is unrolled, because in a
+  // loop each product waits again for the registers.
   __device__ __forceinline__ void multiply_piece(
       uint32_t operands, int steps, bool bytes, int32_t (&sums)[kValues]) const {
     const uint64_t a = matrix_descriptor(Traits::kDescriptor, operands + group * Traits::kConsumerRows * kRowBytes);
@@ -130,8 +143,9 @@ struct WarpgroupTile {
     }
   }
 
-  // Sums of products of two stages of floats, rounded ones and their rests: rest by rounded both ways, which are small,
-  // then rounded by rounded. Rest by rest is below what is kept.
+  // Sums products of two stages of floats, the rounded numbers and their rests. First come the products of a rest and a
+  // rounded number, both ways, which are small; then those of two rounded numbers. Products of two rests are too small
+  // to matter.
   __device__ __forceinline__ void multiply_float_piece(uint32_t rounded, uint32_t rest, float (&sums)[kValues]) const {
     const uint32_t mine = group * Traits::kConsumerRows * kRowBytes;
     const uint64_t a = matrix_descriptor(Traits::kDescriptor, rounded + mine);
@@ -155,7 +169,7 @@ struct WarpgroupTile {
     commit_products();
   }
 
-  // A stage is left in all blocks whose copies go to it: one thread for each.
+  // Tells all blocks whose copies go to this stage that the warpgroup has left it. One thread tells each block.
   __device__ __forceinline__ void leave(uint32_t empty) const {
     const int rank = static_cast<int>(threadIdx.x % kWarpgroup);
     if (rank < Traits::kCluster) {
@@ -178,7 +192,7 @@ struct WarpgroupTile {
     }
   }
 
-  // The same, multiplied by what this thread put there.
+  // Multiplies the values that this thread put there by `values`.
   __device__ __forceinline__ void multiply_staged(const float (&values)[kValues], float* tile) const {
 #pragma unroll
     for (int i = 0; i < kValues; ++i) {
@@ -190,8 +204,8 @@ struct WarpgroupTile {
   }
 };
 
-// Sigma of floats, times the products that lie in the tile's memory. The tensor cores truncate what they add, so no
-// more than 32 columns are added there; the sums of those are added in float32, rounded.
+// Multiplies the products in the tile's memory by a Sigma of floats. The tensor cores truncate what they add, so they
+// add no more than 32 columns. These sums are added in float32, with rounding.
 template <class Traits>
 __device__ __forceinline__ void multiply_float_sigma(
     const GramProblem& p, Ring<Traits>& ring, const WarpgroupTile<Traits>& part, float* tile) {
@@ -219,7 +233,7 @@ __device__ __forceinline__ void multiply_float_sigma(
   part.multiply_staged(sigma, tile);
 }
 
-// Multiplies the pieces of layers [begin, end): counts of one layer, or the product over them.
+// Multiplies the pieces of layers [begin, end). The result is the counts of one layer, or the product over the layers.
 template <class Traits>
 __device__ __forceinline__ void multiply_layers(
     const GramProblem& p, int begin, int end, Ring<Traits>& ring, const WarpgroupTile<Traits>& part,
@@ -238,7 +252,8 @@ __device__ __forceinline__ void multiply_layers(
   }
 }
 
-// Counts, or the product over layers [begin, end), of one tile, into the tile's memory when that is empty.
+// Computes the counts, or the product over layers [begin, end), of one tile, and writes them to the tile's memory as
+// soon as that is empty.
 template <class Traits>
 __device__ __forceinline__ void compute_tile(
     const GramProblem& p, int begin, int end, Ring<Traits>& ring, const FinishedTile<Traits>& tile) {
@@ -256,7 +271,7 @@ __device__ __forceinline__ void compute_tile(
   }
   multiply_layers<Traits>(p, begin, end, ring, part, counts, product);
   auto* values = reinterpret_cast<Value*>(shared_memory() + Traits::kStagedOffset);
-  wait_for_phase(tile.empty, tile.parity ^ 1);  // passes at once for the first tile
+  wait_for_phase(tile.empty, tile.parity ^ 1);  // does not wait for the first tile
   if constexpr (Traits::kHasProduct) {
     part.stage_values(product, values);
     if (p.layers.sigma == SigmaOf::kFloats) {
@@ -300,7 +315,7 @@ __device__ __forceinline__ void finish(const GramProblem& p) {
 
 #endif
 
-// Launched in clusters of kCluster blocks. Finish: WriteTile, ContractTile or SelectNeighbors.
+// The kernel is launched in clusters of kCluster blocks. Finish is WriteTile, ContractTile or SelectNeighbors.
 template <class Traits, class Finish>
 __global__ void __launch_bounds__(Traits::kThreads, 1) gram_sm90(const __grid_constant__ Sm90Problem p) {
 #if defined(GATEDOPS_HAS_WGMMA)
@@ -321,7 +336,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1) gram_sm90(const __grid_co
     finish<Traits, Finish>(p.gram);
   }
   if constexpr (Traits::kCluster > 1) {
-    wait_for_cluster();  // neither block's memory goes while the other copies to it or arrives at its barriers
+    wait_for_cluster();  // A block must not end while the other copies to its memory or arrives at its barriers.
   }
 #endif
 }

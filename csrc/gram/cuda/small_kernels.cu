@@ -1,5 +1,6 @@
-// The small kernels beside the Gram's, none near its cost: gates on in each row and layer, the diagonal of Lambda,
-// floats split for the tensor cores, and the sums of what a Gram times v leaves.
+// The small kernels beside the Gram's, which cost little compared with it. They count the gates that are on in each row
+// and layer, compute the diagonal of Lambda, split floats for the tensor cores, and add up the parts of a Gram times v.
+// Memory bounds them: they read or write each word once.
 #include "arithmetic.h"
 #include "contract_tile.h"
 #include "core/cuda/launch.h"
@@ -8,7 +9,7 @@
 namespace gatedops::cuda {
 namespace {
 
-constexpr int kWarps = 8;  // of a block that takes a row a warp, by ordinary population counts
+constexpr int kWarps = 8;  // A block has this many warps; each takes a row, with ordinary population counts.
 
 __device__ __forceinline__ int32_t row_count(const uint32_t* row, const Layer& layer, int lane) {
   int32_t count = 0;
@@ -55,7 +56,7 @@ __global__ void __launch_bounds__(32 * kWarps)
 
 constexpr int kSplitThreads = 256;
 
-// Elements behind the last column are zeros.
+// Splits floats into TF32 numbers. Elements behind the last column are zeros.
 __global__ void __launch_bounds__(kSplitThreads) split(const FloatRows x, float* high, float* rest, int64_t padded) {
   for (int64_t at = int64_t{blockIdx.x} * kSplitThreads + threadIdx.x; at < x.rows * padded;
        at += int64_t{gridDim.x} * kSplitThreads) {

@@ -1,5 +1,5 @@
-// Tensors as the kernels take them, by torch alone: whole rows, padded bytes, panels of rows, products. Tests compile
-// this file without CUDA.
+// Makes tensors that the kernels can take: whole rows, padded bytes, panels of rows, products. It uses only torch, and
+// tests compile it without CUDA.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -13,16 +13,17 @@
 
 namespace gatedops::cuda {
 
-constexpr int64_t kPanelBytes = int64_t{64} << 20;  // of a Gram held at a time where it is not the result
-constexpr int64_t kPanelRows = 128;                 // a panel is a multiple of so many rows: whole tiles
+// If a Gram is not the result, at most this much of it is held at a time.
+constexpr int64_t kPanelBytes = int64_t{64} << 20;
+constexpr int64_t kPanelRows = 128;  // A panel is a multiple of this many rows, so that it has whole tiles.
 
-// Rows as the kernels' copies step through them begin at least a row behind the one before. Those of an expanded
-// tensor, which all begin at the same place, do not.
+// Tells whether rows overlap, as those of an expanded tensor do, which all begin at the same place. The copies of the
+// kernels need rows that do not.
 inline bool rows_overlap(const Tensor& t, int64_t row) {
   return t.size(0) > 1 && t.stride(0) < row;
 }
 
-// Gives t, or a copy of it when its rows overlap.
+// Returns t, or a copy of it if its rows overlap.
 inline Tensor whole_rows(const Tensor& t) {
   return t.dim() == 2 && rows_overlap(t, t.size(1)) ? torch::stable::contiguous(t) : t;
 }
@@ -37,8 +38,8 @@ struct WholeArgs : GramArgs {
   }
 };
 
-// Bytes (n, d) as the kernels read them: rows on 16-byte boundaries, zeros behind the last column. x itself where it
-// is.
+// Returns bytes (n, d) as the kernels read them, with rows on 16-byte boundaries and zeros behind the last column. If x
+// already is like that, it returns x itself.
 inline Tensor padded_bytes(const Tensor& x) {
   const int64_t bytes = (x.size(1) + 15) / 16 * 16;
   const bool aligned = reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0 && x.stride(0) % 16 == 0;
@@ -51,7 +52,7 @@ inline Tensor padded_bytes(const Tensor& x) {
   return padded;
 }
 
-// A view of the memory alone: what is done with it is never recorded by autograd.
+// Returns a view of the memory, with which autograd never records anything.
 inline Tensor detached(const Tensor& t) {
   std::vector<int64_t> sizes, strides;
   for (int64_t d = 0; d < t.dim(); ++d) {
@@ -66,12 +67,12 @@ inline Tensor rows_of(const Tensor& t, int64_t row, int64_t rows) {
   return torch::stable::narrow(source, 0, row, rows);
 }
 
-// Rows of a panel `cols` wide.
+// Returns how many rows a panel of `cols` columns has.
 inline int64_t panel_rows(int64_t cols) {
   return std::max(kPanelRows, kPanelBytes / (8 * std::max<int64_t>(cols, 1)) / kPanelRows * kPanelRows);
 }
 
-// out = a b, of one dtype.
+// Computes out = a b. All three have one dtype.
 inline void mm(const Tensor& a, const Tensor& b, const Tensor& out) {
   std::array<StableIValue, 3> stack{
       torch::stable::detail::from(a), torch::stable::detail::from(b), torch::stable::detail::from(out)};
@@ -79,8 +80,8 @@ inline void mm(const Tensor& a, const Tensor& b, const Tensor& out) {
   torch::stable::detail::to<Tensor>(stack[0]);  // takes over the returned reference
 }
 
-// out = X Y^T by torch, in out's dtype. Of uint8 rows the product is exact in float64, rounded once: this is for more
-// columns than the kernels multiply.
+// Computes out = X Y^T by torch, in out's dtype. For uint8 rows the product is exact in float64 and rounded once. This
+// is for more columns than the kernels multiply.
 inline void sigma_into(const Tensor& x, const Tensor& y, Tensor& out) {
   if (x.scalar_type() != ScalarType::Byte) {
     const Tensor left = torch::stable::to(detached(x), out.scalar_type());

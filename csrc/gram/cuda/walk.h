@@ -1,4 +1,4 @@
-// How a kernel goes through a problem: where its tiles lie, and the pieces of layers that it multiplies for each tile.
+// The way of a kernel through a problem: where its tiles lie, and which pieces of layers it multiplies for each tile.
 #pragma once
 
 #include "core/cuda/instructions.h"
@@ -8,9 +8,9 @@ namespace gatedops::cuda {
 
 // Where a tile lies in the matrix of all pairs.
 struct TileRect {
-  int64_t i, j;    // first row and column
-  int rows, cols;  // inside the problem; none of a tile that nobody wants
-  bool diagonal;   // of a symmetric problem: only the pairs on and below its diagonal count
+  int64_t i, j;    // are its first row and column
+  int rows, cols;  // count those inside the problem; both are 0 if the tile is not wanted
+  bool diagonal;   // says that only the pairs on and below the diagonal of a symmetric problem count
 };
 
 // Tiles above the diagonal of a symmetric problem are not wanted.
@@ -23,7 +23,7 @@ __device__ __forceinline__ TileRect tile_rect(const GramProblem& p, TileIndex at
       wanted ? static_cast<int>(min(edge, p.y.rows - j)) : 0, p.schedule.symmetric && at.row == at.col};
 }
 
-// Walks over layers [begin, end) in pieces of at most kStageWords words, one per pipeline stage.
+// Walks over layers [begin, end) in pieces of at most kStageWords words, one for each pipeline stage.
 class PieceCursor {
  public:
   GATEDOPS_HOST_DEVICE PieceCursor(const LayerTable& layers, int begin, int end)

@@ -1,6 +1,6 @@
-// Writes a finished tile that lies in shared memory: its rows, and its columns too where it stands for its
-// mirror image. A symmetric output is read (`times`) and computed on and below the diagonal only, so both halves
-// have the same bits whatever was in them.
+// Writes a finished tile from shared memory: its rows, and its columns too if it also stands for its mirror image. A
+// symmetric output is read (`times`) and computed only on and below the diagonal, so that both halves get the same bits
+// whatever was in them.
 #pragma once
 
 #include <type_traits>
@@ -12,14 +12,14 @@
 
 namespace gatedops::cuda {
 
-// Rows and columns of a finished tile as a warp takes them: a whole line at a time, 16 bytes a lane.
+// Reads rows and columns of a finished tile. A warp takes a whole line at a time, and each of its lanes 16 bytes.
 template <class Value, int kTile>
 struct TileLines {
   static constexpr int kTogether = 16 / static_cast<int>(sizeof(Value));
   static_assert(kTile == 32 * kTogether, "a warp takes a line at once");
   using Elements = Together<Value, kTogether>;
 
-  // Gives elements [kTogether * lane, kTogether * (lane + 1)) of row r. The swizzle moves them together, and changes
+  // Returns elements [kTogether * lane, kTogether * (lane + 1)) of row r. The swizzle moves them together and changes
   // their order.
   static __device__ __forceinline__ Elements of_row(const Value* values, int r, int lane) {
     const int swizzle = tile_swizzle(r);
@@ -28,7 +28,7 @@ struct TileLines {
     return reordered(read, swizzle);
   }
 
-  // Gives the same elements of column c.
+  // Returns the same elements of column c.
   static __device__ __forceinline__ Elements of_column(const Value* values, int c, int lane) {
     const int turn = column_turn(lane, kTogether);
     Elements read;
@@ -40,7 +40,7 @@ struct TileLines {
   }
 
  private:
-  // Element e is at place e ^ bits of `read`.
+  // Undoes a swizzle: element e is at place e ^ bits of `read`.
   static __device__ __forceinline__ Elements reordered(const Elements& read, int bits) {
     Elements found = read;
 #pragma unroll
@@ -71,7 +71,8 @@ __device__ __forceinline__ Value input_cast(Value value) {
   return value;
 }
 
-// The value of one pair as it is written, before its conversion to the output's type. before: the output's element.
+// Returns the value of one pair as it is written, before its conversion to the output's type. `before` is the element
+// that the output has.
 template <class Out, class Value>
 __device__ __forceinline__ Value finished(const GramOutput& out, Value value, Out before, int64_t i, int64_t j) {
   if (out.times) {
@@ -92,15 +93,17 @@ __device__ __forceinline__ int32_t measured(const GramProblem& p, int layer, int
   return p.out.differ ? differing : p.layers.layer[layer].gates - differing;
 }
 
-// Writes to an output of Out. layer: of the counts written; 0 for a Gram.
+// Writes tiles to an output of type Out.
 template <class Out>
 struct WriteTile {
   static constexpr bool kByRows = false;
-  // Elements that a lane reads of the output before it uses the first: what hides the latency of device memory.
+  // A lane reads kRows * kColumns elements of the output before it uses the first, to hide the latency of device
+  // memory.
   static constexpr int kRows = 3, kColumns = 4;
 
-  // Threads 0 .. kThreads - 1 call this together; values is the staged tile, complete on entry, of no use afterwards.
-  // `wait` is their barrier.
+  // Threads 0 .. kThreads - 1 call this together. `layer` is the layer whose counts are written, or 0 for a Gram.
+  // `values` is the staged tile; it is complete on entry, and this function may change it. `wait` is the barrier of the
+  // threads.
   template <int kThreads, int kTile, class Value, class Wait>
   static __device__ __forceinline__ void run(
       const GramProblem& p, const TileRect& tile, int layer, Value* values, Value*, int thread, const Wait& wait) {
@@ -143,13 +146,13 @@ struct WriteTile {
   }
 
  private:
-  // Whether values go out as they are.
+  // Tells whether values are written as they are.
   static __device__ __forceinline__ bool is_plain(const GramProblem& p) {
     return !p.out.times && p.out.factor == nullptr && (!std::is_same_v<Out, int32_t> || p.out.x_on == nullptr);
   }
 
-  // Whether the tile goes out in whole lines, a lane's elements at once: none of it is cut off, and every line of the
-  // output begins at a multiple of what a lane writes.
+  // Tells whether the tile is written in whole lines, each lane its elements at once. No part of the tile may be cut
+  // off, and every line of the output must begin at a multiple of what a lane writes.
   template <int kTile, class Value>
   static __device__ __forceinline__ bool takes_lines(const GramProblem& p, const TileRect& tile, const Out* out) {
     constexpr int kTogether = TileLines<Value, kTile>::kTogether;
@@ -157,7 +160,7 @@ struct WriteTile {
            reinterpret_cast<uintptr_t>(out) % (kTogether * sizeof(Out)) == 0;
   }
 
-  // A line of the tile to row i of the output, from column j on.
+  // Writes a line of the tile to row i of the output, from column j on.
   template <class Value, int kTogether>
   static __device__ __forceinline__ void write_line(
       const Together<Value, kTogether>& line, Out* out, const GramProblem& p, int64_t i, int64_t j, int lane) {
@@ -169,7 +172,7 @@ struct WriteTile {
     store_together(out + i * p.out.row_stride + j + kTogether * lane, written);
   }
 
-  // kRows rows from r on, and of each the columns c, c + 32, ...
+  // Writes kRows rows from r on, and of each row kColumns columns: c, c + 32, ...
   template <int kTile, class Value>
   static __device__ __forceinline__ void write_patch(
       const GramProblem& p, const TileRect& tile, int layer, Value* values, Out* out, int r, int c) {

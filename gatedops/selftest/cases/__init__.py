@@ -1,4 +1,4 @@
-"""The calls that kernels of GPUs must get right, and those that they are timed on, family by family."""
+"""Lists, family by family, the calls that GPU kernels must get right, and the calls that are timed."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _MODULES = {
 
 
 def cases_of(family: str, ops: Collection[str]) -> list[Case]:
-    """The cases of these ops of a family; KeyError for a family without any."""
+    """Returns the cases of these ops of a family; KeyError if the family has no cases."""
     return [case for case in _MODULES[family].cases() if case.op in ops]
 
 
 def timings_of(family: str, ops: Collection[str]) -> list[Timing]:
-    """The timings of these ops of a family; KeyError for a family without any."""
+    """Returns the timings of these ops of a family; KeyError if the family has no timings."""
     return [timing for timing in _MODULES[family].timings() if timing.op in ops]

@@ -1,5 +1,5 @@
 """Cases of the kernels of convolutional networks: programs as npk makes them (docs/math.md, section 13), on random
-inputs and gates. Where inputs are small whole numbers and the network averages nothing, its kernel is exact."""
+inputs and gates. If the inputs are small whole numbers and the network averages nothing, its kernel is exact."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from gatedops.trace.pooling import Pair
 
 @dataclass(frozen=True)
 class Masks:
-    """The masks of one layer of a program; windows: pixels in each window of a max-pool, of which each channel chooses
-    one or none, and 0 for gates."""
+    """The masks of one layer of a program. `windows` is the number of pixels in each window of a max-pool, of which
+    each channel chooses one or none; it is 0 for gates."""
 
     pixels: int
     channels: int
@@ -35,7 +35,7 @@ class Masks:
         return layer_words(self.pixels * max(1, self.windows), self.channels)
 
     def rows(self, draw: Draw, n: int) -> Tensor:
-        """Words of random masks."""
+        """Returns the words of random masks."""
         if self.windows == 0:
             return words_of(draw.gates(n, self.pixels, self.channels))
         choice = draw.integers(0, self.windows, n, self.pixels, self.channels)
@@ -63,7 +63,7 @@ class Net:
         circular: bool = False,
         bias: bool = False,
     ) -> Value:
-        """A convolution, padded so that stride 1 keeps the size, and its gates; 0 channels: without."""
+        """Adds a convolution, padded so that stride 1 keeps the size, and its gates; 0 channels mean no gates."""
         before = (dilation[0] * (kernel[0] // 2), dilation[1] * (kernel[1] // 2))
         out = (-(-value.size[0] // stride[0]), -(-value.size[1] // stride[1]))
         made = self.builder.box(value, Geometry(kernel, stride, before, dilation, out, circular), bias)
@@ -78,7 +78,7 @@ class Net:
         return self.builder.select(value, geometry, self._first(masks), channels)
 
     def average(self, value: Value, kernel: Pair, stride: Pair, *, uneven: bool = False) -> Value:
-        """uneven: each output pixel has a weight of its own."""
+        """Adds an average pool. If `uneven`, each output pixel has a weight of its own."""
         geometry = _windows(value.size, kernel, stride)
         weights = [1 / (math.prod(kernel) + uneven * pixel) for pixel in range(math.prod(geometry.out))]
         return self.builder.pool(value, geometry, weights)
@@ -91,8 +91,8 @@ class Net:
         return sum(before.words for before in self.masks[:-1])
 
     def arguments(self, draw: Draw, value: Value, n: int, m: int | None, dtype: torch.dtype, whole: bool) -> Arguments:
-        """The op's arguments for the kernel that this value stands for; m None: the symmetric Gram of n inputs. Inputs
-        of two sets lie in longer rows."""
+        """Returns the op's arguments for the kernel of this value. If m is None, they ask for the symmetric Gram of n
+        inputs; else both sides are slices of longer rows."""
         program = self.builder.finish(value)
         x, words = self._rows(draw, n, dtype, whole)
         y, y_words = (None, None) if m is None else map(sliced, self._rows(draw, m, dtype, whole))
@@ -106,7 +106,7 @@ class Net:
 
 
 def _windows(size: Pair, kernel: Pair, stride: Pair) -> Geometry:
-    """The window of a pool without padding."""
+    """Returns the windows of a pool without padding."""
     out = ((size[0] - kernel[0]) // stride[0] + 1, (size[1] - kernel[1]) // stride[1] + 1)
     return Geometry(kernel, stride, (0, 0), (1, 1), out)
 
@@ -123,14 +123,14 @@ def chain() -> tuple[Net, Value]:
 
 
 def flat() -> tuple[Net, Value]:
-    """Exact for whole numbers."""
+    """Makes a network whose kernel is exact for whole numbers."""
     net = Net(2, (4, 5))
     value = net.conv(net.conv(net.input, 9), 20, (3, 1))
     return net, net.builder.trace(value)
 
 
 def flat_bias() -> tuple[Net, Value]:
-    """Exact for whole numbers."""
+    """Makes a network whose kernel is exact for whole numbers."""
     net = Net(1, (3, 3))
     value = net.conv(net.conv(net.input, 5, bias=True), 33, (1, 1))
     return net, net.gate(net.builder.trace(value), 3)
@@ -144,7 +144,7 @@ def max_pools() -> tuple[Net, Value]:
 
 
 def exact_max_pool() -> tuple[Net, Value]:
-    """Exact for whole numbers."""
+    """Makes a network whose kernel is exact for whole numbers."""
     net = Net(1, (6, 4))
     value = net.max_pool(net.conv(net.input, 0), 65, (2, 2), (2, 2))
     return net, net.builder.trace(value)

@@ -35,14 +35,15 @@ from gatedops.selftest.cases.inputs import (
 
 @dataclass(frozen=True)
 class Layer:
-    """The inputs of a layer: leading dimensions, inner length and gates, of a dtype and with x and weight in a layout.
+    """The sizes of a layer (leading dimensions, inner length, number of gates), its dtype, and the layout of x and
+    weight.
 
-    kind: what the numbers are.
-        "whole": whole ones, which give the same bits in any order of summation;
-        "sparse": the same with most of them 0, for sums of thousands;
+    `kind` says what the numbers are:
+        "whole": whole numbers, which give the same bits in any order of summation;
+        "sparse": whole numbers of which most are 0, for sums of thousands of terms;
         "any": any floats;
-        "clear": any floats, all of x positive and each row of the weight of one sign, so that no gate depends on how a
-        sum is rounded.
+        "clear": any floats, but x is positive, and each row of the weight has one sign, so that no gate depends on how
+        a sum is rounded.
     """
 
     leading: tuple[int, ...]
@@ -68,7 +69,7 @@ class Layer:
         return math.prod(self.leading)
 
     def numbers(self, draw: Draw, *shape: int, large: bool = True) -> Tensor:
-        """Numbers of this kind; large: whole ones have many bits."""
+        """Draws numbers of this kind. If `large`, whole numbers have many bits."""
         if not self.whole:
             return draw.normal(*shape, dtype=self.dtype)
         if self.kind == "sparse":
@@ -76,7 +77,7 @@ class Layer:
         return draw.whole(*shape, dtype=self.dtype) if large else draw.small(*shape, dtype=self.dtype)
 
     def parameters(self, draw: Draw) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias. The first two columns of a weight whose gates are not clear cancel."""
+        """Draws weight and bias. The first two columns of the weight cancel, unless the kind is "clear"."""
         weight = self.numbers(draw, self.width, self.inner)
         if self.kind == "clear":
             weight = weight.abs() * draw.small(self.width, 1, dtype=FLOAT64).sign().to(self.dtype)
@@ -87,8 +88,8 @@ class Layer:
         return self.layout(weight), bias if self.bias else None
 
     def inputs(self, draw: Draw, *, nonfinite: bool = False) -> Tensor:
-        """x. The first row of several gives the bias alone, and so pre-activations that are exactly 0; nonfinite: the
-        last ones hold an infinity and a NaN."""
+        """Draws x. If there are several rows, the first gives the bias alone, and so pre-activations that are exactly
+        0. If `nonfinite`, the last rows hold an infinity and a NaN."""
         x = self.numbers(draw, self.rows, self.inner)
         if self.kind == "clear":
             x = x.abs()
@@ -100,7 +101,8 @@ class Layer:
         return self.layout(x.view(*self.leading, self.inner))
 
     def gates(self, draw: Draw, share: float = 0.5) -> Tensor:
-        """Gates of all rows. The last of all and the first in the row before are on, where there are more."""
+        """Draws the gates of all rows. If there are corners, the last gate, and the first in the row before it, are
+        on."""
         gates = draw.gates(self.rows, self.width, share=share)
         if self.has_corners:
             gates[-2, 0] = gates[-1, -1] = True
@@ -108,14 +110,14 @@ class Layer:
 
     @property
     def has_corners(self) -> bool:
-        """Whether a number that is not finite can be put in two rows and columns, and leaves finite results."""
+        """Whether two infinite or NaN numbers can be put into the last two rows and still leave finite results."""
         return self.rows > 2 and self.width > 2
 
     def cotangent(
         self, draw: Draw, gates: Tensor | None = None, *, large: bool = True, nan: bool = True, inf: bool = False
     ) -> Tensor:
-        """The gradient of the layer's output, infinite or NaN in places where gates are off. Where numbers are whole it
-        is NaN (nan) and infinite (inf) where those gates are that are always on."""
+        """Draws the gradient of the layer's output, which is infinite or NaN at some places where gates are off. If the
+        numbers are whole, it is also NaN (`nan`) and infinite (`inf`) at the gates that are always on."""
         grad = self.numbers(draw, self.rows, self.width, large=large)
         if gates is not None:
             bad = ~gates & draw.gates(self.rows, self.width, share=0.1)
@@ -141,14 +143,14 @@ FORWARD = (
     Layer((0,), 20, 33),
 )
 ANY = tuple(Layer((70,), 320, 65, dtype, kind="any") for dtype in LAYER_DTYPES)
-# So long that sums in half precision are off by more than their last rounding.
+# These are so long that sums in half precision are off by more than their last rounding.
 LONG = tuple(Layer((40,), 2048, 33, dtype, kind="any") for dtype in HALVES)
 LONG_AND_CLEAR = tuple(replace(layer, kind="clear") for layer in LONG)
-# The same of backwards, which sum over rows and over gates.
+# The same for backwards, which sum over rows and over gates.
 LONG_BACKWARD = tuple(
     Layer((rows,), 24, width, dtype, kind="any") for dtype in HALVES for rows, width in ((2500, 40), (40, 2500))
 )
-# The gradient of a bias is few sums of single numbers, whose largest error says little: whole numbers test it.
+# The gradient of a bias is only a few sums of single numbers, whose largest error says little. Whole numbers test it.
 SUMS_OF_PRODUCTS = "xw"
 
 
@@ -234,7 +236,7 @@ def _sigmoid(draw: Draw, layer: Layer) -> Tensor:
 
 
 def _backward_cases() -> list[Case]:
-    many = Layer((2500,), 16, 40)  # rows that a kernel may sum in parts
+    many = Layer((2500,), 16, 40)  # A kernel may sum these rows in parts.
     made = [
         *(_backward_case(layer) for layer in FORWARD),
         _backward_case(ODD, asked="xb"),
@@ -262,7 +264,8 @@ def _backward_case(
 def _backward(
     draw: Draw, layer: Layer, asked: str = "xwb", gated: bool = True, large_grad: bool = False, share: float = 0.5
 ) -> Arguments:
-    """asked: the gradients, of "x", "w" and "b"; large_grad: the gradient has many bits instead of x and weight."""
+    """Draws a backward. `asked` names the gradients by "x", "w" and "b". If `large_grad`, the gradient has many bits
+    instead of x and weight."""
     gates = layer.gates(draw, share)
     words, first, _ = packed(draw, [layer.gates(draw), gates])
     grad = layer.cotangent(draw, gates if gated else None, large=large_grad, inf=True)
@@ -274,7 +277,7 @@ def _backward(
 
 
 def backward_inputs(draw: Draw, layer: Layer, *, large: bool = True) -> tuple[Tensor, Tensor]:
-    """x and weight of a backward, whose sums run over rows and gates."""
+    """Draws x and weight of a backward, whose sums run over rows and gates."""
     x = layer.numbers(draw, layer.rows, layer.inner, large=large).view(*layer.leading, layer.inner)
     weight = layer.numbers(draw, layer.width, layer.inner, large=large)
     return (x, weight) if layer.layout is expanded else (layer.layout(x), layer.layout(weight))

@@ -1,5 +1,5 @@
 """Cases of one layer of both networks of a DGN, and of its backwards (docs/math.md, section 8). The features are whole
-numbers, so that no gate depends on how a sum is rounded; what soft gates give is rounded."""
+numbers, so that no gate depends on how a sum is rounded. Results of soft gates are rounded."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ GAIN = 0.5
 
 @dataclass(frozen=True)
 class Pair:
-    """The feature layer, of whole numbers, and the value layer beside it."""
+    """A feature layer of whole numbers, and the value layer beside it."""
 
     feature: Layer
     value: Layer
@@ -50,11 +50,11 @@ class Pair:
 
     @property
     def beta(self) -> float:
-        """Steep, for pre-activations around 1, and for large whole numbers not so steep that all gates are 0 or 1."""
+        """The slope of soft gates: small enough that the gates of large whole numbers are not all 0 or 1."""
         return 2.0**-10 if self.feature.dtype in (FLOAT32, FLOAT64) else 0.25
 
     def arguments(self, draw: Draw, *, nonfinite: bool = False) -> list[Tensor | None]:
-        """h, w_f, b_f, z, w_v and b_v; nonfinite: with infinities and NaN in both inputs."""
+        """Draws h, w_f, b_f, z, w_v and b_v. If `nonfinite`, both inputs hold infinities and NaN."""
         w_f, b_f = self.feature.parameters(draw)
         w_v, b_v = self.value.parameters(draw)
         h, z = (layer.inputs(draw, nonfinite=nonfinite) for layer in (self.feature, self.value))
@@ -90,14 +90,14 @@ WHOLE = (
     _pair((1,), (2, 2), 1),
     _pair((0,), (20, 8), 33),
 )
-# Features of whole numbers, values of any floats.
+# The features are whole numbers, and the values any floats.
 ANY = tuple(
     Pair(Layer((70,), 40, 65, dtype), Layer((70,), 320, 65, dtype, kind="any"), linear)
     for dtype, linear in zip(LAYER_DTYPES, (False, True, True, False), strict=True)
 )
 
 
-# Sums so long that rounding them in between shows.
+# These sums are so long that intermediate rounding shows.
 LONG = tuple(
     Pair(Layer((40,), 2048, 33, dtype, kind="clear"), Layer((40,), 2048, 33, dtype, kind="any")) for dtype in HALVES
 )
@@ -147,7 +147,7 @@ def _hard_case(pair: Pair) -> Case:
 
 
 def _close(pair: Pair) -> frozenset[int]:
-    """Which of the results with hard gates are rounded."""
+    """Returns which of the results with hard gates are rounded."""
     return close_unless_whole(pair.feature, 0) | close_unless_whole(pair.value, 1)
 
 
@@ -208,7 +208,7 @@ def _laid_out(pair: Pair, layout: Layout) -> Pair:
 
 
 def _backward(draw: Draw, pair: Pair, asked: str = "hwbzvc") -> Arguments:
-    """asked: the gradients, of h, w_f, b_f, z, w_v and b_v: "h", "w", "b", "z", "v", "c"."""
+    """Draws a backward. `asked` names the gradients of h, w_f, b_f, z, w_v and b_v by "h", "w", "b", "z", "v", "c"."""
     gates = pair.feature.gates(draw)
     words = packed(draw, [gates]).words
     grad_h = pair.feature.cotangent(draw, None if pair.linear else gates, large=False, inf=True)
@@ -217,7 +217,7 @@ def _backward(draw: Draw, pair: Pair, asked: str = "hwbzvc") -> Arguments:
 
 
 def _asked(draw: Draw, pair: Pair, asked: str) -> list[Tensor | bool | None]:
-    """The arguments of a backward that ask for these gradients."""
+    """Returns the arguments of a backward that ask for these gradients."""
     h, w_f = backward_inputs(draw, pair.feature)
     z, w_v = backward_inputs(draw, pair.value)
     wanted = {letter: letter in asked for letter in "hwbzvc"}
@@ -256,8 +256,9 @@ def _soft_backward_case(pair: Pair, *, asked: str = "hwzv", given: str = "hzqv")
 
 
 def _soft_backward(draw: Draw, pair: Pair, asked: str = "hwbzvc", given: str = "hzqv") -> Arguments:
-    """asked: as of :func:`_backward`; given: which of grad_h, grad_z, q and v there are: "h", "z", "q", "v". Where all
-    are whole numbers the gates are so steep that they are exactly 0 or 1."""
+    """Draws a backward of soft gates. `asked` is that of :func:`_backward`; `given` names those of grad_h, grad_z, q
+    and v that are given by "h", "z", "q", "v". If all numbers are whole, the gates are so steep that they are exactly 0
+    or 1."""
     grad_h, grad_z = (pair.feature.cotangent(draw, large=False) for _ in range(2))
     held = replace(pair.feature, layout=plain) if pair.feature.layout is expanded else pair.feature
     q, v = (held.cotangent(draw, large=False, nan=False) for _ in range(2))

@@ -1,5 +1,5 @@
 """Cases of the ops of Grams. Lambda has the same bits in every backend (docs/math.md, section 3), and so has a Gram
-whose Sigma is of bytes or of whole numbers."""
+whose inputs are bytes or whole numbers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ from gatedops.selftest.cases.inputs import (
 
 @dataclass(frozen=True)
 class Size:
-    """Rows of both sides and gates of each layer; m None: the symmetric problem; share: of the gates that are on."""
+    """The rows of both sides (m is None for the symmetric problem), the gates of each layer, and the share that is
+    on."""
 
     n: int
     m: int | None
@@ -48,7 +49,7 @@ class Size:
         return [1 / width for width in self.widths]
 
     def sides(self, draw: Draw) -> tuple[Layers, Layers | None]:
-        """Gates of both sides, whose rows are laid out differently."""
+        """Draws the gates of both sides, whose rows have different layouts."""
         left = draw.layers(self.n, self.widths, share=self.share)
         return left, None if self.m is None else draw.layers(self.m, self.widths, skip=8, share=self.share)
 
@@ -60,8 +61,10 @@ SQUARE = Size(260, None, (33, 1000))
 ONE = Size(1, None, (33,))
 NO_ROWS = Size(0, 5, (33, 64))
 NO_COLUMNS = Size(5, 0, (33, 64))
-ALL_ON = Size(20, None, (5001, 8195), 1.0)  # counts that half precision rounds
-FEW = Size(131, 70, (33, 20))  # whose Lambda without a scale is small enough for exact sums
+# Half precision would round these counts.
+ALL_ON = Size(20, None, (5001, 8195), 1.0)
+# Lambda of these without a scale is small enough for exact sums.
+FEW = Size(131, 70, (33, 20))
 FEW_SYMMETRIC = Size(131, None, (33, 20))
 
 
@@ -130,11 +133,11 @@ def _overlap_arguments(draw: Draw, size: Size, measure: str) -> Arguments:
 def _neighbor_cases() -> list[Case]:
     made = []
     for size, k, dtype in (
-        (Size(37, None, (3, 2)), 5, FLOAT32),  # few gates: most candidates are as near as others
+        (Size(37, None, (3, 2)), 5, FLOAT32),  # With few gates, most candidates tie.
         (Size(150, 260, (3, 2)), 40, FLOAT32),
         (TILES, 1, FLOAT32),
         (SQUARE, 10, FLOAT64),
-        (Size(131, None, (33,)), 130, FLOAT32),  # all of them
+        (Size(131, None, (33,)), 130, FLOAT32),  # These are all candidates.
         (Size(5, 300, (1,)), 300, FLOAT64),
         (Size(0, 40, (33,)), 7, FLOAT32),
     ):
@@ -167,7 +170,8 @@ def _diagonal_arguments(draw: Draw, size: Size, dtype: torch.dtype) -> Arguments
 
 @dataclass(frozen=True)
 class Inputs:
-    """The rows of x: so many columns of a kind, "bytes", "whole" or "normal", of a dtype and a layout."""
+    """The inputs x: the kind of numbers ("bytes", "whole" or "normal"), and how many columns, of a dtype and a
+    layout."""
 
     kind: str
     columns: int
@@ -179,7 +183,7 @@ class Inputs:
         return f"{self.columns} {self.kind} {name_of(self.dtype)}{layout}"
 
     def rows(self, draw: Draw, n: int, *, nan: bool = False) -> Tensor:
-        """nan: the last number of the last row is NaN where numbers are whole."""
+        """Draws the rows. If `nan`, the last number of the last row is NaN if the numbers are whole."""
         if self.kind == "bytes":
             return self.layout(draw.bytes(n, self.columns))
         made = (draw.whole if self.kind == "whole" else draw.normal)(n, self.columns, dtype=self.dtype)
@@ -251,14 +255,14 @@ def _gram_arguments(
 
 
 def _words(left: Layers, right: Layers | None) -> tuple[Tensor, Tensor | None, tuple[list[int], list[int], list[int]]]:
-    """Words of both sides, and first, y_first and count."""
+    """Returns the words of both sides, and first, y_first and count."""
     if right is None:
         return left.words, None, (left.first, left.first, left.sizes)
     return left.words, right.words, (left.first, right.first, left.sizes)
 
 
 def _rows(draw: Draw, size: Size, x: Inputs | None, *, nan: bool = True) -> tuple[Tensor | None, Tensor | None]:
-    """x, with a NaN or without, and y."""
+    """Draws x, with a NaN or without, and y."""
     if x is None:
         return None, None
     return x.rows(draw, size.n, nan=nan), None if size.m is None else x.rows(draw, size.m)
@@ -307,9 +311,10 @@ def _matvec_arguments(
     layout: Layout = plain,
     whole: bool,
 ) -> Arguments:
-    """layout: of the vectors."""
+    """Draws a product with vectors, which have this layout."""
     words, y_words, layers = _words(*size.sides(draw))
-    left, right = _rows(draw, size, x, nan=size.m is not None)  # in a symmetric one it would be in every sum
+    # In a symmetric problem a NaN would be in every sum.
+    left, right = _rows(draw, size, x, nan=size.m is not None)
     v = layout(_vectors(draw, size.n if size.m is None else size.m, columns, dtype, whole))
     return call(left, words, right, y_words, v, *layers, _scale(size, whole))
 

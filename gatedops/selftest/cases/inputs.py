@@ -1,8 +1,8 @@
-"""Arguments of cases and timings, drawn on the CPU from a seed and moved to the device as they lie in memory.
+"""Draws the arguments of cases and timings on the CPU from a seed, and moves them to the device with their layout.
 
-Most floats are whole numbers for which every product and every sum is exact, in any order, so that results can be
-compared bit for bit. Among them are some of so many bits that a product of less precision, TF32 for float32 or float32
-for float64, is wrong.
+Most floats are whole numbers for which every product and every sum is exact in any order, so that results can be
+compared bit for bit. Some have so many bits that a product of less precision is wrong, for example one in TF32
+for float32, or in float32 for float64.
 """
 
 from __future__ import annotations
@@ -23,25 +23,26 @@ P = ParamSpec("P")
 FLOAT32, FLOAT64, HALVES = torch.float32, torch.float64, (torch.bfloat16, torch.float16)
 LAYER_DTYPES = (FLOAT32, FLOAT64, *HALVES)
 
-# Whole numbers of a dtype, an odd one from `low` on for a row and others up to `most`: sums of a few hundred products
-# stay below 2^53, 2^24, 2^11 and 2^8.
+# The range of the one large odd number in a row, and the largest of the other whole numbers, for each dtype. Sums of a
+# few hundred products stay below 2^53, 2^24, 2^11 and 2^8.
 _ODD = {FLOAT64: (2**24, 2**25), FLOAT32: (2049, 3800), torch.float16: (5, 15), torch.bfloat16: (3, 7)}
 _MOST = {FLOAT64: 3, FLOAT32: 3, torch.float16: 2, torch.bfloat16: 1}
-_ON_A_CPU = 32  # timings have so many times fewer rows there
+# On a CPU timings have this many times fewer rows.
+_ON_A_CPU = 32
 
 
 def name_of(dtype: torch.dtype) -> str:
-    """As people write it: "float32"."""
+    """Returns the name of a dtype as people write it: "float32"."""
     return str(dtype).removeprefix("torch.")
 
 
 def shrunk(device: torch.device, rows: int) -> int:
-    """The rows of a timing on this device: on a CPU few, for tests."""
+    """Returns how many rows a timing has on this device. On a CPU they are few, for tests."""
     return max(2, rows // _ON_A_CPU) if device.type == "cpu" else rows
 
 
 def drawn(build: Callable[Concatenate[Draw, P], Arguments], *args: P.args, **kwargs: P.kwargs) -> Make:
-    """Makes on any device what is built on the CPU."""
+    """Returns a function that builds arguments on the CPU and moves them to any device."""
 
     def make(device: torch.device, seed: int = 0) -> Arguments:
         return moved(build(Draw(seed), *args, **kwargs), device)
@@ -52,7 +53,7 @@ def drawn(build: Callable[Concatenate[Draw, P], Arguments], *args: P.args, **kwa
 def drawn_rows(
     build: Callable[Concatenate[Draw, int, P], Arguments], rows: int, *args: P.args, **kwargs: P.kwargs
 ) -> Make:
-    """The same of a timing, built for as many rows as are timed on the device."""
+    """Returns the same for a timing, with as many rows as are timed on the device."""
 
     def make(device: torch.device, seed: int = 0) -> Arguments:
         return moved(build(Draw(seed), shrunk(device, rows), *args, **kwargs), device)
@@ -61,7 +62,7 @@ def drawn_rows(
 
 
 def moved(arguments: Arguments, device: torch.device) -> Arguments:
-    """On a device, with the same strides and offsets inside larger tensors."""
+    """Moves arguments to a device, with the same strides and offsets inside larger tensors."""
 
     def move(tensor: Tensor) -> Tensor:
         whole = torch.empty(0, dtype=tensor.dtype).set_(tensor.untyped_storage())
@@ -71,38 +72,38 @@ def moved(arguments: Arguments, device: torch.device) -> Arguments:
 
 
 class Layers(NamedTuple):
-    """Gates of several layers, as the ops take them."""
+    """The gates of several layers, in the form that the ops take."""
 
     words: Tensor
-    first: list[int]  # word of each
-    sizes: list[int]  # words of each
+    first: list[int]  # The first word of each layer.
+    sizes: list[int]  # The number of words of each layer.
 
 
 class Draw:
-    """Draws numbers, for a seed the same ones in the same order of calls."""
+    """Draws numbers. A seed and an order of calls always give the same numbers."""
 
     def __init__(self, seed: int = 0) -> None:
         self._generator = torch.Generator().manual_seed(seed)
 
     def integers(self, low: int, high: int, *shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
-        """Whole numbers from low to high, both included."""
+        """Draws whole numbers from low to high, both included."""
         return torch.randint(low, high + 1, shape, generator=self._generator).to(dtype)
 
     def normal(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        """Any floats."""
+        """Draws normally distributed floats."""
         return torch.randn(shape, generator=self._generator, dtype=FLOAT64).to(dtype)
 
     def uniform(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        """Floats from 0 to 1."""
+        """Draws floats from 0 to 1."""
         return torch.rand(shape, generator=self._generator, dtype=FLOAT64).to(dtype)
 
     def small(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        """Small whole numbers other than 0."""
+        """Draws small whole numbers other than 0."""
         signs = 1 - 2 * self.integers(0, 1, *shape)
         return (signs * self.integers(1, _MOST[dtype], *shape)).to(dtype)
 
     def whole(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        """Small whole numbers other than 0, with a large odd one in each row, behind the first two columns."""
+        """Draws small whole numbers other than 0, with a large odd one in each row, behind the first two columns."""
         values = self.small(*shape, dtype=dtype)
         if shape[-1] > 2:
             low, high = _ODD[dtype]
@@ -111,24 +112,25 @@ class Draw:
         return values
 
     def sparse(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        """-1, 0 and 1, three in four of them 0: sums of thousands of products are exact even in half precision."""
+        """Draws -1, 0 and 1; three in four are 0, so sums of thousands of products are exact even in half precision."""
         return (self.integers(-1, 1, *shape) * self.gates(*shape, share=0.375)).to(dtype)
 
     def bytes(self, *shape: int) -> Tensor:
-        """Numbers of one byte."""
+        """Draws numbers of one byte."""
         return self.integers(0, 255, *shape, dtype=torch.uint8)
 
     def gates(self, *shape: int, share: float = 0.5) -> Tensor:
-        """Gates, bool, of which this share is on."""
+        """Draws bool gates of which this share is on."""
         return torch.rand(shape, generator=self._generator) < share
 
     def layers(self, n: int, widths: Sequence[int], *, skip: int = 0, share: float = 0.6) -> Layers:
-        """Gates of fully connected layers: rows of words that begin behind `skip` words of other gates."""
+        """Draws gates of fully connected layers. Their words begin behind `skip` words of other gates in each row."""
         return packed(self, [self.gates(n, width, share=share) for width in widths], skip)
 
 
 def packed(draw: Draw, gates: Sequence[Tensor], skip: int = 0) -> Layers:
-    """Gates ``(n, width)`` of each layer as words; rows are slices of rows with 8 words of other gates behind them."""
+    """Packs the gates ``(n, width)`` of each layer. The rows are slices of longer rows, with 8 words of other gates
+    behind them."""
     n, first, position = gates[0].shape[0], [], skip
     parts = [draw.integers(-(2**31), 2**31 - 1, n, skip, dtype=torch.int32)]
     for layer in gates:
@@ -145,46 +147,46 @@ Layout = Callable[[Tensor], Tensor]
 
 
 def plain(tensor: Tensor) -> Tensor:
-    """As it is."""
+    """Leaves the layout unchanged."""
     return tensor
 
 
 def transposed(tensor: Tensor) -> Tensor:
-    """The last two dimensions the other way round in memory."""
+    """Swaps the last two dimensions in memory."""
     return tensor.mT.contiguous().mT
 
 
 def sliced(tensor: Tensor) -> Tensor:
-    """Rows that are parts of rows twice as long."""
+    """Makes rows that are parts of rows twice as long."""
     return torch.cat([tensor, tensor], -1)[..., : tensor.shape[-1]]
 
 
 def unaligned(tensor: Tensor) -> Tensor:
-    """Rows that begin one number behind a multiple of 16 bytes."""
+    """Makes rows that begin one number behind a multiple of 16 bytes."""
     return torch.cat([tensor[..., :1], tensor], -1)[..., 1:]
 
 
 def every_other(tensor: Tensor) -> Tensor:
-    """Numbers with another one between each two."""
+    """Puts another number between each two numbers."""
     return torch.stack([tensor, tensor], -1)[..., 0]
 
 
 def expanded(tensor: Tensor) -> Tensor:
-    """One number everywhere, as of the gradient of a sum: all strides are 0."""
+    """Makes a tensor with one number everywhere and strides of 0, like the gradient of a sum."""
     return torch.ones((), dtype=tensor.dtype).expand(tensor.shape)
 
 
 def framed(rows: int, columns: int, dtype: torch.dtype) -> Tensor:
-    """An output whose rows are parts of longer rows, with rows before and behind them."""
+    """Makes an output whose rows are parts of longer rows, with rows before and behind them."""
     return torch.empty(rows + 2, columns + 16, dtype=dtype)[1:-1, 8 : 8 + columns]
 
 
 def contiguous_frame(*shape: int, dtype: torch.dtype) -> Tensor:
-    """A contiguous output with memory before and behind it."""
+    """Makes a contiguous output with memory before and behind it."""
     size = torch.Size(shape).numel()
     return torch.empty(size + 128, dtype=dtype)[64 : 64 + size].view(shape)
 
 
 def call(*args: Any, **outputs: Tensor) -> Arguments:
-    """Positional arguments of an op, and the outputs that it fills."""
+    """Returns the positional arguments of an op, and the outputs that it fills."""
     return list(args), outputs

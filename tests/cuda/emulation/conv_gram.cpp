@@ -1,5 +1,5 @@
-// Runs conv_gram's CUDA kernels, and the plan that launches them, on the CPU. Python mirrors ConvCall
-// (tests/helpers/emulated_conv.py).
+// Runs conv_gram's CUDA kernels, and the plan that launches them, on the CPU. tests/helpers/emulated_conv.py mirrors
+// ConvCall.
 #include <cmath>
 #include <limits>
 #include <string>
@@ -26,10 +26,10 @@ struct ConvCall {
   int64_t pairs_per_batch;
   int32_t symmetric, is_double;
   uint32_t seed;
-  int32_t stretches;  // filled: stages of that kind in the plan
+  int32_t stretches;  // is set to how many stages of the plan are stretches
 };
 
-// Launches: one block after the other, its threads as fibers.
+// Launches kernels: one block after the other, with its threads as fibers.
 template <class T>
 struct EmulatedDevice {
   const ConvCall& call;
@@ -109,7 +109,7 @@ void run(ConvCall& call) {
 
 }  // namespace
 
-// Null, or what went wrong.
+// Returns null, or a message that says what went wrong.
 extern "C" const char* emulate_conv_gram(ConvCall* call) {
   static std::string message;
   try {

@@ -1,4 +1,4 @@
-// The parts of CUDA C++ that kernels use, on the CPU.
+// The parts of CUDA C++ that kernels use, emulated on the CPU.
 #pragma once
 
 #include <algorithm>
@@ -14,7 +14,7 @@
 #define __launch_bounds__(...)
 #define __grid_constant__
 
-// The blocks of a cluster run at a time, the fibers of one after those of the other.
+// The blocks of a cluster run at the same time. Their fibers are numbered block by block.
 namespace emulation {
 struct Cluster {
   static inline int block_threads = 1;
@@ -104,7 +104,7 @@ inline double __hiloint2double(int32_t high, int32_t low) {
 inline float __bfloat162float(__nv_bfloat16 value) {
   return bits_as<float>(uint32_t{value.bits} << 16);
 }
-inline __nv_bfloat16 __float2bfloat16_rn(float value) {  // finite values
+inline __nv_bfloat16 __float2bfloat16_rn(float value) {  // takes finite values only
   const auto bits = bits_as<uint32_t>(value);
   return {static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
 }

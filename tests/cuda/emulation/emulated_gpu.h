@@ -1,6 +1,6 @@
-// What csrc/core/cuda/instructions.h declares, on the CPU. Fragment layouts are written down from the PTX ISA,
-// independently of csrc/gram/cuda/layout.h. Asynchronous copies arrive at a random moment between their issue and
-// the wait for them; what is read out of bounds is an error.
+// Emulates on the CPU what csrc/core/cuda/instructions.h declares. Layouts of fragments are taken from the PTX ISA,
+// independently of csrc/gram/cuda/layout.h. Asynchronous copies arrive at a random moment between their start and the
+// wait for them. A read out of bounds is an error.
 #pragma once
 
 #include <deque>
@@ -27,8 +27,8 @@ struct Copy {
 };
 
 struct Thread {
-  std::vector<Copy> open;                // not yet in a group
-  std::deque<std::vector<Copy>> groups;  // oldest first
+  std::vector<Copy> open;                // are not yet in a group
+  std::deque<std::vector<Copy>> groups;  // has the oldest first
 };
 
 struct Warp {
@@ -36,7 +36,7 @@ struct Warp {
   void* arguments[32];
 };
 
-// An mbarrier: a phase ends when all arrivals and all expected bytes are there.
+// An mbarrier. A phase ends when all threads have arrived and all expected bytes are there.
 struct PhaseBarrier {
   int expected = 0, pending = 0, bytes = 0;
   uint32_t phase = 0;
@@ -58,12 +58,12 @@ struct PhaseBarrier {
 struct Warpgroup {
   Barrier barrier;
   void* arguments[128];
-  std::vector<std::function<void()>> products;  // not yet done
+  std::vector<std::function<void()>> products;  // are not yet computed
 };
 
-// One block's state.
+// The state of one block.
 struct Gpu {
-  static inline std::vector<Gpu*> cluster;  // by rank
+  static inline std::vector<Gpu*> cluster;  // is indexed by rank
 
   static Gpu& active() {
     return *cluster[static_cast<size_t>(Cluster::rank())];
@@ -76,11 +76,11 @@ struct Gpu {
   std::vector<Thread> threads;
   std::vector<Warp> warps;
   Barrier block;
-  std::vector<std::pair<const void*, size_t>> readable;  // global memory that copies may read
+  std::vector<std::pair<const void*, size_t>> readable;  // lists the global memory that copies may read
   std::vector<Warpgroup> warpgroups = std::vector<Warpgroup>(threads.size() / 128);
   std::map<int, Barrier> named;
-  std::map<uint32_t, PhaseBarrier> barriers;  // by shared address
-  std::vector<std::function<void()>> boxes;   // copies under way
+  std::map<uint32_t, PhaseBarrier> barriers;  // has each barrier under its shared address
+  std::vector<std::function<void()>> boxes;   // are the copies under way
 
   // Lets one of the copies under way arrive.
   void finish_a_box() {
@@ -210,7 +210,8 @@ struct MatrixLoad {
   uint32_t row_address;
 };
 
-// ldmatrix.m8n8.x4.b16: lane l gets from matrix i the 32 bits l % 4 of row l / 4, whose address lane 8 i + l / 4 gave.
+// Emulates ldmatrix.m8n8.x4.b16. Lane l gets from matrix i word l % 4 of row l / 4, whose address lane 8 i + l / 4
+// gave.
 inline void load_matrices(uint32_t (&to)[4], uint32_t row_address) {
   emulation::Gpu::warp_collective(MatrixLoad{to, row_address}, [](MatrixLoad** lanes) {
     for (int i = 0; i < 4; ++i) {
@@ -230,7 +231,8 @@ inline void load_matrices(uint32_t (&to)[4], uint32_t row_address) {
   });
 }
 
-// What a tensor core adds for two words of operands: gates on in both, or products of their four bytes.
+// What a tensor core adds for two words of its operands: how many gates are on in both, or the sum of the products of
+// their four bytes.
 inline int32_t overlap_of(uint32_t a, uint32_t b) {
   return __builtin_popcount(a & b);
 }
@@ -241,7 +243,7 @@ inline int32_t product_of(uint32_t a, uint32_t b) {
   }
   return static_cast<int32_t>(sum);
 }
-inline void add(int32_t& to, int32_t value) {  // modulo 2^32
+inline void add(int32_t& to, int32_t value) {  // adds modulo 2^32
   to = static_cast<int32_t>(static_cast<uint32_t>(to) + static_cast<uint32_t>(value));
 }
 
@@ -251,10 +253,11 @@ struct WarpProduct {
   uint32_t b[2];
 };
 
-// PTX ISA, "Matrix Fragments for mma.m16n8k256" and, with a word of four bytes in the place of one of 32 gates,
-// "mma.m16n8k32" with .u8: lane = 4 * group + t. Of A: register 0 row group, 1 row group + 8, word t; 2 and 3 the same
-// rows, word 4 + t. B: column group, words t and 4 + t. C: row group (registers 0, 1) and group + 8 (2, 3), columns
-// 2 t and 2 t + 1.
+// The fragments are those of the PTX ISA, "Matrix Fragments for mma.m16n8k256". "mma.m16n8k32" with .u8 has the same,
+// with a word of four bytes in the place of one of 32 gates. Lane 4 * group + t holds these parts. Of A, registers 0
+// and 1 are word t of rows group and group + 8; registers 2 and 3 are word 4 + t of the same rows. Of B, it has words t
+// and 4 + t of column group. Of C, registers 0 and 1 are row group and registers 2 and 3 row group + 8, in columns 2 t
+// and 2 t + 1.
 inline void multiply_in_a_warp(
     int32_t* sums, const uint32_t* a, uint32_t b0, uint32_t b1, int32_t (*of_words)(uint32_t, uint32_t)) {
   emulation::Gpu::warp_collective(WarpProduct{sums, a, {b0, b1}}, [&](WarpProduct** lanes) {
@@ -291,7 +294,7 @@ struct LaneValue {
   Value given, found;
 };
 
-// found = of_warp(lane, the values given by all lanes).
+// Returns to each lane of_warp(lane, the values given by all lanes).
 template <class Value, class OfWarp>
 Value exchange_in_warp(Value value, const OfWarp& of_warp) {
   LaneValue<Value> mine{value, value};
@@ -324,7 +327,7 @@ inline uint32_t vote(bool yes) {
     return votes;
   });
 }
-// Lanes may ask different ones: who asks whom is exchanged too.
+// Lanes may ask different lanes, so each also gives the lane that it asks.
 template <class Value>
 Value from_lane(Value value, int lane) {
   struct Question {

@@ -1,4 +1,4 @@
-// What csrc/conv_gram/cuda/device.h declares, on the CPU.
+// Emulates on the CPU what csrc/conv_gram/cuda/device.h declares.
 #pragma once
 
 #include "emulated_gpu.h"

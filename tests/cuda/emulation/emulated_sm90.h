@@ -1,4 +1,4 @@
-// The instructions of sm_90: barriers that count bytes, bulk copies to one block or a cluster, wgmma.
+// Emulates the instructions of sm_90: barriers that count bytes, bulk copies to one block or a cluster, and wgmma.
 #pragma once
 
 #include "emulated_gpu.h"
@@ -8,9 +8,9 @@ namespace gatedops::cuda {
 #define GATEDOPS_HAS_WGMMA
 
 struct alignas(64) TensorMap {
-  const unsigned char* base;  // element (0, 0)
+  const unsigned char* base;  // points to element (0, 0)
   int64_t cols, rows, row_bytes;
-  int32_t box_cols, box_rows;  // of 4-byte elements
+  int32_t box_cols, box_rows;  // count elements of 4 bytes
   unsigned char rest[128 - 40];
 };
 
@@ -53,12 +53,12 @@ inline void wait_for_phase(uint32_t barrier, uint32_t parity) {
   });
 }
 
-// The 128-byte swizzle: bits 7-9 of a shared address are added to bits 4-6.
+// Applies the 128-byte swizzle: bits 7-9 of a shared address are XORed to bits 4-6.
 inline uint32_t swizzled(uint32_t address) {
   return address ^ (address >> 7 & 7) << 4;
 }
 
-// Arrives in each block at a moment of its own.
+// The copy arrives in each block at a moment of its own.
 inline void copy_box_to(uint32_t to, const TensorMap& map, int column, int row, uint32_t barrier, uint16_t ranks) {
   if (to % 1024 != 0 || map.box_cols != 32) {
     throw std::invalid_argument("TMA: needs boxes of 128 bytes a row at multiples of 1024");
@@ -114,8 +114,8 @@ void wait_for_products(Sum (&)[64]) {
   });
 }
 
-// A K-major operand with the 128-byte swizzle, as its descriptor (PTX ISA, "Matrix Descriptor Format") names it: rows
-// of 128 bytes, groups of eight rows a stride apart; word `word` of row `row`.
+// Returns word `word` of row `row` of a K-major operand with the 128-byte swizzle, which a descriptor describes (PTX
+// ISA, "Matrix Descriptor Format"). Its rows are 128 bytes; groups of eight rows lie a stride apart.
 inline uint32_t operand_word(uint64_t descriptor, int row, int word) {
   const auto start = static_cast<uint32_t>(descriptor & 0x3FFF) << 4;
   const auto stride = static_cast<uint32_t>(descriptor >> 32 & 0x3FFF) << 4;
@@ -129,10 +129,10 @@ inline uint32_t operand_word(uint64_t descriptor, int row, int word) {
   return value;
 }
 
-// wgmma.m64n128k256 and, with 32 bytes or 8 floats in the place of 256 gates, m64n128k32 and m64n128k8: done at the
-// wait, when an operand that was given back too early may be overwritten. Register i of lane 4 g + t of warp w: row 16
-// w + g,
-// + 8 for i % 4 >= 2; column 8 (i / 4) + 2 t + i % 2. of_rows(sum, eight words, eight words) is the new sum.
+// Emulates wgmma.m64n128k256 and, with 32 bytes or 8 floats in the place of 256 gates, m64n128k32 and m64n128k8. The
+// products are computed at the wait, when an operand that was given back too early may already be overwritten. Register
+// i of lane 4 g + t of warp w is in row 16 w + g, or 8 below if i % 4 >= 2, and in column 8 (i / 4) + 2 t + i % 2.
+// of_rows(sum, eight words, eight words) returns the new sum.
 template <class Sum, class OfRows>
 void multiply_in_a_warpgroup(Sum* sums, uint64_t a, uint64_t b, const OfRows& of_rows) {
   auto& group = emulation::Gpu::active().warpgroup();
@@ -179,7 +179,7 @@ inline void multiply_bytes(int32_t (&sums)[64], uint64_t a, uint64_t b) {
   multiply_in_a_warpgroup(sums, a, b, add_words<product_of>);
 }
 
-// TF32 numbers, their products exact, the sum of all nine terms truncated to float32.
+// Multiplies TF32 numbers. Their products are exact, and the sum of all nine terms is truncated to float32.
 template <bool kAdd>
 void multiply_floats(float (&sums)[64], uint64_t a, uint64_t b) {
   multiply_in_a_warpgroup(sums, a, b, [](float sum, const uint32_t* x, const uint32_t* y) {

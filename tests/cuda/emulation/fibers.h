@@ -1,6 +1,6 @@
-// The threads of one CUDA block as fibers of one CPU thread. They run in a random order, drawn anew in every
-// sweep, from one wait to the next, and now and then a warp sleeps: an order that happens to be right on one run is
-// wrong on another.
+// The threads of one CUDA block are fibers of one CPU thread. They run from one wait to the next, in a random order
+// that is drawn again in every sweep, and from time to time a warp sleeps. Code that needs a certain order fails on
+// some run.
 #pragma once
 
 #include <ucontext.h>
@@ -22,7 +22,7 @@ class Fibers {
     std::iota(order_.begin(), order_.end(), 0);
   }
 
-  // Runs body(thread) in every fiber; throws what the first failing one threw, or on a deadlock.
+  // Runs body(thread) in every fiber. Throws what the first failing fiber threw, or an error for a deadlock.
   void run(const std::function<void(int)>& body) {
     active_ = this;
     body_ = &body;
@@ -51,7 +51,8 @@ class Fibers {
     }
   }
 
-  // Until condition() holds; lets other threads run meanwhile. The scheduler looks at it in the place of this thread.
+  // Waits until condition() holds, and lets other threads run meanwhile. The scheduler checks the condition for this
+  // thread.
   template <class Condition>
   static void wait(const Condition& condition) {
     if (!condition()) {
@@ -64,7 +65,7 @@ class Fibers {
     active_->progress_ = true;
   }
 
-  // Something happened that a thread may wait for.
+  // Notes that something happened for which a thread may wait.
   static void progress() {
     active_->progress_ = true;
   }
@@ -85,14 +86,14 @@ class Fibers {
     static constexpr size_t kStackBytes = 96 << 10;
     std::unique_ptr<char[]> stack{new char[kStackBytes]};
     bool done = false;
-    const std::function<bool()>* condition = nullptr;  // what it waits for
+    const std::function<bool()>* condition = nullptr;  // is what the fiber waits for
 
     bool may_go_on() const {
       return condition == nullptr || (*condition)();
     }
   };
 
-  // Some warps fall far behind the others, as on a GPU.
+  // Lets some warps fall far behind the others, as on a GPU.
   void put_a_warp_to_sleep() {
     for (int& sweeps : asleep_) {
       sweeps -= sweeps > 0;
@@ -129,7 +130,7 @@ class Fibers {
   static inline Fibers* active_ = nullptr;
   std::mt19937 random_;
   std::vector<int> order_;
-  std::vector<int> asleep_;  // sweeps that each warp still sleeps
+  std::vector<int> asleep_;  // has how many sweeps each warp still sleeps
   std::vector<std::unique_ptr<Fiber>> fibers_;
   const std::function<void(int)>* body_ = nullptr;
   ucontext_t scheduler_;
@@ -138,7 +139,7 @@ class Fibers {
   std::string error_;
 };
 
-// A barrier for a fixed number of fibers. The last one to arrive may do something for all of them.
+// A barrier for a fixed number of fibers. The last fiber to arrive may do something for all of them.
 class Barrier {
  public:
   template <class Last>

@@ -1,4 +1,4 @@
-// How Python calls an emulated Gram kernel: ctypes mirrors these structs (tests/helpers/emulated.py).
+// The structs by which Python calls an emulated Gram kernel. tests/helpers/emulated.py mirrors them with ctypes.
 #pragma once
 
 #include <string>
@@ -18,8 +18,8 @@ struct Launch {
   uint32_t seed;
 };
 
-// columns > 0: the Gram times v, contiguous (m, columns), into out; its partial products take at most `bytes`.
-// neighbors.k > 0: the largest of each row.
+// A call of a kernel. If columns > 0, the Gram times v, contiguous (m, columns), goes to out, and its partial products
+// take at most `bytes` bytes. If neighbors.k > 0, the largest values of each row are found.
 struct GramCall {
   gatedops::cuda::GateRows x, y, sigma_x, sigma_y, sigma_x_rest, sigma_y_rest;
   int32_t symmetric, type;
@@ -52,7 +52,7 @@ inline size_t bytes_of(const gatedops::cuda::GateRows& gates) {
   return static_cast<size_t>(gates.rows * gates.stride * 4);
 }
 
-// One cluster of blocks after the other, as many blocks as launch.blocks rounded up to whole clusters.
+// Runs one cluster of blocks after the other: launch.blocks blocks, rounded up to whole clusters.
 template <class Kernel>
 void run_blocks(
     const GramProblem& p, const Launch& launch, int threads, int shared_bytes, int cluster, const Kernel& kernel) {
@@ -74,12 +74,12 @@ void run_blocks(
   }
 }
 
-// A Gram times v as csrc/gram/cuda/matvec_bands.h has it done; contract(problem) runs the contracting kernel.
+// Computes a Gram times v as csrc/gram/cuda/matvec_bands.h does. contract(problem) runs the contracting kernel.
 template <class Value, int kTile, int kSquare, class Contract>
 void run_matvec(const GramCall& call, const Contract& contract) {
   const gatedops::cuda::MatvecCall matvec{problem_of(call, kTile), call.symmetric != 0, call.out.data, call.bytes};
   const gatedops::cuda::Bands<Value, kTile, kSquare> bands(matvec);
-  std::vector<unsigned char> workspace(static_cast<size_t>(bands.workspace()), 0xff);  // NaN
+  std::vector<unsigned char> workspace(static_cast<size_t>(bands.workspace()), 0xff);  // is full of NaNs
   const auto add_up = [&](const PartialSums& sums) {
     using Sum = gatedops::cuda::PartialSum<Value, kTile>;
     run_blocks(matvec.problem, call.launch, Sum::kThreads, Sum::kSharedBytes, 1, [&] {
@@ -96,7 +96,7 @@ void run_matvec(const GramCall& call, const Contract& contract) {
       add_up);
 }
 
-// Null, or what went wrong.
+// Returns null, or a message that says what went wrong.
 template <class Run>
 const char* guarded(const Run& run) {
   static std::string message;

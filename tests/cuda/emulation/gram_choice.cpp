@@ -1,4 +1,4 @@
-// csrc/gram/cuda/choice.cpp with a GPU that a test describes, and launchers that only say which one was called.
+// Runs csrc/gram/cuda/choice.cpp with a GPU that a test describes, and with launchers that only say which was called.
 #include "gram/cuda/choice.cpp"
 
 namespace {
@@ -49,7 +49,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   return cudaSuccess;
 }
 
-// The launcher that `op` calls: 0 gram, 1 neighbours, 2 workspace of a matvec, 3 matvec.
+// Returns which launcher `op` calls: 0 is gram, 1 neighbours, 2 the workspace of a matvec, 3 matvec.
 extern "C" const char* chosen(int major, int64_t rows, int layers, int of_type, int op) {
   compute_major = major;
   GramProblem p{};

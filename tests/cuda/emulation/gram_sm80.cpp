@@ -60,7 +60,7 @@ extern "C" const char* emulate_gram_sm80(const emulation::GramCall* call) {
   });
 }
 
-// Sigma from what a tensor core gathers for `products` pairs of bytes of 255, as float32.
+// Returns Sigma as float32, from the sum that a tensor core gathers for `products` pairs of bytes of 255.
 extern "C" float sigma_of_largest_bytes(uint32_t products) {
   const int32_t seed = gatedops::cuda::kCountSeed<float>;
   const int32_t gathered[] = {static_cast<int32_t>(static_cast<uint32_t>(seed) + products * 255 * 255)};

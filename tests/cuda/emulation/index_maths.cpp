@@ -1,4 +1,4 @@
-// The index arithmetic of csrc/gram/cuda/ for ctypes.
+// Makes the index arithmetic of csrc/gram/cuda/ callable by ctypes.
 #include "gram/cuda/arithmetic.h"
 #include "gram/cuda/layout.h"
 #include "gram/cuda/matvec_bands.h"
@@ -21,8 +21,8 @@ void tile(int64_t rows, int64_t cols, bool symmetric, int64_t t, int64_t* at) {
   at[1] = index.col;
 }
 
-// Writes (first row, end row) of each band of at most `parts` parts; returns the number of bands. A band's tiles go to
-// `tiles`, (row, col) each, one band after the other.
+// Writes (first row, end row) of each band of at most `parts` parts, and returns the number of bands. The tiles go to
+// `tiles` as (row, col), band by band.
 int64_t bands(int64_t rows, int64_t cols, bool symmetric, int64_t parts, int64_t* out, int64_t* tiles) {
   const TileSchedule all{rows, cols, symmetric};
   int64_t count = 0;
@@ -60,8 +60,8 @@ int64_t staged(int tile, int row, int col) {
   return tile == 64 ? tile_offset<64>(row, col) : tile_offset<128>(row, col);
 }
 
-// Row and column (chunk, for operands) of what: 0 A's address lanes, 1 B's, 2 register i of an accumulator, 3 of
-// wgmma's.
+// Writes a row and a column, or a chunk for operands. `what` says of which: 0 is the address that a lane gives for A, 1
+// for B, 2 is register i of an accumulator, 3 that of wgmma's.
 void place(int what, int lane, int i, int64_t* at) {
   const Place places[] = {
       {a_row(lane), a_chunk(lane)},
@@ -72,7 +72,7 @@ void place(int what, int lane, int i, int64_t* at) {
   at[1] = places[what].col;
 }
 
-// Writes (layer, word, words, closes) of each piece of layers of `words` words; returns the number of pieces.
+// Writes (layer, word, words, closes) of each piece of layers of `words` words, and returns the number of pieces.
 int64_t pieces(const int32_t* words, int layers, int64_t* out) {
   LayerTable table{};
   table.count = layers;

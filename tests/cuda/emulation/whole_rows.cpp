@@ -1,5 +1,5 @@
-// The functions of csrc/gram/cuda/tensors.h as ops on CPU tensors: what they give, and whether that is the memory
-// given.
+// Makes the functions of csrc/gram/cuda/tensors.h ops on CPU tensors. They return the result, and whether it has the
+// memory of the argument.
 #include "gram/cuda/tensors.h"
 
 #include <torch/csrc/stable/library.h>
@@ -19,7 +19,7 @@ std::tuple<Tensor, bool> whole_rows(const Tensor& t) {
   return result(gatedops::cuda::whole_rows(t), t);
 }
 
-// The gates of both sides as a problem sees them.
+// Returns the gates of both sides as a problem sees them.
 std::tuple<Tensor, Tensor> whole_args(const Tensor& words, const Tensor& y_words) {
   const gatedops::cuda::WholeArgs args(gatedops::GramArgs::lambda(words, y_words, {}, {}));
   return {args.words, *args.y_words};

@@ -1,5 +1,5 @@
-"""The Triton kernels of gated layers in the interpreter against the specification. Not in bfloat16, whose products the
-interpreter gets wrong without a word."""
+"""The Triton kernels of gated layers agree with the specification in the interpreter. bfloat16 is left out, because the
+interpreter silently gets its products wrong."""
 
 import pytest
 import torch
@@ -16,17 +16,17 @@ from gatedops.triton import gated_linear_tuning as tuning
 
 ops = torch.ops.gatedops
 DTYPES = [torch.float32, torch.float16]
-SHAPES = [(70, 45, 257), (1, 1, 1), (5, 0, 33), (0, 4, 33)]  # rows, inputs, gates
+SHAPES = [(70, 45, 257), (1, 1, 1), (5, 0, 33), (0, 4, 33)]  # These are rows, inputs and gates.
 
 
 @pytest.fixture(autouse=True)
 def one_tile(monkeypatch):
-    """Several tiles in each direction, few enough to be quick."""
+    """Makes several tiles in each direction, few enough to be quick."""
     monkeypatch.setattr(tuning, "tiles_of", lambda *_: [tuning.Tile(64, 128, 32, 4, 2)])
 
 
 class Problem:
-    """Arguments of a layer, float64 copies of them, gates and cotangents."""
+    """The arguments of a layer, float64 copies of them, gates and cotangents."""
 
     def __init__(self, shape, dtype, biased=True):
         rows, inputs, width = shape
@@ -117,7 +117,7 @@ def test_a_pair(shape, dtype, linear_feature):
     h_next, z_next, words = pair.gated_linear_pair(*p.pair, linear_feature)
     exact_q, exact_v = linear(*double(p.pair[:3])), linear(*double(p.pair[3:]))
     assert_as_good_as_torch(h_next, *((t if linear_feature else t.relu()) for t in (q, exact_q)))
-    on = h_next > 0  # the gates of its own pre-activations, which torch may round to the other side of 0
+    on = h_next > 0  # These are the gates of its own pre-activations, which torch may round to the other side of 0.
     assert_same_bits(words, reference.pack_gates(on).words)
     assert_as_good_as_torch(z_next, torch.where(on, v, 0), torch.where(on, exact_v, 0))
 
@@ -188,21 +188,21 @@ def test_every_way_to_read_gives_the_same_bits(dtype, precision, monkeypatch):
 def test_a_way_to_read_is_one_that_the_matrices_allow(monkeypatch):
     rows = torch.zeros(8, 64, dtype=torch.float16)
     assert tuning.way_to_read(rows, rows[:, 8:40], rows[::2]) == "aligned"
-    assert tuning.way_to_read(rows, rows[:, :60]) == "any"  # a row ends inside 16 bytes
+    assert tuning.way_to_read(rows, rows[:, :60]) == "any"  # A row ends inside 16 bytes.
     monkeypatch.setattr(tuning, "capability", lambda device: (9, 0))
     assert tuning.way_to_read(rows, rows[:, 8:40], rows[:, :60], rows[::2]) == "tma"
     assert tuning.way_by_pointers(rows) == "aligned"
     for matrix in (rows.T, rows[:, ::2], rows[:, 1:], rows[:0], torch.zeros(8, 33, dtype=torch.float16)):
         assert tuning.way_to_read(rows, matrix) == "any"
     assert tuning.way_to_read(rows[:1].expand(8, 64)) == "any"
-    assert tuning.way_to_read(rows.float()) == "aligned"  # products on the ordinary cores
+    assert tuning.way_to_read(rows.float()) == "aligned"  # Its products run on the ordinary cores.
 
 
-@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # numpy, of an infinite product
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # numpy warns of an infinite product.
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_special_values_pass_as_on_a_cpu(dtype):
-    """Products that are NaN, infinite, zeros of both signs, the least number: a relu passes NaN on with its gate off,
-    a gate from outside that is off gives exactly 0."""
+    """Products are NaN, infinite, zeros of both signs and the least number. A relu passes NaN on with its gate off, and
+    a given gate that is off gives exactly 0."""
     weight = special_values(dtype).repeat(7)[:70].unsqueeze(1).contiguous()
     x = torch.ones(5, 1, dtype=dtype)
     product = linear(x, weight)
@@ -301,7 +301,7 @@ def test_float64_is_torchs_product_and_a_pass():
 def test_activations_of_any_shape(shape, turned, dtype):
     q = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
     q.view(-1)[3::11] = torch.nan
-    if turned:  # NCHW: positions contiguous, channels apart
+    if turned:  # In NCHW, positions are contiguous and channels apart.
         q = q.transpose(1, 2).contiguous().transpose(1, 2)
     ours, expected = gate.gate_relu(q), ops.gate_relu(q)
     assert_same_bits(ours[1], expected[1])

@@ -1,4 +1,4 @@
-"""Triton packing in the interpreter against the C++ kernels."""
+"""Packing by Triton in the interpreter agrees with the C++ kernels."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def test_packs_and_unpacks_like_the_cpu(shape, dtype, turned):
     q.view(-1)[::7] = 0.0
     q.view(-1)[3::11] = torch.nan
     q = (q > 0) if dtype == torch.bool else q.to(dtype)
-    if turned:  # NCHW: positions contiguous, channels apart
+    if turned:  # In NCHW, positions are contiguous and channels apart.
         q = q.transpose(1, 2).contiguous().transpose(1, 2)
     words = gates.pack_gates(q)
     assert torch.equal(words, torch.ops.gatedops.pack_gates(q))

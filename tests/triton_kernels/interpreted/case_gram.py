@@ -1,4 +1,4 @@
-"""The Triton gram family in the interpreter against the C++ kernels."""
+"""The Triton gram family in the interpreter agrees with the C++ kernels."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def small_tiles(monkeypatch):
 
 
 class Problem:
-    """Both sides of a Gram as the ops take them; y_words None in the symmetric case."""
+    """Both sides of a Gram as the ops take them; y_words is None in the symmetric case."""
 
     def __init__(self, n, m, widths, symmetric):
         draw = torch.Generator().manual_seed(n + m)

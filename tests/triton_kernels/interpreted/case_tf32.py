@@ -1,4 +1,4 @@
-"""Operands of TF32 products in the interpreter: the exact rule rounds them, and cutting them off would not do."""
+"""Operands of TF32 products in the interpreter are rounded exactly; cutting them off would not be precise enough."""
 
 import math
 
@@ -11,7 +11,7 @@ from strategies import special_values
 from gatedops.triton.gated_linear_tiles import as_operand
 
 SIZE = 1024
-BITS = 13  # that TF32 has less than float32
+BITS = 13  # TF32 has this many bits less than float32.
 
 
 @triton.jit
@@ -29,11 +29,11 @@ def rounded(values, precision="tf32"):
 
 
 def exactly_rounded(value):
-    """To 11 significant bits, ties away from 0, in Python's integers; value is finite."""
+    """Rounds to 11 significant bits, ties away from 0, in Python's integers; value is finite."""
     if value == 0:
         return value
-    exponent = max(math.frexp(value)[1] - 11, -126 - 10)  # of the last place; subnormals share theirs
-    places = abs(value) * 2.0**-exponent  # float64: exact
+    exponent = max(math.frexp(value)[1] - 11, -126 - 10)  # It is that of the last place; subnormals share it.
+    places = abs(value) * 2.0**-exponent  # This is exact in float64.
     return math.copysign(math.floor(places + 0.5) * 2.0**exponent, value)
 
 
@@ -56,7 +56,8 @@ def test_what_has_no_nearest_number():
     special = special_values(torch.float32)
     found = rounded(special)
     assert torch.equal(found.isnan(), special.isnan())
-    assert torch.equal(found.isinf(), special.abs() > of_bits(0x7F7FEFFF))  # float32's largest is nearer to infinity
+    # float32's largest number is nearer to infinity.
+    assert torch.equal(found.isinf(), special.abs() > of_bits(0x7F7FEFFF))
     assert torch.equal(found.signbit(), special.signbit())
     payloads = of_bits(0x7FFFFFFF, 0xFFFFFFFF, 0x7FC01234, 0x7F801234)
     assert torch.equal(rounded(payloads).view(torch.int32), payloads.view(torch.int32))
@@ -70,7 +71,8 @@ def test_other_products_take_their_operands_as_they_are(dtype, precision):
 
 
 def test_rounded_operands_keep_the_rule_of_two_baselines_and_cut_ones_do_not():
-    """A product of TF32 operands, in float64, against torch's on a GPU, whose operands are rounded to nearest even."""
+    """Compares a product of TF32 operands, in float64, with torch's on a GPU, whose operands are rounded to nearest
+    even."""
     draw = torch.Generator().manual_seed(2)
     x, weight = torch.randn(256, 512, generator=draw), torch.randn(200, 512, generator=draw)
     exact = x.double() @ weight.double().T
