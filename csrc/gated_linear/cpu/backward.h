@@ -292,7 +292,8 @@ class LayerProducts {
 
 // Tells whether the products of two layers run side by side, one layer on each thread.
 inline bool run_apart(const LayerProducts& one, const LayerProducts& other) {
-  constexpr int64_t kSmall = int64_t{1} << 30;  // was found as in LayerProducts::multiply, for four products
+  // This was measured as in LayerProducts::multiply, for four products.
+  constexpr int64_t kSmall = int64_t{1} << 30;
   return run_apart(one.work(), kSmall) && run_apart(other.work(), kSmall);
 }
 

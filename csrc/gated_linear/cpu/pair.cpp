@@ -1,5 +1,6 @@
-// gated_linear_pair: one layer of a deep gated network, both networks in one op. The feature network's
-// pre-activation q gates the product v of the value network: hard by 1{q > 0}, soft by gain * sigmoid(beta q).
+// gated_linear_pair computes one layer of a deep gated network, both networks in one op. The feature network's
+// pre-activation q gates the product v of the value network. The gate is 1{q > 0} if hard, and gain * sigmoid(beta q)
+// if soft.
 #include <torch/csrc/stable/library.h>
 
 #include "backward.h"

@@ -139,7 +139,7 @@ std::tuple<Tensor, Tensor> gate_neighbors(
   each_panel(args, [&](int64_t i, int64_t rows, const WholeArgs& part) {
     Tensor panel = torch::stable::new_empty(words, {rows, args.m()}, dtype);
     multiply_lambda(part, gram_problem(part), false, panel);
-    if (!y_words) {  // a row is not its own neighbour
+    if (!y_words) {  // A row is not its own neighbour.
       Tensor itself = diagonal_of(panel, i);
       torch::stable::fill_(itself, -std::numeric_limits<double>::infinity());
     }

@@ -77,7 +77,7 @@ inline void mm(const Tensor& a, const Tensor& b, const Tensor& out) {
   std::array<StableIValue, 3> stack{
       torch::stable::detail::from(a), torch::stable::detail::from(b), torch::stable::detail::from(out)};
   TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
-  torch::stable::detail::to<Tensor>(stack[0]);  // takes over the returned reference
+  torch::stable::detail::to<Tensor>(stack[0]);  // This takes over the returned reference.
 }
 
 // Computes out = X Y^T by torch, in out's dtype. For uint8 rows the product is exact in float64 and rounded once. This
