@@ -3,15 +3,24 @@
 # log in the archive.
 # shellcheck shell=bash disable=SC2034,SC2154  # the variables that gpu_check.sh sets or reads
 
-declare -A pids=() deadlines=() begins=() seconds_of=() results=() notes=() # have an entry for each step, by its name
-order=() # has the names in the order of their start
-stopped= # says why no further step may run
-blocked= # says why the steps of the current part of the plan may not run
-unkept= # says why there is no archive
-work= # is the folder where the logs grow
-made=() # has the folders to remove
-exec {stderr}>&2 # takes messages while stderr is redirected
-recorder= # is the process that records the clocks beside the steps
+# Each step has an entry in these, by its name.
+declare -A pids=() deadlines=() begins=() seconds_of=() results=() notes=()
+# The names of the steps, in the order of their start.
+order=()
+# Why no further step may run.
+stopped=
+# Why the steps of the current part of the plan may not run.
+blocked=
+# Why there is no archive.
+unkept=
+# The folder where the logs grow.
+work=
+# The folders to remove.
+made=()
+# This takes messages while stderr is redirected.
+exec {stderr}>&2
+# The process that records the clocks beside the steps.
+recorder=
 
 # result NAME RESULT SECONDS NOTE adds the row of a step.
 result() {

@@ -26,13 +26,15 @@ struct Instruction {
   ConvOp op;
   int src, src2;
   double scale = 1.0, scale2 = 0.0, constant = 0.0;
-  int64_t first;  // is a column of x, or the first word of the masks; -1 if there is no gate
+  // An input begins at this column of x, masks at this word; it is -1 if there is no gate.
+  int64_t first;
   int64_t channels;
   Extent in, out;
   Extent kernel, stride, pad, dilation;
   bool circular;
   bool same_row, same_column;
-  std::vector<double> weights;  // belong to the output pixels of a pool; all are 1 if there are none
+  // A pool has a weight for each output pixel; if there are none, all are 1.
+  std::vector<double> weights;
 
   bool masked() const {
     return op == ConvOp::gate || op == ConvOp::select || (op == ConvOp::box && first >= 0);

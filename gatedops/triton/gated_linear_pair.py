@@ -190,7 +190,7 @@ def gated_linear_pair_backward(
     grad_h: Tensor, grad_z: Tensor, h: Tensor | None, w_f: Tensor | None, b_f: bool, z: Tensor | None,
     w_v: Tensor | None, b_v: bool, words: Tensor, linear_feature: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of h, w_f, b_f, z, w_v and b_v; arguments as of the op."""
+    """Returns the gradients of h, w_f, b_f, z, w_v and b_v. Takes the arguments of the op."""
     feature = gated_linear_backward(grad_h, h, w_f, None if linear_feature else words, 0, b_f)
     return *feature, *gated_linear_backward(grad_z, z, w_v, words, 0, b_v)
 
@@ -199,7 +199,7 @@ def gated_linear_pair_soft_backward(
     grad_h: Tensor | None, grad_z: Tensor | None, q: Tensor, v: Tensor | None, h: Tensor | None, w_f: Tensor | None,
     b_f: bool, z: Tensor | None, w_v: Tensor | None, b_v: bool, beta: float, gain: float, linear_feature: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of h, w_f, b_f, z, w_v and b_v; arguments as of the op."""
+    """Returns the gradients of h, w_f, b_f, z, w_v and b_v. Takes the arguments of the op."""
     q = q.contiguous()
     grad_h, grad_z, v = (t if t is None else t.contiguous() for t in (grad_h, grad_z, v))
     if q.dtype == torch.float64:

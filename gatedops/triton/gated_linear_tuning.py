@@ -61,7 +61,7 @@ SHARED_SLACK = 8 << 10  # A kernel takes at most this many bytes beside the oper
 def precision_of(dtype: torch.dtype) -> str:
     """Returns the precision for tl.dot: "tf32" if torch may use it for float32 (torch.set_float32_matmul_precision)."""
     if dtype != torch.float32:
-        return "tf32"  # has no effect on other dtypes
+        return "tf32"  # Other dtypes ignore it.
     return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
 
 
@@ -109,7 +109,7 @@ def run_fastest(
     """
     precision = precision_of(like.dtype)
     tiles = tiles_of(name, like.dtype, precision, capability(like.device), read)
-    if like.device.type != "cuda":  # the interpreter
+    if like.device.type != "cuda":  # The interpreter runs here.
         launch(tiles[0])
         return
     key = (name, like.device, like.dtype, precision, triton.next_power_of_2(rows), cols, read, key)

@@ -60,8 +60,8 @@ def aligned(*activations: Tensor) -> bool:
 )
 def pack_kernel(
     q, words, channels,
-    per_position,  # leads from one position's words to the next
-    used,  # is how many words hold gates; the words behind them are padding
+    per_position,  # This many words lie from one position to the next.
+    used,  # This many words hold gates; the words behind them are padding.
     total, q_row: tl.int64, q_position, q_channel, words_row: tl.int64, ALIGNED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)

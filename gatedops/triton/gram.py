@@ -64,13 +64,15 @@ def _tile_of(program, tiles_n, SYMMETRIC: tl.constexpr):
 
 @triton.jit(do_not_specialize=["n", "m", "depth", "tiles_n", "x_stride", "y_stride", "out_stride"])
 def gram_kernel(
-    x_words, y_words, out, layers, scale,  # layers int64 (L, 3): first, y_first, count; scale (L,) of out's dtype
+    x_words, y_words, out, layers, scale,
     n, m, depth, tiles_n, x_stride: tl.int64, y_stride: tl.int64, out_stride: tl.int64,
     SYMMETRIC: tl.constexpr, TIMES: tl.constexpr, ALIGNED: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr, WORDS: tl.constexpr,
 ):  # fmt: skip
-    """Computes out = prod_l count_l * scale_l or, if TIMES, out = out * that product. If ALIGNED, m and out_stride are
-    multiples of 16, and rows are written 16 bytes at a time."""
+    """Computes out = prod_l count_l * scale_l or, if TIMES, out = out * that product.
+
+    layers is int64 (L, 3) and has first, y_first and count; scale is (L,) and has the dtype of out. If ALIGNED, m and
+    out_stride are multiples of 16, and rows are written 16 bytes at a time."""
     row, col = _tile_of(tl.program_id(0), tiles_n, SYMMETRIC)
     rows = row * M + tl.arange(0, M)
     cols = col * N + tl.arange(0, N)

@@ -7,7 +7,7 @@
 namespace gatedops::cpu {
 namespace {
 
-// One number for each of kPairs pairs, in as many registers as they take.
+// Holds one number for each of kPairs pairs, in as many registers as they take.
 template <class I, class T>
 struct Wide {
   typedef T Vec __attribute__((vector_size(I::kBytes)));
@@ -64,7 +64,8 @@ GATEDOPS_INLINE Wide<I, T> overlap(const uint32_t* x, const uint32_t* y, int wor
   return w;
 }
 
-enum class Scaling { none, factor, affine };  // what is done with a box sum before the overlaps
+// Says what is done with a box sum before the overlaps.
+enum class Scaling { none, factor, affine };
 
 // A box of any window, stride and dilation. The rows under an output row are summed into a padded row; then the columns
 // of the padded row are summed.
@@ -280,7 +281,8 @@ struct RolledBox {
   template <int kRows>
   struct Columns {
     const T* at[kRows > 0 ? kRows : 1];
-    int begin, end, wrap;  // wrap is the size if columns outside wrap round, else 0
+    // `wrap` is the size if columns outside wrap round, else 0.
+    int begin, end, wrap;
 
     Columns(const BoxArgs<T>& a, const Rows& rows, int i)
         : begin(a.in.x.begin), end(kRows > 0 ? a.in.x.end : begin), wrap(a.circular ? a.in.x.size : 0) {

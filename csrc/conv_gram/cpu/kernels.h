@@ -34,12 +34,14 @@ struct Axis {
   }
 };
 
-// Maps of several x, all at one displacement.
+// Describes the maps of several x, all at one displacement.
 template <class T>
 struct Maps {
-  T* data = nullptr;  // points to pixel (y.begin, x.begin) of the first x
-  int64_t pitch = 0;  // counts numbers from one row of pixels to the next
-  int64_t next = 0;   // counts numbers from one x to the next
+  // Points to pixel (y.begin, x.begin) of the first x.
+  T* data = nullptr;
+  // The pitch counts numbers from one row of pixels to the next; `next` counts them from one x to the next.
+  int64_t pitch = 0;
+  int64_t next = 0;
   Axis y, x;
 
   T* row(int p) const {
@@ -61,7 +63,8 @@ struct MaskView {
 // laid out (pixels, channels, kPairs).
 template <class T>
 struct InputArgs {
-  int count;  // is the number of x, here and below
+  // Here and below, `count` is the number of x.
+  int count;
   const T* x;
   const T* y;
   int64_t next, channels, pixels;
@@ -83,7 +86,8 @@ struct BoxArgs {
   BoxAxis y, x;
   bool circular;
   MaskView mask;
-  int width;  // counts pixels in a row of the mask
+  // A row of the mask has this many pixels.
+  int width;
   T scale, offset;
   T* row;
 };
@@ -115,7 +119,8 @@ struct PoolArgs {
   int kernel_width, kernel_area;
   MaskView mask;
   T* store;
-  int64_t store_next;  // counts numbers from one x to the next
+  // This many numbers lie from one x to the next.
+  int64_t store_next;
 };
 
 template <class T>
@@ -124,7 +129,7 @@ struct ConvGramKernels {
   void (*box)(const BoxArgs<T>&);
   void (*add)(const AddArgs<T>&);
   void (*pool)(const PoolArgs<T>&);
-  void (*total)(int count, const Maps<T>& in, double* sums);  // adds all pixels to sums[x][pair]
+  void (*total)(int count, const Maps<T>& in, double* sums);  // Adds all pixels to sums[x][pair].
 };
 
 struct ConvKernels {

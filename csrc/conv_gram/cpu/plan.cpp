@@ -217,7 +217,8 @@ class Placement {
   std::vector<Register>& registers_;
   std::vector<Segment>& segments_;
   std::vector<Instruction> program_;
-  std::vector<int> placed_;  // has the register of each instruction; -1 if each segment that reads it makes its own
+  // The register of each instruction; it is -1 if each segment that reads it makes its own.
+  std::vector<int> placed_;
   std::map<std::tuple<int, int, int, int>, int> copies_;
 };
 
@@ -246,7 +247,8 @@ void set_range(const Plan& plan, Segment& s) {
 
 // Gives each map a slot. A map that is read for the last time leaves its slot to a later one.
 void assign_slots(Plan& plan, const Segment& s) {
-  std::map<int, int> last_read;  // maps a register to a position in s.local
+  // This maps a register to a position in s.local.
+  std::map<int, int> last_read;
   for (size_t at = 0; at < s.local.size(); ++at) {
     for (const int src : {plan.registers[s.local[at]].code.src, plan.registers[s.local[at]].code.src2}) {
       last_read[src] = static_cast<int>(at);

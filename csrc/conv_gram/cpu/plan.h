@@ -18,11 +18,16 @@ struct Shift {
 
 // A register of the program. Inputs and constants are made once in every segment that reads them.
 struct Register {
-  Instruction code;     // has indices of Plan::registers as src and src2
-  int segment;          // computes the register, or feeds it if it is a sink
-  Extent lattice;       // counts pixels of the segment from one pixel of the register to the next
-  bool stored = false;  // says that all displacements are kept: for sinks, and if a later segment reads the register
-  int64_t place = 0;    // is its first number in the store if it is stored, else its slot
+  // Its src and src2 are indices of Plan::registers.
+  Instruction code;
+  // This segment computes the register, or feeds it if it is a sink.
+  int segment;
+  // The lattice counts pixels of the segment from one pixel of the register to the next.
+  Extent lattice;
+  // All displacements of a sink, and of a register that a later segment reads, are stored.
+  bool stored = false;
+  // The place is its first number in the store if it is stored, else its slot.
+  int64_t place = 0;
 
   // Returns how many numbers the kernel of one x has if it is stored: [displacement modulo the size][pixel][kPairs].
   int64_t numbers() const {
@@ -48,11 +53,16 @@ struct Plan {
 
   std::vector<Register> registers;
   std::vector<Segment> segments;
-  int result = 0;             // is the register of the result
-  int slots = 0;              // counts the maps that live at once
-  int64_t slot_numbers = 0;   // counts the numbers of the largest map
-  int64_t store_numbers = 0;  // counts the numbers of all stored registers of one x
-  int64_t row_numbers = 0;    // counts the numbers of the longest padded row of a box
+  // The result is in this register.
+  int result = 0;
+  // At most this many maps live at once.
+  int slots = 0;
+  // The largest map has this many numbers.
+  int64_t slot_numbers = 0;
+  // All stored registers of one x have this many numbers.
+  int64_t store_numbers = 0;
+  // The longest padded row of a box has this many numbers.
+  int64_t row_numbers = 0;
 };
 
 inline BoxAxis window_y(const Instruction& i) {
@@ -82,18 +92,24 @@ struct SinkWindows {
 
 // What a register reads of a row of y, and where a panel holds it.
 struct PanelPart {
-  int64_t first;      // is a column of x for an input, else a word
-  int64_t positions;  // counts pixels, or positions of masks
-  int64_t stride;     // counts words from one position to the next; for an input, channels
-  int64_t used;       // counts the words of a position that hold gates; for an input, channels
-  int64_t at;         // is the place in the panel, in numbers or words
+  // An input begins at this column of x, masks at this word.
+  int64_t first;
+  // An input has this many pixels, masks this many positions.
+  int64_t positions;
+  // The stride counts words from one position to the next; for an input it is the channels.
+  int64_t stride;
+  // This many words of a position hold gates; for an input it is the channels.
+  int64_t used;
+  // The place in the panel counts numbers or words.
+  int64_t at;
 };
 
 struct PanelLayout {
   explicit PanelLayout(const Plan& plan);
 
   std::vector<PanelPart> parts;
-  std::vector<int> part_of;  // gives the part of a register, or -1 if the register reads nothing
+  // The part of each register; it is -1 if the register reads nothing.
+  std::vector<int> part_of;
   int64_t numbers = 0, words = 0;
 };
 
@@ -102,7 +118,8 @@ struct ConvProblem {
 
   Plan plan;
   PanelLayout layout;
-  std::vector<SinkWindows> windows;  // has an entry for each register, which is used only for pools and selects
+  // Each register has an entry, but only those of pools and selects are used.
+  std::vector<SinkWindows> windows;
 };
 
 }  // namespace gatedops::cpu

@@ -321,7 +321,7 @@ void ConvTile<T>::close_sinks(const Segment& s, int rows) {
   }
 }
 
-// Scales what a sink has summed.
+// Multiplies the sums of a sink by its scale and weights.
 template <class T>
 void ConvTile<T>::close(int index, int row) {
   const Register& r = plan_.registers[index];

@@ -67,7 +67,8 @@ class Panel {
 
 template <class T>
 struct Step {
-  int index;  // is the index of the register
+  // This is the index of the register.
+  int index;
   Maps<T> out, src, src2;
 };
 
@@ -177,7 +178,8 @@ class ConvTile {
   Schedule<T> schedule_;
   LineBuffer<T> row_;
   std::vector<T> x_rows_;
-  std::vector<double> sums_;  // has the sums of sinks that add up all pixels: [register][row][pair]
+  // The sums of sinks that add up all pixels are laid out [register][row][pair].
+  std::vector<double> sums_;
   int64_t loaded_ = -1, first_row_ = 0;
 };
 

@@ -269,12 +269,13 @@ class MapWarp {
     const bool left_counts = kWraps || (column_ > 0 && column_ != split_x);
     const bool right_counts = kWraps || (column_ < last && column_ + 1 != split_x);
     const T top = map_[0];
-    T above = kWraps ? last_row() : T(0);  // is 0 if the row above does not count
+    T above = kWraps ? last_row() : T(0);  // This is 0 if the row above does not count.
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       if (has_row(r)) {
         const T here = map_[r], next = map_[r + 1 < kRows ? r + 1 : 0];
-        const bool joined = kWraps || r + 1 != split_y;  // says that the row below counts
+        // This says that the row below counts.
+        const bool joined = kWraps || r + 1 != split_y;
         const T below = r + 1 == height() ? (kWraps ? top : T(0)) : joined ? next : T(0);
         const T column = plus(plus(above, here), below);
         above = joined ? here : T(0);
@@ -378,7 +379,8 @@ class MapWarp {
   int height_, width_, shift_y_, shift_x_ = 0;
   unsigned parts_;
   int warp_, lane_, group_, column_;
-  int slots_;  // is where the numbers of this lane begin in shared memory
+  // The numbers of this lane begin here in shared memory.
+  int slots_;
   bool live_ = false, spare_;
   T map_[kRows] = {};  // Only rows below the height are used.
 };

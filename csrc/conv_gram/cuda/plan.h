@@ -20,15 +20,20 @@ struct ConvStage {
   Stretch stretch{};
   TotalStep total{};
   EntryStep entries{};
-  std::vector<CloseStep> closes;  // add up the sums that a stretch or a total leaves in parts
+  // These add up the sums that a stretch or a total leaves in parts.
+  std::vector<CloseStep> closes;
 };
 
 struct ConvPlan {
   std::vector<ConvStage> stages;
-  std::vector<double> weights;  // has those of all pools
-  int64_t numbers = 0;          // counts the numbers in the store of a pair
-  int64_t parts = 0;            // is the most sums of parts that a stage leaves for a pair
-  int64_t result = 0;           // is the place of the last register
+  // The weights of all pools are here.
+  std::vector<double> weights;
+  // The store of a pair has this many numbers.
+  int64_t numbers = 0;
+  // A stage leaves at most this many sums of parts for a pair.
+  int64_t parts = 0;
+  // This is the place of the last register.
+  int64_t result = 0;
 };
 
 // Gives registers their places in the store. A register that is not read any more leaves its place to one of its size.
@@ -50,7 +55,7 @@ class ConvStore {
     const auto found = places_.find(reg);
     return found == places_.end() ? -1 : found->second.at;
   }
-  // Forgets all whose last use lies before instruction `next`.
+  // Forgets all registers whose last use lies before instruction `next`.
   void release(const Uses& uses, int next) {
     for (auto p = places_.begin(); p != places_.end();) {
       if (uses.last(p->first) < next) {

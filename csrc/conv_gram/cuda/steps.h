@@ -24,9 +24,11 @@ constexpr int64_t kMaxChannels = 1 << 22;  // Counts stay below 2^23, and so are
 // Rows of one side.
 template <class T>
 struct ConvSide {
-  const T* x;  // has rows that lie `columns` numbers apart
+  // Rows of x lie `columns` numbers apart.
+  const T* x;
   int64_t columns;
-  const uint32_t* words;  // has rows that lie `words_stride` words apart
+  // Rows of words lie `words_stride` words apart.
+  const uint32_t* words;
   int64_t words_stride;
 };
 
@@ -56,11 +58,15 @@ template <class T>
 struct ConvBatch {
   ConvSide<T> left, right;
   PairRange pairs;
-  T* store;               // is [pair][number]
-  int64_t numbers;        // counts those of a pair
-  double* parts;          // has the sums of parts of a total, [pair][sum][part]
-  const double* weights;  // belong to pools
-  T* out;                 // is (n, m)
+  // The store is laid out [pair][number], and a pair has `numbers` of them.
+  T* store;
+  int64_t numbers;
+  // The sums of parts of a total are laid out [pair][sum][part].
+  double* parts;
+  // These are the weights of pools.
+  const double* weights;
+  // The Gram is (n, m).
+  T* out;
 };
 
 // The operation of a step of a stretch. It works on the map of one displacement, which a warp holds in registers.
@@ -83,8 +89,10 @@ struct MapStep {
   // uses this slot and the next one.
   int32_t slot;
   int64_t place;
-  int64_t first;     // is a column of x, or the first word of the masks
-  int32_t channels;  // belong to an input
+  // An input begins at this column of x, masks at this word.
+  int64_t first;
+  // An input has this many channels.
+  int32_t channels;
   // The words of a mask that hold gates, 0 if there is no mask; and the words from one position to the next.
   int32_t used, stride;
   int32_t flags;
@@ -106,7 +114,8 @@ struct MapStep {
 struct Stretch {
   int32_t height, width;
   int32_t steps, sums, slots, warps;
-  bool at_zero_only;  // says that only displacement 0 is read
+  // This says that only displacement 0 is read.
+  bool at_zero_only;
   MapStep step[kMaxSteps];
 
   // Returns how many blocks a pair has: one for each displacement of the rows.
@@ -136,13 +145,17 @@ enum class EntryOp : int32_t { input, constant, box, add, pool, select };
 
 struct EntryStep {
   EntryOp op;
-  int32_t flags;           // are those of MapFlag
-  int64_t out, src, src2;  // are places in the store
+  // The flags are those of MapFlag.
+  int32_t flags;
+  // These are places in the store.
+  int64_t out, src, src2;
   int64_t first, channels;
-  int32_t used, stride;  // mean the same as in MapStep
+  // These mean the same as in MapStep.
+  int32_t used, stride;
   int32_t in_y, in_x, out_y, out_x;
   int32_t kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x, dilation_y, dilation_x;
-  int64_t weights;  // is where the weights of a pool begin; -1 if all are 1
+  // The weights of a pool begin here; it is -1 if all are 1.
+  int64_t weights;
   double scale, scale2, constant;
 
   GATEDOPS_HOST_DEVICE bool has(MapFlag flag) const {

@@ -218,7 +218,8 @@ class StretchMaker {
   const Place& place_;
   Stretch stretch_{};
   bool fits_ = true;
-  int current_ = -1;  // is the register that the map holds
+  // The map holds this register.
+  int current_ = -1;
   int used_slots_ = 0;
   std::map<int, int> slot_of_;
   std::vector<int> free_;

@@ -23,7 +23,7 @@ class KernelsOf {
 
   static const K& of(Isa isa) {
     while (table()[static_cast<int>(isa)] == nullptr) {
-      isa = builds_on(isa);  // ends at serial, which every family has
+      isa = builds_on(isa);  // The loop ends at serial, which every family has.
     }
     return *table()[static_cast<int>(isa)];
   }

@@ -20,7 +20,8 @@ struct InstructionSet {
   Isa isa;
   const char* name;
   Isa builds_on;
-  const char* flags;  // are separated by spaces
+  // Spaces separate the flags.
+  const char* flags;
 };
 
 #define GATEDOPS_ROW(name, base, flags) {Isa::name, #name, Isa::base, flags},
@@ -72,7 +73,8 @@ bool has(const std::string& flag) {
 #undef GATEDOPS_FLAG
   return (flag == "amx-tile" && has_amx(24)) || (flag == "amx-int8" && has_amx(25));
 #elif defined(__aarch64__)
-  return flag == "neon";  // every 64-bit Arm has it
+  // Every 64-bit Arm has NEON.
+  return flag == "neon";
 #else
   (void)flag;
   return false;

@@ -80,7 +80,7 @@ inline void mm(const Matrix& a, const Matrix& b, const Matrix& out) {
       torch::stable::detail::from(a.tensor()), torch::stable::detail::from(b.tensor()),
       torch::stable::detail::from(out.tensor())};
   TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
-  torch::stable::detail::to<Tensor>(stack[0]);  // takes over the returned reference
+  torch::stable::detail::to<Tensor>(stack[0]);  // This takes over the returned reference.
 }
 
 // Computes out = a, converted to out's dtype.

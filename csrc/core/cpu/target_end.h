@@ -1,4 +1,4 @@
-// Ends what target_<isa>.h began.
+// Ends the region that target_<isa>.h began.
 #if defined(__clang__)
 #pragma clang attribute pop
 #else

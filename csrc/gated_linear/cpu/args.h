@@ -21,7 +21,7 @@ inline GateSource gate_source_of(ScalarType dtype) {
 }
 
 // Returns how many rows a tensor (..., d) has. d may be 0.
-inline int64_t rows_of(const Tensor& t) {
+inline int64_t number_of_rows(const Tensor& t) {
   int64_t rows = 1;
   for (int64_t d = 0; d + 1 < t.dim(); ++d) {
     rows *= t.size(d);
@@ -36,7 +36,7 @@ struct RowView {
 
   explicit RowView(const Tensor& t)
       : data(static_cast<char*>(const_cast<void*>(t.const_data_ptr()))),
-        rows(rows_of(t)),
+        rows(number_of_rows(t)),
         width(t.size(t.dim() - 1)),
         row_bytes(width * static_cast<int64_t>(t.element_size())) {}
 

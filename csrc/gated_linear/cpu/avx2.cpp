@@ -50,7 +50,8 @@ struct Avx2Rows {
  private:
   static int relu_of_eight(const float* from, float* to) {
     const __m256 zero = _mm256_setzero_ps(), v = _mm256_loadu_ps(from);
-    _mm256_storeu_ps(to, _mm256_max_ps(zero, v));  // gives v if both are zeros or one is NaN
+    // The maximum is v if both are zeros or one is NaN.
+    _mm256_storeu_ps(to, _mm256_max_ps(zero, v));
     return _mm256_movemask_ps(_mm256_cmp_ps(v, zero, _CMP_GT_OQ));
   }
   static void store(const void* from, void* to, __m256i mask) {

@@ -20,7 +20,8 @@ namespace {
 struct Avx512Rows {
   static uint16_t relu(const float* from, float* to) {
     const __m512 zero = _mm512_setzero_ps(), v = _mm512_loadu_ps(from);
-    _mm512_storeu_ps(to, _mm512_max_ps(zero, v));  // gives v if both are zeros or one is NaN
+    // The maximum is v if both are zeros or one is NaN.
+    _mm512_storeu_ps(to, _mm512_max_ps(zero, v));
     return _mm512_cmp_ps_mask(v, zero, _CMP_GT_OQ);
   }
   static uint16_t relu(const double* from, double* to) {

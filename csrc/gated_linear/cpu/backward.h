@@ -26,9 +26,11 @@ inline void require_backward(
   });
   const int64_t width = grad.size(grad.dim() - 1);
   if (x) {
-    require(x->dim() == grad.dim() && x->scalar_type() == grad.scalar_type() && rows_of(*x) == rows_of(grad), [&] {
-      return std::string(x_name) + ": got shape " + shape_of(*x) + ", needs one row per row of " + grad_name;
-    });
+    require(
+        x->dim() == grad.dim() && x->scalar_type() == grad.scalar_type() && number_of_rows(*x) == number_of_rows(grad),
+        [&] {
+          return std::string(x_name) + ": got shape " + shape_of(*x) + ", needs one row per row of " + grad_name;
+        });
   }
   if (weight) {
     require(weight->dim() == 2 && weight->size(0) == width && weight->scalar_type() == grad.scalar_type(), [&] {
@@ -189,7 +191,7 @@ inline void product(const Matrix& a, const Matrix& b, const Matrix& out) {
 inline Matrix rows_as_matrix(const Tensor& t) {
   Matrix m;
   m.data = static_cast<char*>(const_cast<void*>(t.const_data_ptr()));
-  m.rows = rows_of(t);
+  m.rows = number_of_rows(t);
   m.cols = m.row_stride = t.size(t.dim() - 1);
   m.col_stride = 1;
   m.dtype = t.scalar_type();
@@ -204,7 +206,7 @@ inline Matrix as_matrix(const Tensor& t, Tensor& owner) {
     return rows_as_matrix(t);
   }
   // reshape gives a view if t's strides allow one. Its rows may lie apart.
-  owner = t.dim() == 2 ? t : torch::stable::reshape(t, {rows_of(t), t.size(t.dim() - 1)});
+  owner = t.dim() == 2 ? t : torch::stable::reshape(t, {number_of_rows(t), t.size(t.dim() - 1)});
   return Matrix(owner);
 }
 
@@ -292,7 +294,8 @@ class LayerProducts {
 
 // Tells whether the products of two layers run side by side, one layer on each thread.
 inline bool run_apart(const LayerProducts& one, const LayerProducts& other) {
-  constexpr int64_t kSmall = int64_t{1} << 30;  // was found as in LayerProducts::multiply, for four products
+  // This was measured as in LayerProducts::multiply, for four products.
+  constexpr int64_t kSmall = int64_t{1} << 30;
   return run_apart(one.work(), kSmall) && run_apart(other.work(), kSmall);
 }
 

@@ -49,7 +49,7 @@ inline void linear_out(const Tensor& x, const Tensor& weight, const std::optiona
       torch::stable::detail::from(x), torch::stable::detail::from(weight), torch::stable::detail::from(bias),
       torch::stable::detail::from(out)};
   TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::linear", "out", stack.data(), TORCH_ABI_VERSION));
-  torch::stable::detail::to<Tensor>(stack[0]);  // takes over the returned reference
+  torch::stable::detail::to<Tensor>(stack[0]);  // This takes over the returned reference.
 }
 
 // Returns new words (rows, W) for the gates of y (..., width).

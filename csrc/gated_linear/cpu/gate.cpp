@@ -13,9 +13,12 @@ namespace {
 struct Activations {
   char* data;
   int64_t rows, positions, channels;
-  int64_t width, element_size;  // the numbers in a row, the bytes of one number
-  bool planes;                  // says that positions are contiguous, as in NCHW
-  int64_t words_step;           // leads from one position's words to the next
+  // A row has `width` numbers of `element_size` bytes.
+  int64_t width, element_size;
+  // This says that positions are contiguous, as in NCHW.
+  bool planes;
+  // This many words lie from one position to the next.
+  int64_t words_step;
 
   explicit Activations(const Tensor& q)
       : data(static_cast<char*>(const_cast<void*>(q.const_data_ptr()))),

@@ -12,7 +12,7 @@ namespace {
 Tensor gated_linear(
     const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, const Tensor& words, int64_t first) {
   require_linear(x, weight, bias);
-  require_row_gates(words, first, rows_of(x), weight.size(0));
+  require_row_gates(words, first, number_of_rows(x), weight.size(0));
   Tensor y = linear(x, weight, bias);
   select_rows(y, GateView(words, first), y);
   return y;
@@ -31,7 +31,7 @@ std::tuple<Tensor, Tensor, Tensor> gated_linear_backward(
     const std::optional<Tensor>& words, int64_t first, bool bias) {
   require_backward(grad, x, weight, "grad", "x", "weight");
   if (words) {
-    require_row_gates(*words, first, rows_of(grad), grad.size(grad.dim() - 1));
+    require_row_gates(*words, first, number_of_rows(grad), grad.size(grad.dim() - 1));
   }
   LayerBackward layer(grad, x, weight, words, first, bias);
   const Scratch scratch(layer.dv_bytes());

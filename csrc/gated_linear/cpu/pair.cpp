@@ -1,5 +1,6 @@
-// gated_linear_pair: one layer of a deep gated network, both networks in one op. The feature network's
-// pre-activation q gates the product v of the value network: hard by 1{q > 0}, soft by gain * sigmoid(beta q).
+// gated_linear_pair computes one layer of a deep gated network, both networks in one op. The feature network's
+// pre-activation q gates the product v of the value network. The gate is 1{q > 0} if hard, and gain * sigmoid(beta q)
+// if soft.
 #include <torch/csrc/stable/library.h>
 
 #include "backward.h"
@@ -76,7 +77,7 @@ void gated_linear_pair_out(
   require_pair(h, w_f, b_f, z, w_v, b_v);
   for (const auto& [out, in, name] : {std::tuple{&h_next, &h, "h_next"}, std::tuple{&z_next, &z, "z_next"}}) {
     const bool fits = out->is_contiguous() && out->scalar_type() == in->scalar_type() && out->dim() == in->dim() &&
-                      rows_of(*out) == rows_of(*in) && out->size(out->dim() - 1) == w_f.size(0);
+                      number_of_rows(*out) == number_of_rows(*in) && out->size(out->dim() - 1) == w_f.size(0);
     require(fits, [&, name = name] {
       return std::string(name) + ": needs to be contiguous, of shape (..., out_features) and the dtype of h";
     });
@@ -105,7 +106,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> gated_linear_pair_bac
   require_backward(grad_z, z, w_v, "grad_z", "z", "w_v");
   const std::optional<Tensor> gates(words), none;
   for (const Tensor& grad : {grad_h, grad_z}) {
-    require_row_gates(words, 0, rows_of(grad), grad.size(grad.dim() - 1));
+    require_row_gates(words, 0, number_of_rows(grad), grad.size(grad.dim() - 1));
   }
   LayerBackward feature(grad_h, h, w_f, linear_feature ? none : gates, 0, b_f);
   LayerBackward value(grad_z, z, w_v, gates, 0, b_v);

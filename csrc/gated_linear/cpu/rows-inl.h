@@ -207,7 +207,7 @@ struct Rows {
     Bits* to = static_cast<Bits*>(to_);
     for (int64_t p = 0; p < positions; p += kBlock) {
       const int64_t n = positions - p < kBlock ? positions - p : kBlock;
-      alignas(64) uint32_t gates[kBlock];  // has, for each position, the word of 32 channels
+      alignas(64) uint32_t gates[kBlock];  // For each position this has the word of 32 channels.
       for (int64_t c = 0; c < channels; ++c) {
         if (c % 32 == 0) {
           for (int64_t k = 0; k < n; ++k) {

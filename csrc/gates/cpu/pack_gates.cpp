@@ -40,7 +40,8 @@ GateSource gate_source(ScalarType dtype) {
 struct PackTask {
   const char* q;
   int64_t positions, channels;
-  int64_t row_stride, position_stride, channel_stride;  // count elements
+  // Strides count elements.
+  int64_t row_stride, position_stride, channel_stride;
   int64_t element_size;
   uint32_t* words;
   int64_t words_stride, words_used, words_total;

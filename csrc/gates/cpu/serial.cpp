@@ -35,7 +35,8 @@ struct SerialPack {
 struct SerialCount {
   static constexpr int kWords = 2;
   using Vector = uint64_t;
-  using Lanes = size_t;  // counts bytes
+  // Lanes are counted in bytes.
+  using Lanes = size_t;
 
   static Lanes lanes(int64_t words) {
     return static_cast<size_t>(words) * sizeof(uint32_t);

@@ -21,10 +21,10 @@ void each_panel(const WholeArgs& args, const Use& use) {
   for (int64_t i = 0; i < args.n(); i += step) {
     const int64_t rows = std::min(step, args.n() - i);
     WholeArgs panel = args;
-    panel.words = rows_of(args.words, i, rows);
+    panel.words = slice_rows(args.words, i, rows);
     panel.y_words = args.y_words ? args.y_words : args.words;
     if (args.x) {
-      panel.x = rows_of(detached(*args.x), i, rows);
+      panel.x = slice_rows(detached(*args.x), i, rows);
       panel.y = args.right();
     }
     use(i, rows, panel);
@@ -61,7 +61,7 @@ Tensor npk_matvec(
   each_panel(args, [&](int64_t i, int64_t rows, const WholeArgs& part) {
     Tensor panel = torch::stable::new_empty(out, {rows, args.m()});
     run_gram(part, gram_problem(part), panel);
-    mm(panel, detached(v), rows_of(out, i, rows));
+    mm(panel, detached(v), slice_rows(out, i, rows));
   });
   return out;
 }
@@ -85,13 +85,13 @@ Tensor npk_gram_backward(
   }
   each_panel(args, [&](int64_t i, int64_t rows, const WholeArgs& part) {
     Tensor panel = torch::stable::new_empty(given, {rows, args.m()});
-    torch::stable::copy_(panel, rows_of(given, i, rows));
+    torch::stable::copy_(panel, slice_rows(given, i, rows));
     if (!y_words) {
       const Tensor mirrored = torch::stable::transpose(torch::stable::narrow(given, 1, i, rows), 0, 1);
       panel = torch::stable::subtract(panel, mirrored, -1.0);
     }
     multiply_lambda(part, gram_problem(part), true, panel);
-    mm(panel, right, rows_of(out, i, rows));
+    mm(panel, right, slice_rows(out, i, rows));
   });
   return out;
 }
@@ -139,13 +139,13 @@ std::tuple<Tensor, Tensor> gate_neighbors(
   each_panel(args, [&](int64_t i, int64_t rows, const WholeArgs& part) {
     Tensor panel = torch::stable::new_empty(words, {rows, args.m()}, dtype);
     multiply_lambda(part, gram_problem(part), false, panel);
-    if (!y_words) {  // a row is not its own neighbour
+    if (!y_words) {  // A row is not its own neighbour.
       Tensor itself = diagonal_of(panel, i);
       torch::stable::fill_(itself, -std::numeric_limits<double>::infinity());
     }
     const auto [sorted, order] = sorted_descending(panel);
-    copy_best(sorted, rows_of(values, i, rows), k);
-    copy_best(order, rows_of(indices, i, rows), k);
+    copy_best(sorted, slice_rows(values, i, rows), k);
+    copy_best(order, slice_rows(indices, i, rows), k);
   });
   return {values, indices};
 }

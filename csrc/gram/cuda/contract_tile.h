@@ -98,9 +98,9 @@ struct ContractTile {
     for (int t = 0; t < terms; t += kTerms) {
       const Value* group = kAcross ? values + line * kTile : values + t * kTile;
       const int place = kAcross ? t ^ tile_swizzle(line) : line ^ tile_swizzle(t);
+      // u and t have no bits in common, so their swizzles can be applied one by one.
 #pragma unroll
-      for (int u = 0; u < kTerms;
-           ++u) {  // u and t have no bits in common, so their swizzles can be applied one by one.
+      for (int u = 0; u < kTerms; ++u) {
         const Value value = kAcross ? group[place ^ u] : group[u * kTile + (place ^ tile_swizzle(u))];
         const RowOfV row = *reinterpret_cast<const RowOfV*>(v + (t + u) * kColumns);
 #pragma unroll

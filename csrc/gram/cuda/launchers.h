@@ -10,7 +10,8 @@ enum class OutputType { kFloat32, kFloat64, kBFloat16, kInt32 };  // kInt32 is f
 
 // The launchers of one kernel of the Gram. They fill in the problem's schedule, because only they know their tiles.
 struct GramLaunchers {
-  bool sigma_of_floats;  // tells whether the kernel makes a Sigma of floats
+  // This tells whether the kernel makes a Sigma of floats.
+  bool sigma_of_floats;
 
   int (*gram)(const GramProblem& problem, bool symmetric, OutputType type, void* stream);
 

@@ -38,10 +38,12 @@ inline int64_t largest_band(const TileSchedule& all, int64_t parts) {
 // The band [first_row, end_row) of tiles, with parts as ContractTile wrote them.
 struct PartialSums {
   Contraction parts;
-  int64_t end_row, tile_cols;  // count tiles
-  int64_t rows;                // counts rows of out
+  // These count tiles.
+  int64_t end_row, tile_cols;
+  // `out` is (rows, columns).
+  int64_t rows;
   bool symmetric;
-  void* out;  // is (rows, columns)
+  void* out;
 };
 
 // Returns the schedule of tiles of `edge` rows and columns.

@@ -75,7 +75,8 @@ Tensor gate_overlap(
   problem.out.data = out.mutable_data_ptr();
   problem.out.row_stride = args.m();
   problem.out.plane_stride = args.n() * args.m();
-  std::optional<Tensor> x_on, y_on;  // alive until the launch
+  // These must live until the launch.
+  std::optional<Tensor> x_on, y_on;
   if (counted != Measure::kBoth) {
     problem.out.differ = counted == Measure::kDiffer;
     x_on = row_counts(words, problem.x, problem.layers);

@@ -16,7 +16,8 @@ constexpr int32_t kWideWords = 1 << 18;
 
 struct Layer {
   int32_t x_first, y_first, words;
-  int32_t gates;  // is the width, which counts that agree need
+  // Counts of gates that agree need the width of the layer.
+  int32_t gates;
   double scale;
 };
 
@@ -46,8 +47,9 @@ constexpr int64_t kMaxMappedRows = INT32_MAX - 2 * 128;
 constexpr int64_t kMaxSigmaColumns = 0xFFFFFFFFll / (255 * 255);
 
 struct GateRows {
-  const uint32_t* words;  // is aligned to 16 bytes
-  int64_t rows, stride;   // The stride counts words and is a multiple of 4, or any number for a single row.
+  // Words are aligned to 16 bytes.
+  const uint32_t* words;
+  int64_t rows, stride;  // The stride counts words and is a multiple of 4, or any number for a single row.
 };
 
 // Returns how many words lie between the beginnings of two rows. For a single row it is the `words` words of the row,
@@ -61,7 +63,8 @@ GATEDOPS_HOST_DEVICE constexpr int64_t row_stride(const GateRows& gates, int32_t
 // become those of gates that agree or differ.
 struct GramOutput {
   void* data;
-  int64_t row_stride, plane_stride;  // count elements
+  // Strides count elements.
+  int64_t row_stride, plane_stride;
   bool times, differ;
   const double *factor, *y_factor;
   const int32_t *x_on, *y_on;
@@ -71,9 +74,11 @@ struct GramOutput {
 // (i - first_row) * stride + j of `rows`. If the problem is symmetric and the tile is off the diagonal, K_ij^T v_i goes
 // to the same part of `cols`. A part is (columns, tile edge). Elements have the type of the product.
 struct Contraction {
-  const void* v;  // is (y.rows, columns)
+  // v is (y.rows, columns).
+  const void* v;
   void *rows, *cols;
-  int64_t first_row, stride;  // count tiles
+  // These count tiles.
+  int64_t first_row, stride;
   int32_t columns;
 };
 
@@ -83,7 +88,8 @@ struct Contraction {
 struct Neighbors {
   void* values;
   int64_t* indices;
-  int32_t k;  // is 1 to kMaxNeighbors
+  // k is 1 to kMaxNeighbors.
+  int32_t k;
   bool not_itself;
 };
 constexpr int kMaxNeighbors = 32;
@@ -106,8 +112,10 @@ GATEDOPS_HOST_DEVICE constexpr int64_t triangle(int64_t rows) {
 struct TileSchedule {
   static constexpr int64_t kGroup = 8;
 
-  int64_t rows, cols;  // count tiles; the tiles of rows [first_row, rows) are computed
-  bool symmetric;      // needs rows <= cols
+  // These count tiles. The tiles of rows [first_row, rows) are computed.
+  int64_t rows, cols;
+  // A symmetric schedule needs rows <= cols.
+  bool symmetric;
   int64_t first_row = 0;
 
   GATEDOPS_HOST_DEVICE constexpr int64_t tiles() const {
@@ -156,8 +164,10 @@ struct TileSchedule {
 
 struct GramProblem {
   GateRows x, y;
-  GateRows sigma_x, sigma_y;            // have rows of bytes or floats, padded with zeros to a multiple of 16 bytes
-  GateRows sigma_x_rest, sigma_y_rest;  // have, for floats, the difference of x and y to sigma_x and sigma_y
+  // Sigma has rows of bytes or floats, padded with zeros to a multiple of 16 bytes.
+  GateRows sigma_x, sigma_y;
+  // For floats these are the differences of x and y to sigma_x and sigma_y.
+  GateRows sigma_x_rest, sigma_y_rest;
   TileSchedule schedule;
   GramOutput out;
   Contraction contraction;

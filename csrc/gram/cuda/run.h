@@ -145,7 +145,8 @@ inline void multiply_lambda(const GramArgs& args, GramProblem problem, bool time
   problem.out.data = out.mutable_data_ptr();
   problem.out.row_stride = out.stride(0);
   problem.out.times = times;
-  std::optional<Tensor> factor, y_factor;  // must live until the launch
+  // These must live until the launch.
+  std::optional<Tensor> factor, y_factor;
   if (args.factor) {
     factor = torch::stable::contiguous(detached(*args.factor));
     y_factor = args.y_factor ? torch::stable::contiguous(detached(*args.y_factor)) : *factor;

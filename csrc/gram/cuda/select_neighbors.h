@@ -42,7 +42,8 @@ struct SelectNeighbors {
  private:
   struct Row {
     int64_t i, first_col;
-    int cols, line;  // belong to the tile
+    // Both belong to the tile.
+    int cols, line;
   };
 
   template <class Value>
@@ -89,7 +90,8 @@ struct SelectNeighbors {
         const int from = first_lane(above);
         list.insert(from_lane(value, from), row.first_col + c + from, lane);
         threshold = from_lane(list.value, n.k - 1);
-        above &= vote(value > threshold) & ~((2u << from) - 1u);  // keeps only the lanes behind `from`
+        // Only lanes behind `from` remain.
+        above &= vote(value > threshold) & ~((2u << from) - 1u);
         changed = true;
       }
     }

@@ -108,7 +108,8 @@ template <class Traits>
 struct WarpTile {
   static constexpr int kValues = Traits::kRowFragments * Traits::kColFragments * 4;
 
-  int lane, row, col;  // row and col are where the warp's part begins inside the tile.
+  // The warp's part begins at (row, col) inside the tile.
+  int lane, row, col;
 
   __device__ __forceinline__ WarpTile()
       : lane(threadIdx.x % 32),

@@ -139,7 +139,8 @@ struct FinishedTile {
 
 // A unit of work: the layers [begin, end) of a tile. A negative end says that there is no more work.
 struct alignas(16) Unit {
-  int32_t row, col;  // are those of the tile, counted in tiles
+  // The place of the tile counts tiles.
+  int32_t row, col;
   int32_t begin, end;
 
   __device__ __forceinline__ bool exists() const {
@@ -172,7 +173,7 @@ struct UnitRing {
 
   // One thread calls this.
   __device__ __forceinline__ void put(const Unit& next) {
-    wait_for_phase(empty(), parity ^ 1);  // does not wait in the first round
+    wait_for_phase(empty(), parity ^ 1);  // This does not wait in the first round.
     unit() = next;
     arrive(full());
     advance();

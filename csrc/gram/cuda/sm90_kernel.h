@@ -26,7 +26,8 @@ namespace gatedops::cuda {
 // has one too, and a second one for the rest of floats. The maps are 17 of the 32 KiB of parameters that a kernel may
 // have from CUDA 12.1 on.
 struct Sm90Problem {
-  GramProblem gram;  // has a schedule of squares of kCluster x kCluster tiles
+  // Its schedule has squares of kCluster x kCluster tiles.
+  GramProblem gram;
   TensorMap x[kMaxMappedLayers + 2], y[kMaxMappedLayers + 2];
 };
 static_assert(sizeof(Sm90Problem) <= 32764);
@@ -85,7 +86,7 @@ __device__ __forceinline__ void produce(const Sm90Problem& p) {
     const int i = unit.row * Traits::kTile;
     const int j = unit.col * Traits::kTile + rank * Traits::kSharedRows;
     const auto copy_stage = [&](int map, int word) {
-      wait_for_phase(ring.empty(), ring.parity ^ 1);  // does not wait in the first round
+      wait_for_phase(ring.empty(), ring.parity ^ 1);  // This does not wait in the first round.
       arrive_expecting(ring.full(), Traits::kStageBytes);
       copy_box(ring.operands(), p.x[map], word, i, ring.full());
       if constexpr (Traits::kCluster > 1) {
@@ -271,7 +272,7 @@ __device__ __forceinline__ void compute_tile(
   }
   multiply_layers<Traits>(p, begin, end, ring, part, counts, product);
   auto* values = reinterpret_cast<Value*>(shared_memory() + Traits::kStagedOffset);
-  wait_for_phase(tile.empty, tile.parity ^ 1);  // does not wait for the first tile
+  wait_for_phase(tile.empty, tile.parity ^ 1);  // This does not wait for the first tile.
   if constexpr (Traits::kHasProduct) {
     part.stage_values(product, values);
     if (p.layers.sigma == SigmaOf::kFloats) {

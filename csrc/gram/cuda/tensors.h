@@ -62,7 +62,8 @@ inline Tensor detached(const Tensor& t) {
   return torch::stable::from_blob(const_cast<void*>(t.const_data_ptr()), sizes, strides, t.device(), t.scalar_type());
 }
 
-inline Tensor rows_of(const Tensor& t, int64_t row, int64_t rows) {
+// Returns rows [row, row + rows) of t.
+inline Tensor slice_rows(const Tensor& t, int64_t row, int64_t rows) {
   Tensor source = t;
   return torch::stable::narrow(source, 0, row, rows);
 }
@@ -77,7 +78,7 @@ inline void mm(const Tensor& a, const Tensor& b, const Tensor& out) {
   std::array<StableIValue, 3> stack{
       torch::stable::detail::from(a), torch::stable::detail::from(b), torch::stable::detail::from(out)};
   TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
-  torch::stable::detail::to<Tensor>(stack[0]);  // takes over the returned reference
+  torch::stable::detail::to<Tensor>(stack[0]);  // This takes over the returned reference.
 }
 
 // Computes out = X Y^T by torch, in out's dtype. For uint8 rows the product is exact in float64 and rounded once. This
@@ -93,8 +94,8 @@ inline void sigma_into(const Tensor& x, const Tensor& y, Tensor& out) {
   const int64_t step = panel_rows(out.size(1));
   for (int64_t i = 0; i < out.size(0); i += step) {
     const int64_t rows = std::min(step, out.size(0) - i);
-    const Tensor left = torch::stable::to(rows_of(detached(x), i, rows), ScalarType::Double);
-    Tensor part = rows_of(detached(out), i, rows);
+    const Tensor left = torch::stable::to(slice_rows(detached(x), i, rows), ScalarType::Double);
+    Tensor part = slice_rows(detached(out), i, rows);
     torch::stable::copy_(part, torch::stable::matmul(left, right));
   }
 }

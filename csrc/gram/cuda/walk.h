@@ -6,11 +6,14 @@
 
 namespace gatedops::cuda {
 
-// Where a tile lies in the matrix of all pairs.
+// Says where a tile lies in the matrix of all pairs.
 struct TileRect {
-  int64_t i, j;    // are its first row and column
-  int rows, cols;  // count those inside the problem; both are 0 if the tile is not wanted
-  bool diagonal;   // says that only the pairs on and below the diagonal of a symmetric problem count
+  // The tile begins at row i and column j.
+  int64_t i, j;
+  // These count the rows and columns inside the problem; both are 0 if the tile is not wanted.
+  int rows, cols;
+  // On the diagonal of a symmetric problem only the pairs on and below it count.
+  bool diagonal;
 };
 
 // Tiles above the diagonal of a symmetric problem are not wanted.

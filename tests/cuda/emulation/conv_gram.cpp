@@ -26,7 +26,8 @@ struct ConvCall {
   int64_t pairs_per_batch;
   int32_t symmetric, is_double;
   uint32_t seed;
-  int32_t stretches;  // is set to how many stages of the plan are stretches
+  // The call sets this to how many stages of the plan are stretches.
+  int32_t stretches;
 };
 
 // Launches kernels: one block after the other, with its threads as fibers.

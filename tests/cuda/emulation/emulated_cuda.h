@@ -104,7 +104,7 @@ inline double __hiloint2double(int32_t high, int32_t low) {
 inline float __bfloat162float(__nv_bfloat16 value) {
   return bits_as<float>(uint32_t{value.bits} << 16);
 }
-inline __nv_bfloat16 __float2bfloat16_rn(float value) {  // takes finite values only
+inline __nv_bfloat16 __float2bfloat16_rn(float value) {  // This takes finite values only.
   const auto bits = bits_as<uint32_t>(value);
   return {static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
 }

@@ -27,8 +27,10 @@ struct Copy {
 };
 
 struct Thread {
-  std::vector<Copy> open;                // are not yet in a group
-  std::deque<std::vector<Copy>> groups;  // has the oldest first
+  // These copies are not yet in a group.
+  std::vector<Copy> open;
+  // The oldest group comes first.
+  std::deque<std::vector<Copy>> groups;
 };
 
 struct Warp {
@@ -58,12 +60,13 @@ struct PhaseBarrier {
 struct Warpgroup {
   Barrier barrier;
   void* arguments[128];
-  std::vector<std::function<void()>> products;  // are not yet computed
+  std::vector<std::function<void()>> products;  // These products are not yet computed.
 };
 
 // The state of one block.
 struct Gpu {
-  static inline std::vector<Gpu*> cluster;  // is indexed by rank
+  // The blocks are in the order of their ranks.
+  static inline std::vector<Gpu*> cluster;
 
   static Gpu& active() {
     return *cluster[static_cast<size_t>(Cluster::rank())];
@@ -76,11 +79,13 @@ struct Gpu {
   std::vector<Thread> threads;
   std::vector<Warp> warps;
   Barrier block;
-  std::vector<std::pair<const void*, size_t>> readable;  // lists the global memory that copies may read
+  // Copies may read this global memory.
+  std::vector<std::pair<const void*, size_t>> readable;
   std::vector<Warpgroup> warpgroups = std::vector<Warpgroup>(threads.size() / 128);
   std::map<int, Barrier> named;
-  std::map<uint32_t, PhaseBarrier> barriers;  // has each barrier under its shared address
-  std::vector<std::function<void()>> boxes;   // are the copies under way
+  // Each barrier is found by its shared address.
+  std::map<uint32_t, PhaseBarrier> barriers;
+  std::vector<std::function<void()>> boxes;  // These copies are under way.
 
   // Lets one of the copies under way arrive.
   void finish_a_box() {
@@ -243,7 +248,7 @@ inline int32_t product_of(uint32_t a, uint32_t b) {
   }
   return static_cast<int32_t>(sum);
 }
-inline void add(int32_t& to, int32_t value) {  // adds modulo 2^32
+inline void add(int32_t& to, int32_t value) {  // The sum is modulo 2^32.
   to = static_cast<int32_t>(static_cast<uint32_t>(to) + static_cast<uint32_t>(value));
 }
 

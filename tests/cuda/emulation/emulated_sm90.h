@@ -8,9 +8,11 @@ namespace gatedops::cuda {
 #define GATEDOPS_HAS_WGMMA
 
 struct alignas(64) TensorMap {
-  const unsigned char* base;  // points to element (0, 0)
+  // This points to element (0, 0).
+  const unsigned char* base;
   int64_t cols, rows, row_bytes;
-  int32_t box_cols, box_rows;  // count elements of 4 bytes
+  // These count elements of 4 bytes.
+  int32_t box_cols, box_rows;
   unsigned char rest[128 - 40];
 };
 

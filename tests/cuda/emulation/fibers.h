@@ -86,7 +86,7 @@ class Fibers {
     static constexpr size_t kStackBytes = 96 << 10;
     std::unique_ptr<char[]> stack{new char[kStackBytes]};
     bool done = false;
-    const std::function<bool()>* condition = nullptr;  // is what the fiber waits for
+    const std::function<bool()>* condition = nullptr;  // The fiber waits for this.
 
     bool may_go_on() const {
       return condition == nullptr || (*condition)();
@@ -130,7 +130,8 @@ class Fibers {
   static inline Fibers* active_ = nullptr;
   std::mt19937 random_;
   std::vector<int> order_;
-  std::vector<int> asleep_;  // has how many sweeps each warp still sleeps
+  // Each warp still sleeps for this many sweeps.
+  std::vector<int> asleep_;
   std::vector<std::unique_ptr<Fiber>> fibers_;
   const std::function<void(int)>* body_ = nullptr;
   ucontext_t scheduler_;

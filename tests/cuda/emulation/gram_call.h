@@ -79,7 +79,8 @@ template <class Value, int kTile, int kSquare, class Contract>
 void run_matvec(const GramCall& call, const Contract& contract) {
   const gatedops::cuda::MatvecCall matvec{problem_of(call, kTile), call.symmetric != 0, call.out.data, call.bytes};
   const gatedops::cuda::Bands<Value, kTile, kSquare> bands(matvec);
-  std::vector<unsigned char> workspace(static_cast<size_t>(bands.workspace()), 0xff);  // is full of NaNs
+  // The workspace is full of NaNs at first.
+  std::vector<unsigned char> workspace(static_cast<size_t>(bands.workspace()), 0xff);
   const auto add_up = [&](const PartialSums& sums) {
     using Sum = gatedops::cuda::PartialSum<Value, kTile>;
     run_blocks(matvec.problem, call.launch, Sum::kThreads, Sum::kSharedBytes, 1, [&] {
