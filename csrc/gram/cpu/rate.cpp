@@ -13,7 +13,7 @@ namespace {
 
 // Repeats are short, so that some of them are not interrupted.
 constexpr double kRepeatSeconds = 1e-3;
-constexpr int kRepeats = 150;
+constexpr int kRepeats = 50;
 
 double seconds_of(const RateLoop& loop, int64_t rounds) {
   const auto start = std::chrono::steady_clock::now();
