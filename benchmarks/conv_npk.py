@@ -1,10 +1,9 @@
-"""The path kernel of a convolutional net: what its gates know, what it is invariant to, and what a pair costs.
+"""The path kernel of a convolutional net: what its gates know, and what a pair costs.
 
 Trains a small GCONV net (convolutions of 3 x 3, global average pooling), and computes its path kernel (gatedops.npk)
-before and after training: kernel regression with either Gram against the net itself. Then shows that with circular
-padding the kernel does not change when an image is rotated over its edges. Then times a pair of 8x8 and of 32x32
-images, 4 convolutions of 64 channels, beside the kernel in plain torch and, if neural-tangents is installed (it is
-optional and needs JAX), its convolutional NTK of the same architecture. Writes OUT/conv_npk.json and OUT/conv_npk.png.
+before and after training: kernel regression with either Gram against the net itself. Then times a pair of 8x8 and of
+32x32 images, 4 convolutions of 64 channels, beside the kernel in plain torch and, if neural-tangents is installed (it
+is optional and needs JAX), its convolutional NTK of the same architecture. Writes OUT/conv_npk.json and .png.
 
     python benchmarks/conv_npk.py
     python benchmarks/conv_npk.py --data cifar10 --data-dir DIR --n 1000 --channels 64 64 128 128 --dense 256 256
@@ -46,7 +45,6 @@ from gatedops.reference import conv_gram as reference_conv
 DEFAULT_POINTS = {"digits": 1797, "mnist": 600, "cifar10": 400, "random": 200}
 QUICK_POINTS = 200
 CHANNELS = (64, 64, 64, 64)  # of the net that is trained, and of the one that is timed
-ROTATED_WITH = 3  # images
 REPEATS, QUICK_REPEATS, GPU_REPEATS = 7, 3, 21
 ARRAYS = 8  # (n, n) arrays alive at the worst moment
 WHAT, PLAIN, PEER = "a pair", "gatedops.reference.conv_gram", "neural-tangents, NTK"
@@ -122,37 +120,6 @@ def study(args: argparse.Namespace, images: LabelledImages, results: Results) ->
 
 def layers_of(args: argparse.Namespace) -> str:
     return "-".join(map(str, [*args.channels, "GAP", *args.dense]))
-
-
-# --- what the kernel is invariant to ---
-
-
-def over_rotations(images: Tensor, args: argparse.Namespace) -> dict[str, tuple[float, Tensor]]:
-    """For circular and for zero padding, with one set of random weights, how much the kernel of two images changes when
-    one of them is rotated over its edges by every number of rows and columns.
-
-    Returns the largest (max - min) / mean of H(x, rotated x') over the images x, and the map (H, W) of H(x, x' rotated
-    by h rows and w columns) over its mean for one x. Everything is in float64: in float32 a pre-activation close to 0
-    may change its sign with the order of a sum.
-    """
-    images = images[: ROTATED_WITH + 1].double()
-    height, width = images.shape[2:]
-    rotated = torch.stack([images[-1].roll((h, w), (1, 2)) for h in range(height) for w in range(width)])
-    found = {}
-    for padding in ("circular", "zeros"):
-        spec = conv_spec(images.shape[1:], args.channels, args.dense, 2, "gap", padding_mode=padding)
-        net = spec.relu_net(args.seed, dtype=torch.float64).eval()
-        h = gatedops.npk(net, images[:-1], rotated, dtype=torch.float64)
-        spread = (h.amax(1) - h.amin(1)) / h.mean(1)
-        found[padding] = float(spread.max()), (h[0] / h[0].mean()).view(height, width)
-    return found
-
-
-def rotations(args: argparse.Namespace, images: LabelledImages, results: Results) -> None:
-    found = over_rotations(images.inputs, args)
-    header = ("padding", "H over all rotations of one image: (largest - smallest) / mean")
-    print_table(header, [(padding, f"{spread:.2e}") for padding, (spread, _) in found.items()])
-    results.add(rotations={name: {"spread": spread, "map": encoded(one)} for name, (spread, one) in found.items()})
 
 
 # --- what a pair costs ---
@@ -288,8 +255,6 @@ def run_on_cpu(args: argparse.Namespace) -> int:
     print(f"GCONV {layers_of(args)} on {n} points of {args.data}, {images.n_train} of them for {args.epochs} epochs")
     with results.section("what its gates know"):
         study(args, images, results)
-    with results.section("what it is invariant to"):
-        rotations(args, images, results)
     with results.section("what a pair costs"):
         results.add(neural_tangents=neural_tangents_versions())
         print(f"neural-tangents: {results.content['neural_tangents'] or 'not installed'}")

@@ -3,8 +3,7 @@
 Four networks, written the way people write them (a Sequential MLP, VGG-11, ResNet-18 with functional ReLUs, a stack of
 torch's transformer encoder layers), random weights and inputs. Recording: gatedops.record_gates, forward hooks written
 by hand for that very network, and the network alone, which is the limit. Fusing: gatedops.fuse_relu against the network
-as it was. Contestants must agree in every bit before a time is given. Then a small net learns the digits and the gates
-of one of them are drawn. Writes OUT/drop_in.json and OUT/drop_in.png.
+as it was. Contestants must agree in every bit before a time is given. Writes OUT/drop_in.json.
 
     python benchmarks/drop_in.py
     python benchmarks/drop_in.py --networks MLP ResNet-18 --n 256
@@ -34,7 +33,7 @@ FUSED, EAGER = "fused", "eager"
 
 
 def parser() -> argparse.ArgumentParser:
-    options = script_parser(__doc__, "plot")
+    options = script_parser(__doc__)
     add = options.add_argument
     names = [subject.name for subject in SUBJECTS]
     add("--networks", choices=names, nargs="+", default=names, metavar="NAME", help=", ".join(names))
@@ -158,10 +157,6 @@ def run(args: argparse.Namespace) -> int:
             results.add(fusing=[entry.to_json() for entry in fused])
         print("The outputs agree in every bit. replaced: layers that are ours; kept: modules whose ReLUs stay torch's")
         print_entries(fused, ("replaced", "kept"))
-    if results.draws:
-        from _drop_in.walk import walk
-
-        results.add(walk=walk(args.seed))
     return results.finish()
 
 

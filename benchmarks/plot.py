@@ -17,7 +17,7 @@ from _common.plots import draw
 
 def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("file", type=Path, help="JSON file of gram, gated_linear, npk_gram, conv_npk or drop_in")
+    options.add_argument("file", type=Path, help="JSON file of gram, gated_linear, npk_gram or conv_npk")
     options.add_argument("--out", dest="picture", type=Path, help="PNG file (default: beside the JSON file)")
     options.set_defaults(no_plot=False)
     return options

@@ -54,8 +54,6 @@ MARKERS = {
 }
 FILLED = "^sDv"
 
-ON, OFF = "#e0a458", "#1d2f4b"
-
 
 def draw(content: Json, path: Path) -> bool:
     """Draws the JSON of a benchmark as a PNG; returns False, and writes nothing, if it holds nothing to draw."""
@@ -309,7 +307,7 @@ def _readable_ratio(ratio: float) -> str:
     return f"{ratio:.1f}" if ratio < 100 else f"{ratio:,.0f}"
 
 
-# --- conv_npk.py: two Grams, the kernel over rotations of one image, the time of a pair ---
+# --- conv_npk.py: two Grams, the time of a pair ---
 
 
 def _conv_npk(content: Json) -> Figure:
@@ -319,58 +317,11 @@ def _conv_npk(content: Json) -> Figure:
     figure.suptitle(title, fontsize=15)
     top, bottom = figure.subfigures(2, 1, height_ratios=(1.35, 1), squeeze=False)[:, 0]
     _draw_grams(top, content, content["kernels"], from_zero=False)
-    left, right = bottom.subfigures(1, 2, width_ratios=(1, 1.25), squeeze=False)[0]
-    _draw_rotations(left, content["rotations"])
-    axis = right.subplots()
+    axis = bottom.subplots()
     _draw_times(axis, content.get("speed", []), lambda entry: 1 / entry["pairs_per_second"], 200)
     axis.set_xlabel("seconds for a pair (median, logarithmic)", fontsize=12)
     axis.set_title("4 convolutions of 64 channels, global average pooling", fontsize=13)
     return figure
-
-
-def _draw_rotations(figure: SubFigure, rotations: Mapping[str, Json]) -> None:
-    """A map for each kind of padding; nothing if the JSON has no maps."""
-    maps = {padding: decoded(one["map"]) for padding, one in rotations.items() if "map" in one}
-    if not maps:
-        return
-    axes = figure.subplots(1, len(maps))
-    reach = max(float((one - 1).abs().max()) for one in maps.values())
-    for axis, (padding, one) in zip(axes, maps.items(), strict=True):
-        shown = axis.imshow(one.numpy(), vmin=1 - reach, vmax=1 + reach, cmap="RdBu_r", interpolation="nearest")
-        spread = rotations[padding]["spread"]
-        axis.set_title(f"{padding} padding\n(max - min) / mean: {spread:.1e}", fontsize=12)
-        axis.set_xlabel("columns rotated", fontsize=11)
-    axes[0].set_ylabel("rows rotated", fontsize=11)
-    figure.suptitle("H(x, x' rotated) / its mean over rotations", fontsize=13)
-    figure.colorbar(shown, ax=axes, location="bottom", shrink=0.8)
-
-
-# --- drop_in.py: the gates of one digit on their way through a small net ---
-
-
-def _walk(content: Json) -> Figure:
-    from matplotlib.colors import ListedColormap
-
-    walk = content["walk"]
-    figure = new_figure(16, 4.2, 0.15)
-    title = f"The gates of one digit in a small net (test accuracy {walk['accuracy']:.1%}): on is light, off is dark"
-    figure.suptitle(title, fontsize=14)
-    axes = figure.subplots(1, 1 + len(walk["layers"]))
-    _draw_panel(axes[0], walk["image"], f"input: a {walk['label']}", f"the net says {walk['answer']}", cmap="gray_r")
-    for axis, layer in zip(axes[1:], walk["layers"], strict=True):
-        colours = ListedColormap(["white", OFF, ON])
-        _draw_panel(axis, layer["gates"], layer["title"], layer["below"], cmap=colours, vmin=0, vmax=2)
-    return figure
-
-
-def _draw_panel(axis: Axes, image: Json, title: str, below: str, **style: Any) -> None:
-    axis.imshow(decoded(image).numpy(), interpolation="nearest", **style)
-    axis.set_title(title, fontsize=12)
-    axis.set_xlabel(below, fontsize=11)
-    axis.set_xticks([])
-    axis.set_yticks([])
-    for spine in axis.spines.values():
-        spine.set_visible(False)
 
 
 # The figure of a JSON by the key that only its benchmark writes.
@@ -379,5 +330,4 @@ FIGURES: dict[str, Callable[[Json], Figure | None]] = {
     "entries": _layer_speeds,
     "gates": _npk_gram,
     "kernels": _conv_npk,
-    "walk": _walk,
 }

@@ -1,1 +1,1 @@
-"""The parts of drop_in.py: the networks, and the walk of one digit."""
+"""The networks of drop_in.py."""

@@ -103,7 +103,7 @@ def test_images_are_kept_to_half_a_level(benchmark_module: Importer) -> None:
     assert images.decoded(images.encoded(torch.full((2, 3), 4.0))).tolist() == [[4.0] * 3] * 2
 
 
-@pytest.mark.parametrize("name", ["gram", "gated_linear", "npk_gram", "conv_npk", "drop_in"])
+@pytest.mark.parametrize("name", ["gram", "gated_linear", "npk_gram", "conv_npk"])
 def test_every_result_can_be_drawn_again(
     benchmark_module: Importer, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,14 +44,15 @@ RUNS = [
     Run(
         "conv_npk.py",
         ("--quick", "--n", "30", "--channels", "4", "5", "--dense", "6", "--epochs", "1"),
-        ("points", "classes", "net", "kernels", "pictures", "rotations", "neural_tangents", "speed"),
-        ("untrained net", "the net itself", "circular", "us per pair", "gatedops.reference.conv_gram"),
+        ("points", "classes", "net", "kernels", "pictures", "neural_tangents", "speed"),
+        ("untrained net", "the net itself", "us per pair", "gatedops.reference.conv_gram"),
     ),
     Run(
         "drop_in.py",
         ("--networks", "MLP", "transformer", "--n", "3", "--batch", "2", "--repeats", "2"),
-        ("recording", "fusing", "walk"),
+        ("recording", "fusing"),
         ("hooks by hand", "the network alone", "fuse_relu replaces nothing", "agree in every bit"),
+        picture=False,
     ),
     Run(
         "gram.py",
