@@ -14,8 +14,8 @@ STABLE_TORCH_LIBRARY(gatedops, m) {
   m.def("unpack_gates(Tensor words, int positions, int channels) -> Tensor");
 
   // `measure` says which gates of a pair of rows are counted: "both" counts those that are on in both rows, "agree"
-  // those that are the same in both, on or off, and "differ" those that are not. `widths` has how many gates each layer
-  // has.
+  // those that are the same in both, on or off, and "differ" those that are on in one row only. `widths` has how many
+  // gates each layer has.
   m.def(
       "gate_overlap(Tensor words, Tensor? y_words, int[] first, int[] y_first, int[] count, "
       "int[] widths, str measure) -> Tensor");

@@ -31,8 +31,8 @@ def in_float64(tensor: Tensor) -> Tensor:
 
 
 def can_be_read(tensor: Tensor) -> bool:
-    """Whether Python can read the values of a tensor now: it is not traced, not wrapped by torch.func and not without
-    memory, and its GPU is not recording a graph."""
+    """Whether Python can read the values of a tensor now: the tensor has memory, it is not traced and not wrapped by
+    torch.func, and its GPU is not recording a graph."""
     if torch.compiler.is_compiling() or isinstance(tensor, FakeTensor) or tensor.is_meta:
         return False
     if torch._C._functorch.is_functorch_wrapped_tensor(tensor):

@@ -19,7 +19,7 @@ _INDICES = (torch.int64, torch.int32, torch.int16, torch.int8)
 
 
 def require_gate_bits(value: Any, name: str) -> None:
-    """Raises TypeError unless the value is a GateBits; the message says how to make one of it."""
+    """Raises TypeError unless the value is a GateBits; the message says how to make a GateBits of it."""
     from gatedops.gatebits import GateBits
 
     if not isinstance(value, GateBits):

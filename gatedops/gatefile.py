@@ -19,7 +19,8 @@ def read_words(path: Path, mmap: bool) -> tuple[Tensor, dict[str, str]]:
     """
     from safetensors import SafetensorError, safe_open
 
-    path.open("rb").close()  # safetensors says of every file that it may not open that the file does not exist
+    # safetensors reports a file that may not be opened as one that does not exist; open() raises the right error.
+    path.open("rb").close()
     try:
         with safe_open(path, "pt") as file:
             if "words" not in file.keys():  # noqa: SIM118 (the file has no `in`)

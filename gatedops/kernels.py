@@ -1,5 +1,5 @@
 """The old name of gatedops.path_kernels, kept for one release: importing it, or one of its modules, warns and gives the
-new one."""
+new module."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@
 
 namespace gatedops {
 
-// Where each layer lies in the words of a row of x and of y.
+// Says where each layer lies in the words of a row of x and of y.
 struct Selection {
   std::vector<int64_t> first, y_first, count;
 };

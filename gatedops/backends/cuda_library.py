@@ -58,8 +58,8 @@ def sources(path: Path) -> str:
 
 
 def runs_on(capability: tuple[int, int], built: list[str]) -> bool:
-    """Whether machine code for one of these runs on a GPU: it must have its major version and not be newer; "90a" runs
-    on 9.0 alone."""
+    """Whether machine code for one of these architectures runs on a GPU. The architecture must have the GPU's major
+    version and must not be newer; "90a" runs on 9.0 alone."""
     gpu = capability[0] * 10 + capability[1]
     plain = [int(name) for name in built if name.isdecimal()]
     return f"{gpu}a" in built or any(name // 10 == gpu // 10 and name <= gpu for name in plain)

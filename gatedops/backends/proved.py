@@ -1,7 +1,7 @@
 """Reads proved.json, the table of the kernels that proved themselves on a GPU of the project. It ships with gatedops.
 
 A row holds for GPUs of one compute capability and for one build of the kernels. The digest of their sources names the
-build (for Triton together with the version that compiled them). scripts/record_proved.py writes rows from the output of
+build; for Triton, so does the version that compiled them. scripts/record_proved.py writes rows from the output of
 `python -m gatedops selftest --json`.
 """
 

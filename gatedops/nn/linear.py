@@ -15,7 +15,7 @@ class GatedLinear(nn.Linear):
     :class:`torch.nn.Linear`.
 
     ``layer(x)`` is Linear and ReLU; ``layer(x, gate)`` takes the gate from outside. :func:`gatedops.gated_linear` says
-    which shapes, dtypes and errors there are.
+    which shapes and dtypes it takes, and which errors it raises.
 
     Args:
         in_features, out_features, bias, device, dtype: as for torch.nn.Linear.

@@ -10,8 +10,8 @@ from gatedops.scalars import positive_number
 
 class SoftReLU(nn.Module):
     """A ReLU whose gate is a number, ``q * gain * sigmoid(beta q)`` (Lakshminarayanan, Singh & Rajkumar 2021, arXiv
-    2110.03403). It is smooth, and gradients flow through the gate too; :func:`gatedops.ntk` tells the gradients through
-    gates from the others.
+    2110.03403). It is smooth, and gradients flow through the gate too; :func:`gatedops.ntk` separates the gradients
+    through gates from the others.
 
     Args:
         beta: positive steepness of the gate; the larger it is, the closer to ReLU.

@@ -31,7 +31,7 @@ def gate_counts(bits: GateBits) -> list[Tensor]:
 
 
 def on_per_input(bits: GateBits) -> Tensor:
-    """Counts the gates of each layer that are on for each input: int32 ``(L, n)``, exact. Errors as in
+    """Counts the gates of each layer that are on for each input: int32 ``(L, n)``, exact. Errors are those of
     :func:`gate_counts`."""
     first, _, count = layout_of(bits, None, "bits")
     counts = bits.words.new_zeros((len(bits.layers), bits.n))

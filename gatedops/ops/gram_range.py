@@ -96,7 +96,7 @@ def _fitting(bits: Sequence[int], room: int) -> list[slice]:
 
 def _products(sides: Sequence[GateBits]) -> tuple[list[float], list[float]]:
     """Returns, up to each layer, log2 of the smallest and of the largest product of a row's counts with itself. A row
-    is left out from its first layer on that has no gate on."""
+    is left out from the first layer on in which it has no gate on."""
     least, largest = [], []
     for bits in sides:
         step = max(1, _COUNTED // len(bits.layers))

@@ -33,8 +33,8 @@ def gate_overlap(a: GateBits, b: GateBits | None = None) -> Tensor:
 def gate_agreement(a: GateBits, b: GateBits | None = None) -> Tensor:
     """Counts, layer by layer, the gates that are the same for both inputs of every pair, on or off.
 
-    Arguments, result and errors as in :func:`gate_overlap`. Summed over layers this is the kernel of Mellor et al.,
-    "Neural architecture search without training" (ICML 2021).
+    Arguments, result and errors are those of :func:`gate_overlap`. Summed over layers this is the kernel of Mellor et
+    al., "Neural architecture search without training" (ICML 2021).
     """
     return _count(a, b, "agree")
 
@@ -42,8 +42,8 @@ def gate_agreement(a: GateBits, b: GateBits | None = None) -> Tensor:
 def gate_hamming(a: GateBits, b: GateBits | None = None) -> Tensor:
     """Counts, layer by layer, the gates that differ between the inputs of every pair, on for one and off for the other.
 
-    Arguments, result and errors as in :func:`gate_overlap`. Summed over layers this is the Hamming distance of two
-    activation patterns: 0 if both inputs lie in the same linear region.
+    Arguments, result and errors are those of :func:`gate_overlap`. Summed over layers this is the Hamming distance of
+    two activation patterns: 0 if both inputs lie in the same linear region.
     """
     return _count(a, b, "differ")
 

@@ -77,10 +77,12 @@ def npk(
         same. With return_exponent: (Gram, exponent).
 
     Raises:
-        UserWarning: rows of the Gram have numbers that are too small for `dtype`.
         TypeError, ValueError: an argument has another form; the model does not take the inputs or is in training mode;
             a step is not covered (the error names it and says what to do); weights are tied; the inputs are so large or
             so small that their squares leave `dtype`. All these are raised before the Gram is begun.
+
+    Warns:
+        UserWarning: rows of the Gram have numbers that are too small for `dtype`.
     """
     require_option("kernel", kernel, ("npk", "ntk"))
     require_option("bias", bias, ("ignore", "path"))

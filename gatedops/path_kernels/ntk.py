@@ -40,8 +40,8 @@ def ntk(
     """Computes the empirical tangent kernel of a network in three parts, ``K = K^V + K^F + K^CROSS`` (Lakshminarayanan,
     Singh & Rajkumar 2021, arXiv 2110.03403; docs/math.md, section 14).
 
-    "V" is the kernel of the derivatives with all gates held fixed, "F" that of the derivatives only through the gates,
-    "CROSS" their mixed products. They are told apart in
+    "V" is the kernel of the derivatives with all gates held fixed. "F" is the kernel of the derivatives through the
+    gates alone. "CROSS" has the products of both kinds. The parts depend on the layers and the model:
 
     - :class:`gatedops.nn.SoftReLU` layers: their gates are functions of the same parameters, and all parts may differ
       from zero;

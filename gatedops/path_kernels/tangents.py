@@ -16,7 +16,8 @@ from gatedops.nn import DGN, SoftReLU
 from gatedops.trace import GatedTwin
 from gatedops.trace.checks import uncompiled
 
-# torch warns so about ops without a batching rule, such as ours. It calls them row by row, with the same result.
+# torch gives this warning about ops without a batching rule, such as ours. It calls them row by row, with the same
+# result.
 _ROW_BY_ROW = ".*we have not yet implemented the batching rule for"
 
 

@@ -14,7 +14,7 @@ from gatedops.path_kernels.images import ImageKernel
 
 # At most this many rows are computed again.
 _TRIED = 8
-# Their inputs are scaled up to this exponent: float64 holds the squares and leaves room for sums.
+# The inputs of these rows are scaled up to this exponent: float64 holds the squares and leaves room for sums.
 _LARGEST = 400
 
 

@@ -11,7 +11,8 @@ from gatedops.layout import words_used
 from gatedops.ops.conv_program import Instruction, Op, decode
 from gatedops.portable.workspace import WORKSPACE
 
-# This many gates of each side are unpacked at a time. Both sides take up to ten bytes per gate, so 40 MiB.
+# This many gates of each side are unpacked at a time. Both sides together take up to ten bytes for each of them, which
+# is 40 MiB.
 GATES = 4 << 20
 # This many bytes of each side of an INPUT are copied at a time.
 INPUTS = 8 << 20

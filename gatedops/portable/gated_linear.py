@@ -135,7 +135,7 @@ def require_linear(
 def require_backward(
     grad: Tensor, x: Tensor | None, weight: Tensor | None, names: tuple[str, str, str] = ("grad", "x", "weight")
 ) -> None:
-    """Raises ValueError unless x and weight, where given, fit the gradient of the layer's output."""
+    """Raises ValueError unless x and weight, if they are given, fit the gradient of the layer's output."""
     require(
         grad.dtype in LAYER_DTYPES, lambda: f"{names[0]}: got {grad.dtype}, needs float32, float64, bfloat16 or float16"
     )

@@ -35,7 +35,7 @@ def gate_overlap(
     for tile in problem.tiles():
         for layer, size in enumerate(count):
             counts = tile.counts(layer, size).to(torch.int32)
-            if on is not None:  # The gates that differ number on_i + on_j - 2 <g_i, g_j>.
+            if on is not None:  # This many gates differ: on_i + on_j - 2 <g_i, g_j>.
                 left, right = on[0][layer, tile.rows], on[1][layer, tile.columns]
                 counts = counts.mul(-2).add_(left[:, None]).add_(right)
                 counts = counts.neg_().add_(widths[layer]) if measure == "agree" else counts

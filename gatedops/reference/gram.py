@@ -50,8 +50,8 @@ def scaled_product(counts: Tensor, scales: Sequence[float], dtype: torch.dtype) 
 
 
 def input_gram(x: Tensor, y: Tensor, dtype: torch.dtype) -> Tensor:
-    """Computes Sigma = x y^T, (n, m), in dtype. For uint8 they are exact integers, which float64 holds, and are rounded
-    once to dtype."""
+    """Computes Sigma = x y^T, (n, m), in dtype. For uint8 rows the products are exact integers, which float64 holds,
+    and are rounded once to dtype."""
     if x.dtype == torch.uint8:
         return (x.double() @ y.double().T).to(dtype)
     return x.to(dtype) @ y.to(dtype).T

@@ -2,7 +2,7 @@
 
 For each family one process checks its kernels and, if they are right, a second process times them
 (gatedops/selftest/worker.py). Whatever such a process does, the self-test goes on: it kills a process that takes too
-long for a case, with all that this started, and it knows a crash by the exit code.
+long for a case, with all processes that this one started, and it knows a crash by the exit code.
 """
 
 from __future__ import annotations

@@ -37,9 +37,9 @@ from gatedops.selftest.compare import Fault, fault_of, fault_when_timed, unstead
 Tell = Callable[[dict[str, Any]], None]
 
 _NO_MEMORY = "too little memory is free; free some and run the self-test again"
-# The kernel and the portable op each run for this many seconds in all,
+# The kernel and the portable op each run for this many seconds in all.
 _ENOUGH = 0.3
-# or both together for this many, if one is far slower than the other.
+# If one of the two is far slower, both together run for at most this many seconds.
 _AT_MOST = 3.0
 # Each runs at least and at most this many times.
 _RUNS = (3, 50)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# These functions make a tensor of values that Python holds, and those may come from an input.
+# These functions make a tensor of values that Python holds, and these values may come from an input.
 _FROM_OUTSIDE = frozenset(
     [torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy, torch.frombuffer, torch.load]
 )

@@ -43,8 +43,8 @@ def record_gates(
     batch is packed to one bit a gate as it passes. Layers are named after the module that is the ReLU ("features.1"),
     or else the one that calls it ("layer1.0.relu"); the second call of that name is "layer1.0.relu#2".
 
-    Where the inputs lie in a tensor inside the model is found, not guessed: before the first batch the model is called
-    on a few rows of that batch, and their values are then looked for in those of the whole batch. So tokens may be
+    record_gates finds where the inputs lie in a tensor inside the model, and does not guess. Before the first batch it
+    calls the model on a few rows of that batch, and then it looks for their values in the whole batch. So tokens may be
     flattened, ``(n * T, C)``, and the inputs need not be the first axis, ``(T, n, C)``. If the inputs are not an axis
     of a gate, an error names its layer. If the inputs of a batch change each other's gates, a warning says so. The same
     pass also looks at the operators that torch really runs, and a warning names the layer of each rectifier that was

@@ -31,8 +31,8 @@ class Redraw:
         self._leaves, self._parameters = leaves, parameters
 
     def of(self, node: Node) -> Draw:
-        """The draws of a node, from normal random numbers, in float64 if the device has it. The parameters of an odd
-        seed are the negatives of those of the seed before it, and they grow with the seed."""
+        """The function that draws a node, from normal random numbers, in float64 if the device has it. The parameters
+        of an odd seed are the negatives of those of the seed before it. They double with every eighth seed."""
         needed = self._needed(node)
         held = [leaf for leaf in needed if leaf in self._parameters]
         trained = [leaf for leaf in held if self._leaves[leaf].requires_grad]

@@ -39,8 +39,8 @@ class Arrangement:
         return len(shape) > 0 and shape[0] > n and shape[0] % n == 0
 
     def rows_first(self, values: Tensor, n: int) -> Tensor:
-        """A view ``(n, ...)``. The positions in blocks and strips come behind the channels of images, and before all
-        else."""
+        """A view ``(n, ...)``. The axis of the positions in blocks and strips comes right behind n, or for images
+        behind the channels."""
         if self.kind == "axis":
             return values.movedim(self.axis, 0)
         size = values.shape[0] // n

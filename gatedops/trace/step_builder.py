@@ -68,10 +68,11 @@ class StepBuilder:
         self._otherwise = otherwise
         self._steps: list[Step] = []
         self._numbering: dict[type[Step], Numbering] = {}
-        # The first dictionary has the values of the nodes that no input changes. For these nodes, the second has what
-        # their tensors were computed from. The third has the values of those that are not computed from others.
+        # Maps each node that no input changes to its value.
         self._constants: dict[Node, Any] = {}
+        # Maps each of these nodes to what its tensors were computed from.
         self._made: dict[Node, Made] = {}
+        # Maps those of these nodes that are not computed from others to their values.
         self._leaves: dict[Node, Any] = {}
         # Maps a node to the index of the step whose output it is.
         self._index: dict[Node, int] = {}

@@ -58,7 +58,7 @@ def gated_twin(
             network, or its own largest one ("value"). ``torch.max`` and ``amax`` along an axis are not replayed: they
             take the value network's own largest entry, with a warning.
         batch_norm: batch norm in the value network is its own ("value"), normalises by the mean and variance that the
-            feature network's uses ("feature"), or is left out ("off").
+            feature network's batch norm uses ("feature"), or is left out ("off").
         init: how weights are drawn if value is None. "torch": by the ``reset_parameters`` of each layer. "model": after
             that also by the methods in which the model itself draws its weights, such as ``init_weights()`` or
             transformers' ``_init_weights(module)`` (gatedops.trace.draw.METHODS); what only its constructor does cannot

@@ -84,8 +84,8 @@ class Watch(OperatorMode):
 
 
 def _says_relu(func: Any, args: tuple) -> bool:
-    """Whether the name or an argument of an operator says that a ReLU is in it. Operators of torch itself say no: their
-    parts run as operators of their own, except in the transformer's fast path."""
+    """Whether the name or an argument of an operator says that a ReLU is in it. For operators of torch itself the
+    answer is no, because their parts run as operators of their own, except in the transformer's fast path."""
     name = func.name().split("::")[-1].split(".")[0]
     if name == "_transformer_encoder_layer_fwd":
         # This fast path runs ReLU or GELU, and does not show which.

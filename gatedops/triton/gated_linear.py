@@ -1,8 +1,8 @@
 """gated_linear on a GPU: one kernel computes the product and its gates, and selects by them.
 
-The gates are those of the product after it is rounded to its dtype, as on a CPU. Tensor cores of few GPUs multiply
-float64, so float64 takes torch's product and one pass over it. The bound is the product: its tiles go through the
-tensor cores, and gates add 1/8 byte for each number written. Rates are not measured here.
+The gates are those of the product after it is rounded to its dtype, as on a CPU. Few GPUs have tensor cores that
+multiply float64, so float64 takes torch's product and one pass over it. The bound is the product: its tiles go through
+the tensor cores, and gates add 1/8 byte for each number written. Rates are not measured here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How the matrix products of gated layers run: which tiles they may take, which is chosen, operands, precision."""
+"""Decides how the matrix products of gated layers run: their tiles, operands and precision."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
 // A convolution of stride 1 moves both pixels by the same offset. So the map R(p, p + d) of one displacement d, an
 // image of p, goes through all layers by itself. Displacements are counted modulo the size: the map of d holds the
 // pixels whose partner lies d further on and, behind a split, those whose partner lies d - size further on. All P maps
-// then have P pixels, and no lane idles. Taps that would cross the split or the edge are zero; with circular padding
-// none is.
+// then have P pixels, and no lane idles. Taps that would cross the split or the edge are zero. With circular padding
+// every tap counts.
 //
 // One warp holds a map. A lane has a column, and the rows are in its registers. A warp holds several maps of narrow
 // images side by side. A box sums rows in registers, then columns by shuffles. The overlap of the masks is made by

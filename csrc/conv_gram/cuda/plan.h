@@ -20,7 +20,7 @@ struct ConvStage {
   Stretch stretch{};
   TotalStep total{};
   EntryStep entries{};
-  // These add up the sums that a stretch or a total leaves in parts.
+  // These add up the partial sums that a stretch or a total leaves.
   std::vector<CloseStep> closes;
 };
 
@@ -30,7 +30,7 @@ struct ConvPlan {
   std::vector<double> weights;
   // The store of a pair has this many numbers.
   int64_t numbers = 0;
-  // A stage leaves at most this many sums of parts for a pair.
+  // A stage leaves at most this many partial sums for a pair.
   int64_t parts = 0;
   // This is the place of the last register.
   int64_t result = 0;

@@ -1,4 +1,4 @@
-// What the conv_gram kernels get by value as their parameters. The host dereferences no pointer of it.
+// What the conv_gram kernels get by value as their parameters. The host does not dereference the pointers in it.
 //
 // A register is stored, for each pair of inputs, as [displacement p' - p modulo the size][pixel p]. That is one number
 // for each pair of pixels, without padding, and the numbers of one displacement, which a convolution of stride 1 reads
@@ -21,7 +21,7 @@ constexpr int kMaxWarps = 8;   // A block has at most this many warps.
 constexpr int kEntryThreads = 256;
 constexpr int64_t kMaxChannels = 1 << 22;  // Counts stay below 2^23, and so are exact in a float's mantissa.
 
-// Rows of one side.
+// Says where the inputs x and the words of one side lie.
 template <class T>
 struct ConvSide {
   // Rows of x lie `columns` numbers apart.
@@ -61,7 +61,7 @@ struct ConvBatch {
   // The store is laid out [pair][number], and a pair has `numbers` of them.
   T* store;
   int64_t numbers;
-  // The sums of parts of a total are laid out [pair][sum][part].
+  // The partial sums of totals are laid out [pair][sum][part].
   double* parts;
   // These are the weights of pools.
   const double* weights;

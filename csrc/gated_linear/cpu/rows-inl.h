@@ -1,8 +1,8 @@
 // Row kernels of the gated layers, written once. They are plain loops without branches, which the compiler turns into
 // vector code for the instruction set that the including file asks for (see gram/cpu/tile-inl.h). The compiler
-// contracts nothing, so that every instruction set gives the same bits. The traits I have what loops do not express
-// well, for sixteen elements: I::keep(from, to, gates) is a step of Rows::select, and gates = I::relu(from, to) is a
-// step of Rows::relu_and_pack.
+// contracts nothing, so that every instruction set gives the same bits. The traits I have the steps of sixteen elements
+// that loops do not express well: I::keep(from, to, gates) is a step of Rows::select, and gates = I::relu(from, to) is
+// a step of Rows::relu_and_pack.
 //
 // A layer's time is that of torch's products. Beside them memory bounds all of these loops but the soft ones, which
 // compute a sigmoid. For one float32 element, with AVX-512 instructions for sixteen elements (objdump -d):

@@ -10,15 +10,16 @@
 // hand. The bound is three times that of VPOPCNTD; reading the operands is what keeps the kernel below it.
 //
 // A register tile is 32 x 32 pairs: four accumulators, and two tiles of x and two of y for every 64 gates. The products
-// take 64 cycles while 4 KiB are read. The 32 columns lie in the L1 cache, 32 KiB for 1,024 gates. The rows come past
-// it from the L2 cache by TILELOADDT1; without this hint they evict the columns. From the second layer on, a register
-// tile also reads and writes 4 KiB of product, or of counts if a layer has more than 1,024 gates, through the same
-// path. The kernel does that between the products of the next register tile, when the vector units are idle. Making the
-// rows bytes costs a fifth of a tile's time, so the bytes of the first 4,096 gates are kept for the next tile, which
-// mostly has the same rows. The section one-core of benchmarks/gram.py shows the distance from the bound.
+// take 64 cycles while 4 KiB are read. The 32 columns lie in the L1 cache, 32 KiB for 1,024 gates. TILELOADDT1 loads
+// the rows from the L2 cache with the hint that they are not needed again soon; without this hint they evict the
+// columns. From the second layer on, a register tile also reads and writes 4 KiB of product, or of counts if a layer
+// has more than 1,024 gates, through the same path. The kernel does that between the products of the next register
+// tile, when the vector units are idle. Expanding the rows to bytes costs a fifth of a tile's time. So the kernel keeps
+// the bytes of the first 4,096 gates for the next tile, which mostly has the same rows. The section one-core of
+// benchmarks/gram.py shows the distance from the bound.
 //
-// The kernel makes bytes from bits on the way: byte i of lane q of 64 gates is bit q / 2 + 8 i of word q % 2, one shift
-// and one AND for 64 gates. Both operands number their gates so, and counts do not depend on the order.
+// Bits become bytes like this: byte i of lane q of 64 gates is bit q / 2 + 8 i of word q % 2, which takes one shift and
+// one AND for 64 gates. Both operands have their gates in this order, and counts do not depend on the order.
 #include "core/cpu/isa.h"
 
 #if defined(GATEDOPS_AMX)
@@ -240,7 +241,7 @@ GATEDOPS_INLINE void add_counts(
 
 using Vectors = Tile<Avx512Isa>;
 
-// Where the counts of a tile go: into the product if a piece closes its layer, else into the counts so far.
+// Says where the counts of a tile go: into the product if a piece closes its layer, else into the counts so far.
 template <class T>
 struct TileResult {
   const T* scale;   // one factor for each layer

@@ -1,6 +1,7 @@
 // Tile kernels for AVX2. It has no vector popcount, so a byte shuffle looks up the count of each nibble, and counters
-// of bytes sum them. A panel keeps the low and the high nibbles of its words apart, so that one AND each yields what
-// the shuffle takes. That is 6.5 operations for 256 bit-pairs; with the nibbles split after the AND it would be 8.
+// of bytes sum these counts. A panel keeps the low and the high nibbles of its words apart, so that one AND for each
+// yields what the shuffle takes. 256 bit-pairs then take 6.5 operations; with the nibbles split after the AND they
+// would take 8.
 //
 //   instruction     for 256 bit-pairs   Ice Lake, Sapphire Rapids   Zen 4
 //                                       latency  ports              latency  ymm a cycle

@@ -1,6 +1,7 @@
 // gate_neighbors: finds for every row the k rows with the largest Lambda, without storing the Gram. Ties go to the
-// lower index, so the answer does not depend on the order in which tiles are done. Most of a block is below the limits
-// of its rows and columns: vectors of values are compared with them, and few values are looked at one by one.
+// lower index, so the answer does not depend on the order in which tiles are done. Most values of a block are below the
+// limits of their rows and columns. So whole vectors are compared with the limits first, and only the few values that
+// are not below them are looked at one by one.
 #include <torch/csrc/stable/library.h>
 
 #include <cmath>
@@ -18,7 +19,8 @@ template <class T>
 struct Candidate {
   T value;
   int64_t index;
-  // Whether this one is nearer. NaN, which overflow makes, counts as the largest value, as it does when torch sorts.
+  // Tells whether this candidate is nearer. NaN, which overflow makes, counts as the largest value, as it does when
+  // torch sorts.
   bool operator<(const Candidate& other) const {
     const bool nan = std::isnan(value), other_nan = std::isnan(other.value);
     if (nan || other_nan) {

@@ -82,8 +82,8 @@ struct TileKernels {
   int piece_words;
   // The pieces that share a panel have at most this many words together.
   int panel_words;
-  // Whether product is as fast block by block as for a whole tile. Each block is then used while it lies in the L1
-  // cache.
+  // This is true if product is as fast block by block as for a whole tile. Each block is then used while it lies in
+  // the L1 cache.
   bool by_block;
   // count and product get this many bytes of memory, aligned to 64 bytes. The first kZeroed of them are zero at first.
   size_t workspace;

@@ -66,9 +66,9 @@ class Factors {
   std::vector<double> rows_, cols_;
 };
 
-// Whether some rows of the output do not begin a cache line. If the output is written past the caches, a line that one
-// block and the next write in parts costs as much as several whole ones. Whole tiles have fewer ends of rows than
-// blocks.
+// Tells whether some rows of the output do not begin a cache line. If the output is written past the caches, a line
+// that one block and the next write in parts costs as much as several whole ones. Whole tiles have fewer ends of rows
+// than blocks.
 template <class T>
 bool has_ragged_rows(const Tensor& out) {
   const auto begin = reinterpret_cast<uintptr_t>(out.const_data_ptr());

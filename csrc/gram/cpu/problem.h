@@ -88,8 +88,8 @@ class GramProblem {
         symmetric && row_tile == col_tile};
   }
 
-  // Whether a block of a tile is made when it is asked for. Otherwise the whole tile is made in its place in the
-  // buffer.
+  // Tells whether a block of a tile is made only when it is asked for. Otherwise the whole tile is made at once, in
+  // its place in the buffer.
   bool by_block() const {
     return panels.size() == 1 && kernels.by_block && !whole_tiles;
   }

@@ -1,5 +1,5 @@
 // Tile kernels for the baseline of the architecture. They count by shifts and masks, in counters of bytes. On x86-64
-// GCC makes of a step, which is 128 bit-pairs:
+// GCC compiles a step, which is 128 bit-pairs, to these instructions:
 //
 //   instruction                  for 128 bit-pairs   Ice Lake, Sapphire Rapids   Zen 4
 //                                                    latency  ports              latency  xmm a cycle

@@ -1,4 +1,4 @@
-// Where the Sigma of a tile comes from: torch's matrix product of rows of x and y, an exact integer product of uint8
+// The sources of the Sigma of a tile: torch's matrix product of rows of x and y, an exact integer product of uint8
 // rows, or a given matrix (the cotangent of the Gram). Lambda alone has no Sigma.
 #pragma once
 

@@ -11,7 +11,7 @@
 // Block comes first: it stores, transposes, multiplies with vectors and searches finished blocks. I::transpose
 // transposes a square of I::kLanes vectors. I::above compares a vector with a vector of limits or with one limit and
 // sets a bit if the value is not less. I::Wide holds doubles, read from doubles or floats. I::add_exact_product adds
-// products that are exact in double, so it may round them first or not.
+// products that are exact in double, so a fused multiply-add and two instructions give the same bits.
 
 namespace gatedops::cpu {
 namespace {

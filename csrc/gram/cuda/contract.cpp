@@ -1,8 +1,8 @@
 // The ops of the gram family that use a Gram without keeping it: npk_matvec, npk_gram_backward, gate_neighbors.
 // npk_matvec contracts tiles inside the kernel. gate_neighbors selects from tiles inside the kernel; it takes all tiles
-// of a row, and so both halves of a symmetric problem. With a gradient, a Sigma that the kernels do not make, or many
-// neighbours, the kernel of npk_gram makes one panel of rows after the other, and torch uses it. All give the same bits
-// on every run.
+// of a row, and so both halves of a symmetric problem. For a gradient, for a Sigma that the kernels do not make, and
+// for many neighbours, the kernel of npk_gram writes one panel of rows after the other, and torch multiplies or sorts
+// it. All give the same bits on every run.
 #include <torch/csrc/stable/library.h>
 
 #include <limits>

@@ -1,6 +1,6 @@
 // A Gram times v, one band of rows of tiles after the other. The parts of a band fit the workspace. For each band, one
-// kernel contracts (with ContractTile); then another (sum_partials) adds the parts up, and to the sums of earlier
-// bands.
+// kernel contracts (with ContractTile); then another (sum_partials) adds up the parts and adds them to the sums of
+// earlier bands.
 #pragma once
 
 #include <algorithm>

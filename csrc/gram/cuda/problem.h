@@ -1,4 +1,4 @@
-// The problem that a Gram kernel gets by value as its parameter. The host dereferences no pointer of it.
+// The problem that a Gram kernel gets by value as its parameter. The host does not dereference the pointers in it.
 #pragma once
 
 #include <cstdint>
@@ -58,9 +58,9 @@ GATEDOPS_HOST_DEVICE constexpr int64_t row_stride(const GateRows& gates, int32_t
   return gates.rows > 1 ? gates.stride : (words + 3) / 4 * 4;
 }
 
-// Where values go: out_ij = [out_ij *] value_ij [* (factor_i * y_factor_j)]. The factors are multiplied in float64.
-// Counts of layer l go to plane l. x_on (L, n) and y_on (L, m) have how many gates are on in each row; with them counts
-// become those of gates that agree or differ.
+// Says where values go: out_ij = [out_ij *] value_ij [* (factor_i * y_factor_j)]. The factors are multiplied in
+// float64. Counts of layer l go to plane l. x_on (L, n) and y_on (L, m) have how many gates are on in each row; with
+// them counts become those of gates that agree or differ.
 struct GramOutput {
   void* data;
   // Strides count elements.
@@ -70,7 +70,7 @@ struct GramOutput {
   const int32_t *x_on, *y_on;
 };
 
-// Where products with v go instead of the values. For tile (i, j) of the schedule's rows, K_ij v_j goes to part
+// Says where products with v go instead of the values. For tile (i, j) of the schedule's rows, K_ij v_j goes to part
 // (i - first_row) * stride + j of `rows`. If the problem is symmetric and the tile is off the diagonal, K_ij^T v_i goes
 // to the same part of `cols`. A part is (columns, tile edge). Elements have the type of the product.
 struct Contraction {
@@ -82,8 +82,8 @@ struct Contraction {
   int32_t columns;
 };
 
-// Where the k largest values of each row and their columns go, (x.rows, k), largest first. Among equal values the first
-// is taken. Values have the type of the product. If not_itself, x and y are the same rows, and no row is its own
+// Says where the k largest values of each row and their columns go, (x.rows, k), largest first. Among equal values the
+// first is taken. Values have the type of the product. If not_itself, x and y are the same rows, and no row is its own
 // neighbour.
 struct Neighbors {
   void* values;

@@ -1,5 +1,5 @@
 // The Gram kernel for sm_80 and later. It uses mma.sync on single bits (BMMA), and a cp.async pipeline for its
-// operands. A persistent block computes tile after tile; all layers of a tile are multiplied before it leaves
+// operands. A persistent block computes tile after tile, and multiplies all layers of a tile before the tile leaves the
 // registers.
 //
 // The products of the tensor cores bound it. One step of a float32 warp, 64 x 32 pairs x 256 gates, takes:

@@ -74,7 +74,7 @@ struct Sm90Traits {
   static constexpr int kScratchBytes =
       kHasProduct ? ContractTile::scratch(kTile) * static_cast<int>(sizeof(Product)) : 0;
   // The producer is at most kStages + 2 units ahead of the finisher: one unit for each stage, the one that the
-  // consumers are at, and the finished one. The next power of two never holds the producer up.
+  // consumers are at, and the finished one. kUnits is at least as many, so the ring never holds the producer up.
   static constexpr int kUnits = 8;
   static_assert(kUnits >= kStages + 2);
   static constexpr int kUnitOffset = (kScratchOffset + kScratchBytes + 15) / 16 * 16;

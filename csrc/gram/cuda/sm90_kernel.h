@@ -1,6 +1,6 @@
 // The Gram kernel for sm_90a. It uses wgmma on single bits (BGMMA); TMA copies the operands with its 128-byte swizzle.
 // Clusters of two persistent blocks, or single ones, compute tile after tile. In a block one thread chooses the tiles
-// and starts their copies, two warpgroups multiply, and one warpgroup writes, or contracts, the tile before.
+// and starts their copies, two warpgroups multiply, and one warpgroup writes or contracts the previous tile.
 //
 // The products of the tensor cores bound it, if a layer is wide enough. A tile, 128 x 128 pairs, takes for each layer:
 //
