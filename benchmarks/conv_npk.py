@@ -110,8 +110,7 @@ def study(args: argparse.Namespace, images: LabelledImages, results: Results) ->
     header = ("kernel", "test accuracy", "ridge", "seconds", "us a pair")
     print_table(header, [*rows, ("the net itself", f"{accuracy:.2%}", "", "", "")])
     results.add(
-        points=images.points_json(),
-        classes=images.classes_json(),
+        **images.facts(),
         net={"layers": layers_of(args), "test_accuracy": accuracy, "loss_by_epoch": losses},
         kernels={name: asdict(one) for name, (one, _) in found.items()},
         pictures={name: encoded(image) for name, (_, image) in found.items()},

@@ -19,24 +19,14 @@ import torch
 from _common.contest import OURS, Contest
 from _common.options import at_least, require_memory, run_script, script_parser
 from _common.output import Results, print_entries
+from _common.problems import random_bits
 
 from gatedops import GateBits, count_regions, gate_stats, naswot_score
 from gatedops.stats import gate_change
 
-CHUNK = 50_000  # inputs whose gates are drawn at a time
 NASWOT_BATCH = 128  # as in the paper
 REPEATS = 5
 LIMIT = "reading the bits"
-
-
-def random_bits(n: int, widths: list[int], seed: int) -> GateBits:
-    """Every gate is on with probability 1/2."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def chunk(rows: int) -> GateBits:
-        return GateBits.pack([torch.rand(rows, width, generator=generator) > 0.5 for width in widths])
-
-    return GateBits.cat([chunk(min(CHUNK, n - first)) for first in range(0, n, CHUNK)])
 
 
 def read(*read_bits: GateBits) -> None:
@@ -55,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     row_bytes = sum(-(-width // 256) * 32 for width in args.widths)
-    require_memory(4 * args.n * row_bytes + CHUNK * 5 * sum(args.widths), "gates, a second checkpoint and their parts")
+    require_memory(4 * args.n * row_bytes, "gates, a second checkpoint and their parts")
     results = Results(args, "gate_statistics", family="gates")
     bits, later = (random_bits(args.n, args.widths, seed) for seed in (args.seed, args.seed + 1))
     problem = f"{args.n} inputs, {sum(args.widths)} gates in {len(args.widths)} layers"

@@ -36,9 +36,10 @@ import torch
 from _common.contest import Entry, GpuLostError
 from _common.options import at_least, require_memory, run_script, script_parser
 from _common.output import Results, print_entries
+from _common.problems import LAYER_KINDS
 from _gated_linear.cublaslt import library
 from _gated_linear.measure import time_net
-from _gated_linear.nets import KINDS, Cell, Net
+from _gated_linear.nets import Cell, Net
 
 from gatedops.backends.choice import backend_of
 
@@ -67,7 +68,8 @@ def parser() -> argparse.ArgumentParser:
     sizes = options.add_mutually_exclusive_group()
     sizes.add_argument("--quick", action="store_true", help="the smallest size only, rough figures")
     sizes.add_argument("--size", type=cell, nargs="+", metavar="BATCH,WIDTH,DEPTH", help="other sizes")
-    add("--only", choices=tuple(KINDS), nargs="+", default=tuple(KINDS), metavar="KIND", help=", ".join(KINDS))
+    kinds = tuple(LAYER_KINDS)
+    add("--only", choices=kinds, nargs="+", default=kinds, metavar="KIND", help=", ".join(kinds))
     add("--no-compile", action="store_true", help="no torch.compile, which takes minutes to compile")
     return options
 
@@ -108,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
     repeats = QUICK_REPEATS if args.quick else REPEATS
     try:
         for kind in args.only:
-            with results.section(f"{kind}: {KINDS[kind]}, {args.dtype}"):
+            with results.section(f"{kind}: {LAYER_KINDS[kind]}, {args.dtype}"):
                 first = len(entries)
                 for one in cells:
                     with results.failures.caught(f"{kind} {one}", "inputs and weights", "torch"):

@@ -29,7 +29,7 @@ from _common.images import encoded
 from _common.machine import bit_pair_rate
 from _common.options import DTYPES, at_least, require_memory, run_script, script_parser
 from _common.output import Results, print_entries, print_table
-from _common.peers import InputMatmul, MatmulPerLayer
+from _common.peers import MatmulPerLayer, input_matmul
 from _common.problems import Cell, random_gates
 from _common.relu_net import net_accuracy, relu_net, train
 from torch import Tensor, nn
@@ -108,8 +108,7 @@ def study(args: argparse.Namespace, images: LabelledImages, net: nn.Sequential, 
     accuracy = net_accuracy(net, x[k:], labels[k:])
     print_figures(figures, accuracy, images.n - k)
     results.add(
-        points=images.points_json(),
-        classes=images.classes_json(),
+        **images.facts(),
         net={"test_accuracy": accuracy, "loss_by_epoch": losses},
         gates={name: asdict(one) for name, one in figures.items()},
         pictures={name: encoded(image) for name, (_, image) in found.items()},
@@ -193,7 +192,7 @@ def time_gram(problem: Problem, args: argparse.Namespace, failures: Failures) ->
             peer = partial(MatmulPerLayer, masks, factors, peer_dtype, x)
             enter(str(peer_dtype).replace(".", " "), peer, check=measured, work=work)
         if x is not None:
-            enter("torch x @ x.T alone", partial(InputMatmul, x))
+            enter("torch x @ x.T alone", partial(input_matmul, x))
     return contest.run(REPEATS, base=(WHAT, OURS))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -11,7 +10,10 @@ from functools import cache
 import torch
 from torch import Tensor
 
-REPEATS = 15
+from _common.machine import torch_threads
+from _common.timing import best_seconds
+
+RUNS = 16
 
 
 @cache
@@ -22,13 +24,12 @@ def write_bandwidth(size: int, threads: int) -> float:
     thread or on all of them.
     """
     buffer = torch.zeros(size, dtype=torch.uint8)
-    fastest = [_best_seconds(lambda used=used: memset(buffer, used)) for used in {1, threads}]
-    before = torch.get_num_threads()
+    fastest = float("inf")
     for used in {1, threads}:
-        torch.set_num_threads(used)
-        fastest.append(_best_seconds(lambda: buffer.fill_(1)))
-    torch.set_num_threads(before)
-    return size / min(fastest)
+        with torch_threads(used):
+            for write in (lambda used=used: memset(buffer, used), lambda: buffer.fill_(1)):
+                fastest = min(fastest, best_seconds(write, RUNS))
+    return size / fastest
 
 
 def memset(buffer: Tensor, threads: int) -> None:
@@ -49,13 +50,3 @@ def _in_parts(work: Callable[[int, int], object], size: int, threads: int) -> No
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads)
-
-
-def _best_seconds(function: Callable[[], object]) -> float:
-    function()
-    best = float("inf")
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        function()
-        best = min(best, time.perf_counter() - start)
-    return best

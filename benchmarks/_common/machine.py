@@ -7,7 +7,10 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -16,11 +19,12 @@ from gatedops import _C, backends
 from gatedops.backends.choice import backend_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+Value = TypeVar("Value")
 
 
 def machine_report(device: str = "cpu", family: str = "gram") -> dict[str, object]:
     """What a figure has to stand beside: processor, threads, versions, what runs the family of ops, command, commit."""
-    report = {
+    report: dict[str, object] = {
         "cpu": _cpu_model(),
         "architecture": platform.machine(),
         "cores": os.cpu_count(),
@@ -46,6 +50,22 @@ def facts_line(report: dict[str, object]) -> str:
         return f"{report['gpu']}, {report['backend']}, torch {report['torch']}, CUDA {report['cuda']}"
     runs = report["instruction_set"] if report["backend"] == "cpu" else report["backend"]
     return f"{report['cpu']}, {report['threads']} threads, {runs}, torch {report['torch']}"
+
+
+@contextmanager
+def setting(read: Callable[[], Value], write: Callable[[Value], None], value: Value) -> Iterator[None]:
+    """Gives a setting of torch, which these functions read and write, another value inside the block."""
+    before = read()
+    write(value)
+    try:
+        yield
+    finally:
+        write(before)
+
+
+def torch_threads(count: int) -> AbstractContextManager[None]:
+    """Makes torch, and gatedops with it, run on `count` threads inside the block."""
+    return setting(torch.get_num_threads, torch.set_num_threads, count)
 
 
 def bit_pair_rate(isa: str, threads: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -47,15 +48,9 @@ class MatmulPerLayer:
         return torch.addmm(out, gates, gates.T, beta=0, alpha=self.scale[layer], out=out)
 
 
-class InputMatmul:
-    """Sigma alone: x @ x.T into a buffer that every call uses again. Any Gram with inputs has to pay for it."""
-
-    def __init__(self, x: Tensor):
-        self.x = x
-        self.sigma = torch.empty(len(x), len(x), dtype=x.dtype, device=x.device)
-
-    def __call__(self) -> Tensor:
-        return torch.mm(self.x, self.x.T, out=self.sigma)
+def input_matmul(x: Tensor) -> Callable[[], Tensor]:
+    """Returns Sigma alone, x @ x.T into a buffer that every call uses again. Any Gram with inputs has to pay for it."""
+    return partial(torch.mm, x, x.T, out=torch.empty(len(x), len(x), dtype=x.dtype, device=x.device))
 
 
 def require_right(gram: Callable[[], object], bits: GateBits, x: Tensor | None = None) -> None:

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from _common.contest import OURS
 from _common.images import decoded
 from _common.machine import facts_line
+from _common.problems import LAYER_KINDS, Cell
 from _common.timing import readable_seconds
 from gatedops.atomic_file import written_whole
 
@@ -23,20 +25,12 @@ if TYPE_CHECKING:
 
 Json = Mapping[str, Any]
 
-OURS = "gatedops"
 COLOURS = ("#1b6ca8", "#e08e45", "#8d99ae", "#c9a66b", "#b5b5b5", "#6b8f71")
 DARK, LIGHT = "#222222", "#777777"
 DPI, SHADES = 110, 256
 MAX_CLASS_LABELS = 20
 
-# The kinds of layers of gated_linear.py, the eager torch that is the unit of speed there, and its limit.
-LAYERS = {
-    "layer": "Linear and ReLU",
-    "value": "value layer,\nhard gates from outside",
-    "pair": "pair, hard gates,\nboth networks trained",
-    "frozen": "pair, hard gates,\nfeature network frozen",
-    "soft": "pair, soft gates,\nboth networks trained",
-}
+# Contestants of gated_linear.py: the unit of speed, and the limit.
 EAGER, PRODUCTS, BACKWARD = "torch eager", "matrix products alone", "forward + backward"
 
 # Markers of the roofline for all but the chosen kernel.
@@ -90,12 +84,8 @@ def new_figure(width: float, height: float, padding: float = 0.04) -> Figure:
 # --- gram.py: rate against bits per pair, below the limits of writing and of counting ---
 
 
-def _bits_per_pair(entry: Json) -> int:
-    return entry["layers"] * entry["width"]
-
-
-def _bit_pairs(entry: Json) -> int:
-    return entry["n"] * (entry["n"] + 1) // 2 * _bits_per_pair(entry)
+def _cell(entry: Json) -> Cell:
+    return Cell(entry["n"], entry["layers"], entry["width"])
 
 
 def _roofline(content: Json) -> Figure | None:
@@ -109,7 +99,7 @@ def _roofline(content: Json) -> Figure | None:
     ours = [entry for entry in sweep if entry["by"] == by]
     figure = new_figure(11, 6.5)
     axis = figure.subplots()
-    _draw_roofs(axis, ours, [_bits_per_pair(entry) for entry in sweep])
+    _draw_roofs(axis, ours, [_cell(entry).bits_per_pair for entry in sweep])
     sizes = sorted({entry["n"] for entry in ours})
     for index, n in enumerate(sizes):
         colour = colormaps["viridis_r"](0.12 + 0.88 * index / max(1, len(sizes) - 1))
@@ -138,8 +128,8 @@ def _numkong(content: Json) -> list[Json]:
 
 
 def _scatter(axis: Axes, entries: Sequence[Json], label: str, style: dict[str, Any]) -> None:
-    rates = [_bit_pairs(entry) / entry["median_s"] for entry in entries]
-    axis.scatter([_bits_per_pair(entry) for entry in entries], rates, label=label, zorder=3, **style)
+    rates = [entry["bit_pairs_per_second"] for entry in entries]
+    axis.scatter([_cell(entry).bits_per_pair for entry in entries], rates, label=label, zorder=3, **style)
 
 
 def _draw_roofs(axis: Axes, ours: Sequence[Json], bits: Sequence[int]) -> None:
@@ -148,8 +138,8 @@ def _draw_roofs(axis: Axes, ours: Sequence[Json], bits: Sequence[int]) -> None:
     if not known:
         return
     largest = max(known, key=lambda entry: entry["n"])
-    counts = max(_bit_pairs(entry) / entry["limit_s"]["counting"] for entry in known)
-    writes = _bit_pairs(largest) / _bits_per_pair(largest) / largest["limit_s"]["writing"]
+    counts = max(_cell(entry).bit_pairs / entry["limit_s"]["counting"] for entry in known)
+    writes = _cell(largest).bit_pairs / _cell(largest).bits_per_pair / largest["limit_s"]["writing"]
     low, high = min(bits) / 1.6, max(bits) * 1.6
     knee = min(max(counts / writes, low), high)
     writing = f"limit of writing to memory: {writes:.2g} pairs/s\n(float32, n = {largest['n']})"
@@ -164,11 +154,11 @@ def _draw_roofs(axis: Axes, ours: Sequence[Json], bits: Sequence[int]) -> None:
 
 def _layer_speeds(content: Json) -> Figure | None:
     """Bars for forward and backward; a mark where only the matrix products are left."""
-    entries = [entry for entry in content["entries"] if entry.get("kind") in LAYERS and entry["what"] == BACKWARD]
+    entries = [entry for entry in content["entries"] if entry.get("kind") in LAYER_KINDS and entry["what"] == BACKWARD]
     speeds = _speeds(entries)
     if not speeds:
         return None
-    kinds = [kind for kind in LAYERS if any(key[0] == kind for key in speeds)]
+    kinds = [kind for kind in LAYER_KINDS if any(key[0] == kind for key in speeds)]
     sizes = list(dict.fromkeys(key[1] for key in speeds))
     names = [name for name in dict.fromkeys(key[2] for key in speeds) if name not in (EAGER, PRODUCTS)]
     figure = new_figure(4.6 * len(kinds), 1.6 + 0.95 * len(sizes))
@@ -178,7 +168,7 @@ def _layer_speeds(content: Json) -> Figure | None:
     axes = figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0]
     for axis, kind in zip(axes, kinds, strict=True):
         _draw_speeds(axis, {key[1:]: speed for key, speed in speeds.items() if key[0] == kind}, sizes, names)
-        axis.set_title(LAYERS[kind], fontsize=12)
+        axis.set_title(",\n".join(LAYER_KINDS[kind].rsplit(", ", 1)), fontsize=12)
     axes[0].set_yticks(range(len(sizes)), [f"{b} x {w}\n{d} layers" for b, w, d in sizes], fontsize=11)
     axes[0].invert_yaxis()
     handles, labels = axes[0].get_legend_handles_labels()

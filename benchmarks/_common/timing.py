@@ -75,6 +75,11 @@ def interleaved_gpu_medians(functions: Calls, repeats: int = 21, *, label: str =
     return {name: Timing(tuple(b.elapsed_time(e) / 1e3 for b, e in taken)) for name, taken in events.items()}
 
 
+def best_seconds(function: Callable[[], object], runs: int) -> float:
+    """Returns the time of the fastest run; the first one warms up."""
+    return min(_seconds(function) for _ in range(runs))
+
+
 def _seconds(function: Callable[[], object]) -> float:
     start = time.perf_counter()
     function()

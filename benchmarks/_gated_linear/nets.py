@@ -16,13 +16,6 @@ Tensors = tuple[Tensor, ...]
 Layers = Callable[[Tensor], Tensors]  # takes x, returns the results that get a gradient
 
 BETA = 4.0
-KINDS = {
-    "layer": "Linear and ReLU",
-    "value": "value layer, hard gates from outside",
-    "pair": "pair, hard gates, both networks trained",
-    "frozen": "pair, hard gates, feature network frozen",
-    "soft": "pair, soft gates, both networks trained",
-}
 
 
 @dataclass(frozen=True)

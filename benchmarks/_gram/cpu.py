@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache, partial
 
 import torch
@@ -11,9 +11,9 @@ from _common.bandwidth import memcpy, write_bandwidth
 from _common.contest import OURS, Call, Limit
 from _common.machine import bit_pair_rate
 from _common.options import available_memory
-from _common.peers import InputMatmul
+from _common.peers import input_matmul
 from _common.problems import Cell
-from _common.timing import interleaved_medians
+from _common.timing import best_seconds
 from torch import Tensor
 
 import gatedops
@@ -28,6 +28,7 @@ NEAREST = 10
 BUFFER = 2**30  # bytes that tell how fast larger results are written
 PROBE = 2048  # rows and columns of the product that tells how fast torch multiplies
 PORTABLE_PROBE = 1024  # points that tell how long the portable op takes
+PROBES = 4  # runs, the first of which warms up
 
 
 class Cpu(Platform):
@@ -57,7 +58,7 @@ class Cpu(Platform):
         """Estimates the time of Lambda by the portable op from the time of some of the points."""
         some = bits[: min(bits.n, PORTABLE_PROBE)]
         call = partial(self.gram, PORTABLE, some, None, torch.empty(some.n, some.n))
-        return _best(call) * _pairs(bits) / _pairs(some)
+        return best_seconds(call, PROBES) * _pairs(bits) / _pairs(some)
 
     def instruction_set(self, by: str) -> str | None:
         """Returns the instruction set of one of our kernels in C++, or None for others."""
@@ -99,7 +100,7 @@ class Cpu(Platform):
         for what, call in calls.items():
             yield what, OURS, always(call)
         if self.peers:
-            yield FLOATS, "torch x @ x.T alone", lambda: InputMatmul(x)
+            yield FLOATS, "torch x @ x.T alone", partial(input_matmul, x)
 
     def copies(self, to: Tensor, source: Tensor) -> dict[str, Call]:
         threads = torch.get_num_threads()
@@ -116,28 +117,13 @@ def lambda_limit(cell: Cell, isa: str, threads: int) -> Limit:
     return Limit({"counting": cell.bit_pairs / bit_pair_rate(isa, threads), "writing": writing})
 
 
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """torch runs on `count` threads inside the block, and gatedops with it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 @cache
 def multiply_rate(dtype: torch.dtype) -> float:
     """Measures the multiply-adds per second of torch.mm."""
     a, out = torch.ones(PROBE, PROBE, dtype=dtype), torch.empty(PROBE, PROBE, dtype=dtype)
-    return PROBE**3 / _best(lambda: torch.mm(a, a, out=out))
+    return PROBE**3 / best_seconds(lambda: torch.mm(a, a, out=out), PROBES)
 
 
 def _pairs(bits: GateBits) -> float:
     """Counts the pairs of rows in the tiles on and above the diagonal, which are those that are computed."""
     return bits.n * (bits.n + min(bits.n, edge_of(bits.device))) / 2
-
-
-def _best(call: Call) -> float:
-    return interleaved_medians({"probe": call}, 3, label="probe")["probe"].best

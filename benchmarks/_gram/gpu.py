@@ -10,6 +10,7 @@ from functools import cache, partial
 
 import torch
 from _common.contest import Call, Limit
+from _common.machine import setting
 from _common.problems import Cell, random_gates
 from torch import Tensor
 
@@ -124,15 +125,10 @@ class Int8PerLayer:
         return self.product if pending == 1.0 else self.product.mul_(pending)
 
 
-@contextmanager
-def float32_products(*, tf32: bool) -> Iterator[None]:
+def float32_products(*, tf32: bool) -> AbstractContextManager[None]:
     """Makes torch multiply float32 matrices in float32, or in TF32, inside the block."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if tf32 else "highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+    precision = "high" if tf32 else "highest"
+    return setting(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, precision)
 
 
 @contextmanager

@@ -11,13 +11,13 @@ from itertools import product
 
 import torch
 from _common.contest import OURS, Call, Contest, Entry, Failures, Key
+from _common.machine import torch_threads
 from _common.options import available_memory
 from _common.peers import MatmulPerLayer, require_right, require_right_product
 from _common.problems import Cell, random_gates
 from torch import Tensor
 
 import gatedops
-from _gram.cpu import threads
 from _gram.numkong import UPPER
 from _gram.platform import COLUMNS, COUNTS, FLOATS, INPUTS, LAMBDA, MATVEC, NEW, PIXELS, Inputs, Platform, always
 from _gram.sizes import Budget, Sizes
@@ -120,7 +120,7 @@ def headline(run: Run) -> Iterator[Part]:
         x = pixels.float() / 255
         given: Inputs = {LAMBDA: None, PIXELS: pixels, FLOATS: x}
         whole = count == platform.threads[0]
-        with threads(count):
+        with torch_threads(count):
             contest = GramContest(run, cell, problem)
             contest.add_grams(platform.kernels, given if whole else {LAMBDA: None}, 10 * run.sizes.peer_seconds)
             if whole:
@@ -175,7 +175,7 @@ def one_core(run: Run) -> Iterator[Part]:
     the share of the limit is that of the inner loop."""
 
     def measure(cell: Cell) -> list[Entry]:
-        with threads(1):
+        with torch_threads(1):
             contest = GramContest(run, cell)
             contest.add_grams(run.platform.kernels[1:3], {LAMBDA: None})
             return contest.timed(run.sizes.deep)
@@ -190,7 +190,7 @@ def one_layer(run: Run) -> Iterator[Part]:
 
     def measure(cell: Cell, problem: str, count: int) -> list[Entry]:
         platform = run.platform
-        with threads(count):
+        with torch_threads(count):
             contest = GramContest(run, cell, problem)
             x, y = contest.bits, platform.other_gates(cell, run.seed + 1)
             if y is None:

@@ -81,7 +81,7 @@ def test_peers_compute_the_gram(benchmark_module: Importer) -> None:
         peer = peers.MatmulPerLayer(masks, [1 / 17, 1 / 64], torch.float32, inputs)
         torch.testing.assert_close(peer().double(), expected, rtol=1e-5, atol=1e-6)
         assert peer() is peer()
-    torch.testing.assert_close(peers.InputMatmul(x)(), x @ x.T)
+    torch.testing.assert_close(peers.input_matmul(x)(), x @ x.T)
 
 
 def test_json_has_no_nan_and_lists_of_numbers_on_one_line(benchmark_module: Importer, tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-import torch
 from script_runs import Importer
 
 import gatedops
@@ -53,11 +52,3 @@ def test_statistics_of_random_gates(benchmark_module: Importer, tmp_path: Path) 
     assert found["regions"] == {"net": 300, "layers": [300, 8]}
     timed = [entry["what"] for entry in found["entries"] if entry["by"] == "gatedops"]
     assert timed == ["gate_stats", "gate_change", "count_regions", "naswot_score, batches of 128"]
-
-
-def test_random_gates_are_drawn_in_chunks(benchmark_module: Importer, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = benchmark_module("gate_statistics")
-    monkeypatch.setattr(script, "CHUNK", 7)
-    (gates,) = script.random_bits(20, [40], seed=3).unpack()
-    expected = torch.rand(20, 40, generator=torch.Generator().manual_seed(3)) > 0.5
-    assert torch.equal(gates, expected)

@@ -59,7 +59,7 @@ def cell(*sizes: int) -> object:
 
 
 def test_who_is_timed(run: Run) -> None:
-    with part("_gram.cpu").threads(2):
+    with part("_common.machine").torch_threads(2):
         status, found = run("headline", "one-core", "sweep", "packing", "scaling")
     sections, sets = found["sections"], backends.available_isas()[::-1]
     assert (status, list(sections)) == (0, ["sweep", "headline", "one-core", "packing", "scaling"])
@@ -159,7 +159,7 @@ def test_what_portable_takes_is_told_from_some_of_the_points(
 ) -> None:
     """Tiles of 512 x 512 on and above the diagonal: 3 of 1024 points, which are timed, 6 of 1536, 36 of 4096."""
     cpu = benchmark_module("_gram.cpu")
-    monkeypatch.setattr(cpu, "interleaved_medians", lambda calls, *_, **__: {"probe": SimpleNamespace(best=2.0)})
+    monkeypatch.setattr(cpu, "best_seconds", lambda call, runs: 2.0)
     for n, times in ((50, 1), (1536, 6 / 3), (4096, 36 / 3)):
         bits = part("_common.problems").random_gates(cell(n, 1, 32), 0)
         assert cpu.Cpu(peers=True).portable_seconds(bits) == pytest.approx(2 * times)
