@@ -1,5 +1,5 @@
 # Every target sets up what it needs: .venv, the locked requirements, the compiled package. A second call
-# rebuilds only what changed. PYTHON=python3.12 chooses the interpreter, ARGS="--n 1000" goes to the command.
+# rebuilds only what changed. PYTHON=python3.12 chooses the interpreter. ARGS="--n 1000" passes options to the command.
 PYTHON ?= python3
 PYTHON312 ?= python3.12
 ARGS ?=
@@ -14,13 +14,13 @@ cxx_files = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu'
 .PHONY: help setup build demo test test-portable test-slow bench lint format check-torch211 check-neon clean
 
 help:
-	@echo "make setup      .venv, requirements, build, editable install"
-	@echo "make demo       the main example: NPK Grams of a trained net (ARGS=--help lists options)"
-	@echo "make test       tests; make test-slow: those that need minutes or many gigabytes"
-	@echo "make test-portable  the tests of the ops once more, by the portable ops that other devices run"
+	@echo "make setup      makes .venv, installs the requirements, builds the package and installs it editable"
+	@echo "make demo       runs the main example: NPK Grams of a trained net (ARGS=--help lists options)"
+	@echo "make test       runs the tests; make test-slow runs those that need minutes or many gigabytes"
+	@echo "make test-portable  runs the tests once more, with the portable ops that devices without kernels run"
 	@echo "make bench      times every op and compares with the last saved run"
-	@echo "make lint       ruff, clang-format, mypy; make format rewrites what they would"
-	@echo "make check-torch211  builds for torch 2.11 and Python 3.12, needs nvcc, downloads gigabytes (PYTHON312=python3.12)"
+	@echo "make lint       checks with ruff, clang-format and mypy; make format rewrites files as ruff and clang-format want"
+	@echo "make check-torch211  builds for torch 2.11 and Python 3.12 (PYTHON312=python3.12); needs nvcc, downloads gigabytes"
 	@echo "make check-neon compiles the kernels for NEON for 64-bit Arm and compares them with plain C++ in an emulator"
 	@echo "make clean      removes .venv and everything built"
 
@@ -63,8 +63,8 @@ check-neon:
 clean:
 	rm -rf $(venv) build *.egg-info gatedops/_C*.so gatedops/_C*.stamp
 
-# The build comes before the install, which then finds its objects: an error of setup.py is the last line, and
-# not buried in pip's report of it.
+# The build runs before the install, which then finds the built objects. So an error of setup.py is the last line of the
+# output, and is not buried in pip's report.
 $(installed): setup.py pyproject.toml $(requirements) | build
 	$(python) -m pip install --quiet --no-build-isolation --no-deps --editable .
 	@touch $@

@@ -1,17 +1,17 @@
-"""Deep gated networks on real data: the papers' experiments, and their published table beside ours.
+"""Repeats the papers' experiments with deep gated networks on real data, and puts their published table beside ours.
 
-Trains value networks whose gates come from a frozen random network (FRNPF), from a trained one (FLNPF; FL-0 .. FL-6:
-from seven stages of its training), or from one that learns with them (DLNPF, DLGN, DLGN-SF), beside the ordinary ReLU
-network; also with an all-ones value input (PWC) and with the gates of permuted layers. Beside each fully connected
-variant with frozen gates stands kernel regression with the neural path kernel of the very same gates. Set-up of the
-papers: fully connected depth 6, width 128, or their two convolutional nets; batch 32, cross-entropy, Adam or SGD.
-Writes OUT/dgn_training_DATA.json and OUT/dgn_training_DATA.png.
+Trains the ordinary ReLU network, and value networks whose gates come from a frozen random network (FRNPF), from a
+trained one (FLNPF; FL-0 .. FL-6 take them from seven stages of its training), or from one that learns with them (DLNPF,
+DLGN, DLGN-SF). Some variants have an all-ones value input (PWC) or the gates of permuted layers. Each fully connected
+variant with frozen gates is compared with kernel regression, by the neural path kernel of the same gates. The set-up is
+that of the papers: fully connected nets of depth 6 and width 128, or their two convolutional nets; batch 32,
+cross-entropy, Adam or SGD. Writes OUT/dgn_training_DATA.json and OUT/dgn_training_DATA.png.
 
     python examples/dgn_training.py
     python examples/dgn_training.py --data mnist --data-dir DIR --seeds 3 --epochs 30
     python examples/dgn_training.py --variants papers --optimizer sgd
 
-Stopped at any moment, the same command goes on from the checkpoints in OUT and ends with the same figures.
+If a run is stopped at any moment, the same command goes on from the checkpoints in OUT and ends with the same figures.
 All seeds of a variant train as one network; seed s of every variant sees the data in the same order. --device cuda is
 experimental.
 """
@@ -42,9 +42,9 @@ def parser() -> argparse.ArgumentParser:
     names = [*GROUPS, *VARIANTS]
     add("--data", choices=DATA, default="digits", help="image set (default: %(default)s)")
     add("--data-dir", type=Path, help="folder with the files of mnist or cifar10")
-    add("--arch", choices=ARCHITECTURES, default="fc", help="(default: %(default)s)")
-    add("--optimizer", choices=OPTIMIZERS, default="adam", help="(default: %(default)s)")
-    add("--epochs", type=at_least(1), help=f"of each training (default: digits {DIGITS_EPOCHS}, else the papers')")
+    add("--arch", choices=ARCHITECTURES, default="fc", help="architecture (default: %(default)s)")
+    add("--optimizer", choices=OPTIMIZERS, default="adam", help="optimizer (default: %(default)s)")
+    add("--epochs", type=at_least(1), help=f"epochs (default: {DIGITS_EPOCHS} on digits, else the papers')")
     add("--seeds", type=at_least(1), help=f"trainings of each variant (default: {SEEDS})")
     add(
         "--variants",
@@ -58,16 +58,22 @@ def parser() -> argparse.ArgumentParser:
         "--npk-points",
         type=at_least(10),
         default=NPK_POINTS,
-        help="training points of the kernel regression, at most (default: %(default)s)",
+        help="at most this many training points for the kernel regression (default: %(default)s)",
     )
-    add("--quick", action="store_true", help=f"digits, {QUICK_EPOCHS} epochs, {QUICK_SEEDS} seeds")
-    add("--threads", type=at_least(1), default=1, help="of the CPU (default: %(default)s)")
-    add("--checkpoint-every", type=at_least(0), default=10, metavar="SECONDS", help="(default: %(default)s)")
+    add("--quick", action="store_true", help=f"train on digits with {QUICK_EPOCHS} epochs and {QUICK_SEEDS} seeds")
+    add("--threads", type=at_least(1), default=1, help="threads of the CPU (default: %(default)s)")
+    add(
+        "--checkpoint-every",
+        type=at_least(0),
+        default=10,
+        metavar="SECONDS",
+        help="time between checkpoints (default: %(default)s)",
+    )
     return options
 
 
 def setup_of(args: argparse.Namespace) -> Setup:
-    """The options with the defaults that depend on others."""
+    """Returns the options of a run, with the defaults that depend on other options."""
     if args.quick and args.data != "digits":
         raise ValueError(f"--quick is a run on digits; got --data {args.data}")
     epochs = DIGITS_EPOCHS if args.data == "digits" else papers.EPOCHS[args.arch, args.optimizer]
@@ -98,7 +104,7 @@ def train_and_report(args: argparse.Namespace) -> None:
     task = load_task(setup, args.data_dir)
     store = Store(args.out / f"{name}.checkpoints", setup)
     torch.set_num_threads(args.threads)
-    # Adam's means of gradients that are 0 for long, as of dark pixels, decay into numbers that slow the CPU down.
+    # Gradients of dark pixels stay 0 for long. Adam's means of them decay to denormal numbers, which slow the CPU down.
     torch.set_flush_denormal(True)
     wanted = expanded(args.variants)
     results = Run(setup, task, store, args.checkpoint_every).results(wanted)

@@ -1,8 +1,8 @@
-"""The tangent kernel of the value weights against the neural path kernel, over the width of the network.
+"""Compares the tangent kernel of the value weights with the neural path kernel, over the width of the network.
 
-Under the hard gates of a random ReLU net, value weights are drawn again and again, and the tangent kernel K^V of each
-draw is computed (gatedops.ntk). Its mean is d sigma^(2 (d - 1)) H at every width, and single draws come closer to that
-with the width (docs/math.md, sections 4 and 14). Writes OUT/ntk_vs_npk.json and OUT/ntk_vs_npk.png.
+The script draws value weights many times under the hard gates of a random ReLU net, and computes the tangent kernel K^V
+of each draw (gatedops.ntk). The mean of K^V is d sigma^(2 (d - 1)) H at every width, and single draws come closer to
+this mean as the width grows (docs/math.md, sections 4 and 14). Writes OUT/ntk_vs_npk.json and OUT/ntk_vs_npk.png.
 
     python examples/ntk_vs_npk.py
     python examples/ntk_vs_npk.py --widths 32 512 --depth 6 --draws 400
@@ -24,22 +24,24 @@ from gatedops import data
 WIDTHS = (16, 64, 256, 1024)
 QUICK_WIDTHS = (16, 64)
 DRAWS = 200
-MOST_DRAWS = 4  # times as many where the net is narrow: they scatter more and cost less
-ARRAYS = 4  # (n, parameters) arrays of float32 alive at the worst moment
+# Narrow nets get up to this many times as many draws, because their draws scatter more and cost less.
+MOST_DRAWS = 4
+# At the worst moment this many (n, parameters) arrays of float32 are alive.
+ARRAYS = 4
 
 
 def parser() -> argparse.ArgumentParser:
     options = script_parser(__doc__, "data", "plot")
     add = options.add_argument
     add("--n", type=at_least(2), default=12, help="points of a kernel (default: %(default)s)")
-    add("--depth", type=at_least(2), default=4, help="weight layers, gated ones + 1 (default: %(default)s)")
+    add("--depth", type=at_least(2), default=4, help="weight layers, one more than gated layers (default: %(default)s)")
     sizes = options.add_mutually_exclusive_group()
     listed = ", ".join(map(str, WIDTHS))
     sizes.add_argument(
         "--widths", type=at_least(1), nargs="+", metavar="W", help=f"gates per layer (default: {listed})"
     )
-    sizes.add_argument("--quick", action="store_true", help="narrow nets only: seconds")
-    add("--draws", type=at_least(2), default=DRAWS, help="of value weights in the widest net (default: %(default)s)")
+    sizes.add_argument("--quick", action="store_true", help="draw narrow nets only, which takes seconds")
+    add("--draws", type=at_least(2), default=DRAWS, help="draws of weights in the widest net (default: %(default)s)")
     return options
 
 
@@ -52,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
     report = machine_report()
     print(
         f"{args.data}: {args.n} points, {args.depth - 1} gated layers, no biases;"
-        " value weights normal with variance 2 / width"
+        " value weights are normal with variance 2 / width"
     )
     drawn = []
     for width in widths:
@@ -61,7 +63,8 @@ def run(args: argparse.Namespace) -> None:
     figures = [concentration(one) for one in drawn]
     print_table(HEADER, [one.row() for one in figures])
     print(
-        "expected: d sigma^(2 (d - 1)) H; z: standard errors between mean and expected, of the pair where it is largest"
+        "expected is d sigma^(2 (d - 1)) H; |z| is the difference between mean and expected in standard errors, the"
+        " largest of all pairs"
     )
     content = {
         "machine": report,

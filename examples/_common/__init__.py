@@ -1,6 +1,6 @@
-"""The package benchmarks/_common under the same name: the examples share options, output and plots with the benchmarks.
+"""Lets the examples import benchmarks/_common under the same name, and so share its options, output and plots.
 
-`from _common.options import ...` in examples/ reads benchmarks/_common/options.py; no other module is in this folder.
+`from _common.options import ...` in examples/ imports benchmarks/_common/options.py. This folder has no other module.
 """
 
 from pathlib import Path

@@ -1,1 +1,1 @@
-"""The parts of dgn_training.py."""
+"""Holds the parts of dgn_training.py."""

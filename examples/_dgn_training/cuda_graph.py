@@ -1,4 +1,7 @@
-"""A training step as a CUDA graph: one launch for its hundred small kernels. Experimental: has not run on a GPU yet."""
+"""Records a training step as a CUDA graph, which launches the hundred small kernels of the step at once.
+
+This is experimental: it has not run on a GPU yet.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,12 @@ from torch import Tensor
 if TYPE_CHECKING:
     from _dgn_training.training import Training
 
-WARM_UP = 3  # steps before the recording, as torch.cuda.graphs asks for
+# This many steps run before the recording, because torch's CUDA graphs need a warm-up.
+WARM_UP = 3
 
 
 class GraphedStep:
-    """`training.step` for batches of the first one's shape, recorded at the first call; others run as they are."""
+    """Records `training.step` at the first call and replays it for batches of the same shape; others run unrecorded."""
 
     def __init__(self, training: Training):
         self.training = training
@@ -31,7 +35,10 @@ class GraphedStep:
         return self.loss
 
     def _record(self, batch: Tensor) -> None:
-        """Warms up and records; parameters and the optimizer's state are put back, in place: the graph reads them."""
+        """Warms up and records, then puts parameters and the optimizer's state back.
+
+        It writes them in place, because the graph reads their memory.
+        """
         net, optimizer = self.training.net, self.training.optimizer
         before = deepcopy((net.state_dict(), optimizer.state_dict()))
         self.batch = batch.clone()

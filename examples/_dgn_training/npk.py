@@ -1,4 +1,4 @@
-"""Kernel regression with the neural path kernel of the very gates that a value network was trained with."""
+"""Runs kernel regression with the neural path kernel of the same gates that a value network was trained with."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ DTYPE = torch.float64
 
 @dataclass(frozen=True)
 class Regressed:
-    """By seed: test accuracy (0 to 1) on all test points, and the ridge, chosen on held-out training points."""
+    """For each seed, the accuracy (0 to 1) on all test points, and the ridge, chosen on held-out training points."""
 
     accuracy: list[float]
     ridge: list[float]
 
 
 def regress(task: Task, gates: FrozenGates, seeds: int, points: int, ones: bool) -> Regressed:
-    """One regression for each seed.
+    """Fits one regression for each seed.
 
-    points  training points used, a seeded choice that is the same for every seed and variant
-    ones    the value network reads all ones: Sigma is constant, and H proportional to Lambda
+    points  the number of training points; every seed and variant uses the same random choice of them
+    ones    True if the value network reads all ones: then Sigma is constant and H is proportional to Lambda
     """
     n, m = len(task.x), len(task.test_x)
     chosen = torch.randperm(n, generator=torch.Generator().manual_seed(0))[:points].to(task.x.device)

@@ -1,4 +1,4 @@
-"""The curves of a run as one picture."""
+"""Draws the curves of a run as one picture."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OURS, REGRESSION, THEIRS = "#1b6ca8", "#e08e45", "#222222"
 
 
 def draw(path: Path, setup: Setup, rows: Sequence[Row], results: Mapping[str, Result]) -> None:
-    """One PNG: test accuracy by epoch, by stage of the features' training, and of all variants."""
+    """Writes one PNG: the test accuracy by epoch, by stage of the features' training, and of all variants."""
     by_name = {row.name: row for row in rows}
     figure = new_figure(15, 10, 0.12)
     figure.suptitle(
@@ -42,7 +42,7 @@ def draw(path: Path, setup: Setup, rows: Sequence[Row], results: Mapping[str, Re
 
 
 def _draw_epochs(axis: Axes, curves: Mapping[str, list[list[float]]], rows: Mapping[str, Row]) -> None:
-    """Mean over the seeds, a band of one standard deviation."""
+    """Draws the mean over the seeds, with a band of one standard deviation."""
     lowest = 100.0
     for name, accuracy in curves.items():
         figures = [Figure.of(of_seeds) for of_seeds in accuracy]
@@ -58,7 +58,7 @@ def _draw_epochs(axis: Axes, curves: Mapping[str, list[list[float]]], rows: Mapp
 
 
 def _draw_stages(axis: Axes, setup: Setup, staged: Sequence[Row], rows: Mapping[str, Row]) -> None:
-    """FL-0 .. FL-6 and kernel regression with the same gates, over the epochs the gates were trained for."""
+    """Draws FL-0 .. FL-6, and kernel regression with the same gates, over the epochs that trained the gates."""
     epochs = [setup.stages[CURVE.index(row.name)] for row in staged]
     _with_bars(axis, epochs, [row.best for row in staged], OURS, "o", "FL-0 .. FL-6, maximum over epochs")
     if staged and staged[0].npk is not None:
@@ -83,7 +83,7 @@ def _with_bars(
 
 
 def _draw_variants(canvas: Canvas, rows: Sequence[Row]) -> None:
-    """A line for each variant: published, maximum over epochs, last epoch, kernel regression."""
+    """Draws each variant's published accuracy, maximum over epochs, last epoch and kernel regression on one line."""
     axis = canvas.subplots()
     order = [row for row in rows if row.name in PAPERS] + [row for row in rows if row.name not in PAPERS]
     marks = (

@@ -1,4 +1,4 @@
-"""The published table beside ours, on the terminal and as JSON."""
+"""Puts the published table beside ours, on the terminal and as JSON."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from _dgn_training.run import Result
 from _dgn_training.setup import Setup, Task
 from _dgn_training.variants import Variant
 
-FAR = 2.0  # standard deviations
+# The report notes a difference from the published figure of more than this many standard deviations.
+FAR = 2.0
 
 
 @dataclass(frozen=True)
 class Figure:
-    """Mean over the seeds, in %, and their standard deviation (n - 1); None for a single seed."""
+    """The mean over the seeds, in %, and their standard deviation (n - 1), which is None for a single seed."""
 
     mean: float
     std: float | None
@@ -38,11 +39,11 @@ class Figure:
 class Row:
     """Test accuracy of one variant.
 
-    best         each seed's maximum over epochs, the papers' metric: chosen on test points, so a little too high
-    last         after the last epoch
-    npk          kernel regression with the same gates
-    published    of the same architecture, optimizer and data
-    deviation    best - published in standard deviations, of both sets of runs together; None where one is not known
+    best         each seed's maximum over epochs, the papers' metric: it is chosen on test points, so a little too high
+    last         the accuracy after the last epoch
+    npk          the accuracy of kernel regression with the same gates; None if there is none
+    published    the papers' figure for the same architecture, optimizer and data
+    deviation    best - published, over the standard deviation of both sets of runs together; None if one is not known
     second_half  what the second half of the epochs added to best, in points
     """
 
@@ -78,7 +79,7 @@ def _row(variant: Variant, result: Result, published: Published | None) -> Row:
 
 
 def best_of(accuracy: Sequence[Sequence[float]]) -> Figure:
-    """Of each seed's maximum over these epochs."""
+    """Returns the figure of each seed's maximum over these epochs."""
     return Figure.of([max(of_seed) for of_seed in zip(*accuracy, strict=True)])
 
 
@@ -90,7 +91,7 @@ def _deviation(ours: Figure, published: Published | None) -> float | None:
 
 
 def notes(setup: Setup, rows: Sequence[Row]) -> list[str]:
-    """What has to stand beside the table."""
+    """Returns a sentence for each variant that is far from its published figure."""
     theirs = papers.EPOCHS[setup.arch, setup.optimizer]
     found: list[str] = []
     for row in rows:
@@ -98,12 +99,12 @@ def notes(setup: Setup, rows: Sequence[Row]) -> list[str]:
             continue
         assert row.published is not None
         sentence = (
-            f"{row.title}: {row.best.mean - row.published.mean:+.2f} points from the published figure, "
+            f"{row.title} differs from the published figure by {row.best.mean - row.published.mean:+.2f} points, "
             f"{abs(row.deviation):.1f} standard deviations"
         )
         if setup.epochs != theirs:
             sentence += (
-                f"; {setup.epochs} epochs here, {theirs} there, and the second half of ours added "
+                f"; we trained {setup.epochs} epochs, the papers {theirs}, and the second half of ours added "
                 f"{row.second_half:.2f} points"
             )
         found.append(sentence)
@@ -121,9 +122,10 @@ def print_report(setup: Setup, task: Task, rows: Sequence[Row], machine: Mapping
     print_table(header, [_cells(row) for row in rows])
     points = min(setup.npk_points, len(task.x))
     print(
-        f"\nmaximum over epochs: the papers' metric, chosen on test points; NPK regression on {points} training points"
+        "\nThe maximum over epochs is the papers' metric; it is chosen on test points. "
+        f"NPK regression uses {points} training points."
     )
-    print(f"FL-0 .. FL-6: gates of the ReLU network after {', '.join(map(str, setup.stages))} epochs")
+    print(f"FL-0 .. FL-6 have the gates of the ReLU network after {', '.join(map(str, setup.stages))} epochs.")
     for note in notes(setup, rows):
         print(note)
 
@@ -139,7 +141,7 @@ def _cells(row: Row) -> list[str]:
 def all_figures(
     setup: Setup, task: Task, rows: Sequence[Row], results: Mapping[str, Result], machine: Mapping[str, object]
 ) -> dict[str, object]:
-    """The content of the JSON; all but `machine` and `seconds` is the same for every run with these options."""
+    """Returns the content of the JSON. All but `machine` and `seconds` is the same for every run with these options."""
     return {
         "machine": dict(machine),
         "options": asdict(setup)

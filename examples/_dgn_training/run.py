@@ -1,4 +1,4 @@
-"""A whole run: every variant in turn, each from its last checkpoint on."""
+"""Trains every variant in turn, each from its last checkpoint on."""
 
 from __future__ import annotations
 
@@ -21,12 +21,16 @@ from _dgn_training.variants import Variant
 from gatedops import DGN, GateBits, GateCache
 from gatedops.progress import stages
 
-GATED = 1000  # rows at a time through a frozen feature network
+# A frozen feature network reads this many rows at a time.
+GATED = 1000
 
 
 @dataclass(frozen=True)
 class Result:
-    """Of one variant. npk: with the same gates; None where gates are trained too, and for convolutional networks."""
+    """The result of one variant.
+
+    npk  the kernel regression with the same gates; None if gates are trained too, and for convolutional networks
+    """
 
     history: History
     npk: Regressed | None
@@ -40,7 +44,10 @@ class Result:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """checkpoint_every: seconds between checkpoints; they are written between epochs only."""
+    """A run of many variants.
+
+    checkpoint_every  seconds between checkpoints, which are written between epochs only
+    """
 
     setup: Setup
     task: Task
@@ -48,7 +55,7 @@ class Run:
     checkpoint_every: float
 
     def results(self, wanted: Sequence[Variant]) -> dict[str, Result]:
-        """By variant; what the store has is not done again."""
+        """Returns the result of each variant by its name. What the store has is not computed again."""
         found: dict[str, Result] = {}
         with stages(len(wanted), "variant") as begin:
             for variant in wanted:
@@ -79,7 +86,7 @@ class Run:
         return Training(StackedDGN(models, nets[0]).to(device), self.task, self.setup, gates)
 
     def learned_features(self, stage: int | None) -> list[Mapping[str, Tensor]]:
-        """The ReLU network's parameters at a stage of its training, or at each seed's best epoch."""
+        """Returns each seed's ReLU network's parameters at a stage of its training; None: at the seed's best epoch."""
         state = self.store.load_state("relu", torch.device("cpu"))
         if state is None:
             raise ValueError(f"{self.store.folder} lacks the ReLU network's states: remove the folder and start anew")
@@ -90,7 +97,7 @@ class Run:
         return [net.state_dict() for net in nets]
 
     def _run_epochs(self, variant: Variant, training: Training) -> float:
-        """The rest of the training; the seconds of all of it, earlier parts of an interrupted run included."""
+        """Runs the rest of the training. Returns the seconds of all of it, with the earlier parts of a stopped run."""
         state = self.store.load_state(variant.name, self.task.x.device)
         earlier = 0.0
         if state is not None:
@@ -111,7 +118,7 @@ class Run:
 
 
 def frozen_gates(models: Sequence[DGN], task: Task) -> FrozenGates:
-    """The gates of each seed's feature network on all points, computed once."""
+    """Computes the gates of each seed's feature network on all points, once for the whole training."""
 
     def of_seeds(x: Tensor) -> GateBits:
         return GateBits.cat([GateCache.build(model, x, GATED).bits for model in models])
@@ -120,7 +127,7 @@ def frozen_gates(models: Sequence[DGN], task: Task) -> FrozenGates:
 
 
 def require_finite(training: Training, variant: Variant) -> None:
-    """Raises ValueError when a loss of the last epoch is not a number any more."""
+    """Raises ValueError if a loss of the last epoch is not finite."""
     if not all(map(math.isfinite, training.history.loss[-1])):
         raise ValueError(
             f"{variant.title} diverged in epoch {training.epoch}: losses {training.history.loss[-1]}; "

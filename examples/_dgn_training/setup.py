@@ -15,12 +15,13 @@ from gatedops.nn import ConvSpec, FCSpec, conv_spec, fc_spec
 DATA = ("digits", "mnist", "cifar10")
 ARCHITECTURES = ("fc", "vconv", "gconv")
 OPTIMIZERS = ("adam", "sgd")
-STAGES = 7  # FL-0 .. FL-6
+# The variants FL-0 .. FL-6 have one stage each.
+STAGES = 7
 
 
 @dataclass(frozen=True)
 class Setup:
-    """A run whose figures can be compared, and gone on with, only by a run with the same values."""
+    """The options of a run. Only runs with the same values have comparable figures and can share checkpoints."""
 
     data: str
     arch: str
@@ -37,10 +38,10 @@ class Setup:
 
     @property
     def stages(self) -> tuple[int, ...]:
-        """The epochs after which the ReLU network gives FL-0 .. FL-6 their gates: 0 is the initialisation.
+        """The epochs after which the ReLU network gives FL-0 .. FL-6 their gates; 0 is the initialisation.
 
-        The squares of 0/6 .. 6/6 of the training, as gates move most at its beginning. The released code takes, for
-        GCONV, the best weights of the first 10, 20 .. 60 epochs.
+        They lie at (i / 6)^2 of the training for i = 0 .. 6, because gates move most at its beginning. For GCONV, the
+        released code takes the best weights of the first 10, 20 .. 60 epochs.
         """
         last = STAGES - 1
         return tuple(round(self.epochs * stage**2 / last**2) for stage in range(STAGES))
@@ -48,7 +49,7 @@ class Setup:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """Inputs in [0, 1], float (n, d) for fully connected nets and (n, C, H, W) else; labels int64 (n,)."""
+    """Inputs in [0, 1], float (n, d) for fully connected nets and (n, C, H, W) for others, and labels, int64 (n,)."""
 
     x: Tensor
     labels: Tensor
@@ -58,12 +59,12 @@ class Task:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one input."""
+        """The shape of one input."""
         return tuple(self.x.shape[1:])
 
 
 def load_task(setup: Setup, data_dir: Path | None) -> Task:
-    """The data as the architecture reads it, on the device."""
+    """Loads the data onto the device, in the shape that the architecture reads."""
     images = data.load(setup.data, data_dir)
     device = torch.device(setup.device)
 
@@ -81,7 +82,7 @@ def load_task(setup: Setup, data_dir: Path | None) -> Task:
 
 
 def spec_of(arch: str, task: Task) -> FCSpec | ConvSpec:
-    """The papers' network for these inputs."""
+    """Returns the papers' network for these inputs."""
     if arch == "fc":
         return fc_spec(task.shape[0], papers.FC_WIDTHS, task.classes)
     return conv_spec(task.shape, outputs=task.classes, head="gap" if arch == "gconv" else "flatten")

@@ -1,7 +1,7 @@
-"""Networks of one architecture that differ in their seed, as one network: every parameter has a leading seed axis.
+"""Runs networks of one architecture with different seeds as one network, whose parameters have the seeds first.
 
-S seeds, batches of B. Between dense layers activations are (S, B, w), between convolutions (B, S * C, H, W), where the
-seeds are the groups of one convolution.
+For S seeds and batches of B, activations are (S, B, w) between dense layers and (B, S * C, H, W) between convolutions:
+there the seeds are the groups of one convolution.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ Activate = Callable[[int, Tensor], Tensor]
 
 
 class StackedLinear(nn.Module):
-    """S linear layers. The weight is (S, in, out): with (S, out, in) the product of a batch of 32 took 3.5 times as
-    long on the CPU.
+    """S linear layers as one.
+
+    The weight is (S, in, out), because the product of a batch of 32 with (S, out, in) took 3.5 times as long on the
+    CPU.
     """
 
     def __init__(self, layers: Sequence[nn.Linear]):
@@ -39,7 +41,7 @@ class StackedLinear(nn.Module):
 
 
 class StackedConv2d(nn.Module):
-    """S convolutions as the groups of one."""
+    """S convolutions as the groups of one convolution."""
 
     def __init__(self, layers: Sequence[nn.Conv2d]):
         super().__init__()
@@ -68,25 +70,25 @@ class StackedConv2d(nn.Module):
 
 
 def stacked_layer(layers: Sequence[nn.Module]) -> nn.Module:
-    """One layer of every seed as one."""
+    """Makes one layer of one layer of every seed."""
     return StackedLinear(layers) if isinstance(layers[0], nn.Linear) else StackedConv2d(layers)
 
 
 def layers_of(network: nn.Module) -> list[nn.Module]:
-    """The linear layers and convolutions in the order they run."""
+    """Returns the linear layers and convolutions in the order in which they run."""
     return [module for module in network.modules() if isinstance(module, LAYERS)]
 
 
 def as_channels(x: Tensor) -> Tensor:
-    """(S, B, ...) as layers take it: (S, B, w) as it is, (S, B, C, H, W) as (B, S * C, H, W)."""
+    """Returns x (S, B, ...) as layers take it: (S, B, w) stays as it is, (S, B, C, H, W) becomes (B, S * C, H, W)."""
     return x if x.dim() == 3 else x.transpose(0, 1).flatten(1, 2)
 
 
 class StackedChain(nn.Module):
     """S networks that are chains.
 
-    chain     one of them as an nn.Sequential, with an nn.ReLU wherever a gate is
-    networks  whose layers to copy; may end before the chain does
+    chain     one of the networks as an nn.Sequential, with an nn.ReLU at every gated layer
+    networks  the networks whose layers are copied; they may end before the chain does
     """
 
     def __init__(self, chain: nn.Sequential, networks: Sequence[nn.Module]):
@@ -98,11 +100,12 @@ class StackedChain(nn.Module):
             step = next(remaining, None) if isinstance(module, LAYERS) else module
             if step is None:
                 break
-            if not isinstance(step, nn.Flatten):  # StackedLinear flattens what it gets
+            # An nn.Flatten is left out, because StackedLinear flattens its input.
+            if not isinstance(step, nn.Flatten):
                 self.steps.append(step)
 
     def forward(self, x: Tensor, activate: Activate) -> Tensor:
-        """x (S, B, ...) -> (S, B, outputs); activate(l, z) stands for the ReLU of gated layer l."""
+        """Maps x (S, B, ...) to (S, B, outputs); activate(l, z) takes the place of the ReLU of gated layer l."""
         z, gate = as_channels(x), 0
         for step in self.steps:
             if isinstance(step, nn.ReLU):
@@ -155,17 +158,21 @@ class StackedDGN(nn.Module):
         return nn.ModuleList(stacked_layer(layers) for layers in of_gates)
 
     def forward(self, x: Tensor, gates: Sequence[Tensor] | None = None) -> Tensor:
-        """x (S, B, ...) -> (S, B, outputs). gates: of frozen feature networks, bool (S * B, ...) in value order."""
+        """Maps x (S, B, ...) to (S, B, outputs).
+
+        gates  those of frozen feature networks, bool (S * B, ...) in the order of the value layers; None: soft gates
+        """
         if gates is None:
             found = self.soft_gates(x)
-        else:  # as numbers: forward and backward each converted them anew
+        else:
+            # The conversion to numbers happens once here; otherwise forward and backward would each do it.
             found = [as_channels(gate.unflatten(0, x.shape[:2])).to(x.dtype) for gate in gates]
         return self.value(torch.ones_like(x) if self.ones else x, lambda layer, z: z * found[layer])
 
     def soft_gates(self, x: Tensor) -> list[Tensor]:
-        """gain * sigmoid(beta * q), one for each value layer, as activations are laid out."""
+        """Returns gain * sigmoid(beta * q) for each value layer, in the layout of its activations."""
         if self.feature is None:
-            raise ValueError("gates: those of frozen feature networks have to be given")
+            raise ValueError("gates: needs those of the frozen feature networks, got None")
         q: list[Tensor] = []
 
         def record(_: int, z: Tensor) -> Tensor:

@@ -13,13 +13,14 @@ from _common.output import write_json_atomically
 from _dgn_training.setup import Setup
 from gatedops.atomic_file import written_whole
 
-FORMAT = 2  # raise it when what is stored changes its meaning
+# Raise this number when the meaning of what is stored changes.
+FORMAT = 2
 
 
 class Store:
     """The folder of a run's checkpoints.
 
-    Raises ValueError when the folder holds checkpoints of other options.
+    Raises ValueError if the folder holds checkpoints of other options.
     """
 
     def __init__(self, folder: Path, setup: Setup):
@@ -41,25 +42,25 @@ class Store:
             )
 
     def save_state(self, job: str, state: dict[str, Any]) -> None:
-        """Tensors, numbers, strings, lists and dicts."""
+        """Saves a state, which may hold tensors, numbers, strings, lists and dicts."""
         with written_whole(self._state(job)) as temporary:
             torch.save(state, temporary)
 
     def load_state(self, job: str, device: torch.device) -> dict[str, Any] | None:
-        """What `save_state` wrote last; None when it never did."""
+        """Returns what `save_state` wrote last, or None if it never did."""
         path = self._state(job)
         if not path.exists():
             return None
         try:
             return torch.load(path, map_location=device, weights_only=True)
-        except Exception as error:  # of many types, from zip and pickle
+        except Exception as error:  # zip and pickle raise errors of many types.
             raise ValueError(f"{path} is damaged: remove it, and that part of the run starts anew") from error
 
     def save_figures(self, job: str, figures: object) -> None:
         write_json_atomically(self._figures(job), figures)
 
     def load_figures(self, job: str) -> Any:
-        """What `save_figures` wrote; None when it never did."""
+        """Returns what `save_figures` wrote, or None if it never did."""
         path = self._figures(job)
         return self._read_json(path) if path.exists() else None
 

@@ -1,5 +1,7 @@
-"""Training all seeds of a variant as one network: each seed sees its own initialisation and its own order of the data,
-and, the optimizers being elementwise, learns as it would alone.
+"""Trains all seeds of a variant as one network.
+
+Each seed has its own initialisation and its own order of the data. The optimizers are elementwise, so each seed learns
+as it would alone.
 """
 
 from __future__ import annotations
@@ -16,13 +18,15 @@ from _dgn_training.cuda_graph import GraphedStep
 from _dgn_training.setup import Setup, Task
 from gatedops import GateBits
 
-EVALUATED = 500  # test points at a time
-BEST = -1  # among kept epochs: each seed's parameters after the epoch with its highest test accuracy
+# This many test points are evaluated at a time.
+EVALUATED = 500
+# Among the kept epochs, this key has each seed's parameters after the epoch with its highest test accuracy.
+BEST = -1
 
 
 @dataclass(frozen=True, eq=False)
 class FrozenGates:
-    """Hard gates of the S feature networks: rows s * n .. of `train` are those of seed s on all n training points."""
+    """Hard gates of the S feature networks: for each seed in turn, `train` has one row per training point."""
 
     train: GateBits
     test: GateBits
@@ -30,24 +34,24 @@ class FrozenGates:
 
 @dataclass
 class History:
-    """By epoch, from the first on, and by seed: mean loss of the training, test accuracy (0 to 1) after the epoch."""
+    """The mean training loss and the test accuracy (0 to 1) after each epoch: a list per epoch, a number per seed."""
 
     loss: list[list[float]] = field(default_factory=list)
     accuracy: list[list[float]] = field(default_factory=list)
 
     def best_epochs(self) -> list[int]:
-        """For each seed the epoch, from 1 on, that first had the seed's highest accuracy."""
+        """Returns, for each seed, the first epoch, counted from 1, that has the seed's highest accuracy."""
         of_seeds = [list(accuracies) for accuracies in zip(*self.accuracy, strict=True)]
         return [1 + accuracies.index(max(accuracies)) for accuracies in of_seeds]
 
 
 class Training:
-    """A stacked network on its way.
+    """The training of a stacked network.
 
     net    StackedReLU or StackedDGN of S seeds, on the task's device
-    gates  of frozen feature networks
-    keep   epochs after which the parameters are kept, 0 being the initialisation, besides those under `BEST`. None:
-          nothing is kept
+    gates  those of frozen feature networks
+    keep   the epochs after which the parameters are kept, besides those under `BEST`; 0 is the initialisation. If it
+           is None, nothing is kept.
     """
 
     def __init__(
@@ -67,11 +71,11 @@ class Training:
 
     @property
     def epoch(self) -> int:
-        """Epochs done."""
+        """The number of epochs done."""
         return len(self.history.loss)
 
     def run_epoch(self) -> None:
-        """One pass over the training points, then over the test points."""
+        """Trains on all training points once, then computes the accuracy on the test points."""
         rows = data_order(len(self.task.x), self.setup.seeds, self.epoch).to(self.task.x.device)
         total = torch.zeros(self.setup.seeds, device=rows.device, dtype=self.task.x.dtype)
         for batch in rows.split(papers.BATCH, dim=1):
@@ -81,7 +85,7 @@ class Training:
         self._keep()
 
     def step(self, batch: Tensor) -> Tensor:
-        """One step of the optimizer on rows (S, B) of the training points; the loss of each seed, (S,)."""
+        """Makes one step of the optimizer on rows (S, B) of the training points; returns each seed's loss, (S,)."""
         loss = self._loss(batch)
         self.optimizer.zero_grad()
         loss.sum().backward()
@@ -97,7 +101,7 @@ class Training:
 
     @torch.no_grad()
     def accuracy(self) -> Tensor:
-        """Test accuracy of each seed, float64 (S,), 0 to 1."""
+        """Returns the test accuracy of each seed, float64 (S,), 0 to 1."""
         x, labels = self.task.test_x, self.task.test_labels
         right = torch.zeros(self.setup.seeds, dtype=torch.int64, device=x.device)
         for rows in torch.arange(len(x), device=x.device).split(EVALUATED):
@@ -131,7 +135,7 @@ class Training:
                     ]
 
     def state(self) -> dict[str, Any]:
-        """Everything that the rest of the training depends on; the order of the data follows from seed and epoch."""
+        """Returns all that the rest of the training depends on. The order of the data follows from seed and epoch."""
         return {
             "net": self.net.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -141,7 +145,7 @@ class Training:
         }
 
     def go_on_from(self, state: dict[str, Any]) -> None:
-        """Puts back what `state` gave."""
+        """Puts back what `state` returned."""
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.history = History(state["loss"], state["accuracy"])
@@ -149,12 +153,12 @@ class Training:
 
 
 def seeds_first(parameter: Tensor, seeds: int) -> Tensor:
-    """A view with the seeds as first axis, of (S, ...) and of a grouped convolution's (S * C, ...)."""
+    """Returns a view of (S, ...), or of a grouped convolution's (S * C, ...), with the seeds as its first axis."""
     return parameter.unflatten(0, (seeds, -1))
 
 
 def optimizer_of(setup: Setup, net: nn.Module) -> torch.optim.Optimizer:
-    """The papers' Adam or SGD, without momentum or decay."""
+    """Returns the papers' Adam or SGD, without weight decay, and SGD without momentum."""
     if setup.optimizer == "sgd":
         return torch.optim.SGD(net.parameters(), setup.learning_rate, fused=True)
     return torch.optim.Adam(
@@ -167,6 +171,6 @@ def optimizer_of(setup: Setup, net: nn.Module) -> torch.optim.Optimizer:
 
 
 def data_order(n: int, seeds: int, epoch: int) -> Tensor:
-    """int64 (S, n): a permutation of the training points for each seed, which depends on seed and epoch alone."""
+    """Returns int64 (S, n), for each seed a permutation of the training points that depends on seed and epoch alone."""
     generators = (torch.Generator().manual_seed(1_000_003 * (seed + 1) + epoch) for seed in range(seeds))
     return torch.stack([torch.randperm(n, generator=generator) for generator in generators])

@@ -20,10 +20,10 @@ from gatedops.nn import ConvSpec, FCSpec
 class Variant:
     """One way to get the gates, and what the value network does with them.
 
-    mode      of gatedops.DGN; "ReLU" is the ordinary network
-    stage     mode "FL": which of the ReLU network's states gives the gates, 0 .. 6; None: that with the highest test
-              accuracy, seed by seed
-    permuted  value layers have the gates of other layers of the same shape
+    mode      the mode of gatedops.DGN; "ReLU" is the ordinary network
+    stage     in mode "FL", which state of the ReLU network gives the gates, 0 .. 6; None takes, for each seed, the
+              state with the highest test accuracy
+    permuted  True if value layers have the gates of other layers of the same shape
     """
 
     name: str
@@ -59,14 +59,16 @@ VARIANTS = {
         Variant("fl-permuted", "FLNPF, permuted", "FL", permuted=True),
     )
 }
-PAPERS = ("fr-ii", "fr-di", "dl", "fl", "relu")  # the columns of their table
+# These are the columns of the papers' table.
+PAPERS = ("fr-ii", "fr-di", "dl", "fl", "relu")
 CURVE = tuple(f"fl-{stage}" for stage in range(STAGES))
-VALUE_SEED = 10_000  # apart from the ReLU networks' seeds, 0 ..
+# Value networks have seeds from here on, because ReLU networks have the seeds from 0 on.
+VALUE_SEED = 10_000
 GROUPS = {"papers": PAPERS, "curve": CURVE, "all": tuple(VARIANTS)}
 
 
 def expanded(names: Sequence[str]) -> list[Variant]:
-    """The variants of these names and groups, each once, in the order in which they can be trained."""
+    """Returns the variants of these names and groups, each once, in the order in which they can be trained."""
     wanted = {name for given in names for name in GROUPS.get(given, (given,))}
     if any(VARIANTS[name].mode == "FL" for name in wanted):
         wanted.add("relu")
@@ -74,16 +76,16 @@ def expanded(names: Sequence[str]) -> list[Variant]:
 
 
 def relu_nets(spec: FCSpec | ConvSpec, seeds: int) -> list[nn.Sequential]:
-    """The ordinary ReLU network of each seed, as initialised."""
+    """Returns the ordinary ReLU network of each seed, as initialised."""
     return [spec.relu_net(seed) for seed in range(seeds)]
 
 
 def deep_gated_nets(
     variant: Variant, spec: FCSpec | ConvSpec, seeds: int, features: Sequence[Mapping[str, Tensor]] | None
 ) -> list[DGN]:
-    """The deep gated network of each seed, as initialised, independently of the ReLU network's initialisation.
+    """Returns the deep gated network of each seed, initialised independently of the ReLU network.
 
-    features  mode "FL": for each seed the state_dict of the network that gives the gates
+    features  in mode "FL", for each seed the state_dict of the network that gives the gates
     """
     model = DLGN if variant.linear else DGN
     return [
@@ -103,8 +105,9 @@ def deep_gated_nets(
 
 
 def permuted_order(spec: FCSpec | ConvSpec) -> list[int]:
-    """Layers that follow each other and have gates of one shape are rotated by one: no layer of such a group of two
-    or more keeps its own gates.
+    """Returns the order that rotates each group of adjacent layers with gates of one shape by one.
+
+    So no layer of a group of two or more keeps its own gates.
     """
     kinds = [("fc", w) for w in spec.widths] if isinstance(spec, FCSpec) else _conv_kinds(spec)
     order: list[int] = []

@@ -1,1 +1,1 @@
-"""The parts of ntk_vs_npk.py: drawing value weights, and the picture."""
+"""Holds the parts of ntk_vs_npk.py: the draws of value weights, and the picture."""

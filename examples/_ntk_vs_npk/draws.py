@@ -1,4 +1,4 @@
-"""Tangent kernels of value weights drawn anew again and again, under gates that stay."""
+"""Draws value weights many times under the same gates, and computes the tangent kernel of each draw."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HEADER = (
 
 @dataclass(frozen=True)
 class Drawn:
-    """Of one width: M draws of K^V of n points, and what they are expected to be.
+    """M draws of K^V of n points at one width, and the expectation of K^V.
 
     kernels   float64 (M, n, n)
     expected  float64 (n, n): d sigma^(2 (d - 1)) H
@@ -41,14 +41,14 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Concentration:
-    """Figures of one width, over the pairs of points whose H is not 0; draws are independent of each other.
+    """Figures of one width, over the pairs of points whose H is not 0. Draws are independent of each other.
 
-    mean_over_expected      sum of the mean of all draws over the sum of d sigma^(2 (d - 1)) H
-    its_standard_error      of that ratio, from the scatter of the draws
-    largest_z               the largest of all pairs' |mean - expected| in standard errors
+    mean_over_expected      the sum of the mean of all draws, divided by the sum of d sigma^(2 (d - 1)) H
+    its_standard_error      the standard error of that ratio, from the scatter of the draws
+    largest_z               the largest |mean - expected| of all pairs, in standard errors
     std_over_mean           the median over the pairs of std(K^V) / mean(K^V)
-    std_over_mean_diagonal  the same over the pairs of a point and itself
-    distance                the median over the draws of |K^V - expected| / |expected|, Frobenius norms
+    std_over_mean_diagonal  the same median over the pairs of a point and itself
+    distance                the median over the draws of |K^V - expected| / |expected|, in Frobenius norms
     """
 
     width: int
@@ -63,7 +63,7 @@ class Concentration:
     distance: float
 
     def row(self) -> tuple[str, ...]:
-        """The cells under HEADER."""
+        """Returns the cells under HEADER."""
         return (
             str(self.width),
             f"{self.parameters:,}",
@@ -80,17 +80,17 @@ class Concentration:
 
 
 def draw_kernels(x: Tensor, width: int, depth: int, draws: int, seed: int) -> Drawn:
-    """K^V of the points x (n, d_in) for `draws` value networks under the gates of one random ReLU net.
+    """Draws K^V of the points x (n, d_in) for `draws` value networks under the gates of one random ReLU net.
 
-    depth weight layers, depth - 1 gated ones of `width`, no biases, one output. Value weights are normal with variance
-    2 / width, a standard deviation that every layer has in common.
+    The nets have depth weight layers, depth - 1 gated layers of `width`, no biases and one output. Value weights are
+    normal, with variance 2 / width in every layer.
     """
     net = relu_net(x.shape[1], width, depth, 1, seed)
     twin = gatedops.gated_twin(net)
     bits = gatedops.record_gates(net, x)
     sigma = math.sqrt(2 / width)
     h = gatedops.npk_gram(x.double(), bits, scale="none", dtype=torch.float64)
-    # Another seed than the gates': with the weights that made its gates a draw would not be independent of them.
+    # The seed differs from that of the gates: a draw of the weights that made the gates would depend on them.
     generator = torch.Generator().manual_seed(seed + 1)
     found = [
         _tangent_kernel(twin, x, sigma, generator)
@@ -107,7 +107,7 @@ def _tangent_kernel(twin: GatedTwin, x: Tensor, sigma: float, generator: torch.G
 
 
 def concentration(drawn: Drawn) -> Concentration:
-    """How far the draws lie from what is expected, and from each other."""
+    """Measures how far the draws lie from their expectation and from each other."""
     upper = torch.ones_like(drawn.expected, dtype=torch.bool).triu() & (drawn.expected != 0)
     entries, expected = drawn.kernels[:, upper], drawn.expected[upper]
     draws = len(entries)

@@ -1,4 +1,4 @@
-"""The plot of ntk_vs_npk.py."""
+"""Draws the plot of ntk_vs_npk.py."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BLUE, ORANGE, GREY = "#1b6ca8", "#e08e45", "#8d99ae"
 
 
 def plot_concentration(path: Path, drawn: Sequence[Drawn], figures: Sequence[Concentration], title: str) -> None:
-    """One PNG: the NPK and single draws of K^V; their ratio, draw by draw, and its scatter, over the width."""
+    """Writes one PNG: the NPK and single draws of K^V, the ratio of each draw to the NPK, and its scatter by width."""
     figure = new_figure(13.5, 9.5)
     figure.suptitle(title, fontsize=15)
     top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.05), squeeze=False)[:, 0]
@@ -30,7 +30,7 @@ def plot_concentration(path: Path, drawn: Sequence[Drawn], figures: Sequence[Con
 
 
 def _draw_kernels(figure: SubFigure, drawn: Sequence[Drawn]) -> None:
-    """The first draw of the narrowest and of the widest net, beside the expectation of the widest."""
+    """Shows the first draw of the narrowest and of the widest net beside the expectation of the widest net."""
     narrow, wide = drawn[0], drawn[-1]
     panels = {
         f"one draw of $K^V$, width {narrow.width}": narrow.kernels[0] / narrow.expected.diagonal().mean(),
@@ -48,7 +48,7 @@ def _draw_kernels(figure: SubFigure, drawn: Sequence[Drawn]) -> None:
 
 
 def _draw_ratios(axis: Axes, drawn: Sequence[Drawn]) -> None:
-    """One dot for each draw: the mean of the diagonal over its expectation."""
+    """Draws one dot for each draw of K^V: the mean of its diagonal, divided by the expectation."""
     for place, one in enumerate(drawn):
         ratios = one.kernels.diagonal(dim1=1, dim2=2).mean(1) / one.expected.diagonal().mean()
         spread = [place + 0.3 * (index / max(1, len(ratios) - 1) - 0.5) for index in range(len(ratios))]

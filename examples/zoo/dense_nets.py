@@ -1,4 +1,4 @@
-"""Networks of images as pytorch-cifar writes them: ReLUs as functions, batch norm first, branches that are joined."""
+"""Image networks as pytorch-cifar writes them: with ReLUs as functions, batch norm first, and branches that join."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class PreActBlock(nn.Module):
-    """Batch norm and ReLU before each convolution; the shortcut takes what the first ReLU gives."""
+    """Has a batch norm and a ReLU before each convolution; the shortcut takes the output of the first ReLU."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class PreActResNet(nn.Module):
 
 
 class DenseLayer(nn.Module):
-    """Adds its new maps in front of those it gets."""
+    """Puts its new maps in front of its input."""
 
     def __init__(self, inputs: int, growth: int) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class ConvReLU(nn.Sequential):
 
 
 class Inception(nn.Module):
-    """Four branches side by side, joined by channels; the last begins with a max-pool."""
+    """Runs four branches side by side and joins their channels; the last branch begins with a max-pool."""
 
     def __init__(self, inputs: int) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ class Fire(nn.Module):
 
 
 def squeezenet() -> nn.Sequential:
-    """The last convolution has a ReLU behind it and gives the classes, whose means over the pixels are the output."""
+    """Returns a net whose last convolution and ReLU give maps of the classes; the means of the maps are the output."""
     first = [nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, ceil_mode=True)]
     head = [nn.Dropout(), nn.Conv2d(16, 10, 1), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     return nn.Sequential(*first, Fire(8, 4, 8), Fire(16, 4, 8), *head)

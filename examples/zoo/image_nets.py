@@ -1,4 +1,4 @@
-"""Networks of images as torchvision writes them: modules for everything, in-place ReLUs, one ReLU called twice."""
+"""Image networks as torchvision writes them: everything is a module, ReLUs work in place, and one is called twice."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 
 def conv(inputs: int, outputs: int, size: int = 3, stride: int = 1, groups: int = 1) -> nn.Conv2d:
-    """A convolution that keeps the size of its maps where the stride is 1."""
+    """Returns a convolution that keeps the size of its maps if the stride is 1."""
     return nn.Conv2d(inputs, outputs, size, stride, size // 2, groups=groups, bias=False)
 
 
 def vgg(batch_norm: bool) -> nn.Sequential:
-    """Blocks of convolutions with a max-pool behind each, and a classifier with dropout."""
+    """Returns blocks of convolutions with a max-pool behind each, and a classifier with dropout."""
     layers: list[nn.Module] = []
     channels = 3
     for width in (8, 8, 0, 12, 12, 0):
@@ -32,7 +32,7 @@ def vgg(batch_norm: bool) -> nn.Sequential:
 
 
 class BasicBlock(nn.Module):
-    """Two convolutions and a shortcut; both ReLUs are one module."""
+    """Has two convolutions and a shortcut; both ReLUs are one module."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A stem with a max-pool, stages of blocks, a mean over the pixels, one linear layer."""
+    """Has a stem with a max-pool, stages of blocks, a mean over the pixels and one linear layer."""
 
     def __init__(self, block: type[BasicBlock] | type[Bottleneck]) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class ResNet(nn.Module):
 
 
 class RepVGGBlock(nn.Module):
-    """A convolution of size 3, one of size 1 and the input, each with a batch norm, added before the ReLU."""
+    """Adds a convolution of size 3, one of size 1 and the input, each with a batch norm, and applies a ReLU."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ def double_conv(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class UNet(nn.Module):
-    """Two levels down and up again, one by a transposed convolution, one by interpolation; skips by torch.cat."""
+    """Goes two levels down and up again, by a transposed convolution and by interpolation; torch.cat joins skips."""
 
     def __init__(self) -> None:
         super().__init__()

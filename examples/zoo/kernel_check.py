@@ -1,4 +1,4 @@
-"""The diagonal of a neural path kernel against a mean over random weights, computed by another way than the kernel."""
+"""Compares the diagonal of a neural path kernel with a mean over random weights, which is computed in another way."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ DRAWS = 150
 
 
 def over_random_weights(model: nn.Module, x: Tensor, diagonal: Tensor) -> tuple[float, float]:
-    """The mean of f(s)^2 / diagonal[s] over draws of weights that are 1 or -1, and its standard error.
+    """Returns the mean of f(s)^2 / diagonal[s] over draws of weights that are 1 or -1, and its standard error.
 
-    f is the network with frozen gates and choices of max-pools, without biases and batch norms: a gated twin. It is 1
-    for the diagonal of H (docs/math.md, section 2). The model's parametrizations are removed, as a copy shares them.
+    f is a gated twin: the network with frozen gates and frozen choices of max-pools, without biases and batch norms.
+    The mean is 1 if the diagonal is that of H (docs/math.md, section 2). The model's parametrizations are removed,
+    because a copy shares them.
     """
     remove_parametrizations(model)
     twin = gatedops.gated_twin(model, model, batch_norm="off")
@@ -25,13 +26,14 @@ def over_random_weights(model: nn.Module, x: Tensor, diagonal: Tensor) -> tuple[
         for draw in range(DRAWS):
             for parameter in twin.value.parameters():
                 signs = torch.randint(2, parameter.shape, generator=generator) * 2.0 - 1
-                parameter.copy_(signs if parameter.dim() > 1 else torch.zeros_like(parameter))  # biases: 0
+                # Biases are 0.
+                parameter.copy_(signs if parameter.dim() > 1 else torch.zeros_like(parameter))
             draws[draw] = (twin(x).double().flatten(1).square().mean(1) / diagonal).mean()
     return draws.mean().item(), (draws.std() / DRAWS**0.5).item()
 
 
 def remove_parametrizations(model: nn.Module) -> None:
-    """Makes the weights of weight norm and spectral norm parameters of the same values."""
+    """Replaces the weights of weight norm and spectral norm by parameters with the same values."""
     for module in list(model.modules()):
         for name in list(getattr(module, "parametrizations", ())):
             parametrize.remove_parametrizations(module, name)

@@ -1,4 +1,4 @@
-"""Networks of images for small devices: depthwise convolutions, ReLU6, channels that are split and shuffled."""
+"""Image networks for small devices: with depthwise convolutions, ReLU6, and channels that are split and shuffled."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ConvReLU6(nn.Sequential):
 
 
 class InvertedResidual(nn.Module):
-    """Wide inside, narrow outside, no ReLU behind the sum."""
+    """Is wide inside and narrow outside, and has no ReLU behind the sum."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, expand: int) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ def resnet_v2_std() -> nn.Sequential:
 
 
 class SqueezeExcite(nn.Module):
-    """Weighs each channel by what two convolutions of size 1 make of the means of all channels."""
+    """Scales each channel by a factor that two convolutions of size 1 compute from the means of all channels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class SqueezeExcite(nn.Module):
 
 
 class SEBlock(nn.Module):
-    """A residual block whose branch is weighed, and left out for single inputs in training (stochastic depth)."""
+    """A residual block that scales its branch and, in training, drops it for random inputs (stochastic depth)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -149,7 +149,7 @@ def se_resnet() -> nn.Sequential:
 
 
 class Checkpointed(nn.Module):
-    """A network that computes its blocks again in the backward pass instead of keeping what they made."""
+    """A network that computes its blocks again in the backward pass instead of keeping their activations."""
 
     def __init__(self) -> None:
         super().__init__()

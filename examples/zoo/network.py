@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-N = 8  # inputs of every example
+N = 8  # Every example has this many inputs.
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Network:
     """One network of the zoo.
 
     Args:
-        name: as the table and ``--only`` have it.
+        name: its name in the table and for ``--only``.
         style: the library or the paper whose way of writing networks it follows.
         make: makes the module.
         example: makes N inputs: a tensor, a tuple of the arguments of ``forward``, or a dict of its keywords.
@@ -30,10 +30,10 @@ class Network:
     example: Callable[[], Any]
 
     def ready(self) -> tuple[nn.Module, Any]:
-        """The module in evaluation mode and its example; the same ones at each call.
+        """Returns the module in evaluation mode and its example; every call returns the same values.
 
-        They are as in a trained net, so that nothing is equal by chance: no bias is 0, no scale of a norm is 1, and one
-        training forward gives batch norms statistics other than their initial 0 and 1.
+        The parameters are as in a trained net, so that nothing is equal by chance: no bias is 0, no scale of a norm is
+        1, and one training forward gives batch norms statistics other than their initial 0 and 1.
         """
         torch.manual_seed(0)
         model, example = self.make(), self.example()
@@ -50,12 +50,12 @@ class Network:
 
 
 def call(model: nn.Module, batch: Any) -> Any:
-    """The model's output for a batch of any of the three forms; `record_gates` takes this as its ``call``."""
+    """Returns the model's output for a batch of any of the three forms. `record_gates` takes this as its ``call``."""
     if isinstance(batch, dict):
         return model(**batch)
     return model(*batch) if isinstance(batch, tuple) else model(batch)
 
 
 def images(size: int = 16, channels: int = 3) -> Callable[[], Tensor]:
-    """Makes N images."""
+    """Returns a function that makes N images."""
     return lambda: torch.randn(N, channels, size, size)

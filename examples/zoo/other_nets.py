@@ -1,4 +1,4 @@
-"""Networks of vectors, points, pairs and games."""
+"""Networks for vectors, points, pairs and games."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ def mlp() -> nn.Sequential:
 
 
 def discriminator() -> nn.Sequential:
-    """As DCGAN has it: strides instead of pools, LeakyReLU, one sigmoid at the end."""
+    """Returns the discriminator of DCGAN: it has strides instead of pools, LeakyReLU, and one sigmoid at the end."""
     first = [nn.Conv2d(3, 8, 4, 2, 1, bias=False), nn.LeakyReLU(0.2, inplace=True)]
     second = [nn.Conv2d(8, 16, 4, 2, 1, bias=False), nn.BatchNorm2d(16), nn.LeakyReLU(0.2, inplace=True)]
     return nn.Sequential(*first, *second, nn.Conv2d(16, 1, 4, 1, 0, bias=False), nn.Flatten(), nn.Sigmoid())
 
 
 def spectral_discriminator() -> nn.Sequential:
-    """The same with ReLU and spectral norm."""
+    """Returns a discriminator with ReLU and spectral norm."""
     first, second = spectral_norm(nn.Conv2d(3, 8, 4, 2, 1)), spectral_norm(nn.Conv2d(8, 16, 4, 2, 1))
     return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Flatten(), spectral_norm(nn.Linear(256, 1)))
 
 
 class NeRF(nn.Module):
-    """Points and directions by their sines and cosines; the points enter twice, a density and colours come out."""
+    """Maps the sines and cosines of points and directions to a density and colours; the points enter twice."""
 
     def __init__(self, width: int = 24, frequencies: int = 3) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class NeRF(nn.Module):
 
 
 class DuelingQNet(nn.Module):
-    """Frames of a game as bytes; a value and the advantages of the actions, less their mean."""
+    """Maps frames of a game, with pixels 0 to 255, to a value plus the advantages of the actions less their mean."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class DuelingQNet(nn.Module):
 
 
 class Siamese(nn.Module):
-    """One encoder for both of two images, a distance between what it gives."""
+    """Runs one encoder on both of two images, and a linear layer on the distances of its outputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class Siamese(nn.Module):
 
 
 class PointNet(nn.Module):
-    """Each point by itself, then the maximum over the points."""
+    """Reads each point by itself, then takes the maximum over the points."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class PointNet(nn.Module):
 
 
 class GCN(nn.Module):
-    """Nodes of one graph, each averaged with its neighbours in every layer."""
+    """Averages each node of one graph with its neighbours in every layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -111,13 +111,13 @@ class GCN(nn.Module):
 
 
 def graph() -> tuple[Tensor, Tensor]:
-    """Nodes on a ring, and the means over each node and its two neighbours."""
+    """Returns nodes on a ring, and the matrix that averages each node with its two neighbours."""
     ring = torch.eye(N)
     return torch.randn(N, 6), (ring + ring.roll(1, 0) + ring.roll(-1, 0)) / 3
 
 
 def video_net() -> nn.Sequential:
-    """Convolutions over frames, rows and columns."""
+    """Returns a net with convolutions over frames, rows and columns."""
     layers = [nn.Conv3d(3, 6, 3, padding=1), nn.BatchNorm3d(6), nn.ReLU(inplace=True), nn.MaxPool3d(2)]
     return nn.Sequential(
         *layers, nn.Conv3d(6, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(8, 4)
@@ -125,7 +125,7 @@ def video_net() -> nn.Sequential:
 
 
 class StyleFeatures(nn.Module):
-    """Runs the layers of a Sequential one by one and keeps what its convolutions give."""
+    """Runs the layers of a Sequential one by one and keeps the outputs of its convolutions."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What came out of one step: "yes" or why not, how long it took, and how much memory."""
+"""Runs one step and says what came out: "yes" or why not, how long it took, and how much memory."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ import torch
 from steps import Nothing, Step, Wrong
 from torch import nn
 
-_CELL = 96  # characters of a reason in the table
-_SOURCE = re.compile(r", [\w./]+\.py:\d+: .*?(?= (?:is|are|has|needs|returns) )")  # a line of a program in a sentence
+# A reason in the table has at most this many characters.
+_CELL = 96
+# This matches a line of a program inside a sentence.
+_SOURCE = re.compile(r", [\w./]+\.py:\d+: .*?(?= (?:is|are|has|needs|returns) )")
 _ARGUMENT = re.compile(r"(\w+: )?(.*)", re.DOTALL)
 _CLASS = re.compile(r" \([A-Z]\w*\)")
 _CLAUSE = re.compile(r"[;:]\s|\.\s|\n|, so |, which |, (?=use |call |give |pass )")
@@ -29,11 +31,12 @@ class Outcome:
     """One cell of the table.
 
     Args:
-        kind: "yes"; "no", refused in a sentence; "none", nothing to do; "fault": a wrong result, or an error without
-            a sentence of the library's.
-        detail: of a "yes", how many layers; else the whole reason.
-        warnings: the sentences that the step warned with.
-        seconds, mib: of the step without its check; MiB is the peak beyond what was resident before, NaN where unknown.
+        kind: "yes"; "no" if the library refuses with a sentence; "none" if there is nothing to do; "fault" if the
+            result is wrong, or an error has no sentence of the library.
+        detail: for a "yes", how many layers; else the whole reason.
+        warnings: the sentences of the step's warnings.
+        seconds, mib: the time and memory of the step without its check. mib is the peak beyond what was resident
+            before, NaN if it is unknown.
     """
 
     kind: str
@@ -53,7 +56,7 @@ class Outcome:
 
 
 def outcome(step: Step, model: nn.Module, example: Any) -> Outcome:
-    """Runs one step, then checks its result, and that the model is as it was."""
+    """Runs one step, then checks its result, and that the step did not change the model."""
     before = state(model)
     start, resident = time.perf_counter(), _reset_peak()
     with warnings.catch_warnings(record=True) as caught:
@@ -68,14 +71,14 @@ def outcome(step: Step, model: nn.Module, example: Any) -> Outcome:
 
 
 def shortened(reason: str) -> str:
-    """The first clause of a sentence, without the word "model:" in front, classes in brackets and lines of source."""
+    """Returns the first clause of a sentence, without a leading "model:", classes in brackets and lines of source."""
     argument, sentence = _ARGUMENT.match(reason.removeprefix("model: ")).groups("")  # type: ignore[union-attr]
     clause = _CLAUSE.split(_CLASS.sub("", _SOURCE.sub("", sentence)), maxsplit=1)[0]
     return textwrap.shorten(argument + clause, _CELL, placeholder=" ...")
 
 
 def state(model: nn.Module) -> list[Any]:
-    """All that a step could leave behind: tensors, modes, hooks, classes of modules."""
+    """Returns all that a step could change: tensors, modes, hooks, classes of modules."""
     tensors = [tensor.detach().clone() for tensor in (*model.parameters(), *model.buffers())]
     needed = [parameter.requires_grad for parameter in model.parameters()]
     modules = [(type(module), module.training, *map(len, _hooks(module))) for module in model.modules()]
@@ -91,7 +94,7 @@ def _same(a: list[Any], b: list[Any]) -> bool:
 
 
 def _tried(task: Callable[[], Any]) -> tuple[str, Any]:
-    """("yes", the result), or the kind of outcome and the reason."""
+    """Returns ("yes", the result), or the kind of outcome and the reason."""
     try:
         return "yes", task()
     except Nothing as nothing:
@@ -100,12 +103,12 @@ def _tried(task: Callable[[], Any]) -> tuple[str, Any]:
         return "fault", str(wrong)
     except (ValueError, TypeError) as error:
         return "no", str(error)
-    except Exception as error:  # anything else is a fault, which the table is there to show
+    except Exception as error:  # Every other error is a fault, and the table shows faults.
         return "fault", f"{type(error).__name__}: {error}"
 
 
 def _reset_peak() -> float:
-    """Makes the peak the memory of now, which it returns, in MiB."""
+    """Resets the peak to the memory in use now and returns that, in MiB; NaN if it is unknown."""
     if not _PEAK.exists():
         return math.nan
     _PEAK.write_text("5")
@@ -113,7 +116,7 @@ def _reset_peak() -> float:
 
 
 def _status(key: str) -> float:
-    """A size that Linux tells about this process, in MiB."""
+    """Returns a size that Linux reports for this process, in MiB; NaN if it is unknown."""
     if not _PEAK.exists():
         return math.nan
     lines = Path("/proc/self/status").read_text().splitlines()

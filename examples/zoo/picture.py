@@ -1,4 +1,4 @@
-"""The table of the zoo as a picture: a row for each network, a coloured cell for each step."""
+"""Draws the table of the zoo as a picture: it has a row for each network and a coloured cell for each step."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from gatedops.atomic_file import written_whole
 
 _COLOURS = {"yes": "#9fd3a8", "no": "#f3d9a4", "none": "#e3e5e8", "fault": "#e58b83"}
 _MEANING = {"yes": "works", "no": "refused, with a reason", "none": "nothing to replace", "fault": "a fault"}
-_NAMES, _CELL, _HEIGHT = 2.0, 2.35, 0.36  # inches: the column of names, the others, a row
-_SHADES = 64  # colours of the file, which make it a third as large
+# In inches, these are the width of the column of names, the width of every other column, and the height of a row.
+_NAMES, _CELL, _HEIGHT = 2.0, 2.35, 0.36
+# With this many colours the file is a third as large.
+_SHADES = 64
 
 
 def plot_table(path: Path, rows: Sequence[Row]) -> None:
@@ -25,7 +27,7 @@ def plot_table(path: Path, rows: Sequence[Row]) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
     from matplotlib.patches import Patch, Rectangle
-    from PIL import Image  # matplotlib needs it too
+    from PIL import Image  # matplotlib needs PIL too.
 
     width, height = _NAMES + _CELL * len(STEP_COLUMNS), _HEIGHT * (len(rows) + 2.6)
     figure = pyplot.figure(figsize=(width, height))
@@ -55,6 +57,6 @@ def plot_table(path: Path, rows: Sequence[Row]) -> None:
 
 
 def _label(one: Outcome) -> str:
-    """A cell's text in at most two lines."""
+    """Returns a cell's text in at most two lines."""
     lines = textwrap.wrap(one.cell.replace("$", "\\$"), 42)
     return "\n".join(lines[:2]) + (" ..." if len(lines) > 2 else "")

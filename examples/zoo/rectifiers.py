@@ -1,4 +1,4 @@
-"""The gates of one forward as torch's dispatcher sees them: another way to them than the library's own."""
+"""Reads the gates of one forward from torch's dispatcher, which is another way than the library's own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _OTHERS = ("leaky_relu", "leaky_relu_", "hardtanh", "hardtanh_", "elu", "elu_", 
 
 @dataclass
 class Seen:
-    """The masks of the ReLU calls in call order, and the names of calls with kinks of another kind."""
+    """The masks of the ReLU calls in call order, and the names of calls of other functions with a kink."""
 
     gates: list[Tensor] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
@@ -37,15 +37,16 @@ class _Recording(TorchDispatchMode):
 
     @staticmethod
     def _is_relu(name: str, args: Any, kwargs: Any) -> bool:
-        """Whether a call is max(q, 0); a clamp is so only with the bounds 0 and none."""
+        """Whether a call computes max(q, 0); a clamp does so only with the lower bound 0 and no upper bound."""
         low, high = (*args[1:], None, None)[:2]
         return name.startswith("relu") or (kwargs.get("min", low) == 0 and kwargs.get("max", high) is None)
 
 
 def seen_by_dispatch(model: nn.Module, example: Any) -> Seen:
-    """What one forward without gradients calls."""
+    """Returns what one forward without gradients calls."""
     seen, fast = Seen(), torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # it would hide the ReLU of torch's transformer layers
+    # The fast path would hide the ReLU of torch's transformer layers.
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
         with torch.no_grad(), _Recording(seen):
             call(model, example)

@@ -1,8 +1,8 @@
 """Runs the library on the networks of the zoo, and says what works and why the rest does not.
 
-Each network is recorded (record_gates), fused (fuse_relu), made into a gated twin (gated_twin) and into its neural path
-kernel (npk); each result is checked by another way of computing it. Writes docs/coverage.md and docs/img/coverage.png,
-the latter if matplotlib is installed; a run of some of the networks writes neither.
+For each network, the script records the gates (record_gates), fuses the ReLUs (fuse_relu), makes the gated twin
+(gated_twin) and computes the neural path kernel (npk). It checks each result by computing it in another way. Writes
+docs/coverage.md, and docs/img/coverage.png if matplotlib is installed. A run with --only writes neither.
 
     python examples/zoo/run.py
     python examples/zoo/run.py --only ResNet "U-Net" --json /tmp/zoo.json
@@ -37,7 +37,8 @@ NETWORKS: tuple[Network, ...] = (
     *sequence_nets.NETWORKS,
     *other_nets.NETWORKS,
 )
-WARM_UP = "MLP"  # goes first, and once more in its turn: what the first calls load is timed nowhere
+# This network runs first and once more in its turn, so that no time in the table includes what the first calls load.
+WARM_UP = "MLP"
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
@@ -50,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def chosen(names: Sequence[str] | None) -> list[Network]:
-    """The networks of these names, in the order of the zoo; None: all.
+    """Returns the networks of these names in the order of the zoo, or all networks if names is None.
 
     Raises:
         ValueError: a name that no network has.
@@ -63,7 +64,7 @@ def chosen(names: Sequence[str] | None) -> list[Network]:
 
 
 def row_of(network: Network) -> Row:
-    """All steps of one network, each on a module of its own."""
+    """Runs all steps on one network, each on a module of its own."""
     outcomes = {}
     for name, step in STEPS.items():
         model, example = network.ready()
@@ -91,7 +92,7 @@ def write_docs(rows: Sequence[Row]) -> None:
     write_text(DOCS / "coverage.md", markdown(rows))
     print(f"wrote {DOCS / 'coverage.md'}")
     if find_spec("matplotlib") is None:
-        print("no picture: pip install matplotlib")
+        print("wrote no picture, because matplotlib is missing: pip install matplotlib")
         return
     from picture import plot_table
 

@@ -1,4 +1,4 @@
-"""Networks of sequences: convolutions in time, recurrence, tokens."""
+"""Networks for sequences: with convolutions in time, with recurrence, and for tokens."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STEPS, TOKENS, VOCABULARY = 10, 6, 50
 
 
 class TemporalBlock(nn.Module):
-    """Two causal convolutions: what they padded behind the end is cut off."""
+    """Has two causal convolutions, and cuts off the steps that their padding adds at the end."""
 
     def __init__(self, inputs: int, outputs: int, dilation: int) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class TemporalBlock(nn.Module):
 
 
 class TCN(nn.Module):
-    """The output is made from the last step."""
+    """Computes its output from the last step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class ReLURNN(nn.Module):
 
 
 class Cell(nn.Module):
-    """A recurrent cell as tutorials write it: weights that are bare parameters, clamp as the ReLU."""
+    """A recurrent cell as tutorials write it: its weights are bare parameters, and clamp is its ReLU."""
 
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class LSTMHead(nn.Module):
 
 
 class MixerBlock(nn.Module):
-    """An MLP over the patches and one over the channels, each behind a LayerNorm."""
+    """Has an MLP over the patches and one over the channels, each behind a LayerNorm."""
 
     def __init__(self, patches: int, width: int) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ class Mixer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """A layer as OPT has it: LayerNorm first, and an MLP that sees the tokens of all inputs as one list."""
+    """A layer of OPT: it begins with a LayerNorm, and its MLP sees the tokens of all inputs as one list."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ class DecoderLayer(nn.Module):
 
 
 class OPT(nn.Module):
-    """A decoder that is called by keywords and gives a dict, as those of transformers do."""
+    """A decoder that takes keywords and returns a dict, as those of the library transformers do."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -162,12 +162,12 @@ class OPT(nn.Module):
 
 def opt_inputs() -> dict[str, Tensor]:
     mask = torch.ones(N, TOKENS, dtype=torch.long)
-    mask[::2, -2:] = 0  # every other input is shorter
+    mask[::2, -2:] = 0  # Every other input is shorter.
     return {"input_ids": torch.randint(VOCABULARY, (N, TOKENS)), "attention_mask": mask}
 
 
 class Encoder(nn.Module):
-    """torch's own transformer layers, whose ReLU their fast path does not call as a function."""
+    """Has torch's own transformer layers, whose fast path does not call ReLU as a function."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -179,7 +179,7 @@ class Encoder(nn.Module):
 
 
 class Experts(nn.Module):
-    """Each token goes through the one of three MLPs that a router chooses."""
+    """Sends each token through one of three MLPs, which a router chooses."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The four steps that each network of the zoo goes through: what the library does, and what earns it a "yes"."""
+"""The four steps that each network of the zoo goes through: what the library does, and which check earns a "yes"."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from torch import Tensor, nn
 
 import gatedops
 
-Learned = tuple[list[Tensor], list[Tensor]]  # outputs, gradients
+# The two lists are outputs and gradients.
+Learned = tuple[list[Tensor], list[Tensor]]
 
 
 class Wrong(Exception):
-    """A result that is not what an independent calculation gives."""
+    """The result differs from that of an independent calculation."""
 
 
 class Nothing(Exception):
-    """Nothing in the network is of the kind that the step works on."""
+    """The network has nothing that the step works on."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,9 @@ class Step:
     """One step.
 
     Args:
-        work: what the library does with (model, example); this is timed.
-        check: given what `work` returned, the model and the example: how many layers it took, or "". Raises Wrong, or
-            Nothing.
+        work: calls the library with (model, example); only this is timed.
+        check: takes what `work` returned, the model and the example, and returns how many layers `work` took, or "".
+            Raises Wrong or Nothing.
     """
 
     work: Callable[[nn.Module, Any], Any]
@@ -43,7 +44,7 @@ class Step:
 
 
 def record(model: nn.Module, example: Any) -> tuple[gatedops.GateBits, str]:
-    """The gates, and the warnings as one text."""
+    """Returns the gates, and the warnings as one text."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         if isinstance(example, Tensor):
@@ -56,13 +57,14 @@ def record(model: nn.Module, example: Any) -> tuple[gatedops.GateBits, str]:
 
 
 def check_record(result: tuple[gatedops.GateBits, str], model: nn.Module, example: Any) -> str:
-    """The gates equal, bit for bit, those seen where torch calls its kernels, of the same input in the same order."""
+    """Checks that the gates equal, bit for bit and in the same order, those that torch's dispatcher sees."""
     (bits, told), seen = result, seen_by_dispatch(model, example)
     if bits.n != N:
         raise Wrong(f"{bits.n} rows of gates for {N} inputs")
     masks = iter(seen.gates)
     for layer, recorded in zip(bits.layers, bits.unpack(), strict=True):
-        parts: list[Tensor] = []  # one, or where a recurrent layer is one layer of gates: those of each step
+        # A recurrent layer of gates has one part for each step, every other layer has one part.
+        parts: list[Tensor] = []
         while sum(part[0].numel() for part in parts) < layer.width:
             mask = next(masks, None)
             if mask is None or mask.numel() % N:
@@ -74,7 +76,7 @@ def check_record(result: tuple[gatedops.GateBits, str], model: nn.Module, exampl
         raise Wrong(f"{left} calls of a ReLU are not recorded")
     words = told.lower().replace("_", "")
     if silent := sorted({name for name in seen.others if not _is_told(name, words)}):
-        raise Wrong(f"no word about the calls of {', '.join(silent)}")
+        raise Wrong(f"no warning names {', '.join(silent)}")
     return f"{len(bits.layers)} layer{'s' if len(bits.layers) > 1 else ''}"
 
 
@@ -89,7 +91,7 @@ def fuse(model: nn.Module, example: Any) -> nn.Module:
 
 
 def check_fuse(fused: Any, model: nn.Module, example: Any) -> str:
-    """The fused network's outputs equal the network's, bit for bit."""
+    """Checks that the fused network's outputs equal the network's, bit for bit."""
     with torch.no_grad():
         for ours, plain in zip(tensors(call(fused, example)), tensors(call(model, example)), strict=True):
             if not torch.equal(ours, plain):
@@ -101,8 +103,10 @@ def check_fuse(fused: Any, model: nn.Module, example: Any) -> str:
 
 
 def twin(model: nn.Module, example: Any) -> tuple[list[str], Learned, Learned]:
-    """Forward and backward of the twin with weights drawn anew, of which those that were not are named, and of the one
-    with the network's weights."""
+    """Runs two twins forward and backward, the first with weights drawn anew, the second with the network's weights.
+
+    Returns the names of the weights that were not drawn anew, then the outputs and gradients of each twin.
+    """
     drawn = gatedops.gated_twin(model)
     before = dict(model.named_parameters())
     left = [name for name, weight in drawn.value.named_parameters() if torch.equal(weight, before[name])]
@@ -110,7 +114,7 @@ def twin(model: nn.Module, example: Any) -> tuple[list[str], Learned, Learned]:
 
 
 def check_twin(result: tuple[list[str], Learned, Learned], model: nn.Module, example: Any) -> str:
-    """The twin with new weights learns; the one with the network's weights has its outputs and its gradients."""
+    """Checks that the twin with new weights learns, and that the other has the network's outputs and gradients."""
     left, drawn, same = result
     if left:
         raise Wrong(f"these weights were not drawn anew: {', '.join(left)}")
@@ -131,7 +135,7 @@ def npk(model: nn.Module, example: Any) -> tuple[Tensor, int]:
 
 
 def check_npk(result: tuple[Tensor, int], model: nn.Module, example: Any) -> str:
-    """The kernel is finite, symmetric and positive, and the mean of f(s)^2 over random weights is its diagonal."""
+    """Checks that the kernel is finite, symmetric and positive semi-definite, with means of f(s)^2 as its diagonal."""
     gram, exponent = result[0].double(), result[1]
     if not (gram.isfinite().all() and torch.equal(gram, gram.T) and (gram.diagonal() > 0).all()):
         raise Wrong("the kernel is not finite, symmetric and positive on its diagonal")
@@ -153,7 +157,7 @@ STEPS = {
 
 
 def learned(model: nn.Module, example: Any) -> Learned:
-    """The outputs for an example, and the gradients of a weighed sum of them by the weights that it depends on."""
+    """Returns the outputs for an example, and the gradients of a weighted sum of them with respect to its weights."""
     outputs = tensors(call(model, example))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     loss = torch.stack([(out * torch.linspace(-1, 1, out.numel()).view_as(out)).sum() for out in outputs]).sum()
@@ -167,5 +171,5 @@ def close(a: Tensor, b: Tensor) -> bool:
 
 
 def tensors(output: Any) -> list[Tensor]:
-    """The tensors of an output, whatever holds them."""
+    """Returns the tensors of an output, whatever holds them."""
     return [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]

@@ -1,4 +1,4 @@
-"""The table of the zoo: on the terminal, in docs/coverage.md, as JSON."""
+"""Writes the table of the zoo for the terminal, for docs/coverage.md and as JSON."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ STEP_COLUMNS = {
     "twin": "twin (`gated_twin`)",
     "npk": "npk (`npk`)",
 }
-_WIDEST = 32  # characters of a column on the terminal
+# A column on the terminal has at most this many characters.
+_WIDEST = 32
 
 
 @dataclass(frozen=True)
 class Row:
-    """One network: how many parameters it has, and the outcome of each step by its name."""
+    """One network: how many parameters it has, and the outcome of each step by the step's name."""
 
     network: Network
     parameters: int
@@ -45,7 +46,7 @@ class Row:
 
 
 def printed(rows: Sequence[Row]) -> str:
-    """The table for a terminal: long cells are broken into lines."""
+    """Returns the table for a terminal, with long cells broken into lines."""
     table = [["network", "parameters", *STEP_COLUMNS, "seconds", "MiB"], *(row.cells() for row in rows)]
     broken = [[textwrap.wrap(cell, _WIDEST) for cell in line] for line in table]
     widths = [max(len(part) for cell in column for part in cell) for column in zip(*broken, strict=True)]
@@ -54,13 +55,13 @@ def printed(rows: Sequence[Row]) -> str:
 
 
 def counts(rows: Sequence[Row]) -> str:
-    """How many networks each step works on."""
+    """Returns how many networks each step works on."""
     yes = {step: sum(row.outcomes[step].kind == "yes" for row in rows) for step in STEP_COLUMNS}
     return ", ".join(f"{step} {count} of {len(rows)}" for step, count in yes.items())
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """docs/coverage.md."""
+    """Returns the text of docs/coverage.md."""
     heads = ["network", "parameters", *STEP_COLUMNS.values(), "seconds", "MiB"]
     table = [heads, ["---"] * len(heads), *(row.cells() for row in rows)]
     lines = ["| " + " | ".join(escaped(cell) for cell in line) + " |" for line in table]
@@ -68,12 +69,12 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def escaped(cell: str) -> str:
-    """A cell without what ends one in markdown."""
+    """Escapes what would end a cell in markdown."""
     return cell.replace("|", "\\|").replace("\n", " ")
 
 
 def _reasons(rows: Sequence[Row]) -> list[str]:
-    """The reasons in full, and the warnings, network by network."""
+    """Returns the reasons in full, and the warnings, network by network."""
     lines = ["## The reasons in full", ""]
     for row in rows:
         told = [(step, one.detail) for step, one in row.outcomes.items() if one.kind != "yes"]
@@ -85,7 +86,7 @@ def _reasons(rows: Sequence[Row]) -> list[str]:
 
 
 def as_json(rows: Sequence[Row]) -> dict[str, Any]:
-    """All that the table is made of; memory that is not known is null."""
+    """Returns all that the table is made of; memory that is not known is null."""
     return {
         row.network.name: {
             "style": row.network.style,

@@ -40,7 +40,7 @@ def run_script(name: str, *options: str, cwd: Path, folder: Path = BENCHMARKS) -
 
 
 def status_of(script: ModuleType, options: list[str], monkeypatch: pytest.MonkeyPatch) -> int | str | None:
-    """The exit status of a script's main with these options, run in this process."""
+    """Runs a script's main with these options in this process, and returns its exit status."""
     monkeypatch.setattr(sys, "argv", [str(script.__file__), *options])
     try:
         return script.run_script(script.parser(), script.run)
@@ -50,7 +50,7 @@ def status_of(script: ModuleType, options: list[str], monkeypatch: pytest.Monkey
 
 @contextmanager
 def modules_beside(folder: Path) -> Iterator[Importer]:
-    """Imports modules as the scripts in the folder do; at the end all that come from scripts' folders are forgotten."""
+    """Yields a function that imports modules as the scripts in the folder do; at the end removes these modules."""
     sys.path.insert(0, str(folder))
     try:
         yield importlib.import_module

@@ -21,7 +21,7 @@ import torch
 
 
 def stopping(function: Callable[..., Any], number: int, stop: Callable[..., None]) -> Callable[..., Any]:
-    """Returns the function, whose call of that number first calls `stop` with the same arguments."""
+    """Returns a function like this one, except that its call of that number first calls `stop` with the arguments."""
     calls = 0
 
     def counted(*args: Any) -> Any:

@@ -66,7 +66,7 @@ MAKING = {
         r"feature: .*missing keys \['0.bias', .*unknown keys \['epoch', 'model'\]",
         lambda: DGN(SPEC, "FL", feature={"model": STATE, "epoch": 3}),
     ),
-    "weights that are no tensors": (
+    "weights that are not tensors": (
         r"feature: .*'0.bias: None for \(8,\)'",
         lambda: DGN(SPEC, "FL", feature=STATE | {"0.bias": [0.0]}),
     ),

@@ -1,5 +1,7 @@
-"""examples/dgn_training.py, run small: what it writes, what it refuses, that it goes on after a kill as if nothing
-had been, and that networks trained together are the networks trained alone.
+"""Runs examples/dgn_training.py on small tasks.
+
+The tests check what it writes, what it refuses, that it goes on to the same figures after a kill, and that networks
+trained together equal networks trained alone.
 """
 
 from __future__ import annotations
@@ -30,16 +32,16 @@ from gatedops.path_kernels import regression
 SCRIPT = EXAMPLES / "dgn_training.py"
 NAME = "dgn_training_digits"
 VARIANTS = 19
-S = 2  # seeds
+S = 2  # S is the number of seeds.
 
 pytest.importorskip("sklearn")
 pytest.importorskip("tqdm")
 
 
 def start(*options: str, out: Path, stopped: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-    """The script in another folder, with the gatedops that these tests use.
+    """Starts the script in another folder, with the gatedops that these tests use.
 
-    stopped: what stopping.py takes between the script and the options.
+    stopped: the arguments of stopping.py between the script and the options.
     """
     script = [str(STOPPING), str(SCRIPT), *stopped] if stopped else [str(SCRIPT)]
     return subprocess.Popen(
@@ -76,7 +78,7 @@ def small_setup(**changed: Any) -> Any:
 
 
 def small_task(shape: tuple[int, ...], n: int = 70) -> Any:
-    """Random float64 inputs of 3 classes; n is no multiple of the batch."""
+    """Random float64 inputs of 3 classes; n is not a multiple of the batch."""
     generator = torch.Generator().manual_seed(5)
     x, test_x = (torch.rand(rows, *shape, generator=generator, dtype=torch.float64) for rows in (n, 31))
     labels, test_labels = (torch.randint(0, 3, (rows,), generator=generator) for rows in (n, 31))
@@ -109,14 +111,16 @@ def test_a_whole_run_writes_table_json_and_png(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_stopped_and_killed_runs_go_on_to_the_same_figures(tmp_path: Path) -> None:
-    """45 steps an epoch. Each stop loses what follows the last checkpoint, and nothing else."""
+    """An epoch has 45 steps. Each stop loses what follows the last checkpoint, and nothing else."""
     options = ("--epochs", "3", "--npk-points", "60", "--variants", "relu", "fr-ii", "fl", "--no-plot")
     options += ("--checkpoint-every", "0")
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     undisturbed = start(*options, out=whole)
     stops = {
-        ("SIGINT", "step", 100): {"relu": 2},  # in the third epoch
-        ("SIGKILL", "save", 3): {"relu": 3, "fr-ii": 1},  # the second epoch is done, its checkpoint half written
+        # This step lies in the third epoch.
+        ("SIGINT", "step", 100): {"relu": 2},
+        # The second epoch is done, and its checkpoint is half written.
+        ("SIGKILL", "save", 3): {"relu": 3, "fr-ii": 1},
     }
     for (stop, *place), epochs in stops.items():
         code, stdout, stderr = finished(start(*options, out=stopped, stopped=(stop, *map(str, place))))
@@ -136,7 +140,7 @@ def test_stopped_and_killed_runs_go_on_to_the_same_figures(tmp_path: Path) -> No
 
 
 def epochs_kept(out: Path) -> dict[str, int]:
-    """By variant, of its checkpoint; names of half-written ones begin with a dot."""
+    """Returns the epochs in each variant's checkpoint. The names of half-written checkpoints begin with a dot."""
     files = (out / f"{NAME}.checkpoints").glob("[!.]*.pt")
     return {file.stem: len(torch.load(file)["training"]["loss"]) for file in files}
 
@@ -205,10 +209,10 @@ def trained_together(variant: Any, task: Any, setup: Any, models: list[nn.Module
 
 
 def trained_alone(model: nn.Module, task: Any, setup: Any, seed: int) -> list[float]:
-    """One seed, the plain way: the loss of each epoch."""
+    """Trains one seed in the plain way, and returns the loss of each epoch."""
     learned = [p for p in model.parameters() if p.requires_grad]
     optimizer = (
-        torch.optim.Adam(learned, setup.learning_rate, eps=1e-7)  # Keras' default
+        torch.optim.Adam(learned, setup.learning_rate, eps=1e-7)  # Keras has this default.
         if setup.optimizer == "adam"
         else torch.optim.SGD(learned, setup.learning_rate)
     )
@@ -234,7 +238,7 @@ def accuracy_of(model: nn.Module, task: Any) -> float:
 @pytest.mark.parametrize("spec", [FC, CONV])
 def test_what_is_kept_of_a_training_is_what_the_networks_were(spec: Any) -> None:
     training, stacked, variants = part("training"), part("stacked"), part("variants")
-    setup = small_setup(optimizer="sgd", arch="gconv", epochs=4)  # a large learning rate
+    setup = small_setup(optimizer="sgd", arch="gconv", epochs=4)  # This set-up has a large learning rate.
     task, nets = small_task(spec.shape), [net.double() for net in variants.relu_nets(spec, S)]
     whole = training.Training(stacked.StackedReLU(nets), task, setup, keep=(0, 2))
     seen = [parameters_of(whole, nets)]
@@ -252,7 +256,7 @@ def test_what_is_kept_of_a_training_is_what_the_networks_were(spec: Any) -> None
 
 
 def parameters_of(whole: Any, nets: list[nn.Sequential]) -> list[Tensor]:
-    """Of each seed, by way of ordinary networks."""
+    """Returns the parameters of each seed, read by way of ordinary networks."""
     whole.net.value.copy_to(nets)
     return [nn.utils.parameters_to_vector(net.parameters()).detach().clone() for net in nets]
 
@@ -325,7 +329,7 @@ def test_checkpoints_are_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(torch, "save", interrupted)
     with pytest.raises(KeyboardInterrupt):
         store.save_state("dl", {"epoch": 2, "w": torch.zeros(3)})
-    (tmp_path / "c" / ".dl.1.pt").write_bytes(b"half")  # a killed process leaves its temporary file
+    (tmp_path / "c" / ".dl.1.pt").write_bytes(b"half")  # A killed process leaves its temporary file.
     state = store_module.Store(tmp_path / "c", setup).load_state("dl", cpu)
     assert state is not None
     assert (state["epoch"], state["w"].tolist()) == (1, [0.0, 1.0, 2.0])
@@ -433,9 +437,9 @@ def test_the_table_says_how_far_ours_is_from_theirs(capsys: pytest.CaptureFixtur
     notes = report.notes(setup, list(rows.values()))
     assert len(notes) == 1
     assert notes[0].startswith(
-        "FRNPF (II): -5.02 points from the published figure, 26.1 standard deviations; 10 epochs"
+        "FRNPF (II) differs from the published figure by -5.02 points, 26.1 standard deviations; we trained 10 epochs"
     )
-    assert "100 there, and the second half of ours added 0.50 points" in notes[0]
+    assert "the papers 100, and the second half of ours added 0.50 points" in notes[0]
     report.print_report(
         setup, small_task((6,)), list(rows.values()), {"cpu": "", "threads": 1, "instruction_set": "", "torch": ""}
     )

@@ -136,7 +136,7 @@ def test_a_kernel_that_fails_is_named_and_the_others_are_timed(
     def gram(_: object, kernel: str, bits: GateBits, x: torch.Tensor | None, out: torch.Tensor) -> torch.Tensor:
         faulty = kernel == "mma.sync" and bits.n == 64
         if faulty and (fault == "error" or (fault == "error later" and next(runs) == 2)):
-            raise ArithmeticError("no shared memory")  # as Triton's errors: they are no RuntimeError
+            raise ArithmeticError("no shared memory")  # Triton's errors are not RuntimeErrors either.
         if faulty and fault == "idle":
             return out
         return npk_gram(x, bits, out=out).mul_(1.001 if faulty and fault == "wrong" else 1)

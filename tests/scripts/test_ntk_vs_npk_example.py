@@ -1,4 +1,4 @@
-"""examples/ntk_vs_npk.py, run small: what it writes, what it refuses, what its figures rest on."""
+"""Runs examples/ntk_vs_npk.py on few points, and checks what it writes, what it refuses and how it computes figures."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_figures(draws: ModuleType) -> None:
         totals.mean(),
         totals.std() / 50**0.5,
         z.max(),
-        torch.stack([a.std() / a.mean(), b.std() / b.mean()]).min(),  # torch's median: the lower of two
+        torch.stack([a.std() / a.mean(), b.std() / b.mean()]).min(),  # torch's median takes the lower of two.
         (((a - 2) ** 2 + (b - 4) ** 2) / 20).sqrt().median(),
     ]
     assert_close_in_float64(torch.tensor(figures, dtype=torch.float64), torch.stack(by_hand))

@@ -1,4 +1,4 @@
-"""examples/zoo: the table in docs/coverage.md is true, its "yes" is earned, and run.py takes what it says."""
+"""Tests examples/zoo: the table in docs/coverage.md is true, each "yes" is earned, and run.py takes its options."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import gatedops
 ROOT = Path(__file__).resolve().parents[2]
 ZOO, DOCS = ROOT / "examples" / "zoo", ROOT / "docs"
 STEPS = ("record", "fuse", "twin", "npk")
-# A network of each style and of each form of input; the slow test runs all.
+# These networks are of many kinds and have every form of input; the slow test runs all networks.
 FEW = ["ResNet", "SqueezeNet", "MobileNet v2", "TCN", "RNN (relu)", "OPT", "mixture of experts", "MLP", "siamese"]
 FEW += ["DCGAN discriminator", "PointNet", "3-d CNN", "style features"]
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def zoo() -> Iterator[Any]:
-    """Imports a module of the zoo as run.py does; afterwards all of them are forgotten."""
+    """Gives the function that imports a module of the zoo as run.py does; afterwards removes these modules."""
     sys.path.insert(0, str(ZOO))
     yield importlib.import_module
     sys.path.remove(str(ZOO))
@@ -44,7 +44,7 @@ def run(zoo: Any) -> ModuleType:
 
 
 def of_docs() -> dict[str, list[str]]:
-    """The cells of the four steps in docs/coverage.md by the network."""
+    """Returns the cells of the four steps in docs/coverage.md for each network."""
     lines = [
         line.strip("|\n ").split(" | ")
         for line in (DOCS / "coverage.md").read_text().splitlines()
@@ -159,7 +159,7 @@ PLANTED = {
 
 @pytest.mark.parametrize("name", STEPS)
 def test_a_wrong_result_is_a_fault(run: ModuleType, zoo: Any, name: str) -> None:
-    """A single wrong gate, output, gradient or a kernel off by a factor is told."""
+    """A single wrong gate, output or gradient is a fault, and so is a kernel that is wrong by a factor."""
     step, (change, reason) = zoo("steps").STEPS[name], PLANTED[name]
     (network,) = run.chosen(["MLP"])
     assert zoo("outcome").outcome(step, *network.ready()).kind == "yes"
@@ -171,13 +171,13 @@ def test_a_wrong_result_is_a_fault(run: ModuleType, zoo: Any, name: str) -> None
 
 
 def test_what_is_left_out_is_a_fault(zoo: Any) -> None:
-    """A ReLU that was not recorded, and one of another kind about which nothing was said."""
+    """A ReLU that is not recorded is a fault, and so is an activation of another kind that no warning names."""
     steps, x = zoo("steps"), torch.randn(8, 4)
     net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU()).eval()
     mixed = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.LeakyReLU()).eval()
     with pytest.raises(steps.Wrong, match="1 calls of a ReLU are not recorded"):
         steps.check_record((gatedops.record_gates(net[:2], x), ""), net, x)
-    with pytest.raises(steps.Wrong, match="no word about the calls of leaky_relu"):
+    with pytest.raises(steps.Wrong, match="no warning names leaky_relu"):
         steps.check_record((gatedops.record_gates(net[:2], x), ""), nn.Sequential(*net[:2], nn.LeakyReLU()), x)
     with pytest.warns(UserWarning, match="LeakyReLU"):
         result = steps.record(mixed, x)

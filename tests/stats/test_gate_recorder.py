@@ -200,7 +200,7 @@ ERRORS = {
     "no model": ("record: has no model", lambda r: GateRecorder().record(0)),
     "a model without inputs": ("x: is missing", lambda r: GateRecorder(a_net())),
     "inputs without a model": ("model: is missing", lambda r: GateRecorder(None, X)),
-    "inputs that are no tensor": ("x: got list", lambda r: r(a_net(), [1, 2], 30)),
+    "inputs that are not a tensor": ("x: got list", lambda r: r(a_net(), [1, 2], 30)),
     "other inputs": ("x: holds other inputs", lambda r: r(a_net(), X + 1, 30)),
     "fewer inputs": ("x: holds other inputs", lambda r: r(a_net(), X[:20], 30)),
     "a model of another shape": (

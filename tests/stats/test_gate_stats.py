@@ -354,7 +354,7 @@ ERRORS = {
         r"labels: got shape \(12, 1\)",
         lambda: class_overlap(BITS, torch.zeros(12, 1).long()),
     ),
-    "labels that are no integers": ("labels: got torch.float32", lambda: class_overlap(BITS, torch.rand(12))),
+    "labels that are not integers": ("labels: got torch.float32", lambda: class_overlap(BITS, torch.rand(12))),
     "labels that are text": ("labels: got str", lambda: class_overlap(BITS, "abcdefghijkl")),
     "a single class": (r"labels: got classes of \[12\]", lambda: class_overlap(BITS, [1] * 12)),
     "classes of one input": ("labels: got classes", lambda: class_overlap(BITS, list(range(12)))),

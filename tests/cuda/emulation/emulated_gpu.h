@@ -258,11 +258,11 @@ struct WarpProduct {
   uint32_t b[2];
 };
 
-// The fragments are those of the PTX ISA, "Matrix Fragments for mma.m16n8k256". "mma.m16n8k32" with .u8 has the same,
-// with a word of four bytes in the place of one of 32 gates. Lane 4 * group + t holds these parts. Of A, registers 0
-// and 1 are word t of rows group and group + 8; registers 2 and 3 are word 4 + t of the same rows. Of B, it has words t
-// and 4 + t of column group. Of C, registers 0 and 1 are row group and registers 2 and 3 row group + 8, in columns 2 t
-// and 2 t + 1.
+// The fragments are those of the PTX ISA, "Matrix Fragments for mma.m16n8k256". "mma.m16n8k32" with .u8 has the same
+// fragments, with a word of four bytes in the place of a word of 32 gates. Lane 4 * group + t holds these parts:
+// - A: registers 0 and 1 hold word t of rows group and group + 8; registers 2 and 3 hold word 4 + t of the same rows.
+// - B: the two registers hold words t and 4 + t of column group.
+// - C: registers 0 and 1 hold row group, registers 2 and 3 hold row group + 8, each in columns 2 t and 2 t + 1.
 inline void multiply_in_a_warp(
     int32_t* sums, const uint32_t* a, uint32_t b0, uint32_t b1, int32_t (*of_words)(uint32_t, uint32_t)) {
   emulation::Gpu::warp_collective(WarpProduct{sums, a, {b0, b1}}, [&](WarpProduct** lanes) {
