@@ -19,7 +19,7 @@ PORTABLE = backends.forced_backend() == "portable"
 _OF_OTHER_THINGS = [
     "*/test_*benchmark*.py",
     "*/test_*_example.py",
-    "*/test_moved_scripts.py",
+    "*/test_scripts.py",
     "*/test_cuda_*.py",
     "*/test_gpu_*.py",
     "*/test_triton_*.py",

@@ -9,11 +9,9 @@ from types import ModuleType
 
 import pytest
 import torch
-from script_runs import BENCHMARKS, Importer, status_of
+from script_runs import Importer
 
 from gatedops import GateBits, reference
-
-RESULTS = BENCHMARKS / "results"
 
 pytest.importorskip("tqdm")
 
@@ -35,7 +33,6 @@ def test_functions_take_turns(benchmark_module: Importer) -> None:
     times = timing.interleaved_medians(functions, 6, least=2, seconds=0.005)
     assert (len(times["slow"].samples), len(times["fast"].samples)) == (2, 6)
     assert calls[2:] == ["fast", "fast", "slow", "fast", "fast", "fast", "slow", "fast"]
-    assert [timing.readable_seconds(s) for s in (12.345, 0.0999, 1.5e-5)] == ["12.3 s", "99.9 ms", "15.0 us"]
 
 
 def test_contestants_are_compared_for_each_unit_of_work(contest: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,49 +92,30 @@ def test_json_has_no_nan_and_lists_of_numbers_on_one_line(benchmark_module: Impo
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_memory_is_written_and_copied_whole(benchmark_module: Importer) -> None:
+    bandwidth = benchmark_module("_common.bandwidth")
+    source = torch.randint(0, 256, (1001,), dtype=torch.uint8)
+    to = torch.zeros_like(source)
+    bandwidth.memcpy(to, source, 3)
+    assert to.equal(source)
+    bandwidth.memset(to, 2)
+    assert (to == 1).all()
+    assert bandwidth.write_bandwidth(4096, 2) > 0
+
+
+def test_work_of_others_is_counted_and_our_own_is_not(
+    benchmark_module: Importer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contention, seconds, clock = benchmark_module("_common.contention"), iter([10.0, 13.0]), iter([100.0, 102.0])
+    monkeypatch.setattr(contention, "_other_seconds", lambda: next(seconds))
+    monkeypatch.setattr(contention.time, "perf_counter", lambda: next(clock))
+    assert contention.Contention().cores() == 1.5
+    assert ["BUSY" in contention.sentence(cores) for cores in (1.5, 0.05, None)] == [True, False, False]
+
+
 def test_images_are_kept_to_half_a_level(benchmark_module: Importer) -> None:
     images = benchmark_module("_common.images")
     image = torch.rand(5, 7, generator=torch.Generator().manual_seed(0))
     kept = json.loads(json.dumps(images.encoded(image)))
     torch.testing.assert_close(images.decoded(kept), image.double(), rtol=0, atol=0.5 / 255)
     assert images.decoded(images.encoded(torch.full((2, 3), 4.0))).tolist() == [[4.0] * 3] * 2
-
-
-@pytest.mark.parametrize("name", ["gram", "gated_linear", "npk_gram", "conv_npk"])
-def test_every_result_can_be_drawn_again(
-    benchmark_module: Importer, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("matplotlib")
-    picture = tmp_path / "again.png"
-    options = [str(RESULTS / f"{name}.json"), "--out", str(picture)]
-    assert status_of(benchmark_module("plot"), options, monkeypatch) == 0
-    assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    assert max(path.stat().st_size for path in (picture, *RESULTS.rglob("*.png"))) < 200_000
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ('{"machine": {"gatedops": "1"}, "sections": {}}', "holds nothing to draw"),
-        ('{"machine": {"gatedops": "1"}, "entries": [{"kind": "layer", "what": "forward"}]}', "holds nothing to draw"),
-        ('{"machine": {}}', "is not the result of a benchmark of gatedops"),
-        ("[]", "is not the result of a benchmark of gatedops"),
-        ("PNG", "is not a JSON file"),
-        (None, "No such file"),
-    ],
-)
-def test_what_is_not_ours_is_not_drawn(
-    benchmark_module: Importer,
-    text: str | None,
-    message: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    pytest.importorskip("matplotlib")
-    path = tmp_path / "result.json"
-    if text is not None:
-        path.write_text(text)
-    assert status_of(benchmark_module("plot"), [str(path)], monkeypatch) == 2
-    assert message in capsys.readouterr().err
-    assert not path.with_suffix(".png").exists()
