@@ -52,7 +52,7 @@ def status_of(script: ModuleType, options: list[str], monkeypatch: pytest.Monkey
 
 
 def run_as_main(path: Path, options: list[str], monkeypatch: pytest.MonkeyPatch) -> int | str | None:
-    """Does what `python path options` does in this process, which has imported torch already; returns the exit status."""
+    """Does in this process what `python path options` does, and returns the exit status."""
     monkeypatch.setattr(sys, "argv", [str(path), *options])
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(path), run_name="__main__")
