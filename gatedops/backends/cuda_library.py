@@ -38,7 +38,7 @@ _MARK = rb"gatedops\._C_cuda for ([0-9a-z_]+)(?: from ([0-9a-f]+, nvcc [0-9.]+))
 
 
 def library() -> Path | None:
-    """Returns the built library. If several interpreters built theirs, it is the one with this interpreter's tag."""
+    """Returns the built library: that with this interpreter's tag if it exists, else another; None if there is none."""
     built = sorted(PACKAGE.glob("_C_cuda*.so"))
     own = "_C_cuda" + str(sysconfig.get_config_var("EXT_SUFFIX"))
     return next((path for path in built if path.name == own), built[0] if built else None)

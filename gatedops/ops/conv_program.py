@@ -25,7 +25,8 @@ class Op(IntEnum):
     TRACE = 7  # s sum_p R(p, p)
 
 
-SAME_ROW, SAME_COLUMN = 1, 2  # bits of Instruction.pattern
+# These are the bits of Instruction.pattern.
+SAME_ROW, SAME_COLUMN = 1, 2
 
 
 class Instruction(NamedTuple):
@@ -37,17 +38,24 @@ class Instruction(NamedTuple):
     """
 
     op: int
-    dst: int  # register written; registers are numbered in the order they are written
+    # The register that is written. Registers are numbered in the order in which they are written.
+    dst: int
     src: int = -1
     src2: int = -1
-    scale: int = 0  # index of s in the scalars of the program
-    scale2: int = -1  # ADD: index of s2; POOL: of the first of the weights w(p), one for each output pixel
-    constant: int = -1  # index of a number added to every entry
-    first: int = -1  # INPUT: first column of x; else the first word of the masks
-    channels: int = 0  # of the input or the masks
-    height: int = 1  # of src
+    # These are indices into the scalars of the program. scale gives s. scale2 gives s2 of an ADD, or the first of the
+    # weights w(p) of a POOL, which has one for each output pixel. constant gives a number that every entry gets added.
+    scale: int = 0
+    scale2: int = -1
+    constant: int = -1
+    # An INPUT begins at this column of x, masks at this word.
+    first: int = -1
+    # The input, or the masks, have this many channels.
+    channels: int = 0
+    # The images of src have this size.
+    height: int = 1
     width: int = 1
-    out_height: int = 1  # of dst
+    # The images of dst have this size.
+    out_height: int = 1
     out_width: int = 1
     kernel_h: int = 1
     kernel_w: int = 1
@@ -58,7 +66,8 @@ class Instruction(NamedTuple):
     dilation_h: int = 1
     dilation_w: int = 1
     circular: int = 0
-    pattern: int = 0  # CONSTANT: SAME_ROW and SAME_COLUMN
+    # A CONSTANT combines SAME_ROW and SAME_COLUMN here.
+    pattern: int = 0
 
 
 FIELDS = len(Instruction._fields)

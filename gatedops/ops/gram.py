@@ -58,8 +58,9 @@ def npk_gram(
         ``((c_1 s_1) (c_2 s_2)) ...`` in `dtype`, layers in order, so its bits are the same on every machine.
 
     Raises:
-        TypeError, ValueError: raised before any work; the message names the argument. Without `normalize`, also
-            scale="none" if the product of the widths alone exceeds `dtype`, and numbers as scale if the kernel does.
+        TypeError, ValueError: raised before any work; the message names the argument. Without `normalize`, scale="none"
+            is refused if the product of the widths exceeds the range of `dtype`, and numbers as scale if the kernel
+            does.
 
     Warns:
         UserWarning: on each side some input has a gate on in every layer, yet the whole Gram underflows.

@@ -47,8 +47,8 @@ def soft_npk_gram(
         ``(n, m)``; differentiable once in x, y and the gates, forward and backward.
 
     Raises:
-        TypeError, ValueError: raised before any work; the message names the argument. Also if the kernel overflows
-            `dtype`.
+        TypeError, ValueError: raised before any work; the message names the argument. A kernel that overflows `dtype`
+            is refused too.
 
     Warns:
         UserWarning: on each side some input has a gate other than 0 in every layer, yet the whole Gram underflows.

@@ -1,8 +1,8 @@
 """Multiplies small integers exactly: gates, which are 0 or 1, and inputs of one byte.
 
 If torch multiplies int8 on the device, the factors are int8 and the products int32. Elsewhere the factors are float32.
-Their sums of products stay below 2^24, where float32 is exact. Tensor cores of fewer bits (TF32) are exact too, because
-each factor has at most eight bits.
+Their sums of products stay below 2^24, where float32 is exact. Tensor cores that read fewer bits of each factor (TF32)
+are exact too, because each factor has at most eight bits.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _ROWS = 24
 
 @functools.cache
 def has_int8(device: torch.device) -> bool:
-    """Whether torch multiplies int8 matrices on this device, and on a CPU also whether it does so fast and right.
+    """Whether torch multiplies int8 matrices on this device, and on a CPU also whether it does so fast and correctly.
 
     If a CPU lacks the instructions for int8, or ONEDNN_MAX_CPU_ISA hides them, torch cuts intermediate sums off at 16
     bits.

@@ -1,4 +1,4 @@
-"""Computes Sigma, the inner products of inputs, of a tile (docs/math.md, section 3)."""
+"""Computes Sigma of a tile, the inner products of its inputs (docs/math.md, section 3)."""
 
 from __future__ import annotations
 

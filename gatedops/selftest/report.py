@@ -48,8 +48,8 @@ class GpuResult:
 
 
 def text_of(tested: Sequence[GpuResult], chosen: dict[str, Choice]) -> str:
-    """Returns, for each kind of GPU, a table and where its verdicts are kept. `chosen` says what runs each family from
-    now on."""
+    """Returns, for each kind of GPU, a table and a line that says where its verdicts are kept. `chosen` says what
+    runs each family from now on."""
     parts = [_text_of_one(found, chosen) for found in tested]
     if forced_backend():
         parts.append(f"GATEDOPS_BACKEND={forced_backend()} is set, so it chooses, whatever the verdicts are.")

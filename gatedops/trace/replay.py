@@ -48,7 +48,7 @@ class Taken(Protocol):
     source: str
 
     def gate(self, index: int, call: Call) -> Tensor:
-        """Soft: the gate. Hard: a bool tensor that is True if the gate is off."""
+        """Returns a soft gate or, for hard gates, a bool tensor that is True where a gate is off."""
 
     def words(self, index: int, call: Call) -> tuple[Tensor, int]:
         """The packed gates of a fused ReLU, and the word at which its own gates begin."""

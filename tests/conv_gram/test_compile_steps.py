@@ -41,7 +41,7 @@ def test_a_residual_block_reads_an_older_box_with_another_mask():
     program = program_of(network("residual, gate after addition"))
     assert kinds(program) == ["INPUT", "BOX", "GATE", "BOX", "BOX", "GATE", "ADD", "POOL", "ADD"]
     masks = {i.first for i in program.instructions if i.op in (Op.GATE, Op.BOX) and i.first >= 0}
-    assert len(masks) == 4, "of two blocks' own gates, of the last, and of the first and the last at once"
+    assert len(masks) == 4, "two blocks' own gates, those of the last, and those of the first and the last at once"
     assert [program.instructions[index].src for index in (2, 5)] == [1, 1]
 
 

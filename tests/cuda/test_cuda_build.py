@@ -120,7 +120,7 @@ def test_counts_are_made_by_the_binary_tensor_cores(kernels):
 
 
 def test_sigma_of_bytes_is_made_by_the_integer_tensor_cores(kernels):
-    """Nothing else is, except that emulating products of single bits takes such instructions too."""
+    """They make nothing else, except that emulated products of single bits take such instructions too."""
     for kernel in kernels:
         found = {opcode for opcode in kernel.instructions if re.match(r"I(G|M)MMA|IMMA", opcode)}
         bytes_only = {"IGMMA.64x128x32.U8.U8"} if kernel.name == "gram_sm90" else {"IMMA.16832.U8.U8"}
@@ -159,8 +159,8 @@ def test_full_stages_are_multiplied_without_a_wait_between(kernels):
 
 
 def test_a_fence_of_the_device_comes_only_with_a_barrier_of_the_cluster(kernels):
-    """These are at the beginning and at the end. An arrival at another block's barrier for a stage orders no writes:
-    with a fence it would take longer than the stage's products. Without clusters there is neither."""
+    """Both are at the beginning and at the end of a kernel. An arrival at another block's barrier for a stage orders no
+    writes: with a fence it would take longer than the stage's products. Without clusters there is neither."""
     for kernel in kernels:
         if kernel.name == "gram_sm90":
             found, expected = kernel.instructions, 2 if in_clusters(kernel) else 0
@@ -312,7 +312,7 @@ WAITS = ("Synchronize", "cudaMemcpy", "cudaMemset", "cudaMalloc", "cudaFree", "c
 
 
 def test_nothing_waits_for_the_gpu(objects):
-    """They call nothing of the runtime that makes the host wait, or that a CUDA graph cannot capture."""
+    """The objects call no function of the runtime that makes the host wait, or that a CUDA graph cannot capture."""
     if shutil.which("nm") is None:
         pytest.skip("needs nm: apt install binutils")
     called = set()

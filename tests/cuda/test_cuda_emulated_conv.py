@@ -90,7 +90,7 @@ def many_branches(size: tuple[int, int], count: int) -> Programs:
 
 @pytest.mark.parametrize("count", [2, 7, 20])
 def test_registers_that_are_read_again(kernel, count):
-    """They are in slots in shared memory or, if slots or steps run out, in the store."""
+    """Such registers are in slots in shared memory or, if slots or steps run out, in the store."""
     stretches = assert_is_the_reference(kernel, *many_branches((3, 5), count).arguments(2))
     assert (stretches == 1) == (count < 20)
 

@@ -157,7 +157,7 @@ def test_the_products_of_one_small_layer_run_side_by_side_on_two_threads_alone(c
 def test_what_a_pair_is_not_asked_for_is_empty():
     everything = pair_arguments()
     expected = OPS.gated_linear_pair_backward(*everything, False)
-    without = {2: 1, 3: 0, 4: 2, 5: 4, 6: 3, 7: 5}  # It maps an argument to the gradient that needs it.
+    without = {2: 1, 3: 0, 4: 2, 5: 4, 6: 3, 7: 5}  # Maps an argument to the gradient that needs it.
     for argument, gradient in without.items():
         given = list(everything)
         given[argument] = False if isinstance(given[argument], bool) else None

@@ -20,7 +20,7 @@ IMAGES, FILTERS = torch.randn(2, 3, 4, 4), (3, OUT, 3)
 META_BITS = GateBits(BITS.words.to("meta"), BITS.layers)
 POOLED = random_bits(2, [((4, 3, 2, 2), "select")])
 
-# It maps what is wrong to the argument that the message names, and the call.
+# Maps what is wrong to the argument that the message names, and the call.
 LINEAR = {
     "x has other columns than weight": ("weight", lambda: gated_linear(X[:, :4], W, B)),
     "weight is 1-d": ("weight", lambda: gated_linear(X, W[0], B)),

@@ -24,7 +24,7 @@ OTHER_BITS = {
     "other device": GateBits(Y_BITS.words.to("meta"), Y_BITS.layers),
 }
 
-# It maps what is wrong to the argument that the message names, and the call.
+# Maps what is wrong to the argument that the message names, and the call.
 GRAM_CASES = {
     "x has other rows than bits": ("x", lambda **out: npk_gram(X[:5], BITS, **out)),
     "y has other rows than y_bits": ("y", lambda **out: npk_gram(X, BITS, Y[:3], Y_BITS, **out)),

@@ -260,7 +260,7 @@ LARGE = """
 from gatedops import npk_diag, npk_gram, npk_matvec
 x, bits = rows_of({}, {}, dtype=torch.{}), random_bits({}, dense(32))
 """
-# It maps a name to the rows and columns of x, its dtype, the call for the first n rows, and the MiB of the result.
+# Maps a name to the rows and columns of x, its dtype, the call for the first n rows, and the MiB of the result.
 CALLS = {
     # 128 MiB of bfloat16 are 256 MiB of float32.
     "a Gram of a large bfloat16 x": (16000, 4096, "bfloat16", "npk_gram(x[:n], bits[:n], x[:9], bits[:9])", 1),

@@ -13,11 +13,12 @@
 namespace gatedops::cuda {
 
 constexpr int kWarp = 32;
-constexpr int kMapEdge = 32;   // Maps that stay in registers have at most this height and width.
-constexpr int kMaxSteps = 32;  // Steps of a stretch; with the batch they fit the 4 KiB of a kernel's parameters.
-constexpr int kMaxSlots = 8;   // A warp has at most this many maps in shared memory.
-constexpr int kMaxSums = 4;    // A stretch has at most this many totals.
-constexpr int kMaxWarps = 8;   // A block has at most this many warps.
+constexpr int kMapEdge = 32;  // Maps that stay in registers have at most this height and width.
+// A stretch has at most this many steps. With the batch they fit the 4 KiB of a kernel's parameters.
+constexpr int kMaxSteps = 32;
+constexpr int kMaxSlots = 8;  // A warp has at most this many maps in shared memory.
+constexpr int kMaxSums = 4;   // A stretch has at most this many totals.
+constexpr int kMaxWarps = 8;  // A block has at most this many warps.
 constexpr int kEntryThreads = 256;
 constexpr int64_t kMaxChannels = 1 << 22;  // Counts stay below 2^23, and so are exact in a float's mantissa.
 

@@ -244,9 +244,11 @@ using Vectors = Tile<Avx512Isa>;
 // Says where the counts of a tile go: into the product if a piece closes its layer, else into the counts so far.
 template <class T>
 struct TileResult {
-  const T* scale;   // one factor for each layer
-  int32_t* counts;  // of the whole tile
-  T* product;       // of the whole tile; null if only counts are wanted
+  // There is one factor for each layer.
+  const T* scale;
+  // Both belong to the whole tile. The product is null if only counts are wanted.
+  int32_t* counts;
+  T* product;
 
   static TileResult only_counts(int32_t* counts) {
     return {nullptr, counts, nullptr};

@@ -60,7 +60,7 @@ struct Avx2Isa {
     Vec word, shifted;  // `shifted` is the word shifted by four bits
   };
   struct Column {
-    Vec low, high;  // nibbles, each of them in the low half of its byte
+    Vec low, high;  // Each nibble is in the low half of its byte.
   };
   static constexpr int kPlanes = 2;
   static Row row_of(Vec v) {

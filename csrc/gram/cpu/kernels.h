@@ -33,11 +33,13 @@ constexpr int kAmxWords = 16;
 // pieces; the tile's count buffer sums their counts.
 struct LayerPiece {
   int layer;
-  int64_t first;    // index of its first word in a row of x
-  int64_t y_first;  // index of its first word in a row of y
+  // The piece begins at word `first` of a row of x, and at word `y_first` of a row of y.
+  int64_t first;
+  int64_t y_first;
   int words;
-  bool opens;   // whether it is the first piece of its layer
-  bool closes;  // whether it is the last piece of its layer
+  // `opens` marks the first piece of a layer, and `closes` the last one.
+  bool opens;
+  bool closes;
 
   // Makes the only piece of a layer that lies at the front of both rows.
   static constexpr LayerPiece whole(int words) {
@@ -47,11 +49,12 @@ struct LayerPiece {
 
 struct RowBlock {
   const uint32_t* words;
-  int64_t stride;  // words between rows
+  // Rows begin this many words apart.
+  int64_t stride;
   int rows;
 };
 
-// Pieces that share one packed panel, which is the panel-th of a problem.
+// Pieces that share one packed panel, which has number `panel` in a problem.
 struct PieceRange {
   const LayerPiece* begin;
   const LayerPiece* end;
@@ -137,7 +140,8 @@ struct TileKernels {
 
 // Runs the innermost loop of an instruction set's tile kernel with the columns in registers, and nothing else.
 struct RateLoop {
-  int64_t bit_pairs;  // counted in one round
+  // One round counts this many.
+  int64_t bit_pairs;
   void (*run)(int64_t rounds);
 };
 

@@ -102,10 +102,14 @@ class GramProblem {
   const TileKernels& kernels;
   PackedRows x, y;
   bool symmetric, whole_tiles;
-  int64_t edge;                    // rows and columns of a tile; depends on the shape only, never on the threads
-  std::vector<LayerPiece> pieces;  // in layer order
-  std::vector<PieceRange> panels;  // consecutive pieces that share one packed panel
-  int panel_words = 0;             // of the largest panel
+  // A tile has this many rows and columns. The number depends on the shape only, never on the threads.
+  int64_t edge;
+  // The pieces are in the order of the layers.
+  std::vector<LayerPiece> pieces;
+  // Each entry has the consecutive pieces that share one packed panel.
+  std::vector<PieceRange> panels;
+  // The largest panel has this many words.
+  int panel_words = 0;
   size_t layers = 0;
 
  private:
@@ -174,9 +178,12 @@ struct TileBuffers {
   std::vector<uint32_t> panel;
   Workspace work;
   std::vector<T> sigma;
-  std::vector<T> whole;                     // a tile put together again, for matrix products
-  std::vector<T> turned;                    // a block transposed
-  std::vector<double> by_rows, by_columns;  // sums of a tile's products with few columns
+  // This holds a tile whose blocks are put together again, for matrix products.
+  std::vector<T> whole;
+  // This holds a transposed block.
+  std::vector<T> turned;
+  // These hold the sums of a tile's products with few columns.
+  std::vector<double> by_rows, by_columns;
   SigmaScratch<T> scratch;
 };
 

@@ -38,7 +38,7 @@ struct Rate {
     uint32_t bits[I::kRows + I::kVecs * I::kLanes];
     uint32_t word = 0;
     for (uint32_t& each : bits) {
-      word += 0x9e3779b9u;  // about half of the bits are on: what the bits are can matter to the clock
+      word += 0x9e3779b9u;  // About half of the bits are on, because the clock may depend on the bits.
       each = word;
     }
     const uint32_t* rows = bits;

@@ -88,7 +88,8 @@ class Team {
 
   const RateLoop& loop_;
   const int64_t rounds_, threads_;
-  std::vector<double> seconds_;  // the time of each repeat of each thread
+  // This holds the time of each repeat of each thread.
+  std::vector<double> seconds_;
   std::atomic<int64_t> arrived_{0};
   std::atomic<bool> stopped_{false};
 };

@@ -13,9 +13,11 @@
 namespace gatedops::cpu {
 
 struct TileRect {
-  int64_t i, j;  // first row and column of the tile
+  // The tile begins at row i and column j.
+  int64_t i, j;
   int rows, cols;
-  bool diagonal;  // of a symmetric problem
+  // This says that the tile lies on the diagonal of a symmetric problem.
+  bool diagonal;
 };
 
 // Some columns of a tile's rows of bytes, padded with zeros to a multiple of kByteWords words.

@@ -19,7 +19,8 @@ constexpr int64_t kEdge = 128;
 constexpr int64_t kStride = kEdge + 16;
 
 struct SoftLayer {
-  int64_t first, width;  // of its columns
+  // The layer has `width` columns from column `first` on.
+  int64_t first, width;
   double scale;
 };
 

@@ -76,8 +76,8 @@ struct Block {
     }
   }
 
-  // Transposes the whole height of a tile before it stores a row of the output: the fewer ends the rows have, the fewer
-  // cache lines are written in parts.
+  // Transposes the whole height of a tile before it stores a row of the output. Longer rows have fewer ends, and at an
+  // end a cache line is written in parts.
   template <class T>
   static void store_transposed(const T* tile, int rows, int cols, T* out, int64_t stride, bool stream) {
     alignas(64) T turned[kBlock * kTileStride];
@@ -163,8 +163,8 @@ struct Block {
     }
   }
 
-  // Returns a bit for each of at most kBlock columns: whether its value is not less than limits[j], or limits[0] unless
-  // kEach.
+  // Returns a bit for each of at most kBlock columns, which says whether the value is not less than its limit. The
+  // limit is limits[j] if kEach, else limits[0].
   template <bool kEach, class T>
   GATEDOPS_INLINE static uint64_t above(const T* row, int cols, const T* limits) {
     constexpr int kCount = sizeof(Vec) / sizeof(T);
@@ -180,7 +180,7 @@ struct Block {
       const T* block, int rows, int cols, const T* row_limits, const T* column_limits, uint64_t* by_row,
       uint64_t* by_column) {
     static_assert(kBlock == 64);
-    // The limits are copied since whole vectors are read and no limits need to follow the last column.
+    // The limits are copied, because whole vectors are read and memory need not go on behind the last column's limit.
     alignas(64) T limits[kBlock] = {};
     if (column_limits != nullptr) {
       std::memcpy(limits, column_limits, static_cast<size_t>(cols) * sizeof(T));
@@ -226,7 +226,8 @@ struct Tile {
   static constexpr int kRows = I::kRows;
   static constexpr int kVecs = I::kVecs;
   static constexpr int kStrip = kVecs * kLanes;
-  static constexpr int kStep = kStrip * I::kPlanes;  // words between a strip's words in a panel
+  // One word of each column of a strip takes this many words in a panel.
+  static constexpr int kStep = kStrip * I::kPlanes;
 
   static void pack_panel(const RowBlock& y, PieceRange pieces, uint32_t* panel) {
     const int total = pieces.words();

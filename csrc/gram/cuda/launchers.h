@@ -6,7 +6,8 @@
 
 namespace gatedops::cuda {
 
-enum class OutputType { kFloat32, kFloat64, kBFloat16, kInt32 };  // kInt32 is for counts, one plane for each layer.
+// kInt32 is for counts, one plane for each layer.
+enum class OutputType { kFloat32, kFloat64, kBFloat16, kInt32 };
 
 // The launchers of one kernel of the Gram. They fill in the problem's schedule, because only they know their tiles.
 struct GramLaunchers {

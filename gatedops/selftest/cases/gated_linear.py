@@ -88,8 +88,8 @@ class Layer:
         return self.layout(weight), bias if self.bias else None
 
     def inputs(self, draw: Draw, *, nonfinite: bool = False) -> Tensor:
-        """Draws x. If there are several rows, the first gives the bias alone, and so pre-activations that are exactly
-        0. If `nonfinite`, the last rows hold an infinity and a NaN."""
+        """Draws x. Unless the kind is "clear", the first of several rows gives the bias alone, so that pre-activations
+        are exactly 0 where the bias is. If `nonfinite`, the last rows hold an infinity and a NaN."""
         x = self.numbers(draw, self.rows, self.inner)
         if self.kind == "clear":
             x = x.abs()
@@ -101,8 +101,8 @@ class Layer:
         return self.layout(x.view(*self.leading, self.inner))
 
     def gates(self, draw: Draw, share: float = 0.5) -> Tensor:
-        """Draws the gates of all rows. If there are corners, the last gate, and the first in the row before it, are
-        on."""
+        """Draws the gates of all rows. If there are corners, the last gate of the last row and the first gate of the
+        row before it are on."""
         gates = draw.gates(self.rows, self.width, share=share)
         if self.has_corners:
             gates[-2, 0] = gates[-1, -1] = True

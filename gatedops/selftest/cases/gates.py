@@ -123,8 +123,8 @@ def _words(shape: Shape) -> Make:
 
 
 def pre_activations(draw: Draw, shape: Shape, dtype: torch.dtype, *, signed_zeros: bool = True) -> Tensor:
-    """Draws pre-activations. One in four is a number that q > 0 must get right: a zero, an infinity, NaN or a least
-    number. `signed_zeros` is for ops that give gates alone, because relu(-0.0) depends on the device."""
+    """Draws pre-activations. One in four is a number that q > 0 must get right: a zero, an infinity, NaN, or a number
+    next to 0. `signed_zeros` is for ops that give gates alone, because relu(-0.0) depends on the device."""
     least = torch.tensor([1], dtype={2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]).view(dtype)
     tiny = torch.finfo(dtype).tiny
     numbers = [0.0, -0.0 if signed_zeros else 0.0, math.inf, -math.inf, math.nan, 1.0, -1.0, tiny, -tiny]

@@ -23,11 +23,11 @@ P = ParamSpec("P")
 FLOAT32, FLOAT64, HALVES = torch.float32, torch.float64, (torch.bfloat16, torch.float16)
 LAYER_DTYPES = (FLOAT32, FLOAT64, *HALVES)
 
-# The range of the one large odd number in a row, and the largest of the other whole numbers, for each dtype. Sums of a
-# few hundred products stay below 2^53, 2^24, 2^11 and 2^8.
+# A row has one large odd number in this range; its other whole numbers are at most _MOST. Sums of a few hundred
+# products stay below 2^53, 2^24, 2^11 and 2^8.
 _ODD = {FLOAT64: (2**24, 2**25), FLOAT32: (2049, 3800), torch.float16: (5, 15), torch.bfloat16: (3, 7)}
 _MOST = {FLOAT64: 3, FLOAT32: 3, torch.float16: 2, torch.bfloat16: 1}
-# On a CPU timings have this many times fewer rows.
+# On a CPU, timings have this many times fewer rows.
 _ON_A_CPU = 32
 
 
