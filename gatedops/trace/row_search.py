@@ -1,8 +1,8 @@
 """Searches for the rows of the inputs inside a model.
 
 Most models need one pass over a few rows in another order: the pass over the first batch must have the same values
-for the same inputs (Comparison). In other models, inputs or random numbers change the values of an input. They need two
-passes over the whole batch in two orders (row_plan).
+for the same inputs (Comparison). In other models, the values of an input depend on the other inputs or on random
+numbers. Such models need two passes over the whole batch, in two orders (row_plan).
 """
 
 from __future__ import annotations

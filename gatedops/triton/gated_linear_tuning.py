@@ -144,8 +144,8 @@ def processors(device: torch.device) -> int:
 def way_to_read(*matrices: Tensor) -> str:
     """Returns how a kernel reads tiles of all of these, the constexpr READ of gated_linear_tiles.
 
-    From Hopper on it is "tma", except for float32 products on the ordinary cores, which would spill registers. In all
-    other cases tiles are read by pointers."""
+    From Hopper on it is "tma" if all rows begin on 16 bytes, except for float32 products on the ordinary cores, which
+    would spill registers. In all other cases tiles are read by pointers."""
     first = matrices[0]
     has_tma = capability(first.device) >= (9, 0) and precision_of(first.dtype) != "ieee"
     return "tma" if has_tma and _rows_on_16_bytes(matrices) else way_by_pointers(*matrices)

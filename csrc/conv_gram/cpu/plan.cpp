@@ -20,7 +20,8 @@ Extent times(Extent a, Extent b) {
   return {a.y * b.y, a.x * b.x};
 }
 
-// Chooses the segment that computes each instruction, as early as its sources and the mode of the segment allow.
+// Chooses the segment that computes each instruction: the earliest that the instruction's sources and the segment's
+// mode allow.
 class Placement {
   using Mode = Segment::Mode;
 

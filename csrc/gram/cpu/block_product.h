@@ -1,4 +1,4 @@
-// out += tile * v by torch's matrix product, for tiles that are made and used in the cache.
+// Computes out += tile * v by torch's matrix product, for tiles that are made and used in the cache.
 #pragma once
 
 #include <algorithm>
@@ -23,7 +23,7 @@ struct ProductScratch {
   std::vector<T> right, part;
 };
 
-// out (n, c) += tile (n x m) v (m, c), by torch's matrix product. v may be of another dtype.
+// Adds tile (n x m) v (m, c) to out (n, c), by torch's matrix product. v may be of another dtype.
 template <class T>
 void accumulate(const Matrix& tile, const Matrix& v, const Matrix& out, ProductScratch<T>& s) {
   for (int64_t c = 0; c < out.cols; c += kColumns) {

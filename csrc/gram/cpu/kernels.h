@@ -94,11 +94,12 @@ struct TileKernels {
   // Transposes the pieces' words of up to kTile rows into a panel: [strip][word][planes of each column in strip].
   void (*pack_panel)(const RowBlock& y, PieceRange pieces, uint32_t* panel);
 
-  // counts = popcount(x AND y) over one piece, or += if the piece continues a layer.
+  // Sets counts to popcount(x AND y) over one piece, or adds it if the piece continues a layer.
   void (*count)(
       const RowBlock& x, const uint32_t* panel, int cols, PieceRange piece, bool lower, int32_t* counts, void* work);
 
-  // product *= count * scale for each layer that these pieces close, or = for layer 0. counts holds an open layer.
+  // Multiplies product by count * scale for each layer that these pieces close; for layer 0 it sets product to that.
+  // counts holds a layer that is not closed yet.
   void (*product_f32)(
       const RowBlock& x, const uint32_t* panel, int cols, PieceRange pieces, bool lower, const float* scale,
       int32_t* counts, float* product, void* work);
@@ -106,17 +107,18 @@ struct TileKernels {
       const RowBlock& x, const uint32_t* panel, int cols, PieceRange pieces, bool lower, const double* scale,
       int32_t* counts, double* product, void* work);
 
-  // out (rows, cols) = tile; out (cols, rows) = tile transposed. `stream` writes past the caches.
+  // The first two set out (rows, cols) to the tile, the others out (cols, rows) to the transposed tile. `stream` writes
+  // past the caches.
   void (*store_f32)(const float* tile, int rows, int cols, float* out, int64_t stride, bool stream);
   void (*store_f64)(const double* tile, int rows, int cols, double* out, int64_t stride, bool stream);
   void (*store_transposed_f32)(const float* tile, int rows, int cols, float* out, int64_t stride, bool stream);
   void (*store_transposed_f64)(const double* tile, int rows, int cols, double* out, int64_t stride, bool stream);
 
-  // turned (cols, rows) = block transposed. Both have room for kBlock x kBlock.
+  // Sets turned (cols, rows) to the transposed block. Both have room for kBlock x kBlock.
   void (*transpose)(const float* block, int rows, int cols, float* turned);
 
-  // sums += v^T block, for v (rows, columns) and sums (columns, cols) with kTile between rows. All instruction sets
-  // give the same bits.
+  // Adds v^T block to sums, for v (rows, columns) and sums (columns, cols) with kTile between rows. All instruction
+  // sets give the same bits.
   void (*contract)(
       const float* block, int rows, int cols, const double* v, int64_t v_stride, int columns, double* sums);
 
@@ -129,9 +131,9 @@ struct TileKernels {
       const double* block, int rows, int cols, const double* row_limits, const double* column_limits, uint64_t* by_row,
       uint64_t* by_column);
 
-  // out = x (y - 128)^T, exact, for rows of `words` words of four unsigned bytes. words is a multiple of kByteWords,
-  // and there is memory for kTile rows. The panel has kByteWords words more than it needs. The pointer is null if the
-  // instruction set has no such product.
+  // Computes out = x (y - 128)^T exactly, for rows of `words` words of four unsigned bytes. words is a multiple of
+  // kByteWords, and there is memory for kTile rows. The panel has kByteWords words more than it needs. The pointer is
+  // null if the instruction set has no such product.
   void (*dot_bytes)(const RowBlock& x, const RowBlock& y, int words, uint32_t* panel, int32_t* out);
 
   // Counts the gates that are on in each layer of one row.

@@ -90,7 +90,7 @@ class Contraction {
     }
   }
 
-  // sums += v^T block for the rows of v from `first` on.
+  // Adds v^T block to sums, for the rows of v from `first` on.
   void add_product(const float* block, int rows, int cols, int64_t first, double* sums) const {
     p_.kernels.contract(block, rows, cols, few_v_.data() + first * v_.cols, v_.cols, static_cast<int>(v_.cols), sums);
   }

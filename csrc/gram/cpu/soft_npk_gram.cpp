@@ -70,7 +70,7 @@ void each(int64_t rows, int64_t cols, const F& f) {
   }
 }
 
-// counts = scale_l <a_l, b_l> of one tile.
+// Sets counts to scale_l <a_l, b_l> of one tile.
 template <class T>
 void soft_counts(const SoftProblem& p, const SoftLayer& l, int64_t row, int64_t col, T* counts) {
   const int64_t rows = SoftProblem::height(p.a, row), cols = SoftProblem::height(p.b, col);
@@ -116,7 +116,8 @@ void soft_into(const SoftProblem& p, const Tensor& out) {
   });
 }
 
-// da_l(I) += (G_IJ * prod_{k != l} counts_k) scale_l b_l(J), and the mirror image of it if the problem is symmetric.
+// Adds (G_IJ * prod_{k != l} counts_k) scale_l b_l(J) to da_l(I), and does the same for the mirror image if the problem
+// is symmetric.
 template <class T>
 class SoftBackward {
  public:
@@ -143,8 +144,8 @@ class SoftBackward {
   }
 
  private:
-  // A worker's scratch has these tiles: 0 is the running product from the last layer on, 1 is a weight. For each layer
-  // follow its counts and the product of G and the layers before it.
+  // A worker's scratch has these tiles: 0 is the running product from the last layer on, and 1 is a weight. Then come,
+  // for each layer, its counts and the product of G and the layers before it.
   void add(int64_t worker, int64_t row, int64_t col) {
     SoftTile<T>& s = scratch_[worker];
     const int64_t rows = SoftProblem::height(p_.a, row), cols = SoftProblem::height(p_.b, col);
@@ -170,7 +171,7 @@ class SoftBackward {
     }
   }
 
-  // to = G of the tile, plus its mirror image if one tile stands for two.
+  // Sets `to` to G of the tile, plus its mirror image if one tile stands for two.
   void load_grad(int64_t row, int64_t col, int64_t rows, int64_t cols, T* to, T* mirrored) {
     convert(grad_.block(row * kEdge, rows, col * kEdge, cols), Matrix::of(to, rows, cols, kStride));
     if (p_.symmetric) {
