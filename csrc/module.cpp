@@ -59,7 +59,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("isa_flags", &cpu::isa_flags, py::arg("name"), "The CPU flags that an instruction set needs.");
   m.def("available_isas", &available_isas, "Instruction sets this machine runs, slowest first.");
   m.def("active_isa", [] { return cpu::name(cpu::active_isa()); }, "The instruction set kernels use.");
-  m.def("forced_isa", &cpu::forced_isa, "The instruction set that force_isa set; empty where it set none.");
+  m.def("forced_isa", &cpu::forced_isa, "The instruction set that force_isa set; empty if it set none.");
   m.def("force_isa", &cpu::force_isa, py::arg("name"), "Makes kernels use this instruction set; empty: the fastest.");
   m.def(
       "bit_pairs_per_second", &cpu::bit_pairs_per_second, py::arg("isa"), py::arg("threads"),

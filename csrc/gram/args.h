@@ -66,7 +66,7 @@ struct GramArgs {
       require_words(*y_words, "y_words");
     }
     require_layers(layers.y_first, layers.count, y_words ? *y_words : words, "y_first");
-    require(y_words.has_value() == y.has_value() || !x, "y: needs y_words, and y_words needs y where x is given");
+    require(y_words.has_value() == y.has_value() || !x, "y: needs y_words, and y_words needs y if x is given");
     require(y_factor.has_value() == (factor && y_words), "y_factor: goes with factor and y_words");
     if (factor) {
       require_factor(*factor, n(), "factor");
