@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from gatedops import GateBits, backends, reference
 NPK = ("--n", "30", "--width", "33", "--depth", "3", "--epochs", "1", "--no-plot")
 CONV = ("--n", "30", "--channels", "4", "5", "--dense", "6", "--epochs", "1", "--quick", "--no-plot")
 PLAIN, PEER = "gatedops.reference.conv_gram", "neural-tangents, NTK"
+TWO_CALLS, RUNS = "cuBLASLt, two calls", ["forward", "forward + backward"]
 GATES = {"MLP": 4 * 1024, "VGG-11": 152_064, "ResNet-18": 557_056, "transformer": 2 * 32 * 1024}
 
 pytest.importorskip("sklearn")
@@ -46,25 +48,13 @@ def wrong_gram(right: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return lambda *args, out=None, **given: right(*args, out=out, **given).mul_(1 if out is None else 1 + 1e-4)
 
 
-def wrong_fusing(right: Callable[..., Any]) -> Callable[..., nn.Module]:
-    def fuse(net: nn.Module, example: Tensor) -> nn.Module:
-        fused = right(net, example)
-        fused[-1].bias.data += 1
-        return fused
-
-    return fuse
-
-
-def wrong_layers(right: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:
-    def layers(net: object, x: Tensor) -> tuple[Tensor, ...]:
-        *others, z = right(net, x)
-        return (*others, z + 1e-3 * z.abs().max())
-
-    return layers
+def shifted(fused: Any) -> nn.Module:
+    fused[-1].bias.data += 1
+    return fused
 
 
 @pytest.mark.parametrize(
-    ("script", "options", "name", "wrong", "failures", "reason", "timed"),
+    "case",
     [
         (
             "npk_gram", NPK, "npk_gram", wrong_gram, 4, "the Gram is wrong: its largest relative error is 1.0e-04",
@@ -80,7 +70,8 @@ def wrong_layers(right: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tupl
             "record_gates and hooks by hand disagree", {"hooks by hand", "the network alone", "fused", "eager"},
         ),
         (
-            "drop_in", ("--networks", "MLP", "--n", "3", "--batch", "2"), "fuse_relu", wrong_fusing, 2,
+            "drop_in", ("--networks", "MLP", "--n", "3", "--batch", "2"), "fuse_relu",
+            lambda right: lambda net, example: shifted(right(net, example)), 2,
             "fuse_relu changes the output", {"record_gates", "hooks by hand", "the network alone", "eager"},
         ),
         (
@@ -88,24 +79,18 @@ def wrong_layers(right: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tupl
             lambda right: lambda cache, rows: right(cache, rows.flip(0)), 3, "losses differ by", {"no cache"},
         ),
         (
-            "gated_linear", ("--size", "6,70,2", "--no-compile", "--no-plot"), "Net.ours", wrong_layers, 10,
+            "gated_linear", ("--size", "6,70,2", "--no-compile", "--no-plot"), "Net.ours",
+            lambda right: lambda net, x: tuple(1.01 * z for z in right(net, x)), 10,
             "differ from those of eager torch", {"torch eager", "matrix products alone"},
         ),
     ],
+    ids=lambda case: f"{case[0]}, {case[2]}",
 )  # fmt: skip
 def test_a_wrong_result_has_no_time(
-    importer: Importer,
-    script: str,
-    options: tuple[str, ...],
-    name: str,
-    wrong: Callable[[Any], object],
-    failures: int,
-    reason: str,
-    timed: set[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    importer: Importer, case: tuple[Any, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its name and the reason are in the JSON; the others are timed, and compared with nothing."""
+    script, options, name, wrong, failures, reason, timed = case
     module = importer(script)
     owner: Any = gatedops
     if "." in name:
@@ -129,16 +114,6 @@ def test_without_peers(importer: Importer, tmp_path: Path) -> None:
     status, found = run_and_read(importer("npk_gram"), tmp_path, *NPK, *options)
     assert (status, {entry["by"] for entry in found["speed"]}) == (0, {"gatedops"})
     assert all(entry["largest_error"] < 1e-13 for entry in found["speed"])
-
-
-@pytest.mark.parametrize("name", ["npk_gram", "conv_npk"])
-def test_too_many_points_are_refused_before_any_work(
-    importer: Importer, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(importer("_common.options"), "available_memory", lambda: 2**30)
-    with pytest.raises(ValueError, match=r"a study of n=10000000 needs about .* GiB of memory, 1.0 GiB are left"):
-        run_and_read(importer(name), tmp_path, "--data", "random", "--n", "10000000")
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_errors_are_relative(importer: Importer) -> None:
@@ -229,3 +204,107 @@ def test_networks_have_the_gates_that_hooks_by_hand_find(importer: Importer, nam
     assert sum(bits.widths) == GATES[name]
     assert all(torch.equal(a, b) for a, b in zip(bits.unpack(), masks, strict=True))
     assert not any(module._forward_hooks for module in net.modules())
+
+
+# --- gated layers ---
+
+
+@pytest.fixture
+def script(importer: Importer, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.setattr(backends, "_forced", None)
+    return importer("gated_linear")
+
+
+def run_layers(script: ModuleType, out: Path, *more: str) -> tuple[int, dict[str, Any]]:
+    """The exit status and the JSON of nets of one kind."""
+    return run_and_read(script, out, "--no-compile", "--no-plot", "--only", "layer", "--size", "6,70,2", *more)
+
+
+def test_files_are_those_of_a_device_and_a_backend(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = script.parser().parse_args(["--no-compile", "--device", "cuda"])
+    assert script.prepare(args) == script.GPU_CELLS
+    assert (args.dtype, script.name_of(args.device)) == ("bfloat16", "gated_linear_cuda")
+    monkeypatch.setattr(backends, "_forced", "portable")
+    status, found = run_layers(script, tmp_path)
+    assert (status, found["name"], found["machine"]["backend"]) == (0, "gated_linear_portable", "portable")
+
+
+def test_a_compiler_is_needed_for_torch_compile(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(ValueError, match=r"neither g\+\+ nor clang\+\+ is found: use --no-compile"):
+        script.run(script.parser().parse_args([]))
+
+
+@pytest.mark.parametrize("fails", ["planned", "called", "in the turns", "wrong"])
+def test_a_baseline_that_fails_is_named_and_the_rest_is_timed(
+    script: ModuleType, importer: Importer, fails: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[object] = []
+
+    def two_calls(net: Any) -> SimpleNamespace:
+        def call() -> tuple[Tensor, ...]:
+            calls.append(net)
+            if fails == "called" or (fails == "in the turns" and len(calls) % 3 == 0):
+                raise RuntimeError("matmul of cuBLASLt failed")
+            (z,) = net.eager(net.x)
+            return (2 * z if fails == "wrong" else z,)
+
+        if fails == "planned":
+            raise RuntimeError("heuristic of cuBLASLt failed")
+        return SimpleNamespace(run=lambda backward: call)
+
+    monkeypatch.setattr(importer("_gated_linear.measure"), "has_two_calls", lambda net: True)
+    monkeypatch.setattr(importer("_gated_linear.measure"), "TwoCalls", two_calls)
+    code, found = run_layers(script, tmp_path)
+    assert code == 1
+    assert [(missing["what"], missing["by"]) for missing in found["failures"]] == [(what, TWO_CALLS) for what in RUNS]
+    assert [entry["by"] for entry in found["entries"]] == 2 * ["gatedops", "torch eager", "matrix products alone"]
+
+
+def test_a_net_that_cannot_be_made_is_named_and_the_rest_is_timed(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = iter([script.Net("layer", script.Cell(5, 40, 2), 0)])  # for the second size there is no other
+    monkeypatch.setattr(script, "Net", lambda *_: next(made))
+    code, found = run_layers(script, tmp_path, "--size", "5,40,2", "6,70,2")
+    assert (code, {entry["batch"] for entry in found["entries"]}) == (1, {5})
+    assert "layer 6 x 70, 2 layers: StopIteration" in capsys.readouterr().out
+
+
+class TorchProduct:
+    """What cuBLASLt does, by torch: `out` = left @ right, and an epilogue that writes or applies bits."""
+
+    def __init__(self, left: Tensor, right: Tensor, out: Tensor, epilogue: int = 1, bias: Any = None, aux: Any = None):
+        self.tensors, self.epilogue = (left, right, out, bias, aux), epilogue
+
+    def __call__(self) -> None:
+        left, right, out, bias, aux = self.tensors
+        torch.mm(left, right, out=out)
+        if self.epilogue == 1:
+            return
+        powers = 2 ** torch.arange(8, dtype=torch.uint8)
+        if bias is not None:
+            out.add_(bias).relu_()
+            aux.copy_(((out > 0).view(len(out), -1, 8) * powers).sum(2))
+        out.mul_((aux[:, :, None] & powers).bool().view(len(out), -1)[:, : out.shape[1]])
+
+
+@pytest.mark.parametrize("kind", ["layer", "value", "pair", "frozen"])
+def test_the_two_calls_give_the_results_and_gradients_of_torch(
+    script: ModuleType, importer: Importer, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importer("_gated_linear.two_calls"), "Product", TorchProduct)
+    measure = importer("_gated_linear.measure")
+    net = script.Net(kind, script.Cell(5, 128, 3), seed=0)
+    planned = measure.TwoCalls(net)
+    for backward in (False, True):
+        measure.require_right(net, planned.run(backward))
+    results = net.eager(net.x)
+    torch.autograd.backward(results, net.cotangents[: len(results)])
+    features = planned.features if kind == "pair" else None
+    for network, layers in ((features, net.features), (planned.values, net.values)):
+        for layer, (weight, bias) in enumerate(layers if network else []):
+            assert torch.allclose(network.weight_gradients[layer], weight.grad, rtol=1e-3, atol=1e-3)
+            assert torch.allclose(network.bias_gradients[layer], bias.grad, rtol=1e-3, atol=1e-3)
