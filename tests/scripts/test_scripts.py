@@ -52,6 +52,7 @@ def check_npk_gram(found: Content) -> None:
 def check_conv_npk(found: Content) -> None:
     assert (found["points"], found["net"]["layers"]) == ({"n": 30, "train": 24, "test": 6}, "4-5-GAP-6")
     assert set(found["kernels"]) == set(found["pictures"]) == {"untrained net", "trained net"}
+    assert found["pictures"]["untrained net"] != found["pictures"]["trained net"]
     for kernel in found["kernels"].values():
         assert 0 <= kernel["accuracy"] <= 1
         assert kernel["us_per_pair"] == pytest.approx(1e6 * kernel["seconds"] / (30 * 31 // 2))
