@@ -17,6 +17,7 @@ fail() {
 
 program='' version=3.12 torch=2.11.0 arch=9.0a
 while (($#)); do
+  [[ $1 != --help ]] || { sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0" && exit 0; }
   (($# >= 2)) || fail "$1 needs a value"
   case $1 in
     --python) program=$2 ;;

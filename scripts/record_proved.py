@@ -9,6 +9,7 @@ its row. Kernels from other sources than those here are refused, because no buil
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import sys
@@ -67,10 +68,10 @@ def merged(old: list[Proved], said: list[dict[Key, list[Proved | None]]]) -> lis
     return [row for key, row in sorted(rows.items()) if row is not None]
 
 
-def main(files: list[str]) -> int:
-    if not files:
-        print("record_proved.py: needs what `python -m gatedops selftest --json` printed, one file or more")
-        return 2
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+", metavar="FILE", help="what `python -m gatedops selftest --json` printed")
+    files = parser.parse_args(arguments).files
     rows = merged(list(proved.table()), [rows_of(json.loads(Path(file).read_text())) for file in files])
     write_text(proved.TABLE, json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     for row in rows:

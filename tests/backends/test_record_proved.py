@@ -86,6 +86,11 @@ def test_kernels_of_other_sources_are_refused(script, tmp_path, monkeypatch):
     assert json.loads(proved.TABLE.read_text()) == []
 
 
-def test_without_a_file_it_says_what_it_needs(script, capsys):
-    assert script.main([]) == 2
-    assert "needs what `python -m gatedops selftest --json` printed" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"), [([], 2, "are required: FILE"), (["--help"], 0, "selftest --json")]
+)
+def test_without_a_file_it_says_what_it_needs(script, capsys, arguments, status, said):
+    with pytest.raises(SystemExit) as stopped:
+        script.main(arguments)
+    assert stopped.value.code == status
+    assert said in "".join(capsys.readouterr())
