@@ -24,15 +24,16 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from _common import gate_study
-from _common.contest import OURS, Call, Contest, Entry, Failures, GpuLostError
+from _common.contest import OURS, Call, Contest, Entry, Failures
 from _common.gate_study import LabelledImages
 from _common.images import encoded
 from _common.options import DTYPES, at_least, require_memory, run_script, script_parser
-from _common.output import Results, print_entries, print_table
+from _common.output import Results, print_table
 from _common.relu_net import net_accuracy, train
 from torch import Tensor, nn
 
@@ -82,7 +83,7 @@ class KernelFigures:
 def look(net: nn.Module, images: LabelledImages, args: argparse.Namespace) -> tuple[KernelFigures, Tensor]:
     """The figures of the net's kernel, and the picture of its normalised Gram."""
     start = time.perf_counter()
-    gram = gatedops.npk(net.eval(), images.inputs, dtype=DTYPES[args.dtype])
+    gram: Any = gatedops.npk(net.eval(), images.inputs, dtype=DTYPES[args.dtype])
     seconds, pairs = time.perf_counter() - start, unordered(images.n)
     figures = KernelFigures(*gate_study.gram_accuracy(gram, images, args.seed), seconds, pairs, 1e6 * seconds / pairs)
     return figures, gate_study.gram_image(normalised(gram), images.labels)
@@ -164,12 +165,9 @@ def time_pairs(args: argparse.Namespace, results: Results) -> None:
     else:
         problems, repeats = QUICK_PROBLEMS if args.quick else PROBLEMS, REPEATS
     print("gatedops: all of npk on a symmetric Gram in float32; ratios are those of the time of a pair")
-    entries: list[Entry] = []
-    for problem in problems:
-        with results.failures.caught(str(problem), WHAT, "network and images"):
-            entries += time_problem(problem, args, results.failures, QUICK_REPEATS if args.quick else repeats)
-        results.add(speed=[entry.to_json() for entry in entries])
-    print_entries(entries, ("pairs", "us_per_pair"))
+    repeats = QUICK_REPEATS if args.quick else repeats
+    parts = [(str(one), partial(time_problem, one, args, results.failures, repeats)) for one in problems]
+    results.time_parts("speed", parts, ("pairs", "us_per_pair"))
 
 
 def time_problem(problem: Problem, args: argparse.Namespace, failures: Failures, repeats: int) -> list[Entry]:
@@ -208,7 +206,8 @@ def plain_form(net: nn.Sequential, x: Tensor) -> Callable[[], Tensor]:
 def require_agreement(net: nn.Sequential, x: Tensor) -> None:
     """Raises RuntimeError unless gatedops.npk gives what its plain form does."""
     expected = plain_form(net, x)()
-    error = float((gatedops.npk(net, x, progress=False) - expected).abs().max() / expected.abs().max())
+    found: Any = gatedops.npk(net, x, progress=False)
+    error = float((found - expected).abs().max() / expected.abs().max())
     if not error < LARGEST_ERROR:
         raise RuntimeError(f"gatedops.npk is wrong: it differs from its plain form by {error:.1e}")
 
@@ -238,11 +237,8 @@ def run(args: argparse.Namespace) -> int:
 
 def run_on_gpu(args: argparse.Namespace) -> int:
     results = Results(args, "conv_npk_cuda", device="cuda", family="conv_gram")
-    try:
-        with results.section("what a pair costs"):
-            time_pairs(args, results)
-    except GpuLostError as error:
-        return results.lost(error)
+    with results.until_gpu_is_lost(), results.section("what a pair costs"):
+        time_pairs(args, results)
     return results.finish()
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from _common.contest import Call, Contest, Entry, Failures
 from _common.options import at_least, run_script, script_parser
-from _common.output import Results, print_entries
+from _common.output import Results
 from _drop_in.models import SUBJECTS, Subject, random_problem
 from torch import Tensor, nn
 
@@ -144,19 +144,13 @@ def run(args: argparse.Namespace) -> int:
     results = Results(args, "drop_in")
     subjects = [subject for subject in SUBJECTS if subject.name in args.networks]
     with results.section(f"recording the gates of {args.n} inputs, {args.batch} at a time"):
-        recorded: list[Entry] = []
-        for subject in subjects:
-            recorded += time_recording(subject, args, results.failures)
-            results.add(recording=[entry.to_json() for entry in recorded])
         print("The bits agree with the hooks' masks; ratios are those to record_gates.")
-        print_entries(recorded, ("gates", "bytes_per_input"))
+        parts = [(one.name, partial(time_recording, one, args, results.failures)) for one in subjects]
+        results.time_parts("recording", parts, ("gates", "bytes_per_input"))
     with results.section(f"one batch of {args.batch} before and after fuse_relu"):
-        fused: list[Entry] = []
-        for subject in subjects:
-            fused += time_fusing(subject, args, results.failures)
-            results.add(fusing=[entry.to_json() for entry in fused])
         print("The outputs agree in every bit. replaced: layers that are ours; kept: modules whose ReLUs stay torch's")
-        print_entries(fused, ("replaced", "kept"))
+        parts = [(one.name, partial(time_fusing, one, args, results.failures)) for one in subjects]
+        results.time_parts("fusing", parts, ("replaced", "kept"))
     return results.finish()
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from _common.contest import Call, Contest, Entry, Failures
 from _common.options import at_least, run_script, script_parser
-from _common.output import Results, print_entries
+from _common.output import Results
 from torch import Tensor, nn
 
 from gatedops import DGN, GateBits, GateCache
@@ -34,8 +34,8 @@ INPUTS = {"fc": 3200, "gconv": 64}
 LIMIT = "gates that are ready"
 
 
-def time_epochs(network: str, n: int, args: argparse.Namespace, failures: Failures, folder: Path) -> list[Entry]:
-    spec, generator = SPECS[network], torch.Generator().manual_seed(args.seed)
+def time_epochs(network: str, args: argparse.Namespace, failures: Failures, folder: Path) -> list[Entry]:
+    n, spec, generator = args.n or INPUTS[network], SPECS[network], torch.Generator().manual_seed(args.seed)
     model = DGN(spec, "FL", feature=spec.relu_net(args.seed), generator=generator)
     x = torch.rand(n, *spec.shape, generator=generator)
     labels = torch.randint(10, (n,), generator=generator)
@@ -104,12 +104,9 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     results = Results(args, "gate_cache", family="gates")
-    entries: list[Entry] = []
     with tempfile.TemporaryDirectory() as folder, results.section(f"one epoch, batch {BATCH}"):
-        for network in args.networks:
-            entries += time_epochs(network, args.n or INPUTS[network], args, results.failures, Path(folder))
-            results.add(entries=[entry.to_json() for entry in entries])
-        print_entries(entries, ("bytes_an_input",))
+        parts = [(one, partial(time_epochs, one, args, results.failures, Path(folder))) for one in args.networks]
+        results.time_parts("entries", parts, ("bytes_an_input",))
     return results.finish()
 
 

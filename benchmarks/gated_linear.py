@@ -31,11 +31,12 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+from functools import partial
 
 import torch
-from _common.contest import Entry, GpuLostError
+from _common.contest import Entry, Failures
 from _common.options import at_least, require_memory, run_script, script_parser
-from _common.output import Results, print_entries
+from _common.output import Results
 from _common.problems import LAYER_KINDS
 from _gated_linear.cublaslt import library
 from _gated_linear.measure import time_net
@@ -101,25 +102,21 @@ def prepare(args: argparse.Namespace) -> tuple[Cell, ...]:
     return cells
 
 
+def time_cell(kind: str, one: Cell, args: argparse.Namespace, failures: Failures) -> list[Entry]:
+    net = Net(kind, one, args.seed, args.device, DTYPES[args.dtype])
+    return time_net(net, failures, QUICK_REPEATS if args.quick else REPEATS, compiled=not args.no_compile)
+
+
 def run(args: argparse.Namespace) -> int:
     cells = prepare(args)
     results = Results(args, name_of(args.device), device=args.device, family="gated_linear")
     if args.device == "cuda" and library() is None:
         print("cuBLASLt cannot be reached from Python here: the best baseline is torch.compile")
-    entries: list[Entry] = []
-    repeats = QUICK_REPEATS if args.quick else REPEATS
-    try:
+    with results.until_gpu_is_lost():
         for kind in args.only:
             with results.section(f"{kind}: {LAYER_KINDS[kind]}, {args.dtype}"):
-                first = len(entries)
-                for one in cells:
-                    with results.failures.caught(f"{kind} {one}", "inputs and weights", "torch"):
-                        net = Net(kind, one, args.seed, args.device, DTYPES[args.dtype])
-                        entries += time_net(net, results.failures, repeats, compiled=not args.no_compile)
-                    results.add(entries=[entry.to_json() for entry in entries])
-                print_entries(entries[first:], ("saved_bytes", "saved_of_eager"))
-    except GpuLostError as error:
-        return results.lost(error)
+                parts = [(f"{kind} {one}", partial(time_cell, kind, one, args, results.failures)) for one in cells]
+                results.time_parts("entries", parts, ("saved_bytes", "saved_of_eager"))
     return results.finish()
 
 

@@ -36,15 +36,13 @@ import argparse
 import sys
 from dataclasses import asdict
 
-from _common.contest import Entry, GpuLostError
 from _common.options import at_least, require_memory, run_script, script_parser
-from _common.output import Results, print_entries
+from _common.output import Results
 from _gram.cpu import Cpu
 from _gram.gpu import Gpu
 from _gram.sections import ON_GPUS, SECTIONS, Run
 from _gram.sizes import chosen_sizes
 
-ALL = "all"  # a failure's `by` if what all contestants share failed
 BUFFERS = 5  # n x n arrays of float32 alive at the worst moment on a CPU
 
 
@@ -86,28 +84,11 @@ def run(args: argparse.Namespace) -> int:
         else:
             results.add(rates=asdict(platform.rates))
     task = Run(platform, sizes, args.seed, results.failures)
-    found: dict[str, list[dict[str, object]]] = {}
-    try:
+    with results.until_gpu_is_lost():
         for section in sections:
             with results.section(section):
-                run_section(section, task, results, found)
-    except GpuLostError as error:
-        return results.lost(error)
+                results.time_parts(section, SECTIONS[section](task), ("grows", "exponent"), within="sections")
     return results.finish()
-
-
-def run_section(section: str, task: Run, results: Results, found: dict[str, list[dict[str, object]]]) -> None:
-    """Times the problems of a section one by one, each of which is in the JSON at once, and prints their table; found:
-    all sections so far."""
-    entries: list[Entry] = []
-    try:
-        for problem, measure in SECTIONS[section](task):
-            with task.failures.caught(problem, section, ALL):
-                entries += measure()
-            found[section] = [entry.to_json() for entry in entries]
-            results.add(sections=found)
-    finally:
-        print_entries(entries, ("grows", "exponent"))
 
 
 if __name__ == "__main__":

@@ -23,12 +23,12 @@ from functools import partial
 
 import torch
 from _common import gate_study
-from _common.contest import OURS, Call, Contest, Entry, Failures, GpuLostError, Limit, MeasuredLimit
+from _common.contest import OURS, Call, Contest, Entry, Failures, Limit, MeasuredLimit
 from _common.gate_study import LabelledImages
 from _common.images import encoded
 from _common.machine import bit_pair_rate
 from _common.options import DTYPES, at_least, require_memory, run_script, script_parser
-from _common.output import Results, print_entries, print_table
+from _common.output import Results, print_table
 from _common.peers import MatmulPerLayer, input_matmul
 from _common.problems import Cell, random_gates
 from _common.relu_net import net_accuracy, relu_net, train
@@ -229,19 +229,15 @@ def run(args: argparse.Namespace) -> int:
         f"{args.data}: {n} points ({images.n_train} training, {n - images.n_train} test), fully connected ReLU net "
         f"without biases, {args.depth - 1} gated layers of {args.width}, {args.epochs} epochs"
     )
-    entries: list[Entry] = []
-    try:
+    with results.until_gpu_is_lost():
         with results.section("what the gates know"):
             bits = study(args, images, net, results)
         with results.section("how fast their Gram is"):
-            for problem in problems(args, images, bits):
-                with results.failures.caught(str(problem), WHAT, "inputs and exact counts"):
-                    entries += time_gram(problem, args, results.failures)
-                results.add(speed=[entry.to_json() for entry in entries])
             print("Symmetric Gram into a reused buffer; bit_pairs count each unordered pair of points once.")
-            print_entries(entries, ("largest_error",))
-    except GpuLostError as error:
-        return results.lost(error)
+            parts = (
+                (str(one), partial(time_gram, one, args, results.failures)) for one in problems(args, images, bits)
+            )
+            results.time_parts("speed", parts, ("largest_error",))
     return results.finish()
 
 

@@ -6,8 +6,9 @@ import argparse
 import contextlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from _common.contention import Contention, sentence
 from _common.contest import Entry, Failures, GpuLostError, table
@@ -15,7 +16,10 @@ from _common.machine import facts_line, machine_report
 from _common.options import options_json
 from gatedops.atomic_file import write_text
 
+ALL = "all"  # a failure's `by` if what all contestants share failed
 NUMBERS = re.compile(r"\[\n([-+.\deE,\s]+)\]")  # a list of nothing else; no string has a line break
+
+Part = tuple[str, Callable[[], list[Entry]]]  # a problem, and what times its contestants
 
 
 def write_json_atomically(path: Path, content: object) -> None:
@@ -53,6 +57,7 @@ class Results:
         self.path = args.out / f"{name}.json"
         self.draws = not getattr(args, "no_plot", True)
         self.failures = Failures()
+        self.lost: GpuLostError | None = None
         self.machine = machine_report(device, family)
         self.busy: dict[str, float | None] = {}
         self.content: dict[str, object] = {"machine": self.machine, "options": options_json(args), "complete": False}
@@ -72,9 +77,35 @@ class Results:
         self.busy[name] = contention.cores()
         print(sentence(self.busy[name]))
 
+    def time_parts(self, key: str, parts: Iterable[Part], facts: Sequence[str] = (), *, within: str = "") -> None:
+        """Times part after part and prints their table, with these facts as columns. After each part the JSON has the
+        entries so far under `key`, behind those that it had before. A part that raises is a failure, and the others go
+        on. `within` is the key of an object in the JSON that has `key`."""
+        content: Any = self.content.setdefault(within, {}) if within else self.content
+        before, entries = content.get(key, []), list[Entry]()
+        try:
+            for problem, measure in parts:
+                with self.failures.caught(problem, key, ALL):
+                    entries += measure()
+                content[key] = before + [entry.to_json() for entry in entries]
+                self.add()
+        finally:
+            print_entries(entries, facts)
+
+    @contextlib.contextmanager
+    def until_gpu_is_lost(self) -> Iterator[None]:
+        """Leaves the block, without an error, when the GPU works no more."""
+        try:
+            yield
+        except GpuLostError as error:
+            self.lost = error
+
     def finish(self) -> int:
-        """Writes and draws what is complete; returns the exit status, 1 if a contestant failed."""
-        self.add(complete=True)
+        """Writes what there is, and draws it if it is complete; returns the exit status, 1 if a contestant failed."""
+        self.add(complete=self.lost is None)
+        if self.lost is not None:
+            print(f"\nThe run ends here, because the GPU works no more, and {self.path} has the rest: {self.lost}")
+            return 1
         print(f"\nwrote {self.path}")
         if self.draws:
             from _common.plots import draw
@@ -86,9 +117,3 @@ class Results:
         if failed:
             print(f"{len(failed)} failed and have no times here; the first is {failed[0]}")
         return int(bool(failed))
-
-    def lost(self, error: GpuLostError) -> int:
-        """Writes what there is when the GPU works no more; returns the exit status."""
-        self.add()
-        print(f"\nThe run ends here, because the GPU works no more, and {self.path} has the rest: {error}")
-        return 1

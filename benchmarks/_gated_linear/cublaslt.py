@@ -48,20 +48,27 @@ def library() -> ctypes.CDLL | None:
     return None
 
 
-class CublasLtError(RuntimeError):
-    """A call of the library failed with a status, or the library has no algorithm for a product."""
-
-
-def _check(status: int, call: str) -> None:
+def _call(name: str, *args: object) -> None:
+    """Calls cublasLtNAME; raises RuntimeError if it fails."""
+    status = getattr(library(), f"cublasLt{name}")(*args)
     if status:
-        raise CublasLtError(f"{call} of cuBLASLt failed with status {status}")
+        raise RuntimeError(f"cublasLt{name} failed with status {status}")
+
+
+def _created(name: str, *args: object) -> ctypes.c_void_p:
+    """Returns what cublasLtNAME makes; its first argument is the address of the pointer."""
+    made = ctypes.c_void_p()
+    _call(name, ctypes.byref(made), *args)
+    return made
+
+
+def _set(name: str, of: ctypes.c_void_p, attribute: int, value: ctypes._SimpleCData) -> None:
+    _call(name, of, attribute, ctypes.byref(value), ctypes.c_size_t(ctypes.sizeof(value)))
 
 
 @cache
 def _handle() -> ctypes.c_void_p:
-    handle = ctypes.c_void_p()
-    _check(library().cublasLtCreate(ctypes.byref(handle)), "cublasLtCreate")
-    return handle
+    return _created("Create")
 
 
 @cache
@@ -83,48 +90,29 @@ class Product:
         self.kept = (left, right, out, bias, aux)
         kind = DTYPES[out.dtype]
         tf32 = out.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
-        self.description = ctypes.c_void_p()
-        compute = COMPUTE_32F_FAST_TF32 if tf32 else COMPUTE_32F
-        _check(library().cublasLtMatmulDescCreate(ctypes.byref(self.description), compute, R_32F), "description")
-        self._set(TRANSA, ctypes.c_int32(int(not right.is_contiguous())))
-        self._set(TRANSB, ctypes.c_int32(int(not left.is_contiguous())))
-        self._set(EPILOGUE, ctypes.c_int32(epilogue))
+        self.description = _created("MatmulDescCreate", COMPUTE_32F_FAST_TF32 if tf32 else COMPUTE_32F, R_32F)
+        attributes: dict[int, ctypes._SimpleCData] = {
+            TRANSA: ctypes.c_int32(int(not right.is_contiguous())),
+            TRANSB: ctypes.c_int32(int(not left.is_contiguous())),
+            EPILOGUE: ctypes.c_int32(epilogue),
+        }
         if bias is not None:
-            self._set(BIAS, ctypes.c_void_p(bias.data_ptr()))
-            self._set(BIAS_TYPE, ctypes.c_int32(kind))
+            attributes |= {BIAS: ctypes.c_void_p(bias.data_ptr()), BIAS_TYPE: ctypes.c_int32(kind)}
         if aux is not None:
-            self._set(AUX, ctypes.c_void_p(aux.data_ptr()))
-            self._set(AUX_LD, ctypes.c_int64(8 * aux.shape[1]))
-        self.layouts = [self._layout(t, kind) for t in (right, left, out)]
+            attributes |= {AUX: ctypes.c_void_p(aux.data_ptr()), AUX_LD: ctypes.c_int64(8 * aux.shape[1])}
+        for attribute, value in attributes.items():
+            _set("MatmulDescSetAttribute", self.description, attribute, value)
+        self.layouts = [_layout(t, kind) for t in (right, left, out)]
         self.algorithm = self._best()
 
-    def _set(self, attribute: int, value: ctypes._SimpleCData) -> None:
-        size = ctypes.c_size_t(ctypes.sizeof(value))
-        status = library().cublasLtMatmulDescSetAttribute(self.description, attribute, ctypes.byref(value), size)
-        _check(status, f"attribute {attribute}")
-
-    def _layout(self, t: Tensor, kind: int) -> ctypes.c_void_p:
-        """A row-major (r, c) tensor is a column-major (c, r) matrix."""
-        rows, cols = t.shape if t.is_contiguous() else t.T.shape
-        layout = ctypes.c_void_p()
-        sizes = (ctypes.c_uint64(cols), ctypes.c_uint64(rows), ctypes.c_int64(cols))
-        _check(library().cublasLtMatrixLayoutCreate(ctypes.byref(layout), kind, *sizes), "layout")
-        return layout
-
     def _best(self) -> _Heuristic:
-        preference, found, count = ctypes.c_void_p(), _Heuristic(), ctypes.c_int()
-        _check(library().cublasLtMatmulPreferenceCreate(ctypes.byref(preference)), "preference")
-        limit = ctypes.c_uint64(WORKSPACE)
-        size = ctypes.c_size_t(8)
-        status = library().cublasLtMatmulPreferenceSetAttribute(preference, MAX_WORKSPACE, ctypes.byref(limit), size)
-        _check(status, "preference")
+        preference, found, count = _created("MatmulPreferenceCreate"), _Heuristic(), ctypes.c_int()
+        _set("MatmulPreferenceSetAttribute", preference, MAX_WORKSPACE, ctypes.c_uint64(WORKSPACE))
         a, b, c = self.layouts
-        status = library().cublasLtMatmulAlgoGetHeuristic(
-            _handle(), self.description, a, b, c, c, preference, 1, ctypes.byref(found), ctypes.byref(count)
-        )
-        _check(status, "heuristic")
+        results = (1, ctypes.byref(found), ctypes.byref(count))
+        _call("MatmulAlgoGetHeuristic", _handle(), self.description, a, b, c, c, preference, *results)
         if count.value == 0:
-            raise CublasLtError("cuBLASLt has no algorithm for this product")
+            raise RuntimeError("cuBLASLt has no algorithm for this product")
         return found
 
     def __call__(self) -> None:
@@ -135,9 +123,14 @@ class Product:
         def at(t: Tensor) -> ctypes.c_void_p:
             return ctypes.c_void_p(t.data_ptr())
 
-        status = library().cublasLtMatmul(
-            _handle(), self.description, ctypes.byref(one), at(right), a, at(left), b, ctypes.byref(zero), at(out), c,
-            at(out), c, ctypes.byref(self.algorithm.algorithm), at(_workspace()), ctypes.c_size_t(WORKSPACE),
-            ctypes.c_void_p(torch.cuda.current_stream().cuda_stream),
+        _call(
+            "Matmul", _handle(), self.description, ctypes.byref(one), at(right), a, at(left), b, ctypes.byref(zero),
+            at(out), c, at(out), c, ctypes.byref(self.algorithm.algorithm), at(_workspace()),
+            ctypes.c_size_t(WORKSPACE), ctypes.c_void_p(torch.cuda.current_stream().cuda_stream),
         )  # fmt: skip
-        _check(status, "matmul")
+
+
+def _layout(t: Tensor, kind: int) -> ctypes.c_void_p:
+    """Returns the layout of a row-major (r, c) tensor, which is a column-major (c, r) matrix."""
+    rows, cols = t.shape if t.is_contiguous() else t.T.shape
+    return _created("MatrixLayoutCreate", kind, ctypes.c_uint64(cols), ctypes.c_uint64(rows), ctypes.c_int64(cols))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,6 +53,7 @@ class Net:
             return [(weight.requires_grad_(), weight.new_zeros(width).requires_grad_()) for weight in weights]
 
         self.kind, self.cell = kind, cell
+        self.gate: dict[str, Any] = {"gate": "soft", "beta": BETA} if kind == "soft" else {}
         self.x, self.cotangents = there(normal(n, width)), [there(normal(n, width)) for _ in range(2)]
         self.masks = [there(normal(n, width) > 0) for _ in range(cell.depth)] if kind == "value" else []
         self.bits = [GateBits.pack([mask]) for mask in self.masks]
@@ -79,10 +81,7 @@ class Net:
             return (x,)
         h = z = x
         for (w_f, b_f), (w_v, b_v) in zip(self.features, self.values, strict=True):
-            if self.kind == "soft":
-                h, z, _ = gated_linear_pair(h, w_f, b_f, z, w_v, b_v, gate="soft", beta=BETA)
-            else:
-                h, z, _ = gated_linear_pair(h, w_f, b_f, z, w_v, b_v)
+            h, z, _ = gated_linear_pair(h, w_f, b_f, z, w_v, b_v, **self.gate)
         return self.results(h, z)
 
     def eager(self, x: Tensor) -> Tensors:

@@ -13,6 +13,7 @@ import torch
 from _common.contest import OURS, Call, Contest, Entry, Failures, Key
 from _common.machine import torch_threads
 from _common.options import available_memory
+from _common.output import Part
 from _common.peers import MatmulPerLayer, require_right, require_right_product
 from _common.problems import Cell, random_gates
 from torch import Tensor
@@ -29,7 +30,6 @@ CHANNELS, SIDE = 64, 32
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64, "bool": torch.bool}
 SPARE = 1.25  # memory of a data set over that of its n x n result: gates, vectors, everything else
 
-Part = tuple[str, Callable[[], list[Entry]]]  # a problem, and what times its contestants
 Make = Callable[[], Call]
 Check = Callable[[Call], None]
 Tensors = Callable[[], tuple[Tensor, ...]]
