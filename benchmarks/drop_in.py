@@ -25,7 +25,6 @@ from _drop_in.models import SUBJECTS, Subject, random_problem
 from torch import Tensor, nn
 
 import gatedops
-from gatedops import GateBits
 
 REPEATS = 11
 RECORDING, RECORD, HOOKS, ALONE = "recording", "record_gates", "hooks by hand", "the network alone"
@@ -73,7 +72,6 @@ def time_recording(subject: Subject, args: argparse.Namespace, failures: Failure
 
     def agree(call: Call) -> dict[str, object]:
         bits = call()
-        assert isinstance(bits, GateBits)
         if not all(torch.equal(found, mask) for found, mask in zip(bits.unpack(), masks, strict=True)):
             raise RuntimeError("record_gates and hooks by hand disagree")
         return {"gates": gates, "bytes_per_input": bits.nbytes / args.n}
@@ -130,8 +128,6 @@ def time_pass(
 ) -> list[Entry]:
     def agree(call: Call) -> None:
         found, expected = call(), before()
-        assert isinstance(found, Tensor)
-        assert isinstance(expected, Tensor)
         if not found.equal(expected):
             raise RuntimeError("fuse_relu changes the output")
 

@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -17,7 +18,7 @@ from _common.timing import Timing, interleaved_gpu_medians, interleaved_medians,
 OURS = "gatedops"
 PRINTED = 300  # characters of a reason on the terminal; the JSON has it whole
 
-Call = Callable[[], object]
+Call = Callable[[], Any]
 Key = tuple[str, str]  # what is computed, by whom
 
 

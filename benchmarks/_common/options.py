@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import os
 import sys
 import tempfile
@@ -69,13 +70,7 @@ def require_runnable(args: argparse.Namespace) -> None:
 
 def options_json(args: argparse.Namespace) -> dict[str, object]:
     """The parsed options as JSON can hold them."""
-
-    def plain(value: object) -> object:
-        if isinstance(value, (list, tuple)):
-            return [plain(one) for one in value]
-        return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)
-
-    return {name: plain(value) for name, value in vars(args).items()}
+    return json.loads(json.dumps(vars(args), default=str))
 
 
 def at_least(least: int) -> Callable[[str], int]:

@@ -53,11 +53,11 @@ def input_matmul(x: Tensor) -> Callable[[], Tensor]:
     return partial(torch.mm, x, x.T, out=torch.empty(len(x), len(x), dtype=x.dtype, device=x.device))
 
 
-def require_right(gram: Callable[[], object], bits: GateBits, x: Tensor | None = None) -> None:
+def require_right(gram: Callable[[], Tensor], bits: GateBits, x: Tensor | None = None) -> None:
     """Raises RuntimeError unless some rows and columns of a Gram are the reference's: in every bit for Lambda alone and
     for bytes x, to the accuracy of a float32 sum of x.shape[1] products of equal sign for floats."""
     exact = x is None or not x.is_floating_point()
-    found, expected = _sample(_tensor(gram()), bits, x if exact or x is None else x.double())
+    found, expected = _sample(gram(), bits, x if exact or x is None else x.double())
     if exact and not found.equal(expected):
         raise RuntimeError("the Gram is wrong: it differs from the reference")
     if not bool(((found - expected).abs() <= 1e-5 * expected.abs()).all()):
@@ -75,11 +75,6 @@ def require_right_product(product: Callable[[Tensor], Tensor], bits: GateBits, v
     gram, factor = reference.npk_gram(None, left, None, right, dtype=torch.float64), few.cpu()[columns].double()
     if not bool(((found - gram @ factor).abs() <= 1e-5 * (gram @ factor.abs())).all()):
         raise RuntimeError("the product is wrong: it differs from the reference")
-
-
-def _tensor(result: object) -> Tensor:
-    assert isinstance(result, Tensor)
-    return result
 
 
 def _sampled(n: int) -> tuple[Tensor, Tensor]:

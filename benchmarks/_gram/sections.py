@@ -212,9 +212,7 @@ def require_counts(x: GateBits, y: GateBits | None, call: Call, *, triangle: boo
     """Raises RuntimeError unless some of the counts are the reference's, or their upper triangle is."""
     at = torch.linspace(0, x.n - 1, min(x.n, CHECKED)).long()
     left, right = (bits[at.to(bits.device)].to("cpu") for bits in (x, x if y is None else y))
-    found = call()
-    assert isinstance(found, Tensor)
-    found = found.reshape(x.n, x.n)[at.to(found.device)][:, at.to(found.device)].cpu()
+    found = call().reshape(x.n, x.n)[at.to(x.device)][:, at.to(x.device)].cpu()
     expected = reference.gate_overlap(left, right)[0]
     if not (found.triu().equal(expected.triu()) if triangle else found.equal(expected)):
         raise RuntimeError("the counts are wrong: they differ from the reference")
@@ -269,7 +267,6 @@ def inputs(size: int, run: Run) -> dict[str, Callable[[], Tensor]]:
 def require_packed(q: Tensor, call: Call) -> None:
     """Raises RuntimeError unless the first rows of the words are the reference's."""
     words, few = call(), slice(0, 3)
-    assert isinstance(words, Tensor)
     if not words[few].cpu().equal(reference.pack_gates(q[few].cpu()).words):
         raise RuntimeError("the words are wrong: they differ from the reference")
 
