@@ -125,12 +125,15 @@ class Failures:
         self.all: list[Failure] = []
 
     def note(self, problem: str, what: str, by: str, error: Exception) -> None:
+        """Keeps and prints an error; raises GpuLostError if nothing can go on after it."""
         self.all.append(Failure(problem, what, by, f"{type(error).__name__}: {error}"))
         print(f"failed: {self.all[-1]}", flush=True)
+        if not gpu_works():
+            raise GpuLostError(str(self.all[-1])) from error
 
     @contextmanager
     def caught(self, problem: str, what: str, by: str) -> Iterator[None]:
-        """Notes an error of the block, and goes on behind it; raises GpuLostError if nothing can go on after that."""
+        """Notes an error of the block, and goes on behind it."""
         try:
             yield
             synchronize()  # raises the error of a kernel that the block launched
@@ -138,8 +141,6 @@ class Failures:
             raise
         except Exception as error:
             self.note(problem, what, by, error)
-            if not gpu_works():
-                raise GpuLostError(str(self.all[-1])) from error
 
     def to_json(self) -> list[dict[str, object]]:
         return [failure.to_json() for failure in self.all]
@@ -162,21 +163,15 @@ def gpu_works() -> bool:
 
 @dataclass
 class Contestant:
-    """One call; the fields are those of its Entry."""
+    """One call; known: what its Entry says of it before it is timed."""
 
     call: Call
-    work: float | None
-    unit: str
     limit: Limit | MeasuredLimit | None
-    facts: Mapping[str, object]
+    known: Mapping[str, Any]
 
     def measured_limit(self) -> Limit | None:
         """The limit as it is now, on a machine whose clock wanders."""
         return self.limit() if callable(self.limit) else self.limit
-
-    def seconds(self, timing: Timing, *, each: bool) -> float:
-        """The median of all the work, or for each unit of it."""
-        return timing.median / self.work if each and self.work else timing.median
 
 
 class Contest:
@@ -212,7 +207,8 @@ class Contest:
             else:
                 found = check(call)
             synchronize()
-            self.contestants[what, by] = Contestant(call, work, unit, limit, {**(facts or {}), **(found or {})})
+            known = {"problem": self.problem, "what": what, "by": by, "work": work, "unit": unit}
+            self.contestants[what, by] = Contestant(call, limit, known | {"facts": {**(facts or {}), **(found or {})}})
         return (what, by) in self.contestants
 
     def run(
@@ -238,8 +234,6 @@ class Contest:
             except ContestantError as error:
                 self.failures.note(self.problem, *error.key, error.error)
                 del self.contestants[error.key]
-                if not gpu_works():
-                    raise GpuLostError(str(error)) from error
         after = {key: self.contestants[key].measured_limit() for key in times}
         known = {key: None if limit is None else limit.lowered(before[key]) for key, limit in after.items()}
         bases = dict.fromkeys((what for what, _ in times), base) if isinstance(base, tuple) else base or {}
@@ -258,26 +252,15 @@ class Contest:
         compared = base or next(other for other in self.contestants if other[0] == what)
         ratio = None
         if compared in times:
-            other = self.contestants[compared]
-            each = one.work is not None and other.work is not None
-            ratio = one.seconds(taken, each=each) / other.seconds(times[compared], each=each)
+            works = one.known["work"], self.contestants[compared].known["work"]
+            work, other_work = works if all(works) else (1, 1)
+            ratio = taken.median / work / (times[compared].median / other_work)
         floors = {name: times[what, name].median for name in limits if (what, name) in times}
         if floors and by not in limits:
             name = min(floors, key=lambda name: floors[name])
             limit = Limit({name: floors[name]})
-        return Entry(
-            problem=self.problem,
-            what=what,
-            by=by,
-            median_s=taken.median,
-            best_s=taken.best,
-            runs=len(taken.samples),
-            limit=limit,
-            ratio=ratio,
-            work=one.work,
-            unit=one.unit,
-            facts=one.facts,
-        )
+        found: dict[str, Any] = {"median_s": taken.median, "best_s": taken.best, "runs": len(taken.samples)}
+        return Entry(**one.known, **found, limit=limit, ratio=ratio)
 
 
 def _attributed(key: Key, call: Call) -> Call:
