@@ -31,9 +31,9 @@ import torch
 from _common import gate_study
 from _common.contest import OURS, Call, Contest, Entry, Failures
 from _common.gate_study import LabelledImages
-from _common.images import encoded
 from _common.options import DTYPES, at_least, require_memory, run_script, script_parser
 from _common.output import Results, print_table
+from _common.plots import encoded
 from _common.relu_net import net_accuracy, train
 from torch import Tensor, nn
 

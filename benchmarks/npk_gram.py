@@ -25,11 +25,11 @@ import torch
 from _common import gate_study
 from _common.contest import OURS, Call, Contest, Entry, Failures, Limit, MeasuredLimit
 from _common.gate_study import LabelledImages
-from _common.images import encoded
 from _common.machine import bit_pair_rate
 from _common.options import DTYPES, at_least, require_memory, run_script, script_parser
 from _common.output import Results, print_table
 from _common.peers import MatmulPerLayer, input_matmul
+from _common.plots import encoded
 from _common.problems import Cell, random_gates
 from _common.relu_net import net_accuracy, relu_net, train
 from torch import Tensor, nn

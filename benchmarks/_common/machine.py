@@ -1,4 +1,4 @@
-"""What the figures were measured on, and the rate at which its instructions count bits."""
+"""What the figures were measured on, how fast its instructions count bits, and whether something else was running."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ from gatedops.backends.choice import backend_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 Value = TypeVar("Value")
+STAT = Path("/proc/stat")
+BUSY_FIELDS = (0, 1, 2, 5, 6, 7)  # user, nice, system, irq, softirq, steal
+QUIET = 0.1  # cores that others may use before figures count as rough: those from a busy machine are
 
 
 def machine_report(device: str = "cpu", family: str = "gram") -> dict[str, object]:
@@ -75,6 +78,38 @@ def bit_pair_rate(isa: str, threads: int) -> float:
     what it bounds, and take the larger of several measurements.
     """
     return _C.bit_pairs_per_second(isa, threads)
+
+
+class Contention:
+    """Measures, from the moment it is made, how many cores the other processes keep busy."""
+
+    def __init__(self) -> None:
+        self.wall, self.others = time.perf_counter(), _other_seconds()
+
+    def cores(self) -> float | None:
+        """The mean number of cores that others kept busy; None if the system does not say (it is not Linux)."""
+        now = _other_seconds()
+        if now is None or self.others is None:
+            return None
+        return max(0.0, (now - self.others) / (time.perf_counter() - self.wall))
+
+
+def busy_sentence(cores: float | None) -> str:
+    """A line for the end of a table."""
+    if cores is None:
+        return "this system does not say what else ran meanwhile"
+    rough = ": BUSY, these figures are rough" if cores > QUIET else ""
+    return f"other processes kept {cores:.2f} of {os.cpu_count()} cores busy meanwhile{rough}"
+
+
+def _other_seconds() -> float | None:
+    """CPU seconds of all processes but this one since some fixed time."""
+    if not STAT.exists():
+        return None
+    ticks = STAT.read_text().split("\n", 1)[0].split()[1:]
+    busy = sum(int(ticks[field]) for field in BUSY_FIELDS) / os.sysconf("SC_CLK_TCK")
+    own = os.times()
+    return busy - own.user - own.system - own.children_user - own.children_system
 
 
 def _cpu_model() -> str:

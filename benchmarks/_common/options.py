@@ -60,10 +60,16 @@ def run_script(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespac
 
 
 def require_runnable(args: argparse.Namespace) -> None:
-    """Checks --no-plot, --device and --out, as far as the script has them, and makes the folder of the results."""
-    if not getattr(args, "no_plot", True):
-        require_matplotlib()
-    require_device(getattr(args, "device", "cpu"))
+    """Checks --no-plot, --device and --out, as far as the script has them, and makes the folder of the results.
+
+    Raises ModuleNotFoundError if the plot could not be drawn at the end, and ValueError if torch sees no GPU or nobody
+    can write to the folder.
+    """
+    if not getattr(args, "no_plot", True) and importlib.util.find_spec("matplotlib") is None:
+        raise ModuleNotFoundError("the plot needs matplotlib, which is not installed: install it or use --no-plot")
+    if getattr(args, "device", "cpu") == "cuda" and not torch.cuda.is_available():
+        needed = "an NVIDIA GPU and a torch built for CUDA"
+        raise ValueError(f"--device cuda needs {needed}; torch sees none: use --device cpu")
     if hasattr(args, "out"):
         require_folder(args.out)
 
@@ -88,14 +94,6 @@ def at_least(least: int) -> Callable[[str], int]:
     return integer
 
 
-def require_device(name: str) -> None:
-    """Raises ValueError if the device is a GPU and torch sees none."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            "--device cuda needs an NVIDIA GPU and a torch built for CUDA; torch sees none: use --device cpu"
-        )
-
-
 def require_folder(folder: Path) -> None:
     """Makes the folder if need be; raises ValueError if nobody can write to it."""
     try:
@@ -104,12 +102,6 @@ def require_folder(folder: Path) -> None:
             pass
     except OSError as error:
         raise ValueError(f"--out {folder} is not a folder that can be written to ({error.strerror})") from error
-
-
-def require_matplotlib() -> None:
-    """Raises ModuleNotFoundError, before any work, if the plot could not be drawn at the end."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ModuleNotFoundError("the plot needs matplotlib, which is not installed: install it or use --no-plot")
 
 
 def require_memory(needed: int, what: str, option: str = "--n") -> None:

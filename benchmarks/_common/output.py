@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from _common.contention import Contention, sentence
 from _common.contest import Entry, Failures, GpuLostError, table
-from _common.machine import facts_line, machine_report
+from _common.machine import Contention, busy_sentence, facts_line, machine_report
 from _common.options import options_json
 from gatedops.atomic_file import write_text
 
@@ -75,7 +74,7 @@ class Results:
         contention = Contention()
         yield
         self.busy[name] = contention.cores()
-        print(sentence(self.busy[name]))
+        print(busy_sentence(self.busy[name]))
 
     def time_parts(self, key: str, parts: Iterable[Part], facts: Sequence[str] = (), *, within: str = "") -> None:
         """Times part after part and prints their table, with these facts as columns. After each part the JSON has the

@@ -1,19 +1,21 @@
-"""All pictures of the benchmarks, drawn from their JSON alone, so that any result can be drawn again.
+"""All pictures of the benchmarks, drawn from their JSON alone, so that any result can be drawn again; the images in it.
 
 Nothing else in benchmarks/ imports matplotlib, and this module does so only when it draws.
 """
 
 from __future__ import annotations
 
+import base64
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from _common.contest import OURS
-from _common.images import decoded
 from _common.machine import facts_line
 from _common.problems import LAYER_KINDS, Cell
 from _common.timing import readable_seconds
@@ -29,6 +31,7 @@ COLOURS = ("#1b6ca8", "#e08e45", "#8d99ae", "#c9a66b", "#b5b5b5", "#6b8f71")
 DARK, LIGHT = "#222222", "#777777"
 DPI, SHADES = 110, 256
 MAX_CLASS_LABELS = 20
+LARGEST = 255  # of the levels in which an image is kept
 
 # Contestants of gated_linear.py: the unit of speed, and the limit.
 EAGER, PRODUCTS, BACKWARD = "torch eager", "matrix products alone", "forward + backward"
@@ -47,6 +50,22 @@ MARKERS = {
     "Triton": "^",
 }
 FILLED = "^sDv"
+
+
+def encoded(image: Tensor) -> dict[str, object]:
+    """A matrix of finite numbers as JSON can hold it, each rounded to one of 256 levels."""
+    values = image.detach().double().cpu()
+    low, high = float(values.min()), float(values.max())
+    levels = ((values - low) / (high - low or 1.0) * LARGEST).round().to(torch.uint8)
+    packed = base64.b64encode(zlib.compress(levels.numpy().tobytes(), 9)).decode("ascii")
+    return {"height": len(values), "width": values.shape[1], "low": low, "high": high, "levels": packed}
+
+
+def decoded(image: Mapping[str, Any]) -> Tensor:
+    """Float64 (height, width), to half a level what was encoded."""
+    levels = torch.frombuffer(bytearray(zlib.decompress(base64.b64decode(image["levels"]))), dtype=torch.uint8)
+    values = levels.double() / LARGEST * (image["high"] - image["low"]) + image["low"]
+    return values.view(image["height"], image["width"])
 
 
 def draw(content: Json, path: Path) -> bool:

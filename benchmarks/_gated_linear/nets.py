@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -71,12 +71,9 @@ class Net:
         return [t for layer in [*self.features, *self.values] for t in layer if t.requires_grad]
 
     def ours(self, x: Tensor) -> Tensors:
-        if self.kind == "layer":
-            for weight, bias in self.values:
-                x = gated_linear(x, weight, bias)
-            return (x,)
-        if self.kind == "value":
-            for (weight, bias), bits in zip(self.values, self.bits, strict=True):
+        if not self.features:
+            gates: Sequence[GateBits | None] = self.bits or [None] * len(self.values)
+            for (weight, bias), bits in zip(self.values, gates, strict=True):
                 x = gated_linear(x, weight, bias, bits)
             return (x,)
         h = z = x

@@ -106,15 +106,15 @@ def test_memory_is_written_and_copied_whole(benchmark_module: Importer) -> None:
 def test_work_of_others_is_counted_and_our_own_is_not(
     benchmark_module: Importer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    contention, seconds, clock = benchmark_module("_common.contention"), iter([10.0, 13.0]), iter([100.0, 102.0])
-    monkeypatch.setattr(contention, "_other_seconds", lambda: next(seconds))
-    monkeypatch.setattr(contention.time, "perf_counter", lambda: next(clock))
-    assert contention.Contention().cores() == 1.5
-    assert ["BUSY" in contention.sentence(cores) for cores in (1.5, 0.05, None)] == [True, False, False]
+    machine, seconds, clock = benchmark_module("_common.machine"), iter([10.0, 13.0]), iter([100.0, 102.0])
+    monkeypatch.setattr(machine, "_other_seconds", lambda: next(seconds))
+    monkeypatch.setattr(machine.time, "perf_counter", lambda: next(clock))
+    assert machine.Contention().cores() == 1.5
+    assert ["BUSY" in machine.busy_sentence(cores) for cores in (1.5, 0.05, None)] == [True, False, False]
 
 
 def test_images_are_kept_to_half_a_level(benchmark_module: Importer) -> None:
-    images = benchmark_module("_common.images")
+    images = benchmark_module("_common.plots")
     image = torch.rand(5, 7, generator=torch.Generator().manual_seed(0))
     kept = json.loads(json.dumps(images.encoded(image)))
     torch.testing.assert_close(images.decoded(kept), image.double(), rtol=0, atol=0.5 / 255)
