@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from _common.contest import Call, Contest, Entry, Failures
+from _common.contest import Call, Contest, Entry, Failures, always
 from _common.options import at_least, run_script, script_parser
 from _common.output import Results
 from _drop_in.models import SUBJECTS, Subject, random_problem
@@ -82,10 +82,10 @@ def time_recording(subject: Subject, args: argparse.Namespace, failures: Failure
             net(rows)
 
     contest = Contest(subject.name, failures)
-    contest.enter(RECORDING, RECORD, lambda: partial(gatedops.record_gates, net, x, args.batch), check=agree)
+    contest.enter(RECORDING, RECORD, always(partial(gatedops.record_gates, net, x, args.batch)), check=agree)
     hooked = {"gates": gates, "bytes_per_input": float(gates)}
-    contest.enter(RECORDING, HOOKS, lambda: partial(by_hand, x), facts=hooked)
-    contest.enter(RECORDING, ALONE, lambda: alone, facts={"gates": gates})
+    contest.enter(RECORDING, HOOKS, always(partial(by_hand, x)), facts=hooked)
+    contest.enter(RECORDING, ALONE, always(alone), facts={"gates": gates})
     return contest.run(args.repeats, base=(RECORDING, RECORD), limits=(ALONE,))
 
 
@@ -118,22 +118,18 @@ def time_fusing(subject: Subject, args: argparse.Namespace, failures: Failures) 
         return []
     entries: list[Entry] = []
     for what, one_pass in PASSES.items():
-        contest = Contest(subject.name, failures)
-        entries += time_pass(contest, what, partial(one_pass, net, x), partial(one_pass, fused, x), facts, args.repeats)
+        contest, before = Contest(subject.name, failures), partial(one_pass, net, x)
+        check = partial(require_same_output, before)
+        contest.enter(what, FUSED, always(partial(one_pass, fused, x)), check=check, facts=facts)
+        contest.enter(what, EAGER, always(before), facts=facts)
+        entries += contest.run(args.repeats, base=(what, FUSED))
     return entries
 
 
-def time_pass(
-    contest: Contest, what: str, before: Call, after: Call, facts: dict[str, int], repeats: int
-) -> list[Entry]:
-    def agree(call: Call) -> None:
-        found, expected = call(), before()
-        if not found.equal(expected):
-            raise RuntimeError("fuse_relu changes the output")
-
-    contest.enter(what, FUSED, lambda: after, check=agree, facts=facts)
-    contest.enter(what, EAGER, lambda: before, facts=facts)
-    return contest.run(repeats, base=(what, FUSED))
+def require_same_output(before: Call, after: Call) -> None:
+    """Raises RuntimeError if the fused network gives another output in any bit."""
+    if not after().equal(before()):
+        raise RuntimeError("fuse_relu changes the output")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -23,7 +23,7 @@ from functools import partial
 
 import torch
 from _common import gate_study
-from _common.contest import OURS, Call, Contest, Entry, Failures, Limit, MeasuredLimit
+from _common.contest import OURS, Call, Contest, Entry, Failures, Limit, MeasuredLimit, always
 from _common.gate_study import LabelledImages
 from _common.machine import bit_pair_rate
 from _common.options import DTYPES, at_least, require_memory, run_script, script_parser
@@ -182,7 +182,7 @@ def time_gram(problem: Problem, args: argparse.Namespace, failures: Failures) ->
     enter = partial(contest.enter, WHAT, unit="bit_pairs")
     ours = partial(gatedops.npk_gram, x, bits, scale=args.scale, dtype=dtype, out=out)
     bound = (len(bits.widths) + 8) * 16 * torch.finfo(dtype).eps
-    enter(OURS, lambda: ours, check=partial(checked, bound=bound), limit=limit, work=work)
+    enter(OURS, always(ours), check=partial(checked, bound=bound), limit=limit, work=work)
     if not args.no_peers:
         masks, factors = bits.unpack(), [1.0 if args.scale == "none" else 1.0 / width for width in bits.widths]
         for peer_dtype in (dtype, torch.bfloat16):

@@ -275,6 +275,11 @@ def _attributed(key: Key, call: Call) -> Call:
     return named
 
 
+def always(call: Call) -> Callable[[], Call]:
+    """Returns what makes this call for a contest."""
+    return lambda: call
+
+
 def table(entries: Sequence[Entry], facts: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
     """A header and rows: problem, what, by, the facts of these names, times, rate, limit, ratio. A column that says
     nothing, or for the first two the same everywhere, is left out."""

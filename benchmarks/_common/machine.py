@@ -1,20 +1,25 @@
-"""What the figures were measured on, how fast its instructions count bits, and whether something else was running."""
+"""What the figures were measured on: how fast it counts bits, writes and copies, and whether something else ran."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 import gatedops
+from _common.timing import best_seconds
 from gatedops import _C, backends
 from gatedops.backends.choice import backend_of
 
@@ -22,6 +27,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 Value = TypeVar("Value")
 STAT = Path("/proc/stat")
 BUSY_FIELDS = (0, 1, 2, 5, 6, 7)  # user, nice, system, irq, softirq, steal
+RUNS = 16  # of what tells how fast memory is written
 QUIET = 0.1  # cores that others may use before figures count as rough: those from a busy machine are
 
 
@@ -78,6 +84,42 @@ def bit_pair_rate(isa: str, threads: int) -> float:
     what it bounds, and take the larger of several measurements.
     """
     return _C.bit_pairs_per_second(isa, threads)
+
+
+@cache
+def write_bandwidth(size: int, threads: int) -> float:
+    """Bytes per second of writing `size` bytes, the best of many: a buffer that fits a cache is written faster.
+
+    memset writes large buffers past the caches, torch's fill with ordinary stores; the faster one counts, on one
+    thread or on all of them.
+    """
+    buffer = torch.zeros(size, dtype=torch.uint8)
+    fastest = float("inf")
+    for used in {1, threads}:
+        with torch_threads(used):
+            for write in (lambda used=used: memset(buffer, used), lambda: buffer.fill_(1)):
+                fastest = min(fastest, best_seconds(write, RUNS))
+    return size / fastest
+
+
+def memset(buffer: Tensor, threads: int) -> None:
+    """The C library's memset, each thread on its part of a contiguous buffer."""
+    _in_parts(lambda at, size: ctypes.memset(buffer.data_ptr() + at, 1, size), buffer.nbytes, threads)
+
+
+def memcpy(to: Tensor, source: Tensor, threads: int) -> None:
+    """The C library's memmove, which is memcpy where nothing overlaps, each thread on its part."""
+    _in_parts(lambda at, size: ctypes.memmove(to.data_ptr() + at, source.data_ptr() + at, size), to.nbytes, threads)
+
+
+def _in_parts(work: Callable[[int, int], object], size: int, threads: int) -> None:
+    part = -(-size // threads)
+    list(_pool(threads).map(lambda at: work(at, min(part, size - at)), range(0, size, part)))
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads)
 
 
 class Contention:

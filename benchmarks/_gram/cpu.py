@@ -7,9 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import cache, partial
 
 import torch
-from _common.bandwidth import memcpy, write_bandwidth
-from _common.contest import OURS, Call, Limit
-from _common.machine import bit_pair_rate
+from _common.contest import OURS, Call, Limit, always
+from _common.machine import bit_pair_rate, memcpy, write_bandwidth
 from _common.options import available_memory
 from _common.peers import input_matmul
 from _common.problems import Cell
@@ -18,7 +17,7 @@ from torch import Tensor
 
 import gatedops
 from _gram import numkong
-from _gram.platform import COLUMNS, FLOATS, LAMBDA, NEW, PORTABLE, Inputs, Peer, Platform, always, per_layer
+from _gram.platform import COLUMNS, FLOATS, LAMBDA, NEW, PORTABLE, Inputs, Peer, Platform, per_layer
 from gatedops import GateBits, backends
 from gatedops.backends.choice import backend_of
 from gatedops.portable.workspace import edge_of

@@ -137,11 +137,6 @@ class Platform(ABC):
         return {"kernels": list(self.kernels)}
 
 
-def always(call: Call) -> Callable[[], Call]:
-    """Returns what makes this call for a contest."""
-    return lambda: call
-
-
 def per_layer(bits: GateBits, dtype: torch.dtype) -> MatmulPerLayer:
     """Returns what computes Lambda by a product per layer of gates stored as numbers."""
     return MatmulPerLayer(bits.unpack(), [1 / width for width in bits.widths], dtype)

@@ -10,7 +10,7 @@ from functools import partial
 from itertools import product
 
 import torch
-from _common.contest import OURS, Call, Contest, Entry, Failures, Key
+from _common.contest import OURS, Call, Contest, Entry, Failures, Key, always
 from _common.machine import torch_threads
 from _common.options import available_memory
 from _common.output import Part
@@ -20,7 +20,7 @@ from torch import Tensor
 
 import gatedops
 from _gram.numkong import UPPER
-from _gram.platform import COLUMNS, COUNTS, FLOATS, INPUTS, LAMBDA, MATVEC, NEW, PIXELS, Inputs, Platform, always
+from _gram.platform import COLUMNS, COUNTS, FLOATS, INPUTS, LAMBDA, MATVEC, NEW, PIXELS, Inputs, Platform
 from _gram.sizes import Budget, Sizes
 from gatedops import GateBits, pack_gates, reference
 from gatedops.ops.gates import by_position

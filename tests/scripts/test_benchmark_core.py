@@ -93,7 +93,7 @@ def test_json_has_no_nan_and_lists_of_numbers_on_one_line(benchmark_module: Impo
 
 
 def test_memory_is_written_and_copied_whole(benchmark_module: Importer) -> None:
-    bandwidth = benchmark_module("_common.bandwidth")
+    bandwidth = benchmark_module("_common.machine")
     source = torch.randint(0, 256, (1001,), dtype=torch.uint8)
     to = torch.zeros_like(source)
     bandwidth.memcpy(to, source, 3)
