@@ -43,7 +43,7 @@ from _gram.gpu import Gpu
 from _gram.sections import ON_GPUS, SECTIONS, Run
 from _gram.sizes import chosen_sizes
 
-BUFFERS = 5  # n x n arrays of float32 alive at the worst moment on a CPU
+BUFFERS = 5  # n x n arrays of float32, and sets of packed gates, alive at the worst moment on a CPU
 
 
 def parser() -> argparse.ArgumentParser:
@@ -72,8 +72,8 @@ def run(args: argparse.Namespace) -> int:
     """Prints a table for each section; returns the exit status, 1 if a contestant failed."""
     sections, sizes, on_gpu = chosen_sections(args), chosen_sizes(args), args.device == "cuda"
     if not on_gpu:
-        largest = max(cell.n for cell in (*sizes.cells["sweep"], *sizes.cells["headline"]))
-        require_memory(BUFFERS * 4 * largest**2, f"n={largest}")
+        for cell in (*sizes.cells["sweep"], *sizes.cells["headline"]):
+            require_memory(BUFFERS * (4 * cell.n**2 + cell.n * cell.bits_per_pair // 8), str(cell))
     platform = Gpu(peers=not args.no_peers) if on_gpu else Cpu(peers=not args.no_peers)
     results = Results(args, "gram_cuda" if on_gpu else "gram", device=args.device)
     results.machine |= platform.report()

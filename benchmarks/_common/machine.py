@@ -23,7 +23,7 @@ from _common.timing import best_seconds
 from gatedops import _C, backends
 from gatedops.backends.choice import backend_of
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(gatedops.__file__).resolve().parents[1]  # of the package that runs, wherever the scripts lie
 Value = TypeVar("Value")
 STAT = Path("/proc/stat")
 BUSY_FIELDS = (0, 1, 2, 5, 6, 7)  # user, nice, system, irq, softirq, steal

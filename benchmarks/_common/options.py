@@ -40,7 +40,7 @@ def script_parser(doc: str | None, *names: str, seeded: bool = True) -> argparse
         add("--no-plot", action="store_true", help="draw no PNG; matplotlib is not needed")
     add("--out", type=Path, default=DEFAULT_OUT, help="folder for the results (default: benchmarks/out)")
     if seeded:
-        add("--seed", type=at_least(0), default=0, help="seed of everything random (default: %(default)s)")
+        add("--seed", type=at_least(0, 2**63 - 1), default=0, help="seed of everything random (default: %(default)s)")
     return options
 
 
@@ -48,7 +48,7 @@ def run_script(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespac
     """Parses the command line, refuses what cannot run before any work starts, and runs.
 
     Returns the exit status: what `run` returns, or 0 if it returns None, or 2 after an error of the user's, which is
-    printed as one sentence.
+    printed as one sentence, or 130 after Ctrl-C.
     """
     args = parser.parse_args()
     try:
@@ -57,6 +57,9 @@ def run_script(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespac
     except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: stopped", file=sys.stderr)
+        return 130
 
 
 def require_runnable(args: argparse.Namespace) -> None:
@@ -79,8 +82,8 @@ def options_json(args: argparse.Namespace) -> dict[str, object]:
     return json.loads(json.dumps(vars(args), default=str))
 
 
-def at_least(least: int) -> Callable[[str], int]:
-    """An argparse type: an integer that is `least` or more."""
+def at_least(least: int, most: int | None = None) -> Callable[[str], int]:
+    """An argparse type: an integer that is `least` or more, and not above `most`."""
 
     def integer(text: str) -> int:
         try:
@@ -89,6 +92,8 @@ def at_least(least: int) -> Callable[[str], int]:
             raise argparse.ArgumentTypeError(f"needs a whole number, got {text!r}") from None
         if value < least:
             raise argparse.ArgumentTypeError(f"must be at least {least}, got {value}")
+        if most is not None and value > most:
+            raise argparse.ArgumentTypeError(f"must be at most {most}, got {value}")
         return value
 
     return integer

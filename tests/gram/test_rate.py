@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import pytest
@@ -38,8 +39,15 @@ def test_no_kernel_exceeds_the_rate_of_its_instructions(isa: str) -> None:
     assert 0 < gram <= 1.05 * bound
 
 
-def test_two_threads_have_a_rate_together() -> None:
-    assert _C.bit_pairs_per_second("serial", 2) > 0
+def test_more_threads_than_cores_count_no_faster() -> None:
+    """And one thread counts no faster than all of them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for _ in range(TRIES):
+        one, all_cores, too_many = (_C.bit_pairs_per_second("serial", threads) for threads in (1, cores, 16 * cores))
+        if one <= 1.05 * all_cores and too_many <= 1.5 * all_cores:
+            break
+    assert 0 < one <= 1.05 * all_cores
+    assert too_many <= 1.5 * all_cores
 
 
 def test_an_instruction_set_that_does_not_run_here_is_refused() -> None:

@@ -65,6 +65,16 @@ def test_files_are_as_editors_leave_them():
 # --- hooks of git ---------------------------------------------------------------------------------------------------
 
 
+def test_the_source_distribution_has_every_folder_and_file_of_the_project():
+    """Scripts, documents and tests use each other's files; setuptools adds those that pip itself reads."""
+    lines = [line.split() for line in (ROOT / "MANIFEST.in").read_text().splitlines()]
+    grafted = {name for words in lines if words[0] == "graft" for name in words[1:]}
+    included = {name for words in lines if words[0] == "include" for name in words[1:]}
+    known = {"gatedops", "setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", ".gitignore"}
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
+    assert {path.split("/")[0] for path in files} - known == grafted | included
+
+
 def test_every_hook_runs_a_locked_tool_of_make_lint():
     locked = re.findall(r"^([\w-]+)==", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
     tools = [Path(hook["entry"].split()[0]) for hook in HOOKS.values()]

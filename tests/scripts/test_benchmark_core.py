@@ -36,7 +36,7 @@ def test_functions_take_turns(benchmark_module: Importer) -> None:
 
 
 def test_contestants_are_compared_for_each_unit_of_work(contest: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    samples = iter([(6.0,), (2.0,), (3.0,), (1.0,)])
+    samples = iter([(5.0, 6.0, 7.0), (2.0,), (3.0,), (1.0, 2.0, 3.0)])
     timings = lambda calls, *_, **__: {name: contest.Timing(next(samples)) for name in calls}  # noqa: E731
     monkeypatch.setattr(contest, "interleaved_medians", timings)
     measured = iter([{"counting": 1.5, "writing": 1.0}, {"counting": 2.0, "writing": 0.5}])
@@ -47,7 +47,7 @@ def test_contestants_are_compared_for_each_unit_of_work(contest: ModuleType, mon
     one.enter("Gram", "no pairs", lambda: bool)
     one.enter("Gram", "floor", lambda: bool)
     ours, fewer, none, floor = one.run(1, limits=("floor",))
-    assert [entry.ratio for entry in (ours, fewer, none, floor)] == [1, 2 / 0.6, 0.5, 1 / 6]
+    assert [entry.ratio for entry in (ours, fewer, none, floor)] == [1, 2 / 0.6, 0.5, 1 / 3]
     assert (ours.facts["error"], ours.rate, ours.share, none.share, floor.share) == (0.5, 10 / 6, 1 / 6, 1 / 3, None)
     before, after = contest.Limit({"a": 1.5, "b": 1.0}), contest.Limit({"a": 2.0, "b": 0.5})
     assert before.lowered(after).parts == {"a": 1.5, "b": 0.5}
@@ -66,6 +66,19 @@ def test_who_is_wrong_or_raises_in_the_turns_is_named_and_the_rest_is_timed(
     reasons = {failure.by: failure.reason for failure in one.failures.all}
     assert reasons == {"wrong": "ZeroDivisionError: division by zero", "tired": "StopIteration: "}
     assert "failed: Gram, wrong, a problem: ZeroDivisionError" in capsys.readouterr().out
+
+
+def test_a_script_that_is_stopped_says_so(
+    benchmark_module: Importer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    options = benchmark_module("_common.options")
+
+    def stopped(args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sys.argv", ["gram.py", "--out", str(tmp_path)])
+    assert options.run_script(options.script_parser("A script."), stopped) == 130
+    assert capsys.readouterr().err == "gram.py: stopped\n"
 
 
 def test_peers_compute_the_gram(benchmark_module: Importer) -> None:

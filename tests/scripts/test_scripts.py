@@ -245,8 +245,14 @@ def test_every_result_can_be_drawn_again(name: str, main: Main, tmp_path: Path) 
     [
         ('{"machine": {"gatedops": "1"}, "entries": [{"kind": "layer", "what": "forward"}]}', "holds nothing to draw"),
         ('{"machine": {}}', "is not the result of a benchmark of gatedops"),
+        ('{"machine": null}', "is not the result of a benchmark of gatedops"),
+        (
+            '{"machine": {"gatedops": "1"}, "gates": {"a": 1}}',
+            "is not as its benchmark writes it (KeyError: 'options')",
+        ),
+        ('{"machine": {"gatedops": "1"}, "speed": NaN}', "it holds NaN, which is not a number"),
         ("PNG", "is not a JSON file"),
-        (None, "No such file"),
+        (None, "is not a file: name the JSON file of a benchmark"),
     ],
 )
 def test_what_is_not_ours_is_not_drawn(text: str | None, message: str, main: Main, tmp_path: Path) -> None:

@@ -99,7 +99,9 @@ class Team {
 double bit_pairs_per_second(const std::string& isa, int64_t threads) {
   const RateLoop& loop = kernels_of<RateLoop>(available_isa(isa));
   require(threads >= 1, [&] { return "threads: got " + std::to_string(threads) + ", needs at least 1"; });
-  return Team(loop, threads).best_rate();
+  // More threads than cores take turns, and a repeat fits into one turn: they would seem to count side by side.
+  const int64_t cores = std::thread::hardware_concurrency();  // 0 if the system does not say
+  return Team(loop, cores > 0 ? std::min(threads, cores) : threads).best_rate();
 }
 
 }  // namespace gatedops::cpu
