@@ -1,4 +1,4 @@
-"""How fast the Gram is, beside what the machine allows and what others reach.
+"""Measures how fast the Gram is, beside what the machine allows and what others reach.
 
 --only chooses sections, of which a GPU has the first four:
 

@@ -37,7 +37,7 @@ class Variant:
 
     @property
     def hard(self) -> bool:
-        """Whether the gates are frozen and so known before training."""
+        """Says whether the gates are frozen, and so known before training."""
         return self.mode in ("FR-II", "FR-DI", "FL")
 
 

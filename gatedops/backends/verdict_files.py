@@ -27,7 +27,7 @@ from gatedops.backends.verdicts import OUTCOMES, Verdict
 
 try:
     import fcntl
-except ImportError:  # Windows
+except ImportError:  # Windows has no such module.
     fcntl = None  # type: ignore[assignment]
 
 Verdicts = dict[str, dict[str, Verdict]]  # by family, then by backend

@@ -114,7 +114,7 @@ def _tensors(values: Any, depth: int = 0) -> list[Tensor]:
 
 
 def _memory(tensor: Tensor) -> int | None:
-    """A number that is the same for tensors that share memory; None if it cannot be had."""
+    """Returns a number that is the same for tensors that share memory, or None if a tensor has none."""
     if torch.compiler.is_compiling():
         return None
     try:

@@ -273,7 +273,7 @@ def _rows(args: tuple, kwargs: dict[str, Any]) -> int:
 
 
 def _value_network(model: nn.Module, value: Any, init: Init) -> nn.Module:
-    """A copy of the model, all of it trainable, with the given or new weights."""
+    """Returns a copy of the model, all of it trainable, with the given or new weights."""
     network = _learning(_plain(copied(model)), True)
     if value is None:
         draw_anew(network, init)

@@ -40,7 +40,7 @@ class Tile:
         return operands * self.stages + transposed + masked
 
     def options(self) -> dict[str, int]:
-        """The tile's numbers as arguments of a launch."""
+        """Returns the tile's numbers as arguments of a launch."""
         return {"M": self.m, "N": self.n, "K": self.k, "num_warps": self.warps, "num_stages": self.stages}
 
 

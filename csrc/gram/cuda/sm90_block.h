@@ -1,6 +1,7 @@
-// A block of the wgmma kernel: its tile, its memory, and its barriers. Producer and consumers share a ring of stages.
-// Consumers and finishers share the memory of the finished tile. The producer hands a ring of units of work to both. A
-// stage, the finished tile and a unit are each full or empty, and their readers and writers wait for that.
+// This header defines a block of the wgmma kernel: its tile, its memory and its barriers. Producer and consumers share
+// a ring of stages. Consumers and finishers share the memory of the finished tile. The producer hands a ring of units
+// of work to both. A stage, the finished tile and a unit are each full or empty, and their readers and writers wait for
+// that.
 #pragma once
 
 #include <cstdint>
