@@ -114,7 +114,7 @@ def _tensors(values: Any, depth: int = 0) -> list[Tensor]:
 
 
 def _memory(tensor: Tensor) -> int | None:
-    """Returns a number that is the same for tensors that share memory, or None if a tensor has none."""
+    """Returns a number that is the same for tensors that share memory, or None if it cannot be had."""
     if torch.compiler.is_compiling():
         return None
     try:

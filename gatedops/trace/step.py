@@ -112,8 +112,10 @@ class Flatten(Step):
 
 @dataclass(frozen=True, eq=False)
 class Mean(Step):
-    """Takes the mean over `axes` of one input (0 is the first axis after that of the inputs). keepdim says whether these axes
-    are kept with size 1 or dropped."""
+    """Takes the mean over `axes` of one input (0 is the first axis after that of the inputs).
+
+    keepdim says whether these axes are kept with size 1 or dropped.
+    """
 
     axes: tuple[int, ...]
     keepdim: bool
