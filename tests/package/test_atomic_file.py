@@ -141,6 +141,14 @@ def test_names_beside_a_file_are_of_this_process_and_this_call(tmp_path):
     assert all(name.startswith(f".a.{os.getpid()}-") and name.endswith(".part.txt") for name in names)
 
 
+def test_text_is_utf_8_in_every_locale(tmp_path):
+    code = "import sys; from pathlib import Path; from gatedops.atomic_file import write_text; "
+    code += "write_text(Path(sys.argv[1]), chr(0x3bb))"
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", code, tmp_path / "text"], env=environment, check=True, timeout=100)
+    assert (tmp_path / "text").read_bytes() == b"\xce\xbb"
+
+
 def test_a_block_that_writes_nothing_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError), written_whole(tmp_path / "a.txt"):
         pass
