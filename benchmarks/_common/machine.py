@@ -54,7 +54,7 @@ def machine_report(device: str = "cpu", family: str = "gram") -> dict[str, objec
 
 
 def facts_line(report: dict[str, object]) -> str:
-    """The processor and what ran on it, for the terminal and for titles of pictures."""
+    """Names the processor and what ran on it, for the terminal and for titles of pictures."""
     if "gpu" in report:
         return f"{report['gpu']}, {report['backend']}, torch {report['torch']}, CUDA {report['cuda']}"
     runs = report["instruction_set"] if report["backend"] == "cpu" else report["backend"]
@@ -78,7 +78,7 @@ def torch_threads(count: int) -> AbstractContextManager[None]:
 
 
 def bit_pair_rate(isa: str, threads: int) -> float:
-    """Bit-pairs per second that the instructions of this set's inner loop count in registers, measured now.
+    """Measures how many bit-pairs per second the instructions of this set's inner loop count in registers.
 
     Nothing that counts with these instructions is faster. The clock of a shared machine wanders: measure this beside
     what it bounds, and take the larger of several measurements.
@@ -88,9 +88,9 @@ def bit_pair_rate(isa: str, threads: int) -> float:
 
 @cache
 def write_bandwidth(size: int, threads: int) -> float:
-    """Bytes per second of writing `size` bytes, the best of many: a buffer that fits a cache is written faster.
+    """Measures the bytes per second of writing `size` bytes, the best of many runs. A buffer that fits a cache is faster.
 
-    memset writes large buffers past the caches, torch's fill with ordinary stores; the faster one counts, on one
+    memset writes large buffers past the caches; torch's fill uses ordinary stores. The faster of them counts, on one
     thread or on all of them.
     """
     buffer = torch.zeros(size, dtype=torch.uint8)
@@ -103,12 +103,12 @@ def write_bandwidth(size: int, threads: int) -> float:
 
 
 def memset(buffer: Tensor, threads: int) -> None:
-    """The C library's memset, each thread on its part of a contiguous buffer."""
+    """Calls the C library's memset, each thread on its part of a contiguous buffer."""
     _in_parts(lambda at, size: ctypes.memset(buffer.data_ptr() + at, 1, size), buffer.nbytes, threads)
 
 
 def memcpy(to: Tensor, source: Tensor, threads: int) -> None:
-    """The C library's memmove, which is memcpy where nothing overlaps, each thread on its part."""
+    """Calls the C library's memmove, which is memcpy where nothing overlaps, each thread on its part."""
     _in_parts(lambda at, size: ctypes.memmove(to.data_ptr() + at, source.data_ptr() + at, size), to.nbytes, threads)
 
 
