@@ -88,7 +88,7 @@ def bit_pair_rate(isa: str, threads: int) -> float:
 
 @cache
 def write_bandwidth(size: int, threads: int) -> float:
-    """Measures the bytes per second of writing `size` bytes, the best of many runs. A buffer that fits a cache is faster.
+    """Measures the bytes per second of writing `size` bytes, the best of many runs. Buffers in a cache are faster.
 
     memset writes large buffers past the caches; torch's fill uses ordinary stores. The faster of them counts, on one
     thread or on all of them.
