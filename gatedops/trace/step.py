@@ -71,7 +71,17 @@ class Conv2d(Step):
 
 @dataclass(frozen=True, eq=False)
 class Gate(Step):
-    """ReLU: its input times the gate of its input."""
+    """ReLU: its input times the gate of its input.
+
+    Args:
+        slope: the factor where the gate is off: 0 for ReLU, a number or one for each channel ``(C,)`` for LeakyReLU and
+            PReLU, -1 for the absolute value.
+        inside: None if the gate is on where the input is greater than 0; else (low, high): the gate is on strictly
+            between the two, and elsewhere the output is the nearer of them (ReLU6, hardtanh).
+    """
+
+    slope: float | Tensor = 0.0
+    inside: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +113,50 @@ class AddConstant(Step):
     constant: Tensor
     made_of: Sources = ()
     drawn: Draw | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Scale(Step):
+    """Multiplies by a constant, which no input changes; it broadcasts to `shape`."""
+
+    factor: Tensor
+    made_of: Sources = ()
+    drawn: Draw | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Concat(Step):
+    """Puts several earlier outputs side by side along `axis` of one input (0 is the first axis after that of the
+    inputs)."""
+
+    axis: int
+
+
+@dataclass(frozen=True, eq=False)
+class Rearrange(Step):
+    """Each number of its output is a number of its input, or 0: slices, permutations, reshapes, padding.
+
+    `source` is int64 of `shape`. It gives, for each number of the output, the position of that number among the
+    numbers of one input, or -1 for 0.
+    """
+
+    source: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Resample(Step):
+    """Each output pixel is a sum of input pixels: ``out = rows @ image @ columns.T`` for the image of each channel, with
+    rows ``(H', H)`` and columns ``(W', W)`` of float64. An input (C, T) is an image of one row."""
+
+    rows: Tensor
+    columns: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Squash(Step):
+    """A function of all outputs at the end of a network: "softmax", "log_softmax", "sigmoid"."""
+
+    function: str
 
 
 @dataclass(frozen=True, eq=False)
