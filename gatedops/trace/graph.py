@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
-from gatedops.trace.names import call_name
+from gatedops.trace.names import activation_op, call_name
 
 _TORCH = str(Path(torch.__file__).parent)
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in \S+\n\s*(?P<code>[^\n]*)')
@@ -66,7 +66,7 @@ class Places:
     def name(self, node: Node, op: str) -> str:
         """The name of the call; not unique."""
         module = self._model.get_submodule(path_of(node))
-        return call_name(self._first_paths[module], module, op)
+        return call_name(self._first_paths[module], module, activation_op(op))
 
     def where(self, node: Node) -> str:
         """Names the call and its place: "gelu in layer1.0 (Block), net.py:34: x = F.gelu(x)"."""

@@ -11,6 +11,16 @@ from torch import nn
 from gatedops.trace.wrappers import plain_path
 
 _LAYERS = ("torch.nn.", "gatedops.nn.")
+# torch has several names for some activations, and torch.export writes relu6 as hardtanh in some calls and not in others.
+# So the names of layers use one of these names, and those of record_gates and steps agree.
+_ONE_NAME = {
+    "relu6": "hardtanh",
+    "clip": "clamp",
+    "absolute": "abs",
+    "prelu_kernel": "prelu",
+    "rrelu_with_noise": "rrelu",
+    "rrelu_with_noise_functional": "rrelu",
+}
 
 
 def call_name(path: str, module: nn.Module, op: str) -> str:
@@ -20,6 +30,11 @@ def call_name(path: str, module: nn.Module, op: str) -> str:
     if is_layer and path:
         return path
     return f"{path}.{op}" if path else op
+
+
+def activation_op(op: str) -> str:
+    """The name of an activation's function in the names of layers: "hardtanh" for relu6, "clamp" for clip."""
+    return _ONE_NAME.get(op, op)
 
 
 class Numbering:
