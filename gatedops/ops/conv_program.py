@@ -23,6 +23,8 @@ class Op(IntEnum):
     ADD = 5  # s R(p, p') + s2 R2(p, p') + constant
     CONSTANT = 6  # s if the rows and columns that the pattern names agree, else 0
     TRACE = 7  # s sum_p R(p, p)
+    MASKED_BOX = 8  # s sum_u R(f(p, u), f(p', u)) <m_u(p), m'_u(p')>: the same offset u on both sides
+    RESAMPLE = 9  # s sum_{q, q'} A(p, q) A(p', q') R(q, q')
 
 
 # These are the bits of Instruction.pattern.
@@ -34,7 +36,10 @@ class Instruction(NamedTuple):
 
     f(p, u) is the input pixel at the offset u = (i, j) in the window of the output pixel p = (r, q). It is
     ``(r * stride_h + i * dilation_h - pad_top, q * stride_w + j * dilation_w - pad_left)``. Outside the image nothing
-    is added; with `circular` the pixel wraps around.
+    is added; with `circular` the pixel wraps around. pad_top and pad_left may be negative.
+
+    SELECT and MASKED_BOX have a mask m_u(p) for each output pixel and each offset, at position
+    ``(r * out_width + q) * kernel_h * kernel_w + i * kernel_w + j``.
     """
 
     op: int
@@ -43,7 +48,9 @@ class Instruction(NamedTuple):
     src: int = -1
     src2: int = -1
     # These are indices into the scalars of the program. scale gives s. scale2 gives s2 of an ADD, or the first of the
-    # weights w(p) of a POOL, which has one for each output pixel. constant gives a number that every entry gets added.
+    # weights w(p) of a POOL, which has one for each output pixel, or of the weights of a RESAMPLE. For RESAMPLE,
+    # A((r, q), (r', q')) is rows[r, r'] * columns[q, q']; the out_height * height numbers of `rows` come first, row by
+    # row, then the out_width * width numbers of `columns`. constant gives a number that every entry gets added.
     scale: int = 0
     scale2: int = -1
     constant: int = -1
@@ -68,6 +75,8 @@ class Instruction(NamedTuple):
     circular: int = 0
     # A CONSTANT combines SAME_ROW and SAME_COLUMN here.
     pattern: int = 0
+    # The masks of the rows of y begin at this word; -1: at `first`, as those of the rows of x.
+    first_y: int = -1
 
 
 FIELDS = len(Instruction._fields)
