@@ -94,7 +94,7 @@ STABLE_TORCH_LIBRARY(gatedops, m) {
   m.def("gate_counts(Tensor words) -> Tensor");
 
   // The neural path kernel of convolutional networks. x (n, D) holds the pixels of all inputs. `program` is a list of
-  // instructions of 23 ints each (gatedops/ops/conv_program.py), which name columns of x, words and scalars.
+  // instructions of 24 ints each (gatedops/ops/conv_program.py), which name columns of x, words and scalars.
   m.def(
       "conv_gram(Tensor x, Tensor words, Tensor? y, Tensor? y_words, int[] program, float[] scalars, ScalarType dtype) "
       "-> Tensor");

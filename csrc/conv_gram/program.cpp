@@ -1,6 +1,7 @@
 // Decodes a program and checks each of its numbers. Errors name the instruction and what is wrong.
 #include "program.h"
 
+#include <algorithm>
 #include <string>
 
 #include "core/require.h"
@@ -33,13 +34,10 @@ class Fields {
   double scalar(Field field, const char* name) const {
     return scalars_[bounded(field, 0, static_cast<int64_t>(scalars_.size()) - 1, name)];
   }
-  std::vector<double> weights(Field field, int64_t count) const {
-    const int64_t first = at(field);
-    if (first < 0) {
-      return {};
-    }
+  // Returns `count` scalars, from scalar `first` on.
+  std::vector<double> weights(int64_t first, int64_t count) const {
     check(
-        first + count <= static_cast<int64_t>(scalars_.size()),
+        first >= 0 && first <= static_cast<int64_t>(scalars_.size()) - count,
         "needs " + std::to_string(count) + " weights in scalars");
     return {scalars_.begin() + first, scalars_.begin() + first + count};
   }
@@ -56,12 +54,12 @@ bool inside(const Instruction& i) {
 }
 
 void decode_window(const Fields& f, Instruction& i) {
-  if (i.op == ConvOp::box || i.op == ConvOp::select || i.op == ConvOp::pool) {
-    i.kernel = f.extent(Field::kernel_h, Field::kernel_w, 1, i.op == ConvOp::box ? kMaxWindow : kMaxExtent, "kernel");
+  if (i.boxed() || i.op == ConvOp::select || i.op == ConvOp::pool) {
+    i.kernel = f.extent(Field::kernel_h, Field::kernel_w, 1, i.boxed() ? kMaxWindow : kMaxExtent, "kernel");
     i.stride = f.extent(Field::stride_h, Field::stride_w, 1, kMaxExtent, "stride");
-    i.pad = f.extent(Field::pad_top, Field::pad_left, 0, kMaxExtent, "padding");
+    i.pad = f.extent(Field::pad_top, Field::pad_left, -kMaxExtent, kMaxExtent, "padding");
     i.dilation = f.extent(Field::dilation_h, Field::dilation_w, 1, kMaxExtent, "dilation");
-    const bool circular = i.op == ConvOp::box && f.bounded(Field::circular, 0, 1, "circular") == 1;
+    const bool circular = i.boxed() && f.bounded(Field::circular, 0, 1, "circular") == 1;
     i.circular = circular && !(i.pointwise() && inside(i));
     return;
   }
@@ -80,9 +78,11 @@ void decode_memory(const Fields& f, int64_t columns, int64_t words, Instruction&
   }
   if (i.masked()) {
     const int64_t per_position = words_per_position(i.positions(), i.channels);
+    i.first_y = f.at(Field::first_y) == -1 ? i.first : f.at(Field::first_y);
     f.check(
-        i.first >= 0 && i.channels >= 1 && per_position <= words && i.positions() <= words / per_position &&
-            i.first <= words - i.positions() * per_position,
+        std::min(i.first, i.first_y) >= 0 && i.channels >= 1 && per_position <= words &&
+            i.positions() <= words / per_position &&
+            std::max(i.first, i.first_y) <= words - i.positions() * per_position,
         "reads words outside the rows");
   }
 }
@@ -92,8 +92,15 @@ void decode_scalars(const Fields& f, Instruction& i) {
   if (i.op == ConvOp::add && i.src2 >= 0) {
     i.scale2 = f.scalar(Field::scale2, "scale2");
   }
-  if (i.op == ConvOp::pool) {
-    i.weights = f.weights(Field::scale2, i.out.area());
+  const int64_t first = f.at(Field::scale2);
+  if (i.op == ConvOp::pool && first >= 0) {
+    i.weights = f.weights(first, i.out.area());
+  }
+  if (i.op == ConvOp::resample) {
+    const int64_t rows = int64_t{i.out.y} * i.in.y, columns = int64_t{i.out.x} * i.in.x;
+    const std::vector<double> both = f.weights(first, rows + columns);
+    i.rows.assign(both.begin(), both.begin() + rows);
+    i.columns.assign(both.begin() + rows, both.end());
   }
   if ((i.op == ConvOp::box || i.op == ConvOp::add) && f.at(Field::constant) >= 0) {
     i.constant = f.scalar(Field::constant, "constant");
@@ -126,7 +133,7 @@ std::vector<Instruction> decode_program(
   for (int64_t index = 0; index < count; ++index) {
     const Fields f(program.data() + index * kInstructionFields, index, scalars);
     Instruction i{};
-    i.op = static_cast<ConvOp>(f.bounded(Field::op, 0, static_cast<int64_t>(ConvOp::trace), "op"));
+    i.op = static_cast<ConvOp>(f.bounded(Field::op, 0, static_cast<int64_t>(ConvOp::resample), "op"));
     f.bounded(Field::dst, index, index, "dst");
     decode_sources(f, index, instructions, i);
     decode_window(f, i);

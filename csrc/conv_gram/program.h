@@ -10,7 +10,7 @@ namespace gatedops {
 
 constexpr int kMaxWindow = 64;  // A box's window has at most this many rows and columns.
 
-enum class ConvOp { input, box, gate, select, pool, add, constant, trace };
+enum class ConvOp { input, box, gate, select, pool, add, constant, trace, masked_box, resample };
 
 struct Extent {
   int y = 1, x = 1;
@@ -28,6 +28,8 @@ struct Instruction {
   double scale = 1.0, scale2 = 0.0, constant = 0.0;
   // An input begins at this column of x, masks at this word; it is -1 if there is no gate.
   int64_t first;
+  // The masks of the rows of y begin at this word.
+  int64_t first_y;
   int64_t channels;
   Extent in, out;
   Extent kernel, stride, pad, dilation;
@@ -35,13 +37,19 @@ struct Instruction {
   bool same_row, same_column;
   // A pool has a weight for each output pixel; if there are none, all are 1.
   std::vector<double> weights;
+  // A resampling has weights rows[r, r'] (out.y x in.y) and columns[q, q'] (out.x x in.x), row by row.
+  std::vector<double> rows, columns;
 
   bool masked() const {
-    return op == ConvOp::gate || op == ConvOp::select || (op == ConvOp::box && first >= 0);
+    return op == ConvOp::gate || op == ConvOp::select || op == ConvOp::masked_box || (op == ConvOp::box && first >= 0);
+  }
+  // Tells whether both sides move by the same offsets in a window, so that displacements do not mix.
+  bool boxed() const {
+    return op == ConvOp::box || op == ConvOp::masked_box;
   }
   // Tells whether this is a sink, which reads a whole kernel, because the pixels of both sides move independently.
   bool sink() const {
-    return op == ConvOp::pool || op == ConvOp::select || op == ConvOp::trace;
+    return op == ConvOp::pool || op == ConvOp::select || op == ConvOp::resample || op == ConvOp::trace;
   }
   bool pointwise() const {
     return kernel.area() == 1 && pad.y == 0 && pad.x == 0;
@@ -52,7 +60,7 @@ struct Instruction {
            (op == ConvOp::pool && out.area() == 1 && kernel == in && pad == Extent{0, 0} && dilation == Extent{1, 1});
   }
   int64_t positions() const {
-    return out.area() * (op == ConvOp::select ? kernel.area() : 1);
+    return out.area() * (op == ConvOp::select || op == ConvOp::masked_box ? kernel.area() : 1);
   }
 };
 
@@ -82,6 +90,7 @@ enum class Field {
   dilation_w,
   circular,
   pattern,
+  first_y,
   count
 };
 

@@ -29,8 +29,8 @@ ARGUMENTS = {
 # Each entry has a program that would read outside its memory, and what the error says.
 CODES = {
     "empty": ([], "program: got 0 numbers"),
-    "cut": (CODE[:-1], "program: got 91 numbers"),
-    "unknown op": (replaced(1, op=8), "instruction 1 has op 8, needs 0 to 7"),
+    "cut": (CODE[:-1], "program: got 95 numbers"),
+    "unknown op": (replaced(1, op=10), "instruction 1 has op 10, needs 0 to 9"),
     "written twice": (replaced(1, dst=0), "instruction 1 has dst 0, needs 1 to 1"),
     "reads itself": (replaced(1, src=1), "instruction 1 has src 1, needs 0 to 0"),
     "another size": (replaced(1, height=4), "instruction 1 reads a register of another size"),

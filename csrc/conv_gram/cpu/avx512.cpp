@@ -29,6 +29,7 @@
 
 #include "body-inl.h"
 #include "box-inl.h"
+#include "masked_box-inl.h"
 
 namespace gatedops::cpu {
 namespace {

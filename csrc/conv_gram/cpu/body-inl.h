@@ -7,6 +7,7 @@
 // overlaps of some words, and I::convert turns them into numbers.
 
 #include "box-inl.h"
+#include "masked_box-inl.h"
 
 namespace gatedops::cpu {
 namespace {
@@ -110,19 +111,19 @@ struct ConvGram {
     }
   }
 
-  template <int kWords>
+  template <int kWords, bool kWeighted = false>
   static void pool_masked(const PoolArgs<T>& a) {
     for (int i = 0; i < a.count; ++i) {
       for (const PoolTap* y = a.y; y != a.y + a.y_count; ++y) {
         const T* row = a.in.row(y->in) + i * a.in.next;
         for (const PoolTap* x = a.x; x != a.x + a.x_count; ++x) {
-          pool_pixel<kWords>(a, *y, *x, i, row + int64_t{x->in - a.in.x.begin} * kPairs);
+          pool_pixel<kWords, kWeighted>(a, *y, *x, i, row + int64_t{x->in - a.in.x.begin} * kPairs);
         }
       }
     }
   }
 
-  template <int kWords>
+  template <int kWords, bool kWeighted>
   GATEDOPS_INLINE static void pool_pixel(
       const PoolArgs<T>& a, const PoolTap& y, const PoolTap& x, int i, const T* pixel) {
     const int64_t p = int64_t{y.out} * a.out_width + x.out, shift = int64_t{y.shift} * a.out_width + x.shift;
@@ -135,6 +136,9 @@ struct ConvGram {
       value.multiply(
           overlap<I, T, kWords>(
               a.mask.x + i * a.mask.next + u * a.mask.stride, a.mask.y + v * a.mask.words * kPairs, a.mask.words));
+    }
+    if constexpr (kWeighted) {
+      value.multiply(static_cast<T>(y.weight * x.weight));
     }
     value.add(W::load(to));
     value.store(to);
@@ -149,6 +153,10 @@ struct ConvGram {
       default:
         return pool_masked<-1>(a);
     }
+  }
+
+  static void resample(const PoolArgs<T>& a) {
+    pool_masked<0, true>(a);
   }
 
   static void total(int count, const Maps<T>& in, double* sums) {
@@ -179,7 +187,7 @@ struct ConvGram {
   }
 
   static constexpr ConvGramKernels<T> kernels() {
-    return {input, box, add, pool, total};
+    return {input, box, MaskedBox<I, T>::masked_box, add, pool, resample, total};
   }
 };
 

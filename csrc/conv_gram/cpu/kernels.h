@@ -105,6 +105,8 @@ struct AddArgs {
 // further on (modulo the size).
 struct PoolTap {
   int in, out, shift, partner, mask, mask_y;
+  // The product of the weights of both pixels in a resampling.
+  double weight;
 };
 
 // store[shift][out] += in * overlap of the masks at the places of both pixels in their windows, for all taps of both
@@ -127,8 +129,11 @@ template <class T>
 struct ConvGramKernels {
   void (*input)(const InputArgs<T>&);
   void (*box)(const BoxArgs<T>&);
+  void (*masked_box)(const BoxArgs<T>&);
   void (*add)(const AddArgs<T>&);
   void (*pool)(const PoolArgs<T>&);
+  // Multiplies each `in` by the weights of its taps, and knows no masks.
+  void (*resample)(const PoolArgs<T>&);
   void (*total)(int count, const Maps<T>& in, double* sums);  // Adds all pixels to sums[x][pair].
 };
 

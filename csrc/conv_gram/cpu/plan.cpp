@@ -63,7 +63,11 @@ class Placement {
   }
 
   // If there is one output pixel, its only displacement is 0. Any lattice serves then, and 1 keeps products small.
+  // Pixels of a resampling have no places among those of its source, so that its displacements count its own pixels.
   static Extent pooled_lattice(const Instruction& pool, Extent lattice) {
+    if (pool.op == ConvOp::resample) {
+      return {1, 1};
+    }
     return {pool.out.y == 1 ? 1 : lattice.y * pool.stride.y, pool.out.x == 1 ? 1 : lattice.x * pool.stride.x};
   }
 
@@ -113,7 +117,7 @@ class Placement {
     const bool second =
         code.src2 >= 0 && (is_constant(code.src) || (!local(code.src, segment) && local(code.src2, segment)));
     const Extent lattice = lattice_of_source(second ? code.src2 : code.src);
-    return code.op == ConvOp::box ? times(lattice, code.stride) : lattice;
+    return code.boxed() ? times(lattice, code.stride) : lattice;
   }
 
   bool fits(const Instruction& code, int segment) const {
@@ -125,7 +129,7 @@ class Placement {
       }
     }
     const Mode mode = mode_with(code, segment);
-    if (code.op == ConvOp::box && !box_fits(code, segment, mode)) {
+    if (code.boxed() && !box_fits(code, segment, mode)) {
       return false;
     }
     return mode != Mode::cyclic || all_wrap_alike(segment, times(code.in, input_lattice(code, segment)));
@@ -133,7 +137,7 @@ class Placement {
 
   Extent input_lattice(const Instruction& code, int segment) const {
     const Extent lattice = lattice_of(code, segment);
-    return code.op == ConvOp::box ? Extent{lattice.y / code.stride.y, lattice.x / code.stride.x} : lattice;
+    return code.boxed() ? Extent{lattice.y / code.stride.y, lattice.x / code.stride.x} : lattice;
   }
 
   static bool closed(const Instruction& box) {
@@ -147,7 +151,7 @@ class Placement {
   // Returns the mode that the segment has if the instruction joins it.
   Mode mode_with(const Instruction& code, int segment) const {
     const Mode mode = mode_of(segment);
-    if (mode != Mode::open || code.op != ConvOp::box || (code.pointwise() && closed(code))) {
+    if (mode != Mode::open || !code.boxed() || (code.pointwise() && closed(code))) {
       return mode;
     }
     return code.circular && closed(code) ? Mode::cyclic : Mode::linear;
@@ -311,7 +315,18 @@ Windows::Windows(int in, int out, const BoxAxis& window) : of_(static_cast<size_
     for (int k = 0; k < window.kernel; ++k) {
       const int64_t q = int64_t{p} * window.stride + int64_t{k} * window.dilation - window.pad;
       if (q >= 0 && q < in) {
-        of_[static_cast<size_t>(q)].push_back({p, k});
+        of_[static_cast<size_t>(q)].push_back({p, k, 1.0});
+      }
+    }
+  }
+}
+
+Windows::Windows(int in, int out, const std::vector<double>& weights) : of_(static_cast<size_t>(in)), out_(out) {
+  for (int p = 0; p < out; ++p) {
+    for (int q = 0; q < in; ++q) {
+      const double weight = weights[static_cast<size_t>(int64_t{p} * in + q)];
+      if (weight != 0.0) {
+        of_[q].push_back({p, 0, weight});
       }
     }
   }
@@ -320,15 +335,16 @@ Windows::Windows(int in, int out, const BoxAxis& window) : of_(static_cast<size_
 void Windows::taps(const Axis& axis, std::vector<PoolTap>& taps) const {
   taps.clear();
   for (int q = axis.begin; q < axis.end; ++q) {
-    for (const auto& [p, k] : of_[q]) {
-      for (const auto& [p_y, k_y] : of_[axis.partner(q)]) {
+    for (const Reader& x : of_[q]) {
+      for (const Reader& y : of_[axis.partner(q)]) {
         PoolTap tap{};
         tap.in = q;
-        tap.out = p;
-        tap.shift = modulo(p_y - p, out_);
-        tap.partner = p_y;
-        tap.mask = k;
-        tap.mask_y = k_y;
+        tap.out = x.out;
+        tap.shift = modulo(y.out - x.out, out_);
+        tap.partner = y.out;
+        tap.mask = x.place;
+        tap.mask_y = y.place;
+        tap.weight = x.weight * y.weight;
         taps.push_back(tap);
       }
     }
@@ -341,7 +357,7 @@ PanelLayout::PanelLayout(const Plan& plan) : part_of(plan.registers.size(), -1) 
     if (code.op == ConvOp::input) {
       part_of[r] = static_cast<int>(parts.size());
       PanelPart part{};
-      part.first = code.first;
+      part.first = part.first_y = code.first;
       part.positions = code.out.area();
       part.stride = part.used = code.channels;
       part.at = numbers;
@@ -351,6 +367,7 @@ PanelLayout::PanelLayout(const Plan& plan) : part_of(plan.registers.size(), -1) 
       part_of[r] = static_cast<int>(parts.size());
       PanelPart part{};
       part.first = code.first;
+      part.first_y = code.first_y;
       part.positions = code.positions();
       part.stride = words_per_position(code.positions(), code.channels);
       part.used = (code.channels + 31) / 32;

@@ -4,7 +4,6 @@
 // displacement goes through all instructions by itself.
 #pragma once
 
-#include <utility>
 #include <vector>
 
 #include "kernels.h"
@@ -72,28 +71,39 @@ inline BoxAxis window_x(const Instruction& i) {
   return {i.kernel.x, i.stride.x, i.pad.x, i.dilation.x};
 }
 
-// Lists, for each pixel of one axis, the windows that it falls into, as (output pixel, place in the window).
+// Lists, for each pixel of one axis, the output pixels that read it.
 class Windows {
  public:
   Windows(int in, int out, const BoxAxis& window);
+  // The weights of a resampling are laid out (out, in). An output pixel reads the pixels whose weights are not 0.
+  Windows(int in, int out, const std::vector<double>& weights);
 
   // Lists all ways in which the pixels of a map fall into the windows of a sink.
   void taps(const Axis& axis, std::vector<PoolTap>& taps) const;
 
  private:
-  std::vector<std::vector<std::pair<int, int>>> of_;
+  struct Reader {
+    // An output pixel, and the place of the pixel read in its window.
+    int out, place;
+    double weight;
+  };
+
+  std::vector<std::vector<Reader>> of_;
   int out_;
 };
 
 struct SinkWindows {
   Windows y, x;
-  explicit SinkWindows(const Instruction& i) : y(i.in.y, i.out.y, window_y(i)), x(i.in.x, i.out.x, window_x(i)) {}
+  explicit SinkWindows(const Instruction& i)
+      : y(i.op == ConvOp::resample ? Windows(i.in.y, i.out.y, i.rows) : Windows(i.in.y, i.out.y, window_y(i))),
+        x(i.op == ConvOp::resample ? Windows(i.in.x, i.out.x, i.columns) : Windows(i.in.x, i.out.x, window_x(i))) {}
 };
 
 // What a register reads of a row of y, and where a panel holds it.
 struct PanelPart {
-  // An input begins at this column of x, masks at this word.
-  int64_t first;
+  // An input begins at this column of both sides. Masks begin at this word of the rows of x, and at word first_y of
+  // those of y.
+  int64_t first, first_y;
   // An input has this many pixels, masks this many positions.
   int64_t positions;
   // The stride counts words from one position to the next; for an input it is the channels.
@@ -118,7 +128,7 @@ struct ConvProblem {
 
   Plan plan;
   PanelLayout layout;
-  // Each register has an entry, but only those of pools and selects are used.
+  // Each register has an entry, but only those of pools, selects and resamplings are used.
   std::vector<SinkWindows> windows;
 };
 

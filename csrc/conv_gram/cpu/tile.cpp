@@ -65,7 +65,7 @@ void Panel<T>::load_pixels(const Matrix& x, const PanelPart& part, int64_t j) {
     for (int64_t c = 0; c < part.used; ++c) {
       for (int64_t p = 0; p < part.positions; ++p) {
         to[(p * part.used + c) * kPairs + pair] =
-            j + pair < x.rows ? row[(part.first + c * part.positions + p) * x.col_stride] : T(0);
+            j + pair < x.rows ? row[(part.first_y + c * part.positions + p) * x.col_stride] : T(0);
       }
     }
   }
@@ -75,7 +75,7 @@ template <class T>
 void Panel<T>::load_words(const PackedRows& gates, const PanelPart& part, int64_t j) {
   uint32_t* to = words_.data() + part.at;
   for (int64_t pair = 0; pair < kPairs; ++pair) {
-    const uint32_t* row = j + pair < gates.rows() ? gates.row(j + pair) + part.first : nullptr;
+    const uint32_t* row = j + pair < gates.rows() ? gates.row(j + pair) + part.first_y : nullptr;
     for (int64_t p = 0; p < part.positions; ++p) {
       for (int64_t w = 0; w < part.used; ++w) {
         to[(p * part.used + w) * kPairs + pair] = row == nullptr ? 0 : row[p * part.stride + w];
@@ -274,7 +274,7 @@ void ConvTile<T>::compute_box(const Step<T>& step, int rows) {
   args.scale = static_cast<T>(code.scale);
   args.offset = static_cast<T>(code.constant);
   args.row = row_.data();
-  kernels_.box(args);
+  code.op == ConvOp::masked_box ? kernels_.masked_box(args) : kernels_.box(args);
 }
 
 template <class T>
@@ -298,7 +298,7 @@ void ConvTile<T>::feed(const SinkStep<T>& step, int rows) {
   args.mask = mask(step.index);
   args.store = schedule_.stored(r, 0);
   args.store_next = plan_.store_numbers;
-  kernels_.pool(args);
+  r.code.op == ConvOp::resample ? kernels_.resample(args) : kernels_.pool(args);
 }
 
 template <class T>

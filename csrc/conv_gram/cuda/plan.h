@@ -88,6 +88,7 @@ class ConvPlanner {
     const int count = static_cast<int>(program_.size());
     for (int k = 0; k < count;) {
       require_countable(k);
+      require_known(k);
       const int end = end_of_stretch(k);
       if (end > k) {
         add_stretch(k, end);
@@ -115,6 +116,17 @@ class ConvPlanner {
         !program_[k].masked() || program_[k].channels <= kMaxChannels,
         name + " has " + std::to_string(program_[k].channels) + " channels, the CUDA kernels take at most " +
             std::to_string(kMaxChannels));
+  }
+
+  // The portable op runs what was added to programs since the kernels proved themselves on a GPU.
+  void require_known(int k) const {
+    const Instruction& code = program_[k];
+    const bool known = code.op != ConvOp::masked_box && code.op != ConvOp::resample &&
+                       !(code.masked() && code.first_y != code.first) && std::min(code.pad.y, code.pad.x) >= 0;
+    require(
+        known, "program: instruction " + std::to_string(k) +
+                   " is a MASKED_BOX or a RESAMPLE, or has a first_y other than first or negative padding, which the "
+                   "CUDA kernels do not run; the portable op does");
   }
 
   // Returns one past the last instruction of the stretch that begins at k, or k if there is no stretch.
