@@ -25,6 +25,7 @@ RNN_RELU = "rnn_relu"
 MAX_POOL = "max_pool2d"
 OTHER_POOL = "another max-pool"
 BATCH_NORM = "batch_norm"
+PIECEWISE = "piecewise"
 
 _GATED_LINEAR, _GATE_RELU = torch.ops.gatedops.gated_linear_relu.default, torch.ops.gatedops.gate_relu.default
 _BY_DIMENSIONS = [
@@ -52,9 +53,9 @@ class Call:
 
     Args:
         kind: RELU, FUSED_RELU (ours, whose results are (activation, words)), RNN_RELU, MAX_POOL (2-d), OTHER_POOL,
-            BATCH_NORM.
+            BATCH_NORM, PIECEWISE (only from piecewise.PiecewiseIntercept).
         func, args, kwargs: the function that was called, and its arguments.
-        input: the tensor that the call works on; for a RELU, its pre-activation.
+        input: the tensor that the call works on; for a RELU or PIECEWISE, its pre-activation.
     """
 
     kind: str

@@ -11,8 +11,8 @@ from torch import nn
 from gatedops.trace.wrappers import plain_path
 
 _LAYERS = ("torch.nn.", "gatedops.nn.")
-# torch has several names for some activations, and torch.export writes relu6 as hardtanh in some calls and not in others.
-# So the names of layers use one of these names, and those of record_gates and steps agree.
+# torch has several names for some activations, and torch.export writes relu6 as hardtanh in some calls only. Layers
+# are named by one of these names, so that record_gates and steps give a call the same name.
 _ONE_NAME = {
     "relu6": "hardtanh",
     "clip": "clamp",

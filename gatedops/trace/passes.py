@@ -11,8 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatedops.trace.mode import FUSED_RELU, MAX_POOL, OTHER_POOL, RELU, RNN_RELU, Call, Intercept, name_of
-from gatedops.trace.names import RunningModules
+from gatedops.trace.mode import (
+    FUSED_RELU,
+    MAX_POOL,
+    OTHER_POOL,
+    PIECEWISE,
+    RELU,
+    RNN_RELU,
+    Call,
+    Intercept,
+    name_of,
+)
+from gatedops.trace.names import RunningModules, activation_op
+from gatedops.trace.piecewise import PiecewiseIntercept, is_random
 from gatedops.trace.recurrent import activations_of
 from gatedops.trace.watch import Watch
 
@@ -29,17 +40,24 @@ class Pass(ABC):
         run: ``run(model, batch)`` calls the model.
         modules: the running modules of the model, entered.
         max_pool: take the inputs of max-pools too.
+        piecewise: take the pre-activations of other activations of two slopes too (piecewise.py).
     """
 
-    def __init__(self, model: nn.Module, run: Run, modules: RunningModules, max_pool: bool) -> None:
+    def __init__(
+        self, model: nn.Module, run: Run, modules: RunningModules, max_pool: bool, piecewise: bool = False
+    ) -> None:
         self._model, self._run, self.modules = model, run, modules
         self._watch: Watch | None = None
+        self._piecewise = piecewise
         pools = {MAX_POOL: self._on_call, OTHER_POOL: self._on_call} if max_pool else {}
         self._handlers = {RELU: self._on_call, FUSED_RELU: self._on_call, RNN_RELU: self._on_call, **pools}
+        if piecewise:
+            self._handlers[PIECEWISE] = self._on_call
 
     @abstractmethod
     def take(self, values: Tensor, call: Call, constant: bool) -> None:
-        """Takes a tensor that is greater than 0 where the gates of a rectifier are on, or the input of a max-pool."""
+        """Takes a tensor that is greater than 0 where the gates of a rectifier are on, or the input of a max-pool, or
+        the pre-activation of a PIECEWISE call, whose gates piecewise.on gives."""
 
     @abstractmethod
     def other(self, func: Any) -> None:
@@ -47,8 +65,9 @@ class Pass(ABC):
 
     def over(self, batch: Any, watched: bool = False) -> tuple[str, ...]:
         """Runs the model. With `watched`, returns the names of the rectifiers that ran but were not taken."""
-        mode = Intercept(self._model, self._handlers, self._on_other, lambda call: self._on_call(call, True))
-        self._watch = Watch(lambda: self.modules.place(), mode.is_constant) if watched else None
+        intercept = PiecewiseIntercept if self._piecewise else Intercept
+        mode = intercept(self._model, self._handlers, self._on_other, lambda call: self._on_call(call, True))
+        self._watch = Watch(lambda: self.modules.place(), mode.is_constant, self._piecewise) if watched else None
         with torch.no_grad(), ExitStack() as stack:
             if self._watch is not None:
                 stack.enter_context(self._watch)
@@ -58,10 +77,17 @@ class Pass(ABC):
 
     def name_of(self, call: Call) -> str:
         """The name of a call made now; not unique."""
+        if call.kind == PIECEWISE:
+            return self.modules.name(activation_op(call.name))
         return self.modules.name({RELU: RELU, FUSED_RELU: RELU, MAX_POOL: MAX_POOL}.get(call.kind, call.name))
 
     def _on_call(self, call: Call, constant: bool = False) -> Any:
         self._require_rows(call)
+        if call.kind == PIECEWISE and not constant and is_random(call):
+            raise ValueError(
+                f"model: {self.name_of(call)} is an RReLU in training mode, whose slopes are random; record it in"
+                " evaluation mode (training=False, here and in calls of F.rrelu)"
+            )
         with nullcontext() if self._watch is None else self._watch.known():
             if call.kind not in (FUSED_RELU, RNN_RELU):
                 # The call may work in place and overwrite its pre-activation, so we take that first.
@@ -88,6 +114,30 @@ class Pass(ABC):
         if self._watch is not None:
             self._watch.enter(func)
         self.other(func)
+
+
+class PiecewiseNames(Pass):
+    """A pass that names the activations of two slopes that are not ReLUs, for an error."""
+
+    def __init__(self, model: nn.Module, run: Run, modules: RunningModules) -> None:
+        super().__init__(model, run, modules, max_pool=False, piecewise=True)
+        # The keys are in the order of the calls.
+        self._found: dict[str, None] = {}
+
+    def of(self, batch: Any) -> tuple[str, ...]:
+        """The names, such as "LeakyReLU (1)"; none if the model fails in this pass."""
+        try:
+            self.over(batch)
+        except Exception:  # the user gets the error that asks for the names
+            return ()
+        return tuple(self._found)
+
+    def take(self, values: Tensor, call: Call, constant: bool) -> None:
+        if call.kind == PIECEWISE and not constant:
+            self._found[f"{self.modules.activation(call.name)} ({self.name_of(call)})"] = None
+
+    def other(self, func: Any) -> None:
+        """Takes no note."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import operator
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from gatedops.arrays import as_tensor
 from gatedops.atomic_file import file_at
 from gatedops.gatebits import GateBits
+from gatedops.ops.checks import require_option
 from gatedops.progress import with_bar
 from gatedops.trace.batches import batches_of, require_count, row_count, whole_batches_of
 from gatedops.trace.checks import devices_of, in_mode, require_device, require_model, require_sizes, uncompiled
@@ -32,6 +33,7 @@ def record_gates(
     call: Callable[[nn.Module, Any], Any] | None = None,
     training: bool = False,
     max_pool: bool = False,
+    activations: Literal["relu", "piecewise"] = "relu",
     progress: bool | None = None,
 ) -> GateBits:
     """Records the gates of every ReLU that a model calls, in call order: a gate is on if its pre-activation is > 0.
@@ -65,6 +67,11 @@ def record_gates(
         training: run in training mode: batch norm takes the statistics of each batch, dropout drops. False: run in
             evaluation mode.
         max_pool: record the choices of every 2-d max-pool too, as layers of kind "select" (docs/math.md, section 9).
+        activations: "relu": record ReLUs only. "piecewise": record, in call order with the ReLUs, every activation of
+            two slopes. LeakyReLU, PReLU, RReLU in evaluation mode and abs have a gate that is on where the
+            pre-activation is > 0; for them, :func:`gatedops.npk_gram` takes the slope where it is off
+            (``npk_gram(..., slope=0.01)``). ReLU6, hardtanh and clamp with two finite bounds have a gate that is on
+            where the pre-activation is strictly between the bounds.
         progress: show a bar (tqdm) over the batches. None: on a terminal, once it has taken a second.
 
     Returns:
@@ -73,12 +80,14 @@ def record_gates(
     Raises:
         TypeError, ValueError: an argument has another form; the data are on another device, have a dtype or shape that
             the model does not take, or have no rows; the model calls no ReLU, calls other ReLUs in different batches,
-            or the inputs are not found in a pre-activation. Other errors of the model go through. The model is left as
+            or calls an RReLU in training mode if `activations` is "piecewise"; or the inputs are not found in a
+            pre-activation. Other errors of the model go through. The model is left as
             it was in any case, its buffers and the state of random numbers included.
     """
     require_model(model)
     require_sizes(model)
     batch_size = require_count(batch_size)
+    require_option("activations", activations, ("relu", "piecewise"))
     if call is not None and not callable(call):
         raise TypeError(
             f"call: got {type(call).__name__}, needs a function such as lambda model, batch: model(**batch)"
@@ -89,7 +98,7 @@ def record_gates(
     total = row_count(data) if isinstance(data, (Tensor, dict)) else None
     rows: Rows = RowsInMemory(total) if out is None else RowsInFile(file_at(out, "out"))
     count = operator.length_hint(data, 0) if total is None else -(-total // batch_size)
-    recorder = Recorder(model, call or nn.Module.__call__, max_pool, training)
+    recorder = Recorder(model, call or nn.Module.__call__, max_pool, training, activations == "piecewise")
     with ExitStack() as stack:
         for context in (rows, recorder, preserved(model), in_mode(model, training), uncompiled()):
             stack.enter_context(context)

@@ -14,18 +14,22 @@ from gatedops.layout import GateLayer
 from gatedops.ops.gates import pack_layer
 from gatedops.trace.batches import row_count
 from gatedops.trace.calling import naming_inputs
-from gatedops.trace.mode import MAX_POOL, OTHER_POOL, Call, name_of
+from gatedops.trace.mode import MAX_POOL, OTHER_POOL, PIECEWISE, Call, name_of
 from gatedops.trace.names import Numbering, RunningModules
-from gatedops.trace.passes import Pass, Probe, Run
+from gatedops.trace.passes import Pass, PiecewiseNames, Probe, Run
+from gatedops.trace.piecewise import on
 from gatedops.trace.pooling import Window
 from gatedops.trace.row_plan import FIRST, Arrangement
 from gatedops.trace.row_search import Comparison, RowPlan, UnprovenError, comparison, row_plan
 
-# torch uses these names for activations that have no gates.
+# torch uses these names for activations that are not ReLUs, and so have no gates unless PIECEWISE calls are recorded.
 _NO_GATES = re.compile(
     "celu|elu|gelu|glu|hardshrink|hardsigmoid|hardswish|hardtanh|leaky_relu|log_?sigmoid|mish|prelu|relu6|rrelu|selu"
     "|sigmoid|silu|softplus|softshrink|softsign|tanh|tanhshrink|threshold"
 )
+# Calls of these names among them are PIECEWISE if their arguments allow it.
+_TWO_SLOPES = frozenset(["hardtanh", "leaky_relu", "prelu", "relu6", "rrelu"])
+_BY_PIECEWISE = 'record_gates(model, data, activations="piecewise") records'
 _BY_ITSELF = "record that part of the model by itself: record_gates(part, its inputs)"
 
 # A Spec has a layer's name, shape and kind.
@@ -35,13 +39,15 @@ Spec = tuple[str, tuple[int, ...], str]
 class Recorder(Pass):
     """Runs a model on batches and packs the gates of each. While entered, it has hooks in the model."""
 
-    def __init__(self, model: nn.Module, run: Run, max_pool: bool, training: bool) -> None:
-        super().__init__(model, run, RunningModules(model), max_pool)
+    def __init__(self, model: nn.Module, run: Run, max_pool: bool, training: bool, piecewise: bool) -> None:
+        super().__init__(model, run, RunningModules(model), max_pool, piecewise)
         self._max_pool, self._training = max_pool, training
         self._plan: RowPlan | None = None
         self._comparison: Comparison | None = None
         # The keys are the activations without gates, in the order in which they were seen.
         self._others: dict[str, None] = {}
+        # These are the activations among them that would be recorded as PIECEWISE calls.
+        self._two_slopes: dict[str, None] = {}
         # Both hold the layers of the first batch: as found, and as GateLayers.
         self._expected: list[Spec] = []
         self._layers: tuple[GateLayer, ...] = ()
@@ -61,7 +67,7 @@ class Recorder(Pass):
         else:
             self._pass_over(batch)
         if not self._found:
-            raise ValueError(f"model: calls no ReLU, so there are no gates to record{self._instead()}")
+            raise ValueError(self._no_gates(batch))
         if not self._layers:
             self._expected, self._layers = self._found, self._layout()
         elif self._found != self._expected:
@@ -70,7 +76,7 @@ class Recorder(Pass):
 
     def _pass_over_first(self, batch: Any) -> None:
         """Runs the first batch. That pass shows where the rows lie, or it follows the search for them."""
-        probe = Probe(self._model, self._run, self.modules, self._max_pool)
+        probe = Probe(self._model, self._run, self.modules, self._max_pool, self._piecewise)
         # In training mode the inputs of a batch change each other's values.
         self._comparison = None if self._training else comparison(self._model, probe, batch)
         is_whole = self._comparison is None and not self._training
@@ -98,12 +104,14 @@ class Recorder(Pass):
             raise ValueError("data: has no batches, needs at least one row")
         if self._others:
             listed = ", ".join(self._others)
+            if self._two_slopes:
+                listed += f"; {_BY_PIECEWISE} {', '.join(self._two_slopes)}"
             warnings.warn(f"these activations have no gates and are not recorded: {listed}", stacklevel=3)
         if self._plan.missed:
             listed = ", ".join(self._plan.missed)
             warnings.warn(
-                f"these rectifiers ran and are not recorded: {listed}; write them as torch.relu(q), so that their gates"
-                " are seen",
+                f"these rectifiers ran and are not recorded: {listed}; write them as {self._plain_call()}, so that"
+                " their gates are seen",
                 stacklevel=3,
             )
         if self._plan.mixed and not self._training:
@@ -132,7 +140,8 @@ class Recorder(Pass):
                 " record without max_pool=True"
             )
         else:
-            self._add_gates(arrangement.rows_first(values, self._rows), name)
+            gates = on(call) if call.kind == PIECEWISE else values
+            self._add_gates(arrangement.rows_first(gates, self._rows), call.kind, name)
 
     def _arrangement(self, values: Tensor, constant: bool) -> Arrangement | None:
         if self._comparison is not None:
@@ -144,7 +153,11 @@ class Recorder(Pass):
         """Notes an activation that has no gates."""
         op = name_of(func)
         if _NO_GATES.fullmatch(op):
-            self._others[f"{self.modules.activation(op)} ({self.modules.name(op)})"] = None
+            label = f"{self.modules.activation(op)} ({self.modules.name(op)})"
+            self._others[label] = None
+            is_random = op == "rrelu" and self._training
+            if op in _TWO_SLOPES and not self._piecewise and not is_random:
+                self._two_slopes[label] = None
 
     def _begin(self, rows: int) -> None:
         self._rows = rows
@@ -153,15 +166,27 @@ class Recorder(Pass):
         self._found: list[Spec] = []
         self._words: list[Tensor] = []
 
-    def _instead(self) -> str:
-        """Says, for an error, what the model calls instead of ReLUs."""
-        missed = () if self._plan is None else self._plan.missed
-        others = ""
+    def _no_gates(self, batch: Any) -> str:
+        """The error for a batch in which the model calls nothing that has gates. It says what the model calls
+        instead."""
+        what = "no ReLU and no other activation of two slopes" if self._piecewise else "no ReLU"
+        parts = [f"model: calls {what}, so there are no gates to record"]
         if self._others:
-            others = f"; its activations have none: {', '.join(self._others)}; put nn.ReLU in their place to have gates"
-        if not missed:
-            return others
-        return f"{others}; these rectifiers ran and are not seen: {', '.join(missed)}; write them as torch.relu(q)"
+            parts.append(f"its activations have none: {', '.join(self._others)}")
+        names = () if self._piecewise else PiecewiseNames(self._model, self._run, self.modules).of(batch)
+        if names:
+            parts.append(f"{_BY_PIECEWISE} {', '.join(names)}")
+        elif self._others:
+            parts.append("put nn.ReLU in their place to have gates")
+        missed = () if self._plan is None else self._plan.missed
+        if missed:
+            parts.append(f"these rectifiers ran and are not seen: {', '.join(missed)}")
+            parts.append(f"write them as {self._plain_call()}")
+        return "; ".join(parts)
+
+    def _plain_call(self) -> str:
+        """How to write a rectifier so that it is seen."""
+        return "torch.relu(q) or F.leaky_relu(q, slope), outside TorchScript" if self._piecewise else "torch.relu(q)"
 
     def _layout(self) -> tuple[GateLayer, ...]:
         layers, first = [], 0
@@ -178,11 +203,11 @@ class Recorder(Pass):
             )
         self._add(Window.of_call(call.args, call.kwargs).select(z), name, "select")
 
-    def _add_gates(self, q: Tensor, name: str) -> None:
+    def _add_gates(self, q: Tensor, call_kind: str, name: str) -> None:
         if q.dim() > 5 or q.shape.numel() == 0:
-            given = tuple(q.shape[1:])
+            what, given = "activation" if call_kind == PIECEWISE else "ReLU", tuple(q.shape[1:])
             raise ValueError(
-                f"model: the ReLU {name} has gates {given}, needs (w,), (T, C), (C, H, W) or (C, D, H, W), at least"
+                f"model: the {what} {name} has gates {given}, needs (w,), (T, C), (C, H, W) or (C, D, H, W), at least"
                 " one; flatten some of its axes in front of it"
             )
         self._add(q.unsqueeze(1) if q.dim() == 1 else q, name, "gate")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -85,6 +86,12 @@ class Masks:
             return self._zeros[value] == _version(value)
         return (value.numel() == 1 or self._is_constant(value)) and _is_zero(value)
 
+    def is_finite(self, value: Any) -> bool:
+        """Whether a number or tensor is finite everywhere, for all inputs."""
+        if not isinstance(value, Tensor):
+            return isinstance(value, Real) and math.isfinite(value)
+        return (value.numel() == 1 or self._is_constant(value)) and _is_finite(value)
+
     def _compared(
         self, order: str, left: Any = None, right: Any = None, *_: Any, **named: Any
     ) -> tuple[Tensor, bool] | None:
@@ -112,6 +119,17 @@ def _is_zero(value: Any) -> bool:
         except RuntimeError:  # inside transformations of functions a tensor has no values
             return False
     return isinstance(value, (int, float)) and value == 0
+
+
+def _is_finite(value: Tensor) -> bool:
+    """Whether a tensor is finite everywhere. It calls no function of torch that is made of others, which a Watch would
+    see."""
+    if value.is_meta:
+        return False
+    try:
+        return all(map(math.isfinite, value.detach().flatten().tolist()))
+    except RuntimeError:  # inside transformations of functions a tensor has no values
+        return False
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

@@ -11,10 +11,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gatedops.trace.mode import name_of
+from gatedops.trace.piecewise import PIECEWISE_FORMS
 from gatedops.trace.rectifiers import FORMS, HALVES, Masks
 
 # These functions of torch clamp at 0 inside, only because of rounding.
 _NUMERICAL = frozenset(["cdist", "pdist", "dist"])
+# These functions take absolute values or clamp between two bounds inside, and are not piecewise linear activations.
+_PIECEWISE_INSIDE = frozenset(["softsign", "isfinite", "isinf", "isclose", "allclose", "corrcoef", "lobpcg"])
 
 
 class OperatorMode(TorchDispatchMode):
@@ -37,10 +40,15 @@ class Watch(OperatorMode):
     Args:
         where: returns the place in the model that runs now, for the report.
         is_constant: says whether no input changes a tensor.
+        piecewise: count the activations of piecewise.PIECEWISE_FORMS as rectifiers too.
     """
 
-    def __init__(self, where: Callable[[], str], is_constant: Callable[[Tensor], bool]) -> None:
+    def __init__(
+        self, where: Callable[[], str], is_constant: Callable[[Tensor], bool], piecewise: bool = False
+    ) -> None:
         super().__init__()
+        self._forms = (FORMS, HALVES, PIECEWISE_FORMS) if piecewise else (FORMS, HALVES)
+        self._ignored = _NUMERICAL | _PIECEWISE_INSIDE if piecewise else _NUMERICAL
         self._where = where
         self._is_constant = is_constant
         self._masks = Masks(is_constant)
@@ -60,7 +68,7 @@ class Watch(OperatorMode):
 
     def enter(self, func: Any) -> None:
         """Notes that a function of torch is called: the operators that run from now on belong to it."""
-        self._numerical = name_of(func) in _NUMERICAL
+        self._numerical = name_of(func) in self._ignored
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = {} if kwargs is None else kwargs
@@ -73,7 +81,7 @@ class Watch(OperatorMode):
     def _is_rectifier(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> bool:
         if not isinstance(func, torch._ops.OpOverload):
             return False
-        forms = [form for form in (FORMS.get(func), HALVES.get(func)) if form is not None]
+        forms = [known[func] for known in self._forms if func in known]
         if forms:
             found = [form(args, kwargs, self._masks) for form in forms]
             return any(q is not None and q.is_floating_point() and not self._is_constant(q) for q in found)
