@@ -137,7 +137,7 @@ class PiecewiseNames(Pass):
             self._found[f"{self.modules.activation(call.name)} ({self.name_of(call)})"] = None
 
     def other(self, func: Any) -> None:
-        """Takes no note."""
+        """Ignores the function."""
 
 
 @dataclass(frozen=True)

@@ -79,10 +79,10 @@ def record_gates(
 
     Raises:
         TypeError, ValueError: an argument has another form; the data are on another device, have a dtype or shape that
-            the model does not take, or have no rows; the model calls no ReLU, calls other ReLUs in different batches,
-            or calls an RReLU in training mode if `activations` is "piecewise"; or the inputs are not found in a
-            pre-activation. Other errors of the model go through. The model is left as
-            it was in any case, its buffers and the state of random numbers included.
+            the model does not take, or have no rows; the model calls no activation that is recorded, calls others in
+            different batches, or calls an RReLU in training mode if `activations` is "piecewise"; or the inputs are not
+            found in a pre-activation. Other errors of the model go through. The model is left as it was in any case,
+            its buffers and the state of random numbers included.
     """
     require_model(model)
     require_sizes(model)

@@ -122,8 +122,7 @@ def _is_zero(value: Any) -> bool:
 
 
 def _is_finite(value: Tensor) -> bool:
-    """Whether a tensor is finite everywhere. It calls no function of torch that is made of others, which a Watch would
-    see."""
+    """Whether a tensor is finite everywhere. This is not torch.isfinite, because a Watch would see the abs inside it."""
     if value.is_meta:
         return False
     try:
