@@ -122,7 +122,7 @@ def _is_zero(value: Any) -> bool:
 
 
 def _is_finite(value: Tensor) -> bool:
-    """Whether a tensor is finite everywhere. This is not torch.isfinite, because a Watch would see the abs inside it."""
+    """Whether a tensor is finite everywhere. We do not call torch.isfinite, because a Watch would see abs inside it."""
     if value.is_meta:
         return False
     try:
