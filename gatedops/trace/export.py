@@ -15,6 +15,7 @@ from gatedops.trace.calling import first_line, naming_inputs
 from gatedops.trace.checks import devices_of, evaluating, require_device, require_model, uncompiled
 from gatedops.trace.converters import CONVERTERS
 from gatedops.trace.graph import Places, arguments, dependents, path_of
+from gatedops.trace.outputs import Output, chosen, require_choice, returning
 from gatedops.trace.repeats import require_same_outputs
 from gatedops.trace.step import Step
 from gatedops.trace.step_builder import GATES_ALONE, StepBuilder
@@ -34,30 +35,55 @@ _TRAINING_FLAGS: dict[Any, tuple[str, str]] = {
     aten.feature_dropout.default: ("train", _SELF),
     aten.alpha_dropout.default: ("train", _SELF),
     aten.feature_alpha_dropout.default: ("train", _SELF),
+    aten.rrelu.default: ("training", _SELF),
 }
 
 
-def steps(model: nn.Module, example: Tensor, *, name: str = "example", otherwise: str = GATES_ALONE) -> list[Step]:
+def steps(
+    model: nn.Module,
+    example: Tensor,
+    *,
+    output: Output | None = None,
+    name: str = "example",
+    otherwise: str = GATES_ALONE,
+) -> list[Step]:
     """Returns the operations of a network in the order in which they run, from torch.export.
 
-    It understands Linear, Conv2d, ReLU, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d (if it divides the image evenly),
-    BatchNorm and Dropout in evaluation mode, padding before a convolution, flattening, the mean over axes, the sum of
-    two outputs, and adding or subtracting constants: as modules or functions, in place or not. An operation that
-    changes no value (dropout in evaluation mode, clone, contiguous, a rearrangement and its reverse, adding a 0 that is
-    not a parameter, multiplying by 1) makes no step, and neither does one that the output does not depend on. A tensor
-    that is computed from parameters and buffers alone counts as a constant, whatever computes it. Names are those of
-    :func:`record_gates`.
+    It understands these operations, as modules or functions, in place or not:
+
+    - Linear over the last axis, Conv1d and Conv2d (a Conv1d becomes a :class:`Conv2d` of images of one row), BatchNorm
+      and Dropout in evaluation mode;
+    - ReLU under all its names (relu, clamp(q, min=0), maximum(q, 0), where(q > 0, q, 0), q * (q > 0), masked_fill,
+      threshold, hardtanh(q, 0, inf)), LeakyReLU, PReLU, RReLU in evaluation mode, abs, and ReLU6, hardtanh and clamp
+      with two bounds: each becomes a :class:`Gate`;
+    - MaxPool2d, AvgPool1d, AvgPool2d, adaptive average pools, the mean over axes, and interpolation: nearest becomes a
+      :class:`Rearrange`, any other kind, and an adaptive pool that does not divide the image evenly, a
+      :class:`Resample`;
+    - the sum and difference of two outputs, products and quotients with constants, adding and subtracting constants;
+    - concatenation; and everything that only moves numbers, such as slices, permutations, reshapes, channel shuffle,
+      pixel shuffle, and padding with zeros, circular, reflected or replicated. A convolution takes over zeros or
+      circular padding right before it. All else that moves numbers between two other steps becomes one
+      :class:`Flatten` or :class:`Rearrange`;
+    - softmax, log_softmax or sigmoid at the end.
+
+    An operation that changes no value (dropout in evaluation mode, clone, contiguous, a rearrangement and its reverse,
+    adding a 0 or multiplying by a 1 that is not a parameter) makes no step, and neither does one that the output does
+    not depend on. A tensor that is computed from parameters and buffers alone counts as a constant, whatever computes
+    it. Names are those of :func:`record_gates`. Shapes are those of the model for one input; no step says which axis
+    holds channels.
 
     Args:
-        model: a module that takes one tensor and returns one, in evaluation mode. Wrappers (torch.compile,
-            DistributedDataParallel, DataParallel) around it or its parts are looked through.
+        model: a module that takes one tensor, in evaluation mode. Wrappers (torch.compile, DistributedDataParallel,
+            DataParallel) around it or its parts are looked through.
         example: ``(n, ...)``; its first row gives shape, dtype and device, and the first few rows are tried.
+        output: the index, key or name of one tensor, if the model returns a tuple, list, dict or dataclass. None: the
+            model returns one tensor.
         name: what errors call the example.
         otherwise: what errors tell the user to do if the network has an operation outside this list.
 
     Returns:
         The steps. The first is the :class:`Input`, the last the one whose output the network returns. Their tensors are
-        the model's own if the model holds them.
+        the model's own if the model holds them. The tensors of Rearrange and Resample lie on the CPU.
 
     Raises:
         TypeError, ValueError: an argument has another form; the example has a dtype or shape that the model does not
@@ -77,8 +103,9 @@ def steps(model: nn.Module, example: Tensor, *, name: str = "example", otherwise
         with torch.no_grad(), evaluating(inner), naming_inputs(name, example, inner), warnings.catch_warnings():
             # The model gives its own warnings when its gates are recorded.
             warnings.simplefilter("ignore")
-            inner(rows)
-        exported = _exported(inner, rows, otherwise)
+            require_choice(inner(rows), output)
+        with returning(inner, output):
+            exported = _exported(inner, rows, otherwise)
         places = Places(inner)
         for node in dependents(exported):
             flag, remedy = _TRAINING_FLAGS.get(node.target, ("", ""))
@@ -91,7 +118,7 @@ def steps(model: nn.Module, example: Tensor, *, name: str = "example", otherwise
         found = StepBuilder(_functional(exported), places, _ROWS, CONVERTERS, otherwise).steps()
         with evaluating(inner), naming_inputs(name, example, inner), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            require_same_outputs(inner, example)
+            require_same_outputs(lambda batch: chosen(inner(batch), output), example)
         return found
 
 

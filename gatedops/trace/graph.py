@@ -39,6 +39,17 @@ def path_of(node: Node) -> str:
     return stack[-1][0] if stack else ""
 
 
+def sources_of(node: Node) -> set[Node]:
+    """The node and all nodes that it is computed from."""
+    found, waiting = set[Node](), [node]
+    while waiting:
+        current = waiting.pop()
+        if current not in found:
+            found.add(current)
+            waiting += current.all_input_nodes
+    return found
+
+
 def dependents(program: ExportedProgram) -> list[Node]:
     """The calls whose results depend on the program's input, in order; the others work on weights and constants."""
     specs = program.graph_signature.input_specs

@@ -25,7 +25,8 @@ RESHAPES = frozenset(
         aten.unsqueeze.default,
     ]
 )
-# These give the same numbers in another order, or only a part of them.
+# These give the same numbers in another order, only a part of them, some of them several times, or zeros among them.
+# split, split_with_sizes and unbind give several tensors.
 REARRANGEMENTS = frozenset(
     [
         aten.permute.default,
@@ -33,9 +34,42 @@ REARRANGEMENTS = frozenset(
         aten.t.default,
         aten.movedim.intlist,
         aten.expand.default,
+        aten.repeat.default,
+        aten.tile.default,
+        aten.repeat_interleave.self_int,
         aten.slice.Tensor,
+        aten.select.int,
+        aten.diagonal.default,
+        aten.unfold.default,
+        aten.split.Tensor,
+        aten.split_with_sizes.default,
+        aten.unbind.int,
+        aten.index.Tensor,
+        aten.index_select.default,
+        aten.gather.default,
+        aten.take_along_dim.default,
+        aten.flip.default,
+        aten.fliplr.default,
+        aten.flipud.default,
+        aten.rot90.default,
+        aten.roll.default,
+        aten.tril.default,
+        aten.triu.default,
+        aten.pixel_shuffle.default,
+        aten.pixel_unshuffle.default,
+        aten.channel_shuffle.default,
+        aten.native_channel_shuffle.default,
     ]
 )
+PADDING = frozenset([aten.pad.default, aten.constant_pad_nd.default])
+# torch has these rearrangements for floating point numbers only.
+REARRANGEMENTS_OF_FLOATS = PADDING | {
+    aten.im2col.default,
+    aten.upsample_nearest1d.vec,
+    aten.upsample_nearest2d.vec,
+    aten._upsample_nearest_exact1d.vec,
+    aten._upsample_nearest_exact2d.vec,
+}
 # These make a tensor of a given shape; its numbers do not come from the tensor that it resembles.
 FRESH = frozenset(
     [

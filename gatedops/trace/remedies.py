@@ -1,71 +1,85 @@
-"""Says what to do about an operation that is not a step."""
+"""Says why an operation is not a step, and what to do about it."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 from torch.fx import Node
 
-from gatedops.trace.graph import arguments, op_of
+from gatedops.trace.graph import op_of
 
-AS_RELU = "it computes a ReLU: write it as F.relu(q)"
 BY_RELU = "put nn.ReLU in its place"
-_ACTIVATIONS = frozenset(
-    ["celu", "elu", "gelu", "leaky_relu", "mish", "prelu", "prelu_kernel", "relu6", "rrelu", "selu"]
+# What steps understands, by the names that torch.export uses.
+UNDERSTOOD = (
+    "linear, conv1d, conv2d, relu under all its names, leaky_relu, prelu, rrelu, abs, relu6, hardtanh, clamp,"
+    " max_pool2d, avg_pool, adaptive_avg_pool, batch_norm and dropout in evaluation mode, cat, add, mul and div by"
+    " constants, mean, padding, slices, changes of shape and order, interpolate, softmax at the end"
 )
-_ACTIVATIONS |= {
-    "clamp",
-    "clamp_max",
-    "clamp_min",
-    "hardswish",
-    "hardtanh",
-    "masked_fill",
-    "maximum",
-    "minimum",
-    "silu",
-}
-_ACTIVATIONS |= {"rrelu_with_noise", "softplus", "threshold", "where"}
-_ABOVE, _BELOW = ("gt", "ge"), ("lt", "le")
-_CONVERSIONS = ("to_copy", "to", "type_as")
+_ACTIVATIONS = frozenset(
+    [
+        *["celu", "elu", "fmax", "gelu", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "log_sigmoid", "mish"],
+        *["clamp", "clamp_max", "clamp_min", "clip", "index_put", "masked_fill", "max", "maximum", "minimum", "fmin"],
+        *["rrelu_with_noise", "selu", "silu", "softplus", "softshrink", "softsign", "threshold", "where"],
+    ]
+)
+_COMPARISONS = frozenset(["gt", "greater", "ge", "greater_equal", "lt", "less", "le", "less_equal", "heaviside"])
+_CONVERSIONS = frozenset(["to_copy", "to", "type_as", "bitwise_not", "logical_not", "rsub"])
+_PRODUCTS = frozenset(["mul", "multiply", "glu", "addcmul", "bilinear"])
+_MATRIX_PRODUCTS = frozenset(["matmul", "mm", "bmm", "addmm", "baddbmm", "addbmm", "addmv", "mv", "einsum"])
+_QUOTIENTS = frozenset(["div", "divide", "true_divide", "reciprocal", "addcdiv"])
+_POWERS = frozenset(["pow", "square", "sqrt", "rsqrt", "float_power"])
+_NORMS = frozenset(["layer_norm", "group_norm", "instance_norm", "rms_norm"])
+_RECURRENT = frozenset(
+    ["lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"]
+)
+_UNRECORDED = frozenset(
+    f"{kind}_max_pool{axes}d" for kind in ("adaptive", "fractional") for axes in (1, 2, 3)
+) | frozenset(["max_pool1d", "max_pool3d"])
 
 
-def remedy_of(node: Node, is_zero: Callable[[Any], bool], otherwise: str) -> str:
-    """Says what to do about a call.
+def reason_of(node: Node, is_constant: Callable[[Any], bool], otherwise: str) -> str:
+    """Says what a call that is not a step is, and what to do about it.
 
     Args:
-        is_zero: says whether an argument is 0, or a constant that is 0 throughout.
-        otherwise: the answer for an operation that is not an activation.
+        is_constant: says whether no input changes an argument.
+        otherwise: what to do about an operation that has no remedy of its own.
     """
-    op, a = op_of(node), arguments(node)
-    computes_relu = {
-        "clamp": lambda: is_zero(a["min"]) and a["max"] is None,
-        "clamp_min": lambda: is_zero(a["min"]),
-        "threshold": lambda: is_zero(a["threshold"]) and is_zero(a["value"]),
-        "hardtanh": lambda: is_zero(a["min_val"]) and a["max_val"] == math.inf,
-        "leaky_relu": lambda: is_zero(a["negative_slope"]),
-        "maximum": lambda: is_zero(a["self"]) or is_zero(a["other"]),
-    }
-    if op in computes_relu and computes_relu[op]():
-        return AS_RELU
-    if op in _ACTIVATIONS:
-        return BY_RELU
-    if op in _ABOVE + _BELOW:
-        uses = [use for user in node.users for use in (user.users if op_of(user) in _CONVERSIONS else [user])]
-        masks = [use for use in uses if op_of(use) in ("mul", "where", "masked_fill")]
-        if masks and is_zero(a["other"]) and all(_is_relu(use, node, a["self"], is_zero) for use in masks):
-            return AS_RELU
-        return BY_RELU if masks else otherwise
-    return otherwise
+    op = op_of(node)
+    signals = [source for source in node.all_input_nodes if not is_constant(source)]
+    if op == "scaled_dot_product_attention":
+        return f"attention, a product of two signals; {otherwise}"
+    if op == "glu" or (op in _PRODUCTS | _MATRIX_PRODUCTS and _count(signals, node.args) > 1):
+        return f"a product of two signals; {otherwise}"
+    if op in _MATRIX_PRODUCTS:
+        return "a product with a matrix that no input changes; write it as F.linear(x, matrix.T)"
+    if op in _QUOTIENTS and (op == "reciprocal" or node.args[1] in signals):
+        return f"a division by a signal; {otherwise}"
+    if op in _POWERS:
+        return f"a power of a signal; {otherwise}"
+    if op in _NORMS:
+        return f"a norm by statistics of the input itself; {otherwise}"
+    if op in _RECURRENT:
+        return f"a recurrent layer; {otherwise}"
+    if op in _UNRECORDED:
+        return (
+            "a max-pool whose choices record_gates does not record; use F.max_pool2d, for a pool of (n, C, T) as"
+            " F.max_pool2d(x.unsqueeze(2), (1, k)).squeeze(2)"
+        )
+    if op == "stack":
+        return "a stack along a new axis; write it as torch.cat([a.unsqueeze(1), b.unsqueeze(1)], 1)"
+    is_activation = op in _ACTIVATIONS or (op in _COMPARISONS and _masks_an_activation(node))
+    return f"none of the steps understood: {UNDERSTOOD}; {BY_RELU if is_activation else otherwise}"
 
 
-def _is_relu(use: Node, mask: Node, q: Any, is_zero: Callable[[Any], bool]) -> bool:
-    """Whether a call multiplies q by the mask of its positive numbers, or replaces its other numbers by 0."""
-    above = op_of(mask) in _ABOVE
-    if op_of(use) == "mul":
-        return above and q in use.args
-    if op_of(use) == "masked_fill":
-        return not above and use.args[0] is q and is_zero(use.args[2])
-    on, off = use.args[1:3] if above else use.args[2:0:-1]
-    return on is q and is_zero(off)
+def _count(signals: list[Node], arguments: Any) -> int:
+    """How often signals occur among arguments, also inside lists and tuples."""
+    if isinstance(arguments, (list, tuple)):
+        return sum(_count(signals, argument) for argument in arguments)
+    return int(arguments in signals)
+
+
+def _masks_an_activation(comparison: Node) -> bool:
+    """Whether a product, where or masked_fill reads a comparison."""
+    uses = [use for user in comparison.users for use in (user.users if op_of(user) in _CONVERSIONS else [user])]
+    return any(op_of(use) in ("mul", "where", "masked_fill", "index_put") for use in uses)

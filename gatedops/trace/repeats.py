@@ -3,14 +3,16 @@ one call for everything that the model computes without torch, or from the numbe
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 # A call tries at most this many rows.
 _MOST = 5
 
 
-def require_same_outputs(model: nn.Module, inputs: Tensor) -> None:
+def require_same_outputs(model: Callable[[Tensor], Tensor], inputs: Tensor) -> None:
     """Raises ValueError if the outputs of some rows change from call to call, or with the number of other rows.
 
     Args:

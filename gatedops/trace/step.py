@@ -145,8 +145,10 @@ class Rearrange(Step):
 
 @dataclass(frozen=True, eq=False)
 class Resample(Step):
-    """Each output pixel is a sum of input pixels: ``out = rows @ image @ columns.T`` for the image of each channel, with
-    rows ``(H', H)`` and columns ``(W', W)`` of float64. An input (C, T) is an image of one row."""
+    """Each output pixel is a sum of input pixels: ``out = rows @ image @ columns.T`` for the image of each channel.
+
+    rows ``(H', H)`` and columns ``(W', W)`` are float64. An input ``(C, T)`` is an image of one row.
+    """
 
     rows: Tensor
     columns: Tensor

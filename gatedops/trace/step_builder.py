@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext, suppress
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import torch
@@ -15,7 +16,8 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves
 
-from gatedops.trace.graph import Places, arguments, op_of
+from gatedops.trace.graph import Places, arguments, op_of, sources_of
+from gatedops.trace.moves import Moves
 from gatedops.trace.names import Numbering
 from gatedops.trace.operations import (
     ASSERTION,
@@ -24,32 +26,35 @@ from gatedops.trace.operations import (
     GATED_LINEAR,
     IDENTITIES,
     REARRANGEMENTS,
+    REARRANGEMENTS_OF_FLOATS,
     RESHAPES,
 )
 from gatedops.trace.provenance import Made, Source, Sources, deciding, made_by
 from gatedops.trace.redraw import Draw, Redraw
-from gatedops.trace.remedies import remedy_of
-from gatedops.trace.step import Flatten, Input, Step
+from gatedops.trace.remedies import reason_of
+from gatedops.trace.step import Flatten, Input, Rearrange, Squash, Step
 
 # Errors name this remedy if a network has an operation that no rule covers.
 GATES_ALONE = "npk_gram(x.flatten(1), record_gates(model, x)) gives the kernel of its gates alone, Sigma * Lambda"
-UNDERSTOOD = (
-    "linear, conv2d, relu, max_pool2d, avg_pool2d, adaptive_avg_pool2d, batch_norm and dropout in evaluation mode,"
-    " padding before a convolution, flatten, mean, add"
-)
 
 aten = torch.ops.aten
 
 Sides = tuple[int, int, int, int]
+# Holds the arguments of a call by their names.
+Arguments = dict[str, Any]
+# Adds the step of a call: converter(builder, node, arguments).
+Converter = Callable[["StepBuilder", Node, Arguments], None]
+_MOVES = RESHAPES | REARRANGEMENTS | REARRANGEMENTS_OF_FLOATS
 
 
 class StepBuilder:
     """Turns a program without operations in place into steps.
 
     Args:
-        program: exported from a model called with one tensor of `rows` rows.
+        program: exported from a model called with one tensor of `rows` rows. Its first output is the one that the steps
+            compute.
         places: names the calls of the program.
-        converters: for each operation the function that adds its step: ``converter(builder, node, arguments)``.
+        converters: the function that adds the step of each operation.
         otherwise: what errors say about an operation that is not a step.
     """
 
@@ -58,7 +63,7 @@ class StepBuilder:
         program: ExportedProgram,
         places: Places,
         rows: int,
-        converters: Mapping[Any, Callable[[StepBuilder, Node, dict[str, Any]], None]],
+        converters: Mapping[Any, Converter],
         otherwise: str = GATES_ALONE,
     ) -> None:
         self._program = program
@@ -76,79 +81,99 @@ class StepBuilder:
         self._leaves: dict[Node, Any] = {}
         # Maps a node to the index of the step whose output it is.
         self._index: dict[Node, int] = {}
+        # Maps a node to an earlier node that it equals.
+        self._same: dict[Node, Node] = {}
         # Maps a padded node to its source, the sides and the mode.
         self._padded: dict[Node, tuple[Node, Sides, str]] = {}
-        # Maps a node that rearranges a step's output to the node of that output, and to a tensor that gives, for each
-        # number of the rearranged node, the position of the same number in that output.
-        self._rearranged: dict[Node, tuple[Node, Tensor]] = {}
+        # Holds the nodes that only move the numbers of others. They become steps when another step reads them.
+        self._moves = Moves(rows, self._constants)
+        # Maps a comparison with 0 to the node compared, and to whether the comparison is on where that is positive.
+        self._masks: dict[Node, tuple[Node, bool]] = {}
+        # Maps the index of each Squash to its node.
+        self._squashes: dict[int, Node] = {}
 
     def steps(self) -> list[Step]:
         specs = {spec.arg.name: spec for spec in self._program.graph_signature.input_specs}
+        result = self._output()
+        needed = sources_of(result)
         for node in self._program.graph.nodes:
             if node.op == "placeholder":
                 self._placeholder(node, specs[node.name])
-            elif node.op == "output":
-                self._require_one_output(node)
-            elif all(source in self._constants for source in node.all_input_nodes):
-                self._evaluate(node)
-            else:
-                self._call(node)
-        return self._steps
+            elif node.op != "output":
+                # Nodes that the output does not depend on count in the numbering of names, as in record_gates. They may
+                # have operations that are no steps.
+                with nullcontext() if node in needed else suppress(ValueError):
+                    self._take(node)
+        if self.is_constant(result):
+            self._refuse_outputs()
+        return _reached(self._steps, self.index(result, result))
 
     def add(self, node: Node, kind: type[Step], *inputs: Any, **fields: Any) -> None:
-        """Appends the step that gives `node`."""
-        name = self._places.name(node, op_of(node))
-        unique = self._numbering.setdefault(kind, Numbering()).unique(name)
-        indices = tuple(self.index(source, node) for source in inputs)
-        self._steps.append(kind(unique, indices, self.shape(node), **fields))
-        self._index[node] = len(self._steps) - 1
+        """Appends the step that gives `node`; :meth:`insert` describes the arguments."""
+        index = self._index[node] = self.insert(node, kind, *inputs, shape=self.shape(node), **fields)
+        if kind is Squash:
+            self._squashes[index] = node
 
-    def alias(self, node: Node, source: Any) -> None:
+    def insert(
+        self, node: Node, kind: type[Step], *inputs: Any, shape: tuple[int, ...], op: str | None = None, **fields: Any
+    ) -> int:
+        """Appends a step on the way to `node`, and returns its index.
+
+        Args:
+            inputs: the nodes, or the indices of the steps, whose outputs it takes.
+            shape: the shape of its output for one input.
+            op: the operation in its name; None: that of `node`.
+        """
+        unique = self._unique(node, kind, op)
+        indices = tuple(source if isinstance(source, int) else self.index(source, node) for source in inputs)
+        for index in indices:
+            self._require_no_squash(index)
+        return self._append(kind(unique, indices, shape, **fields))
+
+    def alias(self, node: Node, source: Node) -> None:
         """Notes that `node` equals its source."""
-        if source in self._padded:
-            self._padded[node] = self._padded[source]
-        else:
-            self._index[node] = self.index(source, node)
+        self._same[node] = self.resolved(source)
+
+    def resolved(self, node: Any) -> Any:
+        """The first node that equals this one; anything else stays as it is."""
+        return self._same.get(node, node) if isinstance(node, Node) else node
 
     def pad(self, node: Node, source: Node, sides: Sides, mode: str) -> None:
-        """Notes that `node` is its source with padding; the convolution behind it takes the padding over."""
+        """Notes that `node` is its source with padding, which a convolution behind it can take over."""
         self._padded[node] = (source, sides, mode)
+        self.move(node)
 
     def padding_of(self, source: Node) -> tuple[Node, Sides, str] | None:
-        """If the source is padding: the node that it pads, the sides (left, right, top, bottom) and the mode."""
-        return self._padded.get(source)
+        """If the source is padding that a convolution can take over: the node that it pads, the sides (left, right,
+        top, bottom) and the mode."""
+        return self._padded.get(self.resolved(source))
 
-    def rearrange(self, node: Node, source: Node) -> None:
-        """Notes that `node` has the numbers of its source in another shape or order. If they are in the original order
-        again, the node is the original itself or flattens it."""
-        origin, numbers = self._rearranged.get(source, (source, None))
-        before = self.shape(origin)
-        if numbers is None:
-            numbers = torch.arange(self._rows * math.prod(before), device="cpu").view(self._rows, *before)
-        moved = _moved(node, numbers)
-        after, in_order = tuple(moved.shape), bool((moved.flatten().diff() == 1).all())
-        if in_order and after == (self._rows, *before):
-            self.alias(node, origin)
-        elif in_order and after == (self._rows, math.prod(before)):
-            self.add(node, Flatten, origin)
-        else:
-            self._rearranged[node] = (origin, moved)
+    def move(self, node: Node) -> None:
+        """Notes that `node` has the numbers of its first argument in another shape or order."""
+        source: Any = node.args[0]
+        for other in node.all_input_nodes:
+            if other is not source and (not self.is_constant(other) or self._constants[other].is_meta):
+                self.refuse(node, "a choice of numbers by indices that depend on the input; choose by constant indices")
+        if self.is_constant(source):
+            self.refuse(node)
+        self._moves.add(node, self.resolved(source))
+
+    def compare(self, node: Node, q: Node, positive: bool) -> None:
+        """Notes that `node` is on exactly where q is positive, or exactly where it is not. Zeros may be on either
+        side."""
+        self._masks[node] = (self.resolved(q), positive)
+
+    def mask_of(self, node: Any) -> tuple[Node, bool] | None:
+        """If a node is a comparison with 0: the node compared, and whether the mask is on where that is positive."""
+        return self._masks.get(self.resolved(node))
 
     def index(self, source: Any, node: Node) -> int:
         """The index of the step whose output an argument of `node` is."""
-        if source in self._padded:
-            self.refuse(source, "padding that no convolution takes over; let a Conv2d layer follow right behind it")
-        if source in self._rearranged:
-            origin, numbers = self._rearranged[source]
-            if numbers.numel() != self._rows * math.prod(self.shape(origin)):
-                self.refuse(source, f"a part of its input; {self._otherwise}")
-            self.refuse(
-                source,
-                "a change of shape or order; the only one understood is flattening all axes of an input: use"
-                " x.flatten(1)",
-            )
+        source = self.resolved(source)
+        if source not in self._index and source in self._moves:
+            self._index[source] = self._rearranged(source)
         if source not in self._index:
-            self.refuse(node)
+            self.refuse(source if source in self._masks else node)
         return self._index[source]
 
     def constant(self, value: Node, node: Node) -> Tensor:
@@ -183,7 +208,15 @@ class StepBuilder:
         return None if value is None else self.constant(value, node)
 
     def is_constant(self, value: Any) -> bool:
+        """Whether an argument is a number or a tensor that no input changes."""
         return not isinstance(value, Node) or value in self._constants
+
+    def is_zero(self, value: Any) -> bool:
+        """Whether an argument is 0, or a tensor that is 0 throughout and that no input changes."""
+        if isinstance(value, Node) and value.target in (aten.zeros_like.default, aten.new_zeros.default):
+            return True
+        found = self._constants.get(value) if isinstance(value, Node) else value
+        return bool((found == 0).all()) if isinstance(found, Tensor) and not found.is_meta else found == 0
 
     def shape(self, node: Node) -> tuple[int, ...]:
         """The shape of one input's part of a node's output."""
@@ -194,35 +227,72 @@ class StepBuilder:
         return tuple(shape[1:])
 
     def refuse(self, node: Node, why: str = "") -> NoReturn:
-        remedy = remedy_of(node, self._is_zero, self._otherwise)
-        why = why or f"none of the steps understood: {UNDERSTOOD}; {remedy}"
+        why = why or reason_of(node, self.is_constant, self._otherwise)
         raise ValueError(f"model: {self._places.where(node)} is {why}")
 
-    def _is_zero(self, value: Any) -> bool:
-        if isinstance(value, Node) and value.target in (aten.zeros_like.default, aten.new_zeros.default):
-            return True
-        found = self._constants.get(value) if isinstance(value, Node) else value
-        return bool((found == 0).all()) if isinstance(found, Tensor) and not found.is_meta else found == 0
+    def _unique(self, node: Node, kind: type[Step], op: str | None = None) -> str:
+        name = self._places.name(node, op or op_of(node))
+        return self._numbering.setdefault(kind, Numbering()).unique(name)
+
+    def _append(self, step: Step) -> int:
+        self._steps.append(step)
+        return len(self._steps) - 1
+
+    def _require_no_squash(self, index: int) -> None:
+        """Refuses a step that reads a Squash, also by way of a rearrangement of its output."""
+        while isinstance(self._steps[index], Rearrange | Flatten):
+            index = self._steps[index].inputs[0]
+        if index in self._squashes:
+            node = self._squashes[index]
+            self.refuse(node, f"in the middle of the network, and only one at the end is a step; {self._otherwise}")
+
+    def _rearranged(self, node: Node) -> int:
+        """The index of the step that gives a node of moved numbers: that of the original if all numbers are in its
+        order and shape again, else that of a new Flatten or Rearrange."""
+        origin, numbers = self._moves.positions(node)
+        index, source = self.index(origin, origin), self._moves.source_of_one_input(origin, numbers)
+        if source is None:
+            self.refuse(
+                node,
+                "a change of shape or order that moves numbers between the rows of a batch; keep the inputs as the"
+                " first axis, as x.flatten(1) and x.transpose(1, 2) do",
+            )
+        before, after = self.shape(origin), tuple(source.shape)
+        in_order = torch.equal(source.flatten(), torch.arange(_count(before), device="cpu"))
+        if in_order and after == before:
+            return index
+        if in_order and after == (_count(before),):
+            return self._append(Flatten(self._unique(node, Flatten), (index,), after))
+        return self._append(Rearrange(self._unique(node, Rearrange), (index,), after, source.contiguous()))
 
     def _placeholder(self, node: Node, spec: Any) -> None:
         if spec.kind == InputKind.USER_INPUT:
-            self._steps.append(Input("input", (), self.shape(node)))
-            self._index[node] = 0
+            self._index[node] = self._append(Input("input", (), self.shape(node)))
             return
         held = self._program.state_dict if spec.target in self._program.state_dict else self._program.constants
         value = self._constants[node] = self._leaves[node] = held[spec.target]
         is_parameter = spec.kind == InputKind.PARAMETER or isinstance(value, nn.Parameter)
         self._made[node] = [(value, (Source(value, is_parameter),))] if isinstance(value, Tensor) else []
 
-    def _require_one_output(self, node: Node) -> None:
+    def _output(self) -> Node:
+        """The node of the first tensor that the program returns."""
         names = self._program.graph_signature.user_outputs
-        results = [source for source in node.all_input_nodes if source.name in names]
-        if len(names) != 1 or len(results) != 1 or self.is_constant(results[0]):
-            raise ValueError(
-                f"model: returns {list(names)}, needs to return one tensor that depends on its input; wrap it in a"
-                " module that returns only that tensor"
-            )
-        self.index(results[0], results[0])
+        last = next(iter(reversed(self._program.graph.nodes)))
+        found = [source for source in last.all_input_nodes if names and source.name == names[0]]
+        return found[0] if found else self._refuse_outputs()
+
+    def _refuse_outputs(self) -> NoReturn:
+        names = list(self._program.graph_signature.user_outputs)
+        raise ValueError(
+            f"model: returns {names}, needs to return one tensor that depends on its input; wrap it in a module that"
+            " returns only that tensor"
+        )
+
+    def _take(self, node: Node) -> None:
+        if all(source in self._constants for source in node.all_input_nodes):
+            self._evaluate(node)
+        else:
+            self._call(node)
 
     def _evaluate(self, node: Node) -> None:
         """Computes the value of a node that no input changes."""
@@ -252,28 +322,18 @@ class StepBuilder:
     def _call(self, node: Node) -> None:
         target: Any = node.target
         source: Any = node.args[0] if node.args else None
-        if target in RESHAPES or target in REARRANGEMENTS or (target in IDENTITIES and source in self._rearranged):
-            self.rearrange(node, source)
-        elif target in IDENTITIES or _is_first_of_several(node):
+        if target in self._converters:
+            self._converters[target](self, node, arguments(node))
+        elif target in _MOVES or (target is operator.getitem and source in self._moves):
+            self.move(node)
+        elif target in IDENTITIES:
             self.alias(node, source)
+        elif _is_first_of_several(node):
+            self._index[node] = self.index(source, node)
         elif target in FRESH:
             self._make(node, source)
-        elif target is ASSERTION:
-            pass
-        elif target in self._converters:
-            self._converters[target](self, node, arguments(node))
-        else:
+        elif target is not ASSERTION:
             self.refuse(node)
-
-
-def _moved(node: Node, numbers: Tensor) -> Tensor:
-    """The result of a rearrangement with `numbers` as its first argument."""
-    target: Any = node.target
-    # The program may view a tensor in another memory format, whose strides `numbers` does not have.
-    if target in RESHAPES:
-        return numbers.reshape(node.meta["val"].shape)
-    moved: Tensor = target(numbers, *node.args[1:], **node.kwargs)
-    return moved
 
 
 def _is_first_of_several(node: Node) -> bool:
@@ -283,3 +343,20 @@ def _is_first_of_several(node: Node) -> bool:
     source: Any
     source, index = node.args
     return source.target in (BATCH_NORM, GATED_LINEAR) and bool(index == 0)
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    return torch.Size(shape).numel()
+
+
+def _reached(steps: list[Step], last: int) -> list[Step]:
+    """The input and the steps that the last one depends on, with their indices among these."""
+    wanted, waiting = {0}, [last]
+    while waiting:
+        index = waiting.pop()
+        if index not in wanted:
+            wanted.add(index)
+            waiting += steps[index].inputs
+    kept = sorted(wanted)
+    places = {index: place for place, index in enumerate(kept)}
+    return [replace(steps[index], inputs=tuple(places[each] for each in steps[index].inputs)) for index in kept]

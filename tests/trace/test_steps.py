@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from nets import INPUTS, made
+from step_runner import kinds, run
 from strategies import examples
 from tolerances import assert_close_in_float64, assert_same_bits
 from torch import Tensor, nn
@@ -19,44 +20,6 @@ from gatedops import record_gates, trace
 UNDERSTOOD = [name for name in INPUTS if name != "transformer"]
 
 
-def run(steps: list[trace.Step], x: Tensor) -> list[Tensor]:
-    """Computes the output of every step."""
-    outputs: list[Tensor] = []
-    for step in steps:
-        sources = [outputs[index] for index in step.inputs] or [x]
-        outputs.append(run_step(step, *sources))
-        assert tuple(outputs[-1].shape[1:]) == step.shape, step
-    return outputs
-
-
-def run_step(step: trace.Step, x: Tensor, y: Tensor | None = None) -> Tensor:
-    match step:
-        case trace.Input():
-            return x
-        case trace.Linear(weight=weight, bias=bias):
-            return F.linear(x, weight, bias)
-        case trace.Conv2d():
-            padded = F.pad(x, step.padding, mode={"zeros": "constant", "circular": "circular"}[step.padding_mode])
-            return F.conv2d(padded, step.weight, step.bias, step.stride, 0, step.dilation, step.groups)
-        case trace.Gate():
-            return x * (x > 0)
-        case trace.MaxPool(window=w):
-            return F.max_pool2d(x, w.kernel, w.stride, w.padding, w.dilation, w.ceil_mode)
-        case trace.AvgPool(window=w):
-            return F.avg_pool2d(x, w.kernel, w.stride, w.padding, w.ceil_mode, step.count_include_pad, step.divisor)
-        case trace.Add():
-            return x + y
-        case trace.AddConstant(constant=constant):
-            return x + constant
-        case trace.Flatten():
-            return x.flatten(1)
-        case trace.Mean(axes=axes, keepdim=keepdim):
-            return x.mean([axis + 1 for axis in axes], keepdim)
-        case trace.BatchNorm():
-            return F.batch_norm(x, step.mean, step.var, step.weight, step.bias, eps=step.eps)
-    raise AssertionError(step)
-
-
 def assert_steps_compute(net: nn.Module, x: Tensor) -> list[trace.Step]:
     """Returns the steps after a check that running them in float64 gives the network's output."""
     net, x = copy.deepcopy(net).double().eval(), x.double()
@@ -64,10 +27,6 @@ def assert_steps_compute(net: nn.Module, x: Tensor) -> list[trace.Step]:
     with torch.no_grad():
         assert_close_in_float64(run(found, x)[-1], net(x))
     return found
-
-
-def kinds(steps: list[trace.Step]) -> list[str]:
-    return [type(step).__name__ for step in steps]
 
 
 # --- whole networks -----------------------------------------------------------------------------------------

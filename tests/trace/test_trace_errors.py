@@ -179,12 +179,18 @@ def test_examples(example, kind, message):
 
 def test_an_operation_outside_the_list_is_named_with_its_place():
     net = nn.Sequential(nn.Linear(6, 4), nn.Sequential(nn.ReLU(), nn.GELU()))
-    fails(ValueError, "model: gelu in 1.1 (GELU) is none of the steps understood: linear, conv2d", trace.steps, net, X)
+    fails(
+        ValueError,
+        "model: gelu in 1.1 (GELU) is none of the steps understood: linear, conv1d, conv2d",
+        trace.steps,
+        net,
+        X,
+    )
     fails(ValueError, "model: layer_norm in the model (LayerNorm)", trace.steps, nn.LayerNorm(6), X)
-    net = nn.Sequential(Forward(lambda x: x * 2))
+    net = nn.Sequential(Forward(lambda x: x * x.relu()))
     fails(ValueError, "mul in 0 (Forward), test_trace_errors.py:", trace.steps, net, X)
-    with pytest.raises(ValueError, match="conv1d in the model"):
-        trace.steps(nn.Conv1d(6, 2, 1).eval(), torch.zeros(4, 6, 5))
+    with pytest.raises(ValueError, match="conv3d in the model"):
+        trace.steps(nn.Conv3d(6, 2, 1).eval(), torch.zeros(4, 6, 5, 3, 2))
     net, x = made("transformer", 1)
     with pytest.raises(ValueError, match=r"in encoder\.layers\.0"):
         trace.steps(net, x)
@@ -198,36 +204,59 @@ def test_an_operation_outside_the_list_is_named_with_its_place():
         (
             lambda x: x + torch.eye(2, 6),
             (6,),
-            "is adding a different constant to each input; add the same constant to all",
+            "is adding a different constant for each input; give all inputs the same",
         ),
+        (lambda x: x * torch.eye(2, 6), (6,), "is multiplying by a different constant for each input; give all inputs"),
         (lambda x: x.unsqueeze(2) + torch.ones(3), (6,), "adding a constant whose shape does not fit (6, 1)"),
         (lambda x: x.mean(1, keepdim=True) + torch.ones(3), (6,), "adding a constant whose shape does not fit (1,)"),
-        (lambda x: x.mean(1, keepdim=True) + x, (6,), "not the plain sum of two outputs of one shape"),
-        (lambda x: torch.add(x, x.relu(), alpha=2), (6,), "not the plain sum"),
-        (lambda x: x - x.relu(), (6,), "not the plain sum"),
-        (lambda x: 1 - x, (6,), "rsub"),
+        (lambda x: x.unsqueeze(2) / torch.ones(3), (6,), "multiplying by a constant whose shape does not fit (6, 1)"),
+        (
+            lambda x: x.mean(1, keepdim=True) + x,
+            (6,),
+            "the sum of two outputs of shapes (1,) and (6,); give them one shape: a + b.expand_as(a)",
+        ),
+        (lambda x: x * torch.ones(6, dtype=torch.float64), (6,), "a conversion from torch.float32 to torch.float64"),
         (lambda x: x.mean(), (6,), "mean"),
         (lambda x: x.mean((0, 1)), (6,), "over the inputs too"),
-        (lambda x: x.flatten(), (6,), "the only one understood is flattening all axes of an input: use x.flatten(1)"),
-        (lambda x: x.flatten(2), (2, 3, 4), "view in the model (Forward)"),
-        (lambda x: F.pad(x, (1, 1)), (6,), "pad images with zeros or circularly instead"),
-        (lambda x: F.pad(x, (1, 1, 1, 1)), (2, 3, 4), "padding that no convolution takes over"),
+        (lambda x: x.flatten(), (6,), "a change of shape or order that moves numbers between the rows of a batch"),
+        (lambda x: x.roll(1, 0), (6,), "between the rows of a batch; keep the inputs as the first axis"),
+        (lambda x: x.t().relu(), (6,), "moving the inputs off the first axis"),
         (lambda x: x.double(), (6,), "a conversion from torch.float32 to torch.float64"),
-        (lambda x: x.flatten(2).relu(), (2, 3, 4), "a change of shape or order; the only one understood is flattening"),
-        (lambda x: F.pad(x, (1, 1, 1, 1)).relu(), (2, 3, 4), "padding that no convolution takes over"),
-        (lambda x: F.pad(x, (1, 1, 1, 1), "reflect"), (2, 3, 4), "reflect padding by (1, 1, 1, 1)"),
-        (lambda x: F.pad(x, (1, 1, 1, 1), value=2.0), (2, 3, 4), "constant padding by (1, 1, 1, 1) with 2.0"),
-        (lambda x: F.pad(x, (-1, 0, 0, 0)), (2, 3, 4), "padding by (-1, 0, 0, 0)"),
-        (
-            lambda x: F.pad(F.pad(x, (1, 1, 1, 1)), (1, 1, 1, 1)),
-            (2, 3, 4),
-            "padding of an image that is padded already",
-        ),
-        (
-            lambda x: F.adaptive_avg_pool2d(x, 2),
-            (2, 3, 4),
-            "to (2, 2) for images of (3, 4), which (2, 2) does not divide",
-        ),
+        (lambda x: F.pad(x, (1, 1, 1, 1), value=2.0), (2, 3, 4), "padding with 2.0; pad with zeros"),
+        (lambda x: x.gather(1, (x > 0).long()), (6,), "indices that depend on the input; choose by constant indices"),
+        (lambda x: torch.cat([x, x], 0)[:2], (6,), "along the axis of the inputs; concatenate along another axis"),
+        (lambda x: torch.cat([x, torch.ones(2, 1)], 1), (6,), "part 1 is a constant, which no input changes; pad the"),
+        (lambda x: torch.stack([x, x.relu()], 1), (6,), "write it as torch.cat([a.unsqueeze(1), b.unsqueeze(1)], 1)"),
+        (lambda x: F.max_pool1d(x, 2), (2, 6), "F.max_pool2d(x.unsqueeze(2), (1, k)).squeeze(2)"),
+        (lambda x: F.adaptive_max_pool2d(x, 2), (2, 4, 4), "a max-pool whose choices record_gates does not record"),
+        (lambda x: F.avg_pool2d(x, 2), (4, 4), "of inputs (4, 4) without an axis of channels; give it x.unsqueeze(1)"),
+        (lambda x: F.conv_transpose2d(x, torch.ones(2, 1, 2, 2)), (2, 4, 4), "conv_transpose2d in the model (Forward)"),
+        (lambda x: F.scaled_dot_product_attention(x, x, x), (4, 4), "attention, a product of two signals"),
+        (lambda x: x @ x.relu(), (4, 4), "matmul in the model"),
+        (lambda x: torch.bmm(x, x), (4, 4), "a product of two signals"),
+        (lambda x: torch.einsum("nij,njk->nik", x, x), (4, 4), "a product of two signals"),
+        (lambda x: x @ torch.ones(6, 2), (6,), "a matrix that no input changes; write it as F.linear(x, matrix.T)"),
+        (lambda x: x * x.relu(), (6,), "a product of two signals"),
+        (lambda x: x * x, (6,), "a product of two signals"),
+        (lambda x: x * x.sigmoid(), (6,), "a product of two signals"),
+        (lambda x: F.glu(x), (6,), "a product of two signals"),
+        (lambda x: x * (x.relu() > 0), (6,), "a product of two signals"),
+        (lambda x: 1 / x, (6,), "a division by a signal"),
+        (lambda x: x / x.relu(), (6,), "a division by a signal"),
+        (lambda x: x**2, (6,), "a power of a signal"),
+        (lambda x: x.square(), (6,), "a power of a signal"),
+        (lambda x: F.layer_norm(x, (6,)), (6,), "a norm by statistics of the input itself"),
+        (lambda x: F.group_norm(x, 2), (4, 2, 2), "a norm by statistics of the input itself"),
+        (lambda x: F.instance_norm(x), (4, 2, 2), "instance_norm in the model"),
+        (lambda x: x.softmax(1).relu(), (6,), "softmax in the model (Forward)"),
+        (lambda x: x.sigmoid().flip(1) + 1, (6,), "in the middle of the network, and only one at the end is a step"),
+        (lambda x: x.softmax(0), (6,), "over the inputs of a batch"),
+        (lambda x: x.softmax(1, torch.float64), (6,), "a conversion to torch.float64; leave its argument dtype out"),
+        (lambda x: x.clamp(-1), (6,), "put nn.ReLU in its place"),
+        (lambda x: torch.where(x > 0, x, 0.1 * x), (6,), "put nn.ReLU in its place"),
+        (lambda x: x.masked_fill(x.roll(1, 1) <= 0, 0), (6,), "put nn.ReLU in its place"),
+        (lambda x: (x > 0).float() + x, (6,), "gt in the model"),
+        (lambda x: torch.maximum(x, torch.zeros(2, 2, 6)), (6,), "maximum in the model"),
         (lambda x: F.linear(x, x), (6,), "given a weight, a bias or s"),
         (lambda x: F.dropout(x), (6,), "dropout in the model (Forward), test_trace_errors.py"),
         (lambda x: (x, x.relu()), (6,), "needs to return one tensor that depends on its input"),
@@ -244,9 +273,29 @@ def test_functions_that_are_no_steps(function, shape, message):
     fails(ValueError, message, trace.steps, Forward(function), torch.ones(3, *shape))
 
 
-def test_padding_of_two_kinds():
-    circular = Forward(lambda x: F.conv2d(F.pad(x, (1, 1, 1, 1), "circular"), torch.ones(1, 2, 3, 3), padding=1))
-    fails(ValueError, "pads a circularly padded image with zeros", trace.steps, circular, torch.zeros(1, 2, 4, 4))
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_layers(kind):
+    net = nn.Sequential(kind(6, 3, batch_first=True), Forward(lambda x: x[0]))
+    fails(ValueError, "in 0 (", trace.steps, net, torch.zeros(2, 4, 6))
+    fails(ValueError, "a recurrent layer", trace.steps, net, torch.zeros(2, 4, 6))
+
+
+@pytest.mark.parametrize(
+    ("returned", "output", "message"),
+    [
+        (lambda x: (x, x.relu()), None, "model: returns tuple, needs to return one tensor that depends on its input"),
+        (lambda x: (x, x.relu()), None, "choose one by output=, which may be 0, 1"),
+        (lambda x: {"a": x, "b": 3}, None, "choose one by output=, which may be 'a'"),
+        (lambda x: (x, x.relu()), 2, "output: got 2, needs one of 0, 1, which the model returns"),
+        (lambda x: (x, x.relu()), True, "output: got True, needs one of 0, 1"),
+        (lambda x: {"a": x}, "b", "output: got 'b', needs one of 'a'"),
+        (lambda x: x, 0, "output: got 0, but the model returns one tensor; leave output out"),
+        (lambda x: None, None, "model: returns NoneType, needs to return one tensor"),
+        (lambda x: (x, torch.ones(2, 6)), 1, "needs to return one tensor that depends on its input"),
+    ],
+)
+def test_outputs(returned, output, message):
+    fails(ValueError, message, trace.steps, Forward(returned), X, output=output)
 
 
 def test_training_mode():
@@ -254,6 +303,7 @@ def test_training_mode():
     fails(ValueError, "batch_norm in 1 (BatchNorm1d) is in training mode; call model.eval() first", trace.steps, net, X)
     net = nn.Sequential(nn.Linear(6, 6), nn.Dropout())
     fails(ValueError, "dropout in 1 (Dropout) is in training mode; call model.eval() first", trace.steps, net, X)
+    fails(ValueError, "rrelu in 0 (RReLU) is in training mode", trace.steps, nn.Sequential(nn.RReLU()), X)
     with pytest.raises(ValueError, match="feature_dropout in the model"):
         trace.steps(nn.Dropout2d(), torch.ones(1, 2, 3, 3))
     with pytest.raises(ValueError, match="has training=True in evaluation mode too; give it running statistics"):
