@@ -107,6 +107,8 @@ def test_every_relu_is_a_gate_with_the_name_of_recorded_gates():
 def test_gates_with_slopes_and_bounds(x):
     net = AllOf([function for function, _, _ in SLOPES.values()])
     parts = parts_of(net.functions, x)
+    recorded = record_gates(net.eval(), x, activations="piecewise")
+    assert [part[-1].name for part in parts] == [layer.name for layer in recorded.layers]
     for name, part, (_, slope, inside) in zip(SLOPES, parts, SLOPES.values(), strict=True):
         gate = part[-1]
         assert isinstance(gate, trace.Gate), name
