@@ -11,9 +11,8 @@ from gatedops.portable.products import operand, product
 from gatedops.portable.workspace import blocks
 
 
-def packed(words: Tensor, step: PlannedInstruction) -> Tensor:
-    """Returns the words of a step's masks, ``(positions, rows, words)``; a view."""
-    first = step.instruction.first
+def packed(words: Tensor, first: int, step: PlannedInstruction) -> Tensor:
+    """Returns the words of a step's masks, which begin at the word `first`, ``(positions, rows, words)``; a view."""
     layer = words[:, first : first + step.positions * step.pitch].unflatten(1, (step.positions, step.pitch))
     return layer.transpose(0, 1)[..., : step.words]
 

@@ -31,7 +31,7 @@ def conv_gram(
     require(right.words.shape[1] == words.shape[1], "y_words: needs as many words in a row as words")
     require_one_device(x, words, y, y_words)
     _C.require_conv_program(program, scalars, x.shape[1], words.shape[1])
-    steps, symmetric, int8 = plan(program), y is None, has_int8(x.device)
+    steps, symmetric, int8 = plan(program, scalars), y is None, has_int8(x.device)
     registers = CPU_REGISTERS if x.device.type == "cpu" else REGISTERS
     out = x.new_empty((left.rows, right.rows))
     shape = (left.rows, right.rows)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from gatedops.layout import words_used
 from gatedops.ops.conv_program import Instruction, Op, decode
+from gatedops.portable.conv_resample import moves_pixels
 from gatedops.portable.workspace import WORKSPACE
 
 # This many gates of each side are unpacked at a time. Both sides together take up to ten bytes for each of them, which
@@ -23,7 +24,7 @@ REGISTERS = WORKSPACE * 3 // 4
 CPU_REGISTERS = 16 << 20
 # At most this many words of a mask are multiplied at a time.
 _SPAN = 64
-_WINDOWED = (Op.BOX, Op.SELECT, Op.POOL)
+_WINDOWED = (Op.BOX, Op.SELECT, Op.POOL, Op.MASKED_BOX)
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,14 @@ class PlannedInstruction:
     def masked(self) -> bool:
         """Whether the instruction reads masks."""
         i = self.instruction
-        return i.op in (Op.GATE, Op.SELECT) or (i.op == Op.BOX and i.first >= 0)
+        return i.op in (Op.GATE, Op.SELECT, Op.MASKED_BOX) or (i.op == Op.BOX and i.first >= 0)
 
     @property
     def positions(self) -> int:
-        """Number of pixels that the masks or the input have; a SELECT has one for each place in each window."""
+        """Number of pixels that the masks or the input have; a SELECT or MASKED_BOX has one for each place in each
+        window."""
         i = self.instruction
-        windows = i.kernel_h * i.kernel_w if i.op == Op.SELECT else 1
+        windows = i.kernel_h * i.kernel_w if i.op in (Op.SELECT, Op.MASKED_BOX) else 1
         return i.out_height * i.out_width * windows
 
     @property
@@ -63,9 +65,16 @@ class PlannedInstruction:
 
     @property
     def span(self) -> int:
-        """Number of words of each position that are multiplied at a time; few if a row has many positions."""
-        at_once = 1 if self.by_pixel else self.positions
-        return min(self.words, max(1, min(_SPAN, GATES // (8 * 32 * at_once))))
+        """Number of words of each position that are multiplied at a time; few if many positions are unpacked."""
+        return min(self.words, max(1, min(_SPAN, GATES // (8 * 32 * self.at_once))))
+
+    @property
+    def at_once(self) -> int:
+        """Number of positions of a row that are unpacked at once; a MASKED_BOX counts one place in all windows."""
+        if self.by_pixel:
+            return 1
+        i = self.instruction
+        return i.out_height * i.out_width if i.op == Op.MASKED_BOX else self.positions
 
     @property
     def by_pixel(self) -> bool:
@@ -96,7 +105,7 @@ def tiled(i: Instruction) -> bool:
     )
 
 
-def plan(program: Sequence[int]) -> list[PlannedInstruction]:
+def plan(program: Sequence[int], scalars: Sequence[float]) -> list[PlannedInstruction]:
     """Returns the steps of a valid program, without those that do not reach the last register."""
     instructions = [_plain(instruction) for instruction in decode(program)]
     needed, whole = {instructions[-1].dst}, set[int]()
@@ -106,7 +115,8 @@ def plan(program: Sequence[int]) -> list[PlannedInstruction]:
             continue
         sources = {i.src, i.src2} - {-1}
         one_pixel = i.out_height * i.out_width == 1
-        diagonal = i.op not in (Op.POOL, Op.SELECT) and (one_pixel or i.dst not in whole)
+        mixes = i.op in (Op.POOL, Op.SELECT) or (i.op == Op.RESAMPLE and not moves_pixels(i, scalars))
+        diagonal = not mixes and (one_pixel or i.dst not in whole)
         if not diagonal:
             whole |= sources
         steps.append(PlannedInstruction(i, diagonal, tuple(sources - needed)))
@@ -115,7 +125,7 @@ def plan(program: Sequence[int]) -> list[PlannedInstruction]:
 
 
 def _plain(i: Instruction) -> Instruction:
-    """Resets the fields that this kind of instruction does not use."""
+    """Resets the fields that this kind of instruction does not use, and says where the masks of y begin."""
     if i.op == Op.TRACE:
         i = i._replace(out_height=1, out_width=1)
     if i.op in (Op.INPUT, Op.CONSTANT):
@@ -127,7 +137,9 @@ def _plain(i: Instruction) -> Instruction:
     if i.op not in _WINDOWED:
         i = i._replace(kernel_h=1, kernel_w=1, stride_h=1, stride_w=1, dilation_h=1, dilation_w=1)
         i = i._replace(pad_top=0, pad_left=0)
-    return i if i.op == Op.BOX else i._replace(circular=0)
+    if i.first_y < 0:
+        i = i._replace(first_y=i.first)
+    return i if i.op in (Op.BOX, Op.MASKED_BOX) else i._replace(circular=0)
 
 
 # --- tiles ---------------------------------------------------------------------------------------------------
@@ -156,7 +168,7 @@ def _even(total: int, most: int) -> int:
 
 def _most_rows(steps: list[PlannedInstruction], itemsize: int) -> int:
     """Returns how many rows of one side have masks and inputs that fit the memory for them."""
-    masks = [GATES // (32 * s.span * (1 if s.by_pixel else s.positions)) for s in steps if s.masked]
+    masks = [GATES // (32 * s.span * s.at_once) for s in steps if s.masked]
     inputs = [INPUTS // (itemsize * s.positions) for s in steps if s.instruction.op == Op.INPUT]
     return max(1, min(masks + inputs, default=WORKSPACE))
 
@@ -181,14 +193,14 @@ def _bytes(step: PlannedInstruction, itemsize: int) -> int:
     # Counts take four bytes each. If they are summed from parts, their sums take a number of the registers' dtype each.
     each = 0 if not step.masked else 4 + itemsize * (step.by_pixel or step.words > step.span)
     match i.op:
-        case Op.BOX:
+        case Op.BOX | Op.RESAMPLE if step.diagonal or i.op == Op.BOX:
             return max(step.area(out_h * w) * itemsize + result, result + step.numbers * each)
         case Op.SELECT if tiled(i):
             pixels = step.positions
             return max(pixels**2 * (itemsize + each), (pixels**2 + pixels * out_h * out_w) * itemsize + result)
         case Op.POOL if tiled(i):
             return h * w * out_h * out_w * itemsize + result
-        case Op.POOL:
+        case Op.POOL | Op.RESAMPLE:
             sizes = (h * w * out_h * w, h * w * out_h * out_w, out_h * w * out_h * out_w, (out_h * out_w) ** 2)
             return max(map(sum, itertools.pairwise(sizes))) * itemsize
     return result + step.numbers * each

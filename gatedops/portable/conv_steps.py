@@ -16,7 +16,8 @@ from torch import Tensor
 from gatedops.ops.conv_program import SAME_COLUMN, SAME_ROW, Instruction, Op
 from gatedops.portable.conv_counts import all_counts, factor, packed, pixel_counts
 from gatedops.portable.conv_plan import INPUTS, PlannedInstruction, tiled
-from gatedops.portable.conv_windows import Axis, Run, between, in_tiles, tile_sums, window_sums
+from gatedops.portable.conv_resample import resampled, taps_of
+from gatedops.portable.conv_windows import Axis, Run, at, between, in_tiles, tile_sums, window_sums
 from gatedops.portable.products import product
 from gatedops.portable.workspace import blocks, pieces
 
@@ -66,8 +67,12 @@ class Pairs:
                 return self._gated(self._source(i.src, step), step, fresh=False)
             case Op.SELECT:
                 return self._select_tiles(step) if tiled(i) else self._select(step)
+            case Op.MASKED_BOX:
+                return self._masked_box(step)
             case Op.POOL:
                 return self._pool(step)
+            case Op.RESAMPLE:
+                return self._resample(step)
             case Op.ADD:
                 return self._sum(step)
         assert i.op == Op.TRACE
@@ -132,6 +137,47 @@ class Pairs:
         boxed = self._affine(boxed, step, fresh=fresh)
         return boxed.mul_(self._counts(step)) if step.masked else boxed
 
+    def _masked_box(self, step: PlannedInstruction) -> Tensor:
+        i = step.instruction
+        kernel = self._source(i.src, step)
+        total = kernel.new_zeros(self._shape(step))
+        for place, (row, column) in enumerate(itertools.product(range(i.kernel_h), range(i.kernel_w))):
+            runs = (Axis.rows(i).runs(row), Axis.columns(i).runs(column))
+            if all(runs):
+                here = slice(place, None, i.kernel_h * i.kernel_w)
+                self._add_place(total, kernel, self._counts(step, here), step, runs)
+        return total
+
+    def _add_place(
+        self,
+        total: Tensor,
+        kernel: Tensor,
+        counts: Tensor,
+        step: PlannedInstruction,
+        runs: tuple[list[Run], list[Run]],
+    ) -> None:
+        """Adds the kernel at one place in the windows of both sides, times the counts of its masks."""
+        dims = (0, 1) if step.diagonal else (0, 1, 3, 4)
+        for chosen in itertools.product(*runs * (len(dims) // 2)):
+            self._add_counted(total, kernel, counts, step, dict(zip(dims, chosen, strict=True)))
+
+    def _add_counted(
+        self, total: Tensor, kernel: Tensor, counts: Tensor, step: PlannedInstruction, runs: dict[int, Run]
+    ) -> None:
+        """Adds the kernel times the scale of a step and the counts, for a run of pixels along each dimension."""
+        target, source = between(total, kernel, runs)
+        counts = at(counts, {dim: run[0] for dim, run in runs.items()})
+        target.addcmul_(source, counts, value=self._scalars[step.instruction.scale])
+
+    def _resample(self, step: PlannedInstruction) -> Tensor:
+        i = step.instruction
+        source = self._source(i.src, step)
+        made, (rows, columns) = source, taps_of(i, self._scalars)
+        dims = ((0, rows), (1, columns)) if step.diagonal else ((3, rows), (4, columns), (0, rows), (1, columns))
+        for dim, taps in dims:
+            made = resampled(made, taps, dim, both_sides=step.diagonal)
+        return self._affine(made, step, fresh=made is not source)
+
     def _sum(self, step: PlannedInstruction) -> Tensor:
         i = step.instruction
         total = self._affine(self._source(i.src, step), step, fresh=False)
@@ -150,8 +196,14 @@ class Pairs:
         scale = self._scalars[step.instruction.scale]
         return torch.addcmul(kernel.new_zeros(()), kernel, counts, value=scale, out=kernel if fresh else None)
 
-    def _counts(self, step: PlannedInstruction) -> Tensor:
-        left, right = (packed(side.words, step) for side in (self._left, self._right))
+    def _masks(self, step: PlannedInstruction) -> tuple[Tensor, Tensor]:
+        """Returns the words of a step's masks for each side, ``(positions, rows, words)``; views."""
+        i = step.instruction
+        return packed(self._left.words, i.first, step), packed(self._right.words, i.first_y, step)
+
+    def _counts(self, step: PlannedInstruction, positions: slice = slice(None)) -> Tensor:
+        """Counts the gates that the pixels of both sides have in common, in the masks at these positions."""
+        left, right = (masks[positions] for masks in self._masks(step))
         if step.by_pixel:
             counts = pixel_counts(left, right, step, self._dtype)
             return counts.view(self._shape(step))
@@ -195,9 +247,7 @@ class Pairs:
         """Runs a SELECT whose windows lie side by side: its masks are brought into the order of the image's pixels."""
         i = step.instruction
         windows = (i.out_height, i.out_width, i.kernel_h, i.kernel_w)
-        left, right = (
-            packed(side.words, step).unflatten(0, windows).transpose(1, 2) for side in (self._left, self._right)
-        )
+        left, right = (masks.unflatten(0, windows).transpose(1, 2) for masks in self._masks(step))
         kernel = in_tiles(self._source(i.src, step), i)
         counts = self._by_pixels(all_counts(left, right, step, self._dtype, self._int8), kernel.shape[:2])
         return tile_sums(self._gated(kernel, step, fresh=False, counts=counts), i)
@@ -207,9 +257,7 @@ class Pairs:
         i = step.instruction
         kernel = self._source(i.src, step)
         total = kernel.new_zeros(self._shape(step))
-        left, right = (
-            packed(side.words, step).unflatten(0, (-1, i.kernel_h * i.kernel_w)) for side in (self._left, self._right)
-        )
+        left, right = (masks.unflatten(0, (-1, i.kernel_h * i.kernel_w)) for masks in self._masks(step))
         places = [
             (place, rows, columns)
             for place, (row, column) in enumerate(itertools.product(range(i.kernel_h), range(i.kernel_w)))
@@ -232,7 +280,5 @@ class Pairs:
         pixels = i.out_height * i.out_width
         # An int8 product has extra rows and columns, which are cut off.
         counts = counts[: pixels * self._left.rows, : pixels * self._right.rows]
-        by_dim = dict(zip((0, 1, 3, 4), runs, strict=True))
-        target, source = between(total, kernel, by_dim)
-        counts, _ = between(self._by_pixels(counts, (i.out_height, i.out_width)), kernel, by_dim)
-        target.addcmul_(source, counts, value=self._scalars[i.scale])
+        counts = self._by_pixels(counts, (i.out_height, i.out_width))
+        self._add_counted(total, kernel, counts, step, dict(zip((0, 1, 3, 4), runs, strict=True)))

@@ -19,6 +19,8 @@ from gatedops.reference.gates import gates_of_layer
 
 # The largest register of a tile has about this many numbers.
 _TILE = 1 << 21
+# These instructions have a mask for each place in each window.
+_WINDOW_MASKS = (Op.SELECT, Op.MASKED_BOX)
 
 
 def conv_gram(
@@ -31,7 +33,7 @@ def conv_gram(
     dtype: torch.dtype,
 ) -> Tensor:
     """Runs a program on all pairs, (n, m). Without y each unordered pair is computed once; the result is bitwise
-    symmetric.
+    symmetric. This needs a program whose kernel is symmetric.
 
     x (n, D) and y (m, D) are of dtype; words (n, W) and y_words (m, W) have the layout of GateBits.
     """
@@ -55,7 +57,7 @@ def conv_gram(
 
 def _numbers(i: Instruction) -> int:
     """Returns the size of the largest kernel between pixels that an instruction makes."""
-    windows = i.kernel_h * i.kernel_w if i.op == Op.SELECT else 1
+    windows = i.kernel_h * i.kernel_w if i.op in _WINDOW_MASKS else 1
     return max((i.height + 1) * (i.width + 1), windows * i.out_height * i.out_width) ** 2
 
 
@@ -95,9 +97,15 @@ class _Tile:
                 return s * source * self._counts(i)
             case Op.SELECT:
                 return s * (at_windows(source, i) * self._counts(i)).sum((4, 5, 8, 9))
+            case Op.MASKED_BOX:
+                return s * torch.einsum("abpqijrsij->abpqrs", at_windows(source, i) * self._counts(i))
             case Op.POOL:
                 weights = self._weights(i)
                 return s * weights[:, :, None, None] * weights * at_windows(source, i).sum((4, 5, 8, 9))
+            case Op.RESAMPLE:
+                weights = self._resampling(i)
+                left = torch.einsum("pqhw,abhwrs->abpqrs", weights, source)
+                return s * torch.einsum("abpqhw,rshw->abpqrs", left, weights)
             case Op.ADD:
                 total = s * source + self._constant(i)
                 return total if i.src2 < 0 else total + self._scalars[i.scale2] * self._registers[i.src2]
@@ -112,22 +120,35 @@ class _Tile:
 
     def _counts(self, i: Instruction) -> Tensor:
         """Returns <g(p), g'(p')>, with the axes of at_windows if the masks belong to windows."""
-        window = (i.kernel_h, i.kernel_w) if i.op == Op.SELECT else ()
+        window = (i.kernel_h, i.kernel_w) if i.op in _WINDOW_MASKS else ()
         shape = (i.out_height, i.out_width, *window)
-        left, right = (self._masks(words, math.prod(shape), i) for words in self._words)
+        firsts = (i.first, i.first if i.first_y < 0 else i.first_y)
+        left, right = (
+            self._masks(words[:, first:], math.prod(shape), i.channels)
+            for words, first in zip(self._words, firsts, strict=True)
+        )
         counts = torch.einsum("apc,bqc->abpq", left, right)
         return counts.unflatten(3, shape).unflatten(2, shape)
 
-    def _masks(self, words: Tensor, positions: int, i: Instruction) -> Tensor:
-        span = words[:, i.first : i.first + words_used(positions, i.channels)]
-        return gates_of_layer(span, positions, i.channels).to(self._dtype)
+    def _masks(self, words: Tensor, positions: int, channels: int) -> Tensor:
+        return gates_of_layer(words[:, : words_used(positions, channels)], positions, channels).to(self._dtype)
 
     def _constant(self, i: Instruction) -> float:
         return 0.0 if i.constant < 0 else self._scalars[i.constant]
 
     def _weights(self, i: Instruction) -> Tensor:
-        shape, size = (i.out_height, i.out_width), i.out_height * i.out_width
-        listed = self._scalars[i.scale2 : i.scale2 + size] if i.scale2 >= 0 else [1.0] * size
+        shape = (i.out_height, i.out_width)
+        return self._matrix(i.scale2, shape) if i.scale2 >= 0 else self._inputs[0].new_ones(shape, dtype=self._dtype)
+
+    def _resampling(self, i: Instruction) -> Tensor:
+        """Returns A of a RESAMPLE, (out_height, out_width, height, width)."""
+        rows = self._matrix(i.scale2, (i.out_height, i.height))
+        columns = self._matrix(i.scale2 + rows.numel(), (i.out_width, i.width))
+        return torch.einsum("ph,qw->pqhw", rows, columns)
+
+    def _matrix(self, first: int, shape: tuple[int, int]) -> Tensor:
+        """Returns a matrix whose numbers lie in the scalars from `first` on, row by row."""
+        listed = self._scalars[first : first + math.prod(shape)]
         return torch.tensor(listed, dtype=self._dtype, device=self._inputs[0].device).view(shape)
 
     def _pattern(self, i: Instruction) -> Tensor:

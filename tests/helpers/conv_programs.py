@@ -62,13 +62,16 @@ class Programs:
         first = self.columns - channels * size[0] * size[1]
         return self.emit(Op.INPUT, size, scale=scale, first=first, channels=channels)
 
-    def masked(self, positions: int, channels: int) -> dict[str, int]:
-        """Returns the fields of a new layer of masks, or none for 0 channels."""
+    def masked(self, positions: int, channels: int, own_y: bool = False) -> dict[str, int]:
+        """Returns the fields of a new layer of masks, or none for 0 channels. If `own_y`, the rows of y have masks of
+        their own."""
         if channels == 0:
             return {}
-        first = sum(layer_words(*layer) for layer in self.masks)
-        self.masks.append((positions, channels))
-        return {"first": first, "channels": channels}
+        fields = {"channels": channels}
+        for name in ("first", "first_y") if own_y else ("first",):
+            fields[name] = sum(layer_words(*layer) for layer in self.masks)
+            self.masks.append((positions, channels))
+        return fields
 
     def box(self, src: int, channels: int, geometry: dict[str, int], out: Pair | None = None, **more: Any) -> int:
         out = self.size(src) if out is None else out
@@ -77,6 +80,14 @@ class Programs:
     def gate(self, src: int, channels: int, **more: Any) -> int:
         out = self.size(src)
         return self.emit(Op.GATE, out, src, **self.masked(out[0] * out[1], channels), **more)
+
+    def masked_box(self, src: int, masks: dict[str, int], geometry: dict[str, int], out: Pair, **more: Any) -> int:
+        return self.emit(Op.MASKED_BOX, out, src, **geometry, **masks, **more)
+
+    def resample(self, src: int, rows: list[list[float]], columns: list[list[float]], scale: float = 1.0) -> int:
+        """Appends a RESAMPLE with these matrices, which have a row for each row or column of its result."""
+        first, *_ = [self.number(weight) for row in rows + columns for weight in row]
+        return self.emit(Op.RESAMPLE, (len(rows), len(columns)), src, scale, scale2=first)
 
     def mean(self, src: int) -> int:
         """Appends global average pooling."""
@@ -97,9 +108,11 @@ class Programs:
     def arguments(
         self, n: int, m: int | None = None, seed: int = 0, dtype: torch.dtype = torch.float64
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, list[int], list[float], torch.dtype]:
-        """Returns the arguments of the op, on random rows; m is None for the symmetric Gram."""
+        """Returns the arguments of the op, on random rows. m is None for the symmetric Gram; there the masks of the
+        rows of y are those of the rows of x, which makes the kernel symmetric."""
         y, y_words = (None, None) if m is None else self.rows(m, seed + 1, dtype)
-        return *self.rows(n, seed, dtype), y, y_words, encode(self.code), self.scalars, dtype
+        code = [i._replace(first_y=-1) for i in self.code] if m is None else self.code
+        return *self.rows(n, seed, dtype), y, y_words, encode(code), self.scalars, dtype
 
 
 def chain(
@@ -138,14 +151,36 @@ def pooled() -> Programs:
     return p
 
 
-class RandomProgram:
-    """Makes instructions of every kind in random order, from a seed."""
+def depthwise(size: Pair) -> Programs:
+    """Makes a gated convolution, a depthwise one with masks for each place in its windows, and a mean."""
+    p = Programs()
+    register = p.box(p.input(size, 3), 33, same((3, 3)))
+    masks = p.masked(size[0] * size[1] * 9, 33)
+    p.mean(p.box(p.masked_box(register, masks, same((3, 3)), size, scale=0.125), 20, same((3, 3))))
+    return p
 
-    def __init__(self, seed: int) -> None:
-        self.random = random.Random(seed)
+
+def nearest(out: int, size: int) -> list[list[float]]:
+    """Returns the matrix of a RESAMPLE that repeats or leaves out pixels."""
+    return [[float(source == pixel * size // out) for source in range(size)] for pixel in range(out)]
+
+
+def linear(out: int, size: int) -> list[list[float]]:
+    """Returns the matrix of a RESAMPLE that interpolates between two pixels."""
+    places = [pixel * (size - 1) / max(1, out - 1) for pixel in range(out)]
+    return [[max(0.0, 1 - abs(place - source)) for source in range(size)] for place in places]
+
+
+class RandomProgram:
+    """Makes instructions of every kind in random order, from a seed. Without `extended`, they are those that the CUDA
+    kernels know: no MASKED_BOX, no RESAMPLE, no negative padding, no masks of their own for the rows of y."""
+
+    def __init__(self, seed: int, extended: bool = True) -> None:
+        self.random, self.extended = random.Random(seed), extended
         self.program = Programs()
         self.registers = [self._input((self.random.randint(1, 6), self.random.randint(1, 6)))]
         kinds = [self._box] * 6 + [self._gate, self._pool, self._select, self._add, self._constant, self._second_input]
+        kinds += [self._masked_box] * 2 + [self._resample] * 2 if extended else []
         for _ in range(self.random.randint(1, 7)):
             made = self.random.choice(kinds)(self.random.choice(self.registers[-3:]))
             self.registers += [] if made is None else [made]
@@ -171,7 +206,7 @@ class RandomProgram:
             (pick([1, 1, 2, 3]), pick([1, 1, 2])),
             pick([1, 1, 2]),
         )
-        pad = tuple(pick([0, dilation * (k // 2), 1]) for k in kernel)
+        pad = tuple(pick([0, dilation * (k // 2), 1, *([-1] if self.extended else [])]) for k in kernel)
         if circular:
             pad = tuple(map(min, pad, size))
         out = tuple(
@@ -188,11 +223,36 @@ class RandomProgram:
         if made is None:
             return None
         channels, constant = self.random.choice([0, self._channels()]), self.random.choice([None, 0.25])
-        geometry = made[0] | {"circular": int(circular)}
-        return self.program.box(src, channels, geometry, made[1], scale=self._scale(), constant=constant)
+        geometry = made[0] | {"circular": int(circular)} | self._masks(made[1][0] * made[1][1], channels)
+        return self.program.box(src, 0, geometry, made[1], scale=self._scale(), constant=constant)
+
+    def _masked_box(self, src: int) -> int | None:
+        circular = self.random.random() < 0.4
+        made = self._window(self.program.size(src), [1, 2, 3], circular)
+        if made is None:
+            return None
+        geometry, (h, w) = made
+        masks = self._masks(h * w * geometry["kernel_h"] * geometry["kernel_w"], self._channels())
+        geometry |= {"circular": int(circular)}
+        return self.program.masked_box(src, masks, geometry, (h, w), scale=self._scale())
+
+    def _masks(self, positions: int, channels: int) -> dict[str, int]:
+        own_y = self.extended and self.random.random() < 0.3
+        return self.program.masked(positions, channels, own_y)
 
     def _gate(self, src: int) -> int:
-        return self.program.gate(src, self._channels(), scale=self._scale())
+        size = self.program.size(src)
+        masks = self._masks(size[0] * size[1], self._channels())
+        return self.program.emit(Op.GATE, size, src, self._scale(), **masks)
+
+    def _resample(self, src: int) -> int:
+        sizes = [(self.random.randint(1, 6), size) for size in self.program.size(src)]
+        kinds = [nearest, linear, self._any_matrix]
+        rows, columns = (self.random.choice(kinds)(*size) for size in sizes)
+        return self.program.resample(src, rows, columns, self._scale())
+
+    def _any_matrix(self, out: int, size: int) -> list[list[float]]:
+        return [[self.random.choice([0.0, 0.0, 1.0, -0.5, 0.25]) for _ in range(size)] for _ in range(out)]
 
     def _pool(self, src: int) -> int | None:
         made = self._window(self.program.size(src), [1, 2, 2, 3])
@@ -208,7 +268,7 @@ class RandomProgram:
         if made is None:
             return None
         geometry, (h, w) = made
-        masks = self.program.masked(h * w * geometry["kernel_h"] * geometry["kernel_w"], self._channels())
+        masks = self._masks(h * w * geometry["kernel_h"] * geometry["kernel_w"], self._channels())
         return self.program.emit(Op.SELECT, (h, w), src, scale=self._scale(), **geometry, **masks)
 
     def _add(self, src: int) -> int:

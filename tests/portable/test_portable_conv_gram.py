@@ -218,7 +218,7 @@ def test_strides_of_the_inputs_do_not_matter():
 def test_registers_take_what_the_plan_says(seed):
     """Each tile takes this much beside the memory for the masks and inputs of its rows."""
     x, words, *_, code, scalars, dtype = RandomProgram(seed).program.arguments(4)
-    steps, side = conv_plan.plan(code), conv_steps.Side(x, words)
+    steps, side = conv_plan.plan(code, scalars), conv_steps.Side(x, words)
     with LiveBytes(x, words) as live:
         conv_steps.Pairs(side, side, scalars, int8=False).run(steps)
     gates = max((4 * s.positions * s.pitch * 32 for s in steps if s.masked), default=0)
@@ -245,7 +245,7 @@ def test_memory_stays_within_the_workspace(counted_in, case, dtype):
     words = sum(-(-conv_plan.words_used(*layer) // 8) * 8 for layer in program.masks)
     x = torch.empty(n, program.columns, dtype=dtype, device="meta")
     masks = torch.empty(n, words, dtype=torch.int32, device="meta")
-    edges = conv_plan.edges_of(conv_plan.plan(code), (n, n), True, dtype.itemsize, conv_plan.REGISTERS)
+    edges = conv_plan.edges_of(conv_plan.plan(code, scalars), (n, n), True, dtype.itemsize, conv_plan.REGISTERS)
     assert len(list(tiles((n, n), edges, True))) > 2
     with LiveBytes(x, masks) as live:
         out = conv_gram.conv_gram(x, masks, None, None, code, scalars, dtype)
@@ -295,7 +295,7 @@ def test_only_what_reaches_the_last_register_is_computed():
     code = [*program.code]
     code.insert(2, code[1]._replace(dst=2))
     code[3:] = [line._replace(dst=line.dst + 1, src=line.src + (line.src > 1)) for line in code[3:]]
-    steps = conv_plan.plan([number for line in code for number in line])
+    steps = conv_plan.plan([number for line in code for number in line], program.scalars)
     assert [step.instruction.dst for step in steps] == [0, 1, 3, 4]
     assert [step.drops for step in steps] == [(), (0,), (1,), (3,)]
     assert all(step.diagonal for step in steps)
@@ -303,7 +303,7 @@ def test_only_what_reaches_the_last_register_is_computed():
 
 @given(st.integers(1, 60), st.integers(1, 60), st.booleans(), st.integers(1, 500))
 def test_tiles_cover_every_pair_once(n, m, symmetric, pairs):
-    steps = conv_plan.plan(chain((1, 1), 1, 8).arguments(1)[4])
+    steps = conv_plan.plan(*chain((1, 1), 1, 8).arguments(1)[4:6])
     m = n if symmetric else m
     seen = torch.zeros(n, m)
     each = conv_plan._peak(steps, 8)
