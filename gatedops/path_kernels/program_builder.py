@@ -84,15 +84,28 @@ class ProgramBuilder:
         largest = value.largest + math.log2(math.prod(geometry.kernel))
         return self._emit(Op.BOX, geometry.out, largest, (value,), constant, **geometry.fields())
 
-    def gate(self, value: Value, first: int, channels: int) -> Value:
+    def gate(self, value: Value, first: int, channels: int, first_y: int = -1) -> Value:
         largest = value.largest + math.log2(channels)
-        return self._emit(Op.GATE, value.size, largest, (value,), first=first, channels=channels)
+        return self._emit(Op.GATE, value.size, largest, (value,), first=first, channels=channels, first_y=first_y)
 
-    def select(self, value: Value, geometry: Geometry, first: int, channels: int) -> Value:
+    def select(self, value: Value, geometry: Geometry, first: int, channels: int, first_y: int = -1) -> Value:
         # A channel has at most one mask that is on in a window.
         largest = value.largest + math.log2(channels)
-        fields = geometry.fields() | {"first": first, "channels": channels}
+        fields = geometry.fields() | {"first": first, "channels": channels, "first_y": first_y}
         return self._emit(Op.SELECT, geometry.out, largest, (value,), **fields)
+
+    def masked_box(self, value: Value, geometry: Geometry, first: int, channels: int, first_y: int = -1) -> Value:
+        """A depthwise convolution, with a mask for each channel at each place in each window."""
+        largest = value.largest + math.log2(math.prod(geometry.kernel) * channels)
+        fields = geometry.fields() | {"first": first, "channels": channels, "first_y": first_y}
+        return self._emit(Op.MASKED_BOX, geometry.out, largest, (value,), **fields)
+
+    def resample(self, value: Value, rows: Sequence[Sequence[float]], columns: Sequence[Sequence[float]]) -> Value:
+        """The images ``rows @ image @ columns.T``."""
+        largest = value.largest + 2 * math.log2(_largest_row(rows) * _largest_row(columns))
+        first = len(self._scalars)
+        self._scalars.extend(weight for row in (*rows, *columns) for weight in row)
+        return self._emit(Op.RESAMPLE, (len(rows), len(columns)), largest, (value,), scale2=first)
 
     def pool(self, value: Value, geometry: Geometry, weights: Sequence[float]) -> Value:
         """The sums over windows, each times the weight of its output pixel."""
@@ -146,6 +159,11 @@ def _log2_of_sum(a: float, b: float) -> float:
     return max(a, b) + math.log2(1 + 2.0 ** -abs(a - b))
 
 
+def _largest_row(matrix: Sequence[Sequence[float]]) -> float:
+    """The largest sum of the absolute values in a row."""
+    return max(sum(map(abs, row)) for row in matrix)
+
+
 def _needed(program: list[Instruction]) -> list[Instruction]:
     """The instructions that the last one depends on."""
     read = {program[-1].dst}
@@ -167,7 +185,7 @@ def _fused(program: list[Instruction], scalars: list[float]) -> list[Instruction
         if i.op == Op.GATE and source is not None and source.op == Op.BOX and source.first < 0 and reads[i.src] == 1:
             for index in {source.scale, source.constant} - {-1}:
                 scalars[index] *= scalars[i.scale]
-            fused[source.dst] = source._replace(first=i.first, channels=i.channels)
+            fused[source.dst] = source._replace(first=i.first, channels=i.channels, first_y=i.first_y)
             register_of[i.dst] = source.dst
         else:
             register_of[i.dst] = len(fused)

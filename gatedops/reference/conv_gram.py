@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import reduce
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -19,8 +20,6 @@ from gatedops.reference.gates import gates_of_layer
 
 # The largest register of a tile has about this many numbers.
 _TILE = 1 << 21
-# These instructions have a mask for each place in each window.
-_WINDOW_MASKS = (Op.SELECT, Op.MASKED_BOX)
 
 
 def conv_gram(
@@ -57,8 +56,9 @@ def conv_gram(
 
 def _numbers(i: Instruction) -> int:
     """Returns the size of the largest kernel between pixels that an instruction makes."""
-    windows = i.kernel_h * i.kernel_w if i.op in _WINDOW_MASKS else 1
-    return max((i.height + 1) * (i.width + 1), windows * i.out_height * i.out_width) ** 2
+    offsets, made = i.kernel_h * i.kernel_w, (i.out_height * i.out_width) ** 2
+    made *= {Op.SELECT: offsets**2, Op.MASKED_BOX: offsets}.get(Op(i.op), 1)
+    return max(((i.height + 1) * (i.width + 1)) ** 2, made)
 
 
 class _Tile:
@@ -98,7 +98,7 @@ class _Tile:
             case Op.SELECT:
                 return s * (at_windows(source, i) * self._counts(i)).sum((4, 5, 8, 9))
             case Op.MASKED_BOX:
-                return s * torch.einsum("abpqijrsij->abpqrs", at_windows(source, i) * self._counts(i))
+                return s * (at_offsets(source, i) * self._counts_at_offsets(i)).sum(6)
             case Op.POOL:
                 weights = self._weights(i)
                 return s * weights[:, :, None, None] * weights * at_windows(source, i).sum((4, 5, 8, 9))
@@ -120,18 +120,22 @@ class _Tile:
 
     def _counts(self, i: Instruction) -> Tensor:
         """Returns <g(p), g'(p')>, with the axes of at_windows if the masks belong to windows."""
-        window = (i.kernel_h, i.kernel_w) if i.op in _WINDOW_MASKS else ()
+        window = (i.kernel_h, i.kernel_w) if i.op == Op.SELECT else ()
         shape = (i.out_height, i.out_width, *window)
-        firsts = (i.first, i.first if i.first_y < 0 else i.first_y)
-        left, right = (
-            self._masks(words[:, first:], math.prod(shape), i.channels)
-            for words, first in zip(self._words, firsts, strict=True)
-        )
-        counts = torch.einsum("apc,bqc->abpq", left, right)
+        counts = torch.einsum("apc,bqc->abpq", *self._masks(i, math.prod(shape)))
         return counts.unflatten(3, shape).unflatten(2, shape)
 
-    def _masks(self, words: Tensor, positions: int, channels: int) -> Tensor:
-        return gates_of_layer(words[:, : words_used(positions, channels)], positions, channels).to(self._dtype)
+    def _counts_at_offsets(self, i: Instruction) -> Tensor:
+        """Returns <m_u(p), m'_u(p')>, with the axes of at_offsets."""
+        shape, offsets = (i.out_height, i.out_width), i.kernel_h * i.kernel_w
+        left, right = (m.unflatten(1, (-1, offsets)) for m in self._masks(i, math.prod(shape) * offsets))
+        return torch.einsum("apuc,bquc->abpqu", left, right).unflatten(3, shape).unflatten(2, shape)
+
+    def _masks(self, i: Instruction, positions: int) -> list[Tensor]:
+        """Returns the masks of both sides, (a, positions, channels) and (b, positions, channels)."""
+        firsts, size = (i.first, i.first if i.first_y < 0 else i.first_y), words_used(positions, i.channels)
+        spans = (words[:, first : first + size] for words, first in zip(self._words, firsts, strict=True))
+        return [gates_of_layer(span, positions, i.channels).to(self._dtype) for span in spans]
 
     def _constant(self, i: Instruction) -> float:
         return 0.0 if i.constant < 0 else self._scalars[i.constant]
@@ -177,6 +181,14 @@ def at_windows(kernel: Tensor, i: Instruction) -> Tensor:
         windows = windows.index_select(axis, index.flatten()).unflatten(axis, index.shape)
     # Now each of the four axes is (pixel, offset): (a, b, r, i, q, j, r', i', q', j').
     return windows.permute(0, 1, 2, 4, 3, 5, 6, 8, 7, 9)
+
+
+def at_offsets(kernel: Tensor, i: Instruction) -> Tensor:
+    """Returns K(f(p, u), f(p', u)) as (a, b, rows, columns of p, and of p', offsets)."""
+    kernel = with_zeros(kernel)
+    places = product(source_rows(i).unbind(1), source_columns(i).unbind(1))
+    here = (kernel.index_select(2, r).index_select(4, r).index_select(3, c).index_select(5, c) for r, c in places)
+    return torch.stack(list(here), 6)
 
 
 def with_zeros(kernel: Tensor) -> Tensor:

@@ -28,12 +28,14 @@ class Case:
         make: makes its arguments. Outputs that the op fills are among the keyword arguments.
         close: the indices of the results that are rounded. The rules for rounded results hold for them; all others must
             have the same bits. For an op that fills outputs, these count as its results, in the order of the schema.
+        may_refuse: says that a kernel may refuse the call by a ValueError, because the portable op then takes the call.
     """
 
     name: str
     op: str
     make: Make
     close: frozenset[int] = field(default=frozenset())
+    may_refuse: bool = False
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ class _Runs:
 
 def fault_of(case: Case, kernel: Kernel, device: torch.device) -> Fault | None:
     """Returns what is wrong with a kernel on a case: "wrong", "unsteady" or "raised", and a sentence. Returns None if
-    nothing is wrong.
+    nothing is wrong, or if the kernel refuses a case that it may refuse.
 
     It raises the errors of the portable op, and torch.OutOfMemoryError if there is too little memory to tell.
     """
@@ -98,6 +98,8 @@ def fault_of(case: Case, kernel: Kernel, device: torch.device) -> Fault | None:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
+            if case.may_refuse and isinstance(error, ValueError):
+                return None
             return "raised", f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         unsteady = _difference(runs.second.results, runs.first.results)
         if unsteady is not None:

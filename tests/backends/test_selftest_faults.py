@@ -102,6 +102,19 @@ def test_an_error_is_told_by_its_first_line(op):
     assert fault_of(one_case(op), kernel, CPU) == ("raised", "RuntimeError: no such tile")
 
 
+def test_only_marked_cases_may_be_refused():
+    def refuses(*args, **kwargs):
+        raise ValueError("unknown instruction")
+
+    def fails(*args, **kwargs):
+        raise RuntimeError("unknown error")
+
+    for case in cases_of_op("conv_gram"):
+        fault = ("raised", "ValueError: unknown instruction")
+        assert fault_of(case, refuses, CPU) == (None if case.may_refuse else fault), case.name
+        assert fault_of(case, fails, CPU) == ("raised", "RuntimeError: unknown error")
+
+
 @pytest.mark.parametrize("op", TESTED_OPS)
 def test_a_changed_argument_is_found(op):
     case = one_case(op)

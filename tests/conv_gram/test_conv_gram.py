@@ -110,7 +110,7 @@ def test_any_number_of_channels(isa, channels):
     st.tuples(st.integers(1, 9), st.integers(1, 9)),
     st.tuples(st.integers(1, 5), st.integers(1, 5)),
     st.tuples(st.integers(1, 3), st.integers(1, 3)),
-    st.tuples(st.integers(0, 5), st.integers(0, 5)),
+    st.tuples(st.integers(-3, 5), st.integers(-3, 5)),
     st.tuples(st.integers(1, 3), st.integers(1, 3)),
     st.tuples(st.integers(1, 9), st.integers(1, 9)),
     st.sampled_from([0, 1]),

@@ -171,6 +171,14 @@ def linear(out: int, size: int) -> list[list[float]]:
     return [[max(0.0, 1 - abs(place - source)) for source in range(size)] for place in places]
 
 
+def resampled(size: Pair, matrix: list[list[float]]) -> Programs:
+    """Makes a gated convolution, a RESAMPLE with the same matrix for rows and columns, and a flattened convolution."""
+    p = Programs()
+    register = p.resample(p.box(p.input(size, 3), 33, same((3, 3))), matrix, matrix)
+    p.trace(p.box(register, 20, same((3, 3))))
+    return p
+
+
 class RandomProgram:
     """Makes instructions of every kind in random order, from a seed. Without `extended`, they are those that the CUDA
     kernels know: no MASKED_BOX, no RESAMPLE, no negative padding, no masks of their own for the rows of y."""

@@ -9,7 +9,19 @@ from typing import Any
 import pytest
 import torch
 from conv_mistakes import ARGUMENTS, CODE, CODES, DTYPE, SCALARS, WORDS, X
-from conv_programs import Programs, RandomProgram, chain, pooled, residual, same, window
+from conv_programs import (
+    Programs,
+    RandomProgram,
+    chain,
+    depthwise,
+    linear,
+    nearest,
+    pooled,
+    resampled,
+    residual,
+    same,
+    window,
+)
 from gram_problems import FLOATS
 from hypothesis import given
 from hypothesis import strategies as st
@@ -115,7 +127,7 @@ def test_any_number_of_channels(counted_in, channels, head):
     st.tuples(st.integers(1, 9), st.integers(1, 9)),
     st.tuples(st.integers(1, 5), st.integers(1, 5)),
     st.tuples(st.integers(1, 3), st.integers(1, 3)),
-    st.tuples(st.integers(0, 12), st.integers(0, 12)),
+    st.tuples(st.integers(-5, 12), st.integers(-5, 12)),
     st.tuples(st.integers(1, 3), st.integers(1, 12)),
     st.tuples(st.integers(1, 9), st.integers(1, 9)),
     st.sampled_from([0, 1]),
@@ -162,6 +174,20 @@ def test_average_pools(case, listed):
 @pytest.mark.parametrize("size", [(4, 4), (7, 5), (1, 6)], ids=str)
 def test_residual_blocks_with_strided_shortcuts(counted_in, size):
     assert_is_the_reference(*residual(size).arguments(5))
+
+
+@pytest.mark.parametrize("head", ["mean", "trace", "both"])
+@pytest.mark.parametrize("circular", [0, 1])
+def test_masked_boxes(counted_in, small_pieces, circular, head):
+    """More than one row is unpacked at a time, and each mask in several pieces."""
+    for kernel, stride, out, channels in [((3, 3), 1, (4, 5), 300), ((1, 2), 2, (2, 3), 33), ((4, 5), 1, (1, 1), 65)]:
+        p = Programs()
+        register = p.box(p.input((4, 5), 2), 20, same((3, 3)))
+        geometry = window(kernel, (stride, stride), (kernel[0] // 2, 1)) | {"circular": circular}
+        masks = p.masked(out[0] * out[1] * kernel[0] * kernel[1], channels, own_y=True)
+        register = p.masked_box(register, masks, geometry, out, scale=0.5)
+        with_a_second_head(p, register) if head == "both" else getattr(p, head)(register)
+        assert_is_the_reference(*p.arguments(4, 3))
 
 
 @pytest.mark.parametrize(
@@ -232,6 +258,9 @@ PROBLEMS = {
     "a pool": (pooled, 30),
     "a max-pool": (lambda: max_pool((16, 16), (8, 8), window((2, 2), (2, 2)), 64), 30),
     "a max-pool of windows that overlap": (lambda: max_pool((16, 16), (8, 8), window((2, 2), (1, 1)), 64), 20),
+    "a depthwise convolution": (lambda: depthwise((24, 24)), 20),
+    "interpolation": (lambda: resampled((12, 12), linear(24, 12)), 20),
+    "repeated pixels": (lambda: resampled((32, 32), nearest(64, 32)), 100),
 }
 
 
@@ -301,6 +330,17 @@ def test_only_what_reaches_the_last_register_is_computed():
     assert all(step.diagonal for step in steps)
 
 
+def test_a_trace_needs_whole_kernels_only_below_sums_of_pixels():
+    """A MASKED_BOX, and a RESAMPLE that moves pixels, keep the diagonal; a RESAMPLE that adds pixels does not."""
+    for matrix, diagonal in ((nearest(5, 3), 6), (linear(5, 3), 2)):
+        p = Programs()
+        register = p.masked_box(p.input((3, 3)), p.masked(81, 7), same((3, 3)), (3, 3))
+        p.trace(p.box(p.resample(p.box(register, 3, same((3, 3))), matrix, matrix), 5, same((3, 3))))
+        steps = conv_plan.plan(*p.arguments(1)[4:6])
+        assert [step.diagonal for step in steps] == [False] * (6 - diagonal) + [True] * diagonal
+        assert_is_the_reference(*p.arguments(4, 3))
+
+
 @given(st.integers(1, 60), st.integers(1, 60), st.booleans(), st.integers(1, 500))
 def test_tiles_cover_every_pair_once(n, m, symmetric, pairs):
     steps = conv_plan.plan(*chain((1, 1), 1, 8).arguments(1)[4:6])
@@ -315,7 +355,7 @@ def test_tiles_cover_every_pair_once(n, m, symmetric, pairs):
     assert_same_bits(seen, torch.ones(n, m))
 
 
-@given(*[st.integers(1, 9)] * 4, st.integers(1, 12), st.integers(0, 12), st.booleans())
+@given(*[st.integers(1, 9)] * 4, st.integers(1, 12), st.integers(-12, 12), st.booleans())
 def test_runs_are_the_pixels_of_the_reference(out, size, kernel, stride, dilation, before, circular):
     axis = Axis(out, size, kernel, stride, dilation, before, circular)
     table = reference_conv._source(out, kernel, stride, dilation, before, size, circular)
