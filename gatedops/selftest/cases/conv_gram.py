@@ -231,9 +231,9 @@ def crossed() -> tuple[Net, Value]:
     """Makes a symmetric kernel: the sum over both orders of two layers of masks. It is exact for whole numbers."""
     net = Net(2, (3, 5))
     value, geometry = net.conv(net.input, 0), _windows((3, 5), (2, 2), (1, 1))
-    choices = [net.first(Masks(8, 33, 4)) for _ in range(2)]
-    orders = [net.builder.select(value, geometry, first, 33, other) for first, other in (choices, choices[::-1])]
-    return net, net.builder.trace(net.builder.add(*orders))
+    first, other = (net.first(Masks(8, 33, 4)) for _ in range(2))
+    one = net.builder.select(value, geometry, first, 33, other)
+    return net, net.builder.trace(net.builder.add(one, net.builder.select(value, geometry, other, 33, first)))
 
 
 def dense() -> tuple[Net, Value]:
