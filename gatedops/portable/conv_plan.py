@@ -193,13 +193,15 @@ def _bytes(step: PlannedInstruction, itemsize: int) -> int:
     # Counts take four bytes each. If they are summed from parts, their sums take a number of the registers' dtype each.
     each = 0 if not step.masked else 4 + itemsize * (step.by_pixel or step.words > step.span)
     match i.op:
-        case Op.BOX | Op.RESAMPLE if step.diagonal or i.op == Op.BOX:
+        case Op.BOX:
             return max(step.area(out_h * w) * itemsize + result, result + step.numbers * each)
         case Op.SELECT if tiled(i):
             pixels = step.positions
             return max(pixels**2 * (itemsize + each), (pixels**2 + pixels * out_h * out_w) * itemsize + result)
         case Op.POOL if tiled(i):
             return h * w * out_h * out_w * itemsize + result
+        case Op.RESAMPLE if step.diagonal:
+            return step.area(out_h * w) * itemsize + result
         case Op.POOL | Op.RESAMPLE:
             sizes = (h * w * out_h * w, h * w * out_h * out_w, out_h * w * out_h * out_w, (out_h * out_w) ** 2)
             return max(map(sum, itertools.pairwise(sizes))) * itemsize

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from gatedops.ops.conv_program import Instruction
 
-Taps = list[list[tuple[int, float]]]  # for each output pixel along an axis: the pixels that it reads, and their weights
+# For each output pixel along an axis: the pixels that it reads, and their weights, which are not 0.
+Taps = list[list[tuple[int, float]]]
 
 
 def taps_of(i: Instruction, scalars: Sequence[float]) -> tuple[Taps, Taps]:
@@ -29,8 +30,9 @@ def moves_pixels(i: Instruction, scalars: Sequence[float]) -> bool:
 
 
 def resampled(kernel: Tensor, taps: Taps, dim: int, *, both_sides: bool) -> Tensor:
-    """Returns a register whose pixels along `dim` are weighted sums of the kernel's; the kernel itself if they are the
-    same. If `dim` stands for `both_sides`, each pixel reads at most one, whose weight counts twice."""
+    """Returns a register whose pixels along `dim` are weighted sums of pixels of the kernel; returns the kernel if all
+    stay what they are. `both_sides` says that `dim` counts equal pixels of both sides. Then each of them reads at most
+    one, and its weight counts twice."""
     if taps == [[(pixel, 1.0)] for pixel in range(kernel.shape[dim])]:
         return kernel
     total = kernel.new_empty([len(taps) if d == dim else size for d, size in enumerate(kernel.shape)])

@@ -56,9 +56,9 @@ def conv_gram(
 
 def _numbers(i: Instruction) -> int:
     """Returns the size of the largest kernel between pixels that an instruction makes."""
-    offsets, made = i.kernel_h * i.kernel_w, (i.out_height * i.out_width) ** 2
-    made *= {Op.SELECT: offsets**2, Op.MASKED_BOX: offsets}.get(Op(i.op), 1)
-    return max(((i.height + 1) * (i.width + 1)) ** 2, made)
+    offsets = i.kernel_h * i.kernel_w
+    each = offsets**2 if i.op == Op.SELECT else offsets if i.op == Op.MASKED_BOX else 1
+    return max(((i.height + 1) * (i.width + 1)) ** 2, each * (i.out_height * i.out_width) ** 2)
 
 
 class _Tile:
