@@ -42,6 +42,16 @@ CODES = {
     "no weights": (replaced(2, scale2=4), "instruction 2 needs 1 weights in scalars"),
     "a large kernel": (replaced(1, kernel_h=65), "instruction 1 has kernel 65, needs 1 to 64"),
     "a stride of 0": (replaced(1, stride_w=0), "instruction 1 has stride 0, needs 1 to 1024"),
+    "words of y past the end": (replaced(1, first_y=10**9), "instruction 1 reads words outside the rows"),
+    "words of y before the start": (replaced(1, first_y=-2), "instruction 1 reads words outside the rows"),
+    "no masks of a masked box": (replaced(1, op=8, first=-1), "instruction 1 reads words outside the rows"),
+    "too few masks of a masked box": (replaced(1, op=8), "instruction 1 reads words outside the rows"),
+    "no matrices": (replaced(2, op=9), "instruction 2 needs 6 weights in scalars"),
+    "half a matrix": (replaced(2, op=9, scale2=1), "instruction 2 needs 6 weights in scalars"),
+    "padding that is too negative": (
+        replaced(1, pad_top=-1025),
+        "instruction 1 has padding -1025, needs -1024 to 1024",
+    ),
     "a large image": (replaced(0, out_height=5000), "instruction 0 has output size 5000, needs 1 to 1024"),
     "many pixels left": (replaced(2, out_height=2), "the last register needs 1 x 1 pixels|another size"),
 }
