@@ -79,7 +79,12 @@ def test_a_depthwise_layer(run):
     assert_close_in_float64(ours, listed @ listed.T)
 
 
-@pytest.mark.parametrize("matrix", [nearest, linear])
+def signed(out: int, size: int) -> list[list[float]]:
+    """Returns a matrix with weights of both signs."""
+    return [[(-0.5) ** (pixel * source) for source in range(size)] for pixel in range(out)]
+
+
+@pytest.mark.parametrize("matrix", [nearest, linear, signed])
 @pytest.mark.parametrize("size", [(3, 4), (6, 7), (2, 2)], ids=str)
 def test_resampled_images(run, matrix, size):
     """The net is a convolution and its gate, a resampling, a convolution of 1 x 3, and the sum of all pixels, at which

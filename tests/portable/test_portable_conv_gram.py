@@ -332,7 +332,8 @@ def test_only_what_reaches_the_last_register_is_computed():
 
 def test_a_trace_needs_whole_kernels_only_below_sums_of_pixels():
     """A MASKED_BOX, and a RESAMPLE that moves pixels, keep the diagonal; a RESAMPLE that adds pixels does not."""
-    for matrix, diagonal in ((nearest(5, 3), 6), (linear(5, 3), 2)):
+    weighted = [[0.0, 0.5, 0.0], [0.25, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 2.0]]
+    for matrix, diagonal in ((nearest(5, 3), 6), (weighted, 6), (linear(5, 3), 2)):
         p = Programs()
         register = p.masked_box(p.input((3, 3)), p.masked(81, 7), same((3, 3)), (3, 3))
         p.trace(p.box(p.resample(p.box(register, 3, same((3, 3))), matrix, matrix), 5, same((3, 3))))
