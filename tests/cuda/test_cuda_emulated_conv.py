@@ -176,3 +176,25 @@ def test_more_totals_than_a_stretch_sums(kernel):
         part = p.trace(p.gate(start, 10, scale=scale))
         total = p.emit(Op.ADD, (1, 1), total, src2=part, scale2=p.number(1.0))
     assert assert_is_the_reference(kernel, *p.arguments(3)) > 1
+
+
+NOT_KNOWN = {
+    "first_y": {"first_y": 16},
+    "negative padding": {"pad_left": -1},
+    "MASKED_BOX": {"op": Op.MASKED_BOX, "channels": 1},
+    "RESAMPLE": {"op": Op.RESAMPLE, "scale2": 0},
+}
+
+
+@pytest.mark.parametrize("case", NOT_KNOWN)
+def test_instructions_that_the_kernels_do_not_know_are_refused(kernel, case):
+    """The third instruction stands inside a stretch."""
+    program = chain((2, 2), 2, 1)
+    x, words, y, y_words, _, scalars, dtype = program.arguments(2)
+    words, scalars = torch.zeros(2, 100, dtype=torch.int32), scalars + [1.0] * 8
+    known = program.code[2]
+    program.code[2] = known._replace(first_y=known.first)
+    run_conv_gram(kernel, x, words, y, y_words, encode(program.code), scalars, dtype)
+    program.code[2] = known._replace(**NOT_KNOWN[case])
+    with pytest.raises(RuntimeError, match=f"instruction 2 is not known to the CUDA kernels.*{case}"):
+        run_conv_gram(kernel, x, words, y, y_words, encode(program.code), scalars, dtype)

@@ -1,21 +1,23 @@
 // The convolutional recursion for AVX2. Two registers hold the float32 numbers of kPairs pairs. Bits are counted with a
 // byte shuffle, as in gram/cpu/avx2.cpp.
 //
-// RolledBox bounds the speed. Its step, one pixel of a 3 x 3 layer of 64 channels for 16 pairs (objdump -d), takes
-// these instructions. Latencies (in cycles) and ports are those of llvm-mca for Ice Lake and Zen 3.
+// RolledBox and MaskedBox bound the speed. These instructions (objdump -d) are those of a step of RolledBox, one pixel
+// of a 3 x 3 layer of 64 channels for 16 pairs, and of a term of MaskedBox, one offset in the window of a pixel of 64
+// channels for 16 pairs. Latencies (in cycles) and ports are those of llvm-mca for Ice Lake and Zen 3.
 //
-// | instruction          | count | latency, ports on Ice Lake | latency, per cycle on Zen 3 |
-// |----------------------|-------|----------------------------|-----------------------------|
-// | VPAND                |    12 | 1, p015                    | 1, four                     |
-// | VPSHUFB              |     8 | 1, p15                     | 1, two                      |
-// | VPADDB               |     6 | 1, p015                    | 1, four                     |
-// | VPSRLD               |     4 | 1, p01                     | 1, two                      |
-// | VPMADDUBSW, VPMADDWD | 2 + 2 | 5, p01                     | 3, two                      |
-// | VCVTDQ2PS            |     2 | 4, p01                     | 3, two                      |
-// | VADDPS               |     8 | 4, p01                     | 3, two                      |
-// | VMULPS               |     2 | 4, p01                     | 3, two                      |
+// | instruction          | RolledBox | MaskedBox | latency, ports on Ice Lake | latency, per cycle on Zen 3 |
+// |----------------------|-----------|-----------|----------------------------|-----------------------------|
+// | VPAND                |        12 |        12 | 1, p015                    | 1, four                     |
+// | VPSHUFB              |         8 |         8 | 1, p15                     | 1, two                      |
+// | VPADDB               |         6 |         6 | 1, p015                    | 1, four                     |
+// | VPSRLD               |         4 |         4 | 1, p01                     | 1, two                      |
+// | VPMADDUBSW, VPMADDWD |     2 + 2 |     2 + 2 | 5, p01                     | 3, two                      |
+// | VCVTDQ2PS            |         2 |         2 | 4, p01                     | 3, two                      |
+// | VADDPS               |         8 |         2 | 4, p01                     | 3, two                      |
+// | VMULPS               |         2 |         2 | 4, p01                     | 3, two                      |
 //
-// The bound is that of 46 operations: 15.3 cycles on three ports of Intel, 11.5 on four pipes of AMD.
+// The bound is that of 46 and of 40 operations: 15.3 and 13.3 cycles on three ports of Intel, 11.5 and 10 on four pipes
+// of AMD.
 #if defined(__x86_64__)
 
 #include <immintrin.h>

@@ -1,21 +1,24 @@
 // The convolutional recursion for AVX-512 with VPOPCNTDQ. One register holds the float32 numbers of kPairs pairs.
 //
-// RolledBox bounds the speed. Its step, one pixel of a 3 x 3 layer of 64 channels for 16 pairs (objdump -d), takes
-// these instructions. Latencies (in cycles) and ports are those of LLVM's models. Zen 4 runs a 512-bit operation in two
-// of its four 256-bit pipes.
+// RolledBox and MaskedBox bound the speed. These instructions (objdump -d) are those of a step of RolledBox, one pixel
+// of a 3 x 3 layer of 64 channels for 16 pairs, and of a term of MaskedBox, one offset in the window of a pixel of 64
+// channels for 16 pairs. Latencies (in cycles) and ports are those of LLVM's models. Zen 4 runs a 512-bit operation in
+// two of its four 256-bit pipes.
 //
-// | instruction | count | latency, ports on Sapphire Rapids | latency, 512-bit operations a cycle on Zen 4 |
-// |-------------|-------|-----------------------------------|----------------------------------------------|
-// | VPANDD      |     2 | 1, p05                            | 1, two                                       |
-// | VPOPCNTD    |     2 | 3, p5                             | not in the model                             |
-// | VPADDD      |     1 | 1, p05                            | 1, two                                       |
-// | VCVTDQ2PS   |     1 | 4, p0                             | not in the model                             |
-// | VADDPS      |     4 | 3 to 4, p05                       | 3, one                                       |
-// | VMULPS      |     1 | 4, p05                            | 3, one                                       |
+// | instruction | RolledBox | MaskedBox | latency, ports on Sapphire Rapids | latency, operations a cycle on Zen 4 |
+// |-------------|-----------|-----------|-----------------------------------|--------------------------------------|
+// | VPANDD      |         2 |         2 | 1, p05                            | 1, two                               |
+// | VPOPCNTD    |         2 |         2 | 3, p5                             | not in the model                     |
+// | VPADDD      |         1 |         1 | 1, p05                            | 1, two                               |
+// | VCVTDQ2PS   |         1 |         1 | 4, p0                             | not in the model                     |
+// | VADDPS      |         4 |         1 | 3 to 4, p05                       | 3, one                               |
+// | VMULPS      |         1 |         1 | 4, p05                            | 3, one                               |
 //
-// The bound is that of 11 operations: 5.5 cycles on two ports of Sapphire Rapids, and 5.5 on Zen 4. The 7 loads and the
-// store fit beside them. Zen 5 has four 512-bit pipes, which take 2.75 cycles. A box that does not roll writes and
-// reads a padded row, 10 loads and 2 stores, and has the same bound.
+// The bound of RolledBox is that of 11 operations: 5.5 cycles on two ports of Sapphire Rapids, and 5.5 on Zen 4. The 7
+// loads and the store fit beside them. Zen 5 has four 512-bit pipes, which take 2.75 cycles. A box that does not roll
+// writes and reads a padded row, 10 loads and 2 stores, and has the same bound. The bound of MaskedBox is that of 8
+// operations: 4 cycles on both. Its 5 loads fit beside them, and each further word of 32 channels adds 3 operations.
+// The terms of a pixel wait for each other's VADDPS, but the terms of the next pixel do not wait for them.
 #if defined(__x86_64__)
 
 #include <immintrin.h>

@@ -79,6 +79,9 @@ struct BoxAxis {
 
 // out = (scale * box(in) + offset) * overlap of the masks at p and p'. The rows of the window are summed first, then
 // its columns, both in increasing order. `row` is scratch memory for one padded row of `in`.
+//
+// A masked box is scale * the sum over the offsets u in the window of in at u * overlap of the masks m_u. It uses
+// neither offset nor row. Its masks have a position for each output pixel and offset.
 template <class T>
 struct BoxArgs {
   int count;
@@ -105,7 +108,7 @@ struct AddArgs {
 // further on (modulo the size).
 struct PoolTap {
   int in, out, shift, partner, mask, mask_y;
-  // The product of the weights of both pixels in a resampling.
+  // This is the product of the weights of both pixels in a resampling.
   double weight;
 };
 
@@ -132,7 +135,7 @@ struct ConvGramKernels {
   void (*masked_box)(const BoxArgs<T>&);
   void (*add)(const AddArgs<T>&);
   void (*pool)(const PoolArgs<T>&);
-  // Multiplies each `in` by the weights of its taps, and knows no masks.
+  // Multiplies each `in` by the weights of its taps too. It has no masks.
   void (*resample)(const PoolArgs<T>&);
   void (*total)(int count, const Maps<T>& in, double* sums);  // Adds all pixels to sums[x][pair].
 };

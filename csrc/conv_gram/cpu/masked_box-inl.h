@@ -7,128 +7,143 @@
 namespace gatedops::cpu {
 namespace {
 
-// The terms of an output pixel are summed row by row of the window. Each output pixel is computed for all x before the
-// next one, because all x share its masks of y.
+// The terms of an output pixel are added up row by row of the window. Each output pixel is computed for all x before
+// the next one, because all x share its masks of y.
 template <class I, class T>
 struct MaskedBox {
   using W = Wide<I, T>;
 
-  // The rows of `in` that the window of an output row covers. The pointers are those of the first x.
-  struct Rows {
-    const T* at[kMaxWindow];
-    // The place of the row in the window.
-    int place[kMaxWindow];
-    int count = 0;
+  // A term reads the numbers of a pixel of `in`, the mask of one x, and the masks of kPairs y.
+  struct Place {
+    const T* in;
+    const uint32_t *x, *y;
   };
 
-  // Offsets place, place + 1, ... of the window read columns at, at + dilation, ... of `in`.
+  // Says how far the place of one term lies behind that of another.
+  struct Distance {
+    int64_t in, x, y;
+  };
+
+  GATEDOPS_INLINE static Place moved(const Place& from, const Distance& by) {
+    return {from.in + by.in, from.x + by.x, from.y + by.y};
+  }
+
+  // Describes neighbouring offsets of a window along one axis, whose terms lie at equal distances.
   struct Run {
-    int place, at, count;
+    // This is the distance from the place of pixel (y.begin, x.begin) and the first mask to that of the first offset.
+    Distance first;
+    int count;
   };
 
-  // All columns of `in` that the window of an output column covers. There are several runs if columns wrap round.
-  struct Columns {
+  // Lists the offsets along one axis that read pixels of the map.
+  struct Runs {
     Run run[kMaxWindow];
     int count = 0;
+
+    const Run* begin() const {
+      return run;
+    }
+    const Run* end() const {
+      return run + count;
+    }
   };
 
-  static Rows rows_under(const BoxArgs<T>& a, int p) {
-    Rows rows;
+  // Lists the rows of `in` under output row p. Each row is a run of its own.
+  static Runs rows_under(const BoxArgs<T>& a, int p) {
+    Runs rows;
     for (int j = 0; j < a.y.kernel; ++j) {
-      int q = a.y.stride * p - a.y.pad + a.y.dilation * j;
-      q = a.circular ? modulo(q, a.in.y.size) : q;
+      const int q = source(a, a.y, a.in.y, p, j);
       if (q >= a.in.y.begin && q < a.in.y.end) {
-        rows.at[rows.count] = a.in.row(q);
-        rows.place[rows.count++] = j;
+        rows.run[rows.count++] = {distance(a, (q - a.in.y.begin) * a.in.pitch, j * a.x.kernel), 1};
       }
     }
     return rows;
   }
 
-  static Columns columns_under(const BoxArgs<T>& a, int p) {
-    Columns columns;
-    const int first = a.x.stride * p - a.x.pad;
-    if (first >= a.in.x.begin && first + a.x.dilation * (a.x.kernel - 1) < a.in.x.end) {
-      columns.run[columns.count++] = {0, first, a.x.kernel};
-      return columns;
-    }
+  // Lists the columns of `in` under output column p. They are one run unless they wrap round.
+  static Runs columns_under(const BoxArgs<T>& a, int p) {
+    Runs columns;
+    int next = -1;
     for (int j = 0; j < a.x.kernel; ++j) {
-      int q = first + a.x.dilation * j;
-      q = a.circular ? modulo(q, a.in.x.size) : q;
-      if (q >= a.in.x.begin && q < a.in.x.end) {
-        append(columns, j, q, a.x.dilation);
+      const int q = source(a, a.x, a.in.x, p, j);
+      if (q < a.in.x.begin || q >= a.in.x.end) {
+        continue;
       }
+      if (q == next) {
+        ++columns.run[columns.count - 1].count;
+      } else {
+        columns.run[columns.count++] = {distance(a, int64_t{q - a.in.x.begin} * kPairs, j), 1};
+      }
+      next = q + a.x.dilation;
     }
     return columns;
   }
 
-  static void append(Columns& columns, int place, int at, int dilation) {
-    if (columns.count > 0) {
-      Run& last = columns.run[columns.count - 1];
-      if (place == last.place + last.count && at == last.at + last.count * dilation) {
-        ++last.count;
-        return;
-      }
-    }
-    columns.run[columns.count++] = {place, at, 1};
+  // Returns the pixel that offset j in the window of output pixel p reads, along one axis.
+  static int source(const BoxArgs<T>& a, const BoxAxis& window, const Axis& in, int p, int j) {
+    const int q = window.stride * p - window.pad + window.dilation * j;
+    return a.circular ? modulo(q, in.size) : q;
   }
 
-  // The masks of one output pixel: those of one x, and those of kPairs y. Offset u has its words at x + u * stride.
-  struct Masks {
-    const uint32_t *x, *y;
-    int stride, words;
-  };
+  // Returns the distance to the masks of an offset in the window. `numbers` is that in `in`.
+  static Distance distance(const BoxArgs<T>& a, int64_t numbers, int64_t offset) {
+    return {numbers, offset * a.mask.stride, offset * a.mask.words * kPairs};
+  }
 
-  // Adds the terms of neighbouring offsets, from offset u of the window on.
-  template <int kWords>
-  GATEDOPS_INLINE static void add_run(W& sum, const T* pixel, int64_t step, const Masks& masks, int u, int count) {
-    const int words = kWords > 0 ? kWords : masks.words;
-    const uint32_t* x = masks.x + int64_t{u} * masks.stride;
-    const uint32_t* y = masks.y + int64_t{u} * words * kPairs;
-    for (int k = 0; k < count; ++k) {
-      W term = W::load(pixel);
-      term.multiply(overlap<I, T, kWords>(x, y, words));
+  // Adds the terms of one run, which has kCount offsets, or `count` if kCount is 0.
+  template <int kWords, int kCount>
+  GATEDOPS_INLINE static void add_run(W& sum, const Place& first, const Distance& step, int words, int count) {
+    Place at = first;
+    for (int k = 0; k < (kCount > 0 ? kCount : count); ++k) {
+      W term = W::load(at.in);
+      term.multiply(overlap<I, T, kWords>(at.x, at.y, words));
       sum.add(term);
-      pixel += step;
-      x += masks.stride;
-      y += words * kPairs;
+      at = moved(at, step);
     }
   }
 
-  // Computes one output pixel of the x of index i.
-  template <int kWords>
-  GATEDOPS_INLINE static W pixel(
-      const BoxArgs<T>& a, const Rows& rows, const Columns& columns, int i, const Masks& masks) {
-    const int64_t step = int64_t{a.x.dilation} * kPairs;
-    W sum = W::zero();
-    for (int j = 0; j < rows.count; ++j) {
-      const T* row = rows.at[j] + i * a.in.next;
-      for (const Run* run = columns.run; run != columns.run + columns.count; ++run) {
-        add_run<kWords>(
-            sum, row + int64_t{run->at - a.in.x.begin} * kPairs, step, masks, rows.place[j] * a.x.kernel + run->place,
-            run->count);
+  // Computes one output pixel of all x. If kCount is not 0, its columns are one run of kCount offsets. The loops of the
+  // caller would take registers that these loops need, so the compiler may not inline this function.
+  template <int kWords, int kCount>
+  __attribute__((noinline)) static void pixel(
+      const BoxArgs<T>& a, const Runs& rows, const Runs& columns, Place origin, T* to) {
+    const int words = kWords > 0 ? kWords : a.mask.words;
+    const Distance step = distance(a, int64_t{a.x.dilation} * kPairs, 1);
+    const Distance next{a.in.next, a.mask.next, 0};
+    for (int i = 0; i < a.count; ++i) {
+      W sum = W::zero();
+      for (const Run& row : rows) {
+        const Place left = moved(origin, row.first);
+        if constexpr (kCount > 0) {
+          add_run<kWords, kCount>(sum, moved(left, columns.run[0].first), step, words, kCount);
+        } else {
+          for (const Run& run : columns) {
+            add_run<kWords, 0>(sum, moved(left, run.first), step, words, run.count);
+          }
+        }
       }
+      sum.multiply(a.scale);
+      sum.store(to + i * a.out.next);
+      origin = moved(origin, next);
     }
-    sum.multiply(a.scale);
-    return sum;
   }
 
   template <int kWords>
   static void box(const BoxArgs<T>& a) {
     const int64_t area = int64_t{a.y.kernel} * a.x.kernel;
     for (int p = a.out.y.begin; p < a.out.y.end; ++p) {
-      const Rows rows = rows_under(a, p);
+      const Runs rows = rows_under(a, p);
       const int64_t at_x = int64_t{p} * a.width, at_y = int64_t{a.out.y.partner(p)} * a.width;
       for (int q = a.out.x.begin; q < a.out.x.end; ++q) {
-        const Columns columns = columns_under(a, q);
-        Masks masks{
-            a.mask.x + (at_x + q) * area * a.mask.stride,
-            a.mask.y + (at_y + a.out.x.partner(q)) * area * a.mask.words * kPairs, a.mask.stride, a.mask.words};
+        const Runs columns = columns_under(a, q);
+        const Place origin{
+            a.in.data, a.mask.x + (at_x + q) * area * a.mask.stride,
+            a.mask.y + (at_y + a.out.x.partner(q)) * area * a.mask.words * kPairs};
         T* to = a.out.row(p) + int64_t{q - a.out.x.begin} * kPairs;
-        for (int i = 0; i < a.count; ++i) {
-          pixel<kWords>(a, rows, columns, i, masks).store(to);
-          masks.x += a.mask.next;
-          to += a.out.next;
+        if (columns.count == 1 && columns.run[0].count == 3) {
+          pixel<kWords, 3>(a, rows, columns, origin, to);
+        } else {
+          pixel<kWords, 0>(a, rows, columns, origin, to);
         }
       }
     }

@@ -83,7 +83,7 @@ class Windows {
 
  private:
   struct Reader {
-    // An output pixel, and the place of the pixel read in its window.
+    // Output pixel `out` reads the pixel at this place in its window.
     int out, place;
     double weight;
   };

@@ -86,9 +86,11 @@ class ConvPlanner {
 
   ConvPlan plan() {
     const int count = static_cast<int>(program_.size());
-    for (int k = 0; k < count;) {
+    for (int k = 0; k < count; ++k) {
       require_countable(k);
       require_known(k);
+    }
+    for (int k = 0; k < count;) {
       const int end = end_of_stretch(k);
       if (end > k) {
         add_stretch(k, end);
@@ -118,15 +120,16 @@ class ConvPlanner {
             std::to_string(kMaxChannels));
   }
 
-  // The portable op runs what was added to programs since the kernels proved themselves on a GPU.
+  // The kernels do not know all instructions. The portable op takes the programs that are refused here.
   void require_known(int k) const {
     const Instruction& code = program_[k];
-    const bool known = code.op != ConvOp::masked_box && code.op != ConvOp::resample &&
-                       !(code.masked() && code.first_y != code.first) && std::min(code.pad.y, code.pad.x) >= 0;
+    const bool added = code.op == ConvOp::masked_box || code.op == ConvOp::resample;
+    const bool other_masks = code.masked() && code.first_y != code.first;
     require(
-        known, "program: instruction " + std::to_string(k) +
-                   " is a MASKED_BOX or a RESAMPLE, or has a first_y other than first or negative padding, which the "
-                   "CUDA kernels do not run; the portable op does");
+        !added && !other_masks && std::min(code.pad.y, code.pad.x) >= 0,
+        "program: instruction " + std::to_string(k) +
+            " is not known to the CUDA kernels: they run no MASKED_BOX, no RESAMPLE, no first_y other than first, and "
+            "no negative padding");
   }
 
   // Returns one past the last instruction of the stretch that begins at k, or k if there is no stretch.
