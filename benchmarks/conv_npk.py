@@ -40,7 +40,7 @@ from torch import Tensor, nn
 import gatedops
 from gatedops.nn import conv_spec
 from gatedops.path_kernels.compile_steps import compile_steps
-from gatedops.path_kernels.network import steps_of, weighted_layers
+from gatedops.path_kernels.network import read_network, weighted_layers
 from gatedops.reference import conv_gram as reference_conv
 
 DEFAULT_POINTS = {"digits": 1797, "mnist": 600, "cifar10": 400, "random": 200}
@@ -196,8 +196,9 @@ def time_problem(problem: Problem, args: argparse.Namespace, failures: Failures,
 
 def plain_form(net: nn.Sequential, x: Tensor) -> Callable[[], Tensor]:
     """The same Gram by plain torch, with gates recorded and masks made beforehand."""
-    steps = steps_of(net, x)
-    program, per_input = compile_steps(steps, [1.0] * len(weighted_layers(steps)), tangent=False, biases=False)
+    network = read_network(net, x)
+    sigmas = [1.0] * len(weighted_layers(network.steps))
+    program, per_input = compile_steps(network, sigmas, tangent=False, biases=False)
     columns, words = per_input.rows(x, gatedops.record_gates(net, x), torch.float32, len(x))
     encoded_steps, scalars = program.encoded, program.scalars
     return lambda: reference_conv.conv_gram(columns, words, None, None, encoded_steps, scalars, torch.float32)

@@ -18,13 +18,21 @@ from gatedops.trace import Step
 
 
 def is_dense(steps: Sequence[Step], *, biases: bool) -> bool:
-    """Whether a network is [Flatten,] (Linear, Gate) once or more, then Linear, and none of its biases starts paths."""
+    """Whether a network of vectors is [Flatten,] (Linear, Gate) once or more, then Linear, each gate has one slope, and
+    no bias starts paths."""
     rest = list(steps[2:] if len(steps) > 1 and isinstance(steps[1], trace.Flatten) else steps[1:])
     kinds = [trace.Linear, trace.Gate] * (len(rest) // 2) + [trace.Linear]
     if len(rest) < 3 or [type(step) for step in rest] != kinds:
         return False
+    alike = all(_has_one_slope(step) for step in rest if isinstance(step, trace.Gate))
+    if not alike or any(math.prod(step.shape[1:]) > 1 for step in rest):
+        return False
     chained = all(step.inputs == (index,) for index, step in enumerate(steps[1:]))
     return chained and not (biases and any(layer.bias is not None for layer in weighted_layers(rest)))
+
+
+def _has_one_slope(step: trace.Gate) -> bool:
+    return not isinstance(step.slope, Tensor) or step.slope.numel() == 1
 
 
 class DenseKernel:
@@ -46,6 +54,7 @@ class DenseKernel:
         scaled = [math.ldexp(factor, -exponent) for factor, exponent in zip(factors, exponents, strict=True)]
         self._scales = [scale / width for scale, width in zip(scaled, widths, strict=False)]
         self._scales[-1] *= scaled[-1]
+        self._slopes = [float(step.slope) for step in steps if isinstance(step, trace.Gate)]
 
     def gram(
         self, x: Tensor, bits: GateBits | None, y: Tensor | None, y_bits: GateBits | None, dtype: torch.dtype
@@ -57,12 +66,14 @@ class DenseKernel:
         with warnings.catch_warnings():
             # npk gives a warning of its own instead.
             warnings.filterwarnings("ignore", "the largest value of the kernel", UserWarning)
-            return npk_gram(rows, bits, y_rows, y_bits, scale=self._scales, dtype=dtype)
+            return npk_gram(rows, bits, y_rows, y_bits, scale=self._scales, slope=self._slopes, dtype=dtype)
 
     def logarithms(self, x: Tensor, bits: GateBits | None, y: Tensor, y_bits: GateBits | None) -> Tensor:
         """log2 of the absolute values of that kernel for a few inputs; works also if the values leave float64."""
         logs = (x.flatten(1).double() @ y.flatten(1).double().T).abs().log2()
         if bits is not None and y_bits is not None:
-            for mask, other, scale in zip(bits.unpack(), y_bits.unpack(), self._scales, strict=True):
-                logs = logs + (mask.double() @ other.double().T * scale).log2()
+            layers = zip(bits.unpack(), y_bits.unpack(), self._scales, self._slopes, strict=True)
+            for mask, other, scale, slope in layers:
+                left, right = (slope + (1 - slope) * gates.double() for gates in (mask, other))
+                logs = logs + (left @ right.T * scale).abs().log2()
         return logs

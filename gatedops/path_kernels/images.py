@@ -9,6 +9,7 @@ from gatedops.gatebits import GateBits
 from gatedops.ops.conv_gram import conv_gram
 from gatedops.path_kernels.per_input import PerInput
 from gatedops.path_kernels.program_builder import Program
+from gatedops.path_kernels.work import work_of
 from gatedops.progress import with_bar
 
 # A block of the Gram, which is one step of the bar, has this many rows and columns.
@@ -31,6 +32,7 @@ class ImageKernel:
         self._program, self._per_input = program, per_input
         self._batch_size, self._progress = batch_size, progress
         self.exponent = program.exponent
+        self.work = work_of(program)
 
     def gram(
         self, x: Tensor, bits: GateBits | None, y: Tensor | None, y_bits: GateBits | None, dtype: torch.dtype
@@ -40,7 +42,8 @@ class ImageKernel:
         right = None if y is None else self._per_input.rows(y, y_bits, dtype, self._batch_size)
         gram = x.new_empty((len(x), len(x if y is None else y)), dtype=dtype)
         blocks = _blocks(len(gram), gram.shape[1], right is None)
-        for i, j in with_bar(blocks, "kernel", "block", len(blocks), self._progress):
+        what = f"kernel ({self.work.total:.0e} operations a pair)"
+        for i, j in with_bar(blocks, what, "block", len(blocks), self._progress):
             if right is None and i == j:
                 gram[i, j] = self._block(left, i, None, j, dtype)
                 continue

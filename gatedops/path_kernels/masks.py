@@ -1,132 +1,255 @@
-"""Makes, for each input, the masks of gates and the real-valued features that decide which paths are active.
+"""The masks of terms: products of gates and of the choices of max-pools, made for each input (docs/math.md, sections 9
+and 13).
 
-Both come from recorded layers, numbered in call order: gates, bool ``(n, C, H, W)``, and the choices of max-pools, bool
-``(n, K, C, H, W)`` (docs/math.md, sections 9 and 13).
+A mask has k units, which are some channels of a signal, at the pixels of an image. Behind a window (a max-pool, a
+depthwise convolution) it has one mask for each place in the window. A gate with a slope a is the number
+``a + (1 - a) g``; `expanded` writes a mask with such gates as a sum of masks of ones and zeros.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass, replace
 from functools import reduce
+from itertools import product
+from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from gatedops.path_kernels.geometry import Geometry
+from gatedops.path_kernels.windows import at_places, at_windows, map_pixels, overlapped
+from gatedops.trace.pooling import Pair
 
-# Returns the masks of the recorded layer with an index.
-Recorded = Callable[[int], Tensor]
+
+class Recorded(Protocol):
+    """The recorded layers of some inputs."""
+
+    def __call__(self, layer: int) -> Tensor:
+        """The gates of a layer, bool (n, C, H, W), or the choices of a max-pool, (n, K, C, H, W)."""
+
+    def ones(self, units: int, size: Pair) -> Tensor:
+        """Gates that are all on, (n, units, height, width)."""
+
+
+# Some channels of a recorded layer, one for each unit.
+Indices = tuple[int, ...]
+
+
+def picked(indices: Indices, units: Indices) -> Indices:
+    return tuple(indices[unit] for unit in units)
 
 
 @dataclass(frozen=True)
-class Pooled:
-    """A max-pool in a mask, and the gates before it.
+class Leaf:
+    """The gates of a recorded layer, one channel for each unit.
 
     Args:
-        choices: the recorded layer of the pool.
-        geometry: that of the pool's window.
-        gates: the recorded layers before the pool whose gates its choices do not contain.
+        slope: the factor where the gate is off.
+        pixels: rows and columns of the layer's pixels that lie at the pixels of the mask (-1: there the gate is off);
+            None: all.
     """
 
-    choices: int
+    layer: int
+    channels: Indices
+    slope: float = 0.0
+    pixels: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+
+    def of(self, recorded: Recorded) -> Tensor:
+        gates = channels_of(recorded(self.layer), self.channels, 1)
+        return gates if self.pixels is None else map_pixels(gates, *self.pixels)
+
+
+@dataclass(frozen=True)
+class Window:
+    """What lies between a mask and the pixels of its kernel M.
+
+    Args:
+        geometry: the window, from the pixels of the mask to those of M.
+        inner: the mask before the window.
+        size: the (height, width) of the pixels of `inner`.
+    """
+
     geometry: Geometry
-    gates: frozenset[int]
+    inner: Mask
+    size: Pair
+
+    @property
+    def places(self) -> int:
+        return math.prod(self.geometry.kernel)
+
+    @property
+    def is_diagonal(self) -> bool:
+        """Whether both inputs are at the same place in their windows."""
+        raise NotImplementedError
+
+    def of(self, recorded: Recorded, units: int) -> Tensor:
+        """The masks of all places, ``(n, K, k, H, W)``."""
+        raise NotImplementedError
+
+    def take(self, units: Indices) -> Window:
+        return replace(self, inner=self.inner.take(units))
+
+
+@dataclass(frozen=True)
+class Boxed(Window):
+    """The window of a depthwise convolution; `inner` has no window."""
+
+    @property
+    def is_diagonal(self) -> bool:
+        return True
+
+    def of(self, recorded: Recorded, units: int) -> Tensor:
+        return at_windows(self.inner.of(recorded, units, self.size), self.geometry)
+
+
+@dataclass(frozen=True)
+class Displaced(Window):
+    """One place in the window of a depthwise convolution behind another window, which `inner` has.
+
+    Args:
+        outer, place: the window of the depthwise convolution, and the place in it.
+    """
+
+    outer: Geometry
+    place: int
+
+    @property
+    def is_diagonal(self) -> bool:
+        return self._window.is_diagonal
+
+    @property
+    def _window(self) -> Window:
+        assert self.inner.window is not None
+        return self.inner.window
+
+    def of(self, recorded: Recorded, units: int) -> Tensor:
+        inner = self.inner.of(recorded, units, self.size)
+        return at_places(inner.flatten(1, 2), self.outer, self.place).unflatten(1, inner.shape[1:3])
+
+
+@dataclass(frozen=True)
+class Chosen(Window):
+    """The window of a max-pool.
+
+    Args:
+        layer: the recorded layer of its choices.
+        channels: a channel of that layer for each unit.
+        own: the window of the max-pool itself. If `inner` has the window of another max-pool, `geometry` covers both.
+    """
+
+    layer: int
+    channels: Indices
+    own: Geometry
+
+    @property
+    def is_diagonal(self) -> bool:
+        return False
+
+    def of(self, recorded: Recorded, units: int) -> Tensor:
+        choices = channels_of(recorded(self.layer), self.channels, 2)
+        if self.inner == Mask():
+            return choices
+        inner = self.inner.of(recorded, units, self.size)
+        first = self.inner.window
+        if first is None:
+            return choices & at_windows(inner, self.own)
+        moved = at_windows(inner.flatten(1, 2), self.own).unflatten(2, inner.shape[1:3])
+        return overlapped(choices.unsqueeze(2) & moved, self.own, first.geometry, self.geometry)
+
+    def take(self, units: Indices) -> Window:
+        return replace(self, inner=self.inner.take(units), channels=picked(self.channels, units))
 
 
 @dataclass(frozen=True)
 class Mask:
-    """The AND of the gates of recorded layers. A layer before a max-pool gives its gate at the pixel that the pool
-    chose."""
+    """A product of gates and a window; a mask without either is 1 everywhere."""
 
-    gates: frozenset[int] = frozenset()
-    pooled: Pooled | None = None
+    leaves: frozenset[Leaf] = frozenset()
+    window: Window | None = None
 
-    def gated(self, layer: int) -> Mask:
-        return replace(self, gates=self.gates | {layer})
+    def gated(self, leaf: Leaf) -> Mask:
+        return replace(self, leaves=self.leaves | {leaf})
+
+    def take(self, units: Indices) -> Mask:
+        """The mask of some of its units."""
+        leaves = frozenset(replace(leaf, channels=picked(leaf.channels, units)) for leaf in self.leaves)
+        return Mask(leaves, None if self.window is None else self.window.take(units))
 
     @property
-    def windows(self) -> int:
+    def kinds(self) -> frozenset[object] | None:
+        """The layers, slopes and pixels of its gates, without their channels; None if it has a window, or two gates of
+        a kind. Masks of the same kinds can be joined."""
+        kinds = frozenset((leaf.layer, leaf.slope, leaf.pixels) for leaf in self.leaves)
+        return kinds if self.window is None and len(kinds) == len(self.leaves) else None
+
+    def joined(self, other: Mask) -> Mask:
+        """The mask of the units of both, which have the same kinds of gates."""
+        channels = {(leaf.layer, leaf.slope, leaf.pixels): leaf.channels for leaf in other.leaves}
+        return Mask(
+            frozenset(
+                replace(leaf, channels=leaf.channels + channels[leaf.layer, leaf.slope, leaf.pixels])
+                for leaf in self.leaves
+            )
+        )
+
+    @property
+    def places(self) -> int:
         """The number of masks for each output pixel."""
-        return 1 if self.pooled is None else self.pooled.geometry.kernel[0] * self.pooled.geometry.kernel[1]
+        return 1 if self.window is None else self.window.places
+
+    def of(self, recorded: Recorded, units: int, size: Pair) -> Tensor:
+        """The mask as bool ``(n, k, H, W)``, or ``(n, K, k, H, W)`` behind a window."""
+        leaves = [leaf.of(recorded) for leaf in self.leaves]
+        if self.window is not None:
+            return reduce(torch.logical_and, [leaf.unsqueeze(1) for leaf in leaves], self.window.of(recorded, units))
+        if leaves:
+            return reduce(torch.logical_and, leaves)
+        return recorded.ones(units, size)
+
+    def expanded(self) -> list[tuple[float, Mask]]:
+        """Masks of ones and zeros and their factors, whose sum this mask is."""
+        hard = Mask(frozenset(leaf for leaf in self.leaves if not leaf.slope))
+        parts: list[list[tuple[float, Mask]]] = [[(1.0, hard)]]
+        for leaf in sorted(self.leaves, key=lambda leaf: (leaf.layer, leaf.channels)):
+            if leaf.slope:
+                parts.append([(leaf.slope, Mask()), (1 - leaf.slope, Mask(frozenset([replace(leaf, slope=0.0)])))])
+        if self.window is not None:
+            inner = self.window.inner.expanded()
+            parts.append([(factor, Mask(window=replace(self.window, inner=mask))) for factor, mask in inner])
+        sums: dict[Mask, float] = {}
+        for chosen in product(*parts):
+            leaves = frozenset().union(*(mask.leaves for _, mask in chosen))
+            window = next((mask.window for _, mask in chosen if mask.window is not None), None)
+            made = Mask(leaves, window)
+            sums[made] = sums.get(made, 0.0) + math.prod(factor for factor, _ in chosen)
+        return [(factor, mask) for mask, factor in sums.items() if factor != 0]
 
     @property
-    def alone(self) -> int | None:
-        """The recorded layer that equals this mask; None if there is none."""
-        if self.pooled is not None:
-            return None if self.gates or self.pooled.gates else self.pooled.choices
-        return next(iter(self.gates)) if len(self.gates) == 1 else None
+    def bare(self) -> list[tuple[int, Indices]] | None:
+        """The recorded layers, with their channels, whose AND this mask is pixel by pixel; None if it is another."""
+        if self.window is None and all(leaf.pixels is None for leaf in self.leaves):
+            return [(leaf.layer, leaf.channels) for leaf in self.leaves]
+        if isinstance(self.window, Chosen) and not self.leaves and self.window.inner == Mask():
+            return [(self.window.layer, self.window.channels)]
+        return None
 
-    def of(self, recorded: Recorded) -> Tensor:
-        """The mask as bool ``(n, C, H, W)``, or ``(n, K, C, H, W)`` behind a max-pool."""
-        parts = [recorded(layer) for layer in sorted(self.gates)]
-        if self.pooled is not None:
-            parts = [part.unsqueeze(1) for part in parts]
-            inside = [recorded(layer) for layer in sorted(self.pooled.gates)]
-            if inside:
-                parts.append(at_windows(reduce(torch.logical_and, inside), self.pooled.geometry))
-            parts.append(recorded(self.pooled.choices))
-        return reduce(torch.logical_and, parts)
+    @property
+    def unpacked(self) -> int:
+        """How many gates for each unit and pixel are held while the mask is made."""
+        window = self.window
+        if window is None:
+            return 1
+        return window.inner.unpacked * (math.prod(window.own.kernel) if isinstance(window, Chosen) else window.places)
 
-
-@dataclass(frozen=True)
-class Gated:
-    """Multiplies features by the gates of a recorded layer."""
-
-    layer: int
-
-    def of(self, features: Tensor, recorded: Recorded) -> Tensor:
-        return features * recorded(self.layer).view_as(features)
+    @property
+    def is_one(self) -> bool:
+        """Whether it is 1 wherever its kernel has pixels."""
+        return not self.leaves and (self.window is None or (type(self.window) is Boxed and self.window.inner == Mask()))
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """Takes, from each window of features, the one that a max-pool chose."""
-
-    layer: int
-    geometry: Geometry
-
-    def of(self, features: Tensor, recorded: Recorded) -> Tensor:
-        return (at_windows(features, self.geometry) * recorded(self.layer)).sum(1)
-
-
-@dataclass(frozen=True)
-class WindowSums:
-    """Sums windows, and multiplies each sum by the weight of its output pixel."""
-
-    geometry: Geometry
-    weights: tuple[float, ...]
-
-    def of(self, features: Tensor, recorded: Recorded) -> Tensor:
-        weights = torch.tensor(self.weights, dtype=features.dtype, device=features.device).view(self.geometry.out)
-        return at_windows(features, self.geometry).sum(1) * weights
-
-
-@dataclass(frozen=True)
-class Flattened:
-    """Makes all features channels of one pixel."""
-
-    def of(self, features: Tensor, recorded: Recorded) -> Tensor:
-        return features.flatten(1)[:, :, None, None]
-
-
-FeatureStep = Gated | Chosen | WindowSums | Flattened
-
-
-def at_windows(images: Tensor, geometry: Geometry) -> Tensor:
-    """Maps ``(n, C, H, W)`` to ``(n, K, C, H', W')``, the K pixels of every window. A pixel outside the image is 0 or
-    False, or that of the opposite side if the geometry is circular."""
-    height, width = images.shape[-2:]
-    rows, columns = (
-        torch.arange(geometry.out[axis], device=images.device)[:, None] * geometry.stride[axis]
-        + torch.arange(geometry.kernel[axis], device=images.device) * geometry.dilation[axis]
-        - geometry.before[axis]
-        for axis in (0, 1)
-    )
-    rows, columns = (
-        index % size if geometry.circular else torch.where((index >= 0) & (index < size), index, size)
-        for index, size in ((rows, height), (columns, width))
-    )
-    windows = pad(images, (0, 1, 0, 1))[:, :, rows[:, :, None, None], columns]  # (n, C, H', kernel, W', kernel)
-    return windows.permute(0, 3, 5, 1, 2, 4).flatten(1, 2)
+def channels_of(recorded: Tensor, channels: Indices, dim: int) -> Tensor:
+    """These channels of a recorded layer; a view if they are all of them."""
+    if channels == tuple(range(recorded.shape[dim])):
+        return recorded
+    return recorded.index_select(dim, torch.tensor(channels, device=recorded.device))

@@ -1,4 +1,4 @@
-"""Checks the steps of networks that have a path kernel, and folds batch norms into the layers before them."""
+"""Reads networks that have a path kernel, and folds batch norms into the layers before them."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from gatedops import trace
 from gatedops.devices import most_precise
 from gatedops.gatebits import GateBits
 from gatedops.nn import DGN
+from gatedops.path_kernels.canonical import Layout, Network, network_of
 from gatedops.path_kernels.ties import Layer, require_own_weights
 from gatedops.trace import Step, record_gates
 from gatedops.trace.bare import bare
 from gatedops.trace.checks import devices_of, require_device, require_model
 from gatedops.trace.pooling import Window
-from gatedops.trace.step_builder import GATES_ALONE
 from gatedops.trace.wrappers import unwrapped
 
 
-def steps_of(model: nn.Module, x: Tensor, *, biases: bool = True) -> list[Step]:
-    """The steps of a network of vectors or images, without batch norms: each is folded into the layer before it.
+def read_network(model: nn.Module, x: Tensor, *, biases: bool = True, output: int | str | None = None) -> Network:
+    """Reads a network of vectors, tokens or images. Batch norms and factors right behind a layer are parts of it.
 
     Args:
         biases: biases and constants start paths, so that they too must be independent.
+        output: as in :func:`gatedops.trace.steps`.
 
     Raises:
         TypeError, ValueError: as in :func:`gatedops.trace.steps`; the kernels do not cover a step, which the error
@@ -35,11 +36,9 @@ def steps_of(model: nn.Module, x: Tensor, *, biases: bool = True) -> list[Step]:
     require_model(model)
     require_device(devices_of(model), x, "x")
     _require_one_network(model)
-    steps = trace.steps(model, x, name="x")
-    for step in steps:
-        _require_covered(step, [steps[index] for index in step.inputs])
+    steps = trace.steps(model, x, name="x", output=output)
     require_own_weights(steps, biases=biases)
-    return folded(steps)
+    return folded(network_of(steps))
 
 
 def _require_one_network(model: nn.Module) -> None:
@@ -54,12 +53,6 @@ def _require_one_network(model: nn.Module) -> None:
             )
 
 
-def shape_of(step: Step) -> tuple[int, int, int]:
-    """(channels, height, width) of a step's output; an output without images is one pixel."""
-    channels, height, width = step.shape if len(step.shape) == 3 else (step.shape[0], 1, 1)
-    return channels, height, width
-
-
 def pool_of(step: trace.AvgPool | trace.Mean, height: int, width: int) -> tuple[Window, tuple[float, ...]]:
     """The window that a step averages over, and for each output pixel the factor of its sum."""
     if isinstance(step, trace.Mean):
@@ -72,52 +65,61 @@ def pool_of(step: trace.AvgPool | trace.Mean, height: int, width: int) -> tuple[
     return window, tuple(weights.nan_to_num(0.0).flatten().tolist())
 
 
-def _require_covered(step: Step, inputs: list[Step]) -> None:
-    match step:
-        case trace.Conv2d(groups=groups) if groups != 1:
-            raise ValueError(f"model: {step.name} has {groups} groups; path kernels cover only groups=1: {GATES_ALONE}")
-        case trace.Linear() if len(inputs[0].shape) != 1:
-            raise ValueError(f"model: {step.name} is a Linear layer on {inputs[0].shape}; flatten its input")
-        case trace.Mean(axes=axes) if axes != (1, 2) or len(inputs[0].shape) != 3:
-            raise ValueError(
-                f"model: {step.name} is a mean over axes {axes}, but path kernels need one over all pixels, (1, 2): use"
-                " x.mean((2, 3)) of (n, C, H, W)"
-            )
+def is_number(step: trace.Scale) -> bool:
+    """Whether a step multiplies all by one number that is not a parameter."""
+    return step.factor.numel() == 1 and not any(source.is_parameter for source in step.made_of)
 
 
-def folded(steps: list[Step]) -> list[Step]:
-    """The same steps with each batch norm folded into the layer before it; only the batch norm may read that layer."""
-    readers = Counter(index for step in steps for index in step.inputs)
+def folded(network: Network) -> Network:
+    """The same network, in which each batch norm, and each factor that is not a number, is a part of the layer before
+    it if nothing else reads that layer."""
+    readers = Counter(index for step in network.steps for index in step.inputs)
     kept: list[Step] = []
+    layouts: list[Layout] = []
     # Gives the new index of each old one.
     index_of: list[int] = []
-    for step in steps:
-        if isinstance(step, trace.BatchNorm):
+    for step, layout in zip(network.steps, network.layouts, strict=True):
+        if isinstance(step, trace.BatchNorm) or (isinstance(step, trace.Scale) and not is_number(step)):
             index = index_of[step.inputs[0]]
             layer = kept[index]
-            if not isinstance(layer, Layer) or readers[step.inputs[0]] != 1:
-                raise ValueError(
-                    f"model: {step.name} is a batch norm behind {layer.name}; path kernels cover it only right behind a"
-                    " Linear or Conv2d layer whose output nothing else reads: put it there, or replace it by"
-                    " nn.Identity()"
-                )
-            kept[index] = _with_batch_norm(layer, step)
-            index_of.append(index)
-        else:
-            index_of.append(len(kept))
-            kept.append(replace(step, inputs=tuple(index_of[index] for index in step.inputs)))
-    return kept
+            if isinstance(layer, Layer) and readers[step.inputs[0]] == 1 and _is_by_channel(step):
+                kept[index] = _with_factors(layer, step)
+                index_of.append(index)
+                continue
+        index_of.append(len(kept))
+        kept.append(replace(step, inputs=tuple(index_of[index] for index in step.inputs)))
+        layouts.append(layout)
+    return Network(kept, layouts)
 
 
-def _with_batch_norm(layer: Layer, norm: trace.BatchNorm) -> Layer:
-    """A layer that computes the same as the layer and the batch norm, in float64 if the device has it."""
-    scale = (norm.var.to(most_precise(norm.var.device)) + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * norm.weight
-    shift = -norm.mean if layer.bias is None else layer.bias - norm.mean
-    bias = shift * scale if norm.bias is None else shift * scale + norm.bias
+def _is_by_channel(step: trace.BatchNorm | trace.Scale) -> bool:
+    return isinstance(step, trace.BatchNorm) or step.factor.shape[-2:].numel() == 1
+
+
+def scale_and_shift(step: trace.BatchNorm | trace.Scale) -> tuple[Tensor, Tensor | None]:
+    """What a step multiplies each channel by, and then adds to it: ``(C,)``, in float64 if the device has it."""
+    if isinstance(step, trace.Scale):
+        return step.factor.detach().to(most_precise(step.factor.device)).flatten().expand(step.shape[0]), None
+    scale = (step.var.to(most_precise(step.var.device)) + step.eps).rsqrt()
+    if step.weight is not None:
+        scale = scale * step.weight
+    shift = -step.mean * scale
+    return scale.detach(), (shift if step.bias is None else shift + step.bias).detach()
+
+
+def has_shift(step: trace.BatchNorm) -> bool:
+    """Whether a batch norm adds something; False if it maps 0 to 0, whatever its parameters are."""
+    return step.bias is not None or step.mean.is_meta or bool(step.mean.any())
+
+
+def _with_factors(layer: Layer, step: trace.BatchNorm | trace.Scale) -> Layer:
+    """A layer that computes the same as the layer and the step behind it."""
+    scale, shift = scale_and_shift(step)
+    bias = None if layer.bias is None else layer.bias * scale
+    if shift is not None:
+        bias = shift if bias is None else bias + shift
     weight = layer.weight * scale.view(-1, *[1] * (layer.weight.dim() - 1))
-    return replace(layer, weight=weight.detach(), bias=bias.detach())
+    return replace(layer, weight=weight.detach(), bias=None if bias is None else bias.detach())
 
 
 def weighted_layers(steps: Sequence[Step]) -> list[Layer]:
@@ -125,24 +127,25 @@ def weighted_layers(steps: Sequence[Step]) -> list[Layer]:
     return [step for step in steps if isinstance(step, Layer)]
 
 
-def recorded_of(steps: Sequence[Step]) -> list[trace.Gate | trace.MaxPool]:
-    """The steps whose masks record_gates records, in order."""
-    return [step for step in steps if isinstance(step, trace.Gate | trace.MaxPool)]
+def recorded_of(network: Network) -> list[tuple[trace.Gate | trace.MaxPool, Layout]]:
+    """The steps whose masks record_gates records, in order, and how their outputs lie in the model."""
+    pairs = zip(network.steps, network.layouts, strict=True)
+    return [(step, layout) for step, layout in pairs if isinstance(step, trace.Gate | trace.MaxPool)]
 
 
 def recorded_gates(
-    model: nn.Module, steps: list[Step], inputs: Tensor | None, batch_size: int, progress: bool | None
+    model: nn.Module, network: Network, inputs: Tensor | None, batch_size: int, progress: bool | None
 ) -> GateBits | None:
-    """The recorded layers, one for each gate and max-pool of the steps; None if there are none."""
-    expected = [(step.name, step.shape) for step in recorded_of(steps)]
+    """The recorded layers, one for each gate and max-pool of the network; None if there are none."""
+    expected = [(step.name, layout.shape) for step, layout in recorded_of(network)]
     if inputs is None or not expected:
         return None
     with bare(model) as inner:
-        bits = record_gates(inner, inputs, batch_size, max_pool=True, progress=progress)
-    found = [(layer.name, layer.shape[-3:]) for layer in bits.layers]
+        bits = record_gates(inner, inputs, batch_size, max_pool=True, activations="piecewise", progress=progress)
+    found = [(layer.name, layer.shape[1:] if layer.kind == "select" else layer.shape) for layer in bits.layers]
     if found != expected:
         raise ValueError(
-            f"model: calls the ReLUs and max-pools {[name for name, _ in found]}, but its output depends on"
+            f"model: calls the activations and max-pools {[name for name, _ in found]}, but its output depends on"
             f" {[name for name, _ in expected]}; path kernels need a network without unused ones: remove the others"
         )
     return bits

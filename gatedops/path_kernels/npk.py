@@ -14,7 +14,7 @@ from gatedops.ops.gram_args import DTYPES
 from gatedops.path_kernels.compile_steps import compile_steps
 from gatedops.path_kernels.dense import DenseKernel, is_dense
 from gatedops.path_kernels.images import ImageKernel
-from gatedops.path_kernels.network import recorded_gates, steps_of, weighted_layers
+from gatedops.path_kernels.network import read_network, recorded_gates, weighted_layers
 from gatedops.path_kernels.npk_args import as_floats, inputs_of, require_range, sigmas_of
 from gatedops.path_kernels.underflow import underflow_of
 from gatedops.trace.batches import require_count
@@ -29,9 +29,11 @@ def npk(
     kernel: str = "npk",
     sigma: float | Sequence[float] = 1.0,
     bias: str = "ignore",
+    output: int | str | None = None,
     batch_size: int = 256,
     dtype: torch.dtype = torch.float32,
     return_exponent: bool = False,
+    max_work: float | None = 1e12,
     progress: bool | None = None,
 ) -> Tensor | tuple[Tensor, int]:
     """Computes the neural path kernel H of a ReLU network, or its tangent kernel with frozen gates, for all pairs of
@@ -41,10 +43,12 @@ def npk(
     mean 0 and variance 1, while gates and the choices of max-pools stay as they are. The gates are those of `model` on
     x and y (:func:`gatedops.record_gates`); its weights are used for nothing else.
 
-    npk covers Linear and Conv2d layers (any size, stride, padding with zeros or circular, dilation; no groups), ReLU in
-    any form, MaxPool2d, AvgPool2d, means over all pixels, Flatten, residual additions with gates before or after them,
-    layers without a gate, adding constants, BatchNorm behind a layer and Dropout, both in evaluation mode. The network
-    must end with a Linear or Conv2d layer.
+    npk covers Linear layers (also on every token or pixel), Conv1d and Conv2d layers (any size, stride, dilation,
+    padding, groups; depthwise), ReLU in any form, LeakyReLU, PReLU and abs (by their two slopes), ReLU6 and hardtanh
+    (on strictly between their limits), MaxPool2d, averages, resizing, padding, residual additions, concatenation,
+    slices and permutations of channels, adding constants, multiplying by them, BatchNorm and Dropout in evaluation
+    mode. The network must end with a layer; a softmax or sigmoid behind it is left out. A batch norm and a factor for
+    each channel count as parts of the weights of the layers beside them; a number counts as it is.
 
     The rule needs independent weights. Weights that share memory or are computed from one parameter in any way
     (transposes, multiples, sums) are refused as tied. Parts of a parameter that do not overlap count as independent. A
@@ -53,8 +57,9 @@ def npk(
     parameter starts none.
 
     Args:
-        model: maps ``(n, d)`` or ``(n, C, H, W)`` to outputs ``(n, c)``; in evaluation mode. Wrappers (torch.compile,
-            DistributedDataParallel, DataParallel) around it or its parts are looked through.
+        model: maps ``(n, d)``, ``(n, T, d)``, ``(n, C, T)`` or ``(n, C, H, W)`` to outputs ``(n, c)``; in evaluation
+            mode. Wrappers (torch.compile, DistributedDataParallel, DataParallel) around it or its parts are looked
+            through.
         x: n inputs, a tensor or numpy array of the model's dtype. Whole numbers and truth values (uint8 images) are
             converted to that dtype; the inner products of uint8 inputs of a fully connected network are exact.
         y: the m inputs of the other side; None: the symmetric Gram of x, each unordered pair computed once, bitwise
@@ -66,9 +71,12 @@ def npk(
             which each path is weighted by the variances of its weights.
         bias: "ignore": biases and constants only move gates, as in the papers; "path": each starts paths of its own at
             an input of 1 (with "ntk" it is trained too, and starts at 0). ``output == <npf, npv>`` needs "path".
+        output: the index or key of the output whose kernel is wanted, if the model returns several.
         batch_size: inputs at a time while gates are recorded and masks are made.
         dtype: float32 or float64, for the arithmetic and the result.
         return_exponent: return the exponent too.
+        max_work: refuse a network of which one pair of inputs takes more operations on numbers and words of 32 gates
+            than this, as estimated from its program; a core does 1e9 to 1e10 in a second. None: take any.
         progress: show a bar (tqdm) over blocks of the Gram. None: on a terminal, once it has taken a second.
 
     Returns:
@@ -93,17 +101,18 @@ def npk(
     require_precision(dtype, x.device, "dtype")
     rows, columns = as_floats(x, model), None if y is None else as_floats(y, model)
     tangent, biases = kernel == "ntk", bias == "path"
-    steps = steps_of(model, rows, biases=biases)
-    sigmas = sigmas_of(sigma, weighted_layers(steps))
+    network = read_network(model, rows, biases=biases, output=output)
+    sigmas = sigmas_of(sigma, weighted_layers(network.steps))
     made: DenseKernel | ImageKernel
-    if is_dense(steps, biases=biases):
-        made = DenseKernel(steps, sigmas, tangent=tangent)
+    if is_dense(network.steps, biases=biases):
+        made = DenseKernel(network.steps, sigmas, tangent=tangent)
     else:
-        compiled = compile_steps(steps, sigmas, tangent=tangent, biases=biases)
+        compiled = compile_steps(network, sigmas, tangent=tangent, biases=biases)
         made = ImageKernel(*compiled, batch_size, progress)
+        made.work.require_at_most(max_work)
     for side, name in ((rows, "x"), (columns, "y")):
         require_range(side, name, dtype)
-    bits, y_bits = (recorded_gates(model, steps, side, batch_size, progress) for side in (rows, columns))
+    bits, y_bits = (recorded_gates(model, network, side, batch_size, progress) for side in (rows, columns))
     if isinstance(made, DenseKernel) and x.dtype == torch.uint8:
         # Inner products of uint8 inputs are exact.
         rows, columns = x, y

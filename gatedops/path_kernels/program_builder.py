@@ -11,6 +11,9 @@ from gatedops.ops.conv_program import Instruction, Op, encode
 from gatedops.path_kernels.geometry import Geometry
 from gatedops.trace.pooling import Pair
 
+# A Matrix holds the weights of the input pixels along one axis, row by row for the output pixels.
+Matrix = Sequence[Sequence[float]]
+
 
 @dataclass(frozen=True)
 class Value:
@@ -20,7 +23,7 @@ class Value:
         register: the number of the register.
         size: (height, width) of the images.
         bound: log2 of the largest number that the register can hold if no pixel's squared norm exceeds 1; at most 0.
-        exponent, factor: give the factor by which the register is still to be multiplied; factor > 0.
+        exponent, factor: give the factor by which the register is still to be multiplied; it is not 0.
     """
 
     register: int
@@ -45,16 +48,18 @@ class Value:
     @property
     def largest(self) -> float:
         """log2 of an upper bound of its numbers."""
-        return math.log2(self.factor) + self.exponent + self.bound
+        return math.log2(abs(self.factor)) + self.exponent + self.bound
 
 
 @dataclass(frozen=True)
 class Program:
-    """A finished program; the kernel is its result times ``2 ** exponent``."""
+    """A finished program; the kernel is its result times ``2 ** exponent``. `places` names, for each instruction, the
+    step of the network that needs it."""
 
     instructions: tuple[Instruction, ...]
     scalars: tuple[float, ...]
     exponent: int
+    places: tuple[str, ...] = ()
 
     @property
     def encoded(self) -> list[int]:
@@ -68,6 +73,9 @@ class ProgramBuilder:
     def __init__(self) -> None:
         self._program: list[Instruction] = []
         self._scalars: list[float] = []
+        self._places: list[str] = []
+        # Names the step whose instructions are written.
+        self.place = ""
 
     def input(self, first: int, channels: int, size: Pair) -> Value:
         """The inner products of pixels that are columns of x, from `first` on."""
@@ -100,7 +108,7 @@ class ProgramBuilder:
         fields = geometry.fields() | {"first": first, "channels": channels, "first_y": first_y}
         return self._emit(Op.MASKED_BOX, geometry.out, largest, (value,), **fields)
 
-    def resample(self, value: Value, rows: Sequence[Sequence[float]], columns: Sequence[Sequence[float]]) -> Value:
+    def resample(self, value: Value, rows: Matrix, columns: Matrix) -> Value:
         """The images ``rows @ image @ columns.T``."""
         largest = value.largest + 2 * math.log2(_largest_row(rows) * _largest_row(columns))
         first = len(self._scalars)
@@ -130,8 +138,9 @@ class ProgramBuilder:
     def finish(self, value: Value) -> Program:
         """The program whose result is this value of one pixel."""
         result = self._emit(Op.ADD, value.size, value.largest, (value,))
-        fused = _fused(_needed(self._program), self._scalars)
-        return Program(tuple(fused), tuple(self._scalars), result.exponent)
+        fused, register_of = _fused(_needed(self._program), self._scalars)
+        places = dict(zip(register_of.values(), (self._places[old] for old in register_of), strict=True))
+        return Program(tuple(fused), tuple(self._scalars), result.exponent, tuple(places[i.dst] for i in fused))
 
     def _emit(
         self, op: Op, size: Pair, largest: float, sources: tuple[Value, ...] = (), constant: bool = False, **fields: int
@@ -147,6 +156,7 @@ class ProgramBuilder:
         fields |= dict(zip(("src", "src2"), (v.register for v in sources), strict=False))
         fields |= dict(zip(("height", "width", "out_height", "out_width"), (*before, *size), strict=True))
         self._program.append(Instruction(op, register, **fields))
+        self._places.append(self.place)
         return Value(register, size, largest - exponent, exponent)
 
     def _scalar(self, number: float) -> int:
@@ -173,9 +183,9 @@ def _needed(program: list[Instruction]) -> list[Instruction]:
     return [i for i in program if i.dst in read]
 
 
-def _fused(program: list[Instruction], scalars: list[float]) -> list[Instruction]:
-    """The same program, in which each BOX that only one GATE reads does that gate's work too. Registers get new
-    numbers."""
+def _fused(program: list[Instruction], scalars: list[float]) -> tuple[list[Instruction], dict[int, int]]:
+    """The same program, in which each BOX that only one GATE reads does that gate's work too, and the new number of
+    each register."""
     reads = Counter(register for i in program for register in (i.src, i.src2))
     fused: list[Instruction] = []
     # Gives the new number of each old register.
@@ -190,4 +200,5 @@ def _fused(program: list[Instruction], scalars: list[float]) -> list[Instruction
         else:
             register_of[i.dst] = len(fused)
             fused.append(i._replace(dst=len(fused), src=register_of[i.src], src2=register_of[i.src2]))
-    return fused
+    del register_of[-1]
+    return fused, register_of

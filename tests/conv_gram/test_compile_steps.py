@@ -10,7 +10,7 @@ from tolerances import FLOAT64_SUMS
 
 from gatedops.ops.conv_program import Instruction, Op, decode, encode
 from gatedops.path_kernels.compile_steps import compile_steps
-from gatedops.path_kernels.network import steps_of, weighted_layers
+from gatedops.path_kernels.network import read_network, weighted_layers
 from gatedops.path_kernels.program_builder import Program
 from gatedops.reference import conv_gram as reference_conv
 
@@ -18,10 +18,9 @@ pytestmark = pytest.mark.usefixtures("exported_once")
 
 
 def program_of(net: Recipe, sigma: float = 1.0, **options: bool) -> Program:
-    steps = steps_of(net, net.inputs(1))
-    return compile_steps(
-        steps, [sigma] * len(weighted_layers(steps)), **({"tangent": False, "biases": False} | options)
-    )[0]
+    found = read_network(net, net.inputs(1))
+    sigmas = [sigma] * len(weighted_layers(found.steps))
+    return compile_steps(found, sigmas, **({"tangent": False, "biases": False} | options))[0]
 
 
 def kinds(program: Program) -> list[str]:

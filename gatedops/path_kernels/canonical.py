@@ -1,0 +1,259 @@
+"""Brings the steps of a network into one form: every output is an image (channels, height, width).
+
+A vector is an image of one pixel, tokens (T, d) are an image of one row with d channels, and so is the (C, T) of a
+one-dimensional convolution. Which axis of an output holds the channels follows from the layers that read it: Linear
+layers need the last axis, convolutions the first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from gatedops import trace
+from gatedops.path_kernels.movements import Moved, moved_by
+from gatedops.trace import Step
+from gatedops.trace.pooling import Pair
+from gatedops.trace.step_builder import GATES_ALONE
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the output of a step lies in the model: its shape there, the axis of the channels, and the size (height,
+    width) of the image that its other axes are."""
+
+    shape: tuple[int, ...]
+    axis: int
+    size: Pair
+
+    @property
+    def image(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        return (self.shape[self.axis], *self.size)
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the axes other than the channels are those of the image, behind the channels: (C, H, W), (C, T) or
+        (C,)."""
+        pixels = {1: (), 2: self.size[1:], 3: self.size}.get(len(self.shape))
+        return self.axis == 0 and self.shape[1:] == pixels and (len(self.shape) == 3 or self.size[0] == 1)
+
+    def to_images(self, values: Tensor) -> Tensor:
+        """Values ``(n, *shape)`` as ``(n, C, H, W)``."""
+        return values.movedim(self.axis + 1, 1).reshape(len(values), *self.image)
+
+    def constant(self, value: Tensor) -> Tensor:
+        """A constant that broadcasts to `shape`, as one that broadcasts to the image."""
+        value = value.reshape(*[1] * (len(self.shape) - value.dim()), *value.shape).movedim(self.axis, 0)
+        pixels = tuple(value.shape[1:])
+        if math.prod(pixels) == 1:
+            return value.reshape(-1, 1, 1)
+        if len(pixels) == 2 and self.size == tuple(size for axis, size in enumerate(self.shape) if axis != self.axis):
+            return value
+        if len(pixels) == 1 and self.size[0] == 1:
+            return value.unsqueeze(1)
+        return value.expand(-1, *[size for axis, size in enumerate(self.shape) if axis != self.axis]).reshape(
+            -1, *self.size
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Channels(Step):
+    """Output channel i is the input channel ``index[i]``."""
+
+    index: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Pixels(Step):
+    """Output pixel (r, q) is the input pixel ``(rows[r], columns[q])``; it is 0 if one of them is -1."""
+
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Network:
+    """The steps of a network, in one form.
+
+    Args:
+        steps: the shape of each is (channels, height, width).
+        layouts: of each step, how its output lies in the model.
+    """
+
+    steps: list[Step]
+    layouts: list[Layout]
+
+
+def network_of(steps: Sequence[Step]) -> Network:
+    """Brings steps into one form; the functions of all outputs at the end (softmax) are left out.
+
+    Raises:
+        ValueError: a step needs its channels along another axis, or mixes channels and pixels; the error names it.
+    """
+    kept = list(steps)
+    while isinstance(kept[-1], trace.Squash):
+        kept.pop()
+    refused: ValueError | None = None
+    for axis in _axes_of_input(kept[0].shape):
+        try:
+            return _Former(axis).formed(kept)
+        except ValueError as error:
+            refused = refused or error
+    if refused is None:
+        shape = kept[0].shape
+        raise ValueError(f"x: got inputs {shape}, needs (n, d), (n, T, d), (n, C, T) or (n, C, H, W); {GATES_ALONE}")
+    raise refused
+
+
+def _axes_of_input(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes of an input that may hold its channels, the likelier one first."""
+    return {1: (0,), 2: (1, 0), 3: (0, 2)}.get(len(shape), ())
+
+
+class _Former:
+    """Forms the steps of a network whose input has its channels along `axis`."""
+
+    def __init__(self, axis: int) -> None:
+        self._axis = axis
+        self._steps: list[Step] = []
+        self._layouts: list[Layout] = []
+
+    def formed(self, steps: Sequence[Step]) -> Network:
+        # Gives the new index of each old step.
+        index_of: list[int] = []
+        for step in steps:
+            self._form(step, tuple(index_of[index] for index in step.inputs))
+            index_of.append(len(self._steps) - 1)
+        return Network(self._steps, self._layouts)
+
+    def _add(self, step: Step, inputs: tuple[int, ...], layout: Layout) -> None:
+        self._steps.append(replace(step, inputs=inputs, shape=layout.image))
+        self._layouts.append(layout)
+
+    def _form(self, step: Step, inputs: tuple[int, ...]) -> None:
+        before = [self._layouts[index] for index in inputs]
+        match step:
+            case trace.Rearrange():
+                self._rearrange(step, inputs)
+            case trace.Flatten():
+                self._flatten(step, inputs, before[0])
+            case trace.AddConstant(constant=constant):
+                self._add(replace(step, constant=before[0].constant(constant)), inputs, before[0])
+            case trace.Scale(factor=factor):
+                self._add(replace(step, factor=before[0].constant(factor)), inputs, before[0])
+            case trace.Mean():
+                self._mean(step, inputs, before[0])
+            case trace.Concat(axis=axis):
+                if any(layout.axis != axis or layout.size != before[0].size for layout in before):
+                    raise ValueError(
+                        f"model: {step.name} puts outputs side by side along axis {axis} of {step.shape}, which does"
+                        " not hold their channels; path kernels need torch.cat along the channels"
+                    )
+                self._add(replace(step, axis=0), inputs, replace(before[0], shape=step.shape))
+            case _:
+                self._add(step, inputs, self._layout(step, before))
+
+    def _layout(self, step: Step, before: list[Layout]) -> Layout:
+        """The layout of a step's output that follows from that of its inputs."""
+        match step:
+            case trace.Input():
+                return Layout(step.shape, self._axis, _size_of(step.shape, self._axis))
+            case trace.Linear():
+                if before[0].axis != len(before[0].shape) - 1:
+                    raise ValueError(
+                        f"model: {step.name} is a Linear layer over axis {len(before[0].shape)} of (n,"
+                        f" {', '.join(map(str, before[0].shape))}), which holds positions: it uses the same weights for"
+                        f" all channels, and path kernels have no rule for that; flatten its input, or {GATES_ALONE}"
+                    )
+                return replace(before[0], shape=step.shape)
+            case trace.Conv2d() | trace.MaxPool() | trace.AvgPool() | trace.Resample() | trace.BatchNorm():
+                if not before[0].is_image:
+                    raise ValueError(
+                        f"model: {step.name} needs the channels in front of the pixels, but axis {before[0].axis + 1}"
+                        f" of (n, {', '.join(map(str, before[0].shape))}) holds them; permute its input"
+                    )
+                return Layout(step.shape, 0, _size_of(step.shape, 0))
+            case trace.Add():
+                if before[0] != before[1]:
+                    raise ValueError(
+                        f"model: {step.name} adds two outputs whose channels lie along different axes; path kernels"
+                        " need both along the same axis: permute one"
+                    )
+        return before[0]
+
+    def _mean(self, step: trace.Mean, inputs: tuple[int, ...], before: Layout) -> None:
+        pixels = tuple(axis for axis in range(len(before.shape)) if axis != before.axis)
+        if before.axis in step.axes:
+            raise ValueError(
+                f"model: {step.name} is a mean over axes {step.axes}, channels included; path kernels need one over"
+                " pixels: use x.mean((2, 3)) of (n, C, H, W)"
+            )
+        axis = before.axis if step.keepdim else before.axis - sum(axis < before.axis for axis in step.axes)
+        if step.axes == pixels:
+            self._add(replace(step, axes=(1, 2)), inputs, Layout(step.shape, axis, (1, 1)))
+            return
+        if len(before.shape) != 3 or before.size != tuple(before.shape[axis] for axis in pixels):
+            raise ValueError(
+                f"model: {step.name} is a mean over axes {step.axes}; path kernels need one over all pixels: use"
+                " x.mean((2, 3)) of (n, C, H, W)"
+            )
+        over = pixels.index(step.axes[0])
+        kept = [size if axis != over else 1 for axis, size in enumerate(before.size)]
+        # The mean of one axis leaves an image of one row.
+        rows, columns = (
+            torch.full((1, size), 1 / size, dtype=torch.float64) if axis == over else torch.eye(size).double()
+            for axis, size in enumerate(before.size)
+        )
+        size = (kept[0], kept[1])
+        if not step.keepdim and over == 1:
+            raise ValueError(
+                f"model: {step.name} is a mean over the columns of images alone; path kernels need one over the rows or"
+                " over all pixels: use keepdim=True"
+            )
+        layout = Layout(step.shape, axis, size)
+        self._add(trace.Resample(step.name, (), (), rows, columns), inputs, layout)
+
+    def _flatten(self, step: Step, inputs: tuple[int, ...], before: Layout) -> None:
+        layout = Layout(step.shape, 0, (1, 1))
+        self._add(step, inputs, layout)
+        channels, pixels = before.image[0], math.prod(before.size)
+        if before.axis > 0 and channels > 1 and pixels > 1:
+            order = torch.arange(channels * pixels).view(channels, pixels)
+            lying = order.view(channels, *(s for a, s in enumerate(before.shape) if a != before.axis))
+            index = lying.movedim(0, before.axis).flatten()
+            self._add(Channels(step.name, (), (), tuple(index.tolist())), (len(self._steps) - 1,), layout)
+
+    def _rearrange(self, step: trace.Rearrange, inputs: tuple[int, ...]) -> None:
+        before = self._layouts[inputs[0]]
+        found = moved_by(step, before.shape, before.axis, before.size)
+        name, at = step.name, inputs[0]
+        if found.flattened:
+            self._add(trace.Flatten(name, (), ()), (at,), Layout((math.prod(before.image),), 0, (1, 1)))
+            at = len(self._steps) - 1
+        if found.rows != tuple(range(before.size[0])) or found.columns != tuple(range(before.size[1])):
+            size = (len(found.rows), len(found.columns))
+            shape = (before.shape[before.axis], *size)
+            self._add(Pixels(name, (), (), found.rows, found.columns), (at,), Layout(shape, 0, size))
+            at = len(self._steps) - 1
+        layout = Layout(step.shape, found.axis, (len(found.rows), len(found.columns)))
+        if found.channels != tuple(range(self._steps[at].shape[0])):
+            self._add(Channels(name, (), (), found.channels), (at,), layout)
+        elif at == inputs[0]:
+            # Only the axes change, which images do not show. The copy of the step gives the output its new layout.
+            self._add(Channels(name, (), (), found.channels), (at,), layout)
+        else:
+            self._layouts[at] = layout
+
+
+def _size_of(shape: tuple[int, ...], axis: int) -> Pair:
+    """The (height, width) of the axes other than that of the channels."""
+    pixels = [size for index, size in enumerate(shape) if index != axis]
+    return (1, 1) if not pixels else (1, pixels[0]) if len(pixels) == 1 else (pixels[0], pixels[1])
+
+
+__all__ = ["Channels", "Layout", "Moved", "Network", "Pixels", "network_of"]

@@ -1,0 +1,85 @@
+"""Tells what a rearrangement of an image does to its channels and to its pixels."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gatedops import trace
+from gatedops.trace.pooling import Pair
+from gatedops.trace.step_builder import GATES_ALONE
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A rearrangement: output channel c is the input channel ``channels[c]``, output pixel (r, q) the input pixel
+    (rows[r], columns[q]), where -1 stands for a pixel of zeros.
+
+    Args:
+        axis: of the output's shape, the one that holds the channels.
+        flattened: the input is flattened first, so that every number is a channel of one pixel.
+    """
+
+    axis: int
+    channels: tuple[int, ...]
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+    flattened: bool = False
+
+
+def moved_by(step: trace.Rearrange, shape: tuple[int, ...], axis: int, size: Pair) -> Moved:
+    """What a step does to an image that lies in `shape` with its channels along `axis` and pixels of (height, width)
+    `size`.
+
+    Raises:
+        ValueError: the step mixes channels and pixels, or moves rows and columns together.
+    """
+    channels, pixels = shape[axis], math.prod(size)
+    # Gives for each number of the input its channel and its pixel; the last entry stands for 0.
+    order = torch.arange(channels * pixels).view(channels, *(s for a, s in enumerate(shape) if a != axis))
+    number = torch.cat([order.movedim(0, axis).flatten(), torch.tensor([-1])])[step.source.cpu()]
+    for at in range(number.dim()):
+        found = _along(number.movedim(at, 0), pixels, size, at)
+        if found is not None:
+            return found
+    if number.dim() == 1 and bool((number >= 0).all()):
+        return Moved(0, tuple(number.tolist()), (0,), (0,), flattened=True)
+    raise ValueError(
+        f"model: {step.name} moves numbers between channels and pixels, as a pixel shuffle does, and path kernels have"
+        f" no rule for that; {GATES_ALONE}"
+    )
+
+
+def _along(number: Tensor, pixels: int, size: Pair, axis: int) -> Moved | None:
+    """The movement if the first axis of `number` (``c * pixels + p``, or -1) holds the channels, else None."""
+    images = number.flatten(1) if number.dim() > 1 else number.unsqueeze(1)
+    zero = (images < 0).all(0)
+    if bool(((images < 0) != zero).any()) or bool(zero.all()):
+        return None
+    channel, pixel = images // pixels, (images % pixels)[0].masked_fill(zero, -1)
+    here = channel[:, ~zero]
+    if bool((here != here[:, :1]).any()) or bool(((images % pixels)[:, ~zero] != pixel[~zero]).any()):
+        return None
+    chosen = _rows_and_columns(pixel, tuple(number.shape[1:]), size)
+    return None if chosen is None else Moved(axis, tuple(here[:, 0].tolist()), *chosen)
+
+
+def _rows_and_columns(
+    pixel: Tensor, shape: tuple[int, ...], size: Pair
+) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """The rows and columns of the pixels that the output takes; None if they do not form a grid."""
+    height, width = size
+    if pixel.numel() == height * width and bool((pixel == torch.arange(height * width)).all()):
+        return tuple(range(height)), tuple(range(width))
+    grid = pixel.view(1, -1) if len(shape) < 2 else pixel.view(shape) if len(shape) == 2 else None
+    if grid is None:
+        return None
+    row, column = grid // width, grid % width
+    inside = grid >= 0
+    rows = torch.where(inside.any(1), row.masked_fill(~inside, -1).amax(1), -1)
+    columns = torch.where(inside.any(0), column.masked_fill(~inside, -1).amax(0), -1)
+    made = torch.where((rows[:, None] >= 0) & (columns >= 0), rows[:, None] * width + columns, -1)
+    return (tuple(rows.tolist()), tuple(columns.tolist())) if torch.equal(made, grid) else None
