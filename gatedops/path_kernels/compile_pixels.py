@@ -13,7 +13,6 @@ from gatedops.path_kernels.geometry import windows_of
 from gatedops.path_kernels.masks import Chosen, Leaf, Mask
 from gatedops.path_kernels.moments import Moments
 from gatedops.path_kernels.network import pool_of
-from gatedops.path_kernels.program_builder import Matrix
 from gatedops.path_kernels.terms import ChannelSumTerm, ChannelTerm, InputTerm, Signal, Term, origins_of, unfolded_of
 from gatedops.trace import Step
 from gatedops.trace.pooling import Pair
@@ -149,7 +148,7 @@ def _moved_leaf(leaf: Leaf, step: Pixels) -> Leaf:
     return replace(leaf, pixels=(rows, columns))
 
 
-def _matrix(weights: Tensor) -> Matrix:
+def _matrix(weights: Tensor) -> tuple[tuple[float, ...], ...]:
     return tuple(map(tuple, weights.tolist()))
 
 

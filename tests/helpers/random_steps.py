@@ -26,7 +26,7 @@ FLOAT64 = torch.float64
 
 
 class StepNet:
-    """A list of steps. Each method adds one, which reads the last step or those that `of` names, and returns its index."""
+    """A list of steps. Each method adds one, which reads the last step or those of `of`, and returns its index."""
 
     def __init__(self, shape: tuple[int, ...], seed: int = 0) -> None:
         self._draw = torch.Generator().manual_seed(seed)
