@@ -89,8 +89,11 @@ class Network:
     layouts: list[Layout]
 
 
-def network_of(steps: Sequence[Step]) -> Network:
+def network_of(steps: Sequence[Step], *, otherwise: str = GATES_ALONE) -> Network:
     """Brings steps into one form; the functions of all outputs at the end (softmax) are left out.
+
+    Args:
+        otherwise: what errors tell the user to do if there is no rule for a step.
 
     Raises:
         ValueError: a step needs its channels along another axis, or mixes channels and pixels; the error names it.
@@ -101,12 +104,12 @@ def network_of(steps: Sequence[Step]) -> Network:
     refused: ValueError | None = None
     for axis in _axes_of_input(kept[0].shape):
         try:
-            return _Former(axis).formed(kept)
+            return _Former(axis, otherwise).formed(kept)
         except ValueError as error:
             refused = refused or error
     if refused is None:
         shape = kept[0].shape
-        raise ValueError(f"x: got inputs {shape}, needs (n, d), (n, T, d), (n, C, T) or (n, C, H, W); {GATES_ALONE}")
+        raise ValueError(f"x: got inputs {shape}, needs (n, d), (n, T, d), (n, C, T) or (n, C, H, W); {otherwise}")
     raise refused
 
 
@@ -118,8 +121,8 @@ def _axes_of_input(shape: tuple[int, ...]) -> tuple[int, ...]:
 class _Former:
     """Forms the steps of a network whose input has its channels along `axis`."""
 
-    def __init__(self, axis: int) -> None:
-        self._axis = axis
+    def __init__(self, axis: int, otherwise: str) -> None:
+        self._axis, self._otherwise = axis, otherwise
         self._steps: list[Step] = []
         self._layouts: list[Layout] = []
 
@@ -168,7 +171,8 @@ class _Former:
                     raise ValueError(
                         f"model: {step.name} is a Linear layer over axis {len(before[0].shape)} of (n,"
                         f" {', '.join(map(str, before[0].shape))}), which holds positions: it uses the same weights for"
-                        f" all channels, and path kernels have no rule for that; flatten its input, or {GATES_ALONE}"
+                        " all channels, and path kernels have no rule for that; flatten its input, or"
+                        f" {self._otherwise}"
                     )
                 return replace(before[0], shape=step.shape)
             case trace.Conv2d() | trace.MaxPool() | trace.AvgPool() | trace.Resample() | trace.BatchNorm():
@@ -230,7 +234,7 @@ class _Former:
 
     def _rearrange(self, step: trace.Rearrange, inputs: tuple[int, ...]) -> None:
         before = self._layouts[inputs[0]]
-        found = moved_by(step, before.shape, before.axis, before.size)
+        found = moved_by(step, before.shape, before.axis, before.size, self._otherwise)
         name, at = step.name, inputs[0]
         if found.flattened:
             self._add(trace.Flatten(name, (), ()), (at,), Layout((math.prod(before.image),), 0, (1, 1)))

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from gatedops import trace
 from gatedops.trace.pooling import Pair
-from gatedops.trace.step_builder import GATES_ALONE
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Moved:
     flattened: bool = False
 
 
-def moved_by(step: trace.Rearrange, shape: tuple[int, ...], axis: int, size: Pair) -> Moved:
+def moved_by(step: trace.Rearrange, shape: tuple[int, ...], axis: int, size: Pair, otherwise: str) -> Moved:
     """What a step does to an image that lies in `shape` with its channels along `axis` and pixels of (height, width)
     `size`.
 
@@ -49,7 +48,7 @@ def moved_by(step: trace.Rearrange, shape: tuple[int, ...], axis: int, size: Pai
         return Moved(0, tuple(number.tolist()), (0,), (0,), flattened=True)
     raise ValueError(
         f"model: {step.name} moves numbers between channels and pixels, as a pixel shuffle does, and path kernels have"
-        f" no rule for that; {GATES_ALONE}"
+        f" no rule for that; {otherwise}"
     )
 
 

@@ -205,7 +205,7 @@ class _Paths:
         """The same, with the missing paths of each channel behind the others, and P as small as it can be."""
         if bool(self.exists.all()):
             return self
-        order = (~self.exists).int().argsort(1, stable=True)[:, : int(self.exists.sum(1).max())]
+        order = (~self.exists).int().argsort(dim=1, stable=True)[:, : int(self.exists.sum(1).max())]
         channels = torch.arange(len(order)).unsqueeze(1)
         at = [index.to(self.values.device) for index in (channels, order)]
         return _Paths(self.features[:, at[0], at[1]], self.values[at[0], at[1]], self.kinds[channels, order])
@@ -265,8 +265,8 @@ class _Listing:
                 mask = self._masks[id(step)].unsqueeze(2)
                 if not isinstance(slope, Tensor) and slope == 0:
                     return features * mask
-                slopes = torch.as_tensor(slope).detach().to(features).reshape(-1, 1, 1, 1)
-                return torch.where(mask, features, features * slopes)
+                slopes = torch.as_tensor(slope, dtype=features.dtype, device=features.device).detach()
+                return torch.where(mask, features, features * slopes.reshape(-1, 1, 1, 1))
             case trace.MaxPool(window=window):
                 return (paths.moved(windows_of(window, step)) * self._masks[id(step)].unsqueeze(3)).sum(1)
             case trace.AvgPool() | trace.Mean():
