@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -124,7 +125,7 @@ def steps(
 
 def _exported(model: nn.Module, rows: Tensor, otherwise: str) -> ExportedProgram:
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), _without_determinism(), warnings.catch_warnings():
             # These warnings are about how to export a program; we only read the steps from it.
             warnings.simplefilter("ignore")
             return torch.export.export(model, (rows,), strict=False)
@@ -139,6 +140,18 @@ def _without_autocast(kind: str) -> AbstractContextManager[Any]:
     if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
         return nullcontext()
     return torch.autocast(kind, enabled=False)
+
+
+@contextmanager
+def _without_determinism() -> Iterator[None]:
+    """Switches deterministic algorithms off: with them torch writes interpolation as many operations on some
+    devices."""
+    enabled, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(enabled, warn_only=warns)
 
 
 def _functional(exported: ExportedProgram) -> ExportedProgram:

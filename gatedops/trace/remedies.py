@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from torch.fx import Node
@@ -19,7 +19,7 @@ UNDERSTOOD = (
 _ACTIVATIONS = frozenset(
     [
         *["celu", "elu", "fmax", "gelu", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "log_sigmoid", "mish"],
-        *["clamp", "clamp_max", "clamp_min", "clip", "index_put", "masked_fill", "max", "maximum", "minimum", "fmin"],
+        *["clamp", "clamp_max", "clamp_min", "clip", "index_put", "masked_fill", "maximum", "minimum", "fmin"],
         *["rrelu_with_noise", "selu", "silu", "softplus", "softshrink", "softsign", "threshold", "where"],
     ]
 )
@@ -36,6 +36,12 @@ _RECURRENT = frozenset(
 _UNRECORDED = frozenset(
     f"{kind}_max_pool{axes}d" for kind in ("adaptive", "fractional") for axes in (1, 2, 3)
 ) | frozenset(["max_pool1d", "max_pool3d"])
+
+
+def mixes_signals(node: Node, signals: Collection[Node]) -> bool:
+    """Whether a call is attention or a matrix product of signals, however the network arranges its arguments."""
+    op = op_of(node)
+    return op == "scaled_dot_product_attention" or (op in _MATRIX_PRODUCTS and _count(signals, node.args) > 1)
 
 
 def reason_of(node: Node, is_constant: Callable[[Any], bool], otherwise: str) -> str:
@@ -69,14 +75,16 @@ def reason_of(node: Node, is_constant: Callable[[Any], bool], otherwise: str) ->
     if op == "stack":
         return "a stack along a new axis; write it as torch.cat([a.unsqueeze(1), b.unsqueeze(1)], 1)"
     is_activation = op in _ACTIVATIONS or (op in _COMPARISONS and _masks_an_activation(node))
+    # The larger of two tensors; torch.max over an axis is another operation of this name.
+    is_activation |= op == "max" and getattr(node.target, "_overloadname", "") == "other"
     return f"none of the steps understood: {UNDERSTOOD}; {BY_RELU if is_activation else otherwise}"
 
 
-def _count(signals: list[Node], arguments: Any) -> int:
+def _count(signals: Collection[Node], arguments: Any) -> int:
     """How often signals occur among arguments, also inside lists and tuples."""
     if isinstance(arguments, (list, tuple)):
         return sum(_count(signals, argument) for argument in arguments)
-    return int(arguments in signals)
+    return int(isinstance(arguments, Node) and arguments in signals)
 
 
 def _masks_an_activation(comparison: Node) -> bool:

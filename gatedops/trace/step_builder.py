@@ -31,7 +31,7 @@ from gatedops.trace.operations import (
 )
 from gatedops.trace.provenance import Made, Source, Sources, deciding, made_by
 from gatedops.trace.redraw import Draw, Redraw
-from gatedops.trace.remedies import reason_of
+from gatedops.trace.remedies import mixes_signals, reason_of
 from gatedops.trace.step import Flatten, Input, Rearrange, Squash, Step
 
 # Errors name this remedy if a network has an operation that no rule covers.
@@ -96,6 +96,7 @@ class StepBuilder:
         specs = {spec.arg.name: spec for spec in self._program.graph_signature.input_specs}
         result = self._output()
         needed = sources_of(result)
+        self._require_no_attention(needed)
         for node in self._program.graph.nodes:
             if node.op == "placeholder":
                 self._placeholder(node, specs[node.name])
@@ -152,8 +153,10 @@ class StepBuilder:
         """Notes that `node` has the numbers of its first argument in another shape or order."""
         source: Any = node.args[0]
         for other in node.all_input_nodes:
-            if other is not source and (not self.is_constant(other) or self._constants[other].is_meta):
+            if other is not source and not self.is_constant(other):
                 self.refuse(node, "a choice of numbers by indices that depend on the input; choose by constant indices")
+            if other is not source and self._constants[other].is_meta:
+                self.refuse(node, "given indices without values, on the device meta; move the model to another device")
         if self.is_constant(source):
             self.refuse(node)
         self._moves.add(node, self.resolved(source))
@@ -229,6 +232,18 @@ class StepBuilder:
     def refuse(self, node: Node, why: str = "") -> NoReturn:
         why = why or reason_of(node, self.is_constant, self._otherwise)
         raise ValueError(f"model: {self._places.where(node)} is {why}")
+
+    def _require_no_attention(self, needed: set[Node]) -> None:
+        """Refuses products of two signals first: attention moves its inputs before it multiplies them, and an error
+        about that would lead nowhere."""
+        inputs = {s.arg.name for s in self._program.graph_signature.input_specs if s.kind == InputKind.USER_INPUT}
+        signals = set[Node]()
+        for node in self._program.graph.nodes:
+            depends = any(source in signals for source in node.all_input_nodes) and node.target not in FRESH
+            if depends or (node.op == "placeholder" and node.name in inputs):
+                signals.add(node)
+            if depends and node in needed and mixes_signals(node, signals):
+                self.refuse(node)
 
     def _unique(self, node: Node, kind: type[Step], op: str | None = None) -> str:
         name = self._places.name(node, op or op_of(node))

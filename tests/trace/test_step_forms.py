@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from step_forms import (
     MOVEMENTS_OF_IMAGES,
     MOVEMENTS_OF_SEQUENCES,
@@ -21,6 +23,7 @@ from step_forms import (
     Weights,
 )
 from step_runner import kinds, run
+from strategies import examples
 from tolerances import assert_close_in_float64
 from torch import Tensor, nn
 
@@ -103,7 +106,7 @@ def test_every_relu_is_a_gate_with_the_name_of_recorded_gates():
     assert [gate.name for gate in gates] == [layer.name for layer in record_gates(net, x).layers]
 
 
-@pytest.mark.parametrize("x", [IMAGES, SEQUENCES, torch.randn(3, 4)])
+@pytest.mark.parametrize("x", [IMAGES, torch.randn(3, 4)])
 def test_gates_with_slopes_and_bounds(x):
     net = AllOf([function for function, _, _ in SLOPES.values()])
     parts = parts_of(net.functions, x)
@@ -134,6 +137,55 @@ def test_a_concatenation_lists_an_output_twice():
     found = trace.steps(Forward(lambda x: torch.cat([x, x.relu(), x], 1)), IMAGES)
     assert isinstance(found[2], trace.Concat)
     assert (found[2].inputs, found[2].axis, found[2].shape) == ((0, 1, 0), 0, (12, 5, 6))
+
+
+def several(*choices: st.SearchStrategy[Any]) -> st.SearchStrategy[list[tuple[Any, ...]]]:
+    """Draws several choices at once, which one network tries."""
+    return st.lists(st.tuples(*choices), min_size=8, max_size=8)
+
+
+small = st.integers(1, 3)
+
+
+@examples(2)
+@given(
+    several(
+        *(small, small, small),
+        st.sampled_from(["same", "valid", 0, 1, 2]),
+        st.sampled_from(["constant", "circular", "reflect", "replicate"]),
+        st.tuples(st.integers(0, 2), st.integers(0, 2)),
+        st.sampled_from([1, 2]),
+    )
+)
+def test_convolutions_over_one_axis(choices):
+    def convolution(kernel, stride, dilation, padding, mode, before, groups):
+        def function(net: Weights, x: Tensor) -> Tensor:
+            weight = net.conv1.weight[:2, : 4 // groups, :kernel]
+            step = 1 if padding == "same" else stride
+            return F.conv1d(F.pad(x, before, mode), weight, None, step, padding, dilation, groups)
+
+        return function
+
+    for choice, part in zip(choices, parts_of([convolution(*choice) for choice in choices], SEQUENCES), strict=True):
+        *moved, last = kinds(part)
+        assert last == "Conv2d"
+        assert not moved or (moved == ["Rearrange"] and choice[4] != "constant"), choice
+
+
+@examples(2)
+@given(
+    several(
+        st.sampled_from(["nearest", "nearest-exact", "bilinear", "bicubic", "area"]),
+        st.tuples(st.integers(1, 9), st.integers(1, 9)),
+        st.booleans(),
+    )
+)
+def test_sizes_of_interpolation(choices):
+    def interpolation(mode, size, corners):
+        corners = corners if mode in ("bilinear", "bicubic") else None
+        return lambda net, x: F.interpolate(x, size, mode=mode, align_corners=corners)
+
+    parts_of([interpolation(*choice) for choice in choices], IMAGES)
 
 
 def test_a_convolution_over_one_axis_keeps_its_weight():
@@ -189,6 +241,25 @@ def test_nearest_pixels_are_those_of_the_networks_dtype():
     sizes, x = ((2, 7), (29, 11), (5, 63)), torch.randn(2, 1, 13, 17)
     net = Forward(lambda x: torch.cat([F.interpolate(x, size=size).flatten(1) for size in sizes], 1))
     assert torch.equal(run(trace.steps(net, x), x)[-1], net(x))
+
+
+class OnMeta(Weights):
+    """Has an operation of each kind that looks at the values of its constants."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv2(F.pad(F.prelu(x / self.ones, self.slopes), (1, 1, 1, 1), "reflect"))
+        return F.interpolate(torch.cat([x.clamp(min=0), x.flip(1)], 1), scale_factor=2, mode="bilinear") * self.number
+
+
+def test_models_without_values():
+    net = OnMeta()
+    expected = ["Input", "Gate", "Rearrange", "Conv2d", "Gate", "Rearrange", "Concat", "Resample", "Scale"]
+    assert kinds(trace.steps(net, IMAGES)) == expected
+    # Without values, nothing says that a factor is 1.
+    assert kinds(trace.steps(net.to("meta"), IMAGES.to("meta"))) == ["Input", "Scale", *expected[1:]]
+    for function in (lambda x: x[:, net.order], lambda x: F.prelu(x, net.number)):
+        with pytest.raises(ValueError, match="on the device meta; move the model to another device"):
+            trace.steps(Forward(function, net), IMAGES.to("meta"))
 
 
 # --- outputs ------------------------------------------------------------------------------------------------

@@ -192,7 +192,9 @@ def test_an_operation_outside_the_list_is_named_with_its_place():
     with pytest.raises(ValueError, match="conv3d in the model"):
         trace.steps(nn.Conv3d(6, 2, 1).eval(), torch.zeros(4, 6, 5, 3, 2))
     net, x = made("transformer", 1)
-    with pytest.raises(ValueError, match=r"in encoder\.layers\.0"):
+    with pytest.raises(
+        ValueError, match=r"in encoder\.layers\.0\.self_attn .* is a(ttention, a)? product of two signals"
+    ):
         trace.steps(net, x)
 
 
@@ -257,6 +259,8 @@ def test_an_operation_outside_the_list_is_named_with_its_place():
         (lambda x: x.masked_fill(x.roll(1, 1) <= 0, 0), (6,), "put nn.ReLU in its place"),
         (lambda x: (x > 0).float() + x, (6,), "gt in the model"),
         (lambda x: torch.maximum(x, torch.zeros(2, 2, 6)), (6,), "maximum in the model"),
+        (lambda x: torch.max(x, 1 - x), (6,), "put nn.ReLU in its place"),
+        (lambda x: x.max(1).values, (6,), "softmax at the end; npk_gram(x.flatten(1)"),
         (lambda x: F.linear(x, x), (6,), "given a weight, a bias or s"),
         (lambda x: F.dropout(x), (6,), "dropout in the model (Forward), test_trace_errors.py"),
         (lambda x: (x, x.relu()), (6,), "needs to return one tensor that depends on its input"),
