@@ -208,17 +208,11 @@ class _Former:
             )
         over = pixels.index(step.axes[0])
         kept = [size if axis != over else 1 for axis, size in enumerate(before.size)]
-        # The mean of one axis leaves an image of one row.
         rows, columns = (
             torch.full((1, size), 1 / size, dtype=torch.float64) if axis == over else torch.eye(size).double()
             for axis, size in enumerate(before.size)
         )
         size = (kept[0], kept[1])
-        if not step.keepdim and over == 1:
-            raise ValueError(
-                f"model: {step.name} is a mean over the columns of images alone; path kernels need one over the rows or"
-                " over all pixels: use keepdim=True"
-            )
         layout = Layout(step.shape, axis, size)
         self._add(trace.Resample(step.name, (), (), rows, columns), inputs, layout)
 
