@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gatedops import trace
-from gatedops.path_kernels.movements import Moved, moved_by
+from gatedops.path_kernels.movements import moved_by
 from gatedops.trace import Step
 from gatedops.trace.pooling import Pair
 from gatedops.trace.step_builder import GATES_ALONE
@@ -238,20 +238,17 @@ class _Former:
             shape = (before.shape[before.axis], *size)
             self._add(Pixels(name, (), (), found.rows, found.columns), (at,), Layout(shape, 0, size))
             at = len(self._steps) - 1
-        layout = Layout(step.shape, found.axis, (len(found.rows), len(found.columns)))
-        if found.channels != tuple(range(self._steps[at].shape[0])):
-            self._add(Channels(name, (), (), found.channels), (at,), layout)
-        elif at == inputs[0]:
-            # Only the axes change, which images do not show. The copy of the step gives the output its new layout.
+        layout = Layout(found.lying or step.shape, found.axis, (len(found.rows), len(found.columns)))
+        # If only the axes change, which images do not show, the copy gives the output its new layout.
+        if at == inputs[0] or found.channels != tuple(range(self._steps[at].shape[0])):
             self._add(Channels(name, (), (), found.channels), (at,), layout)
         else:
             self._layouts[at] = layout
+        if found.lying:
+            self._flatten(trace.Flatten(name, (), step.shape), (len(self._steps) - 1,), layout)
 
 
 def _size_of(shape: tuple[int, ...], axis: int) -> Pair:
     """The (height, width) of the axes other than that of the channels."""
     pixels = [size for index, size in enumerate(shape) if index != axis]
     return (1, 1) if not pixels else (1, pixels[0]) if len(pixels) == 1 else (pixels[0], pixels[1])
-
-
-__all__ = ["Channels", "Layout", "Moved", "Network", "Pixels", "network_of"]

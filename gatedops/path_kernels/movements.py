@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ class Moved:
     Args:
         axis: of the output's shape, the one that holds the channels.
         flattened: the input is flattened first, so that every number is a channel of one pixel.
+        lying: if not (), the output is flattened at the end, from this shape, whose axis `axis` holds the channels.
     """
 
     axis: int
@@ -27,6 +28,7 @@ class Moved:
     rows: tuple[int, ...]
     columns: tuple[int, ...]
     flattened: bool = False
+    lying: tuple[int, ...] = ()
 
 
 def moved_by(step: trace.Rearrange, shape: tuple[int, ...], axis: int, size: Pair, otherwise: str) -> Moved:
@@ -44,12 +46,28 @@ def moved_by(step: trace.Rearrange, shape: tuple[int, ...], axis: int, size: Pai
         found = _along(number.movedim(at, 0), pixels, size, at)
         if found is not None:
             return found
+    found = _before_flattening(number, pixels, size) if number.dim() == 1 else None
+    if found is not None:
+        return found
     if number.dim() == 1 and bool((number >= 0).all()):
         return Moved(0, tuple(number.tolist()), (0,), (0,), flattened=True)
     raise ValueError(
         f"model: {step.name} moves numbers between channels and pixels, as a pixel shuffle does, and path kernels have"
         f" no rule for that; {otherwise}"
     )
+
+
+def _before_flattening(number: Tensor, pixels: int, size: Pair) -> Moved | None:
+    """The movement if `number` is a moved image, flattened at the end; None if it is not."""
+    total = len(number)
+    for channels in (k for k in range(1, total + 1) if total % k == 0):
+        rest = total // channels
+        for height in (h for h in range(1, rest + 1) if rest % h == 0):
+            for axis, shape in ((0, (channels, height, rest // height)), (2, (height, rest // height, channels))):
+                found = _along(number.view(shape).movedim(axis, 0), pixels, size, axis)
+                if found is not None:
+                    return replace(found, lying=shape)
+    return None
 
 
 def _along(number: Tensor, pixels: int, size: Pair, axis: int) -> Moved | None:

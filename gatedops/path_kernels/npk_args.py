@@ -23,7 +23,7 @@ def inputs_of(x: Any, y: Any = None, *, otherwise: str = GATES_ALONE) -> tuple[T
     """Returns x and y as tensors; they may be numpy arrays.
 
     Args:
-        otherwise: what errors tell the user to do with sequences and volumes.
+        otherwise: what errors tell the user to do with volumes.
 
     Raises:
         TypeError, ValueError: x and y are not inputs of one network.
@@ -42,11 +42,11 @@ def inputs_of(x: Any, y: Any = None, *, otherwise: str = GATES_ALONE) -> tuple[T
             raise TypeError(
                 f"{name}: got {side.dtype}, needs real numbers, such as torch.view_as_real({name}).flatten(1)"
             )
-        if side.dim() not in (2, 4):
-            remedy = f"{name}[None] makes a batch of one input" + f"; for sequences and volumes, {otherwise}" * (
-                side.dim() > 2
+        if side.dim() not in (2, 3, 4):
+            remedy = f"for volumes, {otherwise}" if side.dim() > 4 else f"{name}[None] makes a batch of one input"
+            raise ValueError(
+                f"{name}: got shape {tuple(side.shape)}, needs (n, d), (n, T, d), (n, C, T) or (n, C, H, W); {remedy}"
             )
-            raise ValueError(f"{name}: got shape {tuple(side.shape)}, needs (n, d) or (n, C, H, W); {remedy}")
         if side.numel() == 0:
             raise ValueError(f"{name}: got shape {tuple(side.shape)}, which holds no numbers; give at least one row")
     if y is not None and (x.shape[1:], x.dtype, x.device) != (y.shape[1:], y.dtype, y.device):
