@@ -29,6 +29,8 @@ from gatedops.nn import fc_spec
 from gatedops.scalars import positive_number, real_number, whole_number
 from gatedops.stats import GateRecorder, npk_alignment
 
+pytestmark = pytest.mark.usefixtures("exported_once")
+
 torch.manual_seed(0)
 NET = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2))
 X = torch.randn(7, 4)
