@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.export.exported_program as exported_program
 from hypothesis import settings
+from instruction_sets import ISAS
 from script_runs import BENCHMARKS, EXAMPLES, Importer, modules_beside
 from selftest_fixtures import quick, untouched_ops  # noqa: F401 (fixtures)
 from torch import nn
@@ -137,7 +138,7 @@ def example_module() -> Iterator[Importer]:
         yield importer
 
 
-@pytest.fixture(params=backends.available_isas()[-1:] if PORTABLE else backends.available_isas())
+@pytest.fixture(params=ISAS)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Runs a test once for each instruction set of this machine; with the portable ops it runs once."""
     with backends.force_cpu(request.param):

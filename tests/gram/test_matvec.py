@@ -14,6 +14,7 @@ import torch
 from gram_problems import FLOATS, SHAPE
 from hypothesis import example, given
 from hypothesis import strategies as st
+from instruction_sets import every_set
 from memory import ROOT, WORKSPACE_MIB, needs_proc, peak_mib
 from paths import PATH_NETS
 from strategies import dense, examples, nets, random_bits, rows, rows_of, seeds
@@ -28,25 +29,36 @@ pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop:User
 BITS, Y_BITS = random_bits(5, dense(6, 9)), random_bits(4, dense(6, 9), seed=1)
 
 
-def long_double_product(x, bits, v, y, y_bits) -> torch.Tensor:
-    """Computes K v in numpy's long double (64-bit significand), rounded to float64."""
+def long_double_gram(x, bits, y, y_bits) -> np.ndarray:
+    """Computes K in numpy's long double (64-bit significand)."""
     product = np.ones((bits.n, (bits if y_bits is None else y_bits).n), dtype=np.longdouble)
     if x is not None:
         right = x if y is None else y
         product = x.double().numpy().astype(np.longdouble) @ right.double().numpy().astype(np.longdouble).T
     for count, width in zip(reference.gate_overlap(bits, y_bits).numpy(), bits.widths, strict=True):
         product = product * (count.astype(np.longdouble) / np.longdouble(width))
-    return torch.from_numpy((product @ v.numpy().astype(np.longdouble)).astype(np.float64))
+    return product
 
 
-def assert_product_is_good(x, bits, v, y=None, y_bits=None, *, dtype, columns=None):
-    """Checks a product by the rule of two baselines, with `columns` columns of v per call; by default all."""
+def rounded_product(gram: np.ndarray, v: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy((gram @ v.numpy().astype(np.longdouble)).astype(np.float64))
 
-    def product(library):
+
+def assert_products_are_good(x, bits, vs, y=None, y_bits=None, *, dtype, columns=None):
+    """Checks products with each v by the rule of two baselines, under every instruction set.
+
+    columns: how many columns of v a call gets; by default all.
+    """
+    gram = long_double_gram(x, bits, y, y_bits)
+    for v in vs:
         parts = v.split(columns or max(1, v.shape[1]), 1)
-        return torch.cat([library.npk_matvec(x, bits, part, y, y_bits, dtype=dtype) for part in parts], 1)
 
-    assert_as_good_as_torch(product(Ours), product(reference), long_double_product(x, bits, v, y, y_bits))
+        def product(library, parts=parts):
+            return torch.cat([library.npk_matvec(x, bits, part, y, y_bits, dtype=dtype) for part in parts], 1)
+
+        baseline, truth = product(reference), rounded_product(gram, v)
+        for _ in every_set():
+            assert_as_good_as_torch(product(Ours), baseline, truth)
 
 
 # --- values -------------------------------------------------------------------------------------------------
@@ -69,7 +81,6 @@ def test_matvec_of_integers_is_exactly_that_of_all_listed_paths(d_in, widths, dt
     assert_same_bits(found.long(), torch.from_numpy(expected))
 
 
-@pytest.mark.usefixtures("isa")
 @examples(15)
 @given(
     rows,
@@ -87,12 +98,11 @@ def test_matvec_is_as_good_as_torch(n, m, d, c, specs, seed, dtype):
     # Several calls are compared, because the largest of a few errors is a matter of luck, for torch too.
     many = max(c, 16) if c else 0
     v, w = rows_of(n, many, seed + 2, dtype), rows_of(m, many, seed + 2, dtype)
-    assert_product_is_good(x, bits, w, y, y_bits, dtype=dtype, columns=c)
-    assert_product_is_good(x, bits, v, dtype=dtype, columns=c)
-    assert_product_is_good(None, bits, w, None, y_bits, dtype=dtype, columns=c)
+    assert_products_are_good(x, bits, [w], y, y_bits, dtype=dtype, columns=c)
+    assert_products_are_good(x, bits, [v], dtype=dtype, columns=c)
+    assert_products_are_good(None, bits, [w], None, y_bits, dtype=dtype, columns=c)
 
 
-@pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("x_dtype", [None, torch.float32, torch.bfloat16, torch.uint8], ids=str)
 def test_matvec_over_many_tiles_is_as_good_as_torch(x_dtype, dtype):
@@ -101,19 +111,17 @@ def test_matvec_over_many_tiles_is_as_good_as_torch(x_dtype, dtype):
     x = y = None
     if x_dtype is not None:
         x, y = rows_of(n, 20, 0, x_dtype), rows_of(m, 20, 1, x_dtype)
-    for columns in (10, 24, 25):  # Up to 24 are multiplied block by block, more by torch.
-        assert_product_is_good(x, bits, rows_of(m, columns, 2, dtype), y, y_bits, dtype=dtype)
-    for columns in (1, 2, 3, 4, 5, 24, 25):
-        assert_product_is_good(x, bits, rows_of(n, columns, 3, dtype), dtype=dtype)
+    # Up to 24 columns are multiplied block by block, more by torch.
+    vs = [rows_of(m, columns, 2, dtype) for columns in (10, 24, 25)]
+    assert_products_are_good(x, bits, vs, y, y_bits, dtype=dtype)
+    vs = [rows_of(n, columns, 3, dtype) for columns in (1, 2, 3, 4, 5, 24, 25)]
+    assert_products_are_good(x, bits, vs, dtype=dtype)
 
 
-@pytest.mark.usefixtures("isa")
 def test_bfloat16_inputs_are_converted():
     bits, v = random_bits(300, SHAPE), rows_of(300, 2)
     x = rows_of(300, 784, dtype=torch.bfloat16)
-    truth = long_double_product(x, bits, v, None, None)
-    baseline = reference.npk_matvec(x, bits, v)
-    assert_as_good_as_torch(npk_matvec(x, bits, v), baseline, truth)
+    assert_products_are_good(x, bits, [v], dtype=torch.float32)
     assert npk_matvec(x, bits, v.bfloat16()).dtype == torch.float32
 
 
@@ -122,20 +130,14 @@ def test_a_vector_gives_a_vector():
     assert_same_bits(npk_matvec(x, BITS, v[:, 0]), npk_matvec(x, BITS, v)[:, 0])
 
 
-@pytest.mark.usefixtures("isa")
 def test_v_and_x_may_have_any_strides():
     bits = random_bits(300, SHAPE)
     x, v = rows_of(300, 12), rows_of(300, 6)
-    expected = npk_matvec(x, bits, v)
-    for x_strided, v_strided in [
-        (x.T.contiguous().T, v.T.contiguous().T),
-        (torch.cat([x, x], 1)[:, :12], v.clone()),
-    ]:
-        baseline, truth = reference.npk_matvec(x, bits, v), long_double_product(x, bits, v, None, None)
-        assert_as_good_as_torch(npk_matvec(x_strided, bits, v_strided), baseline, truth)
     expanded = v[:, :1].expand(300, 6)
-    assert_product_is_good(x, bits, expanded, dtype=torch.float32)
-    assert_same_bits(npk_matvec(x, bits, torch.stack([v, v], -1)[..., 0]), expected)
+    assert_products_are_good(x.T.contiguous().T, bits, [v.T.contiguous().T, expanded], dtype=torch.float32)
+    assert_products_are_good(torch.cat([x, x], 1)[:, :12], bits, [v], dtype=torch.float32)
+    for _ in every_set():
+        assert_same_bits(npk_matvec(x, bits, torch.stack([v, v], -1)[..., 0]), npk_matvec(x, bits, v))
 
 
 @pytest.mark.usefixtures("isa")
@@ -260,29 +262,31 @@ LARGE = """
 from gatedops import npk_diag, npk_gram, npk_matvec
 x, bits = rows_of({}, {}, dtype=torch.{}), random_bits({}, dense(32))
 """
+# What must not be copied is twice the workspace or more; the portable ops have a larger workspace.
+ROWS, N = (8000, 6000) if WORKSPACE_MIB < 128 else (16000, 10000)
+GRAM_MIB = N * N * 4 // 2**20 + 1
 # Maps a name to the rows and columns of x, its dtype, the call for the first n rows, and the MiB of the result.
 CALLS = {
-    # 128 MiB of bfloat16 are 256 MiB of float32.
-    "a Gram of a large bfloat16 x": (16000, 4096, "bfloat16", "npk_gram(x[:n], bits[:n], x[:9], bits[:9])", 1),
-    "a Gram of a large uint8 x": (16000, 16000, "uint8", "npk_gram(x[:n], bits[:n], x[:9], bits[:9])", 1),
+    # 8000 rows are 64 MiB of bfloat16 and 128 MiB of float32.
+    "a Gram of a large bfloat16 x": (ROWS, 4096, "bfloat16", "npk_gram(x[:n], bits[:n], x[:9], bits[:9])", 1),
+    "a Gram of a large uint8 x": (ROWS, 16000, "uint8", "npk_gram(x[:n], bits[:n], x[:9], bits[:9])", 1),
     "a normalized Gram of a large x": (
-        16000,
+        ROWS,
         4096,
         "float32",
         "npk_gram(x[:n], bits[:n], x[:9], bits[:9], normalize=True)",
         1,
     ),
-    "a diagonal of a large bfloat16 x": (16000, 4096, "bfloat16", "npk_diag(x[:n], bits[:n])", 1),
-    "a diagonal of a large uint8 x": (16000, 16000, "uint8", "npk_diag(x[:n], bits[:n])", 1),
-    # 10,000^2 float32 numbers are 382 MiB.
-    "a symmetric Gram": (10000, 4, "float32", "npk_gram(x[:n], bits[:n])", 382),
-    "a matvec": (10000, 4, "float32", "npk_matvec(x[:n], bits[:n], x[:n])", 1),
+    "a diagonal of a large bfloat16 x": (ROWS, 4096, "bfloat16", "npk_diag(x[:n], bits[:n])", 1),
+    "a diagonal of a large uint8 x": (ROWS, 16000, "uint8", "npk_diag(x[:n], bits[:n])", 1),
+    "a symmetric Gram": (N, 4, "float32", "npk_gram(x[:n], bits[:n])", GRAM_MIB),
+    "a matvec": (N, 4, "float32", "npk_matvec(x[:n], bits[:n], x[:n])", 1),
     "the gradient of a symmetric Gram": (
-        10000,
+        N,
         4,
         "float32",
         "npk_gram(x[:n].requires_grad_(), bits[:n]).backward(x[:1, :1].expand(n, n))",
-        382,
+        GRAM_MIB,
     ),
 }
 

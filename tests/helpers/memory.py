@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from forked import run_forked
 
 from gatedops import backends
 
 # An op may take this much beside its result. The portable ops have larger tiles than the kernels in C++.
 WORKSPACE_MIB = 256 if backends.forced_backend() == "portable" else 64
-HELPERS = Path(__file__).resolve().parent
-ROOT = HELPERS.parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is read from Linux's /proc")
 
@@ -35,20 +32,9 @@ for n in {sizes}:
     result = {call}
     grown = status("VmHWM") - before
     del result
-print(grown)
 """
 
 
 def peak_mib(setup: str, call: str, *, sizes: Sequence[int]) -> float:
     """Returns the MiB by which `call`, an expression of n, raises the resident memory at its peak, for the last n."""
-    script = SCRIPT.format(setup=setup, call=call, sizes=tuple(sizes))
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(HELPERS)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr
-    return float(done.stdout)
+    return run_forked(SCRIPT.format(setup=setup, call=call, sizes=tuple(sizes)), "grown")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from forked import run_forked
 
 import gatedops
 
@@ -37,8 +38,7 @@ assert {expression}
 assert warning.filename == "caller.py", warning
 assert warning.category is DeprecationWarning and "is now gatedops." in str(warning.message)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run_forked(script)
 
 
 def test_other_names_do_not_exist():

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from script_runs import EXAMPLES, Importer, run_script, status_of
+from script_runs import EXAMPLES, Importer, run_as_main, run_script, status_of
 from tolerances import assert_close_in_float64
 
 import gatedops
@@ -49,11 +49,11 @@ def test_a_whole_run_writes_json_and_png(tmp_path: Path) -> None:
         assert words in done.stdout
 
 
-def test_without_plot(tmp_path: Path) -> None:
-    done = run_script(
-        "ntk_vs_npk.py", *SMALL, "--data", "random", "--no-plot", "--out", ".", cwd=tmp_path, folder=EXAMPLES
-    )
-    assert done.returncode == 0, done.stderr
+@pytest.mark.usefixtures("draws")
+def test_without_plot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = [*SMALL, "--data", "random", "--no-plot", "--out", "."]
+    assert run_as_main(EXAMPLES / "ntk_vs_npk.py", options, monkeypatch) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["ntk_vs_npk.json"]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from script_runs import EXAMPLES, Importer, run_script
+from script_runs import EXAMPLES, Importer, run_as_main
 
 import gatedops
 from gatedops import data
@@ -22,14 +22,24 @@ pytest.importorskip("tqdm")
         ("rotations", ("--data", "random", "--channels", "4", "--dense", "6"), "circular"),
     ],
 )
-def test_a_whole_run_writes_a_picture(name: str, options: tuple[str, ...], words: str, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("example_module")
+def test_a_whole_run_writes_a_picture(
+    name: str,
+    options: tuple[str, ...],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     pytest.importorskip("matplotlib")
-    done = run_script(f"{name}.py", *options, "--out", "results", cwd=tmp_path, folder=EXAMPLES)
-    assert (done.returncode, done.stderr) == (0, "")
+    monkeypatch.chdir(tmp_path)
+    status = run_as_main(EXAMPLES / f"{name}.py", [*options, "--out", "results"], monkeypatch)
+    told, errors = capsys.readouterr()
+    assert (status, errors) == (0, "")
     (picture,) = (tmp_path / "results").iterdir()
     assert picture.name == f"{name}.png"
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    assert words in done.stdout
+    assert words in told
 
 
 def test_the_picture_shows_every_gate_where_it_is(example_module: Importer) -> None:
