@@ -9,6 +9,7 @@ import torch
 from gram_problems import FLOATS, SHAPE
 from hypothesis import given
 from hypothesis import strategies as st
+from instruction_sets import every_set
 from paths import PATH_NETS
 from strategies import (
     bits_of,
@@ -28,7 +29,7 @@ from torch_threads import threads
 
 from gatedops import GateBits, gate_overlap, npk_diag, npk_gram, reference
 
-pytestmark = pytest.mark.usefixtures("isa")
+every_isa = pytest.mark.usefixtures("isa")
 
 
 def lambda_rule(counts: torch.Tensor, scales: list[float], dtype: torch.dtype) -> torch.Tensor:
@@ -73,6 +74,7 @@ def assert_gram_is_good(ours, x, bits, y=None, y_bits=None, *, normalize=False):
 # --- against the listing of all paths -----------------------------------------------------------------------
 
 
+@every_isa
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize(("d_in", "widths"), PATH_NETS)
 def test_gram_of_integer_inputs_is_exactly_that_of_all_listed_paths(d_in, widths, dtype):
@@ -93,6 +95,7 @@ def test_gram_of_integer_inputs_is_exactly_that_of_all_listed_paths(d_in, widths
     assert_same_bits(diagonal.long(), torch.from_numpy((phi * phi).sum(1)))
 
 
+@every_isa
 @pytest.mark.parametrize(("d_in", "widths"), PATH_NETS)
 def test_gram_of_real_inputs_is_that_of_all_listed_paths(d_in, widths):
     rng = np.random.default_rng(d_in)
@@ -114,8 +117,10 @@ def test_gram_of_real_inputs_is_that_of_all_listed_paths(d_in, widths):
 @given(rows, rows, nets, seeds, densities)
 def test_overlaps_are_exact_counts(n, m, specs, seed, density):
     a, b = random_bits(n, specs, seed, density), random_bits(m, specs, seed + 1, density)
-    assert_same_bits(gate_overlap(a, b), reference.gate_overlap(a, b))
-    assert_same_bits(gate_overlap(a), reference.gate_overlap(a))
+    expected, symmetric = reference.gate_overlap(a, b), reference.gate_overlap(a)
+    for _ in every_set():
+        assert_same_bits(gate_overlap(a, b), expected)
+        assert_same_bits(gate_overlap(a), symmetric)
 
 
 @examples(25)
@@ -129,24 +134,26 @@ def test_lambda_is_bit_for_bit_the_sequential_product(n, m, specs, seed, density
     }[scale]
     given_scale = factors if scale == "floats" else scale
     expected = lambda_rule(reference.gate_overlap(a, b), factors, dtype)
-    assert_same_bits(npk_gram(None, a, None, b, scale=given_scale, dtype=dtype), expected)
-    expected = lambda_rule(reference.gate_overlap(a), factors, dtype)
-    assert_same_bits(npk_gram(None, a, scale=given_scale, dtype=dtype), expected)
-    assert_same_bits(npk_diag(None, a, scale=given_scale, dtype=dtype), expected.diagonal().contiguous())
+    symmetric = lambda_rule(reference.gate_overlap(a), factors, dtype)
+    for _ in every_set():
+        assert_same_bits(npk_gram(None, a, None, b, scale=given_scale, dtype=dtype), expected)
+        assert_same_bits(npk_gram(None, a, scale=given_scale, dtype=dtype), symmetric)
+        assert_same_bits(npk_diag(None, a, scale=given_scale, dtype=dtype), symmetric.diagonal().contiguous())
 
 
 @pytest.mark.parametrize("width", [16_383, 16_384, 16_385, 16_416, 40_000])
 def test_layers_wider_than_any_block_are_counted_whole(width):
     specs = dense(40, width, 33)
     a, b = random_bits(37, specs), random_bits(19, specs, seed=1)
-    assert_same_bits(gate_overlap(a, b), reference.gate_overlap(a, b))
-    scales = [1 / w for w in a.widths]
-    for dtype in FLOATS:
-        assert_same_bits(npk_gram(None, a, dtype=dtype), lambda_rule(reference.gate_overlap(a), scales, dtype))
-        expected = lambda_rule(reference.gate_overlap(a, b), scales, dtype)
-        assert_same_bits(npk_gram(None, a, None, b, dtype=dtype), expected)
+    counts, symmetric, scales = reference.gate_overlap(a, b), reference.gate_overlap(a), [1 / w for w in a.widths]
+    for _ in every_set():
+        assert_same_bits(gate_overlap(a, b), counts)
+        for dtype in FLOATS:
+            assert_same_bits(npk_gram(None, a, dtype=dtype), lambda_rule(symmetric, scales, dtype))
+            assert_same_bits(npk_gram(None, a, None, b, dtype=dtype), lambda_rule(counts, scales, dtype))
 
 
+@every_isa
 def test_many_layers_are_multiplied_in_order():
     specs = dense(*([7, 250, 31, 64, 513] * 12))
     a, b = random_bits(20, specs, density=0.97), random_bits(9, specs, seed=1, density=0.97)
@@ -161,9 +168,10 @@ def test_many_layers_are_multiplied_in_order():
 def test_lambda_of_many_tiles_is_bit_for_bit_the_sequential_product(n):
     bits = random_bits(n, dense(33, 65), seed=n)
     expected = lambda_rule(reference.gate_overlap(bits), [1 / 33, 1 / 65], torch.float32)
-    assert_same_bits(npk_gram(None, bits), expected)
-    assert_same_bits(npk_gram(None, bits[:300], None, bits), expected[:300])
-    assert_same_bits(npk_gram(None, bits, None, bits[:300]), expected[:, :300])
+    for _ in every_set():
+        assert_same_bits(npk_gram(None, bits), expected)
+        assert_same_bits(npk_gram(None, bits[:300], None, bits), expected[:300])
+        assert_same_bits(npk_gram(None, bits, None, bits[:300]), expected[:, :300])
 
 
 @pytest.mark.parametrize("n", [1456, 1500, 2064])
@@ -172,19 +180,21 @@ def test_large_outputs_are_written_whole_wherever_their_rows_begin(n, specs):
     """Outputs of more than 8 MiB are written past the caches, in whole vectors if the rows allow it."""
     bits = random_bits(n, specs, seed=n)
     counts, scales = reference.gate_overlap(bits), [1 / w for w in bits.widths]
-    assert_same_bits(gate_overlap(bits), counts)
-    for dtype in FLOATS:
-        expected = lambda_rule(counts, scales, dtype)
-        for first, columns in ((0, n), (0, n + 16), (16, n + 16), (1, n + 1), (0, n + 3)):
-            whole = torch.full((n, columns), -1, dtype=dtype)
-            npk_gram(None, bits, dtype=dtype, out=whole[:, first : first + n])
-            assert_same_bits(whole[:, first : first + n].contiguous(), expected)
-            assert (whole[:, :first] == -1).all()
-            assert (whole[:, first + n :] == -1).all()
-        assert_same_bits(npk_gram(None, bits, None, bits[:1450], dtype=dtype), expected[:, :1450].contiguous())
-        assert_same_bits(npk_gram(None, bits[:1450], None, bits, dtype=dtype), expected[:1450])
+    grams = [lambda_rule(counts, scales, dtype) for dtype in FLOATS]
+    for _ in every_set():
+        assert_same_bits(gate_overlap(bits), counts)
+        for dtype, expected in zip(FLOATS, grams, strict=True):
+            for first, columns in ((0, n), (0, n + 16), (16, n + 16), (1, n + 1), (0, n + 3)):
+                whole = torch.full((n, columns), -1, dtype=dtype)
+                npk_gram(None, bits, dtype=dtype, out=whole[:, first : first + n])
+                assert_same_bits(whole[:, first : first + n].contiguous(), expected)
+                assert (whole[:, :first] == -1).all()
+                assert (whole[:, first + n :] == -1).all()
+            assert_same_bits(npk_gram(None, bits, None, bits[:1450], dtype=dtype), expected[:, :1450].contiguous())
+            assert_same_bits(npk_gram(None, bits[:1450], None, bits, dtype=dtype), expected[:1450])
 
 
+@every_isa
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_where_rows_begin_changes_no_bit_of_a_large_gram(dtype):
     n = 1463
@@ -202,6 +212,7 @@ def test_where_rows_begin_changes_no_bit_of_a_large_gram(dtype):
             assert_as_good_as_torch(ragged[some].contiguous(), baseline, wide)
 
 
+@every_isa
 def test_counts_beyond_the_significand_of_float32_are_exact():
     width = 2**24 + 9
     words = torch.full((2, 524_296), -1, dtype=torch.int32)
@@ -214,6 +225,7 @@ def test_counts_beyond_the_significand_of_float32_are_exact():
         assert_same_bits(npk_gram(None, bits, dtype=dtype), lambda_rule(counts, [1 / width], dtype))
 
 
+@every_isa
 def test_rows_of_words_may_be_far_apart_and_in_any_order():
     a, b = random_bits(80, SHAPE), random_bits(60, SHAPE, seed=1)
     for rows_a, rows_b in [(slice(3, None, 2), slice(None, 50)), (torch.arange(70, 0, -3), slice(1, 2))]:
@@ -232,6 +244,7 @@ def test_rows_of_words_may_be_far_apart_and_in_any_order():
         assert_same_bits(npk_diag(None, same), reference.npk_diag(None, a))
 
 
+@every_isa
 def test_layers_of_counts_the_chosen_layers_only():
     a, b = random_bits(20, SHAPE), random_bits(30, SHAPE, seed=1)
     every = gate_overlap(a, b)
@@ -241,6 +254,7 @@ def test_layers_of_counts_the_chosen_layers_only():
         assert_same_bits(npk_gram(None, a.select_layers(chosen), None, b.select_layers(chosen)), expected)
 
 
+@every_isa
 def test_the_two_sides_may_keep_a_layer_at_different_words():
     specs = dense(100, 257)
     gates, others = masks(17, specs), masks(23, specs, seed=1)
@@ -265,14 +279,18 @@ def test_the_two_sides_may_keep_a_layer_at_different_words():
 def test_gram_is_as_good_as_torch(n, m, d, specs, seed, dtype):
     bits, y_bits = random_bits(n, specs, seed), random_bits(m, specs, seed + 1)
     x, y = rows_of(n, d, seed, dtype), rows_of(m, d, seed + 1, dtype)
-    assert_gram_is_good(npk_gram(x, bits, y, y_bits, dtype=dtype), x, bits, y, y_bits)
-    symmetric = npk_gram(x, bits, dtype=dtype)
-    assert_gram_is_good(symmetric, x, bits)
-    assert_same_bits(symmetric, symmetric.T)
-    baseline = reference.npk_diag(x, bits, dtype=dtype)
-    assert_as_good_as_torch(npk_diag(x, bits, dtype=dtype), baseline, wide_truth(x, bits).diagonal())
+    baseline, truth = reference.npk_gram(x, bits, y, y_bits, dtype=dtype), wide_truth(x, bits, y, y_bits)
+    square, square_truth = reference.npk_gram(x, bits, dtype=dtype), wide_truth(x, bits)
+    diagonal = reference.npk_diag(x, bits, dtype=dtype)
+    for _ in every_set():
+        assert_as_good_as_torch(npk_gram(x, bits, y, y_bits, dtype=dtype), baseline, truth)
+        symmetric = npk_gram(x, bits, dtype=dtype)
+        assert_as_good_as_torch(symmetric, square, square_truth)
+        assert_same_bits(symmetric, symmetric.T)
+        assert_as_good_as_torch(npk_diag(x, bits, dtype=dtype), diagonal, square_truth.diagonal())
 
 
+@every_isa
 @pytest.mark.parametrize("d", [784, 3072])
 @pytest.mark.parametrize("x_dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
@@ -287,6 +305,7 @@ def test_x_of_any_float_dtype_is_converted_to_the_result_dtype(x_dtype, dtype, d
     assert_as_good_as_torch(diagonal, reference.npk_diag(x, bits, dtype=dtype), truth)
 
 
+@every_isa
 @pytest.mark.parametrize("layout", ["transposed", "every other column", "offset", "expanded", "rows backwards"])
 @pytest.mark.parametrize("x_dtype", [torch.float32, torch.bfloat16, torch.uint8], ids=str)
 def test_x_may_have_any_strides(x_dtype, layout):
@@ -306,6 +325,7 @@ def test_x_may_have_any_strides(x_dtype, layout):
         assert_gram_is_good(npk_gram(strided, bits), plain, bits)
 
 
+@every_isa
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_y_equal_to_x_gives_the_values_of_the_symmetric_gram(dtype):
     bits, x = random_bits(300, SHAPE), rows_of(300, 20, dtype=dtype)
@@ -320,18 +340,17 @@ def test_y_equal_to_x_gives_the_values_of_the_symmetric_gram(dtype):
 def test_uint8_inputs_are_multiplied_exactly_and_rounded_once(d, dtype):
     bits, y_bits = random_bits(150, dense(3)), random_bits(17, dense(3), seed=1)
     x, y = rows_of(150, d, dtype=torch.uint8), rows_of(17, d, 1, torch.uint8)
-    for ours, left, right, overlaps in [
-        (npk_gram(x, bits, scale="none", dtype=dtype), x, x, gate_overlap(bits)),
-        (npk_gram(x, bits, y, y_bits, scale="none", dtype=dtype), x, y, gate_overlap(bits, y_bits)),
-    ]:
-        sigma = (left.long() @ right.long().T).to(dtype)
-        assert_same_bits(ours, sigma * overlaps[0].to(dtype))
-    assert_same_bits(
-        npk_diag(x, bits, scale="none", dtype=dtype),
-        npk_gram(x, bits, scale="none", dtype=dtype).diagonal().contiguous(),
+    square, rectangle = (
+        (x.long() @ right.long().T).to(dtype) * reference.gate_overlap(bits, others)[0].to(dtype)
+        for right, others in ((x, None), (y, y_bits))
     )
+    for _ in every_set():
+        assert_same_bits(npk_gram(x, bits, scale="none", dtype=dtype), square)
+        assert_same_bits(npk_gram(x, bits, y, y_bits, scale="none", dtype=dtype), rectangle)
+        assert_same_bits(npk_diag(x, bits, scale="none", dtype=dtype), square.diagonal().contiguous())
 
 
+@every_isa
 @pytest.mark.parametrize("d", [3, 100])
 def test_uint8_inputs_lie_anywhere_in_memory(d):
     bits, y_bits = random_bits(150, dense(3)), random_bits(17, dense(3), seed=1)
@@ -341,6 +360,7 @@ def test_uint8_inputs_lie_anywhere_in_memory(d):
         assert_same_bits(npk_gram(layout(x), bits, layout(y), y_bits), expected)
 
 
+@every_isa
 @pytest.mark.parametrize("value", [0, 1, 127, 128, 254, 255])
 def test_uint8_sums_beyond_32_bits_are_exact(value):
     d = 70_001  # 255^2 * d exceeds 2^32.
@@ -354,6 +374,7 @@ def test_uint8_sums_beyond_32_bits_are_exact(value):
     assert_same_bits(npk_diag(x, bits), sigma.diagonal().float())
 
 
+@every_isa
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("x_dtype", [None, torch.float32, torch.float64, torch.uint8], ids=str)
 def test_normalized_gram_has_ones_on_its_diagonal_and_zeros_for_empty_rows(x_dtype, dtype):
@@ -379,6 +400,7 @@ def test_normalized_gram_has_ones_on_its_diagonal_and_zeros_for_empty_rows(x_dty
 # --- the same bits ------------------------------------------------------------------------------------------
 
 
+@every_isa
 @pytest.mark.parametrize("x_dtype", [None, torch.float32, torch.float64, torch.bfloat16, torch.uint8], ids=str)
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_threads_and_repetition_do_not_change_a_bit(x_dtype, dtype):
@@ -416,6 +438,7 @@ def frames(n: int, m: int, dtype: torch.dtype) -> list[tuple[torch.Tensor, torch
     return [*zip(wholes, windows, strict=True), (flat, flat[1:].view(n, m))]
 
 
+@every_isa
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize(("n", "m"), [(37, 37), (300, 19), (5, 290), (270, None), (0, 4), (4, 0)])
 def test_out_receives_the_gram_and_nothing_beside_it_changes(n, m, dtype):
@@ -431,6 +454,7 @@ def test_out_receives_the_gram_and_nothing_beside_it_changes(n, m, dtype):
             assert (whole == -7).all()
 
 
+@every_isa
 @pytest.mark.parametrize(("n", "m"), [(0, 0), (0, 5), (5, 0), (0, None)])
 def test_no_rows_give_an_empty_result(n, m):
     bits, x = random_bits(n, SHAPE), rows_of(n, 3)
@@ -442,6 +466,7 @@ def test_no_rows_give_an_empty_result(n, m):
     assert npk_diag(x, bits).shape == (n,)
 
 
+@every_isa
 def test_x_without_columns_gives_zeros():
     bits = random_bits(5, SHAPE)
     assert_same_bits(npk_gram(torch.zeros(5, 0), bits), torch.zeros(5, 5))
@@ -449,6 +474,7 @@ def test_x_without_columns_gives_zeros():
     assert_same_bits(npk_gram(torch.zeros(5, 0), bits, normalize=True), torch.zeros(5, 5))
 
 
+@every_isa
 @pytest.mark.slow
 def test_grams_of_more_than_two_to_the_31_entries_are_right():
     bits, y_bits = random_bits(70_000, dense(32)), random_bits(31_000, dense(32), seed=1)
@@ -465,6 +491,7 @@ def test_grams_of_more_than_two_to_the_31_entries_are_right():
     assert_same_bits(gram[:, sample].T.contiguous(), expected)
 
 
+@every_isa
 @pytest.mark.slow
 def test_overlaps_of_more_than_two_to_the_31_entries_are_right():
     bits = random_bits(8_600, dense(32)).select_layers([0] * 30)
