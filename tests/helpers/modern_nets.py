@@ -35,57 +35,41 @@ def shuffle(x: Tensor, groups: int) -> Tensor:
 
 
 def head(channels: int, pixels: int = 1) -> nn.Sequential:
-    return nn.Sequential(*[] if pixels > 1 else [nn.AdaptiveAvgPool2d(1)], nn.Flatten(), nn.Linear(channels * pixels, 2))
+    return nn.Sequential(
+        *[] if pixels > 1 else [nn.AdaptiveAvgPool2d(1)], nn.Flatten(), nn.Linear(channels * pixels, 2)
+    )
 
 
 # Gives for each network a function that makes it, and the shape of its inputs.
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "parts side by side": (
         lambda: Calls(
-            lambda net, x: net.out(torch.cat([h := net.a(x).relu(), net.b(h).relu(), x], 1)),
-            a=conv(2, 3),
-            b=conv(3, 2),
-            out=head(7),
-        ),
-        (2, 3, 2),
-    ),
-    "parts side by side in groups": (
-        lambda: Calls(
-            lambda net, x: net.out(net.c(torch.cat([h := net.a(x).relu(), net.b(h)], 1)).relu()),
-            a=conv(1, 2),
+            lambda net, x: net.out(net.c(torch.cat([h := net.a(x).relu(), net.b(h), x], 1)).relu()),
+            a=conv(2, 2),
             b=conv(2, 2, 1, bias=False),
-            c=conv(4, 6, groups=2),
-            out=head(6),
-        ),
-        (1, 2, 3),
-    ),
-    "depthwise": (
-        lambda: nn.Sequential(conv(1, 3), nn.ReLU(), conv(3, 6, groups=3), nn.ReLU(), conv(6, 2, 1), nn.ReLU(), head(2)),
-        (1, 3, 2),
-    ),
-    "depthwise on the input and behind a depthwise layer": (
-        lambda: nn.Sequential(conv(2, 2, groups=2), nn.ReLU(), conv(2, 2, groups=2, bias=False), nn.Flatten())
-        .append(nn.Linear(12, 2)),
-        (2, 3, 2),
-    ),
-    "channels shuffled": (
-        lambda: Calls(
-            lambda net, x: net.out(net.c(shuffle(net.b(net.a(x).relu()).relu(), 2)).relu()),
-            a=conv(1, 4),
-            b=conv(4, 4, 1, groups=2),
-            c=conv(4, 2, groups=2),
-            out=head(2, 4),
-        ),
-        (1, 2, 2),
-    ),
-    "channels split": (
-        lambda: Calls(
-            lambda net, x: net.out(torch.cat([(h := net.a(x).relu().chunk(2, 1))[0], net.b(h[1]).relu()], 1)),
-            a=conv(2, 4),
-            b=conv(2, 2),
-            out=head(4),
+            c=conv(6, 4, groups=2),
+            out=head(4, 4),
         ),
         (2, 2, 2),
+    ),
+    "depthwise": (
+        lambda: nn.Sequential(
+            *[conv(2, 4, groups=2), nn.ReLU(), conv(4, 4, groups=4, bias=False), conv(4, 2, 1), nn.ReLU()],
+            *[conv(2, 2, groups=2), nn.ReLU(), head(2)],
+        ),
+        (2, 2, 1),
+    ),
+    "channels shuffled and split": (
+        lambda: Calls(
+            lambda net, x: net.out(
+                torch.cat([(h := shuffle(net.b(net.a(x).relu()).relu(), 2).chunk(2, 1))[0], net.c(h[1]).relu()], 1)
+            ),
+            a=conv(1, 4),
+            b=conv(4, 4, 1, groups=2),
+            c=conv(2, 2),
+            out=head(4, 4),
+        ),
+        (1, 2, 2),
     ),
     "batch norm before layers": (
         lambda: Calls(
@@ -95,9 +79,9 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
             n1=nn.BatchNorm2d(3),
             b=conv(3, 3, 1),
             n2=nn.BatchNorm2d(3),
-            out=head(3),
+            out=head(3, 4),
         ),
-        (2, 2, 3),
+        (2, 2, 2),
     ),
     "slopes": (
         lambda: Calls(
@@ -110,42 +94,36 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         ),
         (1, 2, 3),
     ),
-    "slopes, max-pools": (
-        lambda: Calls(
-            lambda net, x: net.out(F.max_pool2d(F.max_pool2d(F.leaky_relu(net.a(x), 0.2), 2, 1), 2)),
-            a=conv(2, 3),
-            out=head(3),
+    "max-pools behind a slope": (
+        lambda: nn.Sequential(
+            conv(2, 3), nn.LeakyReLU(0.2), nn.MaxPool2d(2, 1), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(6, 2)
         ),
         (2, 5, 4),
     ),
     "factors": (
         lambda: Calls(
-            lambda net, x: net.out((net.b(net.a((x - net.mean) / net.std).relu() * 0.5) * net.layer + 3 * x).relu()),
+            lambda net, x: net.out((net.b(net.a((x - net.mean) / net.std).relu() * net.share) * net.layer + x).relu()),
             mean=torch.rand(2, 1, 1),
             std=torch.rand(2, 1, 1) + 0.5,
-            a=conv(2, 3),
+            share=torch.tensor(0.5),
+            a=conv(2, 3, 1),
             b=conv(3, 2),
             layer=nn.Parameter(torch.rand(2, 1, 1)),
-            out=head(2),
+            out=nn.Sequential(conv(2, 2, 1), head(2, 4)),
         ),
-        (2, 2, 3),
+        (2, 2, 2),
     ),
-    "interpolated": (
+    "pixels moved and mixed": (
         lambda: nn.Sequential(
-            *[conv(1, 2), nn.ReLU(), nn.Upsample(scale_factor=2), conv(2, 2), nn.ReLU()],
-            *[nn.Upsample((3, 5), mode="bilinear"), head(2, 15)],
+            *[conv(1, 2, 2, padding=1, padding_mode="reflect"), nn.ReLU(), nn.Upsample(scale_factor=2)],
+            *[conv(2, 2, 1), nn.ReLU(), nn.Upsample((3, 5), mode="bilinear"), nn.AdaptiveAvgPool2d(2), head(2, 4)],
         ),
-        (1, 2, 2),
-    ),
-    "reflected, uneven pools": (
-        lambda: nn.Sequential(
-            *[conv(1, 2, padding_mode="reflect"), nn.ReLU(), nn.AdaptiveAvgPool2d((2, 3)), head(2, 6)],
-        ),
-        (1, 3, 4),
+        (1, 2, 3),
     ),
     "signals": (
-        lambda: nn.Sequential(nn.Conv1d(2, 3, 3), nn.ReLU(), nn.Conv1d(3, 2, 2, groups=1), nn.ReLU(), nn.Flatten())
-        .append(nn.Linear(4, 2)),
+        lambda: nn.Sequential(
+            nn.Conv1d(2, 3, 3), nn.ReLU(), nn.Conv1d(3, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(4, 2)
+        ),
         (2, 5),
     ),
     "tokens": (

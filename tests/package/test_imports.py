@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "nn": {"ops", "trace"},
     "stats": {"ops", "trace"},
     "path_kernels": {"ops", "trace", "nn"},
+    "optim": {"ops", "trace", "path_kernels"},
     "selftest": {"ops", "trace", "path_kernels", "portable", "backends"},
     "commands": {"backends", "selftest"},
 }

@@ -5,19 +5,26 @@ from __future__ import annotations
 import copy
 import math
 
+import modern_nets
 import numpy as np
 import pytest
 import torch
 from architectures import NETWORKS, network
 from conv_paths import Array, Units, grid, pooled, window
+from modern_nets import Calls, modern
 from nets import made, vgg
 from recipes import follow, weights_of
 from tolerances import FLOAT64_SUMS, assert_close_in_float64
 from torch import nn
 
-from gatedops import path_norm
+from gatedops import npv, path_norm
 
 CLOSE = {"rel": FLOAT64_SUMS}
+VECTORS = modern("vectors side by side")
+ONE_PIXEL = nn.Sequential(
+    *[nn.Conv2d(4, 6, 1, groups=2), nn.PReLU(6), nn.MaxPool2d(1), nn.ChannelShuffle(2)],
+    *[nn.Conv2d(6, 6, 1, groups=6), nn.ReLU(), nn.Flatten(), nn.Linear(6, 2)],
+).double()
 
 
 class Values:
@@ -92,6 +99,46 @@ def test_it_is_the_norm_of_the_listed_values(name, exported_once):
         assert path_norm(net, p, x) == pytest.approx((np.abs(values) ** p).sum() ** (1 / p), **CLOSE)
 
 
+# An average divides paths by its number of pixels also if p is not 1, and a max-pool adds up paths.
+AVERAGES = ["depthwise", "slopes", "pixels moved and mixed", "tokens"]
+MAX_POOLS = ["max-pools behind a slope"]
+
+
+@torch.no_grad()
+def powers_of(net: nn.Module, p: float) -> nn.Module:
+    """The network in which every factor w is |w| ** p; its outputs for ones are sums over its paths."""
+    net = copy.deepcopy(net)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            scale = module.weight / (module.running_var + module.eps).sqrt()
+            module.bias.sub_(module.running_mean * scale)
+            module.weight.copy_(scale)
+            module.running_mean.zero_()
+            module.running_var.fill_(1 - module.eps)
+    for parameter in net.parameters():
+        parameter.copy_(parameter.abs() ** p)
+    if isinstance(net, Calls):
+        for name, buffer in net.named_buffers(recurse=False):
+            buffer.copy_(buffer.abs() ** p * (-1 if name == "mean" else 1))
+    return net
+
+
+@pytest.mark.parametrize("name", sorted(set(modern_nets.NETWORKS) - set(MAX_POOLS)))
+def test_it_is_the_output_of_the_network_of_powers(name, exported_once):
+    net, x = modern(name), modern_nets.inputs_of(name, 1)
+    for p in [1] if name in AVERAGES else [1, 2]:
+        with torch.no_grad():
+            total = powers_of(net, p)(torch.ones_like(x)).sum().item()
+        assert path_norm(net, p, x) == pytest.approx(total ** (1 / p), **CLOSE)
+
+
+@pytest.mark.parametrize("p", [1, 2, 0.5])
+def test_it_is_the_norm_of_npv_if_no_weight_is_shared(p, exported_once):
+    for net, shape in ((VECTORS, (3,)), (ONE_PIXEL, (4, 1, 1))):
+        x = torch.zeros(1, *shape).double()
+        assert path_norm(net, p, x) ** p == pytest.approx((npv(net, x).abs() ** p).sum().item(), **CLOSE)
+
+
 @torch.no_grad()
 def rescaled(net: nn.Sequential, layer: int, after: int) -> nn.Sequential:
     """Multiplies the weights into the units of a layer by numbers and divides those out of them, which keeps the
@@ -140,6 +187,14 @@ def test_groups_tokens_and_inputs_that_are_looked_for():
     assert path_norm(image, 2) == path_norm(image, 2, torch.zeros(1, 1, 5, 5))
 
 
+def test_the_softmax_is_left_out_and_one_of_several_outputs_is_chosen():
+    head = nn.Linear(4, 2)
+    net = Calls(lambda net, x: (net.other(x), net.head(x).log_softmax(1)), head=head, other=nn.Linear(4, 3))
+    x = torch.zeros(1, 4)
+    assert path_norm(net, 2, x, output=1) == path_norm(head, 2, x)
+    assert path_norm(net, 2, x, output=0) == path_norm(net.other, 2, x)
+
+
 @pytest.mark.parametrize("p", [0, -1, math.inf, math.nan, "2"])
 def test_other_exponents(p):
     with pytest.raises(ValueError, match=r"p: got .*, needs a (finite )?number greater than 0"):
@@ -156,8 +211,8 @@ def test_errors():
         path_norm(nn.Sequential(nn.Conv2d(1, 1, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1)), 2)
     with pytest.raises(ValueError, match="x: is missing, and no vector or square image was found"):
         path_norm(nn.ReLU(), 2)
-    with pytest.raises(ValueError, match="2 is a batch norm behind 1; path kernels cover it only right behind"):
-        path_norm(nn.Sequential(nn.Conv2d(1, 1, 3), nn.ReLU(), nn.BatchNorm2d(1)).eval(), 2, torch.zeros(1, 1, 3, 3))
+    with pytest.raises(ValueError, match=r"1 moves numbers between channels and pixels, .*; take the norm of the part"):
+        path_norm(nn.Sequential(nn.Conv2d(1, 4, 3), nn.PixelShuffle(2)), 2, torch.zeros(1, 1, 3, 3))
     with pytest.raises(ValueError, match="is in training mode"):
         path_norm(vgg(), 2, torch.zeros(1, 3, 8, 8))
     huge = nn.Linear(2, 2)
