@@ -19,7 +19,7 @@ UNDERSTOOD = (
 _ACTIVATIONS = frozenset(
     [
         *["celu", "elu", "fmax", "gelu", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "log_sigmoid", "mish"],
-        *["clamp", "clamp_max", "clamp_min", "clip", "index_put", "masked_fill", "maximum", "minimum", "fmin"],
+        *["clamp", "clamp_max", "clamp_min", "clip", "masked_fill", "maximum", "minimum", "fmin"],
         *["rrelu_with_noise", "selu", "silu", "softplus", "softshrink", "softsign", "threshold", "where"],
     ]
 )
@@ -33,6 +33,8 @@ _NORMS = frozenset(["layer_norm", "group_norm", "instance_norm", "rms_norm"])
 _RECURRENT = frozenset(
     ["lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"]
 )
+# torch.export writes a change in place of a slice, such as x[:, 1] = y, as one of these.
+_WRITES = frozenset(["slice_scatter", "select_scatter", "copy", "as_strided_scatter"])
 _UNRECORDED = frozenset(
     f"{kind}_max_pool{axes}d" for kind in ("adaptive", "fractional") for axes in (1, 2, 3)
 ) | frozenset(["max_pool1d", "max_pool3d"])
@@ -71,6 +73,11 @@ def reason_of(node: Node, is_constant: Callable[[Any], bool], otherwise: str) ->
         return (
             "a max-pool whose choices record_gates does not record; use F.max_pool2d, for a pool of (n, C, T) as"
             " F.max_pool2d(x.unsqueeze(2), (1, k)).squeeze(2)"
+        )
+    if op in _WRITES:
+        return (
+            "a change in place of a part of a tensor; compute the parts without changing that tensor, and put them"
+            " together by torch.cat"
         )
     if op == "stack":
         return "a stack along a new axis; write it as torch.cat([a.unsqueeze(1), b.unsqueeze(1)], 1)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from gatedops.trace.provenance import Sources
-from gatedops.trace.step import Add, AddConstant, Mean, Scale
+from gatedops.trace.step import Add, AddConstant, Mean, Rearrange, Scale
 from gatedops.trace.step_builder import Arguments, Converter, StepBuilder
 from gatedops.trace.step_gates import is_masked_by, rectify
 from gatedops.trace.step_layers import is_everywhere
@@ -42,16 +43,22 @@ def _sum(builder: StepBuilder, node: Node, left: Any, right: Any, of_left: float
     if builder.is_constant(right):
         _add_constant(builder, node, left, right, of_left, of_right)
         return
-    if builder.shape(left) != builder.shape(right):
-        builder.refuse(
-            node,
-            f"the sum of two outputs of shapes {builder.shape(left)} and {builder.shape(right)}; give them one shape:"
-            " a + b.expand_as(a)",
-        )
     _require_one_dtype(builder, node, left)
     _require_one_dtype(builder, node, right)
     terms = [_times(builder, node, *term) for term in ((left, of_left), (right, of_right))]
-    builder.add(node, Add, *terms)
+    shapes = [builder.shape(left), builder.shape(right)]
+    builder.add(node, Add, *[_broadcast(builder, node, *pair) for pair in zip(terms, shapes, strict=True)])
+
+
+def _broadcast(builder: StepBuilder, node: Node, term: Node | int, shape: tuple[int, ...]) -> Node | int:
+    """A term of a sum as a term of the sum's shape: itself, or a new step that repeats its numbers."""
+    wanted = builder.shape(node)
+    if shape == wanted:
+        return term
+    if len(shape) != len(wanted):
+        builder.refuse(node, f"a sum {wanted} with a term {shape}; give both terms the same number of axes")
+    numbers = torch.arange(math.prod(shape), device="cpu").view(shape).expand(wanted)
+    return builder.insert(node, Rearrange, term, shape=wanted, source=numbers.contiguous())
 
 
 def _times(builder: StepBuilder, node: Node, source: Node, number: float) -> Node | int:

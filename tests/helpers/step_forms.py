@@ -172,6 +172,14 @@ SUMS: dict[str, Form] = {
         lambda net, x: x + x.mean((2, 3), keepdim=True).expand_as(x),
         ["Mean", "Rearrange", "Add"],
     ),
+    "a broadcast difference": (
+        lambda net, x: x - x.mean((2, 3), keepdim=True),
+        ["Mean", "Scale", "Rearrange", "Add"],
+    ),
+    "a sum of a row and a column": (
+        lambda net, x: x.mean(2, True) + x.mean(3, True),
+        ["Mean", "Mean", "Rearrange", "Rearrange", "Add"],
+    ),
 }
 RESAMPLED: dict[str, Form] = {
     "uneven adaptive pool": (lambda net, x: F.adaptive_avg_pool2d(x, (3, 4)), ["Resample"]),

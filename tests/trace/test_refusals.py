@@ -65,7 +65,7 @@ STEPS = {
     "attention": (lambda net, x: F.scaled_dot_product_attention(*[x[:, None]] * 3), X, "attention in", GATES),
     "a dtype": (lambda net, x: net.fc(x).double(), X, "to_copy in", "model.to(torch.float32)"),
     "a mean over the inputs": (lambda net, x: net.fc(x) - x.mean(0), X, "mean in", "x.mean((2, 3))"),
-    "two shapes": (lambda net, x: net.fc(x) + x.mean(1, True), X, "add in", "b.expand_as(a)"),
+    "two shapes": (lambda net, x: net.fc(x)[:, None] + x[:, :1], X, "add in", "give both terms the same number"),
     "a number each": (
         lambda net, x: net.fc(x) + torch.arange(len(x)).float()[:, None],
         X,

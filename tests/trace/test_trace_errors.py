@@ -28,6 +28,13 @@ class Forward(nn.Module):
         return self.function(x)
 
 
+def writes(x: Tensor) -> Tensor:
+    """Changes a slice in place."""
+    x = x.relu()
+    x[:, 1:3].mul_(2)
+    return x
+
+
 def assert_untouched(model: Any) -> None:
     assert not torch._C._len_torch_function_stack()
     assert torch.is_grad_enabled()
@@ -213,10 +220,11 @@ def test_an_operation_outside_the_list_is_named_with_its_place():
         (lambda x: x.mean(1, keepdim=True) + torch.ones(3), (6,), "adding a constant whose shape does not fit (1,)"),
         (lambda x: x.unsqueeze(2) / torch.ones(3), (6,), "multiplying by a constant whose shape does not fit (6, 1)"),
         (
-            lambda x: x.mean(1, keepdim=True) + x,
-            (6,),
-            "the sum of two outputs of shapes (1,) and (6,); give them one shape: a + b.expand_as(a)",
+            lambda x: x.unsqueeze(1).relu() + x[:, :1],
+            (3,),
+            "is a sum (2, 3) with a term (1,); give both terms the",
         ),
+        (lambda x: writes(x), (6,), "a change in place of a part of a tensor; compute the parts without"),
         (lambda x: x * torch.ones(6, dtype=torch.float64), (6,), "a conversion from torch.float32 to torch.float64"),
         (lambda x: x.mean(), (6,), "mean"),
         (lambda x: x.mean((0, 1)), (6,), "over the inputs too"),
