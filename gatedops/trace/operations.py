@@ -50,7 +50,6 @@ REARRANGEMENTS = frozenset(
         aten.take_along_dim.default,
         aten.flip.default,
         aten.fliplr.default,
-        aten.flipud.default,
         aten.rot90.default,
         aten.roll.default,
         aten.tril.default,
@@ -62,7 +61,7 @@ REARRANGEMENTS = frozenset(
     ]
 )
 PADDING = frozenset([aten.pad.default, aten.constant_pad_nd.default])
-# torch has these rearrangements for floating point numbers only.
+# These do the same; torch has them, or some of their modes, for floating point numbers only.
 REARRANGEMENTS_OF_FLOATS = PADDING | {
     aten.im2col.default,
     aten.upsample_nearest1d.vec,

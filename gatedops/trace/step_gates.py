@@ -190,7 +190,7 @@ GATES: dict[Any, Converter] = {
     aten.logical_not.default: _not,
     aten.bitwise_not.default: _not,
     **dict.fromkeys([aten.maximum.default, aten.max.other, aten.fmax.default], _maximum),
-    **dict.fromkeys([aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf, aten.where.Scalar], _where),
+    **dict.fromkeys([aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf], _where),
     **dict.fromkeys([aten.masked_fill.Scalar, aten.masked_fill.Tensor, aten.index_put.default], _fill),
     aten.softmax.int: _softmax,
     _LOG_SOFTMAX: _softmax,

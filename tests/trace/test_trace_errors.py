@@ -253,6 +253,7 @@ def test_an_operation_outside_the_list_is_named_with_its_place():
         (lambda x: x * (x.relu() > 0), (6,), "a product of two signals"),
         (lambda x: 1 / x, (6,), "a division by a signal"),
         (lambda x: x / x.relu(), (6,), "a division by a signal"),
+        (lambda x: torch.div(x, 2, rounding_mode="floor"), (6,), "div in the model"),
         (lambda x: x**2, (6,), "a power of a signal"),
         (lambda x: x.square(), (6,), "a power of a signal"),
         (lambda x: F.layer_norm(x, (6,)), (6,), "a norm by statistics of the input itself"),
