@@ -55,7 +55,7 @@ def _conv(builder: StepBuilder, node: Node, a: Arguments) -> None:
     """A convolution over one axis becomes one of images of one row."""
     weights = _weights(builder, node, a)
     axes = weights["weight"].dim() - 2
-    require_images(builder, node, a["input"], axes)
+    _require_images(builder, node, a["input"], axes)
     if axes == 1:
         weights["weight"] = weights["weight"].unsqueeze(2)
         weights["weight_drawn"] = _with_a_row(weights["weight_drawn"])
@@ -71,10 +71,12 @@ def _conv(builder: StepBuilder, node: Node, a: Arguments) -> None:
     builder.add(node, Conv2d, source, **weights, **fields)
 
 
-def require_images(builder: StepBuilder, node: Node, source: Any, axes: int) -> None:
+def _require_images(builder: StepBuilder, node: Node, source: Any, axes: int) -> None:
     """Refuses an operation on images if they have no axis of channels beside their own axes."""
     if len(builder.shape(source)) != axes + 1:
-        builder.refuse(node, f"of inputs {builder.shape(source)} without an axis of channels; give it x.unsqueeze(1)")
+        builder.refuse(
+            node, f"given inputs {builder.shape(source)} without an axis of channels; give it x.unsqueeze(1)"
+        )
 
 
 def _with_a_row(drawn: Draw | None) -> Draw | None:
@@ -100,14 +102,14 @@ def _own_padding(padding: Any, kernel: Pair, dilation: Pair, axes: int) -> Sides
 
 
 def _max_pool(builder: StepBuilder, node: Node, a: Arguments) -> None:
-    require_images(builder, node, a["self"], 2)
+    _require_images(builder, node, a["self"], 2)
     builder.add(node, MaxPool, a["self"], window=_window(a, 2))
 
 
 def _avg_pool(builder: StepBuilder, node: Node, a: Arguments) -> None:
     """An average over windows of one or two axes."""
     axes = 1 if node.target is aten.avg_pool1d.default else 2
-    require_images(builder, node, a["self"], axes)
+    _require_images(builder, node, a["self"], axes)
     fields = {"count_include_pad": a["count_include_pad"], "divisor": a.get("divisor_override")}
     builder.add(node, AvgPool, a["self"], window=_window(a, axes), **fields)
 
@@ -121,21 +123,21 @@ def _window(a: Arguments, axes: int) -> Window:
 def _adaptive_avg_pool(builder: StepBuilder, node: Node, a: Arguments) -> None:
     """A pool with windows of one size is an AvgPool, any other a Resample."""
     axes = 1 if node.target is aten.adaptive_avg_pool1d.default else 2
-    require_images(builder, node, a["self"], axes)
+    _require_images(builder, node, a["self"], axes)
     given, wanted = _pair(builder.shape(a["self"])[1:], axes), _pair(builder.shape(node)[1:], axes)
     if any(size % parts for size, parts in zip(given, wanted, strict=True)):
-        resample(builder, node, a)
+        _resample(builder, node, a)
         return
     kernel = (given[0] // wanted[0], given[1] // wanted[1])
     window = Window(kernel, kernel, (0, 0), (1, 1))
     builder.add(node, AvgPool, a["self"], window=window, count_include_pad=True, divisor=None)
 
 
-def resample(builder: StepBuilder, node: Node, a: Arguments) -> None:
+def _resample(builder: StepBuilder, node: Node, a: Arguments) -> None:
     """Finds the matrices of a linear operation on pixels, which must act on rows and columns separately."""
     source = a["self"] if "self" in a else a["input"]
     before, after = builder.shape(source)[1:], builder.shape(node)[1:]
-    require_images(builder, node, source, len(after))
+    _require_images(builder, node, source, len(after))
     (height, width), wanted = _pair(before, len(after)), _pair(after, len(after))
 
     def result(image: Tensor) -> Tensor:
@@ -173,10 +175,10 @@ LAYERS: dict[Any, Converter] = {
     aten.avg_pool2d.default: _avg_pool,
     aten.adaptive_avg_pool1d.default: _adaptive_avg_pool,
     aten.adaptive_avg_pool2d.default: _adaptive_avg_pool,
-    aten.upsample_linear1d.vec: resample,
-    aten.upsample_bilinear2d.vec: resample,
-    aten.upsample_bicubic2d.vec: resample,
-    aten._upsample_bilinear2d_aa.vec: resample,
-    aten._upsample_bicubic2d_aa.vec: resample,
+    aten.upsample_linear1d.vec: _resample,
+    aten.upsample_bilinear2d.vec: _resample,
+    aten.upsample_bicubic2d.vec: _resample,
+    aten._upsample_bilinear2d_aa.vec: _resample,
+    aten._upsample_bicubic2d_aa.vec: _resample,
     BATCH_NORM: _batch_norm,
 }

@@ -239,7 +239,11 @@ def test_an_operation_outside_the_list_is_named_with_its_place():
         (lambda x: torch.stack([x, x.relu()], 1), (6,), "write it as torch.cat([a.unsqueeze(1), b.unsqueeze(1)], 1)"),
         (lambda x: F.max_pool1d(x, 2), (2, 6), "F.max_pool2d(x.unsqueeze(2), (1, k)).squeeze(2)"),
         (lambda x: F.adaptive_max_pool2d(x, 2), (2, 4, 4), "a max-pool whose choices record_gates does not record"),
-        (lambda x: F.avg_pool2d(x, 2), (4, 4), "of inputs (4, 4) without an axis of channels; give it x.unsqueeze(1)"),
+        (
+            lambda x: F.avg_pool2d(x, 2),
+            (4, 4),
+            "given inputs (4, 4) without an axis of channels; give it x.unsqueeze(1)",
+        ),
         (lambda x: F.conv_transpose2d(x, torch.ones(2, 1, 2, 2)), (2, 4, 4), "conv_transpose2d in the model (Forward)"),
         (lambda x: F.scaled_dot_product_attention(x, x, x), (4, 4), "attention, a product of two signals"),
         (lambda x: x @ x.relu(), (4, 4), "matmul in the model"),
