@@ -77,13 +77,14 @@ void decode_memory(const Fields& f, int64_t columns, int64_t words, Instruction&
         "reads columns outside x");
   }
   if (i.masked()) {
-    const int64_t per_position = words_per_position(i.positions(), i.channels);
     i.first_y = f.at(Field::first_y) == -1 ? i.first : f.at(Field::first_y);
+    const std::string outside = "reads words outside the rows";
+    f.check(i.channels >= 1 && i.channels <= 32 * words, outside);
+    const int64_t per_position = words_per_position(i.positions(), i.channels);
     f.check(
-        std::min(i.first, i.first_y) >= 0 && i.channels >= 1 && per_position <= words &&
-            i.positions() <= words / per_position &&
+        i.positions() <= words / per_position && std::min(i.first, i.first_y) >= 0 &&
             std::max(i.first, i.first_y) <= words - i.positions() * per_position,
-        "reads words outside the rows");
+        outside);
   }
 }
 

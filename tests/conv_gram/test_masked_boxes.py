@@ -220,6 +220,7 @@ WRONG = {
     "words of y past the end": (1, {"first_y": 100}, "instruction 1 reads words outside the rows"),
     "words of y before the start": (1, {"first_y": -2}, "instruction 1 reads words outside the rows"),
     "masks of offsets past the end": (1, {"channels": 65}, "instruction 1 reads words outside the rows"),
+    "more channels than a number holds": (1, {"channels": 2**63 - 1}, "instruction 1 reads words outside the rows"),
     "no masks": (1, {"first": -1}, "instruction 1 reads words outside the rows"),
     "a large masked box": (1, {"kernel_w": 65}, "instruction 1 has kernel 65, needs 1 to 64"),
     "circular": (1, {"circular": 2}, "instruction 1 has circular 2, needs 0 to 1"),
