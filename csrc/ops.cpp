@@ -6,6 +6,10 @@
 // name a layer by the index of its first word in a row and by how many words it uses. `y_first` is the first word on
 // the side of y, whose rows may be laid out differently. If y_words is absent, the problem is symmetric: y = x, and
 // each unordered pair of rows is computed once.
+//
+// `slope` has one number per layer: the activation of a gate that is off has this slope, and that of a gate that is on
+// has slope 1 (docs/math.md, section 2). `widths` then has how many gates each layer has. If both are empty, every
+// slope is 0.
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(gatedops, m) {
@@ -21,24 +25,26 @@ STABLE_TORCH_LIBRARY(gatedops, m) {
       "int[] widths, str measure) -> Tensor");
   m.def(
       "gate_neighbors(Tensor words, Tensor? y_words, int[] first, int[] y_first, int[] count, "
-      "float[] scale, int k, ScalarType dtype) -> (Tensor, Tensor)");
+      "float[] scale, int k, ScalarType dtype, float[] slope=[], int[] widths=[]) -> (Tensor, Tensor)");
   // With factor (n) and y_factor (m), float64, the results are K_ij * (factor_i * y_factor_j). y_factor is given if and
   // only if factor and y_words are.
   m.def(
       "npk_gram(Tensor? x, Tensor words, Tensor? y, Tensor? y_words, Tensor? factor, Tensor? y_factor, int[] first, "
       "int[] y_first, "
-      "int[] count, float[] scale, ScalarType dtype) -> Tensor");
+      "int[] count, float[] scale, ScalarType dtype, float[] slope=[], int[] widths=[]) -> Tensor");
   m.def(
       "npk_gram_out(Tensor? x, Tensor words, Tensor? y, Tensor? y_words, Tensor? factor, Tensor? y_factor, int[] "
       "first, int[] y_first, "
-      "int[] count, float[] scale, *, Tensor(a!) out) -> ()");
+      "int[] count, float[] scale, float[] slope=[], int[] widths=[], *, Tensor(a!) out) -> ()");
   m.def(
       "npk_gram_backward(Tensor grad, Tensor words, Tensor y, Tensor? y_words, int[] first, "
-      "int[] y_first, int[] count, float[] scale) -> Tensor");
+      "int[] y_first, int[] count, float[] scale, float[] slope=[], int[] widths=[]) -> Tensor");
   m.def(
       "npk_matvec(Tensor? x, Tensor words, Tensor? y, Tensor? y_words, Tensor v, int[] first, "
-      "int[] y_first, int[] count, float[] scale) -> Tensor");
-  m.def("npk_diag(Tensor words, int[] first, int[] count, float[] scale, ScalarType dtype) -> Tensor");
+      "int[] y_first, int[] count, float[] scale, float[] slope=[], int[] widths=[]) -> Tensor");
+  m.def(
+      "npk_diag(Tensor words, int[] first, int[] count, float[] scale, ScalarType dtype, float[] slope=[], "
+      "int[] widths=[]) -> Tensor");
 
   // Rows of a and b hold all layers side by side. Layer l is `widths[l]` columns wide.
   m.def("soft_npk_gram(Tensor a, Tensor? b, int[] widths, float[] scale) -> Tensor");

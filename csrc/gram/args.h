@@ -1,6 +1,8 @@
 // The arguments that the ops of the gram family share on every device, and their checks.
 #pragma once
 
+#include <algorithm>
+#include <cstdint>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -21,6 +23,9 @@ struct GramArgs {
   std::vector<double> scale;
   std::optional<Tensor> x{}, y{};
   std::optional<Tensor> factor{}, y_factor{};
+  // The slope of each layer where its gates are off, and how many gates it has. Both are empty if every slope is 0.
+  std::vector<double> slope{};
+  std::vector<int64_t> widths{};
 
   // Asks for prod_l scale_l <g_l(i), g_l(j)> of two sets of rows, or of one set if y_words is absent.
   static GramArgs lambda(
@@ -48,6 +53,18 @@ struct GramArgs {
     return std::move(*this);
   }
 
+  // Asks for the same with activations of two slopes.
+  GramArgs with_slopes(const std::vector<double>& of_layers, const std::vector<int64_t>& gates) && {
+    slope = of_layers;
+    widths = gates;
+    return std::move(*this);
+  }
+
+  // Tells whether some layer has a slope that is not 0.
+  bool has_slopes() const {
+    return std::any_of(slope.begin(), slope.end(), [](double s) { return s != 0; });
+  }
+
   int64_t n() const {
     return words.size(0);
   }
@@ -62,6 +79,11 @@ struct GramArgs {
     require_words(words, "words");
     require_layers(layers.first, layers.count, words, "first");
     require(scale.size() == layers.count.size(), "scale: needs one factor per layer");
+    require(slope.empty() || slope.size() == layers.count.size(), "slope: needs one number per layer");
+    require(widths.size() == slope.size(), "widths: goes with slope, needs one entry per layer");
+    require(
+        std::all_of(widths.begin(), widths.end(), [](int64_t w) { return w >= 0 && w <= INT32_MAX / 2; }),
+        "widths: has more gates than int32 counts");
     if (y_words) {
       require_words(*y_words, "y_words");
     }
@@ -104,8 +126,8 @@ struct GramArgs {
   }
 
   // Checks the numbers of gates of the layers.
-  void require_widths(const std::vector<int64_t>& widths) const {
-    require(widths.size() == layers.count.size(), "widths: needs one entry per layer");
+  void require_widths(const std::vector<int64_t>& gates) const {
+    require(gates.size() == layers.count.size(), "widths: needs one entry per layer");
   }
 
   // Checks how many neighbours of a row are wanted. A row is not its own neighbour.

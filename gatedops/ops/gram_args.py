@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from gatedops.ops.checks import require_dtype, require_precision, require_tensor
 from gatedops.scalars import real_number
 from gatedops.tables import listed
 
+_SLOPE = "a number or one number per layer"
 DTYPES = (torch.float32, torch.float64)
 _X_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.uint8)
 
@@ -41,8 +43,43 @@ def require_result_dtype(dtype: torch.dtype, bits: GateBits) -> None:
     require_precision(dtype, bits.device, "dtype")
 
 
+def slopes_of(slope: float | Sequence[float], bits: GateBits, dtype: torch.dtype) -> list[float]:
+    """Returns the slope of each layer where its gates are off, or an empty list if every slope is 0."""
+    number = real_number(slope)
+    slopes = [number] * len(bits.layers) if number is not None else _numbers(slope, len(bits.layers), "slope", _SLOPE)
+    if not all(abs(a) <= sys.float_info.max for a in slopes):
+        raise ValueError(f"slope: got {listed(slopes)}, needs finite numbers")
+    if not any(slopes):
+        return []
+    for index, (layer, a) in enumerate(zip(bits.layers, slopes, strict=True)):
+        if a == 0:
+            continue
+        if layer.kind == "select":
+            raise ValueError(
+                f"slope: got {a} for layer {index} ({layer.name!r}), which holds the choices of a max-pool: a gate that "
+                "is off there may be one that was not chosen; give one number per layer, with 0 for this one"
+            )
+        if not torch.finfo(dtype).tiny <= a * a <= torch.finfo(dtype).max / layer.width:
+            raise ValueError(
+                f"slope: got {a} for layer {index} ({layer.name!r}) of {layer.width} gates, and its square or their "
+                f"product leaves the range of {dtype}; use a slope nearer to 1"
+                f"{', or 0' if abs(a) < 1 else ''}{' or dtype=torch.float64' if dtype == torch.float32 else ''}"
+            )
+    return slopes
+
+
+def with_widths(slopes: list[float], bits: GateBits) -> tuple[list[float], list[int]]:
+    """Returns the arguments `slope` and `widths` of the ops: both are empty if every slope is 0."""
+    return slopes, list(bits.widths) if slopes else []
+
+
 def factors_of(
-    scale: str | Sequence[float], bits: GateBits, dtype: torch.dtype, *, normalize: bool = False
+    scale: str | Sequence[float],
+    bits: GateBits,
+    dtype: torch.dtype,
+    slopes: Sequence[float] = (),
+    *,
+    normalize: bool = False,
 ) -> list[float]:
     """Returns the multiplier of each layer's count. If the Gram is normalized, the size of the multipliers cancels, so
     an overflow is not refused."""
@@ -51,9 +88,12 @@ def factors_of(
             return [1.0 / w for w in bits.widths]
         if scale != "none":
             raise ValueError(f"scale: got {scale!r}, needs 'width', 'none' or one number per layer")
-        if not normalize and math.prod(bits.widths) > torch.finfo(dtype).max:
+        largest = math.prod(bits.widths) * math.prod(max(1.0, a * a) for a in slopes)
+        if not normalize and largest > torch.finfo(dtype).max:
+            squares = " and the squares of the slopes" if any(abs(a) > 1 for a in slopes) else ""
             raise ValueError(
-                f"scale: 'none' overflows {dtype}, the widths {listed(bits.widths)} multiply to more than it holds;"
+                f"scale: 'none' overflows {dtype}, the widths {listed(bits.widths)}{squares} multiply to more than it "
+                "holds;"
                 f" use 'width'{' or dtype=torch.float64' if dtype == torch.float32 else ''}"
             )
         return [1.0] * len(bits.widths)
@@ -62,19 +102,25 @@ def factors_of(
 
 def listed_factors(scale: Sequence[float], layers: int) -> list[float]:
     """Returns the multipliers of the layers from a scale that lists them."""
-    try:
-        numbers = [real_number(s) for s in scale]
-    except TypeError:
-        numbers = [None]
-    factors = [number for number in numbers if number is not None]
-    if len(factors) < len(numbers):
-        raise TypeError(f"scale: got {scale!r}, needs 'width', 'none' or one number per layer")
-    if len(factors) != layers:
-        raise ValueError(f"scale: got {len(factors)} numbers, needs one for each of {layers} layers")
+    factors = _numbers(scale, layers, "scale", "'width', 'none' or one number per layer")
     # NaN compares false. math.isfinite would say the same, but Dynamo does not have it.
     if not all(abs(s) <= sys.float_info.max for s in factors):
         raise ValueError(f"scale: got {listed(factors)}, needs finite numbers")
     return factors
+
+
+def _numbers(values: Any, layers: int, name: str, needs: str) -> list[float]:
+    """Returns the numbers that `values` lists, one for each layer."""
+    try:
+        numbers = [real_number(value) for value in values]
+    except TypeError:
+        numbers = [None]
+    found = [number for number in numbers if number is not None]
+    if len(found) < len(numbers):
+        raise TypeError(f"{name}: got {values!r}, needs {needs}")
+    if len(found) != layers:
+        raise ValueError(f"{name}: got {len(found)} numbers, needs one for each of {layers} layers")
+    return found
 
 
 def require_inputs(x: Tensor | None, bits: GateBits, y: Tensor | None, y_bits: GateBits | None) -> None:

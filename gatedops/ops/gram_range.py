@@ -35,6 +35,8 @@ class Pass:
 
     layers: slice
     scale: list[float]
+    # The slopes of these layers; empty if every slope is 0.
+    slopes: list[float]
 
     def of(self, bits: GateBits) -> GateBits:
         """Returns these layers of the gates."""
@@ -42,37 +44,46 @@ class Pass:
 
     def squares(self, bits: GateBits) -> Tensor:
         """Returns the product of each row's scaled counts with itself, ``(n,)``; `bits` has these layers only."""
-        return _squared(bits.words, bits, slice(None), self.scale)
+        return _squared(bits.words, bits, slice(None), self.scale, self.slopes)
 
 
-def passes_of(sides: Sequence[GateBits], norms: Sequence[Tensor], dtype: torch.dtype) -> list[Pass]:
+def passes_of(
+    sides: Sequence[GateBits], norms: Sequence[Tensor], dtype: torch.dtype, slopes: Sequence[float] = ()
+) -> list[Pass]:
     """Returns passes whose normalized Grams multiply to the normalized Gram, with every product inside the range.
 
     A positive multiplier of a layer cancels when a Gram is normalized, and a power of two cancels without rounding. A
     count is 0 or from 1 to the width, so layers whose widths multiply to at most 2^room fit one pass, whatever the
-    gates are. More layers fit one pass if the counts can be read and, up to each layer, the products of the rows with
-    themselves are within a factor of 2^room of each other.
+    gates are. In a layer with slope a, the count of a row with itself is from w min(1, a^2) to w max(1, a^2), and the
+    count of two rows is at most the geometric mean of theirs. More layers fit one pass if the counts can be read and,
+    up to each layer, the products of the rows with themselves are within a factor of 2^room of each other.
 
     Args:
         sides: the gates of one or both sides.
         norms: ``<x_i, x_i>`` of the same sides, or an empty list without inputs. Sigma belongs to the last pass.
+        slopes: the slope of each layer where its gates are off; empty if every slope is 0.
 
     Raises:
         ValueError: Sigma of the inputs leaves the range of dtype.
     """
     room = _ROOM[dtype]
     exponents = [(width - 1).bit_length() for width in sides[0].widths]
+    sizes = exponents
+    if slopes:
+        logs = _logs_of_counts(sides[0].widths, slopes)
+        exponents = [math.ceil(largest) for _, largest in logs]
+        sizes = [exponent - math.floor(least) for exponent, (least, _) in zip(exponents, logs, strict=True)]
     spread = 0
-    groups = _fitting(exponents, room)
+    groups = _fitting(sizes, room)
     if len(groups) > 1 and all(can_be_read(bits.words) for bits in sides):
-        least, largest = _products(sides)
+        least, largest = _products(sides, slopes)
         if max(b - a for a, b in zip(least, largest, strict=True)) <= room:
             ends = [math.floor(value) for value in least]
             exponents = [end - before for end, before in zip(ends, [0, *ends], strict=False)]
             spread = math.ceil(largest[-1] - least[-1])
             groups = [slice(0, len(exponents))]
     exponents[-1] -= _shift(norms, room - spread, dtype)
-    return [Pass(group, [2.0**-exponent for exponent in exponents[group]]) for group in groups]
+    return [Pass(group, [2.0**-exponent for exponent in exponents[group]], list(slopes[group])) for group in groups]
 
 
 def sign_of(factors: Sequence[float]) -> float:
@@ -94,7 +105,19 @@ def _fitting(bits: Sequence[int], room: int) -> list[slice]:
     return [slice(start, end) for start, end in zip(starts, [*starts[1:], len(bits)], strict=True)]
 
 
-def _products(sides: Sequence[GateBits]) -> tuple[list[float], list[float]]:
+def _logs_of_counts(widths: Sequence[int], slopes: Sequence[float]) -> list[tuple[float, float]]:
+    """Returns log2 of the smallest count of a row with itself that is not 0, and of the largest, for each layer."""
+    if not slopes:
+        return [(0.0, math.log2(width)) for width in widths]
+    found = []
+    for width, slope in zip(widths, slopes, strict=True):
+        all_on = math.log2(width)
+        all_off = all_on + 2 * math.log2(abs(slope)) if slope else 0.0
+        found.append((min(all_on, all_off), max(all_on, all_off)))
+    return found
+
+
+def _products(sides: Sequence[GateBits], slopes: Sequence[float]) -> tuple[list[float], list[float]]:
     """Returns, up to each layer, log2 of the smallest and of the largest product of a row's counts with itself. A row
     is left out from the first layer on in which it has no gate on."""
     least, largest = [], []
@@ -102,7 +125,8 @@ def _products(sides: Sequence[GateBits]) -> tuple[list[float], list[float]]:
         step = max(1, _COUNTED // len(bits.layers))
         for start in range(0, bits.n, step):
             words = bits.words[start : start + step]
-            logs = torch.stack([_squared(words, bits, slice(i, i + 1)) for i in range(len(bits.layers))])
+            layers = [slice(i, i + 1) for i in range(len(bits.layers))]
+            logs = torch.stack([_squared(words, bits, layer, (1.0,), slopes[layer]) for layer in layers])
             sums = logs.log2_().cumsum_(0)
             largest.append(sums.amax(1))
             least.append(sums.masked_fill_(sums == -math.inf, math.inf).amin(1))
@@ -115,12 +139,15 @@ def _products(sides: Sequence[GateBits]) -> tuple[list[float], list[float]]:
     return lows, highs
 
 
-def _squared(words: Tensor, bits: GateBits, layers: slice, scale: Sequence[float] = (1.0,)) -> Tensor:
+def _squared(words: Tensor, bits: GateBits, layers: slice, scale: Sequence[float], slopes: Sequence[float]) -> Tensor:
     """Returns the product over these layers of each row's scaled counts with itself, in the device's most precise
-    dtype."""
+    dtype. `scale` and `slopes` are those of these layers."""
     chosen = bits.layers[layers]
     first, count = [layer.first_word for layer in chosen], [layer.words for layer in chosen]
-    return torch.ops.gatedops.npk_diag(words, first, count, list(scale), most_precise(words.device))
+    widths = [layer.width for layer in chosen] if slopes else []
+    return torch.ops.gatedops.npk_diag(
+        words, first, count, list(scale), most_precise(words.device), list(slopes), widths
+    )
 
 
 def _shift(norms: Sequence[Tensor], room: int, dtype: torch.dtype) -> int:
@@ -151,6 +178,7 @@ def check_range(
     dtype: torch.dtype,
     remedy: str = "npk_gram(normalize=True)",
     *,
+    slopes: Sequence[float] = (),
     refuse: bool = True,
 ) -> None:
     """Refuses a kernel of hard gates that overflows, and warns of one that underflows everywhere.
@@ -161,49 +189,52 @@ def check_range(
         sides: the gates of both sides; None: the same as the other.
         inputs: those of both sides, or None.
         remedy: what to do about an underflow if float64 does not help.
+        slopes: the slope of each layer where its gates are off; empty if every slope is 0.
         refuse: whether an overflow is an error.
 
     Raises:
         ValueError: on every side, the product of some input with itself overflows; the message names scale.
     """
     pairs = [(bits, x) for bits, x in zip(sides, inputs, strict=True) if bits is not None]
-    if 0.0 in factors or _is_safe(pairs[0][0].widths, factors, dtype):
+    logs = _logs_of_counts(pairs[0][0].widths, slopes)
+    if 0.0 in factors or _is_safe(logs, factors, dtype):
         return
     if not all(can_be_read(bits.words) and (x is None or can_be_read(x)) for bits, x in pairs):
         return
     peaks = []
     for bits, x in pairs:
         parts = [
-            _squared(bits.words, bits, span, [abs(s) for s in factors[span]]) for span in _runs(bits.widths, factors)
+            _squared(bits.words, bits, span, [abs(s) for s in factors[span]], slopes[span])
+            for span in _runs(logs, factors)
         ]
         peaks.append(highest(parts if x is None else [*parts, squared_norms(x.detach())]))
     judge(peaks, dtype, remedy, refuse=refuse, stacklevel=4)
 
 
-def _is_safe(widths: Sequence[int], factors: Sequence[float], dtype: torch.dtype) -> bool:
-    """Whether no product of counts from 1 to the widths can leave the range."""
+def _is_safe(logs: Sequence[tuple[float, float]], factors: Sequence[float], dtype: torch.dtype) -> bool:
+    """Whether no product of counts can leave the range; `logs` has those of the smallest and the largest counts."""
     least = largest = 0.0
-    for width, factor in zip(widths, factors, strict=True):
-        least += math.log2(abs(factor))
-        largest += math.log2(abs(factor)) + math.log2(width)
+    for (low, high), factor in zip(logs, factors, strict=True):
+        least += math.log2(abs(factor)) + low
+        largest += math.log2(abs(factor)) + high
         if least < math.log2(torch.finfo(dtype).tiny) or largest > math.log2(torch.finfo(dtype).max):
             return False
     return True
 
 
-def _runs(widths: Sequence[int], factors: Sequence[float]) -> Iterator[slice]:
+def _runs(logs: Sequence[tuple[float, float]], factors: Sequence[float]) -> Iterator[slice]:
     """Yields runs of layers that only enlarge products, or only make them smaller, and that float64 can multiply. So
     the extremes lie at the ends of runs."""
     start, total, before = 0, 0.0, 0
-    for index, (width, factor) in enumerate(zip(widths, factors, strict=True)):
+    for index, ((low, high), factor) in enumerate(zip(logs, factors, strict=True)):
         log = math.log2(abs(factor))
-        kind = 1 if log >= 0 else -1 if log + math.log2(width) <= 1e-9 else 0
-        size = abs(log) + math.log2(width)
+        kind = 1 if log + low >= 0 else -1 if log + high <= 1e-9 else 0
+        size = abs(log) + max(abs(low), abs(high))
         if index > start and (kind == 0 or kind != before or total + size > _CHUNK_BITS):
             yield slice(start, index)
             start, total = index, 0.0
         total, before = total + size, kind
-    yield slice(start, len(widths))
+    yield slice(start, len(logs))
 
 
 def highest(squares: Iterable[Tensor]) -> Tensor:

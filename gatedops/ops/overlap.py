@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gatedops.gatebits import GateBits
 from gatedops.ops.checks import require_option
-from gatedops.ops.gram_args import factors_of, layout_of, require_result_dtype
+from gatedops.ops.gram_args import factors_of, layout_of, require_result_dtype, slopes_of, with_widths
 from gatedops.ops.gram_range import check_range
 from gatedops.scalars import whole_number
 
@@ -54,6 +54,7 @@ def gate_neighbors(
     y_bits: GateBits | None = None,
     *,
     scale: str | Sequence[float] = "width",
+    slope: float | Sequence[float] = 0.0,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:
     """Finds for each input the k inputs with the largest ``Lambda``, without storing the Gram.
@@ -62,7 +63,9 @@ def gate_neighbors(
         bits: gates of n inputs.
         k: number of neighbours, at least 1.
         y_bits: gates of the m candidates, same layers; by default bits, and then an input is not its own neighbour.
-        scale, dtype: as in :func:`gatedops.npk_gram`.
+        scale, slope, dtype: as in :func:`gatedops.npk_gram`. Without a slope, gates that are on in both inputs make
+            them near. With slope -1 and one layer, Lambda is the agreement less the Hamming distance, so the order is
+            that of the Hamming distance.
 
     Returns:
         ``(Lambda (n, k) of dtype, indices (n, k) int64)``, the largest first, equal ones in the order of their index.
@@ -72,8 +75,9 @@ def gate_neighbors(
     """
     first, y_first, count = layout_of(bits, y_bits)
     require_result_dtype(dtype, bits)
-    factors = factors_of(scale, bits, dtype)
-    check_range([bits, y_bits], [None, None], factors, dtype, refuse=False)
+    slopes = slopes_of(slope, bits, dtype)
+    factors = factors_of(scale, bits, dtype, slopes)
+    check_range([bits, y_bits], [None, None], factors, dtype, slopes=slopes, refuse=False)
     candidates = bits.n - 1 if y_bits is None else y_bits.n
     wanted = whole_number(k)
     if wanted is None:
@@ -81,7 +85,8 @@ def gate_neighbors(
     if wanted < 1 or (wanted > candidates and bits.n > 0):
         raise ValueError(f"k: got {k}, needs 1 to {candidates}")
     y_words = None if y_bits is None else y_bits.words
-    return torch.ops.gatedops.gate_neighbors(bits.words, y_words, first, y_first, count, factors, wanted, dtype)
+    layout = (first, y_first, count, factors)
+    return torch.ops.gatedops.gate_neighbors(bits.words, y_words, *layout, wanted, dtype, *with_widths(slopes, bits))
 
 
 def _count(a: GateBits, b: GateBits | None, measure: str) -> Tensor:
@@ -115,6 +120,8 @@ def _(
     scale: list[float],
     k: int,
     dtype: torch.dtype,
+    slope: Sequence[float] = (),
+    widths: Sequence[int] = (),
 ) -> tuple[Tensor, Tensor]:
     shape = (words.shape[0], k)
     return words.new_empty(shape, dtype=dtype), words.new_empty(shape, dtype=torch.int64)

@@ -5,6 +5,8 @@ The arguments of the ops are those of their schemas.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -51,14 +53,27 @@ def _on_in_both(problem: Problem) -> tuple[Tensor, Tensor]:
     return left, row_counts(problem.y_words, problem.y_first, problem.count).to(torch.int32)
 
 
-def npk_diag(words: Tensor, first: list[int], count: list[int], scale: list[float], dtype: torch.dtype) -> Tensor:
+def npk_diag(
+    words: Tensor,
+    first: list[int],
+    count: list[int],
+    scale: list[float],
+    dtype: torch.dtype,
+    slope: Sequence[float] = (),
+    widths: Sequence[int] = (),
+) -> Tensor:
     """Computes ``Lambda_ii``, ``(n,)``."""
-    problem = Problem.of(words, None, first, first, count)
+    problem = Problem.of(words, None, first, first, count, slope, widths)
     require_scale(scale, problem)
     require_float(dtype, "dtype")
     total: Tensor | None = None
-    for counts, factor in zip(row_counts(words, first, count), scale, strict=True):
-        scaled = counts.to(dtype).mul_(factor)
+    slopes = problem.slopes
+    counts = row_counts(words, first, count) if slopes is None else slopes.on
+    for layer, (on, factor) in enumerate(zip(counts, scale, strict=True)):
+        if slopes is None or slopes.slope[layer] == 0:
+            scaled = on.to(dtype).mul_(factor)
+        else:
+            scaled = slopes.weighted(layer, on, 2 * on, dtype).mul_(factor)
         total = scaled if total is None else total.mul_(scaled)
     assert total is not None
     return total
@@ -76,12 +91,14 @@ def npk_gram(
     count: list[int],
     scale: list[float],
     dtype: torch.dtype,
+    slope: Sequence[float] = (),
+    widths: Sequence[int] = (),
 ) -> Tensor:
     """Computes ``Sigma * Lambda``, ``(n, m)`` of dtype."""
     require_float(dtype, "dtype")
     m = words.shape[0] if y_words is None else y_words.shape[0]
     out = words.new_empty((words.shape[0], m), dtype=dtype)
-    npk_gram_out(x, words, y, y_words, factor, y_factor, first, y_first, count, scale, out=out)
+    npk_gram_out(x, words, y, y_words, factor, y_factor, first, y_first, count, scale, slope, widths, out=out)
     return out
 
 
@@ -96,11 +113,13 @@ def npk_gram_out(
     y_first: list[int],
     count: list[int],
     scale: list[float],
+    slope: Sequence[float] = (),
+    widths: Sequence[int] = (),
     *,
     out: Tensor,
 ) -> None:
     """Computes out = Sigma * Lambda, and scales its rows and columns."""
-    problem = Problem.of(words, y_words, first, y_first, count)
+    problem = Problem.of(words, y_words, first, y_first, count, slope, widths)
     require_scale(scale, problem)
     require_float(out.dtype, "out")
     require(tuple(out.shape) == problem.shape, lambda: f"out: got shape {tuple(out.shape)}, needs {problem.shape}")
@@ -142,9 +161,11 @@ def npk_matvec(
     y_first: list[int],
     count: list[int],
     scale: list[float],
+    slope: Sequence[float] = (),
+    widths: Sequence[int] = (),
 ) -> Tensor:
     """Computes the Gram times v, tile by tile."""
-    problem = Problem.of(words, y_words, first, y_first, count)
+    problem = Problem.of(words, y_words, first, y_first, count, slope, widths)
     require_scale(scale, problem)
     require_float(v.dtype, "v")
     require_right_factor(v, problem, "v")
@@ -168,9 +189,11 @@ def npk_gram_backward(
     y_first: list[int],
     count: list[int],
     scale: list[float],
+    slope: Sequence[float] = (),
+    widths: Sequence[int] = (),
 ) -> Tensor:
     """Computes ``(G * Lambda) Y``, or ``((G + G^T) * Lambda) Y`` in the symmetric case."""
-    problem = Problem.of(words, y_words, first, y_first, count)
+    problem = Problem.of(words, y_words, first, y_first, count, slope, widths)
     require_scale(scale, problem)
     require_float(grad.dtype, "grad")
     require_right_factor(y, problem, "y")

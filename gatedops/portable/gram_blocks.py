@@ -22,9 +22,33 @@ _KEPT = 32 << 20
 
 
 @dataclass(frozen=True)
+class Slopes:
+    """The slope of each layer where its gates are off, its number of gates, and how many of them are on in each row of
+    both sides, int32 ``(L, n)`` and ``(L, m)``. A slope may be 0."""
+
+    slope: Sequence[float]
+    widths: Sequence[int]
+    on: Tensor
+    y_on: Tensor
+
+    def weighted(self, layer: int, both: Tensor, on: Tensor, dtype: torch.dtype) -> Tensor:
+        """Computes ``<gamma, gamma'>`` of pairs of rows, in the order of docs/math.md, section 3.
+
+        Args:
+            both: how many gates of the layer are on in both rows, whole numbers.
+            on: how many are on in the first row plus how many in the second, int32.
+        """
+        slope, both = self.slope[layer], both.to(torch.int32)
+        differ = both.mul(-2).add_(on)
+        neither = torch.add(both, differ).neg_().add_(self.widths[layer])
+        rest = differ.to(dtype).mul_(slope).add_(neither.to(dtype).mul_(slope * slope))
+        return rest.add_(both.to(dtype))
+
+
+@dataclass(frozen=True)
 class Problem:
     """The gates of both sides. If `symmetric`, both sides are the same, and each unordered pair of rows is computed
-    once."""
+    once. `slopes` is None if every slope is 0."""
 
     words: Tensor
     y_words: Tensor
@@ -32,10 +56,17 @@ class Problem:
     y_first: Sequence[int]
     count: Sequence[int]
     symmetric: bool
+    slopes: Slopes | None
 
     @staticmethod
     def of(
-        words: Tensor, y_words: Tensor | None, first: Sequence[int], y_first: Sequence[int], count: Sequence[int]
+        words: Tensor,
+        y_words: Tensor | None,
+        first: Sequence[int],
+        y_first: Sequence[int],
+        count: Sequence[int],
+        slope: Sequence[float] = (),
+        widths: Sequence[int] = (),
     ) -> Problem:
         """Checks the arguments of an op, and makes its problem."""
         require_words(words, "words")
@@ -45,7 +76,14 @@ class Problem:
             require_one_device(words, y_words)
         right = words if y_words is None else y_words
         require_layers(y_first, count, right, "y_first")
-        return Problem(words, right, first, y_first, count, y_words is None)
+        require(len(slope) in (0, len(count)), "slope: needs one number per layer")
+        require(len(widths) == len(slope), "widths: goes with slope, needs one entry per layer")
+        slopes = None
+        if any(slope):
+            on = row_counts(words, first, count).to(torch.int32)
+            y_on = on if y_words is None else row_counts(right, y_first, count).to(torch.int32)
+            slopes = Slopes(slope, widths, on, y_on)
+        return Problem(words, right, first, y_first, count, y_words is None, slopes)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -60,7 +98,7 @@ class Problem:
             if left is None or left[0] != rows:
                 left = rows, GateRows(self.words[rows], self.first, self.count, kept=True)
             right = GateRows(self.y_words[columns], self.y_first, self.count, kept=False)
-            yield Tile(rows, columns, left[1], right, self.symmetric)
+            yield Tile(rows, columns, left[1], right, self.symmetric, self.slopes)
 
 
 class GateRows:
@@ -97,6 +135,7 @@ class Tile:
     left: GateRows
     right: GateRows
     symmetric: bool
+    slopes: Slopes | None
 
     @property
     def diagonal(self) -> bool:
@@ -125,10 +164,17 @@ class Tile:
         total: Tensor | None = None
         for layer, (words, factor) in enumerate(zip(count, scale, strict=True)):
             # torch rounds a number to the dtype of the tensor that it multiplies.
-            scaled = self.counts(layer, words).to(dtype).mul_(factor)
+            scaled = self._weighted_counts(layer, words, dtype).mul_(factor)
             total = scaled if total is None else total.mul_(scaled)
         assert total is not None
         return total
+
+    def _weighted_counts(self, layer: int, words: int, dtype: torch.dtype) -> Tensor:
+        counts, slopes = self.counts(layer, words), self.slopes
+        if slopes is None or slopes.slope[layer] == 0:
+            return counts.to(dtype)
+        on = slopes.on[layer, self.rows, None] + slopes.y_on[layer, self.columns]
+        return slopes.weighted(layer, counts, on, dtype)
 
     def write(self, values: Tensor, out: Tensor, *, exact: bool) -> None:
         """Puts values of this tile into the matrix `out`, bitwise symmetric if the problem is symmetric. `exact` says

@@ -3,6 +3,8 @@ with each new block of columns."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -20,9 +22,11 @@ def gate_neighbors(
     scale: list[float],
     k: int,
     dtype: torch.dtype,
+    slope: Sequence[float] = (),
+    widths: Sequence[int] = (),
 ) -> tuple[Tensor, Tensor]:
     """Finds the k largest Lambda of each row and their columns. The arguments are those of the op."""
-    problem = Problem.of(words, y_words, first, y_first, count)
+    problem = Problem.of(words, y_words, first, y_first, count, slope, widths)
     require_scale(scale, problem)
     require_float(dtype, "dtype")
     n, m = problem.shape
@@ -36,7 +40,7 @@ def gate_neighbors(
         found = _Nearest(values[rows], indices[rows])
         for columns in blocks(m, edge):
             right = GateRows(problem.y_words[columns], y_first, count, kept=False)
-            tile = Tile(rows, columns, left, right, problem.symmetric)
+            tile = Tile(rows, columns, left, right, problem.symmetric, problem.slopes)
             found.add(tile.gram(count, scale, dtype), columns.start, without_diagonal=tile.diagonal)
     return values, indices
 

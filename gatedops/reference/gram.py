@@ -36,7 +36,40 @@ def multipliers(bits: GateBits, scale: str | Sequence[float], dtype: torch.dtype
     return [float(s) for s in scale]
 
 
-def scaled_product(counts: Tensor, scales: Sequence[float], dtype: torch.dtype) -> Tensor:
+def slopes_of(bits: GateBits, slope: float | Sequence[float]) -> list[float]:
+    """Returns the slope of each layer where its gates are off."""
+    return [float(slope)] * len(bits.layers) if isinstance(slope, (int, float)) else [float(a) for a in slope]
+
+
+def gate_products(
+    a: GateBits, b: GateBits | None, slope: float | Sequence[float], dtype: torch.dtype
+) -> Sequence[Tensor]:
+    """Computes <gamma, gamma'> of every pair of rows, (n, m) for each layer: gamma is 1 where a gate is on, and the
+    layer's slope where it is off."""
+    counts, slopes = gate_overlap(a, b), slopes_of(a, slope)
+    if not any(slopes):
+        return list(counts)
+    left, right = ([mask.flatten(1).sum(1) for mask in unpack_gates(bits)] for bits in (a, a if b is None else b))
+    sums = [on[:, None] + y_on for on, y_on in zip(left, right, strict=True)]
+    return [weighted(*layer, dtype) for layer in zip(counts, sums, a.widths, slopes, strict=True)]
+
+
+def weighted(both: Tensor, on: Tensor, width: int, slope: float, dtype: torch.dtype) -> Tensor:
+    """Computes <gamma, gamma'> of pairs of rows from the counts of gates that are on in both, and in one plus in the
+    other: dtype(both) + (a * dtype(differ) + a^2 * dtype(neither)).
+
+    This is the order of arithmetic of docs/math.md, section 3, with each operation rounded. If the slope a is 0, the
+    counts themselves are returned.
+    """
+    if slope == 0:
+        return both
+    differ = on - 2 * both
+    neither = width - both - differ
+    once, twice = (torch.tensor(factor, dtype=dtype) for factor in (slope, slope * slope))
+    return both.to(dtype) + (once * differ.to(dtype) + twice * neither.to(dtype))
+
+
+def scaled_product(counts: Sequence[Tensor] | Tensor, scales: Sequence[float], dtype: torch.dtype) -> Tensor:
     """Turns counts (L, ...) into Lambda (...): p = dtype(c_1) * s_1, then p = p * (dtype(c_l) * s_l), s_l in dtype.
 
     This is the order of arithmetic of docs/math.md, section 3, with each operation rounded. Every backend gives the
@@ -64,6 +97,7 @@ def npk_gram(
     y_bits: GateBits | None = None,
     *,
     scale: str | Sequence[float] = "width",
+    slope: float | Sequence[float] = 0.0,
     normalize: bool = False,
     dtype: torch.dtype = torch.float32,
     out: Tensor | None = None,
@@ -71,17 +105,23 @@ def npk_gram(
     """Computes K = Sigma * Lambda, (n, m) (docs/math.md, sections 2 and 3): Lambda alone if x is None, and x with
     itself if y is None."""
     if normalize:
-        y = None if y_bits is None else unit_rows(y, y_bits, scale, dtype)
-        x = unit_rows(x, bits, scale, dtype)
-    gram = scaled_product(gate_overlap(bits, y_bits), multipliers(bits, scale, dtype), dtype)
+        y = None if y_bits is None else unit_rows(y, y_bits, scale, dtype, slope)
+        x = unit_rows(x, bits, scale, dtype, slope)
+    gram = scaled_product(gate_products(bits, y_bits, slope, dtype), multipliers(bits, scale, dtype), dtype)
     if x is not None:
         gram = input_gram(x, x if y is None else y, dtype) * gram
     return gram if out is None else out.copy_(gram)
 
 
-def unit_rows(x: Tensor | None, bits: GateBits, scale: str | Sequence[float], dtype: torch.dtype) -> Tensor:
+def unit_rows(
+    x: Tensor | None,
+    bits: GateBits,
+    scale: str | Sequence[float],
+    dtype: torch.dtype,
+    slope: float | Sequence[float] = 0.0,
+) -> Tensor:
     """Returns the rows x_i / sqrt(K_ii), or 0 if K_ii is 0. If x is None, a column of ones, (n, 1), takes its place."""
-    diagonal = npk_diag(x, bits, scale=scale, dtype=dtype)
+    diagonal = npk_diag(x, bits, scale=scale, slope=slope, dtype=dtype)
     rows = torch.ones_like(diagonal).unsqueeze(1) if x is None else x.to(dtype)
     # The inner where avoids 1/sqrt(0), whose derivative is NaN, in rows that are zero anyway.
     factor = torch.where(diagonal == 0, 0, 1 / torch.where(diagonal == 0, 1, diagonal).sqrt())
@@ -93,10 +133,13 @@ def npk_diag(
     bits: GateBits,
     *,
     scale: str | Sequence[float] = "width",
+    slope: float | Sequence[float] = 0.0,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Computes K_ii, (n,), in the arithmetic of `npk_gram`."""
-    counts = torch.stack([mask.flatten(1).sum(1) for mask in unpack_gates(bits)])
+    on = [mask.flatten(1).sum(1) for mask in unpack_gates(bits)]
+    slopes = slopes_of(bits, slope)
+    counts = [weighted(r, 2 * r, w, a, dtype) for r, w, a in zip(on, bits.widths, slopes, strict=True)]
     diagonal = scaled_product(counts, multipliers(bits, scale, dtype), dtype)
     if x is None:
         return diagonal
@@ -113,10 +156,11 @@ def npk_matvec(
     y_bits: GateBits | None = None,
     *,
     scale: str | Sequence[float] = "width",
+    slope: float | Sequence[float] = 0.0,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Computes K v with K of `npk_gram`: v (m, c) gives (n, c), and v (m,) gives (n,)."""
-    return npk_gram(x, bits, y, y_bits, scale=scale, dtype=dtype) @ v.to(dtype)
+    return npk_gram(x, bits, y, y_bits, scale=scale, slope=slope, dtype=dtype) @ v.to(dtype)
 
 
 def gate_agreement(a: GateBits, b: GateBits | None = None) -> Tensor:
@@ -142,12 +186,13 @@ def gate_neighbors(
     y_bits: GateBits | None = None,
     *,
     scale: str | Sequence[float] = "width",
+    slope: float | Sequence[float] = 0.0,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:
     """Returns the k largest Lambda of each row, (n, k), and their int64 indices, (n, k); equal ones in the order of
     their index. Without y_bits a row is not its own neighbour.
     """
-    gram = npk_gram(None, bits, None, y_bits, scale=scale, dtype=dtype)
+    gram = npk_gram(None, bits, None, y_bits, scale=scale, slope=slope, dtype=dtype)
     index = torch.arange(gram.shape[1], device=gram.device).expand(gram.shape)
     if y_bits is None:
         others = ~torch.eye(len(gram), dtype=torch.bool, device=gram.device)

@@ -11,6 +11,7 @@ ordinary cores and is not measured here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -158,6 +159,15 @@ def _multiply_lambda(
     )  # fmt: skip
 
 
+def _require_no_slopes(slope: Sequence[float]) -> None:
+    """Raises ValueError unless every slope is 0, so that the portable op takes the call."""
+    if any(slope):
+        raise ValueError(
+            "slope: the Triton kernels take slope 0 alone; without GATEDOPS_BACKEND=triton torch's own operations take "
+            "the call"
+        )
+
+
 def _sigma_into(out: Tensor, x: Tensor, y: Tensor) -> None:
     """Computes out = X Y^T. uint8 rows multiply in float64, which holds these integers exactly; out is rounded once."""
     if x.dtype != torch.uint8:
@@ -175,10 +185,11 @@ def _panel_rows(cols: int) -> int:
 
 def npk_gram_out(
     x: Tensor | None, words: Tensor, y: Tensor | None, y_words: Tensor | None, factor: Tensor | None,
-    y_factor: Tensor | None, first: list[int], y_first: list[int], count: list[int], scale: list[float], *,
-    out: Tensor,
+    y_factor: Tensor | None, first: list[int], y_first: list[int], count: list[int], scale: list[float],
+    slope: Sequence[float] = (), widths: Sequence[int] = (), *, out: Tensor,
 ) -> None:  # fmt: skip
     """Computes out = Sigma * Lambda, with rows and columns scaled. Takes the arguments of the op."""
+    _require_no_slopes(slope)
     if x is not None:
         _sigma_into(out, x, x if y is None else y)
     _multiply_lambda(out, words, y_words, first, y_first, count, scale, times=x is not None)
@@ -196,9 +207,10 @@ def _scale_rows_and_columns(out: Tensor, factor: Tensor, y_factor: Tensor) -> No
 def npk_gram(
     x: Tensor | None, words: Tensor, y: Tensor | None, y_words: Tensor | None, factor: Tensor | None,
     y_factor: Tensor | None, first: list[int], y_first: list[int], count: list[int], scale: list[float],
-    dtype: torch.dtype,
+    dtype: torch.dtype, slope: Sequence[float] = (), widths: Sequence[int] = (),
 ) -> Tensor:  # fmt: skip
     """Returns Sigma * Lambda, ``(n, m)``, in `dtype`. Takes the arguments of the op."""
+    _require_no_slopes(slope)
     m = words.shape[0] if y_words is None else y_words.shape[0]
     out = words.new_empty((words.shape[0], m), dtype=dtype)
     npk_gram_out(x, words, y, y_words, factor, y_factor, first, y_first, count, scale, out=out)
@@ -230,8 +242,12 @@ def gate_overlap(
     return out
 
 
-def npk_diag(words: Tensor, first: list[int], count: list[int], scale: list[float], dtype: torch.dtype) -> Tensor:
+def npk_diag(
+    words: Tensor, first: list[int], count: list[int], scale: list[float], dtype: torch.dtype,
+    slope: Sequence[float] = (), widths: Sequence[int] = (),
+) -> Tensor:  # fmt: skip
     """Returns ``Lambda_ii``, ``(n,)``. Takes the arguments of the op."""
+    _require_no_slopes(slope)
     product = torch.ones(words.shape[0], dtype=dtype, device=words.device)
     for counts, factor in zip(_row_counts(words, first, count), scale, strict=True):
         product *= counts.to(dtype) * _uploaded((factor,), dtype, words.device)
@@ -240,9 +256,10 @@ def npk_diag(words: Tensor, first: list[int], count: list[int], scale: list[floa
 
 def npk_matvec(
     x: Tensor | None, words: Tensor, y: Tensor | None, y_words: Tensor | None, v: Tensor, first: list[int],
-    y_first: list[int], count: list[int], scale: list[float],
+    y_first: list[int], count: list[int], scale: list[float], slope: Sequence[float] = (), widths: Sequence[int] = (),
 ) -> Tensor:  # fmt: skip
     """Returns the Gram times v, computed one panel of rows after the other. Takes the arguments of the op."""
+    _require_no_slopes(slope)
     right = words if y_words is None else y_words
     others = x if y is None else y
     out = v.new_empty((words.shape[0], v.shape[1]))
@@ -256,10 +273,11 @@ def npk_matvec(
 
 def npk_gram_backward(
     grad: Tensor, words: Tensor, y: Tensor, y_words: Tensor | None, first: list[int], y_first: list[int],
-    count: list[int], scale: list[float],
+    count: list[int], scale: list[float], slope: Sequence[float] = (), widths: Sequence[int] = (),
 ) -> Tensor:  # fmt: skip
     """Returns ``(G * Lambda) Y`` or, if symmetric, ``((G + G^T) * Lambda) Y``, one panel of rows after the other. Takes
     the arguments of the op."""
+    _require_no_slopes(slope)
     right = words if y_words is None else y_words
     y = y.to(grad.dtype)
     out = y.new_empty((words.shape[0], y.shape[1]))

@@ -122,7 +122,7 @@ void offer_block(const TileKernels& k, const TileRect& block, const T* values, b
 
 template <class T>
 void find_neighbors(const GramArgs& args, int64_t k, Tensor& values, Tensor& indices) {
-  const GramProblem problem(args.words, args.y_words, args.layers);
+  const GramProblem problem(args);
   const std::vector<T> scale(args.scale.begin(), args.scale.end());
   auto buffers = worker_buffers<T>(problem, nullptr);
   Nearest<T> nearest(args.n(), k);
@@ -152,8 +152,9 @@ void find_neighbors(const GramArgs& args, int64_t k, Tensor& values, Tensor& ind
 
 std::tuple<Tensor, Tensor> gate_neighbors(
     const Tensor& words, const std::optional<Tensor>& y_words, std::vector<int64_t> first, std::vector<int64_t> y_first,
-    std::vector<int64_t> count, std::vector<double> scale, int64_t k, ScalarType dtype) {
-  const GramArgs args = GramArgs::lambda(words, y_words, {first, y_first, count}, scale);
+    std::vector<int64_t> count, std::vector<double> scale, int64_t k, ScalarType dtype, std::vector<double> slope,
+    std::vector<int64_t> widths) {
+  const GramArgs args = GramArgs::lambda(words, y_words, {first, y_first, count}, scale).with_slopes(slope, widths);
   args.require_valid();
   require_float(dtype, "dtype");
   args.require_neighbors(k);

@@ -15,7 +15,7 @@ namespace {
 struct CountBuffers {
   explicit CountBuffers(const GramProblem& p)
       : counts(static_cast<size_t>(p.edge) * kTileStride),
-        panel(static_cast<size_t>(p.edge) * p.panel_stride()),
+        panel(static_cast<size_t>(p.edge) * p.packed_stride()),
         work(p.kernels.workspace) {}
   std::vector<int32_t> counts;
   std::vector<uint32_t> panel;
@@ -115,7 +115,7 @@ Tensor gate_overlap(
   output.rows = args.n();
   output.cols = args.m();
   output.stream = stream;
-  const GramProblem problem(words, y_words, args.layers);
+  const GramProblem problem(args);
   const OverlapCall call{problem, args.layers, widths, measure_of(measure)};
   std::vector<CountBuffers> buffers;
   for (int64_t w = 0; w < workers(); ++w) {

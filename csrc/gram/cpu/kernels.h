@@ -73,6 +73,32 @@ struct PieceRange {
   }
 };
 
+// A layer whose activation has slope 1 where its gate is on and another slope where it is off.
+template <class T>
+struct SlopedLayer {
+  // These are the slope and its square, computed in double.
+  T slope, square;
+  T scale;
+  // How many gates the layer has.
+  int32_t width;
+  // Whether this is layer 0, which sets the product.
+  bool first = true;
+  // How many of the layer's gates are on in each row and in each column of a block.
+  const int32_t* x_on = nullptr;
+  const int32_t* y_on = nullptr;
+
+  static SlopedLayer of(double slope, T scale, int64_t width) {
+    return {static_cast<T>(slope), static_cast<T>(slope * slope), scale, static_cast<int32_t>(width)};
+  }
+
+  // Returns scale * <gamma, gamma'> of two rows that have `on` gates on together, each counted in its own row, and
+  // `both` gates on in both rows. docs/math.md, section 3, has the order of the roundings.
+  GATEDOPS_INLINE T factor(int32_t on, int32_t both) const {
+    const int32_t differ = on - 2 * both, neither = width - both - differ;
+    return (static_cast<T>(both) + (slope * static_cast<T>(differ) + square * static_cast<T>(neither))) * scale;
+  }
+};
+
 // All tiles are row-major with kTileStride. `lower` skips the pairs strictly above the diagonal of a diagonal tile,
 // which is mirrored afterwards.
 struct TileKernels {
@@ -106,6 +132,11 @@ struct TileKernels {
   void (*product_f64)(
       const RowBlock& x, const uint32_t* panel, int cols, PieceRange pieces, bool lower, const double* scale,
       int32_t* counts, double* product, void* work);
+
+  // Multiplies product by the factors of a layer with two slopes, whose counts are given; for layer 0 it sets product
+  // to them. `lower` is that of a diagonal tile.
+  void (*weigh_f32)(const int32_t* counts, SlopedLayer<float> layer, int rows, int cols, bool lower, float* product);
+  void (*weigh_f64)(const int32_t* counts, SlopedLayer<double> layer, int rows, int cols, bool lower, double* product);
 
   // The first two set out (rows, cols) to the tile, the others out (cols, rows) to the transposed tile. `stream` writes
   // past the caches.

@@ -78,7 +78,7 @@ bool has_ragged_rows(const Tensor& out) {
 template <class T>
 void gram_into(const GramArgs& args, Tensor& out) {
   const bool stream = out.size(0) * out.size(1) * static_cast<int64_t>(sizeof(T)) > kStreamBytes;
-  const GramProblem problem(args.words, args.y_words, args.layers, stream && has_ragged_rows<T>(out));
+  const GramProblem problem(args, stream && has_ragged_rows<T>(out));
   const auto sigma = sigma_source<T>(args);
   const std::vector<T> scale(args.scale.begin(), args.scale.end());
   const Factors factors(args);
@@ -120,9 +120,11 @@ Tensor npk_gram(
     const std::optional<Tensor>& x, const Tensor& words, const std::optional<Tensor>& y,
     const std::optional<Tensor>& y_words, const std::optional<Tensor>& factor, const std::optional<Tensor>& y_factor,
     std::vector<int64_t> first, std::vector<int64_t> y_first, std::vector<int64_t> count, std::vector<double> scale,
-    ScalarType dtype) {
-  const GramArgs args =
-      GramArgs::lambda(words, y_words, {first, y_first, count}, scale).with_sigma(x, y).with_factors(factor, y_factor);
+    ScalarType dtype, std::vector<double> slope, std::vector<int64_t> widths) {
+  const GramArgs args = GramArgs::lambda(words, y_words, {first, y_first, count}, scale)
+                            .with_sigma(x, y)
+                            .with_factors(factor, y_factor)
+                            .with_slopes(slope, widths);
   require_float(dtype, "dtype");
   args.require_valid();
   Tensor out = new_output(words, {args.n(), args.m()}, dtype);
@@ -134,18 +136,31 @@ void npk_gram_out(
     const std::optional<Tensor>& x, const Tensor& words, const std::optional<Tensor>& y,
     const std::optional<Tensor>& y_words, const std::optional<Tensor>& factor, const std::optional<Tensor>& y_factor,
     std::vector<int64_t> first, std::vector<int64_t> y_first, std::vector<int64_t> count, std::vector<double> scale,
-    Tensor out) {
-  const GramArgs args =
-      GramArgs::lambda(words, y_words, {first, y_first, count}, scale).with_sigma(x, y).with_factors(factor, y_factor);
+    std::vector<double> slope, std::vector<int64_t> widths, Tensor out) {
+  const GramArgs args = GramArgs::lambda(words, y_words, {first, y_first, count}, scale)
+                            .with_sigma(x, y)
+                            .with_factors(factor, y_factor)
+                            .with_slopes(slope, widths);
   args.require_valid();
   require_float(out.scalar_type(), "out");
   args.require_out(out);
   gram_dispatch(args, out);
 }
 
+// Returns a layer's factor of the diagonal, of a row that has `on` of its gates on.
 template <class T>
-void diag_into(const Tensor& words, const Selection& layers, const std::vector<double>& scale, Tensor& out) {
-  const PackedRows rows(words);
+T diagonal_factor(const GramArgs& args, int l, int32_t on) {
+  const T scale = static_cast<T>(args.scale[l]);
+  if (args.slope.empty() || args.slope[l] == 0) {
+    return static_cast<T>(on) * scale;
+  }
+  return SlopedLayer<T>::of(args.slope[l], scale, args.widths[l]).factor(2 * on, on);
+}
+
+template <class T>
+void diag_into(const GramArgs& args, Tensor& out) {
+  const PackedRows rows(args.words);
+  const Selection& layers = args.layers;
   const TileKernels& k = active_kernels<TileKernels>();
   const auto depth = static_cast<int>(layers.count.size());
   T* data = static_cast<T*>(out.mutable_data_ptr());
@@ -155,7 +170,7 @@ void diag_into(const Tensor& words, const Selection& layers, const std::vector<d
       k.row_counts(rows.row(i), layers.first.data(), layers.count.data(), depth, counts.data());
       T product = T(1);
       for (int l = 0; l < depth; ++l) {
-        product *= static_cast<T>(counts[l]) * static_cast<T>(scale[l]);
+        product *= diagonal_factor<T>(args, l, counts[l]);
       }
       data[i] = product;
     }
@@ -164,15 +179,15 @@ void diag_into(const Tensor& words, const Selection& layers, const std::vector<d
 
 Tensor npk_diag(
     const Tensor& words, std::vector<int64_t> first, std::vector<int64_t> count, std::vector<double> scale,
-    ScalarType dtype) {
-  const GramArgs args = GramArgs::lambda(words, {}, {first, first, count}, scale);
+    ScalarType dtype, std::vector<double> slope, std::vector<int64_t> widths) {
+  const GramArgs args = GramArgs::lambda(words, {}, {first, first, count}, scale).with_slopes(slope, widths);
   args.require_valid();
   require_float(dtype, "dtype");
   Tensor out = torch::stable::new_empty(words, {words.size(0)}, dtype);
   if (dtype == ScalarType::Float) {
-    diag_into<float>(words, args.layers, scale, out);
+    diag_into<float>(args, out);
   } else {
-    diag_into<double>(words, args.layers, scale, out);
+    diag_into<double>(args, out);
   }
   return out;
 }

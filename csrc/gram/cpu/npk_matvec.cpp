@@ -155,7 +155,7 @@ class Contraction {
 template <class T>
 Tensor contract(const GramArgs& args, const SigmaSource<T>* sigma, const Tensor& v, const Tensor& like) {
   Tensor out = torch::stable::new_zeros(like, {args.n(), v.size(1)});
-  const GramProblem problem(args.words, args.y_words, args.layers);
+  const GramProblem problem(args);
   if (v.size(1) > 0) {
     Contraction<T>(problem, sigma, args.scale, v, out).run();
   }
@@ -165,8 +165,9 @@ Tensor contract(const GramArgs& args, const SigmaSource<T>* sigma, const Tensor&
 Tensor npk_matvec(
     const std::optional<Tensor>& x, const Tensor& words, const std::optional<Tensor>& y,
     const std::optional<Tensor>& y_words, const Tensor& v, std::vector<int64_t> first, std::vector<int64_t> y_first,
-    std::vector<int64_t> count, std::vector<double> scale) {
-  const GramArgs args = GramArgs::lambda(words, y_words, {first, y_first, count}, scale).with_sigma(x, y);
+    std::vector<int64_t> count, std::vector<double> scale, std::vector<double> slope, std::vector<int64_t> widths) {
+  const GramArgs args =
+      GramArgs::lambda(words, y_words, {first, y_first, count}, scale).with_sigma(x, y).with_slopes(slope, widths);
   args.require_valid();
   args.require_right_factor(v, "v");
   require_float(v.scalar_type(), "v");
@@ -179,8 +180,9 @@ Tensor npk_matvec(
 // Returns (G * Lambda) y, or ((G + G^T) * Lambda) y if y_words is absent, in the dtype of G.
 Tensor npk_gram_backward(
     const Tensor& grad, const Tensor& words, const Tensor& y, const std::optional<Tensor>& y_words,
-    std::vector<int64_t> first, std::vector<int64_t> y_first, std::vector<int64_t> count, std::vector<double> scale) {
-  const GramArgs args = GramArgs::lambda(words, y_words, {first, y_first, count}, scale);
+    std::vector<int64_t> first, std::vector<int64_t> y_first, std::vector<int64_t> count, std::vector<double> scale,
+    std::vector<double> slope, std::vector<int64_t> widths) {
+  const GramArgs args = GramArgs::lambda(words, y_words, {first, y_first, count}, scale).with_slopes(slope, widths);
   args.require_valid();
   args.require_right_factor(y, "y");
   args.require_grad(grad);

@@ -40,17 +40,71 @@ class PackedRows {
   int64_t rows_, stride_;
 };
 
+// The layers with two slopes, and how many of their gates are on in each row of both sides, counted once for all tiles.
+class Slopes {
+ public:
+  Slopes(const GramArgs& args, const TileKernels& kernels, const PackedRows& x, const PackedRows& y)
+      : n_(x.rows()), m_(y.rows()) {
+    if (args.has_slopes()) {
+      slope_ = args.slope;
+      widths_ = args.widths;
+      x_on_ = on_counts(kernels, x, args.layers.first, args.layers.count);
+      y_on_ = args.y_words ? on_counts(kernels, y, args.layers.y_first, args.layers.count) : x_on_;
+    }
+  }
+
+  bool any() const {
+    return !slope_.empty();
+  }
+  bool has(int layer) const {
+    return any() && slope_[layer] != 0;
+  }
+
+  // Returns a layer for the rows and columns of a block.
+  template <class T>
+  SlopedLayer<T> layer(int l, T scale, const TileRect& block) const {
+    auto layer = SlopedLayer<T>::of(slope_[l], scale, widths_[l]);
+    layer.first = l == 0;
+    layer.x_on = x_on_.data() + l * n_ + block.i;
+    layer.y_on = y_on_.data() + l * m_ + block.j;
+    return layer;
+  }
+
+ private:
+  // Returns the counts of one layer after those of another.
+  static std::vector<int32_t> on_counts(
+      const TileKernels& kernels, const PackedRows& rows, const std::vector<int64_t>& first,
+      const std::vector<int64_t>& count) {
+    std::vector<int32_t> on(count.size() * static_cast<size_t>(rows.rows()));
+    torch::stable::parallel_for(0, rows.rows(), 64, [&](int64_t begin, int64_t end) {
+      std::vector<int32_t> of_row(count.size());
+      for (int64_t i = begin; i < end; ++i) {
+        kernels.row_counts(rows.row(i), first.data(), count.data(), static_cast<int>(count.size()), of_row.data());
+        for (size_t l = 0; l < count.size(); ++l) {
+          on[l * static_cast<size_t>(rows.rows()) + static_cast<size_t>(i)] = of_row[l];
+        }
+      }
+    });
+    return on;
+  }
+
+  std::vector<double> slope_;
+  std::vector<int64_t> widths_;
+  std::vector<int32_t> x_on_, y_on_;
+  int64_t n_, m_;
+};
+
 class GramProblem {
  public:
   // The problem is symmetric if y_words is absent. whole_tiles says that a tile is wanted whole, after its blocks.
-  GramProblem(
-      const Tensor& words, const std::optional<Tensor>& y_words, const Selection& layers, bool whole_tiles = false)
-      : kernels(fastest_kernels_for(total_words(layers), static_cast<int64_t>(layers.count.size()))),
-        x(words),
-        y(y_words ? *y_words : words),
-        symmetric(!y_words),
-        whole_tiles(whole_tiles) {
-    cut_layers(layers);
+  explicit GramProblem(const GramArgs& args, bool whole_tiles = false)
+      : kernels(fastest_kernels_for(total_words(args.layers), static_cast<int64_t>(args.layers.count.size()))),
+        x(args.words),
+        y(args.y_words ? *args.y_words : args.words),
+        symmetric(!args.y_words),
+        whole_tiles(whole_tiles),
+        slopes(args, kernels, x, y) {
+    cut_layers(args.layers);
     const int64_t largest = std::max(x.rows(), y.rows());
     edge = largest >= 8 * kTile ? kTile : largest > kTile / 4 ? kTile / 2 : kTile / 4;
   }
@@ -91,25 +145,34 @@ class GramProblem {
   // Tells whether a block of a tile is made only when it is asked for. Otherwise the whole tile is made at once, in
   // its place in the buffer.
   bool by_block() const {
-    return panels.size() == 1 && kernels.by_block && !whole_tiles;
+    return words <= kernels.panel_words && kernels.by_block && !whole_tiles;
   }
 
   // Returns the words of a packed panel for each column.
-  size_t panel_stride() const {
-    return static_cast<size_t>(panel_words) * static_cast<size_t>(kernels.planes);
+  int64_t stride_of(const PieceRange& panel) const {
+    return int64_t{panel.words()} * kernels.planes;
+  }
+
+  // Returns the words that a worker has packed at a time for each column.
+  size_t packed_stride() const {
+    return static_cast<size_t>(packed_words) * static_cast<size_t>(kernels.planes);
   }
 
   const TileKernels& kernels;
   PackedRows x, y;
   bool symmetric, whole_tiles;
+  Slopes slopes;
   // A tile has this many rows and columns. The number depends on the shape only, never on the threads.
   int64_t edge;
   // The pieces are in the order of the layers.
   std::vector<LayerPiece> pieces;
-  // Each entry has the consecutive pieces that share one packed panel.
+  // Each entry has the consecutive pieces that share one packed panel. If there are slopes, a panel has one piece,
+  // because a layer with two slopes is counted alone.
   std::vector<PieceRange> panels;
-  // The largest panel has this many words.
-  int panel_words = 0;
+  // All layers together have this many words.
+  int64_t words = 0;
+  // A worker has this many of them packed at a time: those of the largest panel or, by block, all of them.
+  int64_t packed_words = 0;
   size_t layers = 0;
 
  private:
@@ -131,15 +194,16 @@ class GramProblem {
         pieces.push_back(std::move(piece));
       }
     }
+    words = total_words(s);
     const LayerPiece* end = pieces.data() + pieces.size();
     for (const LayerPiece* p = pieces.data(); p != end;) {
-      PieceRange panel{p, p, static_cast<int>(panels.size())};
-      int words = 0;
-      while (panel.end != end && words + panel.end->words <= kernels.panel_words) {
-        words += (panel.end++)->words;
+      PieceRange panel = PieceRange::only(p, static_cast<int>(panels.size()));
+      int in_panel = p->words;
+      while (!slopes.any() && panel.end != end && in_panel + panel.end->words <= kernels.panel_words) {
+        in_panel += (panel.end++)->words;
       }
       panels.push_back(panel);
-      panel_words = std::max(panel_words, words);
+      packed_words = by_block() ? words : std::max<int64_t>(packed_words, in_panel);
       p = panel.end;
     }
   }
@@ -164,13 +228,13 @@ class Workspace {
 };
 
 // The buffers of one worker: at most about 1.5 MiB in float32 and 2 MiB in float64. Counts are needed only if a layer
-// comes in several pieces.
+// comes in several pieces or has two slopes.
 template <class T>
 struct TileBuffers {
   TileBuffers(const GramProblem& p, bool needs_counts)
       : product(static_cast<size_t>(p.edge) * kTileStride),
         counts(needs_counts ? static_cast<size_t>(p.edge) * kTileStride : 0),
-        panel(static_cast<size_t>(p.edge) * p.panel_stride()),
+        panel(static_cast<size_t>(p.edge) * p.packed_stride()),
         work(p.kernels.workspace) {}
 
   std::vector<T> product;
@@ -190,9 +254,9 @@ struct TileBuffers {
 template <class T>
 std::vector<TileBuffers<T>> worker_buffers(const GramProblem& p, const SigmaSource<T>* sigma) {
   std::vector<TileBuffers<T>> buffers;
-  const bool in_pieces = p.pieces.size() > p.layers;
+  const bool needs_counts = p.pieces.size() > p.layers || p.slopes.any();
   for (int64_t w = 0; w < workers(); ++w) {
-    buffers.emplace_back(p, in_pieces);
+    buffers.emplace_back(p, needs_counts);
     if (sigma != nullptr) {
       buffers.back().sigma.resize(buffers.back().product.size());
       sigma->reserve(buffers.back().scratch);
@@ -209,6 +273,15 @@ void run_product(
     k.product_f32(x, panel, cols, pieces, lower, scale, b.counts.data(), b.product.data(), b.work.aligned());
   } else {
     k.product_f64(x, panel, cols, pieces, lower, scale, b.counts.data(), b.product.data(), b.work.aligned());
+  }
+}
+
+template <class T>
+void run_weigh(const TileKernels& k, const SlopedLayer<T>& layer, const TileRect& rect, TileBuffers<T>& b) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    k.weigh_f32(b.counts.data(), layer, rect.rows, rect.cols, rect.diagonal, b.product.data());
+  } else {
+    k.weigh_f64(b.counts.data(), layer, rect.rows, rect.cols, rect.diagonal, b.product.data());
   }
 }
 
@@ -238,13 +311,12 @@ class TileLambda {
  public:
   TileLambda(const GramProblem& p, const TileRect& tile, const std::vector<T>& scale, TileBuffers<T>& b)
       : p_(p), tile_(tile), scale_(scale), b_(b) {
-    for (const PieceRange& panel : p.panels) {
-      p.kernels.pack_panel(p.y.block(tile.j, tile.cols), panel, b.panel.data());
+    each_panel([&](const PieceRange& panel, uint32_t* packed) {
+      p.kernels.pack_panel(p.y.block(tile.j, tile.cols), panel, packed);
       if (!p_.by_block()) {
-        run_product(
-            p.kernels, p.x.block(tile.i, tile.rows), b.panel.data(), tile.cols, panel, tile.diagonal, scale.data(), b);
+        run(panel, packed, tile);
       }
-    }
+    });
   }
 
   // Returns the block of `rect`, which begins at row i and column j of the tile.
@@ -252,13 +324,36 @@ class TileLambda {
     if (!p_.by_block()) {
       return b_.product.data() + i * kTileStride + j;
     }
-    const uint32_t* strip = b_.panel.data() + static_cast<int64_t>(j) * p_.panel_stride();
-    run_product(
-        p_.kernels, p_.x.block(rect.i, rect.rows), strip, rect.cols, p_.panels[0], rect.diagonal, scale_.data(), b_);
+    each_panel(
+        [&](const PieceRange& panel, const uint32_t* packed) { run(panel, packed + j * p_.stride_of(panel), rect); });
     return b_.product.data();
   }
 
  private:
+  // Calls use(panel, packed) with the place of each packed panel. By block, each panel has a place of its own.
+  template <class Use>
+  void each_panel(const Use& use) const {
+    uint32_t* packed = b_.panel.data();
+    for (const PieceRange& panel : p_.panels) {
+      use(panel, packed);
+      packed += p_.by_block() ? p_.edge * p_.stride_of(panel) : 0;
+    }
+  }
+
+  // Multiplies the product of a rectangle by the layers of a panel, whose columns `packed` begins with.
+  void run(const PieceRange& panel, const uint32_t* packed, const TileRect& rect) const {
+    const RowBlock x = p_.x.block(rect.i, rect.rows);
+    const LayerPiece& piece = *panel.begin;
+    if (!p_.slopes.has(piece.layer)) {
+      run_product(p_.kernels, x, packed, rect.cols, panel, rect.diagonal, scale_.data(), b_);
+      return;
+    }
+    p_.kernels.count(x, packed, rect.cols, panel, rect.diagonal, b_.counts.data(), b_.work.aligned());
+    if (piece.closes) {
+      run_weigh(p_.kernels, p_.slopes.layer(piece.layer, scale_[piece.layer], rect), rect, b_);
+    }
+  }
+
   const GramProblem& p_;
   const TileRect& tile_;
   const std::vector<T>& scale_;

@@ -395,6 +395,18 @@ struct Tile {
     });
   }
 
+  template <class T>
+  static void weigh(const int32_t* counts, SlopedLayer<T> layer, int rows, int cols, bool lower, T* product) {
+    for (int i = 0; i < rows; ++i, counts += kTileStride, product += kTileStride) {
+      const int32_t on = layer.x_on[i];
+      const int end = lower ? i + 1 : cols;
+      for (int j = 0; j < end; ++j) {
+        const T factor = layer.factor(on + layer.y_on[j], counts[j]);
+        product[j] = layer.first ? factor : product[j] * factor;
+      }
+    }
+  }
+
   static void row_counts(const uint32_t* row, const int64_t* first, const int64_t* count, int layers, int32_t* out) {
     for (int l = 0; l < layers; ++l) {
       const uint32_t* words = row + first[l];
@@ -425,6 +437,8 @@ struct Tile {
     k.count = count;
     k.product_f32 = product<float>;
     k.product_f64 = product<double>;
+    k.weigh_f32 = weigh<float>;
+    k.weigh_f64 = weigh<double>;
     k.store_f32 = Blocks::template store<float>;
     k.store_f64 = Blocks::template store<double>;
     k.store_transposed_f32 = Blocks::template store_transposed<float>;

@@ -42,9 +42,9 @@ WholeArgs as_rectangle(WholeArgs args) {
 Tensor npk_matvec(
     const std::optional<Tensor>& x, const Tensor& words, const std::optional<Tensor>& y,
     const std::optional<Tensor>& y_words, const Tensor& v, std::vector<int64_t> first, std::vector<int64_t> y_first,
-    std::vector<int64_t> count, std::vector<double> scale) {
-  const WholeArgs args =
-      as_rectangle(WholeArgs(GramArgs::lambda(words, y_words, {first, y_first, count}, scale).with_sigma(x, y)));
+    std::vector<int64_t> count, std::vector<double> scale, std::vector<double> slope, std::vector<int64_t> widths) {
+  const WholeArgs args = as_rectangle(WholeArgs(
+      GramArgs::lambda(words, y_words, {first, y_first, count}, scale).with_sigma(x, y).with_slopes(slope, widths)));
   const GramProblem problem = gram_problem(args);
   args.require_right_factor(v, "v");
   require(v.size(1) <= INT32_MAX, "v: has more columns than int32 counts");
@@ -69,8 +69,10 @@ Tensor npk_matvec(
 // Computes (G * Lambda) y, or ((G + G^T) * Lambda) y if y_words is absent, in G's dtype.
 Tensor npk_gram_backward(
     const Tensor& grad, const Tensor& words, const Tensor& y, const std::optional<Tensor>& y_words,
-    std::vector<int64_t> first, std::vector<int64_t> y_first, std::vector<int64_t> count, std::vector<double> scale) {
-  const WholeArgs args = as_rectangle(WholeArgs(GramArgs::lambda(words, y_words, {first, y_first, count}, scale)));
+    std::vector<int64_t> first, std::vector<int64_t> y_first, std::vector<int64_t> count, std::vector<double> scale,
+    std::vector<double> slope, std::vector<int64_t> widths) {
+  const WholeArgs args = as_rectangle(
+      WholeArgs(GramArgs::lambda(words, y_words, {first, y_first, count}, scale).with_slopes(slope, widths)));
   gram_problem(args);
   args.require_right_factor(y, "y");
   args.require_grad(grad);
@@ -121,8 +123,10 @@ void copy_best(const Tensor& sorted, Tensor out, int64_t k) {
 
 std::tuple<Tensor, Tensor> gate_neighbors(
     const Tensor& words, const std::optional<Tensor>& y_words, std::vector<int64_t> first, std::vector<int64_t> y_first,
-    std::vector<int64_t> count, std::vector<double> scale, int64_t k, ScalarType dtype) {
-  const WholeArgs args = as_rectangle(WholeArgs(GramArgs::lambda(words, y_words, {first, y_first, count}, scale)));
+    std::vector<int64_t> count, std::vector<double> scale, int64_t k, ScalarType dtype, std::vector<double> slope,
+    std::vector<int64_t> widths) {
+  const WholeArgs args = as_rectangle(
+      WholeArgs(GramArgs::lambda(words, y_words, {first, y_first, count}, scale).with_slopes(slope, widths)));
   const GramProblem problem = gram_problem(args);
   require_float(dtype, "dtype");
   args.require_neighbors(k);

@@ -14,9 +14,12 @@ Tensor npk_gram(
     const std::optional<Tensor>& x, const Tensor& words, const std::optional<Tensor>& y,
     const std::optional<Tensor>& y_words, const std::optional<Tensor>& factor, const std::optional<Tensor>& y_factor,
     std::vector<int64_t> first, std::vector<int64_t> y_first, std::vector<int64_t> count, std::vector<double> scale,
-    ScalarType dtype) {
+    ScalarType dtype, std::vector<double> slope, std::vector<int64_t> widths) {
   const WholeArgs args(
-      GramArgs::lambda(words, y_words, {first, y_first, count}, scale).with_sigma(x, y).with_factors(factor, y_factor));
+      GramArgs::lambda(words, y_words, {first, y_first, count}, scale)
+          .with_sigma(x, y)
+          .with_factors(factor, y_factor)
+          .with_slopes(slope, widths));
   const GramProblem problem = gram_problem(args);
   output_type(dtype, "dtype");
   const DeviceGuard guard(words.get_device_index());
@@ -29,9 +32,12 @@ void npk_gram_out(
     const std::optional<Tensor>& x, const Tensor& words, const std::optional<Tensor>& y,
     const std::optional<Tensor>& y_words, const std::optional<Tensor>& factor, const std::optional<Tensor>& y_factor,
     std::vector<int64_t> first, std::vector<int64_t> y_first, std::vector<int64_t> count, std::vector<double> scale,
-    Tensor out) {
+    std::vector<double> slope, std::vector<int64_t> widths, Tensor out) {
   const WholeArgs args(
-      GramArgs::lambda(words, y_words, {first, y_first, count}, scale).with_sigma(x, y).with_factors(factor, y_factor));
+      GramArgs::lambda(words, y_words, {first, y_first, count}, scale)
+          .with_sigma(x, y)
+          .with_factors(factor, y_factor)
+          .with_slopes(slope, widths));
   const GramProblem problem = gram_problem(args);
   require_device_of(words, out, "out");
   output_type(out.scalar_type(), "out");
@@ -42,8 +48,8 @@ void npk_gram_out(
 
 Tensor npk_diag(
     const Tensor& words, std::vector<int64_t> first, std::vector<int64_t> count, std::vector<double> scale,
-    ScalarType dtype) {
-  const WholeArgs args(GramArgs::lambda(words, {}, {first, first, count}, scale));
+    ScalarType dtype, std::vector<double> slope, std::vector<int64_t> widths) {
+  const WholeArgs args(GramArgs::lambda(words, {}, {first, first, count}, scale).with_slopes(slope, widths));
   const GramProblem problem = gram_problem(args);
   require_float(dtype, "dtype");
   const DeviceGuard guard(words.get_device_index());

@@ -54,6 +54,9 @@ inline OutputType output_type(ScalarType dtype, const char* name) {
 // Checks all arguments, and fills in the gates and layers.
 inline GramProblem gram_problem(const WholeArgs& args, const std::vector<int64_t>& gates = {}) {
   args.require_valid();
+  require(
+      !args.has_slopes(),
+      "slope: the CUDA kernels take slope 0 alone; without GATEDOPS_BACKEND=cuda torch's own operations take the call");
   require_device_of(args.words, args.y_words, "y_words");
   require_device_of(args.words, args.x, "x");
   require_device_of(args.words, args.y, "y");
