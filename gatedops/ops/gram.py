@@ -50,9 +50,9 @@ def npk_gram(
         y, y_bits: the m inputs of the other side; give both or neither (only y_bits if x is None). Without them the
             Gram is that of the n inputs: each unordered pair is computed once, and the result is bitwise symmetric.
         scale: the multiplier of each layer's count: "width" (1 / w_l), "none" (1), or L numbers.
-        slope: the slope of the activations where a gate is off, where it is on the slope is 1: one number, or one per
-            layer (0: ReLU; 0.01: LeakyReLU; -1: abs). G_l is then 1 or the slope. Not differentiable. A layer of
-            kind "select" takes slope 0 alone.
+        slope: the slope that the activations have where their gates are off; where gates are on, it is 1. One number,
+            or one per layer: 0 for ReLU, 0.01 for LeakyReLU, -1 for the absolute value. An entry of G_l is then 1 or
+            the slope. A layer of kind "select" needs slope 0. K is not differentiable in it.
         normalize: divide by ``sqrt(K_ii K_jj)``. The result is right for any number of layers, and only the signs of
             `scale` matter. Inputs with ``K_ii = 0`` give 0.
         dtype: float32 or float64, for the arithmetic and the result.

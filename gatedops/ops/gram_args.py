@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gatedops.gate_args import require_gate_bits
 from gatedops.gatebits import GateBits, require_same_layers
+from gatedops.layout import GateLayer
 from gatedops.ops.checks import require_dtype, require_precision, require_tensor
 from gatedops.scalars import real_number
 from gatedops.tables import listed
@@ -52,20 +53,23 @@ def slopes_of(slope: float | Sequence[float], bits: GateBits, dtype: torch.dtype
     if not any(slopes):
         return []
     for index, (layer, a) in enumerate(zip(bits.layers, slopes, strict=True)):
-        if a == 0:
-            continue
-        if layer.kind == "select":
-            raise ValueError(
-                f"slope: got {a} for layer {index} ({layer.name!r}), which holds the choices of a max-pool: a gate that "
-                "is off there may be one that was not chosen; give one number per layer, with 0 for this one"
-            )
-        if not torch.finfo(dtype).tiny <= a * a <= torch.finfo(dtype).max / layer.width:
-            raise ValueError(
-                f"slope: got {a} for layer {index} ({layer.name!r}) of {layer.width} gates, and its square or their "
-                f"product leaves the range of {dtype}; use a slope nearer to 1"
-                f"{', or 0' if abs(a) < 1 else ''}{' or dtype=torch.float64' if dtype == torch.float32 else ''}"
-            )
+        if a != 0:
+            _require_slope(a, layer, f"slope: got {a} for layer {index} ({layer.name!r})", dtype)
     return slopes
+
+
+def _require_slope(a: float, layer: GateLayer, got: str, dtype: torch.dtype) -> None:
+    if layer.kind == "select":
+        raise ValueError(
+            f"{got}, which holds the choices of a max-pool: gates that are off there may belong to inputs that were "
+            "not chosen; give one number per layer, with 0 for this one"
+        )
+    if not torch.finfo(dtype).tiny <= a * a <= torch.finfo(dtype).max / layer.width:
+        raise ValueError(
+            f"{got}, whose square, or the square times its {layer.width} gates, leaves the range of {dtype}; use a "
+            f"slope nearer to 1{', or 0' if abs(a) < 1 else ''}"
+            f"{', or dtype=torch.float64' if dtype == torch.float32 else ''}"
+        )
 
 
 def with_widths(slopes: list[float], bits: GateBits) -> tuple[list[float], list[int]]:
@@ -88,13 +92,12 @@ def factors_of(
             return [1.0 / w for w in bits.widths]
         if scale != "none":
             raise ValueError(f"scale: got {scale!r}, needs 'width', 'none' or one number per layer")
-        largest = math.prod(bits.widths) * math.prod(max(1.0, a * a) for a in slopes)
-        if not normalize and largest > torch.finfo(dtype).max:
+        largest = [w * max(1.0, a * a) for w, a in zip(bits.widths, slopes, strict=True)] if slopes else bits.widths
+        if not normalize and math.prod(largest) > torch.finfo(dtype).max:
             squares = " and the squares of the slopes" if any(abs(a) > 1 for a in slopes) else ""
             raise ValueError(
                 f"scale: 'none' overflows {dtype}, the widths {listed(bits.widths)}{squares} multiply to more than it "
-                "holds;"
-                f" use 'width'{' or dtype=torch.float64' if dtype == torch.float32 else ''}"
+                f"holds; use 'width'{' or dtype=torch.float64' if dtype == torch.float32 else ''}"
             )
         return [1.0] * len(bits.widths)
     return listed_factors(scale, len(bits.widths))
