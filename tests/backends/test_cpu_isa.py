@@ -35,6 +35,7 @@ wide = GateBits.pack([made(20, 70, 33), made(21, 70, 16_500)])
 x, y = made(30, 333, 20), made(31, 190, 20)
 pixels = (made(32, 333, 50).abs() * 99).to(torch.uint8)
 v, w = made(33, 333, 10), made(34, 190, 3)
+slopes = (0.01, [-0.3, 0.0, 3.0, -1.0])
 
 def exact():
     yield "words", digest(bits.words, y_bits.words, wide.words)
@@ -45,7 +46,12 @@ def exact():
     for dtype in (torch.float32, torch.float64):
         lambdas = [gatedops.npk_gram(None, b, dtype=dtype) for b in (bits, wide)]
         yield f"Lambda {dtype}", digest(*lambdas, gatedops.npk_gram(None, bits, None, y_bits, dtype=dtype))
-        yield f"diagonal {dtype}", digest(gatedops.npk_diag(None, bits, dtype=dtype))
+        sloped = [gatedops.npk_gram(None, bits, None, y, slope=a, dtype=dtype) for y in (None, y_bits) for a in slopes]
+        yield f"Lambda with slopes {dtype}", digest(*sloped, gatedops.npk_gram(None, wide, slope=0.01, dtype=dtype))
+        near = [gatedops.gate_neighbors(bits, 9, slope=a, dtype=dtype) for a in slopes]
+        yield f"neighbors with slopes {dtype}", digest(*near[0], *near[1])
+        diagonals = [gatedops.npk_diag(None, bits, slope=a, dtype=dtype) for a in (0.0, *slopes)]
+        yield f"diagonal {dtype}", digest(*diagonals)
         yield f"uint8 {dtype}", digest(gatedops.npk_gram(pixels, bits, dtype=dtype))
         near = (*gatedops.gate_neighbors(bits, 9, dtype=dtype), *gatedops.gate_neighbors(bits, 9, y_bits, dtype=dtype))
         yield f"neighbors {dtype}", digest(*near)
@@ -56,6 +62,7 @@ def products():
         yield f"gram {dtype}", digest(gatedops.npk_gram(x, bits, **options))
         yield f"matvec {dtype}", digest(gatedops.npk_matvec(x, bits, v, **options))
         yield f"matvec of y {dtype}", digest(gatedops.npk_matvec(x, bits, w, y, y_bits, **options))
+        yield f"matvec with slopes {dtype}", digest(gatedops.npk_matvec(x, bits, v, slope=slopes[1], **options))
         yield f"matvec of gates {dtype}", digest(gatedops.npk_matvec(None, bits, v, **options))
         q = x.clone().requires_grad_()
         gatedops.npk_gram(q, bits, **options).square().sum().backward()

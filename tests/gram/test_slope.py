@@ -69,7 +69,7 @@ def weighed_features(x: np.ndarray, gates: list[np.ndarray], slopes: list[float]
 
 
 @every_isa
-@pytest.mark.parametrize("slope", [-1.0, 0.5, 0.25, [-1.0, 0.0, 0.5, -2.0, 2.0]], ids=str)
+@pytest.mark.parametrize("slope", [-1.0, [0.5, 0.0, -0.25, 2.0, -1.0]], ids=str)
 @pytest.mark.parametrize(("d_in", "widths"), PATH_NETS)
 def test_integers_and_dyadic_slopes_give_exactly_what_all_listed_paths_give(d_in, widths, slope):
     rng = np.random.default_rng(d_in)
@@ -102,7 +102,7 @@ def test_the_slope_of_abs_counts_agreement_less_difference(dtype):
 
 
 @every_isa
-@examples(25)
+@examples(10)
 @given(rows, rows, dense_nets, seeds, densities, st.sampled_from(FLOATS), st.data())
 def test_lambda_is_bit_for_bit_the_reference_and_near_brute_force(n, m, specs, seed, density, dtype, data):
     a, b = random_bits(n, specs, seed, density), random_bits(m, specs, seed + 1, density)

@@ -27,6 +27,7 @@ WORDS, Y_WORDS = BITS.words, Y_BITS.words
 MEASURES = ("both", "agree", "differ")
 LAYERS = ([0, 8], [0, 8], [2, 3])
 SCALE = [1 / 40, 1 / 70]
+SLOPES = ([0.25, -1.5], [40, 70])  # The slopes, and the numbers of gates.
 PROGRAMS = [chain((4, 4), 2), *(RandomProgram(seed).program for seed in range(6))]
 
 
@@ -61,27 +62,34 @@ CALLS: dict[str, Callable[[Case], list[Call]]] = {
     "unpack_gates": lambda c: [(WORDS[:, 8:], 1, 70), (WORDS, 4, 40)],
     "gate_counts": lambda c: [(WORDS,), (WORDS[:, 3:5],)],
     "gate_overlap": lambda c: [(WORDS, y, *LAYERS, [40, 70], measure) for y in (None, Y_WORDS) for measure in MEASURES],
-    "gate_neighbors": lambda c: [(WORDS, y, *LAYERS, SCALE, 3, c.dtype) for y in (None, Y_WORDS)],
-    "npk_diag": lambda c: [(WORDS, LAYERS[0], LAYERS[2], SCALE, c.dtype)],
+    "gate_neighbors": lambda c: [
+        (WORDS, y, *LAYERS, SCALE, 3, c.dtype, *slopes) for y in (None, Y_WORDS) for slopes in ((), SLOPES)
+    ],
+    "npk_diag": lambda c: [(WORDS, LAYERS[0], LAYERS[2], SCALE, c.dtype, *slopes) for slopes in ((), SLOPES)],
     "npk_gram": lambda c: [
         (c.x, WORDS, None, None, None, None, *LAYERS, SCALE, c.dtype),
         (c.x, WORDS, c.y, Y_WORDS, c.factor, c.y_factor, *LAYERS, SCALE, c.dtype),
         (None, WORDS, None, Y_WORDS, None, None, *LAYERS, SCALE, c.dtype),
         (rows_of(7, 300, dtype=torch.uint8), WORDS, None, None, c.factor, None, *LAYERS, SCALE, c.dtype),
         (c.x.bfloat16(), WORDS, c.y.bfloat16(), Y_WORDS, None, None, *LAYERS, SCALE, c.dtype),
+        (c.x, WORDS, c.y, Y_WORDS, c.factor, c.y_factor, *LAYERS, SCALE, c.dtype, *SLOPES),
+        (None, WORDS, None, None, None, None, *LAYERS, SCALE, c.dtype, [0.0, 0.5], [40, 70]),
     ],
     "npk_gram_out": lambda c: [
         (c.x, WORDS, c.y, Y_WORDS, None, None, *LAYERS, SCALE, {"out": c.zeros(7, 9)[:, 2:7]}),
         (None, WORDS, None, None, c.factor, None, *LAYERS, SCALE, {"out": c.zeros(7, 7)}),
+        (None, WORDS, None, None, c.factor, None, *LAYERS, SCALE, *SLOPES, {"out": c.zeros(7, 7)}),
     ],
     "npk_gram_backward": lambda c: [
         (c.square, WORDS, c.x, None, *LAYERS, SCALE),
         (c.wide, WORDS, c.y.half(), Y_WORDS, *LAYERS, SCALE),
+        (c.square, WORDS, c.x, None, *LAYERS, SCALE, *SLOPES),
     ],
     "npk_matvec": lambda c: [
         (c.x, WORDS, None, None, c.square, *LAYERS, SCALE),
         (c.x, WORDS, c.y, Y_WORDS, c.wide.mT[:, :5].contiguous(), *LAYERS, SCALE),
         (None, WORDS, None, Y_WORDS, c.y, *LAYERS, SCALE),
+        (c.x, WORDS, c.y, Y_WORDS, c.y, *LAYERS, SCALE, *SLOPES),
     ],
     "soft_npk_gram": lambda c: [(c.x, b, [2, 4], [0.5, 2.0]) for b in (None, c.y)],
     "soft_npk_gram_backward": lambda c: [

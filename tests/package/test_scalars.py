@@ -53,6 +53,8 @@ REAL: dict[str, Callable[[Any], Any]] = {
     "sigma": lambda p: npk(NET, X, sigma=p),
     "path_norm": lambda p: path_norm(NET, p),
     "scale": lambda p: npk_gram(X, BITS, scale=[p, p]),
+    "slope": lambda p: npk_gram(X, BITS, slope=p),
+    "slopes": lambda p: npk_gram(X, BITS, slope=[p, p]),
     "beta": lambda p: SoftReLU(beta=p).beta,
     "gain": lambda p: SoftReLU(gain=p).gain,
     "twin": lambda p: gated_twin(NET, gate="soft", beta=p, gain=p).soft,

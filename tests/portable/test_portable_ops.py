@@ -167,6 +167,18 @@ def test_the_workspace_is_bounded(name, int8, monkeypatch):
     assert memory.peak - sum(sizes.values()) <= WORKSPACE
 
 
+@pytest.mark.parametrize("int8", [True, False])
+def test_the_workspace_is_bounded_with_slopes(int8, monkeypatch):
+    for module in (products, gram_blocks, sigma):
+        monkeypatch.setattr(module, "has_int8", lambda device: int8)
+    layers, slopes = sides(3000, 5000), ([0.5, -1.0], [1200, 1280])
+    left, right, first, count, scale = layers
+    v = on_meta(5000, 9, dtype=torch.float64)
+    with LiveBytes(left, right, v) as memory:
+        result = register.OPS["npk_matvec"](None, left, None, right, v, first, first, count, scale, *slopes)
+    assert memory.peak - result.nbytes <= WORKSPACE
+
+
 def test_what_is_no_matrix_is_not_copied_as_a_whole():
     grad, x = on_meta(8, 1, 1024).expand(8, 20_000, 1024), on_meta(20_000, 8, 512).transpose(0, 1)
     weight = on_meta(1024, 512)
