@@ -340,7 +340,7 @@ class TileLambda {
     }
   }
 
-  // Multiplies the product of a rectangle by the layers of a panel, whose columns `packed` begins with.
+  // Multiplies the product of a rectangle by the layers of a panel. `packed` begins with the rectangle's first column.
   void run(const PieceRange& panel, const uint32_t* packed, const TileRect& rect) const {
     const RowBlock x = p_.x.block(rect.i, rect.rows);
     const LayerPiece& piece = *panel.begin;
