@@ -40,7 +40,7 @@ def gram_into_a_buffer(x: torch.Tensor | None, bits: GateBits, **options: object
     return partial(npk_gram, x, bits, **options, out=torch.empty(POINTS, POINTS, dtype=options.get("dtype")))
 
 
-VARIANTS = {"two sets": {"y_bits": random_gates(seed=1)}, "float64": {"dtype": torch.float64}}
+VARIANTS = {"two sets": {"y_bits": random_gates(seed=1)}, "float64": {"dtype": torch.float64}, "slope": {"slope": 0.01}}
 NEIGHBORS = {f"k={k}, {net}": (NETS[net], {"k": k}) for net in ("4 x 1024", "1 x 64") for k in (1, 10, 100)}
 NEIGHBORS |= {name: (WIDE, {"k": 10, **options}) for name, options in VARIANTS.items()}
 FEW, FLOATS = random_gates((32,), n=2), torch.rand(2, 32)

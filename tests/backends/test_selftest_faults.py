@@ -109,7 +109,7 @@ def test_only_marked_cases_may_be_refused():
     def fails(*args, **kwargs):
         raise RuntimeError("unknown error")
 
-    for case in cases_of_op("conv_gram"):
+    for case in [*cases_of_op("conv_gram"), *cases_of_op("gate_neighbors")]:
         fault = ("raised", "ValueError: unknown instruction")
         assert fault_of(case, refuses, CPU) == (None if case.may_refuse else fault), case.name
         assert fault_of(case, fails, CPU) == ("raised", "RuntimeError: unknown error")

@@ -4,13 +4,13 @@ whose inputs are bytes or whole numbers."""
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from gatedops.portable.gram import MEASURES
-from gatedops.selftest.case import Arguments, Case, Timing
+from gatedops.selftest.case import Arguments, Case, Make, Timing
 from gatedops.selftest.cases.inputs import (
     FLOAT32,
     FLOAT64,
@@ -77,6 +77,7 @@ def cases() -> list[Case]:
         *_filled_cases(),
         *_matvec_cases(),
         *_backward_cases(),
+        *_sloped_cases(),
     ]
 
 
@@ -355,3 +356,35 @@ def _backward_case(
 
     name = f"npk_gram_backward of {size}, {name_of(dtype)}, y {name_of(y_dtype or dtype)}, grad {layout.__name__}"
     return Case(name, "npk_gram_backward", drawn(build), frozenset() if whole else frozenset({0}))
+
+
+# --- activations with two slopes ------------------------------------------------------------------------------------
+
+
+def _sloped_cases() -> list[Case]:
+    """Calls with slopes, which a kernel may refuse. In the second layer the slope is 0."""
+    small, tiles = replace(SMALL, widths=(31, 33, 200)), replace(TILES, widths=(33, 64, 20))
+    return [
+        _sloped_case("npk_gram", drawn(_gram_arguments, small), small),
+        _sloped_case("npk_gram", drawn(_gram_arguments, tiles, BYTES, FLOAT64, factors=True), tiles),
+        _sloped_case("npk_gram_out", drawn(_gram_arguments, tiles, filled=True), tiles),
+        _sloped_case("npk_diag", drawn(_diagonal_arguments, small, FLOAT32), small),
+        _sloped_case("npk_matvec", drawn(_matvec_arguments, tiles, None, 5, whole=False), tiles, frozenset({0})),
+        _sloped_case("npk_gram_backward", drawn(_backward_arguments, small), small, frozenset({0})),
+        _sloped_case("gate_neighbors", drawn(_neighbor_arguments, tiles, 10, FLOAT32), tiles),
+    ]
+
+
+def _sloped_case(op: str, make: Make, size: Size, close: frozenset[int] = frozenset()) -> Case:
+    def sloped(device: torch.device, seed: int = 0) -> Arguments:
+        args, outs = make(device, seed)
+        return [*args, [0.01, 0.0, -1.5], list(size.widths)], outs
+
+    return Case(f"{op} of {size} with slopes", op, sloped, close, may_refuse=True)
+
+
+def _backward_arguments(draw: Draw, size: Size) -> Arguments:
+    words, y_words, layers = _words(*size.sides(draw))
+    m = size.n if size.m is None else size.m
+    grad, y = draw.normal(size.n, m), draw.normal(m, 20)
+    return call(grad, words, y, y_words, *layers, size.scale)
