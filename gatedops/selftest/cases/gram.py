@@ -386,5 +386,5 @@ def _sloped_case(op: str, make: Make, size: Size, close: frozenset[int] = frozen
 def _backward_arguments(draw: Draw, size: Size) -> Arguments:
     words, y_words, layers = _words(*size.sides(draw))
     m = size.n if size.m is None else size.m
-    grad, y = draw.normal(size.n, m), draw.normal(m, 20)
+    grad, y = draw.normal(size.n, m, dtype=FLOAT32), draw.normal(m, 20, dtype=FLOAT32)
     return call(grad, words, y, y_words, *layers, size.scale)
