@@ -137,7 +137,10 @@ def recorded_gates(
     model: nn.Module, network: Network, inputs: Tensor | None, batch_size: int, progress: bool | None
 ) -> GateBits | None:
     """The recorded layers, one for each gate and max-pool of the network; None if there are none."""
-    expected = [(step.name, layout.shape) for step, layout in recorded_of(network)]
+    expected = [
+        (step.name, layout.image if isinstance(step, trace.MaxPool) else layout.shape)
+        for step, layout in recorded_of(network)
+    ]
     if inputs is None or not expected:
         return None
     with bare(model) as inner:

@@ -9,5 +9,6 @@ from gatedops.trace.step_builder import Converter
 from gatedops.trace.step_gates import GATES
 from gatedops.trace.step_layers import LAYERS
 from gatedops.trace.step_movements import MOVEMENTS
+from gatedops.trace.step_transposed import TRANSPOSED
 
-CONVERTERS: dict[Any, Converter] = {**LAYERS, **GATES, **ARITHMETIC, **MOVEMENTS}
+CONVERTERS: dict[Any, Converter] = {**LAYERS, **TRANSPOSED, **GATES, **ARITHMETIC, **MOVEMENTS}

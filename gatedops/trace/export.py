@@ -52,13 +52,14 @@ def steps(
 
     It understands these operations, as modules or functions, in place or not:
 
-    - Linear over the last axis, Conv1d and Conv2d (a Conv1d becomes a :class:`Conv2d` of images of one row), BatchNorm
-      and Dropout in evaluation mode;
+    - Linear over the last axis, Conv1d and Conv2d (a Conv1d becomes a :class:`Conv2d` of images of one row), transposed
+      convolutions (a :class:`Rearrange`, which puts zeros between the pixels, and a :class:`Conv2d`), BatchNorm and
+      Dropout in evaluation mode;
     - ReLU under all its names (relu, clamp(q, min=0), maximum(q, 0), where(q > 0, q, 0), q * (q > 0), masked_fill,
       threshold, hardtanh(q, 0, inf)), LeakyReLU, PReLU, RReLU in evaluation mode, abs, and ReLU6, hardtanh and clamp
       with two bounds: each becomes a :class:`Gate`;
-    - MaxPool2d, AvgPool1d, AvgPool2d, adaptive average pools, the mean over axes, and interpolation: nearest becomes a
-      :class:`Rearrange`, any other kind, and an adaptive pool that does not divide the image evenly, a
+    - MaxPool1d, MaxPool2d, AvgPool1d, AvgPool2d, adaptive average pools, the mean over axes, and interpolation: nearest
+      becomes a :class:`Rearrange`, any other kind, and an adaptive pool that does not divide the image evenly, a
       :class:`Resample`;
     - the sum and difference of two outputs, products and quotients with constants, adding and subtracting constants;
     - concatenation; and everything that only moves numbers, such as slices, permutations, reshapes, channel shuffle,

@@ -42,6 +42,12 @@ class Window:
             bool(given.get("ceil_mode", False)),
         )
 
+    def of_one_row(self) -> Window:
+        """The window of a 1-d max-pool on sequences as images of one row."""
+        pairs = zip((self.kernel, self.stride, self.padding, self.dilation), (1, 1, 0, 1), strict=True)
+        kernel, stride, padding, dilation = ((down, size[1]) for size, down in pairs)
+        return Window(kernel, stride, padding, dilation, self.ceil_mode)
+
     def chosen(self, z: Tensor) -> Tensor:
         """int64 ``(n, C, H', W')``: the position, among the H*W pixels of z ``(n, C, H, W)``, of each output's maximum.
         Among equal maxima it is the first in row order."""
@@ -112,6 +118,11 @@ def gives_indices(call: Call) -> bool:
         return not name.startswith("max_pool")
     place = _RETURN_INDICES[name[: -len("1d")]]
     return bool(call.args[place] if place < len(call.args) else call.kwargs.get("return_indices", False))
+
+
+def is_max_pool1d(call: Call) -> bool:
+    """Whether a call is torch's max_pool1d, with indices or not."""
+    return _plain_name(call) == "max_pool1d"
 
 
 def dimensions(call: Call) -> int:

@@ -66,7 +66,8 @@ def record_gates(
         call: how the model takes a batch, such as ``lambda model, batch: model(**batch)``.
         training: run in training mode: batch norm takes the statistics of each batch, dropout drops. False: run in
             evaluation mode.
-        max_pool: record the choices of every 2-d max-pool too, as layers of kind "select" (docs/math.md, section 9).
+        max_pool: record the choices of every 1-d and 2-d max-pool too, as layers of kind "select" (docs/math.md,
+            section 9); sequences are images of one row.
         activations: "relu": record ReLUs only. "piecewise": record, in call order with the ReLUs, every activation of
             two slopes. LeakyReLU, PReLU, RReLU in evaluation mode and abs have a gate that is on where the
             pre-activation is > 0; for them, :func:`gatedops.npk_gram` takes the slope where it is off

@@ -18,7 +18,7 @@ from gatedops.trace.mode import MAX_POOL, OTHER_POOL, PIECEWISE, Call, name_of
 from gatedops.trace.names import Numbering, RunningModules
 from gatedops.trace.passes import Pass, PiecewiseNames, Probe, Run
 from gatedops.trace.piecewise import on
-from gatedops.trace.pooling import Window
+from gatedops.trace.pooling import Window, is_max_pool1d
 from gatedops.trace.row_plan import FIRST, Arrangement
 from gatedops.trace.row_search import Comparison, RowPlan, UnprovenError, comparison, row_plan
 
@@ -133,11 +133,15 @@ class Recorder(Pass):
         if not arrangement.fits(tuple(values.shape), self._rows):
             raise ValueError(_misfit(name, tuple(values.shape), self._rows))
         if call.kind == MAX_POOL:
-            self._add_choices(values, arrangement, call, name)
+            self._add_choices(values, arrangement, Window.of_call(call.args, call.kwargs), name)
+        elif is_max_pool1d(call) and values.dim() == 3:
+            # A sequence is an image of one row.
+            window = Window.of_call(call.args, call.kwargs).of_one_row()
+            self._add_choices(values.unsqueeze(2), arrangement, window, name)
         elif call.kind == OTHER_POOL:
             raise ValueError(
-                f"max_pool: {call.name} ({name}) is not a 2-d max-pool, and only the choices of those can be recorded;"
-                " record without max_pool=True"
+                f"max_pool: {call.name} ({name}) is neither max_pool1d nor max_pool2d, and only their choices can be"
+                " recorded; record without max_pool=True"
             )
         else:
             gates = on(call) if call.kind == PIECEWISE else values
@@ -195,13 +199,13 @@ class Recorder(Pass):
             first += words.shape[1]
         return tuple(layers)
 
-    def _add_choices(self, z: Tensor, arrangement: Arrangement, call: Call, name: str) -> None:
+    def _add_choices(self, z: Tensor, arrangement: Arrangement, window: Window, name: str) -> None:
         if arrangement != FIRST or z.dim() != 4:
             raise ValueError(
                 f"max_pool: {name} works on {tuple(z.shape)} for a batch of {self._rows} inputs, needs (n, C, H, W);"
                 " record without max_pool=True"
             )
-        self._add(Window.of_call(call.args, call.kwargs).select(z), name, "select")
+        self._add(window.select(z), name, "select")
 
     def _add_gates(self, q: Tensor, call_kind: str, name: str) -> None:
         if q.dim() > 5 or q.shape.numel() == 0:

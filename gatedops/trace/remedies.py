@@ -37,7 +37,7 @@ _RECURRENT = frozenset(
 _WRITES = frozenset(["slice_scatter", "select_scatter", "copy", "as_strided_scatter"])
 _UNRECORDED = frozenset(
     f"{kind}_max_pool{axes}d" for kind in ("adaptive", "fractional") for axes in (1, 2, 3)
-) | frozenset(["max_pool1d", "max_pool3d"])
+) | frozenset(["max_pool3d"])
 
 
 def mixes_signals(node: Node, signals: Collection[Node]) -> bool:
@@ -70,10 +70,7 @@ def reason_of(node: Node, is_constant: Callable[[Any], bool], otherwise: str) ->
     if op in _RECURRENT:
         return f"a recurrent layer; {otherwise}"
     if op in _UNRECORDED:
-        return (
-            "a max-pool whose choices record_gates does not record; use F.max_pool2d, for a pool of (n, C, T) as"
-            " F.max_pool2d(x.unsqueeze(2), (1, k)).squeeze(2)"
-        )
+        return "a max-pool whose choices record_gates does not record; use F.max_pool1d or F.max_pool2d"
     if op in _WRITES:
         return (
             "a change in place of a part of a tensor; compute the parts without changing that tensor, and put them"

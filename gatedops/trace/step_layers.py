@@ -26,7 +26,7 @@ def is_everywhere(value: Any, number: float, made_of: Sources) -> bool:
     return not value.is_meta and not any(s.is_parameter for s in made_of) and bool((value == number).all())
 
 
-def _weights(builder: StepBuilder, node: Node, a: Arguments) -> dict[str, Any]:
+def weights_of(builder: StepBuilder, node: Node, a: Arguments) -> dict[str, Any]:
     """The weight and the bias of a layer. A bias of zeros that is not a parameter counts as None."""
     bias, bias_made_of = builder.optional(a["bias"], node), builder.made_of(a["bias"], node)
     bias_drawn = builder.drawn(a["bias"], node)
@@ -43,23 +43,23 @@ def _weights(builder: StepBuilder, node: Node, a: Arguments) -> dict[str, Any]:
 
 
 def _linear(builder: StepBuilder, node: Node, a: Arguments) -> None:
-    builder.add(node, Linear, a["input"], **_weights(builder, node, a))
+    builder.add(node, Linear, a["input"], **weights_of(builder, node, a))
 
 
 def _gated_linear(builder: StepBuilder, node: Node, a: Arguments) -> None:
-    builder.add(node, Linear, a["x"], **_weights(builder, node, a))
+    builder.add(node, Linear, a["x"], **weights_of(builder, node, a))
     builder.add(node, Gate, node, op="relu")
 
 
 def _conv(builder: StepBuilder, node: Node, a: Arguments) -> None:
     """A convolution over one axis becomes one of images of one row."""
-    weights = _weights(builder, node, a)
+    weights = weights_of(builder, node, a)
     axes = weights["weight"].dim() - 2
-    _require_images(builder, node, a["input"], axes)
+    require_images(builder, node, a["input"], axes)
     if axes == 1:
         weights["weight"] = weights["weight"].unsqueeze(2)
         weights["weight_drawn"] = _with_a_row(weights["weight_drawn"])
-    stride, dilation = _pair(a["stride"], axes), _pair(a["dilation"], axes)
+    stride, dilation = size_pair(a["stride"], axes), size_pair(a["dilation"], axes)
     sides = _own_padding(a["padding"], pair(weights["weight"].shape[2:]), dilation, axes)
     source, mode = a["input"], "zeros"
     padded = builder.padding_of(source)
@@ -71,7 +71,7 @@ def _conv(builder: StepBuilder, node: Node, a: Arguments) -> None:
     builder.add(node, Conv2d, source, **weights, **fields)
 
 
-def _require_images(builder: StepBuilder, node: Node, source: Any, axes: int) -> None:
+def require_images(builder: StepBuilder, node: Node, source: Any, axes: int) -> None:
     """Refuses an operation on images if they have no axis of channels beside their own axes."""
     if len(builder.shape(source)) != axes + 1:
         builder.refuse(
@@ -84,7 +84,7 @@ def _with_a_row(drawn: Draw | None) -> Draw | None:
     return None if drawn is None else lambda seed: drawn(seed).unsqueeze(2)
 
 
-def _pair(value: Any, axes: int, down: int = 1) -> Pair:
+def size_pair(value: Any, axes: int, down: int = 1) -> Pair:
     """torch's numbers for one or two axes as (height, width). An operation over one axis has `down` as its height."""
     height, width = pair(value)
     return (height if axes == 2 else down, width)
@@ -97,34 +97,38 @@ def _own_padding(padding: Any, kernel: Pair, dilation: Pair, axes: int) -> Sides
         # torch puts the odd pixel to the right and to the bottom.
         (top, bottom), (left, right) = [(t // 2, t - t // 2) for t in total]
         return (left, right, top, bottom)
-    down, across = _pair(0 if padding == "valid" else padding, axes, 0)
+    down, across = size_pair(0 if padding == "valid" else padding, axes, 0)
     return (across, across, down, down)
 
 
 def _max_pool(builder: StepBuilder, node: Node, a: Arguments) -> None:
-    _require_images(builder, node, a["self"], 2)
-    builder.add(node, MaxPool, a["self"], window=_window(a, 2))
+    """A maximum over windows of one or two axes."""
+    axes = 1 if node.target is aten.max_pool1d.default else 2
+    require_images(builder, node, a["self"], axes)
+    builder.add(node, MaxPool, a["self"], window=_window(a, axes))
 
 
 def _avg_pool(builder: StepBuilder, node: Node, a: Arguments) -> None:
     """An average over windows of one or two axes."""
     axes = 1 if node.target is aten.avg_pool1d.default else 2
-    _require_images(builder, node, a["self"], axes)
+    require_images(builder, node, a["self"], axes)
     fields = {"count_include_pad": a["count_include_pad"], "divisor": a.get("divisor_override")}
     builder.add(node, AvgPool, a["self"], window=_window(a, axes), **fields)
 
 
 def _window(a: Arguments, axes: int) -> Window:
-    kernel = _pair(a["kernel_size"], axes)
-    stride = _pair(a["stride"], axes) if a["stride"] else kernel
-    return Window(kernel, stride, _pair(a["padding"], axes, 0), _pair(a.get("dilation", 1), axes), a["ceil_mode"])
+    kernel = size_pair(a["kernel_size"], axes)
+    stride = size_pair(a["stride"], axes) if a["stride"] else kernel
+    return Window(
+        kernel, stride, size_pair(a["padding"], axes, 0), size_pair(a.get("dilation", 1), axes), a["ceil_mode"]
+    )
 
 
 def _adaptive_avg_pool(builder: StepBuilder, node: Node, a: Arguments) -> None:
     """A pool with windows of one size is an AvgPool, any other a Resample."""
     axes = 1 if node.target is aten.adaptive_avg_pool1d.default else 2
-    _require_images(builder, node, a["self"], axes)
-    given, wanted = _pair(builder.shape(a["self"])[1:], axes), _pair(builder.shape(node)[1:], axes)
+    require_images(builder, node, a["self"], axes)
+    given, wanted = size_pair(builder.shape(a["self"])[1:], axes), size_pair(builder.shape(node)[1:], axes)
     if any(size % parts for size, parts in zip(given, wanted, strict=True)):
         _resample(builder, node, a)
         return
@@ -137,8 +141,8 @@ def _resample(builder: StepBuilder, node: Node, a: Arguments) -> None:
     """Finds the matrices of a linear operation on pixels, which must act on rows and columns separately."""
     source = a["self"] if "self" in a else a["input"]
     before, after = builder.shape(source)[1:], builder.shape(node)[1:]
-    _require_images(builder, node, source, len(after))
-    (height, width), wanted = _pair(before, len(after)), _pair(after, len(after))
+    require_images(builder, node, source, len(after))
+    (height, width), wanted = size_pair(before, len(after)), size_pair(after, len(after))
 
     def result(image: Tensor) -> Tensor:
         target: Any = node.target
@@ -170,6 +174,7 @@ LAYERS: dict[Any, Converter] = {
     aten.conv1d.padding: _conv,
     aten.conv2d.default: _conv,
     aten.conv2d.padding: _conv,
+    aten.max_pool1d.default: _max_pool,
     aten.max_pool2d.default: _max_pool,
     aten.avg_pool1d.default: _avg_pool,
     aten.avg_pool2d.default: _avg_pool,

@@ -126,6 +126,11 @@ MOVEMENTS_OF_SEQUENCES: dict[str, Form] = {
     ),
     "zeros twice and conv1d": (lambda net, x: net.conv1(F.pad(F.pad(x, (1, 1)), (2, 2))), ["Rearrange", "Conv2d"]),
     "linear": (lambda net, x: F.linear(x, net.slopes.expand(2, 4).repeat(1, 2)[:, :6]), ["Linear"]),
+    "max_pool1d": (lambda net, x: F.max_pool1d(x, 3, 2, 1), ["MaxPool"]),
+    "conv_transpose1d": (
+        lambda net, x: F.conv_transpose1d(x, net.conv1.weight.transpose(0, 1)[:, :2], None, 2, 1, 1, 2),
+        ["Rearrange", "Conv2d"],
+    ),
     "avg_pool1d": (lambda net, x: F.avg_pool1d(x, 3, 2, 1, True, False), ["AvgPool"]),
     "adaptive_avg_pool1d": (lambda net, x: F.adaptive_avg_pool1d(x, 2), ["AvgPool"]),
     "uneven adaptive_avg_pool1d": (lambda net, x: F.adaptive_avg_pool1d(x, 4), ["Resample"]),

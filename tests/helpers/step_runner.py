@@ -25,15 +25,13 @@ def run_step(step: trace.Step, x: Tensor, *others: Tensor) -> Tensor:
             return x
         case trace.Linear(weight=weight, bias=bias):
             return F.linear(x, weight, bias)
-        case trace.Conv2d() | trace.AvgPool() | trace.Resample() if x.dim() == 3:
+        case trace.Conv2d() | trace.AvgPool() | trace.Resample() | trace.MaxPool() if x.dim() == 3:
             # Channels with one axis are images of one row.
             return _on_images(step, x.unsqueeze(2)).squeeze(2)
-        case trace.Conv2d() | trace.AvgPool() | trace.Resample():
+        case trace.Conv2d() | trace.AvgPool() | trace.Resample() | trace.MaxPool():
             return _on_images(step, x)
         case trace.Gate():
             return _gated(step, x)
-        case trace.MaxPool(window=w):
-            return F.max_pool2d(x, w.kernel, w.stride, w.padding, w.dilation, w.ceil_mode)
         case trace.Add():
             return x + others[0]
         case trace.AddConstant(constant=constant):
@@ -66,6 +64,8 @@ def _on_images(step: trace.Step, x: Tensor) -> Tensor:
         case trace.Conv2d():
             padded = F.pad(x, step.padding, mode={"zeros": "constant", "circular": "circular"}[step.padding_mode])
             return F.conv2d(padded, step.weight, step.bias, step.stride, 0, step.dilation, step.groups)
+        case trace.MaxPool(window=w):
+            return F.max_pool2d(x, w.kernel, w.stride, w.padding, w.dilation, w.ceil_mode)
         case trace.AvgPool(window=w):
             return F.avg_pool2d(x, w.kernel, w.stride, w.padding, w.ceil_mode, step.count_include_pad, step.divisor)
         case trace.Resample(rows=rows, columns=columns):

@@ -60,7 +60,6 @@ STEPS = {
     "padding": (pooled(lambda net, x: F.pad(x, (1, 1, 1, 1), value=1.0)), IMAGES, "pad in", "pad with zeros"),
     "a stack": (lambda net, x: torch.stack([net.fc(x), x], 1), X, "stack in the model", "write it as torch.cat"),
     "a constant part": (lambda net, x: torch.cat([net.fc(x), torch.ones(len(x), 1)], 1), X, "cat in", "F.pad"),
-    "sequences": (lambda net, x: F.max_pool1d(x[:, None], 2), X, "max_pool1d in", "use F.max_pool2d"),
     "a matrix": (lambda net, x: x @ net.fc.weight, X, "matmul in", "write it as F.linear"),
     "attention": (lambda net, x: F.scaled_dot_product_attention(*[x[:, None]] * 3), X, "attention in", GATES),
     "a dtype": (lambda net, x: net.fc(x).double(), X, "to_copy in", "model.to(torch.float32)"),
@@ -80,17 +79,33 @@ STEPS = {
     "a branch on values": (lambda net, x: net.fc(x) if x.sum() > 0 else x, X, "torch.export does not follow it", GATES),
 }
 KERNELS = {
-    "groups": (lambda: nn.Conv2d(2, 2, 1, groups=2), IMAGES, "0 has 2 groups", GATES),
-    "tokens": (lambda: nn.Linear(4, 3), IMAGES, "0 is a Linear layer on (2, 4, 4)", "flatten its input"),
+    "groups": (
+        lambda: nn.Sequential(nn.Conv2d(2, 2, 1), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(2, 2, 1, groups=2), Averaged()),
+        IMAGES,
+        "0.3 has groups of channels, but reads sums",
+        "put one there",
+    ),
+    "tokens": (lambda: Mixer(), IMAGES[:, 0], "0.across is a Linear layer over axis 2", "flatten its input"),
+    "pixel shuffle": (
+        lambda: nn.Sequential(nn.Conv2d(2, 4, 1), nn.ReLU(), nn.PixelShuffle(2), nn.Conv2d(1, 2, 1), Averaged()),
+        IMAGES,
+        "0.2 moves numbers between channels and pixels",
+        GATES,
+    ),
     "a mean": (lambda: Forward(lambda net, x: net.conv(x).mean(1)), IMAGES, "0.mean is a mean", "use x.mean((2, 3))"),
-    "a norm first": (lambda: nn.BatchNorm2d(2), IMAGES, "0 is a batch norm behind input", "put it there, or"),
+    "a norm of one branch": (
+        lambda: Forward(pooled(lambda net, x: net.conv(x) + net.bn(x.relu()))),
+        IMAGES,
+        "0.add adds two outputs, and no layer stands between it and 0.bn",
+        "put a layer there",
+    ),
     "no pixels": (lambda: nn.Conv2d(2, 3, 3), IMAGES, "images at 0", "nn.Flatten(), nn.Linear(12, 1)), x)"),
     "a gate": (lambda: nn.Sequential(nn.Linear(4, 3), nn.ReLU()), X, "ends with 0.1", "nn.Linear(3, 1)), x)"),
     "pools": (
-        lambda: nn.Sequential(nn.Conv2d(2, 2, 1), nn.MaxPool2d(2), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(2, 1)),
+        lambda: nn.Sequential(nn.Conv2d(2, 2, 1), *(nn.MaxPool2d(2, 1) for _ in range(3)), Averaged()),
         IMAGES,
-        "0.2 pools the output of another",
-        "put one there, or make one MaxPool2d",
+        "0.3 is a max-pool behind a depthwise convolution or two other max-pools",
+        "put one there",
     ),
     "sums": (
         lambda: nn.Sequential(nn.Conv2d(2, 2, 1), nn.ReLU(), nn.Flatten(), nn.ReLU(), nn.Linear(32, 1)),
@@ -103,12 +118,28 @@ KERNELS = {
     "unused gates": (
         lambda: Forward(lambda net, x: (x.relu(), net.other(net.fc(x).relu()))[1]),
         X,
-        "calls the ReLUs and max-pools ['0.relu', '0.relu#2']",
+        "calls the activations and max-pools ['0.relu', '0.relu#2']",
         "remove the others",
     ),
     "lazy": (lambda: nn.LazyLinear(3), X, "0 (LazyLinear) has no weights yet", "call model(x) once"),
     "training": (lambda: nn.Dropout().train(), X, "0 (Dropout) is in training mode", "call model.eval() first"),
 }
+
+
+class Mixer(nn.Module):
+    """Tokens (T, d), and a Linear layer over the tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.along, self.across, self.head = nn.Linear(4, 3), nn.Linear(4, 4), nn.Linear(12, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.across(self.along(x).relu().mT).relu().flatten(1))
+
+
+class Averaged(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 1))
 
 
 class Recurrent(nn.Module):
@@ -244,8 +275,8 @@ def test_path_norms_do_not_offer_gates():
         with pytest.raises(ValueError, match="take the norm of the part before it") as raised:
             path_norm(Forward(function), 2, X)
         assert "npk_gram" not in str(raised.value)
-    with pytest.raises(ValueError, match=r"x: got shape \(3, 4, 1\).*flatten them$"):
-        path_norm(nn.Linear(4, 1), 2, X[..., None])
+    with pytest.raises(ValueError, match=r"x: got shape \(3, 4, 1, 1, 1\).*flatten them$"):
+        path_norm(nn.Linear(4, 1), 2, X[..., None, None, None])
 
 
 def test_inputs_of_other_kinds():
@@ -254,7 +285,7 @@ def test_inputs_of_other_kinds():
         ((X, X), "x: got tuple, needs .*; wrap the model in a module that takes one tensor"),
         ({"x": X}, "x: got dict, needs .*; wrap the model in a module that takes one tensor"),
         (X[0], r"x: got shape \(4,\), needs .*; x\[None\] makes a batch of one input$"),
-        (X[:, None], r"x: got shape \(3, 1, 4\), needs .*; for sequences and volumes, " + GATES),
+        (X[:, None, None, None], r"x: got shape \(3, 1, 1, 1, 4\), needs .*; for volumes, " + GATES),
         (X[:0], r"x: got shape \(0, 4\), which holds no numbers; give at least one row"),
     ):
         with pytest.raises((TypeError, ValueError), match=message):
