@@ -70,6 +70,8 @@ class Layers:
                 read = term.moved(readers)
             except DividedError:
                 raise ValueError(_divided(layer)) from None
+            if isinstance(read, ChannelSumTerm) and len(read.channels) > 1:
+                raise ValueError(_divided(layer))
             if read is not None:
                 read = replace(read, origins=frozenset([index]), unfolded=frozenset())
                 made += self._each_alone(read, layer, geometry, source)

@@ -180,6 +180,8 @@ def _move(net: StepNet, choose: random.Random) -> None:
             net.max_pool(choose.choice([2, 3]), choose.choice([1, 2]))
         case "mean" if min(height, width) > 1:
             net.avg_pool(2)
+            if choose.random() < 0.5:
+                net.conv(channels, 3, groups=choose.choice([1, channels]))
         case "adaptive" if min(height, width) > 2:
             net.adaptive(2)
         case "scale":

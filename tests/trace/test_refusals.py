@@ -226,7 +226,7 @@ def test_tangent_kernels(name):
 
 def test_path_norms():
     net = Forward(lambda net, x: net.conv(x).mean(1)).eval()
-    with pytest.raises(ValueError, match=r"mean is a Mean, which path norms do not cover; take the norm of the part"):
+    with pytest.raises(ValueError, match=r"mean is a mean over axes \(0,\), channels included; .*: use x.mean\(\(2, 3\)\)"):
         path_norm(net, 2, IMAGES)
 
 
