@@ -193,6 +193,11 @@ class _Former:
     def _mean(self, step: trace.Mean, inputs: tuple[int, ...], before: Layout) -> None:
         pixels = tuple(axis for axis in range(len(before.shape)) if axis != before.axis)
         if before.axis in step.axes:
+            if not pixels:
+                raise ValueError(
+                    f"model: {step.name} is a mean over channels, which it gives equal weights, and path kernels have no"
+                    f" rule for that; {self._otherwise}"
+                )
             raise ValueError(
                 f"model: {step.name} is a mean over axes {step.axes}, channels included; path kernels need one over"
                 " pixels: use x.mean((2, 3)) of (n, C, H, W)"

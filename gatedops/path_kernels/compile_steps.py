@@ -248,7 +248,8 @@ class _Compiler:
         if signal.size != (1, 1):
             raise ValueError(
                 f"model: ends with images at {last}; path kernels need outputs without pixels: add a layer, as in"
-                f" npk(nn.Sequential(model, nn.Flatten(), nn.Linear({numbers}, 1)), x)"
+                f" npk(nn.Sequential(model, nn.Flatten(), nn.Linear({numbers}, 1)), x), or behind that output in the"
+                " model, if it has several"
             )
         every = set(range(signal.shape[0]))
         plain = all(
@@ -258,7 +259,8 @@ class _Compiler:
         if not plain:
             raise ValueError(
                 f"model: ends with {last}; path kernels need a Linear or Conv2d layer at the end: add one, as in"
-                f" npk(nn.Sequential(model, nn.Linear({numbers}, 1)), x)"
+                f" npk(nn.Sequential(model, nn.Linear({numbers}, 1)), x), or behind that output in the model, if it has"
+                " several"
             )
 
 

@@ -36,9 +36,20 @@ def read_network(model: nn.Module, x: Tensor, *, biases: bool = True, output: in
     require_model(model)
     require_device(devices_of(model), x, "x")
     _require_one_network(model)
+    _require_no_lookup(model)
     steps = trace.steps(model, x, name="x", output=output)
     require_own_weights(steps, biases=biases)
     return folded(network_of(steps))
+
+
+def _require_no_lookup(model: nn.Module) -> None:
+    """Raises ValueError, which names the module, if a network looks up rows by whole numbers."""
+    for path, module in unwrapped(model).named_modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+            raise ValueError(
+                f"model: {path or 'it'} is an {type(module).__name__}, which takes whole numbers, and path kernels need"
+                " inputs of real numbers: give the network behind it, and the embedded tokens as x"
+            )
 
 
 def _require_one_network(model: nn.Module) -> None:

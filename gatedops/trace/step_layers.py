@@ -46,6 +46,25 @@ def _linear(builder: StepBuilder, node: Node, a: Arguments) -> None:
     builder.add(node, Linear, a["input"], **weights_of(builder, node, a))
 
 
+def _matrix_product(builder: StepBuilder, node: Node, a: Arguments) -> None:
+    """``x @ W`` with a matrix that no input changes is a linear layer."""
+    matrix = a["mat2"] if "mat2" in a else a["other"]
+    if not isinstance(matrix, Node) or not builder.is_constant(matrix) or builder.constant(matrix, node).dim() != 2:
+        builder.refuse(node)
+    drawn = builder.drawn(matrix, node)
+    fields = {
+        "weight": builder.constant(matrix, node).T,
+        "bias": None,
+        "weight_made_of": builder.made_of(matrix, node),
+        "weight_drawn": None if drawn is None else _transposed(drawn),
+    }
+    builder.add(node, Linear, a["self"], **fields)
+
+
+def _transposed(drawn: Draw) -> Draw:
+    return lambda seed: drawn(seed).T
+
+
 def _gated_linear(builder: StepBuilder, node: Node, a: Arguments) -> None:
     builder.add(node, Linear, a["x"], **weights_of(builder, node, a))
     builder.add(node, Gate, node, op="relu")
@@ -169,6 +188,8 @@ def _batch_norm(builder: StepBuilder, node: Node, a: Arguments) -> None:
 
 LAYERS: dict[Any, Converter] = {
     aten.linear.default: _linear,
+    aten.matmul.default: _matrix_product,
+    aten.mm.default: _matrix_product,
     GATED_LINEAR: _gated_linear,
     aten.conv1d.default: _conv,
     aten.conv1d.padding: _conv,

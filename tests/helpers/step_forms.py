@@ -125,6 +125,7 @@ MOVEMENTS_OF_SEQUENCES: dict[str, Form] = {
         ["Rearrange", "Conv2d"],
     ),
     "zeros twice and conv1d": (lambda net, x: net.conv1(F.pad(F.pad(x, (1, 1)), (2, 2))), ["Rearrange", "Conv2d"]),
+    "a matrix product": (lambda net, x: x @ net.slopes.expand(6, 4), ["Linear"]),
     "linear": (lambda net, x: F.linear(x, net.slopes.expand(2, 4).repeat(1, 2)[:, :6]), ["Linear"]),
     "max_pool1d": (lambda net, x: F.max_pool1d(x, 3, 2, 1), ["MaxPool"]),
     "conv_transpose1d": (

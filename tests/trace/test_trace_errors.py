@@ -247,7 +247,7 @@ def test_an_operation_outside_the_list_is_named_with_its_place():
         (lambda x: x @ x.relu(), (4, 4), "matmul in the model"),
         (lambda x: torch.bmm(x, x), (4, 4), "a product of two signals"),
         (lambda x: torch.einsum("nij,njk->nik", x, x), (4, 4), "a product of two signals"),
-        (lambda x: x @ torch.ones(6, 2), (6,), "a matrix that no input changes; write it as F.linear(x, matrix.T)"),
+        (lambda x: torch.ones(3, 4) @ x, (4, 2), "a matrix that no input changes; write it as F.linear(x, matrix.T)"),
         (lambda x: x * x.relu(), (6,), "a product of two signals"),
         (lambda x: x * x, (6,), "a product of two signals"),
         (lambda x: x * x.sigmoid(), (6,), "a product of two signals"),
