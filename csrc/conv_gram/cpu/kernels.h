@@ -80,8 +80,9 @@ struct BoxAxis {
 // out = (scale * box(in) + offset) * overlap of the masks at p and p'. The rows of the window are summed first, then
 // its columns, both in increasing order. `row` is scratch memory for one padded row of `in`.
 //
-// A masked box is scale * the sum over the offsets u in the window of in at u * overlap of the masks m_u. It uses
-// neither offset nor row. Its masks have a position for each output pixel and offset.
+// A masked box has out(p) = scale * sum_u in(f(p, u)) * overlap of the masks m_u at p and p'. The offsets u of the
+// window are summed row by row. A masked box uses neither `offset` nor `row`, and its masks have a position for each p
+// and u.
 template <class T>
 struct BoxArgs {
   int count;
