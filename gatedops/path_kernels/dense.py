@@ -32,7 +32,7 @@ def is_dense(steps: Sequence[Step], *, biases: bool) -> bool:
 
 
 def _has_one_slope(step: trace.Gate) -> bool:
-    return not isinstance(step.slope, Tensor) and step.slope == 0
+    return step.inside is None and (not isinstance(step.slope, Tensor) or step.slope.numel() == 1)
 
 
 class DenseKernel:
@@ -66,7 +66,7 @@ class DenseKernel:
         with warnings.catch_warnings():
             # npk gives a warning of its own instead.
             warnings.filterwarnings("ignore", "the largest value of the kernel", UserWarning)
-            return npk_gram(rows, bits, y_rows, y_bits, scale=self._scales, dtype=dtype)
+            return npk_gram(rows, bits, y_rows, y_bits, scale=self._scales, slope=self._slopes, dtype=dtype)
 
     def logarithms(self, x: Tensor, bits: GateBits | None, y: Tensor, y_bits: GateBits | None) -> Tensor:
         """log2 of the absolute values of that kernel for a few inputs; works also if the values leave float64."""
