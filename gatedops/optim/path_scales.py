@@ -1,5 +1,5 @@
-"""Computes the path scales of a model's weights: the derivatives of its squared path norm by their squares (docs/math.md,
-section 13)."""
+"""Computes the path scales of a model's weights: the derivatives of its squared path norm by their squares
+(docs/math.md, section 13)."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class PathScales:
         x: an input ``(n, ...)``, of which only the shape is used.
 
     Raises:
-        TypeError, ValueError: path norms do not cover a step; a batch norm; a weight is computed from parameters, or two
-            are tied. The error names it.
+        TypeError, ValueError: path norms do not cover a step; a step is a batch norm; a weight is computed from
+            parameters, or two are tied. The error names it.
     """
 
     def __init__(self, model: nn.Module, x: Tensor) -> None:
@@ -68,8 +68,8 @@ class PathScales:
             total = path_sums(self._network, power, device).sum()
         if not bool(total.isfinite()):
             raise ValueError(
-                f"model: its squared path norm is {float(total)}, so its weights have no path scales; begin with smaller"
-                " weights, or use a smaller lr if they grew in training"
+                f"model: its squared path norm is {float(total)}, so its weights have no path scales; begin with"
+                " smaller weights, or use a smaller lr if they grew in training"
             )
         return dict(zip(squares, torch.autograd.grad(total, list(squares.values())), strict=True))
 
@@ -82,8 +82,8 @@ def _require_no_norm(steps: list[Step]) -> None:
     for step in steps:
         if isinstance(step, trace.BatchNorm):
             raise ValueError(
-                f"model: {step.name} is a batch norm. In training its output does not depend on the scale of the weights"
-                " before it, so these weights have no path scales; put nn.Identity() in its place, or"
+                f"model: {step.name} is a batch norm. In training its output does not depend on the scale of the"
+                " weights before it, so these weights have no path scales; put nn.Identity() in its place, or"
                 f" {_OTHERWISE}"
             )
 

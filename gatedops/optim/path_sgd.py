@@ -40,13 +40,14 @@ class PathSGD(Optimizer):
             or computed from parameters. It may be in training mode. Steps are read from it now, so operations that it
             gets later are not followed.
         lr: the learning rate.
-        x: an input ``(n, ...)`` of the model, of which only the shape is used: path scales depend on the size of images.
-            None: it is looked for, and the model must take only one.
+        x: an input ``(n, ...)`` of the model, of which only the shape is used: path scales depend on the size of
+            images. None: the shape is looked for, and the model must take only one.
         every: compute the path scales at every `every`-th step.
         eps: a path scale that is smaller counts as eps. Scaling the weights then changes no step as long as all path
             scales are larger.
         momentum, dampening, nesterov, maximize: as in torch.optim.SGD, for gradients that are divided by path scales.
-        params: parameters of the model, or dicts that define groups of them, as torch's optimizers take them; None: all.
+        params: parameters of the model, or dicts that define groups of them, as torch's optimizers take them; None: all
+            parameters.
 
     Raises:
         TypeError, ValueError: an argument has another form; the model has a step, batch norm or weight for which there
@@ -82,7 +83,7 @@ class PathSGD(Optimizer):
         self._scales = PathScales(model, _input_of(model, x))
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Takes one step; returns the result of `closure`, which computes the loss and its gradients anew.
 
         Raises:
@@ -98,7 +99,7 @@ class PathSGD(Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._move(parameter, group)
+                    self._move(parameter, parameter.grad, group)
         return loss
 
     def state_dict(self) -> dict[str, Any]:
@@ -126,9 +127,10 @@ class PathSGD(Optimizer):
                 dtype = torch.promote_types(parameter.dtype, torch.float32)
                 self.state[parameter]["scale"] = scales[parameter].to(dtype)
 
-    def _move(self, parameter: Tensor, group: dict[str, Any]) -> None:
+    def _move(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         """Takes the step of one parameter."""
-        gradient, state = -parameter.grad if group["maximize"] else parameter.grad, self.state[parameter]
+        state = self.state[parameter]
+        gradient = -gradient if group["maximize"] else gradient
         if "scale" in state:
             gradient = gradient / state["scale"].clamp_min(group["eps"])
         if group["momentum"] != 0:
