@@ -1,4 +1,4 @@
-"""examples/gate_walk.py and rotations.py: they write one picture, and what it shows is right."""
+"""examples/gate_walk.py, rotations.py and path_sgd.py: they write one picture, and what it shows is right."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ pytest.importorskip("tqdm")
     [
         ("gate_walk", (), "for which the net says"),
         ("rotations", ("--data", "random", "--channels", "4", "--dense", "6"), "circular"),
+        ("path_sgd", ("--epochs", "1", "--rates", "0.1"), "PathSGD"),
     ],
 )
 @pytest.mark.usefixtures("example_module")
@@ -65,3 +66,12 @@ def test_only_circular_padding_keeps_the_kernel_under_rotations(example_module: 
     found = script.over_rotations(images.inputs(images.train_images), args)
     assert found["circular"][0] < 1e-6 < 0.1 < found["zeros"][0]
     torch.testing.assert_close(found["zeros"][1].mean(), torch.tensor(1.0, dtype=torch.float64))
+
+
+def test_path_sgd_learns_the_same_from_both_starts_and_sgd_does_not(example_module: Importer) -> None:
+    script = example_module("path_sgd")
+    found = script.curves(script.parser().parse_args(["--epochs", "1", "--rates", "0.01"]))
+    losses = {key: torch.tensor(curve.losses, dtype=torch.float64) for key, curve in found.items()}
+    torch.testing.assert_close(losses["PathSGD", "unbalanced"], losses["PathSGD", "balanced"], rtol=1e-9, atol=0)
+    assert losses["PathSGD", "balanced"][-1] < losses["PathSGD", "balanced"][0]
+    assert abs(losses["SGD", "unbalanced"][-1] / losses["SGD", "balanced"][-1] - 1) > 0.01
