@@ -37,8 +37,8 @@ class PathSGD(Optimizer):
 
     Args:
         model: has only operations that :func:`gatedops.path_norm` covers, no batch norms, and no weights that are tied
-            or computed from parameters. It may be in training mode. Steps are read from it now, so operations that it
-            gets later are not followed.
+            or computed from parameters (those of a transposed convolution are). It may be in training mode. Steps are
+            read from it now, so operations that it gets later are not followed.
         lr: the learning rate.
         x: an input ``(n, ...)`` of the model, of which only the shape is used: path scales depend on the size of
             images. None: the shape is looked for, and the model must take only one.
