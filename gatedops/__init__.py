@@ -7,7 +7,7 @@ from types import ModuleType
 # The extension links against torch's libraries, so torch is imported first.
 import torch  # noqa: F401
 
-from gatedops import backends  # loads the extension, which registers the ops
+from gatedops import backends, optim  # backends loads the extension, which registers the ops
 from gatedops._version import __version__
 from gatedops.gatebits import GateBits, pack_gates, unpack_gates
 from gatedops.layout import GateLayer
@@ -58,6 +58,7 @@ __all__ = [
     "npk_matvec",
     "npv",
     "ntk",
+    "optim",
     "pack_gates",
     "path_norm",
     "record_gates",

@@ -120,7 +120,8 @@ def _shown_by(tensor: Tensor, parameters: list[nn.Parameter], what: str) -> tupl
         return parameter, None if torch.equal(positions.flatten(), order) else positions.clone()
     raise ValueError(
         f"model: {what} is computed from parameters, and PathSGD needs it to be one; remove what computes it"
-        f" (torch.nn.utils.parametrize.remove_parametrizations), or {_OTHERWISE}"
+        " (torch.nn.utils.parametrize.remove_parametrizations; for a transposed convolution, take nn.Upsample and"
+        f" nn.Conv2d), or {_OTHERWISE}"
     )
 
 
