@@ -195,8 +195,8 @@ class _Former:
         if before.axis in step.axes:
             if not pixels:
                 raise ValueError(
-                    f"model: {step.name} is a mean over channels, which it gives equal weights, and path kernels have no"
-                    f" rule for that; {self._otherwise}"
+                    f"model: {step.name} is a mean over channels, with equal weights, and path kernels have no rule for"
+                    f" that; {self._otherwise}"
                 )
             raise ValueError(
                 f"model: {step.name} is a mean over axes {step.axes}, channels included; path kernels need one over"
