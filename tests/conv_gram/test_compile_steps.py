@@ -82,7 +82,7 @@ def test_no_register_exceeds_1(name, options):
 def test_the_bound_is_reached():
     """With one channel and without padding the bound is reached up to its rounding to a power of two."""
     net = Recipe(
-        [conv("a", "x", circular=True, out=1), relu("b", "a"), op("m", "mean", "b"), fc("o", "m", 1)], (1, 3, 3)
+        [conv("a", "x", mode="circular", out=1), relu("b", "a"), op("m", "mean", "b"), fc("o", "m", 1)], (1, 3, 3)
     )
     program = program_of(net)
     x, words = torch.ones(1, 9, dtype=torch.float64), torch.full((1, 64), -1, dtype=torch.int32)

@@ -4,39 +4,13 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any
 
+import torch
 from hypothesis import assume
 from hypothesis import strategies as st
+from modern_networks import MODERN, Network
+from recipe_ops import avg, conv, fc, max_pool, relu
 from recipes import Operation, Recipe, op
-
-# A Network has operations and the shape of an input.
-Network = tuple[list[Operation], tuple[int, ...]]
-
-_CONV = {"kernel": 3, "out": 2, "stride": 1, "padding": 1, "dilation": 1, "bias": True, "circular": False}
-
-
-def conv(result: str, source: str, **options: Any) -> Operation:
-    return op(result, "conv", source, **(_CONV | options))
-
-
-def fc(result: str, source: str, out: int = 2, bias: bool = True) -> Operation:
-    return op(result, "linear", source, out=out, bias=bias)
-
-
-def relu(result: str, source: str) -> Operation:
-    return op(result, "relu", source)
-
-
-def avg(
-    result: str, source: str, kernel: int = 2, stride: int = 2, padding: int = 0, include: bool = True
-) -> Operation:
-    return op(result, "avg", source, kernel=kernel, stride=stride, padding=padding, include=include)
-
-
-def max_pool(result: str, source: str, kernel: int = 2, stride: int = 2, padding: int = 0) -> Operation:
-    return op(result, "max", source, kernel=kernel, stride=stride, padding=padding)
-
 
 # Networks that are drawn have at most this many paths to an output.
 _MOST_PATHS = 10_000
@@ -67,9 +41,9 @@ NETWORKS: dict[str, Network] = {
     "mean": ([*FIRST, conv("c2", "g1"), relu("g2", "c2"), op("m", "mean", "g2"), fc("o", "m")], (2, 3, 4)),
     "circular": (
         [
-            conv("c1", "x", circular=True),
+            conv("c1", "x", mode="circular"),
             relu("g1", "c1"),
-            conv("c2", "g1", circular=True, kernel=2),
+            conv("c2", "g1", mode="circular", kernel=2),
             relu("g2", "c2"),
             op("m", "mean", "g2"),
             fc("o", "m"),
@@ -284,13 +258,21 @@ NETWORKS: dict[str, Network] = {
         ],
         (1, 3, 2),
     ),
-}
+} | MODERN
 
 
 @functools.cache
 def network(name: str) -> Recipe:
-    """Returns a network of NETWORKS, always the same object."""
-    return Recipe(*NETWORKS[name])
+    """Returns a network of NETWORKS, always the same object. Some gates of each layer of MODERN are on."""
+    if name not in MODERN:
+        return Recipe(*NETWORKS[name])
+    return next(net for seed in range(1000) if _is_alive(net := Recipe(*NETWORKS[name], seed)))
+
+
+def _is_alive(net: Recipe) -> bool:
+    """Says whether a good part of the gates of every layer is on, and some are off."""
+    gates = (mask for mask in net.frozen(net.inputs(5)) if mask.dtype == torch.bool)
+    return all(0.25 < mask.double().mean() < 0.99 for mask in gates)
 
 
 @dataclass
@@ -345,7 +327,11 @@ def networks(draw: st.DrawFn) -> Network:
 def _draw_conv(draw: st.DrawFn, net: _Growing, index: str) -> None:
     kernel = draw(st.integers(1, min(3, *net.size)))
     moved = (kernel, draw(st.integers(1, 2)), draw(st.integers(0, kernel - 1)))
-    options = {"circular": draw(st.booleans()), "bias": draw(st.booleans()), "out": draw(st.integers(1, 2))}
+    options = {
+        "mode": draw(st.sampled_from(["zeros", "circular"])),
+        "bias": draw(st.booleans()),
+        "out": draw(st.integers(1, 2)),
+    }
     net.add(conv(f"conv{index}", net.last, kernel=kernel, stride=moved[1], padding=moved[2], **options))
     net.paths = net.paths * net.channels * kernel**2 + 1
     net.channels = options["out"]
