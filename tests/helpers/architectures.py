@@ -1,19 +1,13 @@
-"""Small networks of every architecture that path kernels cover, as recipes, and a hypothesis strategy for more."""
+"""Small networks of every architecture that path kernels cover, as recipes."""
 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 
 import torch
-from hypothesis import assume
-from hypothesis import strategies as st
 from modern_networks import MODERN, Network
 from recipe_ops import avg, conv, fc, max_pool, relu
-from recipes import Operation, Recipe, op
-
-# Networks that are drawn have at most this many paths to an output.
-_MOST_PATHS = 10_000
+from recipes import Recipe, op
 
 # These operations are a convolution of "x" and its gate, "g1".
 FIRST = [conv("c1", "x"), relu("g1", "c1")]
@@ -273,84 +267,3 @@ def _is_alive(net: Recipe) -> bool:
     """Says whether a good part of the gates of every layer is on, and some are off."""
     gates = (mask for mask in net.frozen(net.inputs(5)) if mask.dtype == torch.bool)
     return all(0.25 < mask.double().mean() < 0.99 for mask in gates)
-
-
-@dataclass
-class _Growing:
-    """A network while it is drawn: its operations, the last result, and the shape of that."""
-
-    operations: list[Operation]
-    last: str
-    channels: int
-    size: tuple[int, int]
-    paths: int = 1  # A unit has at most this many paths.
-
-    def add(self, operation: Operation) -> None:
-        self.operations.append(operation)
-        self.last = operation[0]
-
-    def moved(self, kernel: int, stride: int, padding: int) -> None:
-        height, width = ((size + 2 * padding - kernel) // stride + 1 for size in self.size)
-        self.size = (height, width)
-
-
-@st.composite
-def networks(draw: st.DrawFn) -> Network:
-    """Draws networks of one or two convolutions and any head. Behind each convolution there may be a batch norm, a
-    gate, and a pool, constant or residual block."""
-    shape = (draw(st.integers(1, 2)), draw(st.integers(2, 4)), draw(st.integers(2, 4)))
-    net = _Growing([], "x", shape[0], shape[1:])
-    for index in range(draw(st.integers(1, 2))):
-        _draw_conv(draw, net, str(index))
-        for kind in ("norm", "relu"):
-            if draw(st.booleans()):
-                net.add(op(f"{kind}{index}", kind, net.last))
-        match draw(st.sampled_from(["nothing", "max", "avg", "constant", "block"])):
-            case "max" | "avg" as kind:
-                _draw_pool(draw, net, f"pool{index}", kind)
-            case "constant":
-                net.add(op(f"constant{index}", "constant", net.last, shape=(1, 1, 1)))
-                net.paths += 1
-            case "block":
-                _draw_block(draw, net, str(index))
-    head = draw(st.sampled_from(["mean", "flatten"]))
-    net.paths *= net.channels * (1 if head == "mean" else net.size[0] * net.size[1])
-    assume(net.paths <= _MOST_PATHS)
-    net.add(op("head", head, net.last))
-    if draw(st.booleans()):
-        net.add(fc("dense", net.last, 2))
-        net.add(relu("gate", net.last))
-    net.add(fc("out", net.last, 1))
-    return net.operations, shape
-
-
-def _draw_conv(draw: st.DrawFn, net: _Growing, index: str) -> None:
-    kernel = draw(st.integers(1, min(3, *net.size)))
-    moved = (kernel, draw(st.integers(1, 2)), draw(st.integers(0, kernel - 1)))
-    options = {
-        "mode": draw(st.sampled_from(["zeros", "circular"])),
-        "bias": draw(st.booleans()),
-        "out": draw(st.integers(1, 2)),
-    }
-    net.add(conv(f"conv{index}", net.last, kernel=kernel, stride=moved[1], padding=moved[2], **options))
-    net.paths = net.paths * net.channels * kernel**2 + 1
-    net.channels = options["out"]
-    net.moved(*moved)
-
-
-def _draw_pool(draw: st.DrawFn, net: _Growing, name: str, kind: str) -> None:
-    kernel = draw(st.integers(1, min(3, *net.size)))
-    moved = (kernel, draw(st.integers(1, 2)), draw(st.integers(0, kernel // 2)))
-    net.add(max_pool(name, net.last, *moved) if kind == "max" else avg(name, net.last, *moved, draw(st.booleans())))
-    net.moved(*moved)
-
-
-def _draw_block(draw: st.DrawFn, net: _Growing, index: str) -> None:
-    shortcut = net.last
-    net.add(conv(f"block{index}", shortcut, kernel=1, padding=0, out=net.channels, bias=draw(st.booleans())))
-    if draw(st.booleans()):
-        net.add(relu(f"inside{index}", net.last))
-    net.add(op(f"add{index}", "add", net.last, shortcut))
-    if draw(st.booleans()):
-        net.add(relu(f"after{index}", net.last))
-    net.paths = net.paths * (net.channels + 1) + 1

@@ -206,6 +206,18 @@ class Listing:
     def scale(self, units: Units, factor: float) -> Units:
         return grid(units.shape, lambda *index: self.times(units[index], factor))
 
+    def standardize(self, units: Units, name: str) -> Units:
+        """Multiplies each channel of the input by the constant `name` (C,). The paths of constants that were added to
+        the input take the constant as a weight."""
+
+        def unit(c: int, p: int, q: int) -> Unit:
+            direct = {bundle: phi for bundle, phi in units[c, p, q].items() if not bundle}
+            others = {bundle: phi for bundle, phi in units[c, p, q].items() if bundle}
+            factor = float(self.weights[name][c])
+            return self.total([self.times(direct, factor), self.through(others, (name, (c,)))])
+
+        return grid(units.shape, unit)
+
     def constant(self, units: Units, name: str) -> Units:
         """Adds the constant `name`, (C or 1, H or 1, W or 1)."""
         given = self.weights[name].shape
@@ -230,6 +242,24 @@ def features(unit: Unit, *, biases: bool) -> tuple[list[Bundle], Array]:
     """Returns the bundles that end in a unit, and their features (n, P); without biases only bundles from an input."""
     kept = [bundle for bundle in unit if biases or not starts_at_constant(bundle)]
     return kept, np.stack([unit[b] for b in kept], 1)
+
+
+def second_moment(bundle: Bundle, variances: dict[str, float], *, tangent: bool) -> float:
+    """Returns the mean of the squared value of a bundle over independent weights, or of its squared gradient.
+
+    The mean of the product of two different bundles is 0. Biases and constants are 0 when the tangent kernel is taken.
+
+    Args:
+        variances: of the weights of each layer; all other numbers on paths are parts of those weights.
+    """
+    found = [variances[name] for name, _ in bundle if name in variances]
+    if not tangent:
+        return math.prod(found)
+    if starts_at_constant(bundle):
+        start = bundle[0][0]
+        is_trained = "constant" in start or start.removesuffix(".bias") in variances
+        return math.prod(found) * is_trained
+    return sum(math.prod(found) / variance for variance in found)
 
 
 def grid(shape: tuple[int, ...], unit: Callable[..., Unit]) -> Units:

@@ -326,9 +326,10 @@ OF_SEQUENCES: dict[str, Network] = {
     ),
     "sequences of signals": (
         [
-            *[conv("c1", "x", stride=2, bias=False), norm("n1", "c1"), relu("g1", "n1"), avg("p", "g1", 3, 2, 1)],
-            *[depthwise("d", "p", 2, mode="circular"), relu("g2", "d"), op("u", "nearest", "g2", factor=2)],
-            *[conv1("c2", "u", 3), cat("k", "c2", "u"), leaky("g3", "k"), *mean_head("g3")],
+            *[conv("c1", "x", stride=2, bias=False), norm("n1", "c1"), avg("p", "n1", 3, 1, 1), relu("g1", "p")],
+            *[depthwise("d", "g1", 2, mode="circular"), relu("g2", "d"), op("u", "nearest", "g1", factor=2)],
+            *[conv1("c2", "u", 3), op("v", "nearest", "g2", factor=2), cat("k", "c2", "u"), leaky("g3", "k")],
+            *[cat("l", "g3", "v"), *mean_head("l")],
         ],
         (1, 8),
     ),

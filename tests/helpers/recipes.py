@@ -283,9 +283,7 @@ def _follow_units(net: Recipe, listing: Listing, operation: Operation, z: Units)
             return listing.relu(z, limit=f"{result}_constant")
         case "relu":
             return listing.relu(z)
-    if isinstance(o["factor"], float):
-        return listing.scale(z, o["factor"])
-    return np.concatenate([listing.scale(z[c : c + 1], factor) for c, factor in enumerate(o["factor"])])
+    return listing.scale(z, o["factor"]) if isinstance(o["factor"], float) else listing.standardize(z, result)
 
 
 def _follow_pixels(net: Recipe, listing: Listing, operation: Operation, z: Units) -> Units:
@@ -350,11 +348,13 @@ def weights_of(net: Recipe) -> dict[str, Array]:
     found = {name.removesuffix(".weight"): t.detach().numpy() for name, t in net.named_parameters()}
     found |= {name: t.numpy() for name, t in net.named_buffers() if "constant" in name}
     folded = _folded(net)
-    for result, kind, (source, *_), _ in net.operations:
+    for result, kind, (source, *_), options in net.operations:
         if kind == "conv" and found[result].ndim == 3:
             found[result] = found[result][:, :, None]
         if kind == "gain":
             found[result] = found[result].ravel()
+        if kind == "scale" and not isinstance(options["factor"], float):
+            found[result] = np.array(options["factor"])
         if kind == "relu6":
             found[f"{result}_constant"] = np.array([6.0])
         if kind == "norm":

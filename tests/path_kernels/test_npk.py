@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from architectures import NETWORKS, network, networks
-from conv_paths import features
+from architectures import NETWORKS, network
+from conv_paths import Units, features, second_moment
+from drawn_networks import networks
 from hypothesis import given
 from hypothesis import strategies as st
-from recipes import Recipe, listed
+from recipes import LAYERS, Recipe, listed
 from strategies import examples, seeds
 from tolerances import assert_close_in_float64, assert_same_bits
 from torch import Tensor
@@ -27,27 +28,56 @@ def gram_of(net: Recipe, x: Tensor, y: Tensor | None = None, **options) -> Tenso
     return gram * 2.0**exponent
 
 
+def biases_of(net: Recipe) -> list[str]:
+    """Returns the values that the argument `bias` can have: no path carries the constant of ReLU6."""
+    return ["ignore"] if any(kind == "relu6" for _, kind, _, _ in net.operations) else BIASES
+
+
+def expected_gram(net: Recipe, outputs: Units, bias: str, sigmas: list[float], kernel: str = "npk") -> Tensor:
+    """Returns the kernel of the first output from the listed paths."""
+    layers = [result for result, kind, _, _ in net.operations if kind in LAYERS]
+    variances = {layer: sigma**2 for layer, sigma in zip(layers, sigmas, strict=True)}
+    bundles, phi = features(outputs[0, 0, 0], biases=bias == "path")
+    weights = [second_moment(bundle, variances, tangent=kernel == "ntk") for bundle in bundles]
+    return torch.from_numpy((phi * weights) @ phi.T)
+
+
+def assert_right(ours: Tensor, expected: Tensor) -> None:
+    """Checks that a kernel of whole numbers is exact if it has few fractional bits, and else that it is close."""
+    if (expected * 2.0**20).frac().any():
+        assert_close_in_float64(ours, expected)
+    else:
+        assert_same_bits(ours, expected)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_kernel_is_the_gram_of_the_listed_features(name):
+def test_kernels_are_grams_of_the_listed_features(name):
     net = network(name)
-    x = net.inputs(5)
+    x = net.inputs(5).mul(2).round()
     _, outputs = listed(net, x)
-    for bias in BIASES:
-        phi = torch.from_numpy(features(outputs[0, 0, 0], biases=bias == "path")[1])
+    layers = sum(kind in LAYERS for _, kind, _, _ in net.operations)
+    sigmas = [0.5, 2.0, 1.0] * layers
+    for bias in biases_of(net):
+        expected = expected_gram(net, outputs, bias, [1.0] * layers)
         gram = gram_of(net, x, bias=bias)
-        assert_close_in_float64(gram, phi @ phi.T)
+        assert_right(gram, expected)
         assert_same_bits(gram, gram.T.contiguous())
-        assert_close_in_float64(gram_of(net, x[:3], x[3:], bias=bias, batch_size=2), phi[:3] @ phi[3:].T)
+        assert_right(gram_of(net, x[:3], x[3:], bias=bias, batch_size=2), expected[:3, 3:])
+        options = {"bias": bias, "kernel": "ntk"}
+        gram = gram_of(net, x, sigma=sigmas[:layers], **options)
+        assert_right(gram, expected_gram(net, outputs, sigmas=sigmas[:layers], **options))
 
 
 @examples(20)
-@given(networks(), st.sampled_from(BIASES), seeds)
-def test_the_kernel_of_any_architecture(network, bias, seed):
+@given(networks(), st.sampled_from(BIASES), st.sampled_from(["npk", "ntk"]), seeds)
+def test_the_kernel_of_any_architecture(network, bias, kernel, seed):
     net = Recipe(*network, seed=seed)
+    bias = bias if bias in biases_of(net) else "ignore"
     x = net.inputs(3, seed)
     _, outputs = listed(net, x)
-    phi = torch.from_numpy(features(outputs[0, 0, 0], biases=bias == "path")[1])
-    assert_close_in_float64(gram_of(net, x, bias=bias), phi @ phi.T)
+    layers = sum(kind in LAYERS for _, kind, _, _ in net.operations)
+    expected = expected_gram(net, outputs, bias, [1.0] * layers, kernel)
+    assert_close_in_float64(gram_of(net, x, bias=bias, kernel=kernel), expected)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -55,15 +85,16 @@ def test_npf_and_npv_list_the_paths(name):
     net = network(name)
     x = net.inputs(3)
     listing, outputs = listed(net, x)
-    for bias in BIASES:
+    for bias in biases_of(net):
         bundles, phi = features(outputs[0, 0, 0], biases=bias == "path")
         ours, values = npf(net, x, bias=bias), npv(net, x, bias=bias)
         assert values.shape == (ours.shape[1], outputs.shape[0])
         expected = np.column_stack([phi.T, [listing.value(bundle) for bundle in bundles]])
         assert_same_rows(np.column_stack([ours.T, values[:, 0]]), expected)
         assert_close_in_float64(gram_of(net, x, bias=bias), ours @ ours.T)
-    with torch.no_grad():
-        assert_close_in_float64(npf(net, x) @ npv(net, x), net(x).flatten(1))
+    if "path" in biases_of(net):
+        with torch.no_grad():
+            assert_close_in_float64(npf(net, x) @ npv(net, x), net(x).flatten(1))
 
 
 def assert_same_rows(ours: np.ndarray, expected: np.ndarray) -> None:
