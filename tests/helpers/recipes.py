@@ -52,6 +52,7 @@ class Recipe(nn.Module):
         values = {"x": torch.zeros(1, *shape, dtype=torch.float64)}
         for operation in self.operations:
             result, kind, sources, options = operation
+            assert result not in values, f"{result} is the name of two results"
             z = values[sources[0]]
             layer = _layer(kind, z.shape[-1 if kind == "linear" else 1], z.dim(), options)
             if layer is not None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterable, Sequence
 
 import modern_nets
 import numpy as np
 import pytest
 import torch
 from architectures import NETWORKS, network
-from conv_paths import Array, Units, grid, pooled, window
+from conv_paths import Array, Listing, Units, Weight
 from modern_nets import Calls, modern
 from nets import made, vgg
 from recipes import follow, weights_of
@@ -27,74 +28,39 @@ ONE_PIXEL = nn.Sequential(
 ).double()
 
 
-class Values:
+class Values(Listing):
     """Lists the value of every single path of each pixel; a unit is the array of the values of its paths."""
 
-    def __init__(self, weights: dict[str, Array]) -> None:
-        self.weights = weights
+    def start(self, x: Array) -> Array:
+        return np.ones(1)
 
-    def input(self, x: Array) -> Units:
-        return grid(x.shape[1:], lambda *index: np.ones(1))
+    def constant_unit(self, weight: Weight) -> Array:
+        return np.array([self.value((weight,))])
 
-    def conv(self, units: Units, name: str, stride: int, padding: int, dilation: int, circular: bool) -> Units:
-        weight, (_, height, width) = self.weights[name], units.shape
-        sizes = zip((height, width), weight.shape[2:], strict=True)
-        out = [(size + 2 * padding - dilation * (k - 1) - 1) // stride + 1 for size, k in sizes]
+    def total(self, units: Iterable[Array]) -> Array:
+        return np.concatenate([np.zeros(0), *units])
 
-        def unit(o: int, p: int, q: int) -> Array:
-            found = [self.weights.get(f"{name}.bias", np.zeros(0))[o : o + 1]]
-            for c, i, j in np.ndindex(weight.shape[1:]):
-                row, column = p * stride + i * dilation - padding, q * stride + j * dilation - padding
-                inside = 0 <= row < height and 0 <= column < width
-                if inside or circular:
-                    found.append(units[c, row % height, column % width] * weight[o, c, i, j])
-            return np.concatenate(found)
+    def times(self, unit: Array, factor: float) -> Array:
+        return unit * factor
 
-        return grid((len(weight), *out), unit)
+    def through(self, unit: Array, weight: Weight) -> Array:
+        return unit * self.value((weight,))
 
-    def linear(self, units: Units, name: str) -> Units:
-        weight, bias = self.weights[name], self.weights.get(f"{name}.bias", np.zeros(0))
+    def gated(self, unit: Array, slope: float, limit: Weight | None) -> Array:
+        return unit
 
-        def unit(o: int, p: int, q: int) -> Array:
-            return np.concatenate([bias[o : o + 1], *(units[c, 0, 0] * w for c, w in enumerate(weight[o]))])
+    def largest(self, units: Sequence[Array]) -> Array:
+        return self.total(units)
 
-        return grid((len(weight), 1, 1), unit)
-
-    def relu(self, units: Units) -> Units:
-        return units
-
-    def max_pool(self, units: Units, *moved: int) -> Units:
-        def unit(*index: int) -> Array:
-            return np.concatenate([units[source] for source in window(units.shape, *index, *moved)])
-
-        return grid(pooled(units.shape, *moved), unit)
-
-    def avg_pool(self, units: Units, kernel: int, stride: int, padding: int, include: bool) -> Units:
-        def unit(*index: int) -> Array:
-            sources = list(window(units.shape, *index, kernel, stride, padding))
-            return np.concatenate([units[s] / (kernel**2 if include else len(sources)) for s in sources])
-
-        return grid(pooled(units.shape, kernel, stride, padding), unit)
-
-    def mean(self, units: Units) -> Units:
-        return grid((len(units), 1, 1), lambda c, p, q: np.concatenate(list(units[c].ravel())) / units[c].size)
-
-    def flatten(self, units: Units) -> Units:
-        return units.reshape(-1, 1, 1)
-
-    def add(self, units: Units, others: Units) -> Units:
-        return grid(units.shape, lambda *index: np.concatenate([units[index], others[index]]))
-
-    def constant(self, units: Units, name: str) -> Units:
-        constant = np.broadcast_to(self.weights[name], units.shape)
-        return grid(units.shape, lambda *index: np.append(units[index], constant[index]))
+    def standardize(self, units: Units, name: str) -> Units:
+        return self.gain(units, name)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_it_is_the_norm_of_the_listed_values(name, exported_once):
     net = network(name)
     x = net.inputs(1)
-    values = np.concatenate(list(follow(net, Values(weights_of(net)), x).ravel()))
+    values = np.concatenate(list(follow(net, Values(weights_of(net), 1), x).ravel()))
     for p in (1, 2, 0.5):
         assert path_norm(net, p, x) == pytest.approx((np.abs(values) ** p).sum() ** (1 / p), **CLOSE)
 
