@@ -148,7 +148,7 @@ OF_CHANNELS: dict[str, Network] = {
             *[depthwise("d2", "g1", 3, stride=2, dilation=2, bias=False), relu("g2", "d2")],
             *[depthwise("d3", "g2", 3, kernel=1, padding=0, out=6), *mean_head("d3")],
         ],
-        (1, 3, 4),
+        (1, 4, 5),
     ),
     "depthwise behind a max-pool": (
         [

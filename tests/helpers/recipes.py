@@ -93,6 +93,11 @@ class Recipe(nn.Module):
         found = dict(self.named_parameters())
         return {name: found[name] for name in names if name in found}
 
+    @property
+    def has_paths_of_constants(self) -> bool:
+        """Whether bias="path" is possible: no path carries the constant above the limit of ReLU6."""
+        return all(kind != "relu6" for _, kind, _, _ in self.operations)
+
     def _result_of(
         self, operation: Operation, values: dict[str, Tensor], frozen: Masks | None, keep: list[Tensor] | None
     ) -> Tensor:
