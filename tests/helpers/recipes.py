@@ -352,7 +352,9 @@ def _folded(net: Recipe) -> dict[str, str]:
 def weights_of(net: Recipe) -> dict[str, Array]:
     """Returns the weights by the names of the listing, with batch norms folded into the layers before them."""
     found = {name.removesuffix(".weight"): t.detach().numpy() for name, t in net.named_parameters()}
-    found |= {name: t.numpy() for name, t in net.named_buffers() if "constant" in name}
+    constants = {name: t.numpy() for name, t in net.named_buffers() if "constant" in name}
+    # Those of sequences are images of one row.
+    found |= {name: value if value.ndim != 2 else value[:, None] for name, value in constants.items()}
     folded = _folded(net)
     for result, kind, (source, *_), options in net.operations:
         if kind == "conv" and found[result].ndim == 3:
