@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from architectures import NETWORKS, conv, fc, network, relu
+from modern_networks import MODERN
 from recipes import Recipe, op
 from tolerances import FLOAT64_SUMS
 
@@ -56,12 +57,20 @@ def test_nothing_is_computed_twice_or_for_nothing():
             assert [i.dst for i in program] == list(range(len(program)))
 
 
-@pytest.mark.parametrize("options", [{"tangent": False}, {"tangent": True}], ids=["npk", "ntk"])
-@pytest.mark.parametrize("name", NETWORKS)
-def test_no_register_exceeds_1(name, options):
+def of_every_network() -> list[object]:
+    """Returns every network with both kernels; the tangent kernels of modern networks take long."""
+    return [
+        pytest.param(name, tangent, marks=[pytest.mark.slow] if tangent and name in MODERN else [])
+        for name in NETWORKS
+        for tangent in (False, True)
+    ]
+
+
+@pytest.mark.parametrize(("name", "tangent"), of_every_network())
+def test_no_register_exceeds_1(name, tangent):
     """Every mask is on, which is more than a max-pool can have, and pixels have the largest norm, 1."""
     net = network(name)
-    program = program_of(net, 1.7, biases=net.has_paths_of_constants, **options)
+    program = program_of(net, 1.7, tangent=tangent, biases=net.has_paths_of_constants)
     columns = max(i.first + i.channels * i.height * i.width for i in program.instructions if i.op == Op.INPUT)
     x = torch.ones(1, columns, dtype=torch.float64)
     for i in program.instructions:

@@ -123,6 +123,22 @@ class Listing:
 
         return grid((len(weight), *out), unit)
 
+    def transposed(self, units: Units, name: str, *, stride: int, padding: int) -> Units:
+        """Applies the transposed convolution `name` of images, with weights (C, C', k, k) and its bias if it has
+        one."""
+        weight = self.weights[name]
+        size = [(pixels - 1) * stride - 2 * padding + weight.shape[2] for pixels in units.shape[1:]]
+
+        def unit(o: int, p: int, q: int) -> Unit:
+            parts = self._bias(name, o)
+            for c, row, column in np.ndindex(units.shape):
+                i, j = p + padding - row * stride, q + padding - column * stride
+                if 0 <= i < weight.shape[2] and 0 <= j < weight.shape[3]:
+                    parts.append(self.through(units[c, row, column], (name, (c, o, i, j))))
+            return self.total(parts)
+
+        return grid((weight.shape[1], *size), unit)
+
     def linear(self, units: Units, name: str) -> Units:
         """Applies the linear layer `name`, with weights (out, in), to the units of each pixel."""
         weight = self.weights[name]

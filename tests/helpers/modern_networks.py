@@ -304,6 +304,19 @@ OF_PIXELS: dict[str, Network] = {
         ],
         (1, 4, 3),
     ),
+    "transposed convolutions": (
+        [
+            *[conv1("c1", "x"), relu("g1", "c1"), op("c2", "transposed", "g1", out=2, kernel=3, stride=2, padding=1)],
+            *[
+                norm("n2", "c2"),
+                relu("g2", "n2"),
+                op("c3", "transposed", "g2", out=1, kernel=2, stride=1, padding=0),
+                leaky("g3", "c3"),
+            ],
+            *flat_head("g3"),
+        ],
+        (1, 2, 3),
+    ),
     "bilinear": (
         [
             *[op("y", "bilinear", "x", size=(2, 4)), conv("c1", "y"), relu("g1", "c1")],

@@ -20,7 +20,7 @@ Operation = tuple[str, str, tuple[str, ...], dict[str, Any]]
 Masks = Iterator[Tensor]
 
 # These operations are layers, whose weights are independent.
-LAYERS = ("conv", "linear")
+LAYERS = ("conv", "transposed", "linear")
 
 
 def op(result: str, kind: str, *sources: str, **options: Any) -> Operation:
@@ -33,7 +33,7 @@ class Recipe(nn.Module):
     Args:
         operations: of the kinds
 
-            - conv, linear, norm (batch norm), gain (a parameter for each channel)
+            - conv, transposed (kernel, stride, padding), linear, norm (batch norm), gain (a parameter for each channel)
             - relu, leaky (slope), prelu (slopes: 1 or one for each channel), abs, relu6
             - max, avg, adaptive (size), mean, flatten
             - add, cat, constant, scale (factor: a number, or one for each channel of the input)
@@ -104,7 +104,7 @@ class Recipe(nn.Module):
         result, kind, sources, options = operation
         z = values[sources[0]]
         match kind:
-            case "conv" | "linear":
+            case "conv" | "transposed" | "linear":
                 return self.get_submodule(result)(z)
             case "norm" | "gain":
                 return self.get_submodule(result)(z) if frozen is None else z
@@ -167,6 +167,8 @@ def _layer(kind: str, inside: int, axes: int, options: dict[str, Any]) -> nn.Mod
             given = {name: options[name] for name in ("stride", "padding", "dilation", "groups", "bias")}
             layer = nn.Conv1d if axes == 3 else nn.Conv2d
             return layer(inside, options["out"], options["kernel"], padding_mode=options["mode"], **given)
+        case "transposed":
+            return nn.ConvTranspose2d(inside, options["out"], options["kernel"], options["stride"], options["padding"])
         case "linear":
             return nn.Linear(inside, options["out"], options["bias"])
         case "norm":
@@ -265,7 +267,7 @@ def follow(net: Recipe, listing: Listing, x: Tensor) -> Units:
             case "slice" | "chunk" | "shuffle":
                 order = _channels(torch.arange(len(z)).view(1, -1, 1), kind, options, 1)
                 made = z[order.flatten().tolist()]
-            case "conv" | "linear" | "relu" | "leaky" | "prelu" | "abs" | "relu6" | "scale":
+            case "conv" | "transposed" | "linear" | "relu" | "leaky" | "prelu" | "abs" | "relu6" | "scale":
                 made = _follow_units(net, listing, operation, z)
             case _:
                 made = _follow_pixels(net, listing, operation, z)
@@ -279,6 +281,8 @@ def _follow_units(net: Recipe, listing: Listing, operation: Operation, z: Units)
         case "conv":
             given = {name: o[name] for name in ("stride", "dilation", "groups", "mode")}
             return listing.conv(z, result, padding=_pair(net, o["padding"], 0), **given)
+        case "transposed":
+            return listing.transposed(z, result, stride=o["stride"], padding=o["padding"])
         case "linear":
             return listing.linear(z, result)
         case "leaky" | "abs":
@@ -355,7 +359,7 @@ def weights_of(net: Recipe) -> dict[str, Array]:
     constants = {name: t.numpy() for name, t in net.named_buffers() if "constant" in name}
     # Those of sequences are images of one row.
     found |= {name: value if value.ndim != 2 else value[:, None] for name, value in constants.items()}
-    folded = _folded(net)
+    folded, kinds = _folded(net), {result: kind for result, kind, _, _ in net.operations}
     for result, kind, (source, *_), options in net.operations:
         if kind == "conv" and found[result].ndim == 3:
             found[result] = found[result][:, :, None]
@@ -372,7 +376,9 @@ def weights_of(net: Recipe) -> dict[str, Array]:
             if result in folded:
                 del found[result], found[f"{result}.bias"]
                 before = found.get(f"{source}.bias", np.zeros(len(scale)))
-                found[source] = found[source] * scale.reshape(-1, *[1] * (found[source].ndim - 1))
+                shape = [1] * found[source].ndim
+                shape[1 if kinds[source] == "transposed" else 0] = -1
+                found[source] = found[source] * scale.reshape(shape)
                 found[f"{source}.bias"] = before * scale + shift
             else:
                 found[result], found[f"{result}.bias"] = scale, shift
