@@ -6,7 +6,7 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from network import Network, images
+from network import PIECEWISE, Network, images
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -166,7 +166,7 @@ class Checkpointed(nn.Module):
 
 NETWORKS = (
     Network("MobileNet v1", "pytorch-cifar", mobilenet_v1, images()),
-    Network("MobileNet v2", "torchvision", MobileNetV2, images()),
+    Network("MobileNet v2", "torchvision", MobileNetV2, images(), PIECEWISE),
     Network("ShuffleNet v2", "torchvision", shufflenet_v2, images()),
     Network("ResNet v2 with StdConv", "timm", resnet_v2_std, images()),
     Network("SE-ResNet", "timm", se_resnet, images()),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,12 +22,14 @@ class Network:
         style: the library or the paper whose way of writing networks it follows.
         make: makes the module.
         example: makes N inputs: a tensor, a tuple of the arguments of ``forward``, or a dict of its keywords.
+        options: by the name of a step, the keywords that the library gets besides the network and the example.
     """
 
     name: str
     style: str
     make: Callable[[], nn.Module]
     example: Callable[[], Any]
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def ready(self) -> tuple[nn.Module, Any]:
         """Returns the module in evaluation mode and its example; every call returns the same values.
@@ -54,6 +56,9 @@ def call(model: nn.Module, batch: Any) -> Any:
     if isinstance(batch, dict):
         return model(**batch)
     return model(*batch) if isinstance(batch, tuple) else model(batch)
+
+
+PIECEWISE = {"record": {"activations": "piecewise"}}
 
 
 def images(size: int = 16, channels: int = 3) -> Callable[[], Tensor]:

@@ -6,7 +6,7 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from network import N, Network, images
+from network import PIECEWISE, N, Network, images
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
@@ -143,7 +143,7 @@ class StyleFeatures(nn.Module):
 
 NETWORKS = (
     Network("MLP", "torch.nn", mlp, lambda: torch.randn(N, 6)),
-    Network("DCGAN discriminator", "pytorch/examples", discriminator, images()),
+    Network("DCGAN discriminator", "pytorch/examples", discriminator, images(), PIECEWISE),
     Network("spectral-norm discriminator", "torch.nn", spectral_discriminator, images()),
     Network("NeRF", "nerf-pytorch", NeRF, lambda: torch.randn(N, 6)),
     Network("dueling Q-net", "CleanRL", DuelingQNet, lambda: torch.randint(256, (N, 4, 16, 16)).float()),
@@ -151,5 +151,5 @@ NETWORKS = (
     Network("PointNet", "pointnet.pytorch", PointNet, lambda: torch.randn(N, 3, 20)),
     Network("GCN", "pygcn", GCN, graph),
     Network("3-d CNN", "torchvision", video_net, lambda: torch.randn(N, 3, 4, 8, 8)),
-    Network("style features", "pytorch/examples", StyleFeatures, images()),
+    Network("style features", "pytorch/examples", StyleFeatures, images(), {"npk": {"output": 2}}),
 )

@@ -33,7 +33,7 @@ class Outcome:
     Args:
         kind: "yes"; "no" if the library refuses with a sentence; "none" if there is nothing to do; "fault" if the
             result is wrong, or an error has no sentence of the library.
-        detail: for a "yes", how many layers; else the whole reason.
+        detail: for a "yes", a note such as how many layers; else the whole reason.
         warnings: the sentences of the step's warnings.
         seconds, mib: the time and memory of the step without its check. mib is the peak beyond what was resident
             before, NaN if it is unknown.
@@ -55,18 +55,18 @@ class Outcome:
         return f"FAULT: {short}" if self.kind == "fault" else short
 
 
-def outcome(step: Step, model: nn.Module, example: Any) -> Outcome:
-    """Runs one step, then checks its result, and that the step did not change the model."""
+def outcome(step: Step, model: nn.Module, example: Any, **options: Any) -> Outcome:
+    """Runs one step with these options, then checks its result, and that the step did not change the model."""
     before = state(model)
     start, resident = time.perf_counter(), _reset_peak()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        kind, result = _tried(lambda: step.work(model, example))
+        kind, result = _tried(lambda: step.work(model, example, **options))
     seconds, mib = time.perf_counter() - start, max(0.0, _status("VmHWM") - resident)
     if not _same(before, state(model)):
         kind, result = "fault", "the network itself was changed"
     if kind == "yes":
-        kind, result = _tried(lambda: step.check(result, model, example))
+        kind, result = _tried(lambda: step.check(result, model, example, **options))
     return Outcome(kind, result, tuple(dict.fromkeys(str(one.message) for one in caught)), seconds, mib)
 
 

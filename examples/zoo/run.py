@@ -68,8 +68,10 @@ def row_of(network: Network) -> Row:
     outcomes = {}
     for name, step in STEPS.items():
         model, example = network.ready()
-        outcomes[name] = outcome(step, model, example)
-    return Row(network, sum(parameter.numel() for parameter in model.parameters()), outcomes)
+        # A check may take the parametrizations off the model, and their parameters with them.
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        outcomes[name] = outcome(step, model, example, **network.options.get(name, {}))
+    return Row(network, parameters, outcomes)
 
 
 def run(args: argparse.Namespace) -> None:

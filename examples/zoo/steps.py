@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.utils._pytree as pytree
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import gatedops
 
+Activations = Literal["relu", "piecewise"]
 # The two lists are outputs and gradients.
 Learned = tuple[list[Tensor], list[Tensor]]
 
@@ -34,31 +35,33 @@ class Step:
     """One step.
 
     Args:
-        work: calls the library with (model, example); only this is timed.
-        check: takes what `work` returned, the model and the example, and returns how many layers `work` took, or "".
-            Raises Wrong or Nothing.
+        work: calls the library with (model, example) and the network's options for this step; only this is timed.
+        check: takes what `work` returned, the model, the example and the options, and returns a note for the cell, such
+            as how many layers `work` took, or "". Raises Wrong or Nothing.
     """
 
-    work: Callable[[nn.Module, Any], Any]
-    check: Callable[[Any, nn.Module, Any], str]
+    work: Callable[..., Any]
+    check: Callable[..., str]
 
 
-def record(model: nn.Module, example: Any) -> tuple[gatedops.GateBits, str]:
+def record(model: nn.Module, example: Any, activations: Activations = "relu") -> tuple[gatedops.GateBits, str]:
     """Returns the gates, and the warnings as one text."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         if isinstance(example, Tensor):
-            bits = gatedops.record_gates(model, example)
+            bits = gatedops.record_gates(model, example, activations=activations)
         else:
-            bits = gatedops.record_gates(model, [example], call=call)
+            bits = gatedops.record_gates(model, [example], call=call, activations=activations)
     for warning in caught:
         warnings.warn(warning.message, stacklevel=1)
     return bits, " ".join(str(warning.message) for warning in caught)
 
 
-def check_record(result: tuple[gatedops.GateBits, str], model: nn.Module, example: Any) -> str:
+def check_record(
+    result: tuple[gatedops.GateBits, str], model: nn.Module, example: Any, activations: Activations = "relu"
+) -> str:
     """Checks that the gates equal, bit for bit and in the same order, those that torch's dispatcher sees."""
-    (bits, told), seen = result, seen_by_dispatch(model, example)
+    (bits, told), seen = result, seen_by_dispatch(model, example, activations == "piecewise")
     if bits.n != N:
         raise Wrong(f"{bits.n} rows of gates for {N} inputs")
     masks = iter(seen.gates)
@@ -73,11 +76,12 @@ def check_record(result: tuple[gatedops.GateBits, str], model: nn.Module, exampl
         if not torch.equal(recorded.flatten(1), torch.cat(parts, dim=1)):
             raise Wrong(f"the gates of {layer.name} differ from those of torch's calls")
     if left := len(list(masks)):
-        raise Wrong(f"{left} calls of a ReLU are not recorded")
+        raise Wrong(f"{left} calls of an activation are not recorded")
     words = told.lower().replace("_", "")
     if silent := sorted({name for name in seen.others if not _is_told(name, words)}):
         raise Wrong(f"no warning names {', '.join(silent)}")
-    return f"{len(bits.layers)} layer{'s' if len(bits.layers) > 1 else ''}"
+    counted = f"{len(bits.layers)} layer{'s' if len(bits.layers) > 1 else ''}"
+    return counted if activations == "relu" else f"{counted}, {activations}"
 
 
 def _is_told(function: str, words: str) -> bool:
@@ -129,12 +133,12 @@ def check_twin(result: tuple[list[str], Learned, Learned], model: nn.Module, exa
     return ""
 
 
-def npk(model: nn.Module, example: Any) -> tuple[Tensor, int]:
-    gram, exponent = gatedops.npk(model, example, return_exponent=True)
+def npk(model: nn.Module, example: Any, output: int | None = None) -> tuple[Tensor, int]:
+    gram, exponent = gatedops.npk(model, example, output=output, return_exponent=True)
     return gram, exponent
 
 
-def check_npk(result: tuple[Tensor, int], model: nn.Module, example: Any) -> str:
+def check_npk(result: tuple[Tensor, int], model: nn.Module, example: Any, output: int | None = None) -> str:
     """Checks that the kernel is finite, symmetric and positive semi-definite, with means of f(s)^2 as its diagonal."""
     gram, exponent = result[0].double(), result[1]
     if not (gram.isfinite().all() and torch.equal(gram, gram.T) and (gram.diagonal() > 0).all()):
@@ -142,10 +146,10 @@ def check_npk(result: tuple[Tensor, int], model: nn.Module, example: Any) -> str
     smallest = torch.linalg.eigvalsh(gram / gram.diagonal().max())[0].item()
     if smallest < -1e-5:
         raise Wrong(f"the kernel has an eigenvalue of {smallest:.1e} of its largest entry")
-    ratio, error = over_random_weights(model, example, gram.diagonal() * 2.0**exponent)
+    ratio, error = over_random_weights(model, example, gram.diagonal() * 2.0**exponent, output or 0)
     if not abs(ratio - 1) <= 6 * error:
         raise Wrong(f"the mean over random weights is {ratio:.3f} +- {error:.3f} of the diagonal")
-    return ""
+    return "" if output is None else f"output {output}"
 
 
 STEPS = {

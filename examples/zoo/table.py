@@ -81,7 +81,12 @@ def _reasons(rows: Sequence[Row]) -> list[str]:
         told += [(f"{step} warns", text) for step, one in row.outcomes.items() for text in one.warnings]
         if told:
             texts = [f"- {step}: {' '.join(text.split()).replace('<', '&lt;')}" for step, text in told]
-            lines += [f"**{row.network.name}** (in the style of {row.network.style})", "", *texts, ""]
+            options = [
+                f"; {step} with {key}={value!r}"
+                for step, keywords in row.network.options.items()
+                for key, value in keywords.items()
+            ]
+            lines += [f"**{row.network.name}** (in the style of {row.network.style}{''.join(options)})", "", *texts, ""]
     return lines[:-1]
 
 
@@ -112,12 +117,14 @@ inputs, in evaluation mode.
 A cell says "yes" only if this holds:
 
 - record: the gates equal, bit for bit and in the same order, those that torch's dispatcher sees in a plain forward.
+  Networks with LeakyReLU or ReLU6 are recorded with `activations="piecewise"`, and the cell says so.
 - fuse: the outputs of the fused network equal the network's, bit for bit. The number in brackets counts the modules
   that are replaced.
 - twin: `gated_twin(net)` has drawn every weight anew and runs forward and backward; the outputs and all gradients of
   `gated_twin(net, net)` equal the network's.
 - npk: the kernel is finite, symmetric and positive semi-definite, and its diagonal equals the mean of f(s)² over random
-  weights, within 6 standard errors of 150 draws.
+  weights of 1 or -1, within 6 standard errors of 150 draws. f is the network with frozen gates and frozen choices of
+  max-pools, without biases, batch norms, and a sigmoid or softmax at its end.
 
 Any other cell gives the reason, in the first clause of the library's message. The whole messages, with what to do,
 follow the table, and so do the warnings. "FAULT" marks a wrong result, a network that was changed, or an error that is

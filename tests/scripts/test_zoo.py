@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -58,15 +59,20 @@ def main(run: ModuleType, monkeypatch: pytest.MonkeyPatch, *options: str) -> int
     return run.main()
 
 
+@cache
+def row_of(run: ModuleType, name: str) -> Any:
+    """Runs all steps on one network, once for all tests."""
+    (network,) = run.chosen([name])
+    return run.row_of(network)
+
+
 def compare(run: ModuleType, names: list[str]) -> None:
     """Compares rows of docs/coverage.md with what the networks of these names give now."""
     documented, table = of_docs(), importlib.import_module("table")
-    for network in run.chosen(names):
-        outcomes = run.row_of(network).outcomes
+    for name in names:
+        outcomes = row_of(run, name).outcomes
         now = [table.escaped(outcomes[step].cell) for step in STEPS]
-        assert documented[network.name] == now, (
-            f"{network.name}: run {table.COMMAND} to bring docs/coverage.md up to date"
-        )
+        assert documented[name] == now, f"{name}: run {table.COMMAND} to bring docs/coverage.md up to date"
 
 
 def test_the_table_has_every_network(run: ModuleType) -> None:
@@ -95,6 +101,7 @@ def test_a_run_of_some_networks(
     run: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr(run, "DOCS", tmp_path)
+    monkeypatch.setattr(run, "WARM_UP", "OPT")
     assert main(run, monkeypatch, "--only", "MLP", "--json", str(tmp_path / "zoo.json")) == 0
     out = capsys.readouterr().out
     assert "MLP" in out
@@ -175,13 +182,54 @@ def test_what_is_left_out_is_a_fault(zoo: Any) -> None:
     steps, x = zoo("steps"), torch.randn(8, 4)
     net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU()).eval()
     mixed = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.LeakyReLU()).eval()
-    with pytest.raises(steps.Wrong, match="1 calls of a ReLU are not recorded"):
+    with pytest.raises(steps.Wrong, match="1 calls of an activation are not recorded"):
         steps.check_record((gatedops.record_gates(net[:2], x), ""), net, x)
     with pytest.raises(steps.Wrong, match="no warning names leaky_relu"):
         steps.check_record((gatedops.record_gates(net[:2], x), ""), nn.Sequential(*net[:2], nn.LeakyReLU()), x)
     with pytest.warns(UserWarning, match="LeakyReLU"):
         result = steps.record(mixed, x)
     assert steps.check_record(result, mixed, x) == "1 layer"
+
+
+def test_frozen_gates_stay_whatever_the_weights_are(zoo: Any) -> None:
+    """With its own weights a network with frozen gates is the network; doubled weights double what each layer gives,
+    and its flipped sign leaves all gates as they are. A batch norm and a last sigmoid change nothing."""
+    layers = [nn.Conv2d(2, 3, 3, bias=False), nn.LeakyReLU(0.3, inplace=True), nn.MaxPool2d(2), nn.Conv2d(3, 4, 2)]
+    net = nn.Sequential(*layers, nn.ReLU6(), nn.Conv2d(4, 3, 1, bias=False), nn.ReLU()).eval()
+    x, frozen = torch.randn(4, 2, 8, 8), zoo("kernel_check").Frozen()
+    (plain,) = frozen.run(net, x)
+    torch.testing.assert_close(frozen.run(net, x)[0], plain)
+    with torch.no_grad():
+        nn.init.zeros_(net[3].bias)
+        (before,) = frozen.run(net, x)
+        net[0].weight *= -2
+    torch.testing.assert_close(frozen.run(net, x)[0], -2 * before)
+    assert not torch.equal(net(x), -2 * before)
+    torch.testing.assert_close(
+        frozen.run(nn.Sequential(net, nn.BatchNorm2d(3), nn.Sigmoid()).eval(), x)[0], -2 * before
+    )
+    with pytest.raises(RuntimeError, match="1 activations and max-pools of the first run are not called again"):
+        frozen.run(net[:-1], x)
+
+
+class TwoOutputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.first = nn.Sequential(nn.Linear(4, 6), nn.LeakyReLU(0.2)), nn.Linear(6, 3)
+        self.second = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 3))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x = self.body(x)
+        return self.first(x), self.second(x)
+
+
+def test_options_reach_the_library_and_the_cell(zoo: Any) -> None:
+    steps, outcome, x = zoo("steps").STEPS, zoo("outcome").outcome, torch.randn(8, 4)
+    net = TwoOutputs().eval()
+    assert outcome(steps["record"], net, x, activations="piecewise").cell == "yes (1 layer, piecewise)"
+    assert outcome(steps["npk"], net, x, output=1).cell == "yes (output 1)"
+    other = replace(steps["npk"], work=lambda model, example, output: steps["npk"].work(model, example, 1 - output))
+    assert outcome(other, TwoOutputs().eval(), x, output=1).kind == "fault"
 
 
 @pytest.mark.parametrize("change", [lambda net: net.train(), lambda net: nn.init.ones_(net[0].weight)])
@@ -194,8 +242,7 @@ def test_a_network_that_was_changed_is_a_fault(run: ModuleType, zoo: Any, change
 
 def test_a_yes_tells_of_a_warning(run: ModuleType) -> None:
     """PointNet takes a maximum over its points, which a twin does not replay."""
-    (network,) = run.chosen(["PointNet"])
-    outcomes = run.row_of(network).outcomes
+    outcomes = row_of(run, "PointNet").outcomes
     assert (outcomes["record"].cell, outcomes["twin"].cell) == ("yes (2 layers)", "yes (warns)")
     assert "max takes the value network's own largest" in outcomes["twin"].warnings[0]
 
