@@ -4,6 +4,7 @@ layers, channels that are split and shuffled."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -213,4 +214,13 @@ NETWORKS: dict[str, Callable[[], nn.Sequential]] = {
     "ResNeXt-29 (32x4d)": resnext29,
     "MobileNetV2": mobilenet_v2,
     "ShuffleNetV2": shufflenet_v2,
+}
+
+# The same architectures with few channels and blocks, on which the kernel in plain torch takes a moment.
+SMALL_NETWORKS: dict[str, Callable[[], nn.Sequential]] = {
+    "GoogLeNet": partial(googlenet, 16),
+    "DenseNet-121": partial(densenet121, 4, (2, 1)),
+    "ResNeXt-29 (32x4d)": partial(resnext29, 4, 2, (1, 1)),
+    "MobileNetV2": partial(mobilenet_v2, 8, [(1, 16, 1, 1), (2, 24, 1, 1), (2, 24, 1, 1), (2, 32, 1, 2)]),
+    "ShuffleNetV2": partial(shufflenet_v2, (8, 16), (1, 1)),
 }

@@ -333,10 +333,26 @@ def _conv_npk(content: Json) -> Figure:
     return figure
 
 
+# --- modern_npk.py: the time of a pair, network by network ---
+
+
+def _modern_npk(content: Json) -> Figure | None:
+    entries = [entry for entry in content["networks"] if "ms_per_pair" in entry]
+    if not entries:
+        return None
+    figure, size = new_figure(11, 1.6 + 0.9 * len(entries)), entries[0]["image_size"]
+    axis = figure.subplots()
+    _draw_times(axis, entries, lambda entry: entry["ms_per_pair"] / 1e3, 8)
+    axis.set_xlabel("seconds for a pair (median, logarithmic)", fontsize=12)
+    axis.set_title(f"npk of {size}x{size} images: {facts_line(content['machine'])}", fontsize=13)
+    return figure
+
+
 # The figure of a JSON by the key that only its benchmark writes.
 FIGURES: dict[str, Callable[[Json], Figure | None]] = {
     "sections": _roofline,
     "entries": _layer_speeds,
     "gates": _npk_gram,
     "kernels": _conv_npk,
+    "networks": _modern_npk,
 }

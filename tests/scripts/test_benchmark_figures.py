@@ -106,6 +106,16 @@ def test_a_wrong_result_has_no_time(
     assert all((entry["ratio"] is None) == (entry["what"] in failed) for entry in entries)
 
 
+@pytest.mark.usefixtures("exported_once")
+def test_a_wrong_kernel_of_a_small_modern_network_is_noticed(
+    importer: Importer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right, error = gatedops.npk, importer("modern_npk").error_on_small_network
+    monkeypatch.setattr(gatedops, "npk", lambda *args, **given: right(*args, **given) * 1.01)
+    with pytest.raises(RuntimeError, match="on the small ResNeXt-29 .* differs from its plain form by 1.0e-02"):
+        error("ResNeXt-29 (32x4d)", 0, torch.float32)
+
+
 # --- the Gram of real data ---
 
 

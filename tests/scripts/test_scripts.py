@@ -64,6 +64,18 @@ def check_conv_npk(found: Content) -> None:
         assert plain["ratio"] == pytest.approx(plain["us_per_pair"] / ours["us_per_pair"])
 
 
+def check_modern_npk(found: Content) -> None:
+    parts = ["read the network", "record gates", "kernel"]
+    assert [(entry["problem"], entry["what"]) for entry in found["networks"]] == [
+        ("ShuffleNetV2", part) for part in parts
+    ]
+    kernel = found["networks"][-1]
+    assert (kernel["pairs"], kernel["image_size"]) == (2, 16)
+    assert kernel["ms_per_pair"] == pytest.approx(1e3 * kernel["median_s"] / 2)
+    assert kernel["work"] > 1e5
+    assert 0 <= kernel["largest_error"] < 1e-5
+
+
 def check_drop_in(found: Content) -> None:
     recorded = by_problem_and_name(found["recording"])
     for name, gates in {"MLP": 4 * 1024, "transformer": 2 * 32 * 1024}.items():
@@ -127,6 +139,7 @@ class Run:
 RUNS = [
     Run("npk_gram.py", "--n 60 --width 33 --depth 3 --epochs 2", check_npk_gram, "overlap across classes"),
     Run("conv_npk.py", "--quick --n 30 --channels 4 5 --dense 6 --epochs 1", check_conv_npk, "the net itself"),
+    Run("modern_npk.py", "--networks ShuffleNetV2 --small --n 1 --m 2", check_modern_npk, "read the network"),
     Run(
         "drop_in.py", "--networks MLP transformer --n 3 --batch 2 --repeats 2", check_drop_in, "(2 ReLUs stay", ".json"
     ),
@@ -146,6 +159,8 @@ REFUSALS = [
     ("npk_gram.py", "--n 20 --width 256 --depth 30 --scale none", "scale"),
     ("conv_npk.py", "--channels 0", "argument --channels: must be at least 1, got 0"),
     ("conv_npk.py", "--dense many", "argument --dense: needs a whole number, got 'many'"),
+    ("modern_npk.py", "--m 0", "argument --m: must be at least 1, got 0"),
+    ("modern_npk.py", "--networks AlexNet", "argument --networks: invalid choice: 'AlexNet'"),
     ("drop_in.py", "--n 0", "argument --n: must be at least 1, got 0"),
     ("drop_in.py", "--networks AlexNet", "argument --networks: invalid choice: 'AlexNet'"),
     ("gram.py", "--width 4 -1", "argument --width: must be at least 1"),
