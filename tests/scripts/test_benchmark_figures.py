@@ -112,7 +112,9 @@ def test_a_wrong_kernel_of_a_small_modern_network_is_noticed(
 ) -> None:
     right, error = gatedops.npk, importer("modern_npk").error_on_small_network
     monkeypatch.setattr(gatedops, "npk", lambda *args, **given: right(*args, **given) * 1.01)
-    with pytest.raises(RuntimeError, match="on the small ResNeXt-29 .* differs from its plain form by 1.0e-02"):
+    with pytest.raises(
+        RuntimeError, match=r"on the small ResNeXt-29 .32x4d. it differs from its plain form by 1.0e-02"
+    ):
         error("ResNeXt-29 (32x4d)", 0, torch.float32)
 
 
