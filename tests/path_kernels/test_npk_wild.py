@@ -132,12 +132,16 @@ def test_ways_to_flatten(name):
     assert_same_bits(npk(net, IMAGES), npk(plain, IMAGES))
 
 
-def test_another_order_is_not_flattening():
-    with pytest.raises(ValueError, match=r"is a change of shape or order; .*: use x.flatten\(1\)"):
-        npk(Forward(lambda z: z.permute(0, 2, 3, 1).flatten(1), cnn()), IMAGES)
-    half = nn.Sequential(*cnn()[:3], nn.Linear(36, 2))
-    with pytest.raises(ValueError, match=r"is a part of its input; npk_gram\(x.flatten\(1\)"):
-        npk(Forward(lambda z: z[:, :1].flatten(1), half), IMAGES)
+def test_another_order_has_the_same_kernel_and_a_part_that_of_the_part():
+    plain, x = cnn().double(), IMAGES.double()
+    net = Forward(lambda z: z.permute(0, 2, 3, 1).flatten(1), plain)
+    assert_close_in_float64(npk(net, x, dtype=torch.float64), npk(plain, x, dtype=torch.float64))
+    half = nn.Sequential(*cnn()[:3], nn.Linear(36, 2)).double()
+    part = nn.Sequential(nn.Conv2d(3, 1, 3), *half[1:]).double()
+    part[0].load_state_dict({name: value[:1] for name, value in half[0].state_dict().items()})
+    first = Forward(lambda z: z[:, :1].flatten(1), half)
+    kernels = [npk(each, x, dtype=torch.float64, return_exponent=True) for each in (first, part)]
+    assert_close_in_float64(*(gram * 2.0**exponent for gram, exponent in kernels))
 
 
 class Sum(nn.Module):
