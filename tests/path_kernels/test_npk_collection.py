@@ -44,9 +44,9 @@ def cropped_at_the_start(operation: Operation) -> Operation:
 
 
 def ungated(operation: Operation) -> Operation:
-    """Lets the first layer of each block read what its gate reads."""
+    """Lets the first layer of two blocks read what its gate reads."""
     result, kind, read, options = operation
-    return result, kind, {"ahc": ("s",), "bhc": ("a",), "co": ("b",)}.get(result, read), options
+    return result, kind, {"ahc": ("s",), "bhc": ("a",)}.get(result, read), options
 
 
 # Gives for each network a mistake that a rule for it could make.
