@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gatedops import trace
 from gatedops.path_kernels.movements import moved_by
+from gatedops.path_kernels.volumes import row_convolution
 from gatedops.trace import Step
 from gatedops.trace.pooling import Pair
 from gatedops.trace.step_builder import GATES_ALONE
@@ -39,8 +40,9 @@ class Layout:
     def is_image(self) -> bool:
         """Whether the axes other than the channels are those of the image, behind the channels: (C, H, W), (C, T) or
         (C,)."""
-        pixels = {1: (), 2: self.size[1:], 3: self.size}.get(len(self.shape))
-        return self.axis == 0 and self.shape[1:] == pixels and (len(self.shape) == 3 or self.size[0] == 1)
+        if self.axis != 0 or _size_of(self.shape, 0) != self.size:
+            return False
+        return len(self.shape) > 2 or self.size[0] == 1
 
     def to_images(self, values: Tensor) -> Tensor:
         """Values ``(n, *shape)`` as ``(n, C, H, W)``."""
@@ -56,9 +58,10 @@ class Layout:
             return value
         if len(pixels) == 1 and self.size[0] == 1:
             return value.unsqueeze(1)
-        return value.expand(-1, *[size for axis, size in enumerate(self.shape) if axis != self.axis]).reshape(
-            -1, *self.size
-        )
+        given = [size for axis, size in enumerate(self.shape) if axis != self.axis]
+        if pixels != tuple(given):
+            raise ValueError(f"a constant of shape {tuple(value.shape)}, which is the same along some axes of pixels")
+        return value.reshape(-1, *self.size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,13 +112,15 @@ def network_of(steps: Sequence[Step], *, otherwise: str = GATES_ALONE) -> Networ
             refused = refused or error
     if refused is None:
         shape = kept[0].shape
-        raise ValueError(f"x: got inputs {shape}, needs (n, d), (n, T, d), (n, C, T) or (n, C, H, W); {otherwise}")
+        raise ValueError(
+            f"x: got inputs {shape}, needs (n, d), (n, T, d), (n, C, T), (n, C, H, W) or (n, C, D, H, W); {otherwise}"
+        )
     raise refused
 
 
 def _axes_of_input(shape: tuple[int, ...]) -> tuple[int, ...]:
     """The axes of an input that may hold its channels, the likelier one first."""
-    return {1: (0,), 2: (1, 0), 3: (0, 2)}.get(len(shape), ())
+    return {1: (0,), 2: (1, 0), 3: (0, 2), 4: (0, 3)}.get(len(shape), ())
 
 
 class _Former:
@@ -145,12 +150,12 @@ class _Former:
                 self._rearrange(step, inputs)
             case trace.Flatten():
                 self._flatten(step, inputs, before[0])
-            case trace.AddConstant(constant=constant):
-                self._add(replace(step, constant=before[0].constant(constant)), inputs, before[0])
-            case trace.Scale(factor=factor):
-                self._add(replace(step, factor=before[0].constant(factor)), inputs, before[0])
+            case trace.AddConstant() | trace.Scale():
+                self._constant(step, inputs, before[0])
             case trace.Mean():
                 self._mean(step, inputs, before[0])
+            case trace.Conv3d():
+                self._conv3d(step, inputs[0])
             case trace.Concat(axis=axis):
                 if any(layout.axis != axis or layout.size != before[0].size for layout in before):
                     raise ValueError(
@@ -160,6 +165,17 @@ class _Former:
                 self._add(replace(step, axis=0), inputs, replace(before[0], shape=step.shape))
             case _:
                 self._add(step, inputs, self._layout(step, before))
+
+    def _constant(self, step: trace.AddConstant | trace.Scale, inputs: tuple[int, ...], before: Layout) -> None:
+        try:
+            if isinstance(step, trace.Scale):
+                self._add(replace(step, factor=before.constant(step.factor)), inputs, before)
+            else:
+                self._add(replace(step, constant=before.constant(step.constant)), inputs, before)
+        except ValueError as error:
+            raise ValueError(
+                f"model: {step.name} has {error}; give it a number for each channel, or one for each pixel"
+            ) from None
 
     def _layout(self, step: Step, before: list[Layout]) -> Layout:
         """The layout of a step's output that follows from that of its inputs."""
@@ -176,11 +192,7 @@ class _Former:
                     )
                 return replace(before[0], shape=step.shape)
             case trace.Conv2d() | trace.MaxPool() | trace.AvgPool() | trace.Resample() | trace.BatchNorm():
-                if not before[0].is_image:
-                    raise ValueError(
-                        f"model: {step.name} needs the channels in front of the pixels, but axis {before[0].axis + 1}"
-                        f" of (n, {', '.join(map(str, before[0].shape))}) holds them; permute its input"
-                    )
+                self._require_image(step, before[0])
                 return Layout(step.shape, 0, _size_of(step.shape, 0))
             case trace.Add():
                 if before[0] != before[1]:
@@ -189,6 +201,13 @@ class _Former:
                         " need both along the same axis: permute one"
                     )
         return before[0]
+
+    def _require_image(self, step: Step, before: Layout) -> None:
+        if not before.is_image:
+            raise ValueError(
+                f"model: {step.name} needs the channels in front of the pixels, but axis {before.axis + 1} of (n,"
+                f" {', '.join(map(str, before.shape))}) holds them; permute its input"
+            )
 
     def _mean(self, step: trace.Mean, inputs: tuple[int, ...], before: Layout) -> None:
         pixels = tuple(axis for axis in range(len(before.shape)) if axis != before.axis)
@@ -220,6 +239,20 @@ class _Former:
         size = (kept[0], kept[1])
         layout = Layout(step.shape, axis, size)
         self._add(trace.Resample(step.name, (), (), rows, columns), inputs, layout)
+
+    def _conv3d(self, step: trace.Conv3d, source: int) -> None:
+        before = self._layouts[source]
+        self._require_image(step, before)
+        made = row_convolution(step, before.shape)
+        columns, copies = tuple(range(before.size[1])), []
+        for rows in made.rows:
+            layout = Layout((before.shape[0], len(rows), len(columns)), 0, (len(rows), len(columns)))
+            self._add(Pixels(step.name, (), (), rows, columns), (source,), layout)
+            copies.append(len(self._steps) - 1)
+        beside = Layout((len(made.order), *layout.size), 0, layout.size)
+        self._add(trace.Concat(step.name, (), (), 0), tuple(copies), beside)
+        self._add(Channels(step.name, (), (), made.order), (len(self._steps) - 1,), beside)
+        self._add(made.layer, (len(self._steps) - 1,), Layout(step.shape, 0, _size_of(step.shape, 0)))
 
     def _flatten(self, step: Step, inputs: tuple[int, ...], before: Layout) -> None:
         layout = Layout(step.shape, 0, (1, 1))
@@ -256,4 +289,4 @@ class _Former:
 def _size_of(shape: tuple[int, ...], axis: int) -> Pair:
     """The (height, width) of the axes other than that of the channels."""
     pixels = [size for index, size in enumerate(shape) if index != axis]
-    return (1, 1) if not pixels else (1, pixels[0]) if len(pixels) == 1 else (pixels[0], pixels[1])
+    return (math.prod(pixels[:-1]), pixels[-1]) if pixels else (1, 1)

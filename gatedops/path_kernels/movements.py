@@ -91,9 +91,7 @@ def _rows_and_columns(
     height, width = size
     if pixel.numel() == height * width and bool((pixel == torch.arange(height * width)).all()):
         return tuple(range(height)), tuple(range(width))
-    grid = pixel.view(1, -1) if len(shape) < 2 else pixel.view(shape) if len(shape) == 2 else None
-    if grid is None:
-        return None
+    grid = pixel.view(-1, shape[-1]) if shape else pixel.view(1, 1)
     row, column = grid // width, grid % width
     inside = grid >= 0
     rows = torch.where(inside.any(1), row.masked_fill(~inside, -1).amax(1), -1)

@@ -43,8 +43,8 @@ def npk(
     mean 0 and variance 1, while gates and the choices of max-pools stay as they are. The gates are those of `model` on
     x and y (:func:`gatedops.record_gates`); its weights are used for nothing else.
 
-    npk covers Linear layers (also on every token or pixel), Conv1d and Conv2d layers (any size, stride, dilation,
-    padding, groups; depthwise), ReLU in any form, LeakyReLU, PReLU and abs (by their two slopes), ReLU6 and hardtanh
+    npk covers Linear layers (also on every token or pixel), Conv1d, Conv2d and Conv3d layers and transposed ones (any
+    size, stride, dilation, padding, groups; depthwise), ReLU in any form, LeakyReLU, PReLU and abs (by their two slopes), ReLU6 and hardtanh
     (on strictly between their limits), MaxPool2d, averages, resizing, padding, residual additions, concatenation,
     slices and permutations of channels, adding constants, multiplying by them, BatchNorm and Dropout in evaluation
     mode. The network must end with a layer; a softmax or sigmoid behind it is left out. A batch norm and a factor for
@@ -57,8 +57,8 @@ def npk(
     parameter starts none.
 
     Args:
-        model: maps ``(n, d)``, ``(n, T, d)``, ``(n, C, T)`` or ``(n, C, H, W)`` to outputs ``(n, c)``; in evaluation
-            mode. Wrappers (torch.compile, DistributedDataParallel, DataParallel) around it or its parts are looked
+        model: maps ``(n, d)``, ``(n, T, d)``, ``(n, C, T)``, ``(n, C, H, W)`` or ``(n, C, D, H, W)`` to outputs
+            ``(n, c)``; in evaluation mode. Wrappers (torch.compile, DistributedDataParallel, DataParallel) around it or its parts are looked
             through.
         x: n inputs, a tensor or numpy array of the model's dtype. Whole numbers and truth values (uint8 images) are
             converted to that dtype; the inner products of uint8 inputs of a fully connected network are exact.

@@ -23,7 +23,7 @@ def inputs_of(x: Any, y: Any = None, *, otherwise: str = GATES_ALONE) -> tuple[T
     """Returns x and y as tensors; they may be numpy arrays.
 
     Args:
-        otherwise: what errors tell the user to do with volumes.
+        otherwise: what errors tell the user to do with more axes.
 
     Raises:
         TypeError, ValueError: x and y are not inputs of one network.
@@ -42,10 +42,11 @@ def inputs_of(x: Any, y: Any = None, *, otherwise: str = GATES_ALONE) -> tuple[T
             raise TypeError(
                 f"{name}: got {side.dtype}, needs real numbers, such as torch.view_as_real({name}).flatten(1)"
             )
-        if side.dim() not in (2, 3, 4):
-            remedy = f"for volumes, {otherwise}" if side.dim() > 4 else f"{name}[None] makes a batch of one input"
+        if side.dim() not in (2, 3, 4, 5):
+            remedy = f"for more axes, {otherwise}" if side.dim() > 5 else f"{name}[None] makes a batch of one input"
             raise ValueError(
-                f"{name}: got shape {tuple(side.shape)}, needs (n, d), (n, T, d), (n, C, T) or (n, C, H, W); {remedy}"
+                f"{name}: got shape {tuple(side.shape)}, needs (n, d), (n, T, d), (n, C, T), (n, C, H, W) or"
+                f" (n, C, D, H, W); {remedy}"
             )
         if side.numel() == 0:
             raise ValueError(f"{name}: got shape {tuple(side.shape)}, which holds no numbers; give at least one row")

@@ -120,7 +120,7 @@ class _Recorded:
         _, layer = self._layer(index)
         layout = self._layouts[index]
         # Rows of gates (C, T) or (H, W, C) hold other gates side by side.
-        by_pixel = layer.kind == "select" or layout.axis == {1: 0, 2: 1, 3: 0}[len(layout.shape)]
+        by_pixel = layer.kind == "select" or layout.axis == {1: 0, 2: 1, 3: 0, 4: 0}[len(layout.shape)]
         return by_pixel and are_whole_words(channels)
 
     def _layer(self, index: int) -> tuple[GateBits, GateLayer]:

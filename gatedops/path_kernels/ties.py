@@ -45,7 +45,7 @@ def require_own_weights(steps: Sequence[Step], *, biases: bool) -> None:
 def _parts(step: Step, biases: bool) -> Iterator[Part]:
     """Yields the parts of a step that must be independent of all others."""
     match step:
-        case trace.Linear() | trace.Conv2d():
+        case trace.Linear() | trace.Conv2d() | trace.Conv3d():
             yield "weight", step.weight, step.weight_made_of, step.weight_drawn
             if biases:
                 yield "bias", step.bias, step.bias_made_of, step.bias_drawn

@@ -10,5 +10,6 @@ from gatedops.trace.step_gates import GATES
 from gatedops.trace.step_layers import LAYERS
 from gatedops.trace.step_movements import MOVEMENTS
 from gatedops.trace.step_transposed import TRANSPOSED
+from gatedops.trace.step_volumes import VOLUMES
 
-CONVERTERS: dict[Any, Converter] = {**LAYERS, **TRANSPOSED, **GATES, **ARITHMETIC, **MOVEMENTS}
+CONVERTERS: dict[Any, Converter] = {**LAYERS, **TRANSPOSED, **VOLUMES, **GATES, **ARITHMETIC, **MOVEMENTS}

@@ -70,6 +70,23 @@ class Conv2d(Step):
 
 
 @dataclass(frozen=True, eq=False)
+class Conv3d(Step):
+    """A convolution of volumes: weight ``(C', C / groups, kd, kh, kw)``, bias ``(C',)`` or None. padding counts voxels
+    of zeros: (left, right, top, bottom, front, back)."""
+
+    weight: Tensor
+    bias: Tensor | None
+    stride: tuple[int, int, int]
+    padding: tuple[int, ...]
+    dilation: tuple[int, int, int]
+    groups: int
+    weight_made_of: Sources = ()
+    bias_made_of: Sources = ()
+    weight_drawn: Draw | None = None
+    bias_drawn: Draw | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Gate(Step):
     """ReLU: its input times the gate of its input.
 
@@ -147,7 +164,8 @@ class Rearrange(Step):
 class Resample(Step):
     """Each output pixel is a sum of input pixels: ``out = rows @ image @ columns.T`` for the image of each channel.
 
-    rows ``(H', H)`` and columns ``(W', W)`` are float64. An input ``(C, T)`` is an image of one row.
+    rows ``(H', H)`` and columns ``(W', W)`` are float64. An input ``(C, T)`` is an image of one row, and a volume
+    ``(C, D, H, W)`` an image of D * H rows.
     """
 
     rows: Tensor

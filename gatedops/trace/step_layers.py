@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -149,19 +150,24 @@ def _adaptive_avg_pool(builder: StepBuilder, node: Node, a: Arguments) -> None:
     require_images(builder, node, a["self"], axes)
     given, wanted = size_pair(builder.shape(a["self"])[1:], axes), size_pair(builder.shape(node)[1:], axes)
     if any(size % parts for size, parts in zip(given, wanted, strict=True)):
-        _resample(builder, node, a)
+        resample(builder, node, a)
         return
     kernel = (given[0] // wanted[0], given[1] // wanted[1])
     window = Window(kernel, kernel, (0, 0), (1, 1))
     builder.add(node, AvgPool, a["self"], window=window, count_include_pad=True, divisor=None)
 
 
-def _resample(builder: StepBuilder, node: Node, a: Arguments) -> None:
+def _rows_and_columns(sizes: tuple[int, ...]) -> Pair:
+    """The sizes of an image, sequence or volume as those of one image, whose rows are all but the last axis."""
+    return math.prod(sizes[:-1]), sizes[-1]
+
+
+def resample(builder: StepBuilder, node: Node, a: Arguments) -> None:
     """Finds the matrices of a linear operation on pixels, which must act on rows and columns separately."""
     source = a["self"] if "self" in a else a["input"]
     before, after = builder.shape(source)[1:], builder.shape(node)[1:]
     require_images(builder, node, source, len(after))
-    (height, width), wanted = size_pair(before, len(after)), size_pair(after, len(after))
+    (height, width), wanted = _rows_and_columns(before), _rows_and_columns(after)
 
     def result(image: Tensor) -> Tensor:
         target: Any = node.target
@@ -201,10 +207,10 @@ LAYERS: dict[Any, Converter] = {
     aten.avg_pool2d.default: _avg_pool,
     aten.adaptive_avg_pool1d.default: _adaptive_avg_pool,
     aten.adaptive_avg_pool2d.default: _adaptive_avg_pool,
-    aten.upsample_linear1d.vec: _resample,
-    aten.upsample_bilinear2d.vec: _resample,
-    aten.upsample_bicubic2d.vec: _resample,
-    aten._upsample_bilinear2d_aa.vec: _resample,
-    aten._upsample_bicubic2d_aa.vec: _resample,
+    aten.upsample_linear1d.vec: resample,
+    aten.upsample_bilinear2d.vec: resample,
+    aten.upsample_bicubic2d.vec: resample,
+    aten._upsample_bilinear2d_aa.vec: resample,
+    aten._upsample_bicubic2d_aa.vec: resample,
     BATCH_NORM: _batch_norm,
 }
