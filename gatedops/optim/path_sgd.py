@@ -79,6 +79,7 @@ class PathSGD(Optimizer):
         super().__init__(
             model.parameters() if params is None else params, defaults | {"nesterov": nesterov, "maximize": maximize}
         )
+        self._require_known_groups(model)
         self._every, self._steps = count, 0
         self._scales = PathScales(model, _input_of(model, x))
 
@@ -118,6 +119,19 @@ class PathSGD(Optimizer):
             "PathSGD belongs to its model and cannot be copied or pickled; make one for the copied model and give it"
             " optimizer.state_dict() by load_state_dict"
         )
+
+    def _require_known_groups(self, model: nn.Module) -> None:
+        """Raises ValueError if a group has an option that PathSGD does not know, or a parameter of another model."""
+        own = {id(parameter) for parameter in model.parameters()}
+        for place, group in enumerate(self.param_groups):
+            unknown = set(group) - {"params", "param_names"} - set(self.defaults)
+            if unknown:
+                raise ValueError(
+                    f"params: group {place} has {sorted(unknown)}, and PathSGD knows only {sorted(self.defaults)};"
+                    " leave it out"
+                )
+            if any(id(parameter) not in own for parameter in group["params"]):
+                raise ValueError(f"params: group {place} has a parameter that the model does not; give only its own")
 
     def _store_scales(self) -> None:
         scales = self._scales.of_each()

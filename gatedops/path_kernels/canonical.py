@@ -66,7 +66,7 @@ class Layout:
 
 @dataclass(frozen=True, eq=False)
 class Channels(Step):
-    """Output channel i is the input channel ``index[i]``."""
+    """Output channel i is the input channel ``index[i]``, or 0 if that is -1."""
 
     index: tuple[int, ...]
 
@@ -276,7 +276,8 @@ class _Former:
             shape = (before.shape[before.axis], *size)
             self._add(Pixels(name, (), (), found.rows, found.columns), (at,), Layout(shape, 0, size))
             at = len(self._steps) - 1
-        layout = Layout(found.lying or step.shape, found.axis, (len(found.rows), len(found.columns)))
+        # An output without axes is one channel.
+        layout = Layout(found.lying or step.shape or (1,), found.axis, (len(found.rows), len(found.columns)))
         # If only the axes change, which images do not show, the copy gives the output its new layout.
         if at == inputs[0] or found.channels != tuple(range(self._steps[at].shape[0])):
             self._add(Channels(name, (), (), found.channels), (at,), layout)

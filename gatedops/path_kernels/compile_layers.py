@@ -109,6 +109,7 @@ def _displaced(mask: Mask, outer: Geometry, place: int, source: Signal) -> Mask:
 
 def _divided(layer: Layer) -> str:
     return (
-        f"model: {layer.name} has groups of channels, but reads sums over channels (an average behind gates, or"
-        " flattened images); path kernels need a Linear or Conv2d layer without groups between the two: put one there"
+        f"model: {layer.name} has groups of channels, but reads sums over channels (an average behind gates, flattened"
+        " images, or moved pixels behind a max-pool or a depthwise layer); path kernels need a Linear or Conv2d layer"
+        " without groups between the two: put one there"
     )

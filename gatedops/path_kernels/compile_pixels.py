@@ -154,6 +154,7 @@ def _matrix(weights: Tensor) -> tuple[tuple[float, ...], ...]:
 
 def no_channels(step: Step) -> str:
     return (
-        f"model: {step.name} acts on sums over pixels behind gates (an average, or flattened images); path kernels need"
-        " a Linear or Conv2d layer between the two: put one there"
+        f"model: {step.name} acts on sums over channels (an average behind gates, flattened images, or moved pixels"
+        " behind a max-pool or a depthwise layer); path kernels need a Linear or Conv2d layer between the two: put one"
+        " there"
     )

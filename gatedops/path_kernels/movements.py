@@ -15,7 +15,7 @@ from gatedops.trace.pooling import Pair
 @dataclass(frozen=True)
 class Moved:
     """A rearrangement: output channel c is the input channel ``channels[c]``, output pixel (r, q) the input pixel
-    (rows[r], columns[q]), where -1 stands for a pixel of zeros.
+    (rows[r], columns[q]). -1 stands for zeros.
 
     Args:
         axis: of the output's shape, the one that holds the channels.
@@ -42,6 +42,7 @@ def moved_by(step: trace.Rearrange, shape: tuple[int, ...], axis: int, size: Pai
     # Gives for each number of the input its channel and its pixel; the last entry stands for 0.
     order = torch.arange(channels * pixels).view(channels, *(s for a, s in enumerate(shape) if a != axis))
     number = torch.cat([order.movedim(0, axis).flatten(), torch.tensor([-1])])[step.source.cpu()]
+    number = number if number.dim() else number.unsqueeze(0)
     for at in range(number.dim()):
         found = _along(number.movedim(at, 0), pixels, size, at)
         if found is not None:
@@ -73,15 +74,19 @@ def _before_flattening(number: Tensor, pixels: int, size: Pair) -> Moved | None:
 def _along(number: Tensor, pixels: int, size: Pair, axis: int) -> Moved | None:
     """The movement if the first axis of `number` (``c * pixels + p``, or -1) holds the channels, else None."""
     images = number.flatten(1) if number.dim() > 1 else number.unsqueeze(1)
-    zero = (images < 0).all(0)
-    if bool(((images < 0) != zero).any()) or bool(zero.all()):
+    absent = images < 0
+    # A channel, or a pixel, that is 0 as a whole.
+    no_channel, no_pixel = absent.all(1), absent.all(0)
+    if bool(no_channel.all()) or bool((absent != (no_channel[:, None] | no_pixel)).any()):
         return None
-    channel, pixel = images // pixels, (images % pixels)[0].masked_fill(zero, -1)
-    here = channel[:, ~zero]
-    if bool((here != here[:, :1]).any()) or bool(((images % pixels)[:, ~zero] != pixel[~zero]).any()):
+    here = images[~no_channel][:, ~no_pixel]
+    channel, pixel = here // pixels, here % pixels
+    if bool((channel != channel[:, :1]).any()) or bool((pixel != pixel[:1]).any()):
         return None
+    taken = torch.full((len(images),), -1).masked_scatter(~no_channel, channel[:, 0])
+    pixel = torch.full((images.shape[1],), -1).masked_scatter(~no_pixel, pixel[0])
     chosen = _rows_and_columns(pixel, tuple(number.shape[1:]), size)
-    return None if chosen is None else Moved(axis, tuple(here[:, 0].tolist()), *chosen)
+    return None if chosen is None else Moved(axis, tuple(taken.tolist()), *chosen)
 
 
 def _rows_and_columns(

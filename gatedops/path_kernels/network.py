@@ -159,10 +159,16 @@ def recorded_gates(
         # An activation without gates can stand only at the end, where it is left out; trace.steps refuses any other.
         warnings.filterwarnings("ignore", "these activations have no gates", UserWarning)
         bits = record_gates(inner, inputs, batch_size, max_pool=True, activations="piecewise", progress=progress)
-    found = [(layer.name, layer.shape[1:] if layer.kind == "select" else layer.shape) for layer in bits.layers]
-    if found != expected:
+    found, needed = [layer.name for layer in bits.layers], [name for name, _ in expected]
+    first = network.steps[0]
+    if not isinstance(first, trace.Input) or found != list(first.activations):
         raise ValueError(
-            f"model: calls the activations and max-pools {[name for name, _ in found]}, but its output depends on"
-            f" {[name for name, _ in expected]}; path kernels need a network without unused ones: remove the others"
+            f"model: calls the activations and max-pools {found}, but its output depends on {needed}; path kernels need"
+            " a network without unused ones: remove the others"
         )
+    # Those that are left belong to other outputs.
+    bits = bits if found == needed else bits.select_layers(needed)
+    shapes = [layer.shape[1:] if layer.kind == "select" else layer.shape for layer in bits.layers]
+    if shapes != [shape for _, shape in expected]:
+        raise RuntimeError(f"gates have shapes {shapes}, needs {expected}")
     return bits

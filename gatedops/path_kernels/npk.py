@@ -44,11 +44,12 @@ def npk(
     x and y (:func:`gatedops.record_gates`); its weights are used for nothing else.
 
     npk covers Linear layers (also on every token or pixel), Conv1d, Conv2d and Conv3d layers and transposed ones (any
-    size, stride, dilation, padding, groups; depthwise), ReLU in any form, LeakyReLU, PReLU and abs (by their two slopes), ReLU6 and hardtanh
-    (on strictly between their limits), MaxPool2d, averages, resizing, padding, residual additions, concatenation,
-    slices and permutations of channels, adding constants, multiplying by them, BatchNorm and Dropout in evaluation
-    mode. The network must end with a layer; a softmax or sigmoid behind it is left out. A batch norm and a factor for
-    each channel count as parts of the weights of the layers beside them; a number counts as it is.
+    size, stride, dilation, padding, groups; depthwise), ReLU in any form, LeakyReLU, PReLU and abs (by their two
+    slopes), ReLU6 and hardtanh (on strictly between their limits), MaxPool1d and MaxPool2d, averages, resizing,
+    padding, residual additions, concatenation, slices and permutations of channels, adding constants, multiplying by
+    them, BatchNorm and Dropout in evaluation mode. The network must end with a layer; a softmax or sigmoid behind it is
+    left out. A batch norm, and a factor for each channel, count as parts of the weights of the layers beside them. A
+    number, and a constant that multiplies the inputs, count as they are.
 
     The rule needs independent weights. Weights that share memory or are computed from one parameter in any way
     (transposes, multiples, sums) are refused as tied. Parts of a parameter that do not overlap count as independent. A
@@ -58,8 +59,8 @@ def npk(
 
     Args:
         model: maps ``(n, d)``, ``(n, T, d)``, ``(n, C, T)``, ``(n, C, H, W)`` or ``(n, C, D, H, W)`` to outputs
-            ``(n, c)``; in evaluation mode. Wrappers (torch.compile, DistributedDataParallel, DataParallel) around it or its parts are looked
-            through.
+            ``(n, c)`` or ``(n,)``; in evaluation mode. Wrappers (torch.compile, DistributedDataParallel, DataParallel)
+            around it or its parts are looked through.
         x: n inputs, a tensor or numpy array of the model's dtype. Whole numbers and truth values (uint8 images) are
             converted to that dtype; the inner products of uint8 inputs of a fully connected network are exact.
         y: the m inputs of the other side; None: the symmetric Gram of x, each unordered pair computed once, bitwise

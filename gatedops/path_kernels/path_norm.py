@@ -138,7 +138,8 @@ def _moved(step: Step, power: Power, inputs: list[Tensor]) -> Tensor:
         case Pixels(rows=taken, columns=across):
             return map_pixels(z, taken, across)
         case Channels(index=index):
-            return z[:, torch.tensor(index, device=z.device)]
+            chosen = torch.tensor(index, device=z.device)
+            return z[:, chosen] * (chosen >= 0).view(-1, 1, 1)
         case trace.Concat():
             return torch.cat(inputs, 1)
         case trace.Flatten():

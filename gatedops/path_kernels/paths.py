@@ -160,7 +160,7 @@ def _paths_to(step: Step, before: list[list[int]], biases: bool) -> list[int]:
         case trace.Concat():
             return [count for part in before for count in part]
         case Channels(index=index):
-            return [before[0][channel] for channel in index]
+            return [before[0][channel] if channel >= 0 else 0 for channel in index]
         case trace.Flatten():
             return [count for count in before[0] for _ in range(step.shape[0] // len(before[0]))]
     return before[0]
@@ -247,9 +247,7 @@ class _Listing:
             case trace.BatchNorm():
                 return self._normalised(step, inputs[0])
             case Channels(index=index):
-                chosen = torch.tensor(index, device=inputs[0].values.device)
-                features, values = inputs[0].features[:, chosen], inputs[0].values[chosen]
-                return _Paths(features, values, inputs[0].kinds[chosen.cpu()])
+                return _chosen(inputs[0], index)
             case trace.Flatten():
                 pixels = math.prod(inputs[0].features.shape[-2:])
                 features = inputs[0].features.permute(0, 1, 3, 4, 2).flatten(1, 3)[..., None, None]
@@ -331,6 +329,16 @@ def _scaled(step: trace.Scale, paths: _Paths) -> _Paths:
     if bool((paths.kinds != _WEIGHTED).all()):
         return replace(paths, features=features)
     return replace(paths, features=features, values=torch.where(direct, paths.values, paths.values * factor.flatten(1)))
+
+
+def _chosen(paths: _Paths, index: tuple[int, ...]) -> _Paths:
+    """The paths to some channels; none lead to a channel of index -1."""
+    chosen = torch.tensor(index, device="cpu")
+    there, kinds = chosen.to(paths.values.device), paths.kinds[chosen]
+    kinds[chosen < 0] = _MISSING
+    absent = (there < 0).nonzero().flatten()
+    features = paths.features[:, there].index_fill(1, absent, 0.0)
+    return _Paths(features, paths.values[there].index_fill(0, absent, 0.0), kinds)
 
 
 def _joined(a: _Paths, b: _Paths) -> _Paths:

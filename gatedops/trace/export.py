@@ -53,9 +53,8 @@ def steps(
     It understands these operations, as modules or functions, in place or not:
 
     - Linear over the last axis, Conv1d, Conv2d and Conv3d (a Conv1d becomes a :class:`Conv2d` of images of one row),
-      transposed
-      convolutions (a :class:`Rearrange`, which puts zeros between the pixels, and a :class:`Conv2d`), BatchNorm and
-      Dropout in evaluation mode;
+      transposed convolutions (a :class:`Rearrange`, which puts zeros between the pixels, and a :class:`Conv2d`),
+      BatchNorm and Dropout in evaluation mode;
     - ReLU under all its names (relu, clamp(q, min=0), maximum(q, 0), where(q > 0, q, 0), q * (q > 0), masked_fill,
       threshold, hardtanh(q, 0, inf)), LeakyReLU, PReLU, RReLU in evaluation mode, abs, and ReLU6, hardtanh and clamp
       with two bounds: each becomes a :class:`Gate`;

@@ -33,7 +33,10 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class Input(Step):
-    """The network's input; the first step."""
+    """The network's input; the first step. `activations` names all gates and max-pools of the network in the order in
+    which they run, also those that only other outputs depend on."""
+
+    activations: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

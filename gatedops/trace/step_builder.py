@@ -32,7 +32,7 @@ from gatedops.trace.operations import (
 from gatedops.trace.provenance import Made, Source, Sources, deciding, made_by
 from gatedops.trace.redraw import Draw, Redraw
 from gatedops.trace.remedies import mixes_signals, reason_of
-from gatedops.trace.step import Flatten, Input, Rearrange, Squash, Step
+from gatedops.trace.step import Flatten, Gate, Input, MaxPool, Rearrange, Squash, Step
 
 # Errors name this remedy if a network has an operation that no rule covers.
 GATES_ALONE = "npk_gram(x.flatten(1), record_gates(model, x)) gives the kernel of its gates alone, Sigma * Lambda"
@@ -107,7 +107,10 @@ class StepBuilder:
                     self._take(node)
         if self.is_constant(result):
             self._refuse_outputs()
-        return _reached(self._steps, self.index(result, result))
+        last = self.index(result, result)
+        named = tuple(step.name for step in self._steps if isinstance(step, Gate | MaxPool))
+        self._steps[0] = replace(self._steps[0], activations=named)  # type: ignore[call-arg]
+        return _reached(self._steps, last)
 
     def add(self, node: Node, kind: type[Step], *inputs: Any, **fields: Any) -> None:
         """Appends the step that gives `node`; :meth:`insert` describes the arguments."""

@@ -263,3 +263,11 @@ def test_errors():
     nn.init.constant_(huge[0].weight, 1e200)
     with pytest.raises(ValueError, match="model: its squared path norm is inf, so its weights have no path scales"):
         optimizer.step()
+
+
+def test_options_and_parameters_that_are_not_its_own():
+    net = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 1))
+    with pytest.raises(ValueError, match=r"params: group 0 has \['weight_decay'\], and PathSGD knows only"):
+        PathSGD(net, 0.1, params=[{"params": net.parameters(), "weight_decay": 0.1}])
+    with pytest.raises(ValueError, match="params: group 0 has a parameter that the model does not; give only its own"):
+        PathSGD(net, 0.1, params=[nn.Parameter(torch.ones(1))])

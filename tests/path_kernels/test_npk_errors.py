@@ -73,7 +73,7 @@ def test_inputs():
     fails(TypeError, "x: got list, needs a tensor or a numpy array", net, [1.0])
     fails(TypeError, "y: got list, needs a tensor", net, X, [1.0])
     fails(TypeError, "x: got torch.complex64, needs real numbers", net, X + 1j)
-    fails(ValueError, "x: got shape (6,), needs (n, d), (n, T, d), (n, C, T) or (n, C, H, W); x[None]", net, X[0])
+    fails(ValueError, "x: got shape (6,), needs (n, d), (n, T, d), (n, C, T), (n, C, H, W) or (n, C, D, H, W); x[None]", net, X[0])
     fails(ValueError, "x: got shape (0, 6), which holds no numbers; give at least one row", net, X[:0])
     fails(ValueError, "y: got shape (0, 6), which holds no numbers", net, X, X[:0])
     fails(ValueError, "y: has inputs (5,) of torch.float32 on cpu, x has (6,) of torch.float32", net, X, X[:, :5])
@@ -223,13 +223,13 @@ ONE_SIDE = "put a layer into one of the two"
         (
             lambda net, x: net.images(F.max_pool2d(F.avg_pool2d(net.conv(x).relu(), 2), 2).mean((2, 3))),
             IMAGES,
-            "max_pool2d acts on sums over pixels behind gates",
+            "max_pool2d acts on sums over channels",
             LAYER_BETWEEN,
         ),
         (
             lambda net, x: F.linear(net.conv(x).relu().flatten(1).relu(), torch.ones(1, 32)),
             IMAGES,
-            "relu#2 acts on sums over pixels behind gates (an average, or flattened images)",
+            "relu#2 acts on sums over channels (an average behind gates, flattened images",
             LAYER_BETWEEN,
         ),
         (

@@ -275,8 +275,8 @@ def test_path_norms_do_not_offer_gates():
         with pytest.raises(ValueError, match="take the norm of the part before it") as raised:
             path_norm(Forward(function), 2, X)
         assert "npk_gram" not in str(raised.value)
-    with pytest.raises(ValueError, match=r"x: got shape \(3, 4, 1, 1, 1\).*flatten them$"):
-        path_norm(nn.Linear(4, 1), 2, X[..., None, None, None])
+    with pytest.raises(ValueError, match=r"x: got shape \(3, 4, 1, 1, 1, 1\).*flatten them$"):
+        path_norm(nn.Linear(4, 1), 2, X[..., None, None, None, None])
 
 
 def test_inputs_of_other_kinds():
@@ -285,7 +285,7 @@ def test_inputs_of_other_kinds():
         ((X, X), "x: got tuple, needs .*; wrap the model in a module that takes one tensor"),
         ({"x": X}, "x: got dict, needs .*; wrap the model in a module that takes one tensor"),
         (X[0], r"x: got shape \(4,\), needs .*; x\[None\] makes a batch of one input$"),
-        (X[:, None, None, None], r"x: got shape \(3, 1, 1, 1, 4\), needs .*; for volumes, " + GATES),
+        (X[:, None, None, None, None], r"x: got shape \(3, 1, 1, 1, 1, 4\), needs .*; for more axes, " + GATES),
         (X[:0], r"x: got shape \(0, 4\), which holds no numbers; give at least one row"),
     ):
         with pytest.raises((TypeError, ValueError), match=message):
