@@ -101,17 +101,14 @@ def network_of(steps: Sequence[Step], *, otherwise: str = GATES_ALONE) -> Networ
     Raises:
         ValueError: a step needs its channels along another axis, or mixes channels and pixels; the error names it.
     """
-    kept = list(steps)
-    while isinstance(kept[-1], trace.Squash):
-        kept.pop()
     refused: ValueError | None = None
-    for axis in _axes_of_input(kept[0].shape):
+    for axis in _axes_of_input(steps[0].shape):
         try:
-            return _Former(axis, otherwise).formed(kept)
+            return _Former(axis, otherwise).formed(steps)
         except ValueError as error:
             refused = refused or error
     if refused is None:
-        shape = kept[0].shape
+        shape = steps[0].shape
         raise ValueError(
             f"x: got inputs {shape}, needs (n, d), (n, T, d), (n, C, T), (n, C, H, W) or (n, C, D, H, W); {otherwise}"
         )
@@ -135,6 +132,10 @@ class _Former:
         # Gives the new index of each old step.
         index_of: list[int] = []
         for step in steps:
+            if isinstance(step, trace.Squash):
+                # Nothing but a change of shape can follow.
+                index_of.append(index_of[step.inputs[0]])
+                continue
             self._form(step, tuple(index_of[index] for index in step.inputs))
             index_of.append(len(self._steps) - 1)
         return Network(self._steps, self._layouts)

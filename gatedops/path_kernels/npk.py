@@ -15,7 +15,7 @@ from gatedops.path_kernels.compile_steps import compile_steps
 from gatedops.path_kernels.dense import DenseKernel, is_dense
 from gatedops.path_kernels.images import ImageKernel
 from gatedops.path_kernels.network import read_network, recorded_gates, weighted_layers
-from gatedops.path_kernels.npk_args import as_floats, inputs_of, require_range, sigmas_of
+from gatedops.path_kernels.npk_args import as_floats, inputs_of, most_of, require_range, sigmas_of
 from gatedops.path_kernels.underflow import underflow_of
 from gatedops.trace.batches import require_count
 from gatedops.trace.checks import require_model
@@ -67,8 +67,8 @@ def npk(
             symmetric.
         kernel: "npk": H; "ntk": E[K^V], the mean over random weights of the tangent kernel of all weights with frozen
             gates. Only a network without additions has E[K^V] = d sigma^(2 (d - 1)) H.
-        sigma: standard deviation of each single weight, not divided by fan-in: one number, or one for each Linear and
-            Conv2d layer in the order they run. With kernel="npk" and other numbers than 1 the result is E[f f'], in
+        sigma: standard deviation of each single weight, not divided by fan-in: one number, or one for each layer
+            with weights in the order they run. With kernel="npk" and other numbers than 1 the result is E[f f'], in
             which each path is weighted by the variances of its weights.
         bias: "ignore": biases and constants only move gates, as in the papers; "path": each starts paths of its own at
             an input of 1 (with "ntk" it is trained too, and starts at 0). ``output == <npf, npv>`` needs "path".
@@ -96,7 +96,7 @@ def npk(
     require_option("kernel", kernel, ("npk", "ntk"))
     require_option("bias", bias, ("ignore", "path"))
     require_dtype(dtype, "dtype", DTYPES)
-    batch_size = require_count(batch_size)
+    batch_size, max_work = require_count(batch_size), most_of(max_work)
     x, y = inputs_of(x, y)
     require_model(model)
     require_precision(dtype, x.device, "dtype")

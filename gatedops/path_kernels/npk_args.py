@@ -102,6 +102,14 @@ def sigmas_of(sigma: Any, layers: Sequence[Layer]) -> list[float]:
     return sigmas
 
 
+def most_of(max_work: Any) -> float | None:
+    """The most operations that a pair of inputs may take; None: any number."""
+    number = None if max_work is None else real_number(max_work)
+    if max_work is not None and (number is None or not number > 0):
+        raise ValueError(f"max_work: got {max_work!r}, needs a number greater than 0, or None for any")
+    return number
+
+
 def require_finite(inputs: Tensor, name: str) -> None:
     """Raises ValueError if inputs are infinite or NaN."""
     if not inputs.is_meta:

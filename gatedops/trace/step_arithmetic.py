@@ -167,13 +167,26 @@ def _convert(builder: StepBuilder, node: Node, a: Arguments) -> None:
 
 
 def _mean(builder: StepBuilder, node: Node, a: Arguments) -> None:
+    builder.add(node, Mean, a["self"], axes=_axes(builder, node, a), keepdim=a["keepdim"])
+
+
+def _sum_over(builder: StepBuilder, node: Node, a: Arguments) -> None:
+    """A sum over axes is their mean times a number."""
+    axes, source = _axes(builder, node, a), a["self"]
+    mean = builder.insert(node, Mean, source, shape=builder.shape(node), axes=axes, keepdim=a["keepdim"])
+    count, like = math.prod(builder.shape(source)[axis] for axis in axes), source.meta["val"]
+    builder.add(node, Scale, mean, factor=torch.tensor(float(count), dtype=like.dtype, device=like.device))
+
+
+def _axes(builder: StepBuilder, node: Node, a: Arguments) -> tuple[int, ...]:
+    """The axes of one input that an operation takes together."""
     dimensions = len(builder.shape(a["self"])) + 1
     axes = tuple(sorted(axis % dimensions - 1 for axis in a["dim"] or range(dimensions)))
     if -1 in axes or a["dtype"] is not None:
         builder.refuse(
             node, "over the inputs too, or to another dtype; take it over the axes of one input, as in x.mean((2, 3))"
         )
-    builder.add(node, Mean, a["self"], axes=axes, keepdim=a["keepdim"])
+    return axes
 
 
 ARITHMETIC: dict[Any, Converter] = {
@@ -190,4 +203,5 @@ ARITHMETIC: dict[Any, Converter] = {
     aten.pow.Tensor_Scalar: _power,
     **dict.fromkeys([aten._to_copy.default, aten.to.dtype, aten.type_as.default], _convert),
     aten.mean.dim: _mean,
+    aten.sum.dim_IntList: _sum_over,
 }

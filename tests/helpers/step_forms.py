@@ -154,6 +154,7 @@ SUMS: dict[str, Form] = {
     "cat of columns": (lambda net, x: torch.concatenate([x.relu(), x], -1), ["Gate", "Concat"]),
     "cat of one twice": (lambda net, x: torch.cat([x, x], 1), ["Concat"]),
     "cat of one": (lambda net, x: torch.cat([x.relu()], 1), ["Gate"]),
+    "sum over rows": (lambda net, x: x.sum(-1), ["Mean", "Scale"]),
     "times a number": (lambda net, x: x * 3, ["Scale"]),
     "a number times": (lambda net, x: 0.5 * x, ["Scale"]),
     "torch.multiply": (lambda net, x: torch.multiply(x, 2), ["Scale"]),

@@ -55,6 +55,8 @@ def test_options():
     fails(ValueError, "bias: got 'no', needs 'ignore' or 'path'", net, X, call=npv, bias="no")
     fails(TypeError, "dtype: got torch.float16, needs torch.float32 or torch.float64", net, X, dtype=torch.float16)
     fails(ValueError, "batch_size: got 0, needs a whole number of at least 1", net, X, batch_size=0)
+    for most in ("a", -1, float("nan"), True):
+        fails(ValueError, "max_work: got", net, X, max_work=most)
     fails(TypeError, "model: got function, needs a torch.nn.Module", F.relu, X)
     for sigma in (0, -1.0, float("nan"), float("inf"), [1, 0, 1]):
         fails(ValueError, "sigma: got", net, X, sigma=sigma)
@@ -73,7 +75,12 @@ def test_inputs():
     fails(TypeError, "x: got list, needs a tensor or a numpy array", net, [1.0])
     fails(TypeError, "y: got list, needs a tensor", net, X, [1.0])
     fails(TypeError, "x: got torch.complex64, needs real numbers", net, X + 1j)
-    fails(ValueError, "x: got shape (6,), needs (n, d), (n, T, d), (n, C, T), (n, C, H, W) or (n, C, D, H, W); x[None]", net, X[0])
+    fails(
+        ValueError,
+        "x: got shape (6,), needs (n, d), (n, T, d), (n, C, T), (n, C, H, W) or (n, C, D, H, W); x[None]",
+        net,
+        X[0],
+    )
     fails(ValueError, "x: got shape (0, 6), which holds no numbers; give at least one row", net, X[:0])
     fails(ValueError, "y: got shape (0, 6), which holds no numbers", net, X, X[:0])
     fails(ValueError, "y: has inputs (5,) of torch.float32 on cpu, x has (6,) of torch.float32", net, X, X[:, :5])

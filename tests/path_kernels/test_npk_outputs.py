@@ -42,6 +42,8 @@ CASES = {
     "images": (lambda net, x: net.last(net.conv(x).relu()).squeeze(), IMAGES, None),
     "channels of zeros": (shortcut, IMAGES, None),
     "softmax": (lambda net, x: net.one(net.fc(x).relu()).log_softmax(1), VECTORS, None),
+    "sigmoid, then view": (lambda net, x: net.head(net.fc(x).relu()).sigmoid().view(-1, 1).squeeze(1), VECTORS, None),
+    "sum of pixels": (lambda net, x: net.head(net.conv(x).relu().sum((2, 3))), IMAGES, None),
     "first of two": (heads, VECTORS, "policy"),
     "second of two": (heads, VECTORS, "value"),
 }
@@ -58,7 +60,7 @@ def test_kernels_features_and_values(name):
     with torch.no_grad():
         outputs = net(x) if output is None else net(x)[output]
         made = npf(net, x, output=output) @ npv(net, x, output=output)
-    made = made.log_softmax(1) if name == "softmax" else made
+    made = made.log_softmax(1) if name == "softmax" else made.sigmoid() if "sigmoid" in name else made
     assert_close_in_float64(made.flatten(), outputs.flatten())
 
 

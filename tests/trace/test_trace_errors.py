@@ -195,8 +195,8 @@ def test_an_operation_outside_the_list_is_named_with_its_place():
     fails(ValueError, "model: layer_norm in the model (LayerNorm)", trace.steps, nn.LayerNorm(6), X)
     net = nn.Sequential(Forward(lambda x: x * x.relu()))
     fails(ValueError, "mul in 0 (Forward), test_trace_errors.py:", trace.steps, net, X)
-    with pytest.raises(ValueError, match="conv3d in the model"):
-        trace.steps(nn.Conv3d(6, 2, 1).eval(), torch.zeros(4, 6, 5, 3, 2))
+    with pytest.raises(ValueError, match="max_pool3d in the model"):
+        trace.steps(nn.MaxPool3d(2).eval(), torch.zeros(4, 6, 5, 3, 2))
     net, x = made("transformer", 1)
     with pytest.raises(
         ValueError, match=r"in encoder\.layers\.0\.self_attn .* is a(ttention, a)? product of two signals"
