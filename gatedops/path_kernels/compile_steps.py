@@ -156,7 +156,7 @@ class _Compiler:
     def _normalised(self, index: int, step: trace.BatchNorm, source: Signal) -> tuple[Term, ...]:
         """Counts the scale of a batch norm as a part of the weights behind it."""
         terms = tuple(replace(term, unfolded=term.unfolded | {index}) for term in source.terms)
-        # The shift of a batch norm is no weight, so the tangent kernel does not train it.
+        # The shift of a batch norm is not a weight, so the tangent kernel does not train it.
         if not self._biases or self._tangent or not has_shift(step):
             return terms
         kernel, every = self._moments.constant(0, source.size), tuple(range(source.shape[0]))

@@ -9,6 +9,7 @@ depthwise convolution) it has one mask for each place in the window. A gate with
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import product
@@ -61,7 +62,7 @@ class Leaf:
 
 
 @dataclass(frozen=True)
-class Window:
+class Window(ABC):
     """What lies between a mask and the pixels of its kernel M.
 
     Args:
@@ -79,13 +80,13 @@ class Window:
         return math.prod(self.geometry.kernel)
 
     @property
+    @abstractmethod
     def is_diagonal(self) -> bool:
         """Whether both inputs are at the same place in their windows."""
-        raise NotImplementedError
 
+    @abstractmethod
     def of(self, recorded: Recorded, units: int) -> Tensor:
         """The masks of all places, ``(n, K, k, H, W)``."""
-        raise NotImplementedError
 
     def take(self, units: Indices) -> Window:
         return replace(self, inner=self.inner.take(units))

@@ -91,7 +91,7 @@ class Moments:
             return self._builder.constant(0, geometry.out) if constant else None
         if constant:
             return self._builder.box(value, geometry, True)
-        return self._once(value, (Op.BOX, geometry), lambda v: self._builder.box(v, geometry, False))
+        return self._boxed(value, geometry)
 
     def resampled(self, kernel: Kernel, rows: Matrix, columns: Matrix) -> Kernel:
         """The moments of images ``rows @ image @ columns.T``."""
@@ -100,9 +100,10 @@ class Moments:
 
     def boxed(self, kernel: Kernel, geometry: Geometry) -> Kernel:
         """The sums over a window's places, the same place on both sides."""
-        return kernel.each(
-            lambda value: self._once(value, (Op.BOX, geometry), lambda v: self._builder.box(v, geometry, False))
-        )
+        return kernel.each(lambda value: self._boxed(value, geometry))
+
+    def _boxed(self, value: Value, geometry: Geometry) -> Value:
+        return self._once(value, (Op.BOX, geometry), lambda v: self._builder.box(v, geometry, False))
 
     def _sum_of(self, term: Term, size: Pair) -> Kernel:
         match term:
@@ -137,7 +138,7 @@ class Moments:
         if len(masks) == 1 and mask.is_one:
             if mask.window is None:
                 return value.times(units)
-            return self.boxed(Kernel(value), mask.window.geometry).a.times(units)  # type: ignore[union-attr]
+            return self._boxed(value, mask.window.geometry).times(units)
         first, first_y = (
             self.per_input.first_word(ordered, units, size) for ordered in (masks, tuple(reversed(masks)))
         )

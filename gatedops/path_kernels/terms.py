@@ -10,6 +10,7 @@ with one M_j for all channels of a term.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
@@ -39,7 +40,7 @@ class DividedError(Exception):
 
 
 @dataclass(frozen=True)
-class Term:
+class Term(ABC):
     """A part of the moments of a signal.
 
     Args:
@@ -52,9 +53,9 @@ class Term:
     channels: Indices
     unfolded: frozenset[int]
 
+    @abstractmethod
     def take(self, units: Indices) -> Term:
         """The term of some of its units."""
-        raise NotImplementedError
 
     def moved(self, channel_of: dict[int, list[int]]) -> Term | None:
         """The term where each channel lies at the given other channels; None if nothing is left of it."""

@@ -37,7 +37,7 @@ def _subtract_from(builder: StepBuilder, node: Node, a: Arguments) -> None:
 
 
 def _sum(builder: StepBuilder, node: Node, left: Any, right: Any, of_left: float, of_right: float) -> None:
-    """Adds of_left * left + of_right * right; at least one of the two is no constant."""
+    """Adds of_left * left + of_right * right; at least one of the two is not a constant."""
     if builder.is_constant(left):
         left, right, of_left, of_right = right, left, of_right, of_left
     if builder.is_constant(right):

@@ -109,7 +109,9 @@ class StepBuilder:
             self._refuse_outputs()
         last = self.index(result, result)
         named = tuple(step.name for step in self._steps if isinstance(step, Gate | MaxPool))
-        self._steps[0] = replace(self._steps[0], activations=named)  # type: ignore[call-arg]
+        first = self._steps[0]
+        assert isinstance(first, Input)
+        self._steps[0] = replace(first, activations=named)
         return _reached(self._steps, last)
 
     def add(self, node: Node, kind: type[Step], *inputs: Any, **fields: Any) -> None:

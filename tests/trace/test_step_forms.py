@@ -273,7 +273,7 @@ class Heads:
 
 
 class TwoHeads(nn.Module):
-    """Returns two outputs in one of several forms; the second depends on an operation that is no step."""
+    """Returns two outputs in one of several forms; the second depends on an operation that is not a step."""
 
     def __init__(self, returned: Callable[[Tensor, Tensor], Any]) -> None:
         super().__init__()
