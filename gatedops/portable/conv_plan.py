@@ -204,5 +204,6 @@ def _bytes(step: PlannedInstruction, itemsize: int) -> int:
             return step.area(out_h * w) * itemsize + result
         case Op.POOL | Op.RESAMPLE:
             sizes = (h * w * out_h * w, h * w * out_h * out_w, out_h * w * out_h * out_w, (out_h * out_w) ** 2)
-            return max(map(sum, itertools.pairwise(sizes))) * itemsize
+            # The sums and their product with the weights are alive together.
+            return max(*map(sum, itertools.pairwise(sizes)), 2 * sizes[-1]) * itemsize
     return result + step.numbers * each
