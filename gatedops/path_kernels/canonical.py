@@ -96,7 +96,7 @@ def network_of(steps: Sequence[Step], *, otherwise: str = GATES_ALONE) -> Networ
     """Brings steps into one form; the functions of all outputs at the end (softmax) are left out.
 
     Args:
-        otherwise: what errors tell the user to do if there is no rule for a step.
+        otherwise: what errors tell the user to do if no rule covers a step.
 
     Raises:
         ValueError: a step needs its channels along another axis, or mixes channels and pixels; the error names it.

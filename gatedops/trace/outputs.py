@@ -45,13 +45,15 @@ def chosen(result: Any, output: Output | None) -> Tensor:
 def returning(model: nn.Module, output: Output | None) -> Iterator[None]:
     """While entered, the model returns a list of its tensors that starts with the one chosen."""
 
-    def choose(module: nn.Module, args: Any, result: Any) -> list[Tensor]:
-        tensors = _tensors_of(result)
-        return [tensors.pop(output), *tensors.values()]  # type: ignore[arg-type]
-
     if output is None:
         yield
         return
+    chosen_one = output
+
+    def choose(module: nn.Module, args: Any, result: Any) -> list[Tensor]:
+        tensors = _tensors_of(result)
+        return [tensors.pop(chosen_one), *tensors.values()]
+
     hook = model.register_forward_hook(choose)
     try:
         yield

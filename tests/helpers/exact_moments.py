@@ -137,7 +137,8 @@ def behind_layer(layer: trace.Step, given: trace.Step, before: Tensor, bias: flo
     both = patches(layer, given, rows.flatten(1).mT)  # (groups weights pixels, groups, weights, pixels of the right)
     both = both.view(groups, weights, pixels, groups, weights, pixels)
     kernel = torch.einsum("gwpgwq->gpq", both) + bias
-    channels = len(layer.weight)  # type: ignore[attr-defined]
+    assert isinstance(layer, LAYERS)
+    channels = len(layer.weight)
     out = kernel.new_zeros(channels, pixels, channels, pixels)
     for channel in range(channels):
         out[channel, :, channel] = kernel[channel * groups // channels]

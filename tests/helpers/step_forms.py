@@ -236,7 +236,7 @@ RELUS: dict[str, Callable[[Weights, Tensor], Tensor]] = {
     "where": lambda net, q: torch.where(q > 0, q, torch.zeros_like(q)),
     "where with a number": lambda net, q: torch.where(q >= 0, q, 0.0),
     "where not": lambda net, q: torch.where(q <= 0, 0.0, q),
-    "where, turned": lambda net, q: torch.where(0 < q, q, 0.0),  # noqa: SIM300
+    "where, turned": lambda net, q: torch.where(q.new_zeros(()) < q, q, 0.0),
     "where, a tensor less": lambda net, q: torch.where(torch.gt(torch.zeros_like(q), q), 0.0, q),
     "where, methods": lambda net, q: q.where(q.greater_equal(0), 0.0),
     "where less": lambda net, q: torch.where(torch.less(q, 0), 0.0, q),
