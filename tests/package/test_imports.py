@@ -26,6 +26,8 @@ MAY_IMPORT = {
     "stats": {"ops", "trace"},
     "path_kernels": {"ops", "trace", "nn"},
     "optim": {"ops", "trace", "path_kernels"},
+    "operators": {"ops", "trace", "path_kernels"},
+    "solve": {"ops", "operators"},
     "selftest": {"ops", "trace", "path_kernels", "portable", "backends"},
     "commands": {"backends", "selftest"},
 }
