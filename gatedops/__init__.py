@@ -7,11 +7,12 @@ from types import ModuleType
 # The extension links against torch's libraries, so torch is imported first.
 import torch  # noqa: F401
 
-from gatedops import backends, optim  # backends loads the extension, which registers the ops
+from gatedops import backends, optim, solve  # backends loads the extension, which registers the ops
 from gatedops._version import __version__
 from gatedops.gatebits import GateBits, pack_gates, unpack_gates
 from gatedops.layout import GateLayer
 from gatedops.nn import DGN, DLGN, Gate, GateCache, GatedConv2d, GatedLinear, SoftReLU
+from gatedops.operators import NPKOperator
 from gatedops.ops.gated_linear import gated_linear
 from gatedops.ops.gated_linear_pair import gated_linear_pair
 from gatedops.ops.gram import npk_diag, npk_gram, npk_matvec
@@ -37,6 +38,7 @@ __all__ = [
     "GateLayer",
     "GatedConv2d",
     "GatedLinear",
+    "NPKOperator",
     "SoftReLU",
     "__version__",
     "backends",
@@ -63,6 +65,7 @@ __all__ = [
     "path_norm",
     "record_gates",
     "soft_npk_gram",
+    "solve",
     "unfuse",
     "unpack_gates",
 ]

@@ -69,9 +69,22 @@ def no_such_layer(name: str, names: Sequence[str], argument: str) -> NoSuchLayer
     return NoSuchLayer(f"{argument}: {name!r} names 0 of the layers {listed(names)}{hint}")
 
 
-def rows_at(rows: Any, n: int, device: torch.device) -> slice | Tensor:
+def rows_at(
+    rows: Any,
+    n: int,
+    device: torch.device,
+    name: str = "rows",
+    *,
+    holder: str = "the gates are",
+    hint: str = "; bits[name] and select_layers select layers",
+) -> slice | Tensor:
     """Returns the rows that an index of GateBits selects: an int (as a slice of one row), a slice, a list, an array or
     a tensor of integers or of bools.
+
+    Args:
+        name: what errors call the index.
+        holder: what errors say is on the device.
+        hint: the end of the error about something that is not an index.
 
     Raises:
         IndexError: a row past the n rows, or a mask of another length. TypeError, ValueError: not such an index.
@@ -79,7 +92,7 @@ def rows_at(rows: Any, n: int, device: torch.device) -> slice | Tensor:
     if _is_number(rows):
         row = operator.index(rows)
         if not -n <= row < n:
-            raise IndexError(f"rows: index {row} is out of range for {n} inputs")
+            raise IndexError(f"{name}: index {row} is out of range for {n} inputs")
         return slice(row % n, row % n + 1)
     if isinstance(rows, slice):
         if rows.step is None or operator.index(rows.step) > 0:
@@ -88,15 +101,14 @@ def rows_at(rows: Any, n: int, device: torch.device) -> slice | Tensor:
     if rows is Ellipsis:
         return slice(None)
     if isinstance(rows, (list, range)):
-        rows = _listed_rows(rows)
+        rows = _listed_rows(rows, name, hint)
     if isinstance(rows, np.ndarray):
-        rows = as_tensor(rows, "rows")
+        rows = as_tensor(rows, name)
     if not isinstance(rows, Tensor):
         raise TypeError(
-            f"rows: got {type(rows).__name__}, needs an int, a slice, a list or a tensor of ints or bools; "
-            "bits[name] and select_layers select layers"
+            f"{name}: got {type(rows).__name__}, needs an int, a slice, a list or a tensor of ints or bools{hint}"
         )
-    _require_index(rows, n, device)
+    _require_index(rows, n, device, name, holder)
     return rows if rows.dtype == torch.bool else rows.long()
 
 
@@ -107,21 +119,21 @@ def _is_number(rows: Any) -> bool:
     return isinstance(rows, (int, np.integer)) and not isinstance(rows, bool)
 
 
-def _listed_rows(rows: Any) -> Tensor:
+def _listed_rows(rows: Any, name: str, hint: str) -> Tensor:
     try:
         return torch.tensor(rows, dtype=None if len(rows) else torch.int64, device="cpu")
     except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"rows: got {rows!r}, needs ints or bools; select_layers selects layers by name") from None
+        raise TypeError(f"{name}: got {rows!r}, needs ints or bools{hint}") from None
 
 
-def _require_index(rows: Tensor, n: int, device: torch.device) -> None:
+def _require_index(rows: Tensor, n: int, device: torch.device, name: str, holder: str) -> None:
     if rows.device not in (device, torch.device("cpu")):
-        raise ValueError(f"rows: is on {rows.device}, the gates are on {device}; move it with .to({str(device)!r})")
+        raise ValueError(f"{name}: is on {rows.device}, {holder} on {device}; move it with .to({str(device)!r})")
     if rows.dtype not in (*_INDICES, torch.bool):
         raise TypeError(
-            f"rows: got {rows.dtype}, needs int64 indices or a bool mask: convert it with .long() or .bool()"
+            f"{name}: got {rows.dtype}, needs int64 indices or a bool mask: convert it with .long() or .bool()"
         )
     if rows.dim() != 1:
-        raise ValueError(f"rows: got shape {tuple(rows.shape)}, needs one dimension")
+        raise ValueError(f"{name}: got shape {tuple(rows.shape)}, needs one dimension")
     if rows.dtype == torch.bool and len(rows) != n:
-        raise IndexError(f"rows: got a mask of {len(rows)}, needs one bool for each of {n} inputs")
+        raise IndexError(f"{name}: got a mask of {len(rows)}, needs one bool for each of {n} inputs")

@@ -1,0 +1,201 @@
+"""The neural path kernel of packed gates as an operator."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from gatedops.arrays import as_tensor
+from gatedops.gatebits import GateBits
+from gatedops.operators.base import KernelOperator, require_symmetric
+from gatedops.operators.parts import Part, parts_of_kernel
+from gatedops.operators.sigma import sigma_of
+from gatedops.operators.tiles import Index, Tiles, cache_limit
+from gatedops.ops.checks import require_float64
+from gatedops.ops.differentiable import is_recorded
+from gatedops.ops.gram_args import factors_of, layout_of, require_inputs, require_result_dtype, slopes_of, with_widths
+from gatedops.ops.gram_range import check_range, sign_of
+from gatedops.tables import listed
+
+# The rows and columns of a tile of a stored Gram.
+_EDGE = 2048
+# "auto" stores the Gram of floats with at least this many columns: with fewer, computing is cheaper than reading.
+_STORED_COLUMNS = 128
+
+
+class NPKOperator(KernelOperator):
+    """The Gram of :func:`gatedops.npk_gram` as an operator: it multiplies vectors, and gives entries, without storing
+    the Gram.
+
+    ``op @ v`` is K v for a tensor or numpy array v, ``(m,)`` or ``(m, c)``, of float32 or float64; the result has the
+    dtype of v, and its sums are in float64. It is differentiable in v, and in x and y if they need a gradient, to any
+    order; then it computes like :func:`gatedops.npk_matvec`. Entries (``op[rows, cols]``, ``diag()``, ``columns()``,
+    ``to_dense()``) are not differentiable.
+
+    **Sigma**, the inner products of x, is most of the cost of a product with few columns. The constructor chooses how
+    to compute it (`sigma` says how), and copies x if it changes the form of x. In each form the error is at most about
+    that of float32 products:
+
+    - uint8 x: exact products of bytes.
+    - floats that all are 0, 1, ... 255 times one number, such as images divided by 255: exact products of bytes, times
+      that number squared.
+    - float32 results, and an x of at most half as many dimensions as columns (and at least twice as many rows as
+      columns): products of its coordinates in an orthonormal basis.
+    - else products of floats. For float32 results they may be computed from digits of 8 bits.
+
+    An x that needs a gradient is used as it is, and may change between products. Any other x must not.
+
+    Args:
+        bits, x, y_bits, y: as in npk_gram: the gates and inputs of the rows, and of the columns if they are others.
+            The inputs must be finite.
+        scale, slope, normalize, dtype: as in npk_gram. `dtype` is that of the entries.
+        cache: whether the Gram may be stored by the first product, for later products to read. Stored or not, a product
+            is the same up to the rounding of the entries to `dtype` and of the sums. "none": never. "auto": if x holds
+            floats (of any form but bytes) with at least 128 columns, so that reading is cheaper than computing, and the
+            Gram takes at most a quarter of the memory that is free when the operator is made. A number: if the Gram
+            takes at most this many bytes. A symmetric Gram takes half the bytes of a whole one. If x needs a gradient,
+            nothing is stored.
+
+    Attributes:
+        sigma: how Sigma is computed; `sigma.kind` is "none", "bytes", "multiples", "factor" or "floats".
+        stores: whether products store the Gram.
+
+    Raises:
+        TypeError, ValueError: as in npk_gram, before any work; and if x or y has infinite values or NaN.
+    """
+
+    def __init__(
+        self,
+        bits: GateBits,
+        x: Tensor | None = None,
+        y_bits: GateBits | None = None,
+        y: Tensor | None = None,
+        *,
+        scale: str | Sequence[float] = "width",
+        normalize: bool = False,
+        slope: float | Sequence[float] = 0.0,
+        dtype: torch.dtype = torch.float32,
+        cache: str | int = "auto",
+    ) -> None:
+        x, y = (None if side is None else as_tensor(side, name) for side, name in ((x, "x"), (y, "y")))
+        layout_of(bits, y_bits)
+        require_result_dtype(dtype, bits)
+        require_float64(bits.device, "bits")
+        slopes = slopes_of(slope, bits, dtype)
+        factors = factors_of(scale, bits, dtype, slopes, normalize=normalize)
+        require_inputs(x, bits, y, y_bits)
+        limit = cache_limit(cache, bits.device)
+        if not normalize:
+            check_range([bits, y_bits], [x, y], factors, dtype, "normalize=True", slopes=slopes)
+        self.shape = (bits.n, bits.n if y_bits is None else y_bits.n)
+        self.dtype, self.device, self.symmetric = dtype, bits.device, y_bits is None
+        self._bits, self._y_bits, self._factors, self._slopes = bits, y_bits, factors, slopes
+        self._normalize, self._scale = bool(normalize), scale
+        self.sigma = sigma_of(x, y, dtype, self._fits)
+        self._changes = any(side is not None and side.requires_grad for side in (self.sigma.x, self.sigma.y))
+        with torch.no_grad():
+            self._kept_parts = self._made_parts()
+        tiles = self._tiles_of(limit)
+        columns = 0 if self.sigma.x is None or self.sigma.x.dtype == torch.uint8 else self.sigma.x.shape[1]
+        worth = not self._changes and (cache != "auto" or columns >= _STORED_COLUMNS)
+        self.stores = worth and 0 < tiles.nbytes <= limit
+        # More than one part cannot be multiplied without their entries.
+        self._tiles = tiles if self.stores else self._tiles_of(0) if len(self._kept_parts) > 1 else None
+
+    def product(self, v: Tensor) -> Tensor:
+        with torch.no_grad():
+            if self._tiles is not None:
+                return self._tiles.product(v)
+            return self._parts()[0].product(v, self.dtype, digits=self.sigma.digits)
+
+    def diag(self) -> Tensor:
+        require_symmetric(self)
+        with torch.no_grad():
+            if not self._normalize:
+                return self._parts()[0].diag(self.dtype)
+            on = [part.left.root != 0 for part in self._parts() if part.left.root is not None]
+            return torch.stack(on).all(0).to(self.dtype) * (sign_of(self._factors) or 1.0)
+
+    def block(self, rows: Index, cols: Index) -> Tensor:
+        return self._computed(rows, cols) if self._tiles is None else self._tiles.block(rows, cols)
+
+    @property
+    def T(self) -> NPKOperator:
+        if self._y_bits is None:
+            return self
+        other = copy.copy(self)
+        other.shape = (self.shape[1], self.shape[0])
+        other._bits, other._y_bits = self._y_bits, self._bits
+        other.sigma = replace(self.sigma, x=self.sigma.y, y=self.sigma.x)
+        other._kept_parts = [part.T for part in self._kept_parts]
+        other._tiles = None if self._tiles is None else self._tiles.T
+        return other
+
+    def _times(self, v: Tensor) -> Tensor:
+        inputs = [side for side in (self.sigma.x, self.sigma.y) if side is not None]
+        if not is_recorded(v, *inputs):
+            return self.product(v)
+        parts = self._made_parts()
+        if len(parts) == 1:
+            return parts[0].matvec(v, self.dtype)
+        grams = [part.gram(slice(None), slice(None), self.dtype) for part in parts]
+        return math.prod(grams[1:], start=grams[0]) @ v.to(self.dtype)
+
+    def _computed(self, rows: Index, cols: Index) -> Tensor:
+        with torch.no_grad():
+            grams = [part.gram(rows, cols, self.dtype) for part in self._parts()]
+            for other in grams[1:]:
+                grams[0].mul_(other)
+            return grams[0]
+
+    def _parts(self) -> list[Part]:
+        """The parts for the inputs as they are now."""
+        return self._made_parts() if self._changes and self._normalize else self._kept_parts
+
+    def _made_parts(self) -> list[Part]:
+        arguments = (self._bits, self._y_bits, self.sigma, self._factors, self._slopes, self.dtype)
+        return parts_of_kernel(*arguments, normalize=self._normalize)
+
+    def _tiles_of(self, limit: int) -> Tiles:
+        return Tiles(
+            self.shape,
+            self.dtype,
+            self.device,
+            symmetric=self.symmetric,
+            compute=self._computed,
+            edge=_EDGE,
+            limit=limit,
+            what="kernel",
+        )
+
+    def _fits(self, number: float) -> bool:
+        """Whether Lambda stays in the range of the dtype if the last layer's factor is multiplied by the number."""
+        if self._normalize or 0.0 in self._factors:
+            return True
+        # Smaller entries than the least of the diagonal may lose digits below this, but they are so small beside it.
+        info = torch.finfo(self.dtype)
+        least, largest = info.tiny / info.eps, info.max * info.eps
+        numbers = [number * abs(self._factors[-1])]
+        for bits in (self._bits, self._y_bits):
+            if bits is not None:
+                first, _, count = layout_of(bits, None)
+                factors, sloped = [abs(factor) for factor in self._factors], with_widths(self._slopes, bits)
+                diag = torch.ops.gatedops.npk_diag(bits.words, first, count, factors, torch.float64, *sloped)
+                numbers += [number * float(end) for end in diag[diag > 0].aminmax()] if bool((diag > 0).any()) else []
+        return least <= min(numbers) and max(numbers) <= largest
+
+    def _told(self) -> list[tuple[str, str]]:
+        told = [("layers", listed(self._bits.widths))]
+        told += [("scale", self._scale if isinstance(self._scale, str) else listed(self._factors))]
+        told += [("slope", listed(self._slopes))] if self._slopes else []
+        told += [("normalized", "yes")] if self._normalize else []
+        told += [("Sigma", self.sigma.text)]
+        if self._tiles is None or not self.stores:
+            return [*told, ("Gram", "not stored")]
+        state = "stored" if self._tiles.kept else "will be stored by the first product"
+        return [*told, ("Gram", f"{state}, {self._tiles.nbytes / (1 << 30):.2f} GiB")]
