@@ -1,0 +1,103 @@
+"""The file from which a killed solve goes on bit for bit."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gatedops.atomic_file import file_at, written_whole
+from gatedops.solve.block_cg import State
+
+_FORMAT = "gatedops solve 1"
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a checkpoint holds.
+
+    Attributes:
+        state: of the conjugate gradients.
+        true: the norms of the true residuals if the solve has ended, else None.
+        seconds: how long the solve took so far.
+    """
+
+    state: State
+    true: Tensor | None
+    seconds: float
+
+
+class Checkpoint:
+    """A file that is replaced whole from time to time. It stays after the solve, so that a second call returns at once.
+
+    Args:
+        path: of the file; its folder exists.
+        every: the least number of seconds from one writing to the next.
+        identity: what the problem is, by the names that an error shows.
+
+    Raises:
+        TypeError, ValueError: path is not the path of a file that can be written.
+    """
+
+    def __init__(self, path: Any, every: float, identity: dict[str, str]) -> None:
+        self._path: Path = file_at(path, "checkpoint")
+        self._every, self._identity = every, identity
+        self._written = time.monotonic()
+
+    def load(self, device: torch.device) -> Saved | None:
+        """Returns what the file holds, or None if it does not exist.
+
+        Raises:
+            ValueError: the file is not a checkpoint, or it is one of another problem.
+        """
+        if not self._path.exists():
+            return None
+        try:
+            held = torch.load(self._path, map_location=device, weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
+            held = None
+        if not isinstance(held, dict) or held.get("format") != _FORMAT:
+            raise ValueError(f"checkpoint: {self._path} is not a checkpoint of a solve: name another file")
+        other = [name for name, value in self._identity.items() if held["identity"].get(name) != value]
+        if other:
+            raise ValueError(
+                f"checkpoint: {self._path} is of another problem ({', '.join(other)} differ): name another file, or "
+                "remove this one"
+            )
+        return Saved(State(**held["state"]), held["true"], held["seconds"])
+
+    def save(self, state: State, seconds: float) -> None:
+        """Writes the state, if the last writing is long enough ago."""
+        if time.monotonic() - self._written >= self._every:
+            self._write(Saved(state, None, seconds))
+
+    def finish(self, state: State, true: Tensor, seconds: float) -> None:
+        """Writes the last state, with the norms of the true residuals."""
+        self._write(Saved(state, true, seconds))
+
+    def _write(self, saved: Saved) -> None:
+        held = {
+            "format": _FORMAT,
+            "identity": self._identity,
+            "state": {name: getattr(saved.state, name) for name in State.__dataclass_fields__},
+            "true": saved.true,
+            "seconds": saved.seconds,
+        }
+        with written_whole(self._path) as part:
+            torch.save(held, part)
+        self._written = time.monotonic()
+
+
+def digest(*tensors: Tensor) -> str:
+    """Returns a name of the bytes of some tensors."""
+    made = hashlib.sha256()
+    for tensor in tensors:
+        made.update(str((tensor.dtype, tuple(tensor.shape))).encode())
+        made.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return made.hexdigest()

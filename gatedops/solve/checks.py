@@ -1,0 +1,175 @@
+"""Checks of what the solvers are given, before any work."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gatedops import scalars
+from gatedops.arrays import as_tensor
+from gatedops.operators.base import KernelOperator
+from gatedops.ops.checks import require_float64
+
+# Residuals below this cannot be told from the rounding of float64 sums.
+SMALLEST_TOL = 1e-13
+# This many columns, spread evenly, stand for all of a kernel where its norm, its symmetry or its identity is asked for.
+SAMPLED = 64
+
+
+def require_symmetric(operator: KernelOperator) -> None:
+    """Raises ValueError unless the operator is a square kernel of inputs with themselves."""
+    n, m = operator.shape
+    if n != m or n == 0:
+        raise ValueError(f"K: has shape ({n}, {m}), needs (n, n) with n > 0")
+    if not operator.symmetric:
+        raise ValueError("K: is not symmetric, needs the kernel of one set of inputs with itself")
+    require_float64(operator.device, "K")
+
+
+def checked_diagonal(operator: KernelOperator) -> Tensor:
+    """Returns the diagonal in float64 ``(n,)``.
+
+    Raises:
+        ValueError: the operator is not symmetric, or its diagonal is not finite, has a negative entry or is all zeros.
+    """
+    require_symmetric(operator)
+    diagonal = operator.diag().to(torch.float64)
+    if not bool(torch.isfinite(diagonal).all()):
+        raise ValueError("K: its diagonal is not finite: if the kernel overflows, use scale='width' or float64")
+    if bool((diagonal < 0).any()):
+        place = int(diagonal.argmin())
+        raise ValueError(f"K: is not positive definite: its diagonal entry {place} is {float(diagonal[place]):g}")
+    if not bool((diagonal > 0).any()):
+        raise ValueError("K: its diagonal is all zeros: every input is zero or has no gate on")
+    return diagonal
+
+
+def sampled_columns(operator: KernelOperator) -> Tensor:
+    """Returns at most 64 columns that are spread evenly, float64 ``(n, k)``.
+
+    Raises:
+        ValueError: they are not finite, or their rows disagree with them.
+    """
+    n = operator.shape[0]
+    index = torch.linspace(0, n - 1, min(n, SAMPLED), dtype=torch.float64).round().long().to(operator.device)
+    columns = operator.columns(index).to(torch.float64)
+    if not bool(torch.isfinite(columns).all()):
+        raise ValueError("K: has entries that are not finite: if the kernel overflows, use scale='width' or float64")
+    square = columns[index]
+    if bool(((square - square.T).abs() > 1e-4 * square.abs().max()).any()):
+        raise ValueError("K: is not symmetric: some of its entries differ from those across the diagonal")
+    return columns
+
+
+def smallest_ridge(operator: KernelOperator, sample: Tensor, trace: float) -> float:
+    """Returns the ridge below which the kernel, with entries rounded to its dtype, can be indefinite.
+
+    It is 3 u sqrt(n) ||K||_F / trace K, with the norm from sampled columns (docs/math.md section 15).
+    """
+    n = operator.shape[0]
+    norm = float(sample.square().sum() * (n / sample.shape[1])) ** 0.5
+    return 3 * torch.finfo(operator.dtype).eps / 2 * n**0.5 * norm / trace
+
+
+def targets_of(given: Any, operator: KernelOperator) -> Tensor:
+    """Returns targets as float64 ``(n, c)`` on the device of the operator.
+
+    Raises:
+        TypeError: they are whole numbers ``(n,)``, which could be labels, or no numbers.
+        ValueError: their shape does not fit, or they are not finite.
+    """
+    if isinstance(given, (list, tuple)):
+        try:
+            given = np.asarray(given)
+        except ValueError:
+            raise TypeError("targets: got a list of other things, needs a list of numbers") from None
+    targets, n = as_tensor(given, "targets"), operator.shape[0]
+    if targets.ndim not in (1, 2) or len(targets) != n or targets.numel() == 0:
+        raise ValueError(
+            f"targets: got shape {tuple(targets.shape)}, needs ({n},) or ({n}, c), a row for each row of K"
+        )
+    if targets.dtype.is_complex:
+        raise TypeError(f"targets: got {targets.dtype}, needs real numbers")
+    if targets.ndim == 1 and not targets.dtype.is_floating_point:
+        raise TypeError(
+            f"targets: got {targets.dtype} ({n},), which could be labels: use path_kernels.regression.one_hot(labels, "
+            "classes) for labels, or .double() to fit the numbers themselves"
+        )
+    targets = targets.detach().to(operator.device, torch.float64).reshape(n, -1)
+    if not bool(torch.isfinite(targets).all()):
+        raise ValueError("targets: has numbers that are not finite: leave out their rows, in K too")
+    return targets
+
+
+def start_of(given: Any, like: Tensor) -> Tensor | None:
+    """Returns x0 as float64 of the shape of the targets, or None."""
+    if given is None:
+        return None
+    start = as_tensor(given, "x0")
+    shapes = [tuple(like.shape)] + ([(len(like),)] if like.shape[1] == 1 else [])
+    if tuple(start.shape) not in shapes:
+        raise ValueError(f"x0: got shape {tuple(start.shape)}, needs {shapes[0]}, like alpha")
+    start = start.detach().to(like.device, torch.float64).reshape(like.shape)
+    if not bool(torch.isfinite(start).all()):
+        raise ValueError("x0: has numbers that are not finite")
+    return start
+
+
+def ridge_of(given: Any) -> float:
+    """Returns a ridge as a float.
+
+    Raises:
+        TypeError: it is not a number.
+        ValueError: it is negative or not finite.
+    """
+    ridge = _number(given, "ridge")
+    if not 0 <= ridge < float("inf"):
+        raise ValueError(f"ridge: got {ridge:g}, needs a finite number of at least 0, in units of mean(diag K)")
+    return ridge
+
+
+def tol_of(given: Any) -> float:
+    """Returns a tolerance as a float.
+
+    Raises:
+        TypeError: it is not a number.
+        ValueError: it is not below 1, or it is below what float64 sums can give.
+    """
+    tol = _number(given, "tol")
+    if not SMALLEST_TOL <= tol < 1:
+        raise ValueError(f"tol: got {tol:g}, needs a number from {SMALLEST_TOL:g}, what float64 sums can give, to 1")
+    return tol
+
+
+def whole_number(given: Any, name: str, least: int, most: int | None = None) -> int:
+    """Returns a whole number within bounds. TypeError or ValueError, naming the argument, if it is another one."""
+    number = scalars.whole_number(given)
+    if number is None:
+        raise TypeError(f"{name}: got {given!r}, needs a whole number")
+    if number < least or (most is not None and number > most):
+        bounds = f"at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{name}: got {number}, needs a whole number {bounds}")
+    return number
+
+
+def require_memory(needed: int, device: torch.device, what: str, remedy: str) -> None:
+    """Raises ValueError if the device has less memory than is needed, in bytes."""
+    if device.type == "cuda":
+        there = torch.cuda.mem_get_info(device)[1]
+    elif hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    else:
+        return
+    if needed > there:
+        raise ValueError(f"{what} needs {needed / 2**30:.1f} GiB, but there are {there / 2**30:.1f} GiB: {remedy}")
+
+
+def _number(given: Any, name: str) -> float:
+    number = scalars.real_number(given)
+    if number is None:
+        raise TypeError(f"{name}: got {given!r}, needs a number")
+    return number
