@@ -54,6 +54,14 @@ class KernelOperator(ABC):
     def T(self) -> KernelOperator:
         """The transposed operator; the operator itself if it is symmetric."""
 
+    def with_dtype(self, dtype: torch.dtype) -> KernelOperator:
+        """Returns the operator of the same kernel with entries in another dtype.
+
+        Raises:
+            NotImplementedError: the entries exist in the dtype of this operator alone.
+        """
+        raise NotImplementedError(f"the entries of {type(self).__name__} exist in {self.dtype} alone")
+
     def columns(self, index: Tensor | slice) -> Tensor:
         """Returns some columns, ``(n, k)``, in `dtype`. ValueError if they do not fit into memory."""
         self._require_memory(self.shape[0], _count(index, self.shape[1]), "index: the columns")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch import Tensor
 from gatedops import scalars
 from gatedops.arrays import as_tensor
 from gatedops.operators.base import KernelOperator
+from gatedops.operators.memory import available
 from gatedops.ops.checks import require_float64
 
 # Residuals below this cannot be told from the rounding of float64 sums.
@@ -145,6 +145,26 @@ def tol_of(given: Any) -> float:
     return tol
 
 
+def seconds_of(given: Any) -> float:
+    """Returns the time between two writings of a checkpoint.
+
+    Raises:
+        TypeError: it is not a number.
+        ValueError: it is negative.
+    """
+    seconds = _number(given, "checkpoint_every")
+    if not seconds >= 0:
+        raise ValueError(f"checkpoint_every: got {seconds:g}, needs a number of seconds, at least 0")
+    return seconds
+
+
+def rank_of(given: Any, n: int) -> int:
+    """Returns a rank; None: n / 4, at most 1000, or 2000 from 30,000 points on."""
+    if given is None:
+        return max(1, min(n // 4, 1000 if n < 30_000 else 2000))
+    return whole_number(given, "rank", 1, n)
+
+
 def whole_number(given: Any, name: str, least: int, most: int | None = None) -> int:
     """Returns a whole number within bounds. TypeError or ValueError, naming the argument, if it is another one."""
     number = scalars.whole_number(given)
@@ -157,15 +177,10 @@ def whole_number(given: Any, name: str, least: int, most: int | None = None) -> 
 
 
 def require_memory(needed: int, device: torch.device, what: str, remedy: str) -> None:
-    """Raises ValueError if the device has less memory than is needed, in bytes."""
-    if device.type == "cuda":
-        there = torch.cuda.mem_get_info(device)[1]
-    elif hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    else:
-        return
-    if needed > there:
-        raise ValueError(f"{what} needs {needed / 2**30:.1f} GiB, but there are {there / 2**30:.1f} GiB: {remedy}")
+    """Raises ValueError if less memory is free on the device than is needed, in bytes."""
+    free = available(device)
+    if free is not None and needed > free:
+        raise ValueError(f"{what} needs {needed / 2**30:.1f} GiB, but {free / 2**30:.1f} GiB are free: {remedy}")
 
 
 def _number(given: Any, name: str) -> float:

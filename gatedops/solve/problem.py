@@ -104,14 +104,6 @@ def chosen_method(method: str, problem: Problem) -> str:
     return "cholesky" if len(problem.targets) <= _CHOLESKY else "cg"
 
 
-def rank_of(given: Any, problem: Problem) -> int:
-    """Returns the rank of the preconditioner, by default from the number of points."""
-    n = len(problem.targets)
-    if given is None:
-        return max(1, min(n // 4, 1000 if n < 30_000 else 2000))
-    return checks.whole_number(given, "rank", 1, n)
-
-
 def joined(*notes: str) -> str:
     """Returns the notes that are not empty, as one text."""
     return "; ".join(note for note in notes if note)

@@ -13,7 +13,7 @@ from gatedops.solve import checks
 from gatedops.solve.block_cg import norms
 from gatedops.solve.checkpoint import Checkpoint
 from gatedops.solve.iterate import Callback, Steps, conjugate_gradients, scale_of, warned
-from gatedops.solve.problem import MAX_ITER, Problem, chosen_method, joined, problem_of, rank_of
+from gatedops.solve.problem import MAX_ITER, Problem, chosen_method, joined, problem_of
 from gatedops.solve.solution import Solution, SolvedSystem
 
 METHODS = ("auto", "cholesky", "cg", "nystrom")
@@ -72,6 +72,7 @@ def kernel_ridge(
     problem = problem_of(K, targets)
     ridge, tol, start = checks.ridge_of(ridge), checks.tol_of(tol), checks.start_of(x0, problem.targets)
     max_iter = checks.whole_number(MAX_ITER if max_iter is None else max_iter, "max_iter", 1)
+    used, every = checks.rank_of(rank, len(problem.targets)), checks.seconds_of(checkpoint_every)
     method = chosen_method(method, problem)
     if method == "nystrom":
         from gatedops.solve.nystrom import nystrom
@@ -80,11 +81,8 @@ def kernel_ridge(
     problem = problem.for_ridge(ridge, method)
     if method == "cholesky":
         return warned(cholesky(problem, ridge, tol, begun))
-    rank = rank_of(rank, problem)
-    file = None
-    if checkpoint is not None:
-        file = Checkpoint(checkpoint, float(checkpoint_every), problem.identity(ridge, rank))
-    steps = Steps(rank, tol, max_iter, file, callback, progress)
+    file = None if checkpoint is None else Checkpoint(checkpoint, every, problem.identity(ridge, used))
+    steps = Steps(used, tol, max_iter, file, callback, progress)
     return warned(conjugate_gradients(problem, [ridge], steps, begun, start)[0])
 
 

@@ -10,7 +10,7 @@ from gatedops.ops.checks import require_option
 from gatedops.solve import checks
 from gatedops.solve.iterate import Callback, Steps, conjugate_gradients, warned
 from gatedops.solve.preconditioner import preconditioner_of
-from gatedops.solve.problem import MAX_ITER, chosen_method, problem_of, rank_of
+from gatedops.solve.problem import MAX_ITER, chosen_method, problem_of
 from gatedops.solve.ridge import cholesky
 from gatedops.solve.solution import Solution
 
@@ -56,11 +56,11 @@ def ridge_path(
         raise ValueError("ridges: is empty, needs at least one ridge")
     problem, tol = problem_of(K, targets), checks.tol_of(tol)
     max_iter = checks.whole_number(MAX_ITER if max_iter is None else max_iter, "max_iter", 1)
-    method = chosen_method(method, problem)
+    used, method = checks.rank_of(rank, len(problem.targets)), chosen_method(method, problem)
     problem = problem.for_ridge(min(asked), method)
     if method == "cholesky":
         return [warned(cholesky(problem, ridge, tol, time.monotonic())) for ridge in asked]
-    steps = Steps(rank_of(rank, problem), tol, max_iter, callback=callback, progress=progress)
+    steps = Steps(used, tol, max_iter, callback=callback, progress=progress)
     preconditioner = preconditioner_of(problem.operator, problem.diagonal, steps.rank)
     together = max(1, _COLUMNS // problem.targets.shape[1])
     largest_first = sorted(set(asked), reverse=True)

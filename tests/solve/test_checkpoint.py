@@ -90,9 +90,7 @@ def test_seldom_written(tmp_path, monkeypatch):
     def tick(step, residuals):
         now[0] += 25
 
-    kernel_ridge(
-        gaussian(200), random_targets(200, 2), 1e-3, **GIVEN, checkpoint=tmp_path / "solve.pt", callback=tick
-    )
+    kernel_ridge(gaussian(200), random_targets(200, 2), 1e-3, **GIVEN, checkpoint=tmp_path / "solve.pt", callback=tick)
     assert written[:2] == [75, 150]
     assert written[-1] == now[0]
 
@@ -105,7 +103,10 @@ def test_seldom_written(tmp_path, monkeypatch):
         ({"K": gaussian(200, seed=1)}, "the entries of K differ"),
         ({"K": gaussian(200, dtype=torch.float32)}, "the entries of K differ"),
         ({"rank": 50}, "the rank differ"),
-        ({"K": gaussian(190), "targets": random_targets(190, 2)}, "the number of points, the targets, the entries of K"),
+        (
+            {"K": gaussian(190), "targets": random_targets(190, 2)},
+            "the number of points, the targets, the entries of K",
+        ),
     ],
 )
 def test_other_problems_are_refused(tmp_path, changed, named):
@@ -131,6 +132,6 @@ def test_other_files_are_refused(tmp_path, content):
 
 def test_a_missing_folder_is_refused_before_any_work(tmp_path):
     kernel = WatchedKernel(gaussian(50))
-    with pytest.raises(ValueError, match="checkpoint: .* lies in no existing folder"):
+    with pytest.raises(ValueError, match=r"checkpoint: .* lies in no existing folder"):
         kernel_ridge(kernel, random_targets(50, 1), 1e-3, method="cg", checkpoint=tmp_path / "none" / "solve.pt")
     assert kernel.products == []

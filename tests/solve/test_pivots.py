@@ -21,7 +21,9 @@ def left_out(kernel, chosen):
     return kernel.diagonal() - (columns * torch.linalg.solve(kernel[chosen][:, chosen], columns.T).T).sum(1)
 
 
-@given(n=st.integers(1, 80), seed=st.integers(0, 5), dtype=st.sampled_from([torch.float32, torch.float64]), data=st.data())
+@given(
+    n=st.integers(1, 80), seed=st.integers(0, 5), dtype=st.sampled_from([torch.float32, torch.float64]), data=st.data()
+)
 def test_the_factor_is_that_of_its_pivots(n, seed, dtype, data):
     """F F^T is the kernel's projection on the columns of the pivots, and `left` is what it leaves of the diagonal."""
     kernel = laplacian(n, seed).to(dtype)
@@ -30,10 +32,14 @@ def test_the_factor_is_that_of_its_pivots(n, seed, dtype, data):
     assert len(factor.index) == rank
     assert len(set(factor.index.tolist())) == rank
     expected = left_out(kernel.double(), factor.index)
-    torch.testing.assert_close(factor.left, expected.clamp(min=0), rtol=0, atol=1e-5 if dtype == torch.float32 else 1e-9)
+    torch.testing.assert_close(
+        factor.left, expected.clamp(min=0), rtol=0, atol=1e-5 if dtype == torch.float32 else 1e-9
+    )
     dense = factor.tiles.reshape(-1, rank)
     assert not dense[n:].any()
-    torch.testing.assert_close((dense[:n] @ dense[:n].T)[factor.index], kernel.double()[factor.index], rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        (dense[:n] @ dense[:n].T)[factor.index], kernel.double()[factor.index], rtol=0, atol=1e-6
+    )
 
 
 def test_pivots_of_many_blocks():
@@ -75,7 +81,7 @@ def test_errors():
     kernel = gaussian(20)
     with pytest.raises(ValueError, match="k: got 21, needs a whole number from 1 to 20"):
         pivots(kernel, 21)
-    with pytest.raises(TypeError, match="k: got 2.5, needs a whole number"):
+    with pytest.raises(TypeError, match=r"k: got 2.5, needs a whole number"):
         pivots(kernel, 2.5)
     x = random_targets(30, 3)
     with pytest.raises(ValueError, match="k: got 5, but the rank of K is 3 in its precision"):

@@ -135,7 +135,9 @@ def test_scales_do_not_matter(scale):
     kernel, targets = gaussian(200, dtype=torch.float32), random_targets(200, 2)
     plain = kernel_ridge(kernel, targets, 1e-2, method="cg", tol=1e-6)
     scaled = kernel_ridge(kernel * scale, targets / scale, 1e-2, method="cg", tol=1e-6)
-    torch.testing.assert_close(scaled.alpha * scale * scale, plain.alpha, rtol=0, atol=1e-3 * float(plain.alpha.abs().max()))
+    torch.testing.assert_close(
+        scaled.alpha * scale * scale, plain.alpha, rtol=0, atol=1e-3 * float(plain.alpha.abs().max())
+    )
     assert scaled.converged
 
 
@@ -234,9 +236,7 @@ def test_path_is_the_single_solutions(ridges, method):
     for solution in path:
         expected = exact_alpha(kernel, targets, solution.ridge)
         torch.testing.assert_close(solution.alpha, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
-        torch.testing.assert_close(
-            solution.residuals, true_residuals(kernel, targets, solution), rtol=1e-2, atol=1e-13
-        )
+        torch.testing.assert_close(solution.residuals, true_residuals(kernel, targets, solution), rtol=1e-2, atol=1e-13)
 
 
 @settings(max_examples=10)

@@ -26,13 +26,21 @@ def faulty_targets(value):
 
 
 CASES = {
-    "labels": ({"targets": torch.arange(N)}, TypeError, r"targets: got torch.int64 \(60,\), which could be labels.*one_hot"),
+    "labels": (
+        {"targets": torch.arange(N)},
+        TypeError,
+        r"targets: got torch.int64 \(60,\), which could be labels.*one_hot",
+    ),
     "list of labels": ({"targets": [0, 1] * (N // 2)}, TypeError, "could be labels"),
     "booleans": ({"targets": torch.zeros(N, dtype=torch.bool)}, TypeError, "could be labels"),
     "complex": ({"targets": torch.zeros(N, dtype=torch.complex64)}, TypeError, "targets: .* needs real numbers"),
     "text": ({"targets": "abc"}, TypeError, "targets: got str"),
     "NaN target": ({"targets": faulty_targets(float("nan"))}, ValueError, "targets: has numbers that are not finite"),
-    "infinite target": ({"targets": faulty_targets(float("inf"))}, ValueError, "targets: has numbers that are not finite"),
+    "infinite target": (
+        {"targets": faulty_targets(float("inf"))},
+        ValueError,
+        "targets: has numbers that are not finite",
+    ),
     "few targets": ({"targets": random_targets(N - 1, 2)}, ValueError, r"targets: got shape \(59, 2\), needs \(60,\)"),
     "no columns": ({"targets": random_targets(N, 0)}, ValueError, r"targets: got shape \(60, 0\)"),
     "cube": ({"targets": torch.zeros(N, 2, 2)}, ValueError, "targets: got shape"),
@@ -89,7 +97,7 @@ def test_an_indefinite_kernel(method):
     kernel = basis @ torch.diag(signs) @ basis.T
     kernel = (kernel + kernel.T) / 2
     kernel.diagonal().add_(0.3)
-    with pytest.raises(ValueError, match="K: is not positive definite with .*use a larger ridge, or a float64 kernel"):
+    with pytest.raises(ValueError, match=r"K: is not positive definite with .*use a larger ridge, or a float64 kernel"):
         kernel_ridge(kernel, random_targets(N, 2), 1e-3, method=method, rank=3)
 
 
@@ -138,10 +146,10 @@ def test_a_tiny_ridge_takes_the_kernel_to_float64(method):
 
 def test_memory(monkeypatch):
     monkeypatch.setattr("gatedops.solve.checks.available", lambda device: 10_000)
-    with pytest.raises(ValueError, match="K: Cholesky of 60 points needs .* GiB, .*use method='cg'"):
+    with pytest.raises(ValueError, match=r"K: Cholesky of 60 points needs .* GiB, .*use method='cg'"):
         kernel_ridge(gaussian(N), random_targets(N, 2), 1e-3, method="cholesky")
     kernel = WatchedKernel(gaussian(N))
-    with pytest.raises(ValueError, match="targets: a solve of 2,000 columns with rank 15 for 60 points needs .* GiB"):
+    with pytest.raises(ValueError, match=r"targets: a solve of 2,000 columns with rank 15 for 60 points needs .* GiB"):
         kernel_ridge(kernel, random_targets(N, 2000), 1e-3, method="cg")
     assert kernel.products == []
 
