@@ -7,19 +7,24 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gatedops.arrays import as_tensor
 from gatedops.gatebits import GateBits
 from gatedops.operators.base import KernelOperator, require_symmetric
 from gatedops.operators.parts import Part, parts_of_kernel
 from gatedops.operators.sigma import sigma_of
+from gatedops.operators.tiled import ModelOperator, SoftOperator
 from gatedops.operators.tiles import Index, Tiles, cache_limit
 from gatedops.ops.checks import require_float64
 from gatedops.ops.differentiable import is_recorded
 from gatedops.ops.gram_args import factors_of, layout_of, require_inputs, require_result_dtype, slopes_of, with_widths
 from gatedops.ops.gram_range import check_range, sign_of
+from gatedops.ops.soft_gram import sides_of
+from gatedops.path_kernels.images import ImageKernel
+from gatedops.path_kernels.problem import problem_of
 from gatedops.tables import listed
 
 # The rows and columns of a tile of a stored Gram.
@@ -64,6 +69,7 @@ class NPKOperator(KernelOperator):
     Attributes:
         sigma: how Sigma is computed; `sigma.kind` is "none", "bytes", "multiples", "factor" or "floats".
         stores: whether products store the Gram.
+        exponent: the kernel of a model (:meth:`of`) is the operator times ``2 ** exponent``; otherwise 0.
 
     Raises:
         TypeError, ValueError: as in npk_gram, before any work; and if x or y has infinite values or NaN.
@@ -95,6 +101,7 @@ class NPKOperator(KernelOperator):
         self.shape = (bits.n, bits.n if y_bits is None else y_bits.n)
         self.dtype, self.device, self.symmetric = dtype, bits.device, y_bits is None
         self._bits, self._y_bits, self._factors, self._slopes = bits, y_bits, factors, slopes
+        self.exponent = 0
         self._normalize, self._scale = bool(normalize), scale
         self.sigma = sigma_of(x, y, dtype, self._fits)
         self._changes = any(side is not None and side.requires_grad for side in (self.sigma.x, self.sigma.y))
@@ -106,6 +113,94 @@ class NPKOperator(KernelOperator):
         self.stores = worth and 0 < tiles.nbytes <= limit
         # More than one part cannot be multiplied without their entries.
         self._tiles = tiles if self.stores else self._tiles_of(0) if len(self._kept_parts) > 1 else None
+
+    @staticmethod
+    def of(
+        model: nn.Module,
+        x: Tensor | np.ndarray,
+        y: Tensor | np.ndarray | None = None,
+        *,
+        kernel: str = "npk",
+        sigma: float | Sequence[float] = 1.0,
+        bias: str = "ignore",
+        output: int | str | None = None,
+        batch_size: int = 256,
+        dtype: torch.dtype = torch.float32,
+        cache: str | int = "auto",
+        max_work: float | None = 1e12,
+        progress: bool | None = None,
+    ) -> NPKOperator | ModelOperator:
+        """Returns the kernel of a network, as :func:`gatedops.npk` computes it, as an operator. The gates are recorded
+        once, here.
+
+        For a fully connected network the result is an NPKOperator. For any other network it is a ModelOperator: its
+        entries are computed in tiles when they are needed, those of a symmetric kernel once for both places, and kept
+        while there is room. A pass that computes tiles shows a bar.
+
+        Args:
+            model, x, y, kernel, sigma, bias, output, batch_size, dtype, max_work, progress: as in npk.
+            cache: how many bytes of tiles may be kept. "auto": a quarter of the memory that is free now. "none": 0.
+                For a fully connected network: as in :class:`NPKOperator`.
+
+        Returns:
+            The kernel times ``2 ** -exponent``; `exponent` is an attribute of the operator.
+
+        Raises:
+            TypeError, ValueError: as in npk and :class:`NPKOperator`.
+        """
+        cache_limit(cache, torch.device("cpu"))  # Checks it before any work.
+        problem = problem_of(
+            model,
+            x,
+            y,
+            kernel=kernel,
+            sigma=sigma,
+            bias=bias,
+            output=output,
+            batch_size=batch_size,
+            dtype=dtype,
+            max_work=max_work,
+            progress=progress,
+        )
+        made, bits, y_bits = problem.made, problem.bits, problem.y_bits
+        if isinstance(made, ImageKernel):
+            pairs = made.pairs(problem.x, bits, problem.y, y_bits, dtype)
+            return ModelOperator(pairs, made.exponent, made.what, cache_limit(cache, pairs.device), progress)
+        if bits is None:
+            raise RuntimeError("a fully connected network with hidden layers has gates")
+        rows, y_rows = problem.x.flatten(1), None if problem.y is None else problem.y.flatten(1)
+        operator = NPKOperator(
+            bits, rows, y_bits, y_rows, scale=made.scales, slope=made.slopes, dtype=dtype, cache=cache
+        )
+        operator.exponent = made.exponent
+        return operator
+
+    @staticmethod
+    def soft(
+        gates: Sequence[Tensor],
+        x: Tensor | None = None,
+        y_gates: Sequence[Tensor] | None = None,
+        y: Tensor | None = None,
+        *,
+        scale: str | Sequence[float] = "width",
+        normalize: bool = False,
+        dtype: torch.dtype = torch.float32,
+        cache: str | int = "auto",
+    ) -> SoftOperator:
+        """Returns the kernel of real-valued gates (DLGN, DLNPF), as :func:`gatedops.soft_npk_gram` computes it, as an
+        operator. It computes in tiles, and is not differentiable in the gates or inputs.
+
+        Args:
+            gates, x, y_gates, y, scale, normalize, dtype: as in soft_npk_gram. Gates and inputs are copied.
+            cache: how many bytes of tiles may be kept. "auto": a quarter of the memory that is free now. "none": 0.
+
+        Raises:
+            TypeError, ValueError: as in soft_npk_gram, before any work.
+        """
+        with torch.no_grad():
+            left, right, widths, factors = sides_of(x, gates, y, y_gates, scale, dtype, normalize=normalize)
+        require_float64(left.device, "gates")
+        return SoftOperator(left, right, widths, factors, cache_limit(cache, left.device))
 
     def product(self, v: Tensor) -> Tensor:
         with torch.no_grad():

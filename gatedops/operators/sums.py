@@ -8,7 +8,7 @@ from torch.nn.functional import pad
 
 # Blocks of this size, and vectors of at least two columns: MKL then gives the same bits on any number of threads.
 # Among other sizes, it divides a sum among threads for some.
-_EDGE = 512
+_EDGE = 256
 
 # Vectors ``(k, c)`` and the sums that take their product, both float64.
 Target = tuple[Tensor, Tensor]

@@ -40,6 +40,12 @@ def cache_limit(cache: Any, device: torch.device) -> int:
     return number
 
 
+class _Kept(dict[tuple[int, int], Tensor]):
+    """The tiles that are kept, by their row and their column in the grid of tiles."""
+
+    nbytes = 0
+
+
 class Tiles:
     """A matrix ``(n, m)`` in tiles.
 
@@ -70,8 +76,7 @@ class Tiles:
         self.shape, self._dtype, self._device, self._symmetric = shape, dtype, device, symmetric
         self._compute, self._edge, self._limit = compute, edge, limit
         self._what, self._progress = what, progress
-        # A tile is found by its row and its column in the grid of tiles.
-        self._kept: dict[tuple[int, int], Tensor] = {}
+        self._kept = _Kept()
         self._transposed = False
 
     @property
@@ -92,7 +97,7 @@ class Tiles:
     @property
     def kept(self) -> int:
         """The bytes of the tiles that are kept now."""
-        return sum(tile.nbytes for tile in self._kept.values())
+        return self._kept.nbytes
 
     def product(self, v: Tensor) -> Tensor:
         """Returns the matrix times v, float64 ``(n, c)``."""
@@ -156,6 +161,7 @@ class Tiles:
         tile = self._compute(i, j)
         if self.kept + tile.nbytes <= self._limit:
             self._kept[place] = tile
+            self._kept.nbytes += tile.nbytes
         return tile
 
     def _grid(self) -> list[tuple[int, int]]:

@@ -53,6 +53,21 @@ def soft_npk_gram(
     Warns:
         UserWarning: on each side some input has a gate other than 0 in every layer, yet the whole Gram underflows.
     """
+    return soft_gram(*sides_of(x, gates, y, y_gates, scale, dtype, normalize=normalize))
+
+
+def sides_of(
+    x: Tensor | None,
+    gates: Sequence[Tensor],
+    y: Tensor | None,
+    y_gates: Sequence[Tensor] | None,
+    scale: str | Sequence[float],
+    dtype: torch.dtype,
+    *,
+    normalize: bool,
+) -> tuple[Tensor, Tensor | None, list[int], list[float]]:
+    """Checks the arguments of :func:`soft_npk_gram` and returns those of the op: the layers of each side, and then x,
+    side by side, their widths and their factors. Warnings name the caller of the caller."""
     require_dtype(dtype, "dtype", _DTYPES)
     x, y = (None if side is None else as_tensor(side, name) for side, name in ((x, "x"), (y, "y")))
     layers = _layers(gates, "gates")
@@ -89,7 +104,7 @@ def soft_npk_gram(
         factors = [-1.0 if sign_of(factors) < 0 else 1.0, *[1.0] * (len(widths) - 1)]
     else:
         _check_range([rows for rows in (left, right) if rows is not None], widths, factors)
-    return soft_gram(left, right, widths, factors)
+    return left, right, widths, factors
 
 
 def _layers(gates: Sequence[Tensor], name: str) -> list[Tensor]:
@@ -162,7 +177,7 @@ def _check_range(sides: Sequence[Tensor], widths: Sequence[int], factors: Sequen
     for rows in sides:
         layers = zip(rows.detach().split(list(widths), 1), factors, strict=True)
         peaks.append(highest([vector_norm(q, dim=1, dtype=precise).square_() * abs(s) for q, s in layers]))
-    judge(peaks, sides[0].dtype, "normalize=True", stacklevel=4)
+    judge(peaks, sides[0].dtype, "normalize=True", stacklevel=5)
 
 
 @torch.library.register_fake("gatedops::soft_npk_gram")

@@ -52,9 +52,9 @@ class DenseKernel:
         exponents = [math.ceil(math.log2(factor)) for factor in factors]
         self.exponent = sum(exponents)
         scaled = [math.ldexp(factor, -exponent) for factor, exponent in zip(factors, exponents, strict=True)]
-        self._scales = [scale / width for scale, width in zip(scaled, widths, strict=False)]
-        self._scales[-1] *= scaled[-1]
-        self._slopes = [float(step.slope) for step in steps if isinstance(step, trace.Gate)]
+        self.scales = [scale / width for scale, width in zip(scaled, widths, strict=False)]
+        self.scales[-1] *= scaled[-1]
+        self.slopes = [float(step.slope) for step in steps if isinstance(step, trace.Gate)]
 
     def gram(
         self, x: Tensor, bits: GateBits | None, y: Tensor | None, y_bits: GateBits | None, dtype: torch.dtype
@@ -66,13 +66,13 @@ class DenseKernel:
         with warnings.catch_warnings():
             # npk gives a warning of its own instead.
             warnings.filterwarnings("ignore", "the largest value of the kernel", UserWarning)
-            return npk_gram(rows, bits, y_rows, y_bits, scale=self._scales, slope=self._slopes, dtype=dtype)
+            return npk_gram(rows, bits, y_rows, y_bits, scale=self.scales, slope=self.slopes, dtype=dtype)
 
     def logarithms(self, x: Tensor, bits: GateBits | None, y: Tensor, y_bits: GateBits | None) -> Tensor:
         """log2 of the absolute values of that kernel for a few inputs; works also if the values leave float64."""
         logs = (x.flatten(1).double() @ y.flatten(1).double().T).abs().log2()
         if bits is not None and y_bits is not None:
-            layers = zip(bits.unpack(), y_bits.unpack(), self._scales, self._slopes, strict=True)
+            layers = zip(bits.unpack(), y_bits.unpack(), self.scales, self.slopes, strict=True)
             for mask, other, scale, slope in layers:
                 left, right = (slope + (1 - slope) * gates.double() for gates in (mask, other))
                 logs = logs + (left @ right.T * scale).abs().log2()

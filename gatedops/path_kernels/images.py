@@ -34,28 +34,53 @@ class ImageKernel:
         self.exponent = program.exponent
         self.work = work_of(program)
 
+    def pairs(
+        self, x: Tensor, bits: GateBits | None, y: Tensor | None, y_bits: GateBits | None, dtype: torch.dtype
+    ) -> Pairs:
+        """Makes what the program reads of the inputs with these gates, once for all blocks."""
+        left = self._per_input.rows(x, bits, dtype, self._batch_size)
+        right = None if y is None else self._per_input.rows(y, y_bits, dtype, self._batch_size)
+        return Pairs(self._program, left, right, dtype)
+
     def gram(
         self, x: Tensor, bits: GateBits | None, y: Tensor | None, y_bits: GateBits | None, dtype: torch.dtype
     ) -> Tensor:
         """The kernel of the inputs with these gates, times ``2 ** -exponent``."""
-        left = self._per_input.rows(x, bits, dtype, self._batch_size)
-        right = None if y is None else self._per_input.rows(y, y_bits, dtype, self._batch_size)
+        pairs = self.pairs(x, bits, y, y_bits, dtype)
         gram = x.new_empty((len(x), len(x if y is None else y)), dtype=dtype)
-        blocks = _blocks(len(gram), gram.shape[1], right is None)
-        what = f"kernel ({self.work.total:.0e} operations a pair)"
-        for i, j in with_bar(blocks, what, "block", len(blocks), self._progress):
-            if right is None and i == j:
-                gram[i, j] = self._block(left, i, None, j, dtype)
-                continue
-            gram[i, j] = self._block(left, i, right or left, j, dtype)
-            if right is None:
+        blocks = _blocks(len(gram), gram.shape[1], y is None)
+        for i, j in with_bar(blocks, self.what, "block", len(blocks), self._progress):
+            gram[i, j] = pairs.block(i, j)
+            if y is None and i != j:
                 gram[j, i] = gram[i, j].T
         return gram
 
-    def _block(self, left: Side, i: slice, right: Side | None, j: slice, dtype: torch.dtype) -> Tensor:
-        x, words = (part[i] for part in left)
-        y, y_words = (None, None) if right is None else (part[j] for part in right)
-        return conv_gram(x, words, y, y_words, self._program.encoded, self._program.scalars, dtype)
+    @property
+    def what(self) -> str:
+        """Names the work, for a bar."""
+        return f"kernel ({self.work.total:.0e} operations a pair)"
+
+
+class Pairs:
+    """What a program reads of the inputs of both sides, from which it makes any block of their kernel.
+
+    Args:
+        left, right: of the rows and of the columns; right is None if both are the same.
+        dtype: of the kernel.
+    """
+
+    def __init__(self, program: Program, left: Side, right: Side | None, dtype: torch.dtype) -> None:
+        self._program, self._left, self._right = program, left, right
+        self.dtype, self.device, self.symmetric = dtype, left[0].device, right is None
+        self.shape = (len(left[0]), len((right or left)[0]))
+
+    def block(self, rows: slice | Tensor, columns: slice | Tensor) -> Tensor:
+        """The kernel of some rows and columns. A block of the diagonal, given by one slice twice, is bitwise
+        symmetric."""
+        same = self.symmetric and isinstance(rows, slice) and isinstance(columns, slice) and rows == columns
+        x, words = (part[rows] for part in self._left)
+        y, y_words = (None, None) if same else (part[columns] for part in self._right or self._left)
+        return conv_gram(x, words, y, y_words, self._program.encoded, self._program.scalars, self.dtype)
 
 
 def _blocks(n: int, m: int, symmetric: bool) -> list[tuple[slice, slice]]:

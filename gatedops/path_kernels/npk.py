@@ -9,16 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gatedops.ops.checks import require_dtype, require_option, require_precision
-from gatedops.ops.gram_args import DTYPES
-from gatedops.path_kernels.compile_steps import compile_steps
-from gatedops.path_kernels.dense import DenseKernel, is_dense
-from gatedops.path_kernels.images import ImageKernel
-from gatedops.path_kernels.network import read_network, recorded_gates, weighted_layers
-from gatedops.path_kernels.npk_args import as_floats, inputs_of, most_of, require_range, sigmas_of
+from gatedops.path_kernels.problem import problem_of
 from gatedops.path_kernels.underflow import underflow_of
-from gatedops.trace.batches import require_count
-from gatedops.trace.checks import require_model
 
 
 def npk(
@@ -93,33 +85,22 @@ def npk(
     Warns:
         UserWarning: rows of the Gram have numbers that are too small for `dtype`.
     """
-    require_option("kernel", kernel, ("npk", "ntk"))
-    require_option("bias", bias, ("ignore", "path"))
-    require_dtype(dtype, "dtype", DTYPES)
-    batch_size, max_work = require_count(batch_size), most_of(max_work)
-    x, y = inputs_of(x, y)
-    require_model(model)
-    require_precision(dtype, x.device, "dtype")
-    rows, columns = as_floats(x, model), None if y is None else as_floats(y, model)
-    tangent, biases = kernel == "ntk", bias == "path"
-    network = read_network(model, rows, biases=biases, output=output)
-    sigmas = sigmas_of(sigma, weighted_layers(network.steps))
-    made: DenseKernel | ImageKernel
-    if is_dense(network.steps, biases=biases):
-        made = DenseKernel(network.steps, sigmas, tangent=tangent)
-    else:
-        compiled = compile_steps(network, sigmas, tangent=tangent, biases=biases)
-        made = ImageKernel(*compiled, batch_size, progress)
-        made.work.require_at_most(max_work)
-    for side, name in ((rows, "x"), (columns, "y")):
-        require_range(side, name, dtype)
-    bits, y_bits = (recorded_gates(model, network, side, batch_size, progress) for side in (rows, columns))
-    if isinstance(made, DenseKernel) and x.dtype == torch.uint8:
-        # Inner products of uint8 inputs are exact.
-        rows, columns = x, y
-    rows, columns = rows.detach(), None if columns is None else columns.detach()
-    gram = made.gram(rows, bits, columns, y_bits, dtype)
-    vanished = underflow_of(gram, made, rows, bits, columns, y_bits)
+    problem = problem_of(
+        model,
+        x,
+        y,
+        kernel=kernel,
+        sigma=sigma,
+        bias=bias,
+        output=output,
+        batch_size=batch_size,
+        dtype=dtype,
+        max_work=max_work,
+        progress=progress,
+    )
+    made = problem.made
+    gram = made.gram(problem.x, problem.bits, problem.y, problem.y_bits, dtype)
+    vanished = underflow_of(gram, made, problem.x, problem.bits, problem.y, problem.y_bits)
     if vanished:
         warnings.warn(vanished, stacklevel=2)
     return (gram, made.exponent) if return_exponent else gram
