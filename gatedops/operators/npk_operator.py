@@ -95,22 +95,28 @@ class NPKOperator(KernelOperator):
         slopes = slopes_of(slope, bits, dtype)
         factors = factors_of(scale, bits, dtype, slopes, normalize=normalize)
         require_inputs(x, bits, y, y_bits)
-        limit = cache_limit(cache, bits.device)
+        cache_limit(cache, bits.device)  # Checks it before any work.
         if not normalize:
             check_range([bits, y_bits], [x, y], factors, dtype, "normalize=True", slopes=slopes)
         self.shape = (bits.n, bits.n if y_bits is None else y_bits.n)
         self.dtype, self.device, self.symmetric = dtype, bits.device, y_bits is None
-        self._bits, self._y_bits, self._factors, self._slopes = bits, y_bits, factors, slopes
         self.exponent = 0
+        self._bits, self._y_bits, self._factors, self._slopes = bits, y_bits, factors, slopes
         self._normalize, self._scale = bool(normalize), scale
+        self._given, self._cache = (x, y), cache
         self.sigma = sigma_of(x, y, dtype, self._fits)
-        self._changes = any(side is not None and side.requires_grad for side in (self.sigma.x, self.sigma.y))
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Makes the parts, and decides whether the Gram is stored."""
+        self._changes = any(side is not None and side.requires_grad for side in self._given)
         with torch.no_grad():
             self._kept_parts = self._made_parts()
+        limit = cache_limit(self._cache, self.device)
         tiles = self._tiles_of(limit)
         columns = 0 if self.sigma.x is None or self.sigma.x.dtype == torch.uint8 else self.sigma.x.shape[1]
-        worth = not self._changes and (cache != "auto" or columns >= _STORED_COLUMNS)
-        self.stores = worth and 0 < tiles.nbytes <= limit
+        is_worth = not self._changes and (self._cache != "auto" or columns >= _STORED_COLUMNS)
+        self.stores = is_worth and 0 < tiles.nbytes <= limit
         # More than one part cannot be multiplied without their entries.
         self._tiles = tiles if self.stores else self._tiles_of(0) if len(self._kept_parts) > 1 else None
 
@@ -225,10 +231,26 @@ class NPKOperator(KernelOperator):
             return self
         other = copy.copy(self)
         other.shape = (self.shape[1], self.shape[0])
-        other._bits, other._y_bits = self._y_bits, self._bits
+        other._bits, other._y_bits, other._given = self._y_bits, self._bits, self._given[::-1]
         other.sigma = replace(self.sigma, x=self.sigma.y, y=self.sigma.x)
         other._kept_parts = [part.T for part in self._kept_parts]
         other._tiles = None if self._tiles is None else self._tiles.T
+        return other
+
+    def with_dtype(self, dtype: torch.dtype) -> NPKOperator:
+        """Returns the operator of the same kernel with entries in another dtype. Bytes with a scale remain, so that the
+        inputs are the same; any other form of Sigma is chosen anew."""
+        if dtype == self.dtype:
+            return self
+        require_result_dtype(dtype, self._bits)
+        if not self._normalize:
+            sides, inputs = [self._bits, self._y_bits], list(self._given)
+            check_range(sides, inputs, self._factors, dtype, "normalize=True", slopes=self._slopes)
+        other = copy.copy(self)
+        other.dtype = dtype
+        if self.sigma.kind in ("factor", "floats") or not other._fits(self.sigma.scale**2):
+            other.sigma = sigma_of(*self._given, dtype, other._fits)
+        other._prepare()
         return other
 
     def _times(self, v: Tensor) -> Tensor:

@@ -74,9 +74,10 @@ def sigma_of(x: Tensor | None, y: Tensor | None, dtype: torch.dtype, fits: Calla
     if factor is not None:
         text = f"{way}, of a factor with {factor[0].shape[1]:,} instead of {x.shape[1]:,} columns"
         return Sigma(factor[0], factor[1] if y is not None else None, "factor", text, digits=True)
-    # The op would convert other dtypes tile by tile, in each product anew.
-    made = [side.to(dtype) for side in sides]
-    return Sigma(made[0], made[1] if y is not None else None, "floats", way, digits=single)
+    if single:
+        # Digits are those of float32, and the op would convert other dtypes in each product anew.
+        x, y = x.to(dtype), None if y is None else y.to(dtype)
+    return Sigma(x, y, "floats", way, digits=single)
 
 
 def _in_words(scale: float) -> str:

@@ -32,7 +32,7 @@ class TiledOperator(KernelOperator):
 
     def __init__(self, tiles: Tiles, dtype: torch.dtype, device: torch.device, *, symmetric: bool) -> None:
         self.shape, self.dtype, self.device, self.symmetric = tiles.shape, dtype, device, symmetric
-        self._tiles = tiles
+        self._tiles, self._is_transposed = tiles, False
 
     def product(self, v: Tensor) -> Tensor:
         return self._tiles.product(v)
@@ -50,6 +50,7 @@ class TiledOperator(KernelOperator):
             return self
         other = copy.copy(self)
         other.shape, other._tiles = (self.shape[1], self.shape[0]), self._tiles.T
+        other._is_transposed = not self._is_transposed
         return other
 
     def _told(self) -> list[tuple[str, str]]:
@@ -69,6 +70,7 @@ class ModelOperator(TiledOperator):
 
     def __init__(self, pairs: Pairs, exponent: int, what: str, limit: int, progress: bool | None) -> None:
         self.exponent, self._pairs, self._what = exponent, pairs, what
+        self._limit, self._progress = limit, progress
         tiles = Tiles(
             pairs.shape,
             pairs.dtype,
@@ -81,6 +83,13 @@ class ModelOperator(TiledOperator):
             progress=progress,
         )
         super().__init__(tiles, pairs.dtype, pairs.device, symmetric=pairs.symmetric)
+
+    def with_dtype(self, dtype: torch.dtype) -> KernelOperator:
+        """Returns the operator of the same kernel with entries in another dtype; what the kernel reads of the inputs
+        remains as it was rounded."""
+        pairs = self._pairs.to(dtype)
+        other = ModelOperator(pairs, self.exponent, self._what, self._limit, self._progress)
+        return other.T if self._is_transposed else other
 
     def _entries(self, rows: Index, cols: Index) -> Tensor:
         same = self.symmetric and isinstance(rows, slice) and isinstance(cols, slice) and rows == cols
@@ -105,7 +114,8 @@ class SoftOperator(TiledOperator):
     def __init__(
         self, left: Tensor, right: Tensor | None, widths: Sequence[int], factors: Sequence[float], limit: int
     ) -> None:
-        self._left, self._widths, self._factors = left, list(widths), list(factors)
+        self._left, self._right, self._widths, self._factors = left, right, list(widths), list(factors)
+        self._limit = limit
         other = left if right is None else right
 
         def entries(rows: Index, cols: Index) -> Tensor:
@@ -123,6 +133,12 @@ class SoftOperator(TiledOperator):
             what="kernel of soft gates",
         )
         super().__init__(tiles, left.dtype, left.device, symmetric=right is None)
+
+    def with_dtype(self, dtype: torch.dtype) -> KernelOperator:
+        """Returns the operator of the same kernel, of the same rounded gates, with entries in another dtype."""
+        right = None if self._right is None else self._right.to(dtype)
+        other = SoftOperator(self._left.to(dtype), right, self._widths, self._factors, self._limit)
+        return other.T if self._is_transposed else other
 
     def diag(self) -> Tensor:
         require_symmetric(self)

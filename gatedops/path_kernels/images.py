@@ -74,6 +74,11 @@ class Pairs:
         self.dtype, self.device, self.symmetric = dtype, left[0].device, right is None
         self.shape = (len(left[0]), len((right or left)[0]))
 
+    def to(self, dtype: torch.dtype) -> Pairs:
+        """The same inputs with a kernel of another dtype."""
+        right = None if self._right is None else (self._right[0].to(dtype), self._right[1])
+        return Pairs(self._program, (self._left[0].to(dtype), self._left[1]), right, dtype)
+
     def block(self, rows: slice | Tensor, columns: slice | Tensor) -> Tensor:
         """The kernel of some rows and columns. A block of the diagonal, given by one slice twice, is bitwise
         symmetric."""
