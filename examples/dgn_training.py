@@ -3,9 +3,9 @@
 Trains the ordinary ReLU network, and value networks whose gates come from a frozen random network (FRNPF), from a
 trained one (FLNPF; FL-0 .. FL-6 take them from seven stages of its training), or from one that learns with them (DLNPF,
 DLGN, DLGN-SF). Some variants have an all-ones value input (PWC) or the gates of permuted layers. Each fully connected
-variant with frozen gates is compared with kernel regression, by the neural path kernel of the same gates. The set-up is
-that of the papers: fully connected nets of depth 6 and width 128, or their two convolutional nets; batch 32,
-cross-entropy, Adam or SGD. Writes OUT/dgn_training_DATA.json and OUT/dgn_training_DATA.png.
+variant with frozen gates is compared with kernel regression on all training points, by the neural path kernel of the
+same gates. The set-up is that of the papers: fully connected nets of depth 6 and width 128, or their two convolutional
+nets; batch 32, cross-entropy, Adam or SGD. Writes OUT/dgn_training_DATA.json and OUT/dgn_training_DATA.png.
 
     python examples/dgn_training.py
     python examples/dgn_training.py --data mnist --data-dir DIR --seeds 3 --epochs 30
@@ -20,19 +20,20 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from _common.machine import machine_report
 from _common.options import at_least, run_script, script_parser
 from _common.output import write_json_atomically
+from _common.store import Store
 from _dgn_training import papers, report
 from _dgn_training.run import Run
 from _dgn_training.setup import ARCHITECTURES, DATA, OPTIMIZERS, Setup, load_task
-from _dgn_training.store import Store
 from _dgn_training.variants import GROUPS, VARIANTS, expanded
 
-DIGITS_EPOCHS, SEEDS, NPK_POINTS = 25, 5, 4000
+DIGITS_EPOCHS, SEEDS = 25, 5
 QUICK_EPOCHS, QUICK_SEEDS = 20, 2
 
 
@@ -57,8 +58,8 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--npk-points",
         type=at_least(10),
-        default=NPK_POINTS,
-        help="at most this many training points for the kernel regression (default: %(default)s)",
+        metavar="N",
+        help="at most this many training points for the kernel regression (default: all)",
     )
     add("--quick", action="store_true", help=f"train on digits with {QUICK_EPOCHS} epochs and {QUICK_SEEDS} seeds")
     add("--threads", type=at_least(1), default=1, help="threads of the CPU (default: %(default)s)")
@@ -102,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
 def train_and_report(args: argparse.Namespace) -> None:
     setup, name = setup_of(args), f"dgn_training_{args.data}"
     task = load_task(setup, args.data_dir)
-    store = Store(args.out / f"{name}.checkpoints", setup)
+    store = Store(args.out / f"{name}.checkpoints", asdict(setup))
     torch.set_num_threads(args.threads)
     # Gradients of dark pixels stay 0 for long. Adam's means of them decay to denormal numbers, which slow the CPU down.
     torch.set_flush_denormal(True)
@@ -116,7 +117,7 @@ def train_and_report(args: argparse.Namespace) -> None:
     if not args.no_plot:
         from _dgn_training.picture import draw
 
-        draw(args.out / f"{name}.png", setup, rows, results)
+        draw(args.out / f"{name}.png", setup, task, rows, results)
         print(f"wrote {args.out / f'{name}.png'}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import math
 import os
 import sys
 import tempfile
@@ -97,6 +98,22 @@ def at_least(least: int, most: int | None = None) -> Callable[[str], int]:
         return value
 
     return integer
+
+
+def between(low: float, high: float) -> Callable[[str], float]:
+    """An argparse type: a number above `low` and below `high`."""
+
+    def number(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"needs a number, got {text!r}") from None
+        if not low < value < high:
+            bounds = f"above {low:g}" + ("" if high == math.inf else f" and below {high:g}")
+            raise argparse.ArgumentTypeError(f"must be {bounds}, got {value:g}")
+        return value
+
+    return number
 
 
 def require_folder(folder: Path) -> None:

@@ -259,12 +259,12 @@ def _draw_grams(figure: SubFigure, content: Json, figures: Json, *, from_zero: b
     for axis, (name, image) in zip(axes, images.items(), strict=True):
         shown = axis.imshow(image.numpy(), vmin=darkest, vmax=brightest, cmap="magma", interpolation="nearest")
         axis.set_title(f"NPK, {name}: test accuracy {figures[name]['accuracy']:.1%}", fontsize=13)
-        _label_classes(axis, content["classes"], len(image))
+        label_classes(axis, content["classes"], len(image))
     bar = figure.colorbar(shown, ax=axes, shrink=0.8, extend="max" if from_zero else "both")
     bar.set_label("H(s, s') / sqrt(H(s, s) H(s', s'))", fontsize=12)
 
 
-def _label_classes(axis: Axes, sizes: Mapping[str, int], side: int) -> None:
+def label_classes(axis: Axes, sizes: Mapping[str, int], side: int) -> None:
     """Ticks in the middle of every class, thin lines between them. sizes: the points of each class."""
     axis.set_xticks([])
     axis.set_yticks([])

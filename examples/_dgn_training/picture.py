@@ -11,7 +11,7 @@ from _common.plots import new_figure, save
 
 from _dgn_training.report import Figure, Row
 from _dgn_training.run import Result
-from _dgn_training.setup import Setup
+from _dgn_training.setup import Setup, Task
 from _dgn_training.variants import CURVE, PAPERS
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ COLOURS = {"relu": "#222222", "fl": "#1b6ca8", "dl": "#e08e45", "fr-ii": "#4f9d6
 OURS, REGRESSION, THEIRS = "#1b6ca8", "#e08e45", "#222222"
 
 
-def draw(path: Path, setup: Setup, rows: Sequence[Row], results: Mapping[str, Result]) -> None:
+def draw(path: Path, setup: Setup, task: Task, rows: Sequence[Row], results: Mapping[str, Result]) -> None:
     """Writes one PNG: the test accuracy by epoch, by stage of the features' training, and of all variants."""
     by_name = {row.name: row for row in rows}
     figure = new_figure(15, 10, 0.12)
@@ -32,12 +32,13 @@ def draw(path: Path, setup: Setup, rows: Sequence[Row], results: Mapping[str, Re
         fontsize=15,
     )
     left, right = figure.subfigures(1, 2, width_ratios=(1, 1.05), squeeze=False)[0]
-    _draw_variants(right, rows)
+    regression = f"NPK regression, same gates, {setup.points_of(task):,} points"
+    _draw_variants(right, rows, regression)
     shown = [name for name in COLOURS if name in by_name]
     staged = [name for name in CURVE if name in by_name]
     upper, lower = left.subplots(2, 1)
     _draw_epochs(upper, {name: results[name].history.accuracy for name in shown}, by_name)
-    _draw_stages(lower, setup, [by_name[name] for name in staged], by_name)
+    _draw_stages(lower, setup, [by_name[name] for name in staged], by_name, regression)
     save(figure, path)
 
 
@@ -57,12 +58,15 @@ def _draw_epochs(axis: Axes, curves: Mapping[str, list[list[float]]], rows: Mapp
     _finish(axis, "test accuracy by epoch", "epoch", "test accuracy, %")
 
 
-def _draw_stages(axis: Axes, setup: Setup, staged: Sequence[Row], rows: Mapping[str, Row]) -> None:
-    """Draws FL-0 .. FL-6, and kernel regression with the same gates, over the epochs that trained the gates."""
+def _draw_stages(axis: Axes, setup: Setup, staged: Sequence[Row], rows: Mapping[str, Row], regression: str) -> None:
+    """Draws FL-0 .. FL-6, and kernel regression with the same gates, over the epochs that trained the gates.
+
+    regression: names the kernel regression in the legend.
+    """
     epochs = [setup.stages[CURVE.index(row.name)] for row in staged]
     _with_bars(axis, epochs, [row.best for row in staged], OURS, "o", "FL-0 .. FL-6, maximum over epochs")
     if staged and staged[0].npk is not None:
-        _with_bars(axis, epochs, [row.npk for row in staged], REGRESSION, "s", "NPK regression, same gates")
+        _with_bars(axis, epochs, [row.npk for row in staged], REGRESSION, "s", regression)
     for name, style in (("relu", "-"), ("fr-ii", ":")):
         if name in rows:
             axis.axhline(rows[name].best.mean, color=COLOURS[name], linestyle=style, label=rows[name].title)
@@ -82,7 +86,7 @@ def _with_bars(
     axis.errorbar([place for place, _ in known], mean, spread, color=colour, marker=marker, capsize=3, label=label)
 
 
-def _draw_variants(canvas: Canvas, rows: Sequence[Row]) -> None:
+def _draw_variants(canvas: Canvas, rows: Sequence[Row], regression: str) -> None:
     """Draws each variant's published accuracy, maximum over epochs, last epoch and kernel regression on one line."""
     axis = canvas.subplots()
     order = [row for row in rows if row.name in PAPERS] + [row for row in rows if row.name not in PAPERS]
@@ -90,7 +94,7 @@ def _draw_variants(canvas: Canvas, rows: Sequence[Row]) -> None:
         ("published", [row.published for row in order], "D", THEIRS),
         ("maximum over epochs", [row.best for row in order], "o", OURS),
         ("last epoch", [row.last for row in order], "|", OURS),
-        ("NPK regression, same gates", [row.npk for row in order], "s", REGRESSION),
+        (regression, [row.npk for row in order], "s", REGRESSION),
     )
     for shift, (label, figures, marker, colour) in zip((-0.24, -0.08, 0.08, 0.24), marks, strict=True):
         known = [(place, figure) for place, figure in enumerate(figures) if figure is not None]

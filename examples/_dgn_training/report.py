@@ -120,10 +120,9 @@ def print_report(setup: Setup, task: Task, rows: Sequence[Row], machine: Mapping
     print("Test accuracy in %, mean +- standard deviation over the seeds")
     header = ["", "published", "maximum over epochs", "difference", "last epoch", "NPK regression"]
     print_table(header, [_cells(row) for row in rows])
-    points = min(setup.npk_points, len(task.x))
     print(
         "\nThe maximum over epochs is the papers' metric; it is chosen on test points. "
-        f"NPK regression uses {points} training points."
+        f"NPK regression uses {setup.points_of(task)} of the {len(task.x)} training points."
     )
     print(f"FL-0 .. FL-6 have the gates of the ReLU network after {', '.join(map(str, setup.stages))} epochs.")
     for note in notes(setup, rows):
@@ -146,7 +145,7 @@ def all_figures(
         "machine": dict(machine),
         "options": asdict(setup)
         | {"learning_rate": setup.learning_rate, "batch": papers.BATCH, "adam_epsilon": papers.ADAM_EPSILON},
-        "points": {"train": len(task.x), "test": len(task.test_x), "npk": min(setup.npk_points, len(task.x))},
+        "points": {"train": len(task.x), "test": len(task.test_x), "npk": setup.points_of(task)},
         "stages": list(setup.stages),
         "unit": "test accuracy in %",
         "table": [asdict(row) for row in rows],

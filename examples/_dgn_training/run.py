@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from _common.store import Store
 from torch import Tensor
 
 from _dgn_training import variants as variant_table
 from _dgn_training.npk import Regressed, regress
 from _dgn_training.setup import Setup, Task, spec_of
 from _dgn_training.stacked import StackedDGN, StackedReLU
-from _dgn_training.store import Store
 from _dgn_training.training import BEST, FrozenGates, History, Training
 from _dgn_training.variants import Variant
 from gatedops import DGN, GateBits, GateCache
@@ -66,10 +66,10 @@ class Run:
 
     def _train(self, variant: Variant) -> Result:
         training = self._prepared(variant)
-        seconds = self._run_epochs(variant, training)
+        seconds = self.run_epochs(variant, training)
         regressed = None
         if training.gates is not None and self.setup.arch == "fc":
-            regressed = regress(self.task, training.gates, self.setup.seeds, self.setup.npk_points, variant.ones)
+            regressed = regress(self.task, training.gates, self.setup, variant.ones, self.store, variant.name)
         result = Result(training.history, regressed, seconds)
         self.store.save_figures(variant.name, asdict(result))
         return result
@@ -96,7 +96,7 @@ class Run:
         stacked.value.copy_to(nets)
         return [net.state_dict() for net in nets]
 
-    def _run_epochs(self, variant: Variant, training: Training) -> float:
+    def run_epochs(self, variant: Variant, training: Training) -> float:
         """Runs the rest of the training. Returns the seconds of all of it, with the earlier parts of a stopped run."""
         state = self.store.load_state(variant.name, self.task.x.device)
         earlier = 0.0

@@ -21,20 +21,27 @@ STAGES = 7
 
 @dataclass(frozen=True)
 class Setup:
-    """The options of a run. Only runs with the same values have comparable figures and can share checkpoints."""
+    """The options of a run. Only runs with the same values have comparable figures and can share checkpoints.
+
+    npk_points  at most this many training points for the kernel regressions; None: all
+    """
 
     data: str
     arch: str
     optimizer: str
     epochs: int
     seeds: int
-    npk_points: int
+    npk_points: int | None
     threads: int
     device: str
 
     @property
     def learning_rate(self) -> float:
         return papers.LEARNING_RATE[self.arch, self.optimizer]
+
+    def points_of(self, task: Task) -> int:
+        """Returns the number of training points of a kernel regression."""
+        return len(task.x) if self.npk_points is None else min(self.npk_points, len(task.x))
 
     @property
     def stages(self) -> tuple[int, ...]:
@@ -65,7 +72,11 @@ class Task:
 
 def load_task(setup: Setup, data_dir: Path | None) -> Task:
     """Loads the data onto the device, in the shape that the architecture reads."""
-    images = data.load(setup.data, data_dir)
+    return task_of(setup, data.load(setup.data, data_dir))
+
+
+def task_of(setup: Setup, images: data.ImageData) -> Task:
+    """Puts images onto the device, in the shape that the architecture reads."""
     device = torch.device(setup.device)
 
     def inputs(pixels: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -75,6 +75,10 @@ def part(name: str) -> ModuleType:
 def small_setup(**changed: Any) -> Any:
     options = {"data": "digits", "arch": "fc", "optimizer": "adam", "epochs": 3, "seeds": S, "npk_points": 20}
     return part("setup").Setup(**(options | {"threads": 1, "device": "cpu"} | changed))
+
+
+def store_of(folder: Path, setup: Any) -> Any:
+    return importlib.import_module("_common.store").Store(folder, asdict(setup))
 
 
 def small_task(shape: tuple[int, ...], n: int = 70) -> Any:
@@ -264,10 +268,10 @@ def parameters_of(whole: Any, nets: list[nn.Sequential]) -> list[Tensor]:
 @pytest.mark.usefixtures("parts")
 @pytest.mark.parametrize("arch", ["fc", "gconv"])
 def test_learned_gates_are_those_of_the_stage(arch: str, tmp_path: Path) -> None:
-    run, variants, setup = part("run"), part("variants"), small_setup(arch=arch, epochs=2)
+    run, variants, setup = part("run"), part("variants"), small_setup(arch=arch, epochs=2, npk_points=None)
     task = small_task((6,) if arch == "fc" else (1, 4, 4), n=40)
     task = replace(task, x=task.x.float(), test_x=task.test_x.float())
-    whole = run.Run(setup, task, part("store").Store(tmp_path, setup), checkpoint_every=0.0)
+    whole = run.Run(setup, task, store_of(tmp_path, setup), checkpoint_every=0.0)
     results = whole.results(variants.expanded(["fl", "fl-0"]))
     assert list(results) == ["relu", "fl", "fl-0"]
     assert [result.npk is None for result in results.values()] == [True, arch != "fc", arch != "fc"]
@@ -285,7 +289,7 @@ def test_learned_gates_are_those_of_the_stage(arch: str, tmp_path: Path) -> None
 def test_a_training_that_diverges_is_an_error(tmp_path: Path) -> None:
     run, setup, task = part("run"), small_setup(), small_task((6,), n=40)
     task = replace(task, x=task.x.float() * float("nan"), test_x=task.test_x.float())
-    whole = run.Run(setup, task, part("store").Store(tmp_path, setup), checkpoint_every=0.0)
+    whole = run.Run(setup, task, store_of(tmp_path, setup), checkpoint_every=0.0)
     with pytest.raises(ValueError, match=r"ReLU diverged in epoch 1: losses \[nan, nan\]; leave it out of --variants"):
         whole.results(part("variants").expanded(["relu"]))
     assert not (tmp_path / "relu.pt").exists()
@@ -293,29 +297,33 @@ def test_a_training_that_diverges_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("parts")
 @pytest.mark.parametrize("ones", [False, True])
-def test_regression_uses_the_gates_of_its_seed(ones: bool) -> None:
-    npk, training = part("npk"), part("training")
+def test_regression_uses_the_gates_of_its_seed(ones: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    npk, training, setup = part("npk"), part("training"), small_setup(npk_points=40)
     task, generator = small_task((6,)), torch.Generator().manual_seed(1)
 
     def gates(rows: int) -> GateBits:
         return GateBits.pack([torch.rand(rows, w, generator=generator) > 0.5 for w in (33, 8)])
 
     train, test = [gates(70) for _ in range(S)], [gates(31) for _ in range(S)]
-    found = npk.regress(task, training.FrozenGates(GateBits.cat(train), GateBits.cat(test)), S, 40, ones)
+    frozen, store = training.FrozenGates(GateBits.cat(train), GateBits.cat(test)), store_of(tmp_path, setup)
+    found = npk.regress(task, frozen, setup, ones, store, "fl")
     rows = torch.randperm(70, generator=torch.Generator().manual_seed(0))[:40]
     for seed in range(S):
         x, test_x = (None, None) if ones else (task.x[rows], task.test_x)
         gram = reference.npk_gram(x, train[seed][rows], dtype=torch.float64)
         cross = reference.npk_gram(test_x, test[seed], x, train[seed][rows], dtype=torch.float64)
-        assert found.ridge[seed] == regression.select_ridge(gram, task.labels[rows])
+        assert found.ridge[seed] == regression.select_ridge(gram, task.labels[rows], npk.RIDGES)
         fitted = regression.fit(gram, regression.one_hot(task.labels[rows], 3), found.ridge[seed])
         assert found.accuracy[seed] == regression.accuracy(fitted.predict(cross), task.test_labels)
+    # Each seed is stored, and is not computed again.
+    monkeypatch.setattr(npk, "kernel_ridge", None)
+    assert npk.regress(task, frozen, setup, ones, store, "fl") == found
 
 
 @pytest.mark.usefixtures("parts")
 def test_checkpoints_are_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store_module, setup = part("store"), small_setup()
-    store, cpu = store_module.Store(tmp_path / "c", setup), torch.device("cpu")
+    setup, cpu = small_setup(), torch.device("cpu")
+    store = store_of(tmp_path / "c", setup)
     assert store.load_state("dl", cpu) is None
     assert store.load_figures("dl") is None
     store.save_state("dl", {"epoch": 1, "w": torch.arange(3.0)})
@@ -330,7 +338,7 @@ def test_checkpoints_are_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(KeyboardInterrupt):
         store.save_state("dl", {"epoch": 2, "w": torch.zeros(3)})
     (tmp_path / "c" / ".dl.1.pt").write_bytes(b"half")  # A killed process leaves its temporary file.
-    state = store_module.Store(tmp_path / "c", setup).load_state("dl", cpu)
+    state = store_of(tmp_path / "c", setup).load_state("dl", cpu)
     assert state is not None
     assert (state["epoch"], state["w"].tolist()) == (1, [0.0, 1.0, 2.0])
     for file in ("dl.pt", "dl.json"):
@@ -342,12 +350,11 @@ def test_checkpoints_are_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.usefixtures("parts")
 def test_checkpoints_of_other_options_are_refused(tmp_path: Path) -> None:
-    store = part("store")
-    store.Store(tmp_path, small_setup())
-    store.Store(tmp_path, small_setup())
+    store_of(tmp_path, small_setup())
+    store_of(tmp_path, small_setup())
     message = r"checkpoints of other options \(optimizer 'adam' there, 'sgd' here; epochs 3 there, 4 here\): use those"
     with pytest.raises(ValueError, match=message):
-        store.Store(tmp_path, small_setup(epochs=4, optimizer="sgd"))
+        store_of(tmp_path, small_setup(epochs=4, optimizer="sgd"))
 
 
 @pytest.mark.usefixtures("parts")
@@ -397,6 +404,7 @@ def test_defaults_are_the_papers() -> None:
     assert setup("--data", "mnist", "--optimizer", "sgd").epochs == 300
     gconv = setup("--data", "cifar10", "--arch", "gconv", "--optimizer", "sgd")
     assert (gconv.epochs, gconv.learning_rate) == (100, 0.1)
+    assert mnist.npk_points is None
     assert setup("--data", "mnist", "--epochs", "6").stages == (0, 0, 1, 2, 3, 4, 6)
     assert setup("--quick").epochs < setup().epochs < 100
     assert setup("--quick", "--epochs", "50").epochs == 50
@@ -418,7 +426,7 @@ def test_the_table_says_how_far_ours_is_from_theirs(capsys: pytest.CaptureFixtur
     setup = small_setup(data="mnist", epochs=10)
     rising = [[0.9 + 0.001 * epoch, 0.902 + 0.001 * epoch] for epoch in range(10)]
     close = [[0.9809, 0.9819]] * 10
-    npk = part("npk").Regressed([0.97, 0.98], [1e-3, 1e-2])
+    npk = part("npk").Regressed([0.97, 0.98], [1e-3, 1e-2], [7, 8])
     results = {
         "fr-ii": run.Result(training.History(rising, rising), npk, 1.0),
         "relu": run.Result(training.History(close, close), None, 1.0),

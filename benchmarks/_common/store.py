@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from _common.output import write_json_atomically
 
-from _dgn_training.setup import Setup
+from _common.output import write_json_atomically
 from gatedops.atomic_file import written_whole
 
 # Raise this number when the meaning of what is stored changes.
@@ -20,13 +19,15 @@ FORMAT = 2
 class Store:
     """The folder of a run's checkpoints.
 
+    options  all that decides what the checkpoints mean, as JSON can hold it
+
     Raises ValueError if the folder holds checkpoints of other options.
     """
 
-    def __init__(self, folder: Path, setup: Setup):
+    def __init__(self, folder: Path, options: Mapping[str, object]):
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        wanted, path = {"format": FORMAT, **asdict(setup)}, folder / "options.json"
+        wanted, path = {"format": FORMAT, **options}, folder / "options.json"
         if not path.exists():
             write_json_atomically(path, wanted)
         found = self._read_json(path)

@@ -1,0 +1,1 @@
+"""What mnist_regression.py and conv_regression.py share, and the parts of each."""

@@ -1,0 +1,55 @@
+"""Trains the papers' ReLU network once, epoch by epoch from the last checkpoint on."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from _common.store import Store
+from _dgn_training.run import Run
+from _dgn_training.setup import Setup, Task, spec_of
+from _dgn_training.stacked import StackedReLU
+from _dgn_training.training import Training
+from _dgn_training.variants import VARIANTS
+from torch import nn
+
+SEED = 0
+GATES = ("untrained", "trained")
+
+
+@dataclass(frozen=True, eq=False)
+class Networks:
+    """A network before and after its training.
+
+    by_epoch  the trained network's test accuracy (0 to 1) after each epoch
+    seconds   of the training
+    """
+
+    untrained: nn.Sequential
+    trained: nn.Sequential
+    by_epoch: list[float]
+    seconds: float
+
+    @property
+    def accuracy(self) -> float:
+        """The test accuracy of the trained network, after the last epoch."""
+        return self.by_epoch[-1]
+
+    def of(self, gates: str) -> nn.Sequential:
+        """Returns the "untrained" or the "trained" network."""
+        return self.trained if gates == "trained" else self.untrained
+
+
+def networks_of(setup: Setup, task: Task, store: Store, checkpoint_every: float) -> Networks:
+    """Trains the network of this set-up, as examples/dgn_training.py does, on all training points of the task."""
+    untrained = spec_of(setup.arch, task).relu_net(SEED)
+    trained = copy.deepcopy(untrained)
+    training = Training(StackedReLU([trained]), task, setup)
+    # Adam's means of gradients decay to denormal numbers, which slow the CPU down.
+    torch.set_flush_denormal(True)
+    seconds = Run(setup, task, store, checkpoint_every).run_epochs(VARIANTS["relu"], training)
+    torch.set_flush_denormal(False)
+    training.net.value.copy_to([trained])
+    by_epoch = [accuracy for (accuracy,) in training.history.accuracy]
+    return Networks(untrained.eval(), trained.eval(), by_epoch, seconds)
