@@ -139,9 +139,8 @@ def _converted(sides: Sequence[Tensor], guess: float, eps: float) -> tuple[float
         if bool(wrong.any()):
             return values[wrong][:_SAMPLED]
         made[index][some] = counts.to(torch.uint8)
-        # Each input says in which interval the number lies. Zeros give NaN, which fmin and fmax leave out.
-        ratios = values.div_(counts)
-        ratios = ratios[counts > 0]
+        # Each input that is not 0 says in which interval the number lies.
+        ratios = (values / counts)[counts > 0]
         if len(ratios):
             low, high = max(low, float(ratios.max()) * (1 - eps)), min(high, float(ratios.min()) * (1 + eps))
     if low > high:
