@@ -9,7 +9,7 @@ is optional and needs JAX), its convolutional NTK of the same architecture. Writ
     python benchmarks/conv_npk.py --data cifar10 --data-dir DIR --n 1000 --channels 64 64 128 128 --dense 256 256
     python benchmarks/conv_npk.py --device cuda
 
-The ridge of the regression is chosen on a held-out fifth of the training points. The net, and so its trained gates, has
+The ridge of the regression is chosen by leave-one-out on the training points. The net, and so its trained gates, has
 seen all training points; no test point is used before the test accuracies.
 
 With --device cuda the script only times a pair, on any GPU that torch calls by that name: by the portable ops, or by
@@ -85,7 +85,7 @@ def look(net: nn.Module, images: LabelledImages, args: argparse.Namespace) -> tu
     start = time.perf_counter()
     gram: Any = gatedops.npk(net.eval(), images.inputs, dtype=DTYPES[args.dtype])
     seconds, pairs = time.perf_counter() - start, unordered(images.n)
-    figures = KernelFigures(*gate_study.gram_accuracy(gram, images, args.seed), seconds, pairs, 1e6 * seconds / pairs)
+    figures = KernelFigures(*gate_study.gram_accuracy(gram, images), seconds, pairs, 1e6 * seconds / pairs)
     return figures, gate_study.gram_image(normalised(gram), images.labels)
 
 

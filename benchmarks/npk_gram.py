@@ -8,7 +8,7 @@ these gates, in the same run. Writes OUT/npk_gram.json and OUT/npk_gram.png.
     python benchmarks/npk_gram.py
     python benchmarks/npk_gram.py --data mnist --data-dir DIR --n 10000
 
-The ridge of the regression is chosen on a held-out fifth of the training points. The net, and so its trained gates, has
+The ridge of the regression is chosen by leave-one-out on the training points. The net, and so its trained gates, has
 seen all training points; no test point is used before the test accuracies.
 """
 
@@ -88,7 +88,7 @@ def look(images: LabelledImages, bits: GateBits, args: argparse.Namespace) -> tu
     """The figures of the gates, and the picture of their normalised NPK."""
     dtype, x = DTYPES[args.dtype], images.pixels.flatten(1)
     overlap = gate_study.sub_network_overlap(bits, images.labels, len(images.classes), dtype)
-    regressed = gate_study.gram_accuracy(gatedops.npk_gram(x, bits, scale=args.scale, dtype=dtype), images, args.seed)
+    regressed = gate_study.gram_accuracy(gatedops.npk_gram(x, bits, scale=args.scale, dtype=dtype), images)
     gram = gatedops.npk_gram(x, bits, normalize=True, dtype=dtype)
     eigenvalues = gate_study.leading_eigenvalues(gram, EIGENVALUES, args.seed) / float(gram.diagonal().sum())
     figures = GateFigures(*regressed, *gate_study.shares_on(bits), *overlap, eigenvalues.tolist())

@@ -1,9 +1,9 @@
 """Kernel regression with the convolutional neural path kernel, beside the network that its gates come from.
 
 Trains the papers' VCONV (four convolutions, two dense layers; Adam, batch 32), and computes the neural path kernel of
-its gates (gatedops.NPKOperator.of) on the points that it was trained on, in tiles. Then a kernel regression, whose
-ridge is chosen by leave-one-out, predicts the test points. The script times one tile, and takes as many points as
---minutes allow; one in five of them is a test point. Writes OUT/conv_regression_DATA.json and .png.
+its gates (gatedops.npk) on the points that it was trained on, in tiles. Then a kernel regression, whose ridge is chosen
+by leave-one-out, predicts the test points. The script times one tile, and takes as many points as --minutes allow; one
+in five of them is a test point. Writes OUT/conv_regression_DATA.json and OUT/conv_regression_DATA.png.
 
     python examples/conv_regression.py --data-dir DIR
     python examples/conv_regression.py --data-dir DIR --points 2000 --gates untrained trained
@@ -36,7 +36,7 @@ from torch import Tensor
 
 from gatedops import data
 from gatedops.path_kernels import regression
-from gatedops.solve import kernel_ridge
+from gatedops.solve import kernel_ridge, select_ridge
 
 EPOCHS, QUICK_EPOCHS, QUICK_POINTS, MINUTES = 15, 10, 300, 60
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -88,7 +88,7 @@ class Regressions:
 def regressions_of(gram: Tensor, cross: Tensor, task: Task) -> Regressions:
     """Chooses the ridge, and fits the regressions."""
     few, labels = slice(CHOOSING), task.labels
-    ridge = regression.select_ridge(gram[few, few].double(), labels[few], RIDGES)
+    ridge = select_ridge(gram[few, few].double(), labels[few], RIDGES)
     targets = regression.one_hot(labels, task.classes)
     points, accuracy = [round(share * len(labels)) for share in SHARES], []
     for n in points:

@@ -11,7 +11,7 @@ from torch import Tensor
 import gatedops
 from gatedops import GateBits, data
 from gatedops.path_kernels import regression
-from gatedops.progress import with_bar
+from gatedops.solve import select_ridge
 
 PICTURE = 200  # points on a side of the picture of a Gram, at most
 
@@ -46,12 +46,11 @@ def load_images(args: argparse.Namespace, n: int, device: str = "cpu") -> Labell
     return LabelledImages(pixels, images.inputs(pixels), labels, images.classes, len(images.train_labels))
 
 
-def gram_accuracy(gram: Tensor, images: LabelledImages, seed: int) -> tuple[float, float]:
+def gram_accuracy(gram: Tensor, images: LabelledImages) -> tuple[float, float]:
     """Returns the test accuracy (0 to 1) of kernel regression with a Gram (n, n) of the images, and the ridge it uses,
-    which is chosen on training points."""
+    which is chosen by leave-one-out on the training points."""
     k = images.n_train
-    ridges = with_bar(regression.RIDGES, "kernel regression", "ridge", len(regression.RIDGES), None)
-    ridge = regression.select_ridge(gram[:k, :k], images.labels[:k], ridges, seed=seed)
+    ridge = select_ridge(gram[:k, :k], images.labels[:k])
     targets = regression.one_hot(images.labels[:k], len(images.classes))
     fitted = regression.fit(gram[:k, :k], targets, ridge)
     return regression.accuracy(fitted.predict(gram[k:, :k]), images.labels[k:]), ridge

@@ -14,7 +14,7 @@ from _dgn_training.training import FrozenGates
 from gatedops import GateBits
 from gatedops.path_kernels import regression
 from gatedops.progress import with_bar
-from gatedops.solve import kernel_ridge
+from gatedops.solve import kernel_ridge, select_ridge
 
 # The ridge is one of these, in units of the kernel's mean diagonal. On MNIST, smaller ones give the same predictions
 # and take more iterations.
@@ -87,7 +87,7 @@ def _fit(
     bits, x = train
     few = slice(CHOOSING)
     gram = gatedops.npk_gram(None if x is None else x[few], bits[few], dtype=torch.float64)
-    ridge = regression.select_ridge(gram, labels[few], RIDGES)
+    ridge = select_ridge(gram, labels[few], RIDGES)
     targets, checkpoint = regression.one_hot(labels, task.classes), store.folder / f"{job}.solve"
     solution = kernel_ridge(gatedops.NPKOperator(*train), targets, ridge, tol=TOL, checkpoint=checkpoint)
     scores = solution.predict(gatedops.NPKOperator(*test, *train))

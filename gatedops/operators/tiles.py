@@ -81,9 +81,7 @@ class Tiles:
 
     @property
     def T(self) -> Tiles:
-        """The transposed matrix, with the same tiles; the matrix itself if it is symmetric."""
-        if self._symmetric:
-            return self
+        """The transposed matrix, with the same tiles."""
         other = copy.copy(self)
         other.shape, other._transposed = (self.shape[1], self.shape[0]), not self._transposed
         return other

@@ -7,11 +7,12 @@ The ridge is relative to the mean of the diagonal, so an overall factor of the k
 Every tensor may also be a numpy array, and labels and targets may be lists.
 All functions compute in float64, whatever the dtype of the Gram. They add only the ridge to the diagonal. If a Gram is
 not positive definite with its ridge, for instance because it was rounded to float32 and the ridge is tiny, `fit` raises
-an error, and `select_ridge` leaves that ridge out.
+an error. `gatedops.solve.select_ridge` chooses a ridge.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -97,44 +98,20 @@ def select_ridge(
     validation: float = 0.2,
     seed: int = 0,
 ) -> float:
-    """Returns the ridge with the best accuracy on a held-out share of the training points.
+    """Returns what :func:`gatedops.solve.select_ridge` does: the ridge with the best leave-one-out accuracy.
 
-    Among equal accuracies the smaller squared error wins. A ridge is left out if the matrix is not positive definite
-    with it.
-
-    Args:
-        k_train: (n, n), the training Gram; no test point is used.
-        labels: integer (n,).
-        ridges: tried in turn (a progress bar may wrap them).
-        validation: the share of the points that is held out.
-        seed: of the permutation that chooses these points.
-
-    Raises:
-        ValueError: every ridge is left out, or a side of the split is empty.
+    Deprecated: use that function. `validation` and `seed` belong to an earlier choice on held-out points; they are
+    not used.
     """
-    k_train = as_tensor(k_train, "k_train")
-    labels = _row_values(labels, "labels", k_train)
-    _check(k_train, labels)
-    held = round(validation * len(labels))
-    if not 0 < held < len(labels):
-        raise ValueError(f"validation={validation} of {len(labels)} points leaves one side of the split empty")
-    made = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(labels), generator=made, device="cpu").to(labels.device)
-    out, kept = order[:held], order[held:]
-    targets = one_hot(labels, int(labels.max()) + 1)
-    k_fit, k_out = k_train[kept][:, kept], k_train[out][:, kept]
+    from gatedops.solve import select_ridge as by_leave_one_out
 
-    best: tuple[float, float, float] | None = None
-    for ridge in ridges:
-        fitted = _solve(k_fit, targets[kept], ridge)
-        if fitted is None:
-            continue
-        scores = fitted.predict(k_out)
-        found = (accuracy(scores, labels[out]), -float((scores - targets[out]).square().mean()), ridge)
-        best = found if best is None else max(best, found)
-    if best is None:
-        raise ValueError("k_train is not positive definite with any of the ridges: add larger ones")
-    return best[2]
+    warnings.warn(
+        "gatedops.path_kernels.regression.select_ridge is deprecated: use gatedops.solve.select_ridge, which does the "
+        "same; validation and seed are not used",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return by_leave_one_out(k_train, _row_values(labels, "labels").long(), ridges)
 
 
 def _row_values(given: Any, name: str, beside: Tensor | None = None) -> Tensor:

@@ -3,9 +3,26 @@
 Every function takes an operator (gatedops.NPKOperator), a tensor, or an operator of scipy or linear_operator.
 """
 
+from gatedops.solve.eigen import Eigenpairs, eigsh
+from gatedops.solve.gradient_flow import FlowSolution, gradient_flow
+from gatedops.solve.loo import loo, select_ridge
+from gatedops.solve.nystrom import NystromSolution, nystrom
 from gatedops.solve.pivots import pivots
 from gatedops.solve.ridge import kernel_ridge
 from gatedops.solve.ridge_path import ridge_path
 from gatedops.solve.solution import Solution
 
-__all__ = ["Solution", "kernel_ridge", "pivots", "ridge_path"]
+__all__ = [
+    "Eigenpairs",
+    "FlowSolution",
+    "NystromSolution",
+    "Solution",
+    "eigsh",
+    "gradient_flow",
+    "kernel_ridge",
+    "loo",
+    "nystrom",
+    "pivots",
+    "ridge_path",
+    "select_ridge",
+]

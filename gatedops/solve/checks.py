@@ -75,6 +75,17 @@ def smallest_ridge(operator: KernelOperator, sample: Tensor, trace: float) -> fl
     return 3 * torch.finfo(operator.dtype).eps / 2 * n**0.5 * norm / trace
 
 
+def tensor_of(given: Any, name: str) -> Tensor:
+    """Returns a tensor, an array or a list of numbers as a tensor. TypeError, naming the argument, if it is another
+    thing."""
+    if isinstance(given, (list, tuple)):
+        try:
+            given = np.asarray(given)
+        except ValueError:
+            raise TypeError(f"{name}: got a list of other things, needs a list of numbers") from None
+    return as_tensor(given, name)
+
+
 def targets_of(given: Any, operator: KernelOperator) -> Tensor:
     """Returns targets as float64 ``(n, c)`` on the device of the operator.
 
@@ -82,12 +93,7 @@ def targets_of(given: Any, operator: KernelOperator) -> Tensor:
         TypeError: they are whole numbers ``(n,)``, which could be labels, or no numbers.
         ValueError: their shape does not fit, or they are not finite.
     """
-    if isinstance(given, (list, tuple)):
-        try:
-            given = np.asarray(given)
-        except ValueError:
-            raise TypeError("targets: got a list of other things, needs a list of numbers") from None
-    targets, n = as_tensor(given, "targets"), operator.shape[0]
+    targets, n = tensor_of(given, "targets"), operator.shape[0]
     if targets.ndim not in (1, 2) or len(targets) != n or targets.numel() == 0:
         raise ValueError(
             f"targets: got shape {tuple(targets.shape)}, needs ({n},) or ({n}, c), a row for each row of K"

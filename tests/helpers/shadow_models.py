@@ -34,7 +34,8 @@ from gatedops import (
     path_norm,
     record_gates,
 )
-from gatedops.path_kernels.regression import fit, one_hot, select_ridge
+from gatedops.path_kernels.regression import fit, one_hot
+from gatedops.solve import select_ridge
 from gatedops.stats import GateRecorder
 
 shadow.setup()

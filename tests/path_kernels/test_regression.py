@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gatedops.path_kernels import regression
-from gatedops.path_kernels.regression import KernelRegression, accuracy, fit, one_hot, select_ridge
+from gatedops.path_kernels.regression import KernelRegression, accuracy, fit, one_hot
 
 
 def blobs(n: int, seed: int, spread: float = 0.5) -> tuple[Tensor, Tensor]:
@@ -76,25 +75,6 @@ def test_accuracy_and_one_hot() -> None:
     assert accuracy(one_hot(labels, 4), torch.tensor([2, 0, 0, 3])) == 0.5
 
 
-def test_select_ridge_takes_the_better_one_and_is_deterministic() -> None:
-    x, labels = blobs(150, 6, spread=1.5)
-    k = kernel(x, x) + 1e-9 * torch.eye(150, dtype=torch.float64)
-    assert select_ridge(k, labels, (1e-8, 0.3), seed=1) == 0.3
-    assert select_ridge(k, labels, seed=2) == select_ridge(k, labels, seed=2)
-    assert select_ridge(k, labels) in regression.RIDGES
-
-
-def test_select_ridge_leaves_out_what_cannot_be_factored() -> None:
-    x, labels = blobs(40, 7)
-    features = torch.cat([x, x], 0)
-    # The rank is 2 of 80, and float32 rounds it, so it is not positive definite without a ridge.
-    k = (features @ features.T).float()
-    doubled = torch.cat([labels, labels])
-    assert select_ridge(k, doubled, (0.0, 0.5)) == 0.5
-    with pytest.raises(ValueError, match="not positive definite with any of the ridges"):
-        select_ridge(k, doubled, (0.0,))
-
-
 def test_not_positive_definite() -> None:
     k = torch.tensor([[1.0, 2.0], [2.0, 1.0]])
     with pytest.raises(ValueError, match=r"k_train is not positive definite with ridge=0\.001"):
@@ -126,14 +106,6 @@ def test_bad_arguments_of_fit(k: Tensor, targets: Tensor, message: str) -> None:
 def test_bad_ridge(ridge: float) -> None:
     with pytest.raises(ValueError, match="ridge must be at least 0"):
         fit(torch.eye(2), torch.zeros(2), ridge)
-    with pytest.raises(ValueError, match="ridge must be at least 0"):
-        select_ridge(torch.eye(10), torch.arange(10), (1.0, ridge))
-
-
-@pytest.mark.parametrize("validation", [0.0, 0.01, 1.0])
-def test_bad_validation_share(validation: float) -> None:
-    with pytest.raises(ValueError, match="one side of the split empty"):
-        select_ridge(torch.eye(10), torch.arange(10), validation=validation)
 
 
 def test_bad_test_kernel() -> None:
@@ -148,7 +120,6 @@ def test_arrays_of_numpy_are_taken_for_tensors():
     rows = made.standard_normal((20, 30))
     k, labels = rows @ rows.T, made.integers(0, 3, 20)
     tensors = torch.from_numpy(k), torch.from_numpy(labels)
-    assert select_ridge(k, labels) == select_ridge(*tensors)
     targets = one_hot(labels, 3)
     fitted = fit(k, targets.numpy())
     assert torch.equal(fitted.alpha, fit(tensors[0], targets).alpha)
@@ -162,7 +133,6 @@ def test_lists_are_taken_for_labels_and_targets():
     rows = torch.randn(12, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     k, labels, targets = rows @ rows.T, [0, 1, 2] * 4, [0.1 * i for i in range(12)]
     assert torch.equal(one_hot(labels, 3), one_hot(torch.tensor(labels), 3))
-    assert select_ridge(k, labels) == select_ridge(k, torch.tensor(labels))
     assert torch.equal(fit(k, targets).alpha, fit(k, torch.tensor(targets, dtype=torch.float64)).alpha)
     assert torch.equal(fit(k, one_hot(labels, 3).tolist()).alpha, fit(k, one_hot(labels, 3)).alpha)
     scores = fit(k, one_hot(labels, 3)).predict(k)

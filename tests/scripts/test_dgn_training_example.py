@@ -28,6 +28,7 @@ import gatedops
 from gatedops import GateBits, reference
 from gatedops.nn import conv_spec, fc_spec
 from gatedops.path_kernels import regression
+from gatedops.solve import select_ridge
 
 SCRIPT = EXAMPLES / "dgn_training.py"
 NAME = "dgn_training_digits"
@@ -312,7 +313,7 @@ def test_regression_uses_the_gates_of_its_seed(ones: bool, tmp_path: Path, monke
         x, test_x = (None, None) if ones else (task.x[rows], task.test_x)
         gram = reference.npk_gram(x, train[seed][rows], dtype=torch.float64)
         cross = reference.npk_gram(test_x, test[seed], x, train[seed][rows], dtype=torch.float64)
-        assert found.ridge[seed] == regression.select_ridge(gram, task.labels[rows], npk.RIDGES)
+        assert found.ridge[seed] == select_ridge(gram, task.labels[rows], npk.RIDGES)
         fitted = regression.fit(gram, regression.one_hot(task.labels[rows], 3), found.ridge[seed])
         assert found.accuracy[seed] == regression.accuracy(fitted.predict(cross), task.test_labels)
     # Each seed is stored, and is not computed again.
