@@ -1,9 +1,9 @@
 """Kernel regression with the convolutional neural path kernel, beside the network that its gates come from.
 
 Trains the papers' VCONV (four convolutions, two dense layers; Adam, batch 32), and computes the neural path kernel of
-its gates (gatedops.npk) on the points that it was trained on, in tiles. Then a kernel regression, whose ridge is chosen
-by leave-one-out, predicts the test points. The script times one tile, and takes as many points as --minutes allow; one
-in five of them is a test point. Writes OUT/conv_regression_DATA.json and OUT/conv_regression_DATA.png.
+its gates (gatedops.NPKOperator.of) on the points that it was trained on, in tiles. Then a kernel regression, whose
+ridge is chosen by leave-one-out, predicts the test points. The script times one tile, and takes as many points as
+--minutes allow; one in five of them is a test point. Writes OUT/conv_regression_DATA.json and .png.
 
     python examples/conv_regression.py --data-dir DIR
     python examples/conv_regression.py --data-dir DIR --points 2000 --gates untrained trained

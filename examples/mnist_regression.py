@@ -152,7 +152,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def print_report(fits: dict[str, list[Fit]], dense: list[Dense]) -> None:
-    header = ["gates", "points", "test accuracy", "iterations", "residual", "seconds", "MiB", "stopped"]
+    header = ["gates", "points", "test accuracy", "iterations", "residual", "seconds", "MiB"]
     rows = [
         [
             gates,
@@ -162,7 +162,6 @@ def print_report(fits: dict[str, list[Fit]], dense: list[Dense]) -> None:
             f"{one.residual:.1e}",
             f"{one.cost.seconds:.1f}",
             mib(one.cost.memory),
-            one.reason,
         ]
         for gates, of_gates in fits.items()
         for one in of_gates

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import SubFigure
 
 BLUE, ORANGE = COLOURS[:2]
+NAMES = {"digits": "digits", "cifar10": "CIFAR-10"}
 OF_GATES = {"untrained": (ORANGE, "s"), "trained": (BLUE, "o")}
 
 
@@ -24,7 +25,7 @@ def draw(path: Path, content: Mapping[str, Any]) -> None:
     note = content["options"]["note"]
     figure.suptitle(
         f"Convolutional neural path kernel: VCONV on {points['train']:,} training points of "
-        f"{content['options']['data']}" + (f" ({note})" if note else ""),
+        f"{NAMES[content['options']['data']]}" + (f" ({note})" if note else ""),
         fontsize=16,
     )
     left, middle, right = figure.subfigures(1, 3, width_ratios=(1, 1.05, 1), squeeze=False)[0]

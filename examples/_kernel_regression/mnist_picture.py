@@ -16,13 +16,17 @@ if TYPE_CHECKING:
 
 BLUE, ORANGE, GREY = COLOURS[:3]
 OF_GATES = {"untrained": (ORANGE, "s"), "trained": (BLUE, "o")}
+NAMES = {"digits": "digits", "mnist": "MNIST"}
+# Ticks of the accuracy's axis, as errors in %.
+ERRORS = (0.1, 0.2, 0.5, 1, 1.5, 2, 3, 4, 5, 7, 10, 15, 20, 30, 50, 80)
+SMALLEST_ERROR = 0.05
 
 
 def draw(path: Path, content: Mapping[str, Any], fits: Mapping[str, Sequence[Fit]], dense: Sequence[Dense]) -> None:
     """Writes the PNG. content: that of the JSON."""
     figure, options = new_figure(13.5, 10, 0.1), content["options"]
     figure.suptitle(
-        f"Kernel regression with the gates of a ReLU network: {content['kernel']} on {options['data']}, "
+        f"Kernel regression with the gates of a ReLU network: {content['kernel']} on {NAMES[options['data']]}, "
         f"ridge {options['ridge']:g}",
         fontsize=16,
     )
@@ -39,16 +43,29 @@ def draw(path: Path, content: Mapping[str, Any], fits: Mapping[str, Sequence[Fit
 
 
 def _draw_accuracy(axis: Axes, fits: Mapping[str, Sequence[Fit]], content: Mapping[str, Any]) -> None:
+    """Draws accuracies on an axis that is logarithmic in the error, so that a halved error is the same step
+    everywhere."""
     for gates, (colour, marker) in OF_GATES.items():
         found = fits[gates]
-        percent = [100 * one.accuracy for one in found]
-        label = f"kernel, {gates} gates: {percent[-1]:.2f}"
-        axis.plot([one.n for one in found], percent, marker + "-", color=colour, label=label)
-    network = 100 * content["network"]["accuracy"]
-    label = f"the network, trained on all points: {network:.2f}"
-    axis.axhline(network, color=DARK, linestyle="--", linewidth=1.4, label=label)
+        label = f"kernel, {gates} gates: {100 * found[-1].accuracy:.2f}"
+        errors = [_error(one.accuracy) for one in found]
+        axis.plot([one.n for one in found], errors, marker + "-", color=colour, label=label)
+    network = content["network"]["accuracy"]
+    label = f"the network, trained on all points: {100 * network:.2f}"
+    axis.axhline(_error(network), color=DARK, linestyle="--", linewidth=1.4, label=label)
     _finish(axis, "accuracy by training points", "test accuracy, %")
     _by_points(axis, [one.n for one in fits["trained"]])
+    axis.set_yscale("log")
+    axis.invert_yaxis()
+    largest, smallest = axis.get_ylim()
+    shown = [error for error in ERRORS if smallest <= error <= largest]
+    axis.set_yticks(shown, [f"{100 - error:g}" for error in shown])
+    axis.set_yticks([], minor=True)
+
+
+def _error(accuracy: float) -> float:
+    """Returns the error in %; a logarithmic axis has no place for 0."""
+    return max(SMALLEST_ERROR, 100 * (1 - accuracy))
 
 
 def _draw_residuals(axis: Axes, fits: Mapping[str, Sequence[Fit]], tol: float) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from _common.store import Store
 from torch import Tensor, nn
 
-import gatedops
+from gatedops import NPKOperator
+from gatedops.operators.base import KernelOperator
 from gatedops.progress import stages
 
 # Inputs on each side of a tile.
@@ -44,15 +47,16 @@ class Plan:
 def planned(net: nn.Module, x: Tensor, seconds: float, most: int) -> Plan:
     """Times a tile, and returns the plan with the most points whose kernel takes at most these seconds.
 
-    x     inputs for the tile, at least two
+    x     inputs for the tile, at least four
     most  the points that there are
     """
-    rows, columns = x[: len(x) // 2][:TILE], x[len(x) // 2 :][:TILE]
+    half = min(TILE, len(x) // 2)
+    kernel = NPKOperator.of(net, x[: 2 * half], cache="none")
     # The first call loads and compiles what all share.
-    gatedops.npk(net, rows[:2], columns[:2])
+    kernel.block(slice(0, 2), slice(2, 4))
     start = time.perf_counter()
-    gatedops.npk(net, rows, columns, progress=False)
-    per_pair = (time.perf_counter() - start) / (len(rows) * len(columns))
+    kernel.block(slice(0, half), slice(half, 2 * half))
+    per_pair = (time.perf_counter() - start) / half**2
     # Of n points 0.8 n are for training, so there are 0.48 n^2 pairs.
     n = math.floor(math.sqrt(seconds / per_pair / 0.48))
     return Plan(min(most, max(10, n)), per_pair)
@@ -64,34 +68,27 @@ def kernels_of(net: nn.Module, x: Tensor, test_x: Tensor, store: Store, name: st
     A tile that the store has is not computed again.
     """
     n, m = len(x), len(test_x)
-    gram, cross = torch.empty(n, n), torch.empty(m, n)
-    parts, test_parts = (list(torch.arange(rows).split(TILE)) for rows in (n, m))
-    jobs = [(False, i, j) for i in range(len(parts)) for j in range(i + 1)]
-    jobs += [(True, i, j) for i in range(len(test_parts)) for j in range(len(parts))]
-    with stages(len(jobs), "tile", f"kernel, {name}") as show:
-        for of_test, i, j in jobs:
-            columns = parts[j]
-            rows = test_parts[i] if of_test else parts[i]
-            tile = _tile(
-                net,
-                (test_x if of_test else x)[rows],
-                None if i == j and not of_test else x[columns],
-                store,
-                f"{name}-{'test' if of_test else 'train'}-{i:03}-{j:03}",
-            )
-            where = slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
-            (cross if of_test else gram)[where] = tile
-            if not of_test:
-                gram[where[::-1]] = tile.T
-            show("")
+    gram = _of_tiles(lambda: NPKOperator.of(net, x, cache="none"), (n, n), store, f"{name}-train", symmetric=True)
+    cross = _of_tiles(lambda: NPKOperator.of(net, test_x, x, cache="none"), (m, n), store, f"{name}-test")
     return gram, cross
 
 
-def _tile(net: nn.Module, x: Tensor, y: Tensor | None, store: Store, name: str) -> Tensor:
-    known = store.load_state(name, torch.device("cpu"))
-    if known is not None:
-        return known["tile"]
-    tile = gatedops.npk(net, x, y, progress=False)
-    assert isinstance(tile, Tensor)
-    store.save_state(name, {"tile": tile})
-    return tile
+def _of_tiles(
+    make: Callable[[], KernelOperator], shape: tuple[int, int], store: Store, name: str, *, symmetric: bool = False
+) -> Tensor:
+    """Returns a kernel of this shape. The operator is made only if a tile is missing."""
+    whole, operator = torch.empty(shape), cache(make)
+    rows, columns = ([slice(k, min(k + TILE, size)) for k in range(0, size, TILE)] for size in shape)
+    places = [(i, j) for i in range(len(rows)) for j in range(i + 1 if symmetric else len(columns))]
+    with stages(len(places), "tile", f"kernel, {name}") as show:
+        for i, j in places:
+            job = f"{name}-{i:03}-{j:03}"
+            known = store.load_state(job, torch.device("cpu"))
+            if known is None:
+                known = {"tile": operator().block(rows[i], columns[j])}
+                store.save_state(job, known)
+            whole[rows[i], columns[j]] = known["tile"]
+            if symmetric:
+                whole[columns[j], rows[i]] = known["tile"].T
+            show("")
+    return whole

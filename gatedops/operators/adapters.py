@@ -23,7 +23,7 @@ _UNITS = 256
 # A matrix is symmetric if it differs from its transpose by this many rounding errors of its largest entry.
 _ROUNDINGS = 8
 # An operator is symmetric if two products of random vectors with it agree to this, relative to their lengths.
-_AGREED = 1e-4
+_AGREED = 1e-5
 
 
 def as_operator(K: Any, name: str = "K") -> KernelOperator:

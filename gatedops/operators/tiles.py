@@ -81,7 +81,9 @@ class Tiles:
 
     @property
     def T(self) -> Tiles:
-        """The transposed matrix, with the same tiles."""
+        """The transposed matrix, with the same tiles; the matrix itself if it is symmetric."""
+        if self._symmetric:
+            return self
         other = copy.copy(self)
         other.shape, other._transposed = (self.shape[1], self.shape[0]), not self._transposed
         return other

@@ -45,7 +45,7 @@ def kernel_ridge(
             operator of scipy or linear_operator.
         targets: ``(n,)`` or ``(n, c)``, numbers; whole numbers only as ``(n, c)``. They are centred by their means.
         ridge: at least 0, in units of the mean of the diagonal of K.
-        method: "cholesky" factors K in float64, ``8 n^2`` bytes. "cg" needs only products with K. "auto" takes
+        method: "cholesky" factors K in float64, and takes up to ``16 n^2`` bytes. "cg" needs only products with K. "auto" takes
             "cholesky" up to 4,000 points. "nystrom" is an approximation (`nystrom`), with `rank` centres.
         rank: of the preconditioner of "cg", which takes ``4 n rank`` bytes, or ``8 n rank`` if that is little. None:
             n / 4, at most 1000, or 2000 from 30,000 points on.
@@ -93,13 +93,14 @@ def cholesky(problem: Problem, ridge: float, tol: float, begun: float) -> Soluti
         ValueError: K is not finite, not positive definite with this ridge, or too large for the memory.
     """
     n, shift = len(problem.targets), ridge * problem.unit
-    checks.require_memory(8 * n * n, problem.operator.device, f"K: Cholesky of {n:,} points", "use method='cg'")
+    checks.require_memory(16 * n * n, problem.operator.device, f"K: Cholesky of {n:,} points", "use method='cg'")
     mean = problem.targets.mean(0)
     system = problem.operator.block(slice(None), slice(None)).to(torch.float64, copy=True)
     if not bool(torch.isfinite(system).all()):
         raise ValueError("K: has entries that are not finite: if the kernel overflows, use scale='width' or float64")
     system.diagonal().add_(shift)
-    factor, failed = torch.linalg.cholesky_ex(system)
+    failed = torch.empty((), dtype=torch.int32, device=system.device)
+    factor, _ = torch.linalg.cholesky_ex(system, out=(system, failed))
     if int(failed):
         raise ValueError(f"K: is not positive definite with ridge={ridge:g}: use a larger ridge, or a float64 kernel")
     b = problem.targets - mean

@@ -50,17 +50,15 @@ def transposed_times(tiles: Tensor, other: Tensor) -> Tensor:
 
 
 def gram(tiles: Tensor) -> Tensor:
-    """Returns A^T A in float64, for a tall matrix A in tiles."""
+    """Returns A^T A in float64, for a tall matrix A in tiles. Only its lower triangle is computed."""
     r = tiles.shape[2]
-    blocks = max(2, -(-r // ROWS))
-    total = torch.zeros(blocks, ROWS, r, dtype=torch.float64, device=tiles.device)
+    total = torch.zeros(r, r, dtype=torch.float64, device=tiles.device)
     for part in _parts(tiles):
-        rows = tiles[part].to(torch.float64).reshape(-1, r)
-        padded = torch.nn.functional.pad(rows, (0, blocks * ROWS - r))
-        left = padded.view(len(rows), blocks, ROWS).permute(1, 2, 0)
-        total += torch.bmm(left, rows.expand(blocks, *rows.shape))
-    found = total.view(-1, r)[:r]
-    return torch.tril(found) + torch.tril(found, -1).T
+        batch = tiles[part].to(torch.float64)
+        for begin in range(0, r, ROWS):
+            end = min(begin + ROWS, r)
+            total[begin:end, :end] += torch.bmm(batch[:, :, begin:end].mT, batch[:, :, :end]).sum(0)
+    return torch.tril(total) + torch.tril(total, -1).T
 
 
 def dots(a: Tensor, b: Tensor) -> Tensor:

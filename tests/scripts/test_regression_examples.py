@@ -20,6 +20,7 @@ from torch import Tensor
 
 import gatedops
 from gatedops import GateBits, reference
+from gatedops.operators.tiled import ModelOperator
 from gatedops.path_kernels import regression
 
 MNIST = ("--quick", "--epochs", "2", "--points", "60", "130", "--threads", "1", "--no-plot")
@@ -205,9 +206,18 @@ def test_bad_options_of_mnist(
 # --- conv_regression.py ---
 
 
-def inner_products(_: object, x: Tensor, y: Tensor | None = None, **__: object) -> Tensor:
-    """Stands in for npk, which reads the network in every call."""
-    return x @ (x if y is None else y).T
+class InnerProducts:
+    """Stands in for NPKOperator, which reads the network first."""
+
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        self.x, self.y = x, y
+
+    @staticmethod
+    def of(_: object, x: Tensor, y: Tensor | None = None, **__: object) -> InnerProducts:
+        return InnerProducts(x, x if y is None else y)
+
+    def block(self, rows: slice, columns: slice) -> Tensor:
+        return self.x[rows] @ self.y[columns].T
 
 
 def test_conv_goes_on_after_it_was_stopped_and_computes_each_tile_once(
@@ -215,17 +225,17 @@ def test_conv_goes_on_after_it_was_stopped_and_computes_each_tile_once(
 ) -> None:
     pytest.importorskip("matplotlib")
     shapes: list[tuple[int, ...]] = []
-    npk = gatedops.npk
+    block = ModelOperator.block
 
-    def counted(net: Any, x: Tensor, y: Tensor | None = None, **options: Any) -> Any:
+    def counted(operator: ModelOperator, rows: slice, columns: slice) -> Tensor:
         if len(shapes) == 2:
             shapes.append(())
             raise KeyboardInterrupt
-        tile = npk(net, x, y, **options)
+        tile = block(operator, rows, columns)
         shapes.append(tuple(tile.shape))
         return tile
 
-    monkeypatch.setattr(gatedops, "npk", counted)
+    monkeypatch.setattr(ModelOperator, "block", counted)
     options = [*CONV, "--note", "a test", "--out", str(tmp_path)]
     assert status_of(conv, options, monkeypatch) == 130
     assert status_of(conv, options, monkeypatch) == 0
@@ -244,8 +254,8 @@ def test_conv_goes_on_after_it_was_stopped_and_computes_each_tile_once(
 
 @pytest.mark.usefixtures("conv")
 def test_tiles_make_the_whole_kernel(example_module: Importer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gatedops, "npk", inner_products)
     tiles, generator = example_module("_kernel_regression.tiles"), torch.Generator().manual_seed(2)
+    monkeypatch.setattr(tiles, "NPKOperator", InnerProducts)
     x, test_x = (torch.randint(-9, 10, (n, 4), generator=generator).float() for n in (75, 34))
     gram, cross = tiles.kernels_of(torch.nn.Identity(), x, test_x, store_of(example_module, tmp_path), "trained")
     assert torch.equal(gram, x @ x.T)
@@ -254,8 +264,8 @@ def test_tiles_make_the_whole_kernel(example_module: Importer, tmp_path: Path, m
 
 @pytest.mark.usefixtures("conv")
 def test_the_plan_fills_the_time(example_module: Importer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gatedops, "npk", inner_products)
     tiles = example_module("_kernel_regression.tiles")
+    monkeypatch.setattr(tiles, "NPKOperator", InnerProducts)
     times = iter([10.0, 10.0 + 32 * 32 * 0.5])
     monkeypatch.setattr(tiles.time, "perf_counter", lambda: next(times, 0.0))
     plan = tiles.planned(torch.nn.Identity(), torch.rand(90, 4), 60.0 * 1000, 5000)

@@ -1,0 +1,140 @@
+"""as_operator takes matrices, and operators of scipy and of linear_operator."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import examples, rows_of, seeds
+from tolerances import assert_close_in_float64, assert_same_bits
+
+from gatedops import NPKOperator
+from gatedops.operators import KernelOperator, as_operator
+from gatedops.operators import adapters as module
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class LazyMatrix:
+    """What an operator of the library linear_operator offers, of which this takes vectors of its own dtype alone."""
+
+    def __init__(self, matrix):
+        self._matrix, self.shape = matrix, matrix.shape
+        self.dtype, self.device = matrix.dtype, matrix.device
+
+    def matmul(self, other):
+        return self._matrix @ other
+
+    def transpose(self, first, second):
+        return LazyMatrix(self._matrix.transpose(first, second))
+
+    def diagonal(self):
+        return self._matrix.diagonal()
+
+    def to_dense(self):
+        return self._matrix
+
+
+def scipy_of(matrix):
+    return pytest.importorskip("scipy.sparse.linalg").aslinearoperator(matrix.numpy())
+
+
+def sparse_of(matrix):
+    return pytest.importorskip("scipy.sparse.linalg").aslinearoperator(
+        pytest.importorskip("scipy.sparse").csr_matrix(matrix.numpy())
+    )
+
+
+FORMS = {
+    "tensor": lambda m: m,
+    "array": lambda m: m.numpy(),
+    "scipy": scipy_of,
+    "sparse": sparse_of,
+    "lazy": LazyMatrix,
+}
+
+
+@examples(20)
+@given(st.integers(1, 30), st.integers(1, 30), st.sampled_from(list(FORMS)), st.booleans(), st.booleans(), seeds)
+def test_operators_are_the_matrix(n, m, form, symmetric, single, seed):
+    matrix = rows_of(n, n if symmetric else m, seed, torch.float64)
+    matrix = (matrix + matrix.T if symmetric else matrix).to(torch.float32 if single else torch.float64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_UNITS", 4)
+        patch.setattr(module, "_ROWS", 4)
+        op = as_operator(FORMS[form](matrix))
+        assert isinstance(op, KernelOperator)
+        assert op.dtype == matrix.dtype
+        assert op.symmetric == (symmetric or matrix.shape == (1, 1))
+        for ours, whole in ((op, matrix), (op.T, matrix.mT)):
+            v = rows_of(whole.shape[1], 3, 1, torch.float64)
+            if form == "lazy" and single:  # The products of this library are those of its dtype.
+                assert (ours @ v - whole.double() @ v).abs().max() < 1e-5 * (whole.abs().double() @ v.abs()).max()
+            else:
+                assert_close_in_float64(ours @ v, whole.double() @ v)
+            assert (ours @ v.float()).dtype == torch.float32
+            assert_same_bits(ours.to_dense(), whole.contiguous())
+            index = torch.tensor([0, -1, 0])
+            assert_same_bits(ours.block(index, slice(None, None, 2)), whole[index][:, ::2].contiguous())
+            assert_same_bits(ours.columns(index), whole[:, index].contiguous())
+        if op.symmetric:
+            assert_same_bits(op.diag(), matrix.diagonal().contiguous())
+            assert op.T is op
+
+
+def test_an_operator_is_returned_as_it_is():
+    op = as_operator(rows_of(4, 4))
+    assert as_operator(op) is op
+    soft = NPKOperator.soft([rows_of(4, 3).abs()])
+    assert as_operator(soft) is soft
+
+
+def test_symmetry_is_that_up_to_rounding():
+    matrix = rows_of(9, 9)
+    matrix = matrix @ matrix.T
+    matrix[2, 5] *= 1 + 2e-7
+    assert as_operator(matrix).symmetric
+    matrix[2, 5] *= 1.01
+    assert not as_operator(matrix).symmetric
+    for form in (scipy_of, LazyMatrix):
+        assert not as_operator(form(matrix.double() + 1e-2 * rows_of(9, 9).double())).symmetric
+
+
+def test_a_matrix_keeps_its_entries():
+    matrix = rows_of(4, 4)
+    op = as_operator(matrix)
+    op[:, :].zero_()
+    op.to_dense().zero_()
+    op.columns(slice(None)).zero_()
+    assert matrix.any()
+
+
+def test_a_matrix_has_entries_of_its_dtype_alone():
+    with pytest.raises(NotImplementedError, match=r"DenseOperator exist in torch\.float32 alone"):
+        as_operator(rows_of(4, 4)).with_dtype(torch.float64)
+
+
+def test_other_things_are_refused():
+    scipy = pytest.importorskip("scipy.sparse.linalg")
+    nan = rows_of(5, 5)
+    nan[4, 2] = float("nan")
+    wrong = [
+        ([[1.0]], TypeError, "K: got list, needs an NPKOperator, a tensor, a numpy array, or an operator of scipy"),
+        (rows_of(5, 5).half(), TypeError, "K: got torch.float16, needs torch.float32 or torch.float64"),
+        (np.eye(3, dtype=np.int64), TypeError, "K: got torch.int64, needs torch.float32 or torch.float64"),
+        (rows_of(5, 5)[0], ValueError, r"K: got shape \(5,\), needs a matrix \(n, m\)"),
+        (nan, ValueError, "K: has infinite values or NaN, needs finite numbers"),
+        (LazyMatrix(nan), ValueError, "K: its product has infinite values or NaN, needs finite numbers"),
+        (LazyMatrix(rows_of(5, 5)[None]), ValueError, r"K: got shape \(1, 5, 5\), needs a matrix \(n, m\)"),
+        (LazyMatrix(rows_of(5, 5).half()), TypeError, "K: got torch.float16, needs torch.float32 or torch.float64"),
+        (scipy.aslinearoperator(np.eye(3) * 1j), TypeError, "K: got an operator of complex128, needs real numbers"),
+    ]
+    for given_k, error, message in wrong:
+        with pytest.raises(error, match=message):
+            as_operator(given_k)
+    lazy = LazyMatrix(rows_of(5, 5))
+    lazy.shape = (6, 5)
+    with pytest.raises(ValueError, match=r"kernel: its product with \(5, 2\) has shape \(5, 2\), needs \(6, 2\)"):
+        as_operator(lazy, "kernel")
