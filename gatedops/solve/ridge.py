@@ -45,8 +45,8 @@ def kernel_ridge(
             operator of scipy or linear_operator.
         targets: ``(n,)`` or ``(n, c)``, numbers; whole numbers only as ``(n, c)``. They are centred by their means.
         ridge: at least 0, in units of the mean of the diagonal of K.
-        method: "cholesky" factors K in float64, and takes up to ``16 n^2`` bytes. "cg" needs only products with K. "auto" takes
-            "cholesky" up to 4,000 points. "nystrom" is an approximation (`nystrom`), with `rank` centres.
+        method: "cholesky" factors K in float64, and takes up to ``16 n^2`` bytes. "cg" needs only products with K.
+            "auto" takes "cholesky" up to 4,000 points. "nystrom" is an approximation (`nystrom`), with `rank` centres.
         rank: of the preconditioner of "cg", which takes ``4 n rank`` bytes, or ``8 n rank`` if that is little. None:
             n / 4, at most 1000, or 2000 from 30,000 points on.
         tol: the norm of each residual, relative to that of the centred targets, at which its column is solved.
