@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
 from strategies import generator, rows_of
@@ -19,12 +21,14 @@ def images(n, seed=0):
     return torch.rand(n, 2, 6, 5, generator=generator(seed))
 
 
+@cache
 def conv_net():
     torch.manual_seed(0)
     layers = nn.Conv2d(2, 4, 3), nn.ReLU(), nn.MaxPool2d(2, 1), nn.Conv2d(4, 3, 2), nn.ReLU(), nn.Flatten()
     return nn.Sequential(*layers, nn.Linear(6, 2)).eval()
 
 
+@cache
 def dense_net():
     torch.manual_seed(0)
     layers = nn.Linear(60, 9), nn.ReLU(), nn.Linear(9, 7), nn.LeakyReLU(0.1), nn.Linear(7, 2)
@@ -39,14 +43,21 @@ def small_tiles(monkeypatch):
 
 
 @pytest.mark.usefixtures("small_tiles", "exported_once")
-@pytest.mark.parametrize("cache", ["auto", "none", 700])
-@pytest.mark.parametrize("two", [False, True])
-@pytest.mark.parametrize("kernel", ["npk", "ntk"])
-@pytest.mark.parametrize("net", [conv_net, dense_net])
-def test_operators_of_models_are_their_kernels(net, kernel, two, cache):
+@pytest.mark.parametrize(
+    ("net", "kernel", "two", "kept"),
+    [
+        (conv_net, "npk", False, "auto"),
+        (conv_net, "ntk", False, 700),
+        (conv_net, "npk", True, 700),
+        (conv_net, "npk", True, "none"),
+        (dense_net, "ntk", True, "auto"),
+        (dense_net, "npk", False, "none"),
+    ],
+)
+def test_operators_of_models_are_their_kernels(net, kernel, two, kept):
     model, x, y = net(), images(21), images(10, 1) if two else None
     options = {"kernel": kernel, "sigma": 0.5}
-    op = NPKOperator.of(model, x, y, cache=cache, **options)
+    op = NPKOperator.of(model, x, y, cache=kept, **options)
     low, exponent = npk(model, x, y, return_exponent=True, **options)
     exact = npk(model, x, y, dtype=torch.float64, **options)
     assert op.exponent == exponent
@@ -111,16 +122,16 @@ def test_a_pass_shows_a_bar_until_all_is_stored(capsys):
 
 
 @pytest.mark.usefixtures("small_tiles")
-@pytest.mark.parametrize("cache", ["auto", "none", 300])
+@pytest.mark.parametrize("kept", ["auto", "none", 300])
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("scale", ["width", [0.5, -3.0]])
-def test_operators_of_soft_gates_are_their_kernel(scale, normalize, cache):
+def test_operators_of_soft_gates_are_their_kernel(scale, normalize, kept):
     gates, y_gates = ([torch.rand(n, w, generator=generator(n + w)) for w in (6, 5)] for n in (20, 13))
     options = {"scale": scale, "normalize": normalize}
     for x, y in ((rows_of(20, 4), rows_of(13, 4)), (None, None)):
         for two in (False, True):
             others = (y_gates, y) if two else (None, None)
-            op = NPKOperator.soft(gates, x, *others, cache=cache, **options)
+            op = NPKOperator.soft(gates, x, *others, cache=kept, **options)
             low, exact = (
                 soft_npk_gram(x, gates, others[1], others[0], dtype=dtype, **options)
                 for dtype in (torch.float32, torch.float64)

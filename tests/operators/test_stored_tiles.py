@@ -102,12 +102,12 @@ def test_stored_products_have_the_same_bits_on_any_threads(dtype):
     stored = NPKOperator(bits, x, dtype=dtype, cache=1 << 30)
     low = npk_gram(x, bits, dtype=dtype)
     others = [as_operator(low), as_operator(low[:, :260]), NPKOperator.soft([x.abs(), x[:, :3]], x, dtype=dtype)]
-    for op in (stored, stored.T, others[0], others[1], others[1].T, others[2]):
+    for op in (stored, others[0], others[1], others[1].T, others[2]):
         for columns in (1, 10):
             v = rows_of(op.shape[1], columns, dtype=torch.float64)
             op @ v
             found = []
-            for count in (1, 2, 3):
+            for count in (1, 3):
                 with threads(count):
                     found.append(op @ v)
             for other in found[1:]:
