@@ -13,8 +13,10 @@ from torch import Tensor
 
 from gatedops.devices import can_be_read
 
-# This many numbers are converted at a time.
-_COPIED = 1 << 20
+# This many numbers are divided at a time. torch does that on one thread, and the numbers stay in the cache.
+_DIVIDED = 1 << 15
+# This many numbers are multiplied by a basis at a time.
+_MULTIPLIED = 1 << 20
 # This many numbers are looked at first.
 _SAMPLED = 4096
 # So often all numbers are read, at most, to find what they are multiples of.
@@ -87,10 +89,11 @@ def _in_words(scale: float) -> str:
     return f"from bytes times {f'1/{inverse}' if inverse > 1 and scale == 1 / inverse else f'{scale:.9g}'}"
 
 
-def _chunks(sides: Sequence[Tensor]) -> Iterator[tuple[int, slice, Tensor]]:
-    """Yields some rows at a time, in float64: the index of their side, where they lie, and the rows."""
+def _chunks(sides: Sequence[Tensor], size: int) -> Iterator[tuple[int, slice, Tensor]]:
+    """Yields rows of about this many numbers at a time, in float64: the index of their side, where they lie, and the
+    rows."""
     for index, side in enumerate(sides):
-        rows = max(1, _COPIED // max(1, side.shape[1]))
+        rows = max(1, size // max(1, side.shape[1]))
         for start in range(0, len(side), rows):
             some = slice(start, start + rows)
             yield index, some, side[some].to(torch.float64)
@@ -105,7 +108,10 @@ def _bytes_of(sides: Sequence[Tensor], eps: float) -> tuple[float, list[Tensor]]
 
     The largest input is then k times the number for some k from 1 to 255. Each k is tried on a few inputs first.
     """
-    ends = torch.tensor([[float(end) for end in side.aminmax()] for side in sides if side.numel()] or [[0.0, 0.0]])
+    ends = torch.tensor(
+        [[float(end) for end in side.aminmax()] for side in sides if side.numel()] or [[0.0, 0.0]],
+        dtype=torch.float64,
+    )
     smallest, largest = float(ends[:, 0].min()), float(ends[:, 1].max())
     _require_finite(sides, smallest, largest)
     if smallest < 0:
@@ -133,16 +139,15 @@ def _converted(sides: Sequence[Tensor], guess: float, eps: float) -> tuple[float
     near the guess is near enough for all inputs."""
     made = [torch.empty(side.shape, dtype=torch.uint8, device=side.device) for side in sides]
     low, high = 0.0, float("inf")
-    for index, some, values in _chunks(sides):
-        counts = (values / guess).round_()
-        wrong = (values - counts * guess).abs_() > 3 * eps * values
-        if bool(wrong.any()):
-            return values[wrong][:_SAMPLED]
+    for index, some, values in _chunks(sides, _DIVIDED):
+        counts = (values * (1 / guess)).round_()
+        # Each input that is not 0 says in which interval the number lies; 0 / 0 says nothing.
+        ratios = (values / counts).nan_to_num_(nan=guess)
+        least, most = (float(end) for end in ratios.aminmax()) if ratios.numel() else (guess, guess)
+        if not (1 - 3 * eps) * guess <= least <= most <= (1 + 3 * eps) * guess:
+            return values[(ratios - guess).abs() > 3 * eps * guess][:_SAMPLED]
         made[index][some] = counts.to(torch.uint8)
-        # Each input that is not 0 says in which interval the number lies.
-        ratios = (values / counts)[counts > 0]
-        if len(ratios):
-            low, high = max(low, float(ratios.max()) * (1 - eps)), min(high, float(ratios.min()) * (1 + eps))
+        low, high = max(low, most * (1 - eps)), min(high, least * (1 + eps))
     if low > high:
         return None
     middle = (low + high) / 2
@@ -179,7 +184,7 @@ def _factor_of(sides: Sequence[Tensor]) -> list[Tensor] | None:
     if basis is None:
         return None
     made = [side.new_empty((len(side), basis.shape[1]), dtype=torch.float32) for side in sides]
-    for index, some, rows in _chunks(sides):
+    for index, some, rows in _chunks(sides, _MULTIPLIED):
         coordinates = rows @ basis
         rest = rows - coordinates @ basis.T
         if bool((rest.square().sum(1) > lacking * rows.square().sum(1)).any()):

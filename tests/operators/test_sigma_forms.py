@@ -191,7 +191,8 @@ def test_a_scale_keeps_memory(monkeypatch):
     """The search reads x in pieces, and looks at few numbers first."""
     from gatedops.operators import sigma
 
-    monkeypatch.setattr(sigma, "_COPIED", 64)
+    monkeypatch.setattr(sigma, "_DIVIDED", 64)
+    monkeypatch.setattr(sigma, "_MULTIPLIED", 64)
     monkeypatch.setattr(sigma, "_SAMPLED", 8)
     for x, kind, scale in CASES.values():
         found = sigma.sigma_of(x, None, torch.float32, lambda number: 1e-38 < number < 1e38)
