@@ -113,7 +113,7 @@ setup(
     ext_modules=[
         CppExtension(
             "gatedops._C",
-            sources("csrc/*.cpp", "csrc/*/*.cpp", "csrc/*/cpu/*.cpp"),
+            sources("csrc/*.cpp", "csrc/*/*.cpp", "csrc/*/cpu/**/*.cpp"),
             include_dirs=[str(ROOT / "csrc")],
             define_macros=[("TORCH_TARGET_VERSION", TORCH_TARGET_VERSION)],
             extra_compile_args=CXX_FLAGS + CXX_WARNINGS,

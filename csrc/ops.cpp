@@ -42,6 +42,11 @@ STABLE_TORCH_LIBRARY(gatedops, m) {
   m.def(
       "npk_matvec(Tensor? x, Tensor words, Tensor? y, Tensor? y_words, Tensor v, int[] first, "
       "int[] y_first, int[] count, float[] scale, float[] slope=[], int[] widths=[]) -> Tensor");
+  // Returns K v in float64 for K in float32. v is float32 or float64, and no number of it is rounded. `digits` allows a
+  // Sigma of float32 rows whose error is relative to the largest number of each row, not to each number.
+  m.def(
+      "npk_product(Tensor? x, Tensor words, Tensor? y, Tensor? y_words, Tensor v, int[] first, int[] y_first, "
+      "int[] count, float[] scale, bool digits, float[] slope=[], int[] widths=[]) -> Tensor");
   m.def(
       "npk_diag(Tensor words, int[] first, int[] count, float[] scale, ScalarType dtype, float[] slope=[], "
       "int[] widths=[]) -> Tensor");

@@ -13,6 +13,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "npk_gram_backward",
         "npk_matvec",
     ),
+    "gram_product": ("npk_product",),
     "soft_gram": ("soft_npk_gram", "soft_npk_gram_backward"),
     "conv_gram": ("conv_gram",),
     "gated_linear": (

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gatedops.devices import most_precise
 from gatedops.gatebits import GateBits
 from gatedops.ops.gram_args import layout_of, with_widths
 
@@ -30,13 +31,31 @@ def kernel_product(
         v: ``(m, c)`` float32 or float64. Both keep all their digits; float64 takes about 1.3 times as long.
         factors, slopes: of the layers, as gram_args makes them.
         digits: whether Sigma of float32 rows may be computed from three digits of 8 bits for each number, on units that
-            multiply bytes. Its error is then relative to the largest number of each row.
+            multiply bytes. Its error is then relative to the largest number of each row (docs/math.md, section 15).
     """
     first, y_first, count = layout_of(bits, y_bits)
     y_words = None if y_bits is None else y_bits.words
-    layout = (first, y_first, count, list(factors), *with_widths(list(slopes), bits))
-    parts = [v.to(dtype)]
-    if v.dtype == torch.float64 and dtype == torch.float32:
-        parts.append((v - parts[0]).to(dtype))
-    products = [torch.ops.gatedops.npk_matvec(x, bits.words, y, y_words, part, *layout) for part in parts]
-    return sum((product.to(torch.float64) for product in products[1:]), products[0].to(torch.float64))
+    layout = (first, y_first, count, list(factors))
+    sloped = with_widths(list(slopes), bits)
+    with torch.no_grad():
+        if dtype == torch.float32:
+            return torch.ops.gatedops.npk_product(x, bits.words, y, y_words, v, *layout, digits, *sloped)
+        return torch.ops.gatedops.npk_matvec(x, bits.words, y, y_words, v.to(dtype), *layout, *sloped)
+
+
+@torch.library.register_fake("gatedops::npk_product")
+def _(
+    x: Tensor | None,
+    words: Tensor,
+    y: Tensor | None,
+    y_words: Tensor | None,
+    v: Tensor,
+    first: list[int],
+    y_first: list[int],
+    count: list[int],
+    scale: list[float],
+    digits: bool,
+    slope: Sequence[float] = (),
+    widths: Sequence[int] = (),
+) -> Tensor:
+    return v.new_empty((words.shape[0], v.shape[1]), dtype=most_precise(v.device))

@@ -180,6 +180,36 @@ def npk_matvec(
     return out
 
 
+def npk_product(
+    x: Tensor | None,
+    words: Tensor,
+    y: Tensor | None,
+    y_words: Tensor | None,
+    v: Tensor,
+    first: list[int],
+    y_first: list[int],
+    count: list[int],
+    scale: list[float],
+    digits: bool,
+    slope: Sequence[float] = (),
+    widths: Sequence[int] = (),
+) -> Tensor:
+    """Computes the float32 Gram times v with sums in float64, or in float32 on a device without it."""
+    problem = Problem.of(words, y_words, first, y_first, count, slope, widths)
+    require_scale(scale, problem)
+    require_float(v.dtype, "v")
+    require_right_factor(v, problem, "v")
+    require_one_device(words, x, y)
+    sigma = Sigma.of(x, y, problem, torch.float32)
+    out = v.new_zeros((problem.shape[0], v.shape[1]), dtype=most_precise(v.device))
+    for tile in problem.tiles():
+        values = _kernel(tile, sigma, problem, scale, torch.float32)
+        add_product(out[tile.rows], values, v[tile.columns])
+        if tile.mirrored:
+            add_product(out[tile.columns], values.mT, v[tile.rows])
+    return out
+
+
 def npk_gram_backward(
     grad: Tensor,
     words: Tensor,

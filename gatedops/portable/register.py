@@ -30,6 +30,7 @@ OPS: dict[str, Callable[..., Any]] = {
         gram.npk_gram_out,
         gram.npk_gram_backward,
         gram.npk_matvec,
+        gram.npk_product,
         gram_neighbors.gate_neighbors,
         conv_gram.conv_gram,
         soft_gram.soft_npk_gram,

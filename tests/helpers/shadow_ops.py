@@ -91,6 +91,10 @@ CALLS: dict[str, Callable[[Case], list[Call]]] = {
         (None, WORDS, None, Y_WORDS, c.y, *LAYERS, SCALE),
         (c.x, WORDS, c.y, Y_WORDS, c.y, *LAYERS, SCALE, *SLOPES),
     ],
+    "npk_product": lambda c: [
+        (c.x, WORDS, None, None, c.square, *LAYERS, SCALE, True),
+        (c.x, WORDS, c.y, Y_WORDS, c.y, *LAYERS, SCALE, False, *SLOPES),
+    ],
     "soft_npk_gram": lambda c: [(c.x, b, [2, 4], [0.5, 2.0]) for b in (None, c.y)],
     "soft_npk_gram_backward": lambda c: [
         (c.square, c.x, None, [2, 4], [0.5, 2.0]),

@@ -84,6 +84,7 @@ OP_CALLS = {
     ),
     "npk_diag": (OPS.npk_diag, (BITS.words, LAYERS[0], LAYERS[2], SCALE, torch.float32), {}),
     "npk_matvec": (OPS.npk_matvec, (*RECTANGLE, V, *LAYERS, SCALE), {}),
+    "npk_product": (OPS.npk_product, (*RECTANGLE, V, *LAYERS, SCALE, True), {}),
     "npk_matvec with gradients": (
         OPS.npk_matvec,
         (grad(X), BITS.words, grad(Y), Y_BITS.words, grad(V), *LAYERS, SCALE),

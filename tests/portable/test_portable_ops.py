@@ -120,6 +120,7 @@ CASES: dict[str, tuple] = {
     "npk_gram_out": gram_out_case(),
     "npk_gram_backward": gram_backward_case(),
     "npk_matvec": matvec_case(),
+    "npk_product": (*matvec_case(), False),
     "npk_diag": (*words(100_000, 3, 4000), torch.float64),
     "soft_npk_gram": (on_meta(9000, 1000), None, [100] * 10, [1.0] * 10),
     "soft_npk_gram_backward": (on_meta(2000, 2000), on_meta(2000, 1000), None, [10] * 100, [1.0] * 100),
@@ -150,6 +151,7 @@ COUNTING = (
     "npk_gram_out",
     "npk_gram_backward",
     "npk_matvec",
+    "npk_product",
     "conv_gram",
 )
 

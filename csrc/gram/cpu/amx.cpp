@@ -36,72 +36,13 @@
 
 #include "avx512-inl.h"
 
+#include "amx-inl.h"
+
 namespace gatedops::cpu {
 namespace {
 
-// AMX has eight tile registers of 16 rows x 64 bytes. The code names the instructions instead of intrinsics: the
-// intrinsics of GCC 12 do not tell the compiler which memory they read and write.
-
-constexpr int kTileRows = 16;
-constexpr int kTileBytes = 1024;
-
-// Configures all eight registers for the calling thread as long as this object lives.
-class TileRegisters {
- public:
-  TileRegisters() {
-    Config config;
-    asm volatile("ldtilecfg %0" : : "m"(config));
-  }
-  ~TileRegisters() {
-    asm volatile("tilerelease");
-  }
-  TileRegisters(const TileRegisters&) = delete;
-  TileRegisters& operator=(const TileRegisters&) = delete;
-
- private:
-  struct alignas(64) Config {
-    uint8_t palette = 1, first_row = 0, reserved[14] = {};
-    uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-  };
-};
-
-template <int kRegister>
-void zero_tile() {
-  asm volatile("tilezero %%tmm%c0" : : "i"(kRegister));
-}
-
-// Loads rows of 64 bytes, `stride` bytes apart.
-template <int kRegister>
-void load_tile(const void* from, int64_t stride) {
-  asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(stride), "i"(kRegister) : "memory");
-}
-
-// Loads rows that will not be read again soon without evicting what lies in the L1 cache.
-template <int kRegister>
-void stream_tile(const void* from, int64_t stride) {
-  asm volatile("tileloaddt1 (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(stride), "i"(kRegister) : "memory");
-}
-
-template <int kRegister>
-void store_tile(void* to, int64_t stride) {
-  asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(to), "r"(stride), "i"(kRegister) : "memory");
-}
-
-// sum[m][n] += sum_k sum_{i < 4} x[m][4 k + i] * y[k][4 n + i], in int32. The bytes of x are unsigned, those of y
-// unsigned here and signed in multiply_signed.
-template <int kSum, int kX, int kY>
-void multiply_unsigned() {
-  asm volatile("tdpbuud %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kX), "i"(kY));
-}
-
-template <int kSum, int kX, int kY>
-void multiply_signed() {
-  asm volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kX), "i"(kY));
-}
-
 // A register tile has this many rows and columns.
-constexpr int kEdge = 2 * kTileRows;
+constexpr int kEdge = 2 * kGroupRows;
 // A panel has at most this many words: 32 columns of them are 32 KiB of bytes.
 constexpr int kWords = 32;
 // A panel has at most this many steps of 64 gates, since zeros fill up the step of a layer's odd word.
@@ -110,7 +51,7 @@ constexpr int kSteps = kWords;
 constexpr int kHeld = 4;
 
 // The rows of a tile as bytes: [group of 16 rows][step].
-using RowBytes = uint8_t[kTile / kTileRows * kSteps][kTileBytes];
+using RowBytes = uint8_t[kTile / kGroupRows * kSteps][kRegisterBytes];
 
 struct Work {
   // Says what each of `rows` holds: rows[0..2] cache panels 0 to 2 of a problem, and all later panels share rows[3].
@@ -121,7 +62,7 @@ struct Work {
     int64_t height;
   } held[kHeld];
   alignas(64) int32_t sums[kEdge][kEdge];
-  alignas(64) uint8_t columns[2][kSteps][kTileBytes];
+  alignas(64) uint8_t columns[2][kSteps][kRegisterBytes];
   alignas(64) RowBytes rows[kHeld];
 };
 static_assert(sizeof(Work::held) <= kZeroed);
@@ -143,9 +84,9 @@ __m512i bytes_of(__m512i words, __m512i shift) {
 }
 
 // Expands 64 gates of 16 rows. Unless `pair`, the second word is zeros.
-void expand_rows_step(const uint32_t* const (&rows)[kTileRows], int64_t word, bool pair, uint8_t* to) {
+void expand_rows_step(const uint32_t* const (&rows)[kGroupRows], int64_t word, bool pair, uint8_t* to) {
   const __m512i shift = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
-  for (int r = 0; r < kTileRows; ++r) {
+  for (int r = 0; r < kGroupRows; ++r) {
     int64_t words = 0;
     if (pair) {
       std::memcpy(&words, rows[r] + word, sizeof words);
@@ -167,13 +108,13 @@ const uint8_t* expand_rows(const RowBlock& x, PieceRange pieces, Work& work) {
   }
   held = {x.words, pieces.begin, x.rows};
   const uint8_t* first = to;
-  for (int i = 0; i < x.rows; i += kTileRows) {
-    const uint32_t* rows[kTileRows];
-    for (int r = 0; r < kTileRows; ++r) {
+  for (int i = 0; i < x.rows; i += kGroupRows) {
+    const uint32_t* rows[kGroupRows];
+    for (int r = 0; r < kGroupRows; ++r) {
       rows[r] = x.words + (i + r < x.rows ? i + r : x.rows - 1) * x.stride;
     }
     for (const LayerPiece* p = pieces.begin; p != pieces.end; ++p) {
-      for (int k = 0; k < p->words; k += 2, to += kTileBytes) {
+      for (int k = 0; k < p->words; k += 2, to += kRegisterBytes) {
         expand_rows_step(rows, p->first + k, k + 1 < p->words, to);
       }
     }
@@ -194,10 +135,10 @@ void expand_columns_step(const uint32_t* panel, int strip, bool pair, uint8_t* t
 
 void expand_columns(const uint32_t* panel, int strip, PieceRange pieces, Work& work) {
   for (int half = 0; half < 2; ++half) {
-    const uint32_t* from = panel + half * kTileRows;
+    const uint32_t* from = panel + half * kGroupRows;
     uint8_t* to = work.columns[half][0];
     for (const LayerPiece* p = pieces.begin; p != pieces.end; ++p) {
-      for (int k = 0; k < p->words; k += 2, to += kTileBytes) {
+      for (int k = 0; k < p->words; k += 2, to += kRegisterBytes) {
         expand_columns_step(from + k * strip, strip, k + 1 < p->words, to);
       }
       from += p->words * strip;
@@ -205,28 +146,12 @@ void expand_columns(const uint32_t* panel, int strip, PieceRange pieces, Work& w
   }
 }
 
-GATEDOPS_INLINE void clear_sums() {
-  zero_tile<0>();
-  zero_tile<1>();
-  zero_tile<2>();
-  zero_tile<3>();
-}
-
-// Stores 32 x 32 sums, `stride` elements between rows.
-GATEDOPS_INLINE void store_sums(int32_t* counts, int64_t stride) {
-  const auto bytes = stride * int64_t{sizeof(int32_t)};
-  store_tile<0>(counts, bytes);
-  store_tile<1>(counts + kTileRows, bytes);
-  store_tile<2>(counts + kTileRows * stride, bytes);
-  store_tile<3>(counts + kTileRows * stride + kTileRows, bytes);
-}
-
 // Adds the counts of some steps to the sums of 32 x 32 pairs. The tiles of a group of rows or columns lie side by side.
 // Calls between() after the products of each step.
 template <class Between>
 GATEDOPS_INLINE void add_counts(
     const uint8_t* x0, const uint8_t* x1, const uint8_t* y0, const uint8_t* y1, int steps, const Between& between) {
-  for (int64_t at = 0; at < int64_t{steps} * kTileBytes; at += kTileBytes) {
+  for (int64_t at = 0; at < int64_t{steps} * kRegisterBytes; at += kRegisterBytes) {
     stream_tile<4>(x0 + at, 64);
     load_tile<6>(y0 + at, 64);
     multiply_unsigned<0, 4, 6>();
@@ -275,7 +200,7 @@ class Unfinished {
   GATEDOPS_INLINE void finish(int rows) {
     for (const int end = row_ + rows < kEdge ? row_ + rows : kEdge; row_ < end; ++row_, at_ += kTileStride) {
       finish_half(0);
-      finish_half(kTileRows);
+      finish_half(kGroupRows);
     }
   }
 
@@ -311,15 +236,15 @@ void sweep(
   const TileRegisters registers;
   const uint8_t* const rows = expand_rows(x, pieces, work);
   const int panel_words = pieces.words();
-  const int64_t group = int64_t{steps_of(pieces)} * kTileBytes;  // 16 rows take this many bytes
+  const int64_t group = int64_t{steps_of(pieces)} * kRegisterBytes;  // 16 rows take this many bytes
   Unfinished<T> last;
   for (int j = 0; j < cols; j += kEdge) {
     const int in_strip = j % Vectors::kStrip;
     expand_columns(panel + int64_t{j - in_strip} * panel_words + in_strip, Vectors::kStrip, pieces, work);
     for (int i = lower ? j : 0; i < x.rows; i += kEdge) {
-      const uint8_t* x0 = rows + i / kTileRows * group;
+      const uint8_t* x0 = rows + i / kGroupRows * group;
       // If no second 16 rows follow, the same are counted twice: the second counts go to rows that are not read.
-      const uint8_t* x1 = i + kTileRows < x.rows ? x0 + group : x0;
+      const uint8_t* x1 = i + kGroupRows < x.rows ? x0 + group : x0;
       const uint8_t *y0 = work.columns[0][0], *y1 = work.columns[1][0];
       for (const LayerPiece* p = pieces.begin; p != pieces.end; ++p) {
         const int steps = steps_of(*p), rows_a_step = (kEdge + steps - 1) / steps;
@@ -328,7 +253,7 @@ void sweep(
         store_sums(work.sums[0], kEdge);
         last = Unfinished<T>(to, *p, i * kTileStride + j, work.sums);
         for (const uint8_t** at : {&x0, &x1, &y0, &y1}) {
-          *at += steps * kTileBytes;
+          *at += steps * kRegisterBytes;
         }
       }
     }
@@ -348,39 +273,11 @@ void count(
   sweep<float>(x, panel, cols, piece, lower, TileResult<float>::only_counts(counts), work);
 }
 
-// Bytes need no expansion: 16 words of a row are a row of a tile, and so is a word of 16 columns of a panel.
-void dot_bytes(const RowBlock& x, const RowBlock& y, int words, uint32_t* panel, int32_t* out) {
-  static_assert(kTile % kEdge == 0 && kByteWords == kTileBytes / kTileRows / sizeof(uint32_t));
-  constexpr int kStrip = Vectors::kStrip;
-  constexpr int64_t kPanelStride = kStrip * sizeof(uint32_t);
-  panel = Vectors::pack_bytes(y, LayerPiece::whole(words), panel);
-  const TileRegisters registers;
-  const int64_t stride = x.stride * int64_t{sizeof(uint32_t)};
-  for (int j = 0; j < y.rows; j += kEdge) {
-    const uint32_t* y0 = panel + int64_t{j / kStrip * kStrip} * words + j % kStrip;
-    for (int i = 0; i < x.rows; i += kEdge) {
-      const uint32_t *x0 = x.words + i * x.stride, *x1 = x0 + kTileRows * x.stride;
-      clear_sums();
-      for (int k = 0; k < words; k += kByteWords) {
-        stream_tile<4>(x0 + k, stride);
-        load_tile<6>(y0 + int64_t{k} * kStrip, kPanelStride);
-        multiply_signed<0, 4, 6>();
-        load_tile<7>(y0 + int64_t{k} * kStrip + kTileRows, kPanelStride);
-        multiply_signed<1, 4, 7>();
-        stream_tile<5>(x1 + k, stride);
-        multiply_signed<2, 5, 6>();
-        multiply_signed<3, 5, 7>();
-      }
-      store_sums(out + i * kTileStride + j, kTileStride);
-    }
-  }
-}
-
 // Runs the products of add_counts without its reads of tiles.
 void multiply_in_registers(int64_t rounds) {
   const TileRegisters registers;
-  alignas(64) uint8_t bits[2][kTileBytes];
-  for (int i = 0; i < kTileBytes; ++i) {
+  alignas(64) uint8_t bits[2][kRegisterBytes];
+  for (int i = 0; i < kRegisterBytes; ++i) {
     bits[0][i] = i % 3 == 0;
     bits[1][i] = i % 5 < 2;
   }
@@ -398,7 +295,7 @@ void multiply_in_registers(int64_t rounds) {
 }
 
 constexpr TileKernels amx_kernels() {
-  TileKernels kernels = Vectors::kernels(dot_bytes);
+  TileKernels kernels = Vectors::kernels(nullptr);
   kernels.piece_words = kWords;
   kernels.panel_words = kWords;
   kernels.by_block = false;
@@ -406,6 +303,8 @@ constexpr TileKernels amx_kernels() {
   kernels.count = count;
   kernels.product_f32 = product<float>;
   kernels.product_f64 = product<double>;
+  kernels.multiply_bytes = multiply_bytes_on_amx;
+  kernels.multiply_digits = multiply_digits_on_amx;
   return kernels;
 }
 

@@ -8,9 +8,9 @@
 #include <limits>
 #include <tuple>
 
+#include "core/cpu/tournament.h"
 #include "core/kernel.h"
 #include "problem.h"
-#include "tournament.h"
 
 namespace gatedops::cpu {
 namespace {

@@ -7,6 +7,7 @@
 
 #include "core/cpu/dispatch.h"
 #include "core/cpu/inline.h"
+#include "sigma/byte_tiles.h"
 
 namespace gatedops::cpu {
 
@@ -18,6 +19,8 @@ constexpr int kBlock = 64;
 constexpr int kTileStride = kTile + 16;
 // Up to this many columns of v our own loop beats torch's product.
 constexpr int kFewColumns = 24;
+// npk_product multiplies at most this many columns of v with a tile. For more it makes the tile again.
+constexpr int64_t kMostColumns = 96;
 // At most this many words of each column are packed at a time: 512 KiB for a tile.
 constexpr int kPanelWords = 512;
 // Outputs larger than this are written past the caches.
@@ -166,6 +169,10 @@ struct TileKernels {
   // kByteWords, and there is memory for kTile rows. The panel has kByteWords words more than it needs. The pointer is
   // null if the instruction set has no such product.
   void (*dot_bytes)(const RowBlock& x, const RowBlock& y, int words, uint32_t* panel, int32_t* out);
+
+  // Multiply rows of bytes and of digits (byte_tiles.h). The pointers are null unless the set has registers for tiles.
+  decltype(&multiply_bytes_on_amx) multiply_bytes;
+  decltype(&multiply_digits_on_amx) multiply_digits;
 
   // Counts the gates that are on in each layer of one row.
   void (*row_counts)(const uint32_t* row, const int64_t* first, const int64_t* count, int layers, int32_t* out);

@@ -8,7 +8,7 @@
 #include "core/cpu/output.h"
 #include "core/kernel.h"
 #include "problem.h"
-#include "sigma.h"
+#include "sigma/source.h"
 
 namespace gatedops::cpu {
 namespace {

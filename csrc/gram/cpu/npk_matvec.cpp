@@ -1,16 +1,17 @@
-// npk_matvec and npk_gram_backward: out = K v, for K = Sigma * Lambda made tile by tile and never stored. A tile of a
-// symmetric problem serves two row blocks of the output, out_I += K_IJ v_J and out_J += K_IJ^T v_I, so no pair is
-// computed twice. In float32, our own loop multiplies few columns of v with each block of a tile while it lies in the
-// L1 cache. In float64, or if there are more columns, torch multiplies them with whole tiles.
+// npk_matvec, npk_product and npk_gram_backward: out = K v, for K = Sigma * Lambda made tile by tile and never stored.
+// A tile of a symmetric problem serves two row blocks of the output, out_I += K_IJ v_J and out_J += K_IJ^T v_I, so no
+// pair is computed twice. In float32, our own loop multiplies few columns of v with each block of a tile while it lies
+// in the L1 cache, with sums in double. In float64, or if there are more columns, torch multiplies them with whole
+// tiles. npk_product uses our own loop alone and returns its sums as they are.
 #include <torch/csrc/stable/library.h>
 
 #include <cmath>
 
 #include "block_product.h"
+#include "core/cpu/tournament.h"
 #include "core/kernel.h"
 #include "problem.h"
-#include "sigma.h"
-#include "tournament.h"
+#include "sigma/source.h"
 
 namespace gatedops::cpu {
 namespace {
@@ -18,15 +19,17 @@ namespace {
 template <class T>
 class Contraction {
  public:
+  // `few` asks for our own loop, which needs float32. Without it, out has the dtype T.
   Contraction(
-      const GramProblem& p, const SigmaSource<T>* sigma, const std::vector<double>& scale, const Tensor& v, Tensor& out)
+      const GramProblem& p, const SigmaSource<T>* sigma, const std::vector<double>& scale, const Matrix& v,
+      const Matrix& out, bool few)
       : p_(p),
         sigma_(sigma),
         scale_(scale.begin(), scale.end()),
         v_(v),
         out_(out),
         buffers_(worker_buffers<T>(p, sigma)),
-        few_(kFloat && v_.cols <= kFewColumns),
+        few_(kFloat && few),
         products_(buffers_.size(), ProductScratch<T>(p.edge, few_ ? 0 : v_.cols)) {
     if (few_) {
       prepare_few();
@@ -50,10 +53,19 @@ class Contraction {
  private:
   static constexpr bool kFloat = sizeof(T) == sizeof(float);
 
-  // Converts v to doubles, row by row, and makes room for the sums.
+  // Converts v to doubles, row by row, and makes room for the sums. Doubles are split into two floats: products of two
+  // floats are exact in double.
   void prepare_few() {
     few_v_.resize(static_cast<size_t>(v_.rows * v_.cols));
     convert(v_, Matrix::of(few_v_.data(), v_.rows, v_.cols, v_.cols));
+    if (v_.dtype == ScalarType::Double) {
+      few_low_.resize(few_v_.size());
+      for (size_t k = 0; k < few_v_.size(); ++k) {
+        const double value = few_v_[k], high = static_cast<float>(value);
+        few_v_[k] = high;
+        few_low_[k] = static_cast<float>(value - high);
+      }
+    }
     for (auto& b : buffers_) {
       b.turned.resize(kBlock * kTileStride);
       b.by_rows.resize(static_cast<size_t>(v_.cols * kTile));
@@ -92,16 +104,30 @@ class Contraction {
 
   // Adds v^T block to sums, for the rows of v from `first` on.
   void add_product(const float* block, int rows, int cols, int64_t first, double* sums) const {
-    p_.kernels.contract(block, rows, cols, few_v_.data() + first * v_.cols, v_.cols, static_cast<int>(v_.cols), sums);
+    for (const std::vector<double>* part : {&few_v_, &few_low_}) {
+      if (!part->empty()) {
+        const double* v = part->data() + first * v_.cols;
+        p_.kernels.contract(block, rows, cols, v, v_.cols, static_cast<int>(v_.cols), sums);
+      }
+    }
   }
 
   // Adds the sums (columns, kTile) to `rows` rows of the output.
   void add_sums(const double* sums, int64_t row, int rows) {
-    float* out = reinterpret_cast<float*>(out_.data) + row * out_.row_stride;
+    if (out_.dtype == ScalarType::Double) {
+      add_sums_to<double>(sums, row, rows);
+    } else {
+      add_sums_to<float>(sums, row, rows);
+    }
+  }
+
+  template <class Out>
+  void add_sums_to(const double* sums, int64_t row, int rows) {
+    Out* out = reinterpret_cast<Out*>(out_.data) + row * out_.row_stride;
     for (int i = 0; i < rows; ++i) {
       for (int64_t c = 0; c < out_.cols; ++c) {
-        float& value = out[i * out_.row_stride + c];
-        value = static_cast<float>(value + sums[c * kTile + i]);
+        Out& value = out[i * out_.row_stride + c];
+        value = static_cast<Out>(value + sums[c * kTile + i]);
       }
     }
   }
@@ -145,7 +171,8 @@ class Contraction {
   const SigmaSource<T>* sigma_;
   std::vector<T> scale_;
   Matrix v_, out_;
-  std::vector<double> few_v_;
+  // The second is empty unless v is in double.
+  std::vector<double> few_v_, few_low_;
   std::vector<TileBuffers<T>> buffers_;
   bool few_;
   std::vector<ProductScratch<T>> products_;
@@ -157,7 +184,7 @@ Tensor contract(const GramArgs& args, const SigmaSource<T>* sigma, const Tensor&
   Tensor out = torch::stable::new_zeros(like, {args.n(), v.size(1)});
   const GramProblem problem(args);
   if (v.size(1) > 0) {
-    Contraction<T>(problem, sigma, args.scale, v, out).run();
+    Contraction<T>(problem, sigma, args.scale, Matrix(v), Matrix(out), v.size(1) <= kFewColumns).run();
   }
   return out;
 }
@@ -177,6 +204,35 @@ Tensor npk_matvec(
   return contract<double>(args, sigma_source<double>(args).get(), v, v);
 }
 
+// Returns K v in float64, for K in float32 and v of either dtype, without rounding a number of v.
+Tensor npk_product(
+    const std::optional<Tensor>& x, const Tensor& words, const std::optional<Tensor>& y,
+    const std::optional<Tensor>& y_words, const Tensor& v, std::vector<int64_t> first, std::vector<int64_t> y_first,
+    std::vector<int64_t> count, std::vector<double> scale, bool digits, std::vector<double> slope,
+    std::vector<int64_t> widths) {
+  const GramArgs args =
+      GramArgs::lambda(words, y_words, {first, y_first, count}, scale).with_sigma(x, y).with_slopes(slope, widths);
+  args.require_valid();
+  args.require_right_factor(v, "v");
+  require_float(v.scalar_type(), "v");
+  Tensor out = torch::stable::new_zeros(v, {args.n(), v.size(1)}, ScalarType::Double);
+  std::unique_ptr<SigmaSource<float>> sigma;
+  if (digits && args.x) {
+    sigma = digit_sigma(*args.x, args.right());
+  }
+  if (!sigma) {
+    sigma = sigma_source<float>(args);
+  }
+  const GramProblem problem(args);
+  const Matrix in(v), sums(out);
+  for (int64_t c = 0; c < in.cols; c += kMostColumns) {
+    const int64_t width = std::min(kMostColumns, in.cols - c);
+    const Matrix v_part = in.block(0, in.rows, c, width), out_part = sums.block(0, sums.rows, c, width);
+    Contraction<float>(problem, sigma.get(), scale, v_part, out_part, true).run();
+  }
+  return out;
+}
+
 // Returns (G * Lambda) y, or ((G + G^T) * Lambda) y if y_words is absent, in the dtype of G.
 Tensor npk_gram_backward(
     const Tensor& grad, const Tensor& words, const Tensor& y, const std::optional<Tensor>& y_words,
@@ -188,11 +244,9 @@ Tensor npk_gram_backward(
   args.require_grad(grad);
   const bool symmetric = !y_words;
   if (grad.scalar_type() == ScalarType::Float) {
-    const GivenSigma<float> given(grad, symmetric);
-    return contract<float>(args, &given, y, grad);
+    return contract<float>(args, given_sigma<float>(grad, symmetric).get(), y, grad);
   }
-  const GivenSigma<double> given(grad, symmetric);
-  return contract<double>(args, &given, y, grad);
+  return contract<double>(args, given_sigma<double>(grad, symmetric).get(), y, grad);
 }
 
 }  // namespace
@@ -200,5 +254,6 @@ Tensor npk_gram_backward(
 
 STABLE_TORCH_LIBRARY_IMPL(gatedops, CPU, m) {
   m.impl("npk_matvec", GATEDOPS_KERNEL(gatedops::cpu::npk_matvec));
+  m.impl("npk_product", GATEDOPS_KERNEL(gatedops::cpu::npk_product));
   m.impl("npk_gram_backward", GATEDOPS_KERNEL(gatedops::cpu::npk_gram_backward));
 }

@@ -11,7 +11,7 @@
 #include "core/cpu/parallel.h"
 #include "gram/args.h"
 #include "kernels.h"
-#include "sigma.h"
+#include "sigma/source.h"
 
 namespace gatedops::cpu {
 

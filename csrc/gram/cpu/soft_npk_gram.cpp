@@ -7,8 +7,8 @@
 
 #include "block_product.h"
 #include "core/cpu/output.h"
+#include "core/cpu/tournament.h"
 #include "core/kernel.h"
-#include "tournament.h"
 
 namespace gatedops::cpu {
 namespace {
