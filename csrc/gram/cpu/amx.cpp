@@ -303,6 +303,7 @@ constexpr TileKernels amx_kernels() {
   kernels.count = count;
   kernels.product_f32 = product<float>;
   kernels.product_f64 = product<double>;
+  kernels.turn_registers = turn_registers_on_amx;
   kernels.multiply_bytes = multiply_bytes_on_amx;
   kernels.multiply_digits = multiply_digits_on_amx;
   return kernels;

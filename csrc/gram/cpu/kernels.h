@@ -170,7 +170,9 @@ struct TileKernels {
   // null if the instruction set has no such product.
   void (*dot_bytes)(const RowBlock& x, const RowBlock& y, int words, uint32_t* panel, int32_t* out);
 
-  // Multiply rows of bytes and of digits (byte_tiles.h). The pointers are null unless the set has registers for tiles.
+  // Prepare and multiply rows of bytes and of digits (byte_tiles.h). The pointers are null unless the set has registers
+  // for tiles.
+  decltype(&turn_registers_on_amx) turn_registers;
   decltype(&multiply_bytes_on_amx) multiply_bytes;
   decltype(&multiply_digits_on_amx) multiply_digits;
 

@@ -221,7 +221,7 @@ Tensor npk_product(
     sigma = digit_sigma(*args.x, args.right());
   }
   if (!sigma) {
-    sigma = sigma_source<float>(args);
+    sigma = sigma_source<float>(args, true);
   }
   const GramProblem problem(args);
   const Matrix in(v), sums(out);

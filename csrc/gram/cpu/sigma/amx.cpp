@@ -8,9 +8,15 @@
 
 #include <immintrin.h>
 
+#include <cstring>
+
 #include "gram/cpu/kernels.h"
 
 #include "core/cpu/target_avx512.h"
+
+#include "gram/cpu/tile-inl.h"
+
+#include "gram/cpu/avx512-inl.h"
 
 #include "gram/cpu/amx-inl.h"
 
@@ -56,6 +62,19 @@ __m512d joined(const int32_t* at, __m512d row_scale, const double* column_scale)
 }
 
 }  // namespace
+
+void turn_registers_on_amx(uint8_t* registers, int64_t count) {
+  for (; count > 0; --count, registers += kRegisterBytes) {
+    __m512i square[kGroupRows];
+    for (int r = 0; r < kGroupRows; ++r) {
+      square[r] = _mm512_load_si512(registers + r * kStepBytes);
+    }
+    Avx512Isa::transpose(square);
+    for (int r = 0; r < kGroupRows; ++r) {
+      _mm512_store_si512(registers + r * kStepBytes, square[r]);
+    }
+  }
+}
 
 void multiply_bytes_on_amx(const ByteTiles& x, const ByteTiles& y, const ByteSpan& span, int32_t* out) {
   const TileRegisters registers;

@@ -1,5 +1,5 @@
-// Rows of bytes in the order in which the tile registers of AMX take them (amx.cpp), packed once for all tiles of
-// a Gram. A register holds 16 rows of x, or 16 rows of y side by side, and a step of 64 bytes of each:
+// Rows of bytes in the order in which the tile registers of AMX take them (amx.cpp). A register holds 16 rows of x, or
+// 16 rows of y side by side, and a step of 64 bytes of each:
 //
 //   of x   byte b of row r lies at byte 64 r + b
 //   of y   byte b of row r lies at byte 64 (b / 4) + 4 r + b % 4
@@ -23,6 +23,7 @@ enum class TileSide { kX, kY };
 
 class ByteTiles {
  public:
+  ByteTiles() = default;
   // Makes room for rows of `cols` numbers of `digits` bytes.
   ByteTiles(TileSide side, int64_t rows, int64_t cols, int digits)
       : side_(side), digits_(digits), steps_((cols + kStepBytes - 1) / kStepBytes) {
@@ -30,9 +31,13 @@ class ByteTiles {
     memory_.resize(static_cast<size_t>(2 * pairs_of_groups * group_bytes() + kStepBytes));
   }
 
+  void clear() {
+    std::fill(memory_.begin(), memory_.end(), 0);
+  }
+
   // Returns the first register of the group of 16 rows that begins with this row.
   const uint8_t* group_of(int64_t row) const {
-    return const_cast<ByteTiles*>(this)->aligned() + row / kGroupRows * group_bytes();
+    return const_cast<ByteTiles*>(this)->start_of(row);
   }
   int64_t steps() const {
     return steps_;
@@ -42,32 +47,35 @@ class ByteTiles {
     return steps_ * digits_ * kRegisterBytes;
   }
 
-  // Writes the bytes of a row, `digit` of each number.
+  // Writes the bytes of a row, `digit` of each number, in the order of x.
   void write(int64_t row, int digit, const uint8_t* bytes, int64_t count) {
-    uint8_t* group = aligned() + row / kGroupRows * group_bytes() + digit * kRegisterBytes;
-    const int64_t r = row % kGroupRows;
-    for (int64_t at = 0; at < count; at += kStepBytes, group += digits_ * kRegisterBytes) {
-      const int64_t here = count - at < kStepBytes ? count - at : kStepBytes;
-      if (side_ == TileSide::kX) {
-        std::memcpy(group + r * kStepBytes, bytes + at, static_cast<size_t>(here));
-        continue;
-      }
-      for (int64_t b = 0; b < here; b += 4) {
-        std::memcpy(
-            group + b / 4 * kStepBytes + 4 * r, bytes + at + b, static_cast<size_t>(std::min<int64_t>(4, here - b)));
-      }
+    uint8_t* to = start_of(row) + digit * kRegisterBytes + row % kGroupRows * kStepBytes;
+    for (int64_t at = 0; at < count; at += kStepBytes, to += digits_ * kRegisterBytes) {
+      std::memcpy(to, bytes + at, static_cast<size_t>(std::min<int64_t>(kStepBytes, count - at)));
+    }
+  }
+
+  // Brings the registers of a group, whose rows are all written, into the order of their side. `turn` transposes
+  // registers of 16 x 16 words.
+  template <class Turn>
+  void finish(int64_t group, const Turn& turn) {
+    if (side_ == TileSide::kY) {
+      turn(start_of(group * kGroupRows), steps_ * digits_);
     }
   }
 
  private:
+  uint8_t* start_of(int64_t row) {
+    return aligned() + row / kGroupRows * group_bytes();
+  }
   uint8_t* aligned() {
     const auto address = reinterpret_cast<uintptr_t>(memory_.data());
     return reinterpret_cast<uint8_t*>((address + kStepBytes - 1) / kStepBytes * kStepBytes);
   }
 
-  TileSide side_;
-  int digits_;
-  int64_t steps_;
+  TileSide side_ = TileSide::kX;
+  int digits_ = 1;
+  int64_t steps_ = 0;
   std::vector<uint8_t> memory_;
 };
 
@@ -81,8 +89,11 @@ struct ByteSpan {
 // At most this many steps are multiplied at a time: 32,768 products of unsigned bytes are less than 2^31 together.
 constexpr int64_t kMostSteps = 512;
 
-// The next two functions run on AMX alone (amx.cpp).
+// The next three functions run on AMX alone (amx.cpp).
 //
+// Transposes this many registers, each as 16 x 16 words of four bytes.
+void turn_registers_on_amx(uint8_t* registers, int64_t count);
+
 // Sets out (rows, cols), with kTileStride, to the inner products of rows of unsigned bytes.
 void multiply_bytes_on_amx(const ByteTiles& x, const ByteTiles& y, const ByteSpan& span, int32_t* out);
 

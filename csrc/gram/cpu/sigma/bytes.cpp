@@ -136,29 +136,51 @@ class IntegerSigma final : public SigmaSource<T> {
   std::vector<int64_t> row_sums_;
 };
 
-// The exact Sigma of uint8 rows on registers for tiles of bytes, rounded once. Packs all rows at the start.
+// Packs columns k to k + depth of a group of 16 rows, which begins at row `first` of m and of the tiles' `row`.
+void pack_group(const Matrix& m, int64_t first, int64_t k, int64_t depth, int64_t row, ByteTiles& tiles) {
+  std::vector<uint8_t> bytes(static_cast<size_t>(m.col_stride == 1 ? 0 : depth));
+  const int64_t rows = std::min<int64_t>(kGroupRows, m.rows - first);
+  for (int64_t i = 0; i < rows; ++i) {
+    const auto* from = reinterpret_cast<const uint8_t*>(m.data) + (first + i) * m.row_stride + k * m.col_stride;
+    for (size_t c = 0; c < bytes.size(); ++c) {
+      bytes[c] = from[static_cast<int64_t>(c) * m.col_stride];
+    }
+    tiles.write(row + i, 0, bytes.empty() ? from : bytes.data(), depth);
+  }
+  tiles.finish(row / kGroupRows, active_kernels<TileKernels>().turn_registers);
+}
+
+// The exact Sigma of uint8 rows on registers for tiles of bytes, rounded once. It packs all rows at the start if they
+// take little memory or the caller allows it, else the rows and some columns of each tile.
 template <class T>
 class TiledBytesSigma final : public SigmaSource<T> {
  public:
-  TiledBytesSigma(const Tensor& x, const Tensor& y)
-      : x_(TileSide::kX, x.size(0), x.size(1), 1), y_(TileSide::kY, y.size(0), y.size(1), 1) {
-    pack(Matrix(x), x_);
-    pack(Matrix(y), y_);
+  TiledBytesSigma(const Tensor& x, const Tensor& y, bool may_copy) : x_(x), y_(y) {
+    const int64_t bytes = (x_.rows + y_.rows) * x_.cols;
+    if (!may_copy && bytes > kLittle) {
+      return;
+    }
+    all_x_ = packed(x_, TileSide::kX);
+    all_y_ = packed(y_, TileSide::kY);
+    has_all_ = true;
   }
 
   void reserve(SigmaScratch<T>& s) const override {
     s.part32.resize(kTile * kTileStride);
-    if (x_.steps() > kMostSteps) {
+    if (x_.cols > depth()) {
       s.exact.resize(kTile * kTileStride);
+    }
+    if (!has_all_) {
+      s.x_tiles = {TileSide::kX, kTile, std::min(depth(), x_.cols), 1};
+      s.y_tiles = {TileSide::kY, kTile, std::min(depth(), x_.cols), 1};
     }
   }
 
   void fill(const TileRect& tile, SigmaScratch<T>& s, T* sigma) const override {
     std::fill(s.exact.begin(), s.exact.end(), 0);
-    ByteSpan span{tile.i, tile.j, tile.rows, tile.cols, 0, x_.steps()};
-    for (; span.step < x_.steps() || span.step == 0; span.step += kMostSteps) {
-      span.steps = std::min(kMostSteps, x_.steps() - span.step);
-      multiply_(x_, y_, span, s.part32.data());
+    int64_t k = 0;
+    do {
+      multiply_columns(tile, k, std::min(depth(), x_.cols - k), s);
       each_row(tile, [&](int at) {
         for (int e = at; e < at + tile.cols; ++e) {
           if (s.exact.empty()) {
@@ -168,7 +190,8 @@ class TiledBytesSigma final : public SigmaSource<T> {
           }
         }
       });
-    }
+      k += depth();
+    } while (k < x_.cols);
     if (!s.exact.empty()) {
       each_row(tile, [&](int at) {
         std::transform(s.exact.begin() + at, s.exact.begin() + at + tile.cols, sigma + at, [](int64_t sum) {
@@ -179,6 +202,48 @@ class TiledBytesSigma final : public SigmaSource<T> {
   }
 
  private:
+  // Rows of at most this many bytes are packed all at once.
+  static constexpr int64_t kLittle = int64_t{16} << 20;
+  // This many columns of a tile are packed at a time: 512 KiB a side.
+  static constexpr int64_t kPacked = 2048;
+
+  // Returns how many columns are multiplied at a time.
+  int64_t depth() const {
+    return has_all_ ? kMostSteps * kStepBytes : kPacked;
+  }
+
+  // Sets s.part32 to the products of columns k to k + depth.
+  void multiply_columns(const TileRect& tile, int64_t k, int64_t depth, SigmaScratch<T>& s) const {
+    const int64_t steps = (depth + kStepBytes - 1) / kStepBytes;
+    if (has_all_) {
+      multiply_(all_x_, all_y_, {tile.i, tile.j, tile.rows, tile.cols, k / kStepBytes, steps}, s.part32.data());
+      return;
+    }
+    if (k > 0 && depth % kStepBytes != 0) {
+      s.x_tiles.clear();
+    }
+    pack_tile(x_, tile.i, tile.rows, k, depth, s.x_tiles);
+    pack_tile(y_, tile.j, tile.cols, k, depth, s.y_tiles);
+    multiply_(s.x_tiles, s.y_tiles, {0, 0, tile.rows, tile.cols, 0, steps}, s.part32.data());
+  }
+
+  // The bytes of x behind its last column are zeros, so it does not matter what an earlier tile left there in y.
+  static void pack_tile(const Matrix& m, int64_t row, int rows, int64_t k, int64_t depth, ByteTiles& tiles) {
+    for (int64_t i = 0; i < rows; i += kGroupRows) {
+      pack_group(m.block(0, row + rows, 0, m.cols), row + i, k, depth, i, tiles);
+    }
+  }
+
+  static ByteTiles packed(const Matrix& m, TileSide side) {
+    ByteTiles tiles(side, m.rows, m.cols, 1);
+    torch::stable::parallel_for(0, (m.rows + kGroupRows - 1) / kGroupRows, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t group = begin; group < end; ++group) {
+        pack_group(m, group * kGroupRows, 0, m.cols, group * kGroupRows, tiles);
+      }
+    });
+    return tiles;
+  }
+
   template <class Use>
   static void each_row(const TileRect& tile, const Use& use) {
     for (int i = 0; i < tile.rows; ++i) {
@@ -186,33 +251,22 @@ class TiledBytesSigma final : public SigmaSource<T> {
     }
   }
 
-  static void pack(const Matrix& m, ByteTiles& tiles) {
-    torch::stable::parallel_for(0, m.rows, kGroupRows, [&](int64_t begin, int64_t end) {
-      std::vector<uint8_t> row(static_cast<size_t>(m.col_stride == 1 ? 0 : m.cols));
-      for (int64_t i = begin; i < end; ++i) {
-        const auto* from = reinterpret_cast<const uint8_t*>(m.data) + i * m.row_stride;
-        for (size_t k = 0; k < row.size(); ++k) {
-          row[k] = from[static_cast<int64_t>(k) * m.col_stride];
-        }
-        tiles.write(i, 0, row.empty() ? from : row.data(), m.cols);
-      }
-    });
-  }
-
   decltype(TileKernels::multiply_bytes) multiply_ = active_kernels<TileKernels>().multiply_bytes;
-  ByteTiles x_, y_;
+  Matrix x_, y_;
+  bool has_all_ = false;
+  ByteTiles all_x_, all_y_;
 };
 
 }  // namespace
 
 template <class T>
-std::unique_ptr<SigmaSource<T>> byte_sigma(const Tensor& x, const Tensor& y) {
+std::unique_ptr<SigmaSource<T>> byte_sigma(const Tensor& x, const Tensor& y, bool may_copy) {
   if (active_kernels<TileKernels>().multiply_bytes != nullptr) {
-    return std::make_unique<TiledBytesSigma<T>>(x, y);
+    return std::make_unique<TiledBytesSigma<T>>(x, y, may_copy);
   }
   return std::make_unique<IntegerSigma<T>>(x, y);
 }
-template std::unique_ptr<SigmaSource<float>> byte_sigma(const Tensor&, const Tensor&);
-template std::unique_ptr<SigmaSource<double>> byte_sigma(const Tensor&, const Tensor&);
+template std::unique_ptr<SigmaSource<float>> byte_sigma(const Tensor&, const Tensor&, bool);
+template std::unique_ptr<SigmaSource<double>> byte_sigma(const Tensor&, const Tensor&, bool);
 
 }  // namespace gatedops::cpu

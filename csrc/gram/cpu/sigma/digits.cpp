@@ -24,12 +24,16 @@ class DigitRows {
       : tiles_(side, x.size(0), x.size(1), kDigits), scale_(static_cast<size_t>(x.size(0) + 2 * kGroupRows)) {
     const Matrix rows(x);
     std::atomic<bool> finite{true};
-    torch::stable::parallel_for(0, rows.rows, kGroupRows, [&](int64_t begin, int64_t end) {
+    torch::stable::parallel_for(0, (rows.rows + kGroupRows - 1) / kGroupRows, 1, [&](int64_t begin, int64_t end) {
       Scratch scratch(rows.cols);
-      for (int64_t i = begin; i < end; ++i) {
-        if (!write(rows, i, scratch)) {
-          finite = false;
+      for (int64_t group = begin; group < end; ++group) {
+        const int64_t first = group * kGroupRows, last = std::min(first + kGroupRows, rows.rows);
+        for (int64_t i = first; i < last; ++i) {
+          if (!write(rows, i, scratch)) {
+            finite = false;
+          }
         }
+        tiles_.finish(group, active_kernels<TileKernels>().turn_registers);
       }
     });
     finite_ = finite;

@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "byte_tiles.h"
 #include "core/cpu/matrix.h"
 #include "gram/args.h"
 #include "gram/cpu/kernels.h"
@@ -73,6 +74,7 @@ struct SigmaScratch {
   std::vector<T> x, y, part;
   std::vector<float> x_float, y_float, part_float;
   ByteBlock x_bytes, y_bytes;
+  ByteTiles x_tiles, y_tiles;
   std::vector<uint32_t> panel;
   std::vector<int32_t> part32;
   std::vector<int64_t> exact;
@@ -91,9 +93,9 @@ class SigmaSource {
 template <class T>
 std::unique_ptr<SigmaSource<T>> float_sigma(const Tensor& x, const Tensor& y);
 
-// Returns the exact Sigma of uint8 rows, rounded once.
+// Returns the exact Sigma of uint8 rows, rounded once. `may_copy` allows it to keep a copy of both sides.
 template <class T>
-std::unique_ptr<SigmaSource<T>> byte_sigma(const Tensor& x, const Tensor& y);
+std::unique_ptr<SigmaSource<T>> byte_sigma(const Tensor& x, const Tensor& y, bool may_copy);
 
 // Returns the Sigma of float32 rows by digits of 8 bits, or null if this CPU has no fast product of them or the rows do
 // not allow it.
@@ -103,14 +105,15 @@ std::unique_ptr<SigmaSource<float>> digit_sigma(const Tensor& x, const Tensor& y
 template <class T>
 std::unique_ptr<SigmaSource<T>> given_sigma(const Tensor& g, bool symmetric);
 
-// Returns where the Sigma of a Gram comes from, by its arguments, or null if it has none.
+// Returns where the Sigma of a Gram comes from, by its arguments, or null if it has none. `may_copy` allows it to keep
+// a copy of both sides.
 template <class T>
-std::unique_ptr<SigmaSource<T>> sigma_source(const GramArgs& args) {
+std::unique_ptr<SigmaSource<T>> sigma_source(const GramArgs& args, bool may_copy = false) {
   if (!args.x) {
     return nullptr;
   }
   const bool bytes = args.x->scalar_type() == ScalarType::Byte;
-  return bytes ? byte_sigma<T>(*args.x, args.right()) : float_sigma<T>(*args.x, args.right());
+  return bytes ? byte_sigma<T>(*args.x, args.right(), may_copy) : float_sigma<T>(*args.x, args.right());
 }
 
 }  // namespace gatedops::cpu
