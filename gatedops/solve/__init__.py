@@ -5,6 +5,7 @@ Every function takes an operator (gatedops.NPKOperator), a tensor, or an operato
 
 from gatedops.solve.eigen import Eigenpairs, eigsh
 from gatedops.solve.gradient_flow import FlowSolution, gradient_flow
+from gatedops.solve.logdet import LogDet, logdet
 from gatedops.solve.loo import loo, select_ridge
 from gatedops.solve.nystrom import NystromSolution, nystrom
 from gatedops.solve.pivots import pivots
@@ -15,11 +16,13 @@ from gatedops.solve.solution import Solution
 __all__ = [
     "Eigenpairs",
     "FlowSolution",
+    "LogDet",
     "NystromSolution",
     "Solution",
     "eigsh",
     "gradient_flow",
     "kernel_ridge",
+    "logdet",
     "loo",
     "nystrom",
     "pivots",

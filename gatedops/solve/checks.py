@@ -16,6 +16,7 @@ from gatedops.ops.checks import require_float64
 
 # Residuals below this cannot be told from the rounding of float64 sums.
 SMALLEST_TOL = 1e-13
+NOT_FINITE = "K: has entries that are not finite: if the kernel overflows, use scale='width' or float64"
 # This many columns, spread evenly, stand for all of a kernel where its norm, its symmetry or its identity is asked for.
 SAMPLED = 64
 
@@ -58,7 +59,7 @@ def sampled_columns(operator: KernelOperator) -> Tensor:
     index = torch.linspace(0, n - 1, min(n, SAMPLED), dtype=torch.float64).round().long().to(operator.device)
     columns = operator.columns(index).to(torch.float64)
     if not bool(torch.isfinite(columns).all()):
-        raise ValueError("K: has entries that are not finite: if the kernel overflows, use scale='width' or float64")
+        raise ValueError(NOT_FINITE)
     square = columns[index]
     if bool(((square - square.T).abs() > 1e-4 * square.abs().max()).any()):
         raise ValueError("K: is not symmetric: some of its entries differ from those across the diagonal")

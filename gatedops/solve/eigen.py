@@ -13,7 +13,7 @@ from gatedops.operators.adapters import as_operator
 from gatedops.operators.base import KernelOperator
 from gatedops.ops.checks import require_option
 from gatedops.solve import checks
-from gatedops.solve.dense import decompose
+from gatedops.solve.dense import decomposed
 from gatedops.solve.lanczos import BlockKrylov
 from gatedops.solve.row_tiles import one_thread
 
@@ -72,7 +72,7 @@ def eigsh(
     max_products = checks.whole_number(max_products, "max_products", 1)
     require_option("method", method, METHODS, listed=True)
     if method == "dense" or (method == "auto" and (n <= _SMALL or 5 * k > n)):
-        values, vectors = decompose(operator)
+        values, vectors = decomposed(operator, "use method='lanczos'")
         values, vectors = values[-k:].flip(0), vectors[:, -k:].flip(1)
     else:
         values, vectors = _lanczos(operator, k, tol, max_products, seed)

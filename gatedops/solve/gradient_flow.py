@@ -20,7 +20,7 @@ from gatedops.progress import with_bar
 from gatedops.scalars import real_number
 from gatedops.solve import checks
 from gatedops.solve.block_cg import norms
-from gatedops.solve.dense import decompose
+from gatedops.solve.dense import decomposed
 from gatedops.solve.lanczos import BlockKrylov
 from gatedops.solve.row_tiles import one_thread
 from gatedops.solve.solution import Solution, SolvedSystem, change_of_predictions
@@ -178,7 +178,7 @@ class _Flow:
     rounding: float
 
     def by_eigenvalues(self) -> _Found:
-        values, vectors = decompose(self.operator)
+        values, vectors = decomposed(self.operator, "use method='lanczos'")
         alpha, speed = self._solved(values, vectors, vectors.T @ self.y)
         return _Found(alpha, speed)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gatedops.progress import stages
 from gatedops.solve import block_cg, checks
-from gatedops.solve.dense import dense
+from gatedops.solve.dense import factored
 from gatedops.solve.preconditioner import Preconditioner, preconditioner_of
 from gatedops.solve.problem import MAX_ITER
 from gatedops.solve.row_tiles import one_thread, times
@@ -30,17 +30,13 @@ class InverseDiagonal:
     solved: Tensor
 
 
-def by_cholesky(system: SolvedSystem, given: Tensor) -> InverseDiagonal:
+def by_cholesky(system: SolvedSystem, ridge: float, given: Tensor) -> InverseDiagonal:
     """Factors K + shift I in float64. The diagonal of the inverse is that of L^-T L^-1.
 
     Raises:
         ValueError: K is not finite or not positive definite with this shift, or the memory is too small.
     """
-    matrix = dense(system.operator, copies=3)
-    matrix.diagonal().add_(system.shift)
-    lower, failed = torch.linalg.cholesky_ex(matrix)
-    if int(failed):
-        raise ValueError("K: is not positive definite with this ridge: use a larger ridge, or a float64 kernel")
+    lower = factored(system.operator, system.shift, ridge, "use method='probes'")
     n = len(lower)
     diagonal = given.new_empty(n)
     for begin in range(0, n, _PANEL):

@@ -25,7 +25,6 @@ _ENTRIES = 1 << 23
 _PANEL = 512
 # The smallest jitter in units of the last bit of the kernel's entries, and the largest in units of mean(diag K).
 _LEAST_JITTER, _MOST_JITTER = 8, 1e-3
-_NOT_FINITE = "K: has entries that are not finite: if the kernel overflows, use scale='width' or float64"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -176,7 +175,7 @@ def _whitener(operator: KernelOperator, centres: Tensor, unit: float) -> tuple[T
     """
     kernel = operator.block(centres, centres).to(torch.float64)
     if not bool(torch.isfinite(kernel).all()):
-        raise ValueError(_NOT_FINITE)
+        raise ValueError(checks.NOT_FINITE)
     jitter, tried = 0.0, _LEAST_JITTER * torch.finfo(operator.dtype).eps * unit
     while True:
         system = kernel.clone()
@@ -220,7 +219,7 @@ def _normal_equations(
             whole_block[:count, : part.shape[1]] = part
             whole_block[count:] = 0
         if not bool(torch.isfinite(block).all()):
-            raise ValueError(_NOT_FINITE)
+            raise ValueError(checks.NOT_FINITE)
         for panel in panels:
             used = whitener[panel, : panel.stop].T
             z[:, panel] = torch.bmm(block[:, :, : panel.stop], used.expand(2, *used.shape)).flatten(0, 1)

@@ -12,6 +12,7 @@ from gatedops.ops.checks import require_option
 from gatedops.solve import checks
 from gatedops.solve.block_cg import norms
 from gatedops.solve.checkpoint import Checkpoint
+from gatedops.solve.dense import factored
 from gatedops.solve.iterate import Callback, Steps, conjugate_gradients, scale_of, warned
 from gatedops.solve.problem import MAX_ITER, Problem, chosen_method, joined, problem_of
 from gatedops.solve.solution import Solution, SolvedSystem
@@ -92,19 +93,10 @@ def cholesky(problem: Problem, ridge: float, tol: float, begun: float) -> Soluti
     Raises:
         ValueError: K is not finite, not positive definite with this ridge, or too large for the memory.
     """
-    n, shift = len(problem.targets), ridge * problem.unit
-    checks.require_memory(16 * n * n, problem.operator.device, f"K: Cholesky of {n:,} points", "use method='cg'")
+    shift = ridge * problem.unit
     mean = problem.targets.mean(0)
-    system = problem.operator.block(slice(None), slice(None)).to(torch.float64, copy=True)
-    if not bool(torch.isfinite(system).all()):
-        raise ValueError("K: has entries that are not finite: if the kernel overflows, use scale='width' or float64")
-    system.diagonal().add_(shift)
-    failed = torch.empty((), dtype=torch.int32, device=system.device)
-    factor, _ = torch.linalg.cholesky_ex(system, out=(system, failed))
-    if int(failed):
-        raise ValueError(f"K: is not positive definite with ridge={ridge:g}: use a larger ridge, or a float64 kernel")
     b = problem.targets - mean
-    alpha = torch.cholesky_solve(b, factor)
+    alpha = torch.cholesky_solve(b, factored(problem.operator, shift, ridge, "use method='cg'"))
     residuals = norms(b - problem.operator.product(alpha) - shift * alpha) / scale_of(b)
     converged = bool((residuals <= tol).all())
     return Solution(
