@@ -140,13 +140,14 @@ def _converted(sides: Sequence[Tensor], guess: float, eps: float) -> tuple[float
     made = [torch.empty(side.shape, dtype=torch.uint8, device=side.device) for side in sides]
     low, high = 0.0, float("inf")
     for index, some, values in _chunks(sides, _DIVIDED):
-        counts = (values * (1 / guess)).round_()
+        # This rounds. torch's round would start threads for so few numbers.
+        counts = (values * (1 / guess)).add_(0.5).to(torch.uint8)
         # Each input that is not 0 says in which interval the number lies; 0 / 0 says nothing.
         ratios = (values / counts).nan_to_num_(nan=guess)
         least, most = (float(end) for end in ratios.aminmax()) if ratios.numel() else (guess, guess)
         if not (1 - 3 * eps) * guess <= least <= most <= (1 + 3 * eps) * guess:
             return values[(ratios - guess).abs() > 3 * eps * guess][:_SAMPLED]
-        made[index][some] = counts.to(torch.uint8)
+        made[index][some] = counts
         low, high = max(low, most * (1 - eps)), min(high, least * (1 + eps))
     if low > high:
         return None
