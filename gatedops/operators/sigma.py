@@ -1,6 +1,6 @@
 """Chooses how the inner products of inputs, Sigma, are computed: they cost most of a product with few columns.
 
-docs/math.md, section 7, gives the bounds of the errors.
+docs/math.md, section 15, gives the bounds of the errors.
 """
 
 from __future__ import annotations
