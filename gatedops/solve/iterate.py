@@ -106,7 +106,7 @@ def scale_of(b: Tensor) -> Tensor:
 def warned(solution: Solution) -> Solution:
     """Returns the solution, after a warning if it has not converged."""
     if not solution.converged:
-        warnings.warn(f"kernel_ridge {solution.reason}", RuntimeWarning, stacklevel=4)
+        warnings.warn(f"kernel_ridge {solution.reason}", RuntimeWarning, stacklevel=3)
     return solution
 
 

@@ -17,6 +17,8 @@ from gatedops.solve.solution import Solution
 METHODS = ("auto", "cholesky", "cg")
 # A product with this many columns takes little longer than one with few.
 _COLUMNS = 96
+# Each ridge needs a factor of its own, (rank, rank) in float64.
+_RIDGES = 16
 
 
 def ridge_path(
@@ -62,7 +64,7 @@ def ridge_path(
         return [warned(cholesky(problem, ridge, tol, time.monotonic())) for ridge in asked]
     steps = Steps(used, tol, max_iter, callback=callback, progress=progress)
     preconditioner = preconditioner_of(problem.operator, problem.diagonal, steps.rank)
-    together = max(1, _COLUMNS // problem.targets.shape[1])
+    together = min(_RIDGES, max(1, _COLUMNS // problem.targets.shape[1]))
     largest_first = sorted(set(asked), reverse=True)
     found: dict[float, Solution] = {}
     start = None

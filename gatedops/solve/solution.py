@@ -91,9 +91,8 @@ class Solution(ShownAsTable):
             ("largest residual", f"{float(self.residuals.max()):.1e}"),
             ("largest recursive residual", f"{float(self.recursive.max()):.1e}"),
             ("seconds", f"{self.seconds:.1f}"),
-            ("stopped", self.reason),
         )
-        return Table("Solution", ("solved", ""), rows)
+        return Table(f"Solution ({self.reason})", ("solved", ""), rows)
 
 
 def change_of_predictions(residuals: Tensor, targets: Tensor) -> float:

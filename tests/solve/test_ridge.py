@@ -176,6 +176,14 @@ def test_lists_and_single_columns():
     assert "<table>" in solution._repr_html_()
 
 
+@pytest.mark.parametrize("method", ["cg", "cholesky"])
+def test_one_point(method):
+    solution = kernel_ridge(torch.full((1, 1), 2.0), torch.tensor([3.0]), 0.1, method=method)
+    assert solution.converged
+    assert solution.alpha.tolist() == [[0]]
+    assert solution.predict(torch.ones(2, 1)).tolist() == [[3], [3]]
+
+
 def test_warm_starts_save_steps():
     kernel, targets = gaussian(300), random_targets(300, 2)
     first = kernel_ridge(kernel, targets, 1e-3, method="cg", rank=30, tol=1e-6)

@@ -78,12 +78,15 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("method", ["cg", "cholesky"])
+# Cholesky takes these ridges.
+OF_CG = ("ridge 0", "tiny ridge")
+
+
+@pytest.mark.parametrize(
+    ("case", "method"), [(case, "cg") for case in CASES] + [(case, "cholesky") for case in CASES if case not in OF_CG]
+)
 def test_errors(case, method):
     changed, error, message = CASES[case]
-    if method == "cholesky" and case in ("ridge 0", "tiny ridge"):
-        pytest.skip("Cholesky takes it")
     given = {"K": gaussian(N), "targets": random_targets(N, 2), "ridge": 1e-3, "method": method} | changed
     with pytest.raises(error, match=message) as found:
         kernel_ridge(**given)
