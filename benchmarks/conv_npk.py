@@ -86,14 +86,7 @@ def look(net: nn.Module, images: LabelledImages, args: argparse.Namespace) -> tu
     gram: Any = gatedops.npk(net.eval(), images.inputs, dtype=DTYPES[args.dtype])
     seconds, pairs = time.perf_counter() - start, unordered(images.n)
     figures = KernelFigures(*gate_study.gram_accuracy(gram, images), seconds, pairs, 1e6 * seconds / pairs)
-    return figures, gate_study.gram_image(normalised(gram), images.labels)
-
-
-def normalised(gram: Tensor) -> Tensor:
-    """K_ij / sqrt(K_ii K_jj), and 0 for a point whose kernel with itself is 0."""
-    factors = gram.diagonal().rsqrt()
-    factors = torch.where(factors.isfinite(), factors, 0)
-    return gram * factors[:, None] * factors
+    return figures, gate_study.gram_image(gate_study.normalised(gram), images.labels)
 
 
 def study(args: argparse.Namespace, images: LabelledImages, results: Results) -> None:

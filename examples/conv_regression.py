@@ -156,7 +156,7 @@ def run(args: argparse.Namespace) -> None:
     for gates in [name for name in GATES if name in args.gates]:
         gram, cross = kernels_of(networks.of(gates), task.x, task.test_x, store, gates)
         content["kernels"][gates] = asdict(regressions_of(gram, cross, task))
-        content["pictures"][gates] = encoded(gate_study.gram_image(normalised(gram), task.labels))
+        content["pictures"][gates] = encoded(gate_study.gram_image(gate_study.normalised(gram), task.labels))
     report(args, content)
 
 
@@ -169,12 +169,6 @@ def network_figures(networks: Networks, task: Task) -> dict[str, Any]:
         "by_epoch": networks.by_epoch,
         "seconds": networks.seconds,
     }
-
-
-def normalised(gram: Tensor) -> Tensor:
-    """Returns K_ij / sqrt(K_ii K_jj)."""
-    factors = gram.diagonal().rsqrt()
-    return gram * factors[:, None] * factors
 
 
 def report(args: argparse.Namespace, content: dict[str, Any]) -> None:

@@ -86,6 +86,13 @@ def gram_image(gram: Tensor, labels: Tensor) -> Tensor:
     return torch.nn.functional.adaptive_avg_pool2d(sorted_gram[None, None], side)[0, 0]
 
 
+def normalised(gram: Tensor) -> Tensor:
+    """K_ij / sqrt(K_ii K_jj), and 0 for a point whose kernel with itself is 0."""
+    factors = gram.diagonal().rsqrt()
+    factors = torch.where(factors.isfinite(), factors, 0)
+    return gram * factors[:, None] * factors
+
+
 def leading_eigenvalues(gram: Tensor, count: int, seed: int) -> Tensor:
     """Returns the `count` largest eigenvalues of a positive semi-definite (n, n), the largest first.
 

@@ -89,8 +89,7 @@ class Curve:
         self.store.save_figures(self.name, self.residuals)
 
     def up_to(self, iterations: int) -> list[float]:
-        """Returns the residuals of these iterations, and the file of the curve is removed."""
-        (self.store.folder / f"{self.name}.json").unlink(missing_ok=True)
+        """Returns the residuals of these iterations."""
         return [self.residuals[str(iteration)] for iteration in range(1, iterations + 1)]
 
 
@@ -131,7 +130,8 @@ def fit(problem: Problem, store: Store, name: str) -> Fit:
         prediction.seconds,
     )
     store.save_figures(name, asdict(found))
-    checkpoint.unlink(missing_ok=True)
+    for file in (checkpoint, store.folder / f"{name}.curve.json"):
+        file.unlink(missing_ok=True)
     return found
 
 
