@@ -7,7 +7,7 @@
 
 #include "core/cpu/dispatch.h"
 #include "core/cpu/inline.h"
-#include "sigma/byte_tiles.h"
+#include "gram/cpu/sigma/byte_tiles.h"
 
 namespace gatedops::cpu {
 

@@ -7,8 +7,8 @@
 
 #include "core/cpu/output.h"
 #include "core/kernel.h"
+#include "gram/cpu/sigma/source.h"
 #include "problem.h"
-#include "sigma/source.h"
 
 namespace gatedops::cpu {
 namespace {

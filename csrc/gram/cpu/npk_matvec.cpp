@@ -10,8 +10,8 @@
 #include "block_product.h"
 #include "core/cpu/tournament.h"
 #include "core/kernel.h"
+#include "gram/cpu/sigma/source.h"
 #include "problem.h"
-#include "sigma/source.h"
 
 namespace gatedops::cpu {
 namespace {

@@ -10,8 +10,8 @@
 
 #include "core/cpu/parallel.h"
 #include "gram/args.h"
+#include "gram/cpu/sigma/source.h"
 #include "kernels.h"
-#include "sigma/source.h"
 
 namespace gatedops::cpu {
 
