@@ -6,7 +6,6 @@ import ast
 import logging
 import multiprocessing
 import os
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from made_up_gpus import A100, BOTH, EVERYTHING, FASTER, H100, RIGHT, use_cache
+from python_process import run_python
 
 from gatedops import backends, dispatch
 from gatedops.backends import choice, cuda_library, gpus, kernels, proved, verdict_files
@@ -333,8 +333,7 @@ print(gatedops.gate_overlap(bits).tolist())
 
 
 def test_neither_import_nor_a_tensor_on_the_cpu_starts_cuda():
-    environment = {name: value for name, value in os.environ.items() if name != "GATEDOPS_BACKEND"}
-    done = subprocess.run([sys.executable, "-c", _NO_CUDA], capture_output=True, text=True, env=environment)
+    done = run_python("-c", _NO_CUDA)
     assert done.stdout == "[[[3, 3], [3, 3]]]\n", done.stderr
 
 

@@ -1,4 +1,4 @@
-"""Runs Python in new processes that have imported torch and gatedops already, because the imports take seconds."""
+"""Runs Python in new processes that have imported torch already, and gatedops too, because the imports take seconds."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 # The server reads a script and the name of a result on each line. A child that the server forks runs the script, and
-# answers on a line. The server itself calls no op, so it has no threads that a child would miss.
+# answers on a line. The server itself calls no op, so it has no threads that a child would miss. What a script prints
+# goes to stderr.
 SERVER = """
 import json, os, sys, traceback
-import torch, gatedops, strategies
-answers, sys.stdout = sys.stdout, sys.stderr
+import IMPORTS
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
 for line in sys.stdin:
     script, name = json.loads(line)
     if os.fork() == 0:
@@ -26,6 +28,7 @@ for line in sys.stdin:
             answer = ["", scope.get(name)]
         except BaseException:
             answer = [traceback.format_exc(), None]
+        sys.stdout.flush()
         print(json.dumps(answer), file=answers, flush=True)
         os._exit(0)
     if status := os.wait()[1]:
@@ -34,11 +37,11 @@ for line in sys.stdin:
 
 
 @functools.cache
-def _server() -> subprocess.Popen[str]:
+def _server(imports: str) -> subprocess.Popen[str]:
     here = str(Path(__file__).resolve().parent)
     paths = os.pathsep.join([here, str(Path(here).parents[1]), os.environ.get("PYTHONPATH", "")])
     server = subprocess.Popen(
-        [sys.executable, "-c", SERVER],
+        [sys.executable, "-c", SERVER.replace("IMPORTS", imports)],
         env=os.environ | {"PYTHONPATH": paths},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -48,13 +51,15 @@ def _server() -> subprocess.Popen[str]:
     return server
 
 
-def run_forked(script: str, name: str = "") -> Any:
+def run_forked(script: str, name: str = "", imports: str = "torch, gatedops, strategies") -> Any:
     """Runs a script in a process of its own, and returns the variable of this name, which JSON can hold.
+
+    The process has imported these modules.
 
     Raises:
         AssertionError: the script raised an error, which the message shows.
     """
-    server = _server()
+    server = _server(imports)
     assert server.stdin is not None
     assert server.stdout is not None
     try:

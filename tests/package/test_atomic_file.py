@@ -7,6 +7,7 @@ import re
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import torch
 from strategies import dense, random_bits
 from torch import nn
 
-from gatedops import GateBits
+from gatedops import GateBits, atomic_file
 from gatedops.atomic_file import part_of, write_text, written_whole
 from gatedops.backends import verdict_files
 from gatedops.backends.gpus import Gpu
@@ -115,17 +116,22 @@ def test_a_process_that_dies_half_way_leaves_the_old_file(tmp_path):
 def test_two_processes_that_write_at_once_write_whole_files(tmp_path):
     path = tmp_path / "gates.safetensors"
     script = (
-        "import sys, torch\n"
+        "import os, sys, torch\n"
         "from gatedops import GateBits\n"
-        "n = int(sys.argv[2])\n"
+        "child = os.fork()\n"
+        "n = 30 if child == 0 else 70\n"
         "for _ in range(60):\n"
         "    GateBits.pack([torch.ones(n, 100 * n)]).save(sys.argv[1])\n"
+        "os._exit(0 if child == 0 else os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
     )
-    running = [subprocess.Popen([sys.executable, "-c", script, str(path), str(n)]) for n in (30, 70)]
+    running = subprocess.Popen([sys.executable, "-c", script, str(path)])
     seen = set()
-    while any(process.poll() is None for process in running):
-        seen |= {path.read_bytes()} if path.exists() else set()
-    assert [process.returncode for process in running] == [0, 0]
+    while running.poll() is None:
+        if path.exists():
+            seen |= {path.read_bytes()}
+        else:
+            time.sleep(0.01)
+    assert running.returncode == 0
     assert files_in(tmp_path) == {"gates.safetensors"}
     assert seen
     for content in seen:
@@ -142,10 +148,11 @@ def test_names_beside_a_file_are_of_this_process_and_this_call(tmp_path):
 
 
 def test_text_is_utf_8_in_every_locale(tmp_path):
-    code = "import sys; from pathlib import Path; from gatedops.atomic_file import write_text; "
-    code += "write_text(Path(sys.argv[1]), chr(0x3bb))"
+    code = "import runpy, sys; from pathlib import Path; "
+    code += "runpy.run_path(sys.argv[1])['write_text'](Path(sys.argv[2]), chr(0x3bb))"
     environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    subprocess.run([sys.executable, "-c", code, tmp_path / "text"], env=environment, check=True, timeout=100)
+    command = [sys.executable, "-c", code, atomic_file.__file__, tmp_path / "text"]
+    subprocess.run(command, env=environment, check=True, timeout=100)
     assert (tmp_path / "text").read_bytes() == b"\xce\xbb"
 
 

@@ -12,6 +12,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from python_process import run_python
 from torch.utils.cpp_extension import include_paths
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,7 +25,8 @@ REFUSING_HEADER = """
 """
 
 
-def run_python(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_alone(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs Python in a process that has imported nothing, and whose folder is this one."""
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=cwd,
@@ -38,7 +40,7 @@ def run_python(*arguments: str, cwd: Path, **environment: str) -> subprocess.Com
 def setup_error(folder: Path, **environment: str) -> str:
     """Returns the one line that setup.py prints if it cannot build; it fails before anything is written."""
     command = ["setup.py", "--quiet", "build_ext", "--build-lib", str(folder), "--build-temp", str(folder)]
-    done = run_python(*command, cwd=ROOT, **environment)
+    done = run_alone(*command, cwd=ROOT, **environment)
     assert done.returncode == 1, done.stdout + done.stderr
     # A torch built for CUDA logs a line when it finds a toolkit and no GPU.
     ours = re.sub(r"^W.* No CUDA runtime is found, using CUDA_HOME=.*\n", "", done.stderr)
@@ -61,7 +63,7 @@ def test_no_compiler_is_one_sentence(tmp_path, compiler):
 
 
 def test_the_package_imports_from_any_folder(tmp_path):
-    done = run_python("-c", "import gatedops; print(gatedops.__file__)", cwd=tmp_path)
+    done = run_alone("-c", "import gatedops; print(gatedops.__file__)", cwd=tmp_path)
     assert done.stdout.strip().endswith("__init__.py"), done.stderr
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
+from python_process import run_python
 
 from gatedops import __main__ as program
 from gatedops import __version__
@@ -45,8 +43,4 @@ def test_what_is_unknown_is_named(arguments, wrong, capsys):
 
 
 def test_the_exit_codes_are_those_of_the_process():
-    codes = [
-        subprocess.run([sys.executable, "-m", "gatedops", option], capture_output=True, timeout=120).returncode
-        for option in ("--version", "--verbose")
-    ]
-    assert codes == [0, 2]
+    assert [run_python("-m", "gatedops", option).returncode for option in ("--version", "--verbose")] == [0, 2]

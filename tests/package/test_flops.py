@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 import torch
+from forked import run_forked
 from nets import mlp, vgg
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -96,4 +94,4 @@ with FlopCounterMode(display=False) as counter:
     gatedops.GatedLinear(6, 7)(torch.zeros(5, 6))
 assert counter.get_total_flops() == 420, counter.get_total_flops()
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    run_forked(code, imports="torch")
