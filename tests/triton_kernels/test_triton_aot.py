@@ -22,8 +22,15 @@ INTEGER_PRODUCTS = {
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
-@pytest.mark.parametrize("symmetric", [True, False])
-@pytest.mark.parametrize("dtype", ["fp32", "fp64"])
+@pytest.mark.parametrize(
+    ("symmetric", "dtype"),
+    [
+        (True, "fp64"),  # It takes the most shared memory.
+        (False, "fp32"),
+        pytest.param(True, "fp32", marks=pytest.mark.slow),
+        pytest.param(False, "fp64", marks=pytest.mark.slow),
+    ],
+)
 def test_gram_uses_the_integer_tensor_cores(capability, symmetric, dtype):
     signature = {
         "x_words": "*i32",
