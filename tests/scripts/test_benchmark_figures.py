@@ -199,7 +199,7 @@ def test_timings_on_a_gpu_go_to_a_file_of_their_own(
 
 
 def test_grams_are_normalised(importer: Importer) -> None:
-    found = importer("conv_npk").normalised(torch.tensor([[4.0, 2.0, 0.0], [2.0, 9.0, 0.0], [0.0, 0.0, 0.0]]))
+    found = importer("_common.gate_study").normalised(torch.tensor([[4.0, 2.0, 0.0], [2.0, 9.0, 0.0], [0.0, 0.0, 0.0]]))
     torch.testing.assert_close(found, torch.tensor([[1.0, 1 / 3, 0.0], [1 / 3, 1.0, 0.0], [0.0, 0.0, 0.0]]))
 
 
