@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from gatedops.operators.base import KernelOperator
+from gatedops.solve.checks import INDEFINITE
 from gatedops.solve.preconditioner import ShiftedPreconditioner
 from gatedops.solve.row_tiles import dots
 
@@ -143,4 +144,4 @@ def _check_curvature(curvature: Tensor) -> None:
     if not bool(torch.isfinite(curvature).all()):
         raise ValueError("K: a product with it is not finite: scale the kernel (scale='width'), or look for NaN in it")
     if bool((curvature <= 0).any()):
-        raise ValueError("K: is not positive definite with this ridge: use a larger ridge, or a float64 kernel")
+        raise ValueError(INDEFINITE)

@@ -19,6 +19,7 @@ SMALLEST_TOL = 1e-13
 NOT_FINITE = "K: has entries that are not finite: if the kernel overflows, use scale='width' or float64"
 # This many columns, spread evenly, stand for all of a kernel where its norm, its symmetry or its identity is asked for.
 SAMPLED = 64
+INDEFINITE = "K: is not positive definite with this ridge: use a larger ridge, or a float64 kernel"
 
 
 def require_symmetric(operator: KernelOperator) -> None:

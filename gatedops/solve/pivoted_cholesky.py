@@ -39,7 +39,7 @@ class PivotedFactor:
 
 
 def pivoted_factor(operator: KernelOperator, diagonal: Tensor, rank: int, seed: int = 0) -> PivotedFactor:
-    """Returns a factor of at most `rank` columns; of fewer if they represent K to its precision.
+    """Returns a factor of at most `rank` columns. It has fewer if they represent K to its precision.
 
     Args:
         operator: symmetric.
@@ -80,11 +80,11 @@ def _draw(weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
 def _chosen(block: Tensor, smallest: Tensor) -> tuple[Tensor, Tensor]:
     """Returns which pivots of a block of candidates are kept, and the matrix that makes columns of F of their columns.
 
-    Args:
-        block: ``(b, b)``, what is left of the kernel between the candidates.
-
     Candidates that resemble each other would give columns of little use. The largest pivot is taken in turn, until what
     is left is one b-th of the trace.
+
+    Args:
+        block: ``(b, b)``, what is left of the kernel between the candidates.
     """
     size = len(block)
     rest, enough = block.cpu().clone(), float(block.trace()) / size

@@ -14,8 +14,8 @@ from gatedops.solve.pivoted_cholesky import pivoted_factor
 def pivots(K: Any, k: int, *, seed: int = 0) -> Tensor:
     """Returns k rows of a kernel that represent the others well, int64 ``(k,)``, by randomly pivoted Cholesky.
 
-    The pivots can serve as a coreset, or as the centres of `nystrom`. They are drawn in float64 sums, and the same seed
-    gives the same pivots for any number of threads.
+    The pivots can serve as a coreset, or as the centres of `nystrom`. What is left of the diagonal is computed in
+    float64. The same seed gives the same pivots for any number of threads.
 
     Args:
         K: ``(n, n)``: an operator, a tensor, an array, or an operator of scipy or linear_operator.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gatedops.operators.base import KernelOperator
+from gatedops.solve.checks import INDEFINITE
 from gatedops.solve.pivoted_cholesky import pivoted_factor
 from gatedops.solve.row_tiles import gram, one_thread, times, to_tiles, transposed_times
 
@@ -38,6 +39,9 @@ class Preconditioner:
 
         Args:
             shifts: float64 ``(c,)``, at least 0.
+
+        Raises:
+            ValueError: a shift is so small that F^T F + s I is not positive definite in float64.
         """
         distinct, place = torch.unique(shifts.cpu(), return_inverse=True)
         inner, factors = self.gram.cpu(), []
@@ -45,7 +49,10 @@ class Preconditioner:
             for shift in distinct.tolist():
                 system = inner.clone()
                 system.diagonal().add_(shift + self.tail)
-                factors.append(torch.linalg.cholesky(system).to(shifts.device))
+                factor, failed = torch.linalg.cholesky_ex(system)
+                if int(failed):
+                    raise ValueError(INDEFINITE)
+                factors.append(factor.to(shifts.device))
         return ShiftedPreconditioner(self.tiles, tuple(factors), place.to(shifts.device))
 
 

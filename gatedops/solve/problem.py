@@ -91,7 +91,7 @@ def problem_of(K: Any, targets: Any) -> Problem:
     values = checks.targets_of(targets, operator)
     diagonal = checks.checked_diagonal(operator)
     zeros = int((diagonal == 0).sum())
-    note = f"{zeros} of {len(diagonal)} rows of K are zero, and say nothing to the others" if zeros else ""
+    note = f"{zeros} of {len(diagonal)} rows of K are zero: these points have no part in predictions" if zeros else ""
     if bool((values == values[0]).all()):
         note = joined("targets are constant, so alpha is 0 and predictions are the mean", note)
     return Problem(operator, diagonal, checks.sampled_columns(operator), values, note)

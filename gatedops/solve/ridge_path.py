@@ -9,7 +9,6 @@ from typing import Any
 from gatedops.ops.checks import require_option
 from gatedops.solve import checks
 from gatedops.solve.iterate import Callback, Steps, conjugate_gradients, warned
-from gatedops.solve.preconditioner import preconditioner_of
 from gatedops.solve.problem import MAX_ITER, chosen_method, problem_of
 from gatedops.solve.ridge import cholesky
 from gatedops.solve.solution import Solution
@@ -63,15 +62,15 @@ def ridge_path(
     if method == "cholesky":
         return [warned(cholesky(problem, ridge, tol, time.monotonic())) for ridge in asked]
     steps = Steps(used, tol, max_iter, callback=callback, progress=progress)
-    preconditioner = preconditioner_of(problem.operator, problem.diagonal, steps.rank)
     together = min(_RIDGES, max(1, _COLUMNS // problem.targets.shape[1]))
     largest_first = sorted(set(asked), reverse=True)
     found: dict[float, Solution] = {}
-    start = None
+    start = preconditioner = None
     for first in range(0, len(largest_first), together):
         group = largest_first[first : first + together]
         for solution in conjugate_gradients(problem, group, steps, begun, start, preconditioner):
             found[solution.ridge] = warned(solution)
+        preconditioner = solution.system.preconditioner
         start = solution.alpha.repeat(1, len(largest_first[first + together : first + 2 * together]))
         begun = time.monotonic()
     return [found[ridge] for ridge in asked]
