@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-# Blocks of this size, and vectors of at least two columns: MKL then gives the same bits on any number of threads.
-# Among other sizes, it divides a sum among threads for some.
+# Products of blocks of this size with at least two columns have the same bits on any number of threads. For some other
+# sizes MKL divides the sums among threads.
 _EDGE = 256
 
 # Vectors ``(k, c)`` and the sums that take their product, both float64.
