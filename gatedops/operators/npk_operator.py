@@ -141,8 +141,8 @@ class NPKOperator(KernelOperator):
 
         For a fully connected network the result is an NPKOperator. For any other network it is a ModelOperator: its
         entries are computed in tiles when they are needed, those of a symmetric kernel once for both places, and kept
-        while there is room. A pass that computes tiles shows a bar. Unlike npk, nothing warns of rows of entries that are
-        too small for `dtype`.
+        while there is room. A pass that computes tiles shows a bar. Unlike npk, it does not warn of rows whose entries
+        are too small for `dtype`.
 
         Args:
             model, x, y, kernel, sigma, bias, output, batch_size, dtype, max_work, progress: as in npk.
