@@ -62,9 +62,9 @@ class NPKOperator(KernelOperator):
         cache: whether the Gram may be stored by the first product, for later products to read. Stored or not, a product
             is the same up to the rounding of the entries to `dtype` and of the sums. "none": never. "auto": if x holds
             floats (of any form but bytes) with at least 128 columns, so that reading is cheaper than computing, and the
-            Gram takes at most a quarter of the memory that is free when the operator is made. A number: if the Gram
-            takes at most this many bytes. A symmetric Gram takes half the bytes of a whole one. If x needs a gradient,
-            nothing is stored.
+            Gram takes at most a quarter of the memory that is free when the operator is made (1 GiB if the system does
+            not say how much is free). A number: if the Gram takes at most this many bytes. A symmetric Gram takes half
+            the bytes of a whole one. If x needs a gradient, nothing is stored.
 
     Attributes:
         sigma: how Sigma is computed; `sigma.kind` is "none", "bytes", "multiples", "factor" or "floats".

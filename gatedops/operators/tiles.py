@@ -14,8 +14,9 @@ from gatedops.operators.sums import add_product, widened
 from gatedops.progress import with_bar
 from gatedops.scalars import whole_number
 
-# "auto" takes at most this share of the memory that is free.
+# "auto" takes at most this share of the memory that is free, or this many bytes if the system does not say.
 SHARE = 0.25
+UNKNOWN = 1 << 30
 
 # Some rows or columns: a slice, or int64 indices.
 Index = Tensor | slice
@@ -25,13 +26,13 @@ def cache_limit(cache: Any, device: torch.device) -> int:
     """Returns the most bytes that may be stored.
 
     Args:
-        cache: "none": 0; "auto": a share of the memory that is free now (0 if the system does not say); else a whole
-            number of bytes.
+        cache: "none": 0; "auto": a share of the memory that is free now; else a whole number of bytes.
     """
     if isinstance(cache, str):
         if cache not in ("auto", "none"):
             raise ValueError(f"cache: got {cache!r}, needs 'auto', 'none' or a number of bytes")
-        return int(SHARE * (available(device) or 0)) if cache == "auto" else 0
+        free = available(device) if cache == "auto" else 0
+        return UNKNOWN if free is None else int(SHARE * free)
     number = whole_number(cache)
     if number is None:
         raise TypeError(f"cache: got {type(cache).__name__}, needs 'auto', 'none' or a whole number of bytes")

@@ -12,7 +12,7 @@ from torch_threads import threads
 
 from gatedops import NPKOperator, npk_gram
 from gatedops.operators import as_operator, memory, sums, tiles
-from gatedops.operators.tiles import SHARE, Tiles, cache_limit
+from gatedops.operators.tiles import SHARE, UNKNOWN, Tiles, cache_limit
 
 CPU = torch.device("cpu")
 BITS, X = random_bits(50, dense(40)), rows_of(50, 130)
@@ -152,7 +152,8 @@ def test_auto_stores_floats_of_many_columns_alone(monkeypatch):
     assert not stores()
     assert cache_limit(7, CPU) == 7
     monkeypatch.setattr(tiles, "available", lambda device: None)
-    assert not stores()
+    assert cache_limit("auto", CPU) == UNKNOWN
+    assert cache_limit("none", CPU) == 0
 
 
 def test_the_representation_says_what_is_stored():
