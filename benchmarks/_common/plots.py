@@ -348,6 +348,26 @@ def _modern_npk(content: Json) -> Figure | None:
     return figure
 
 
+# --- solve.py: products by their inputs, and by their columns ---
+
+
+def _solve(content: Json) -> Figure | None:
+    products, columns = content["products"], content.get("columns", [])
+    rows = [part for part in (products, columns) if part]
+    if not rows:
+        return None
+    figure = new_figure(11, 3 + 0.45 * (len(products) + len(columns)))
+    axes = figure.subplots(len(rows), 1, squeeze=False, height_ratios=[len(part) for part in rows])[:, 0]
+    for axis, entries in zip(axes, rows, strict=True):
+        _draw_times(
+            axis, [{**entry, "problem": entry["what"]} for entry in entries], lambda entry: entry["median_s"], 4
+        )
+        axis.set_title(entries[0]["problem"], fontsize=12)
+    axes[-1].set_xlabel("seconds for a product (median, logarithmic)", fontsize=12)
+    figure.suptitle(f"Products with the kernel: {facts_line(content['machine'])}", fontsize=13)
+    return figure
+
+
 # The figure of a JSON by the key that only its benchmark writes.
 FIGURES: dict[str, Callable[[Json], Figure | None]] = {
     "sections": _roofline,
@@ -355,4 +375,5 @@ FIGURES: dict[str, Callable[[Json], Figure | None]] = {
     "gates": _npk_gram,
     "kernels": _conv_npk,
     "networks": _modern_npk,
+    "products": _solve,
 }

@@ -76,6 +76,18 @@ def check_modern_npk(found: Content) -> None:
     assert 0 <= kernel["largest_error"] < 1e-5
 
 
+def check_solve(found: Content) -> None:
+    inputs = {"Lambda": "none", "bytes": "bytes", "bytes / 255 in float32": "multiples", "other float32": "floats"}
+    assert {e["what"]: e["sigma"] for e in found["products"] if e["by"] == OURS} == inputs
+    assert len(found["products"]) == 3 * len(inputs)
+    assert [e["what"] for e in found["columns"][::2]] == [f"{columns} columns" for columns in (1, 10, 20, 48, 96)]
+    dense, ours = found["ridge"]
+    assert (dense["iterations"], dense["largest_difference"], ours["same_class"]) == (0, 0, pytest.approx(1, abs=0.01))
+    assert ours["iterations"] > 0
+    assert 0 < ours["largest_difference"] < 0.01
+    assert 0.1 < found["nystrom"][0]["accuracy"] <= 1
+
+
 def check_drop_in(found: Content) -> None:
     recorded = by_problem_and_name(found["recording"])
     for name, gates in {"MLP": 4 * 1024, "transformer": 2 * 32 * 1024}.items():
@@ -141,6 +153,12 @@ RUNS = [
     Run("conv_npk.py", "--quick --n 30 --channels 4 5 --dense 6 --epochs 1", check_conv_npk, "the net itself"),
     Run("modern_npk.py", "--networks ShuffleNetV2 --small --n 1 --m 2", check_modern_npk, "read the network"),
     Run(
+        "solve.py",
+        "--n 70 --ridge-n 80 --nystrom-n 90 --centres 9 --repeats 2",
+        check_solve,
+        "bytes / 255 in float32",
+    ),
+    Run(
         "drop_in.py", "--networks MLP transformer --n 3 --batch 2 --repeats 2", check_drop_in, "(2 ReLUs stay", ".json"
     ),
     Run("gram.py", "--quick --n 64 --layers 2 3 --width 40", check_gram, "n=64, 3 x 40"),
@@ -161,6 +179,8 @@ REFUSALS = [
     ("conv_npk.py", "--dense many", "argument --dense: needs a whole number, got 'many'"),
     ("modern_npk.py", "--m 0", "argument --m: must be at least 1, got 0"),
     ("modern_npk.py", "--networks AlexNet", "argument --networks: invalid choice: 'AlexNet'"),
+    ("solve.py", "--only product", "argument --only: invalid choice: 'product'"),
+    ("solve.py", "--centres 0", "argument --centres: must be at least 1, got 0"),
     ("drop_in.py", "--n 0", "argument --n: must be at least 1, got 0"),
     ("drop_in.py", "--networks AlexNet", "argument --networks: invalid choice: 'AlexNet'"),
     ("gram.py", "--width 4 -1", "argument --width: must be at least 1"),
