@@ -1,4 +1,4 @@
-"""Largest eigenvalues of a kernel matrix, and the eigendecomposition of one that fits into memory."""
+"""The largest eigenvalues of a kernel matrix, and their vectors."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from gatedops.operators.adapters import as_operator
 from gatedops.operators.base import KernelOperator
 from gatedops.ops.checks import require_option
 from gatedops.solve import checks
+from gatedops.solve.block_cg import norms
 from gatedops.solve.dense import decomposed
 from gatedops.solve.lanczos import BlockKrylov
 from gatedops.solve.row_tiles import one_thread
 
 METHODS = ("auto", "dense", "lanczos")
 
-# A matrix of this size is decomposed in less time than a few hundred products take with one that is not stored.
+# "auto" decomposes a kernel of up to this many points, which takes seconds.
 _SMALL = 2000
 # A product with this many columns costs little more than one with a few, and more columns take fewer products.
 _BLOCK, _LEAST_BLOCK = 32, 8
@@ -50,7 +51,7 @@ def eigsh(
         k: from 1 to n.
         method: "dense" stores K and decomposes it (24 n^2 bytes). "lanczos" multiplies K by blocks of up to 32 vectors,
             and stores at most ``2 k + 8 * 32`` vectors. "auto" takes "dense" for up to 2,000 points, and if k is more
-            than a fifth of n.
+            than a fifth of n. "lanczos" can miss copies of an eigenvalue that occurs more than 32 times.
         tol: "lanczos" stops when all residuals are at most ``tol * values[0]``. The error of a value that lies apart
             from the others is then about ``tol^2 values[0]``.
         max_products: of K with a block. If they do not suffice, the result has the best pairs that they found.
@@ -76,7 +77,7 @@ def eigsh(
         values, vectors = values[-k:].flip(0), vectors[:, -k:].flip(1)
     else:
         values, vectors = _lanczos(operator, k, tol, max_products, seed)
-    residuals = torch.linalg.vector_norm(operator.product(vectors) - vectors * values, dim=0)
+    residuals = norms(operator.product(vectors) - vectors * values)
     worst = float(residuals.max() / values[0])
     if method != "dense" and worst > tol:
         warnings.warn(
