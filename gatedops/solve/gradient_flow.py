@@ -31,6 +31,8 @@ METHODS = ("auto", "eigen", "lanczos")
 _DECOMPOSED = 2_000
 # The projected matrix is decomposed anew when the basis has grown by this factor.
 _GROWTH = 1.1
+# At least this many copies of the targets are kept for each time.
+_COPIES = 6
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -125,6 +127,10 @@ def gradient_flow(
     diagonal = checks.checked_diagonal(operator)
     targets = checks.targets_of(targets, operator)
     tol, most = checks.tol_of(tol), checks.whole_number(max_products, "max_products", 1)
+    needed = 8 * _COPIES * targets.numel() * len(times)
+    checks.require_memory(
+        needed, operator.device, f"targets: alpha at {len(times)} times", "use fewer columns or times"
+    )
     mean, unit = targets.mean(0), float(diagonal.mean())
     flow = _Flow(operator, targets - mean, [each / unit for each in times], _rounding(operator, diagonal))
     if method == "auto":

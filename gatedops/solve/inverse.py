@@ -18,6 +18,8 @@ from gatedops.solve.solution import SolvedSystem
 
 # The inverse of the triangular factor is computed in panels of this many columns.
 _PANEL = 1024
+# A solve keeps this many copies of the probes.
+_COPIES = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +58,8 @@ def by_probes(
     estimate the rest.
     """
     operator, n = system.operator, len(given)
+    needed = 8 * _COPIES * n * (probes + given.shape[1])
+    checks.require_memory(needed, operator.device, f"probes: a block of {probes:,} for {n:,} points", "use fewer")
     entries = operator.diag().to(torch.float64)
     factor = system.preconditioner or preconditioner_of(operator, entries, checks.rank_of(None, n))
     made = torch.Generator().manual_seed(seed)

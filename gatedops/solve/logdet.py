@@ -23,6 +23,8 @@ METHODS = ("auto", "cholesky", "lanczos")
 _FACTORED = 10_000
 # The Krylov space is large enough when it changes the result by less than this part of the error of the probes.
 _CHANGE = 0.05
+# At least this many blocks are kept.
+_COPIES = 12
 
 
 class LogDet(NamedTuple):
@@ -75,6 +77,8 @@ def logdet(
     if method == "cholesky" or (method == "auto" and n <= _FACTORED):
         lower = factored(operator, shift, ridge, "use method='lanczos'")
         return LogDet(2 * float(lower.diagonal().log().sum()), 0.0)
+    needed = n * (4 * rank + 8 * _COPIES * probes)
+    checks.require_memory(needed, operator.device, f"probes: a block of {probes:,} for {n:,} points", "use fewer")
     preconditioner = preconditioner_of(operator, diagonal, rank)
     if not shift + preconditioner.tail > 0:
         raise ValueError(f"ridge: got {ridge:g}, but the rank of K is at most {rank}, needs a ridge above 0")

@@ -119,7 +119,7 @@ def nystrom(
     targets, unit = checks.targets_of(targets, operator), float(diagonal.mean())
     chosen = _centres(centres, len(diagonal), seed).to(operator.device)
     m = len(chosen)
-    checks.require_memory(48 * m * m, operator.device, f"centres: {m:,} of them", "use fewer")
+    checks.require_memory(48 * m * m, operator.device, f"centres: a system of {m:,}", "use fewer")
     mean = targets.mean(0)
     whitener, jitter = _whitener(operator, chosen, unit)
     system, right = _normal_equations(operator, chosen, whitener, targets - mean, progress)

@@ -189,7 +189,7 @@ def test_entries_that_are_not_finite():
 
 def test_too_many_centres_for_the_memory(monkeypatch):
     monkeypatch.setattr("gatedops.solve.checks.available", lambda device: 10_000)
-    with pytest.raises(ValueError, match=r"centres: 20 of them needs .* GiB, but .* are free: use fewer"):
+    with pytest.raises(ValueError, match=r"centres: a system of 20 needs .* GiB, but .* are free: use fewer"):
         nystrom(laplacian(20), random_targets(20, 1), 0.1, centres=20)
 
 
