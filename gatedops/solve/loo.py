@@ -66,8 +66,8 @@ def loo(
         alpha_i / ((K + lambda I)^-1)_ii        lambda = ridge * mean(diag K)
 
     They are those of n refits that keep the lambda of all n points. With `intercept="fixed"` these also keep the means
-    of all n targets; with "free" each refit finds an intercept, without a penalty. The predictions f_-i(x_i) are the
-    targets minus the residuals.
+    of all n targets; with "free" each refit finds an intercept, without a penalty. The kernel stays too: gates of a net
+    that was trained on point i know it. The predictions f_-i(x_i) are the targets minus the residuals.
 
     Args:
         solution: of `kernel_ridge` or `ridge_path`. The residuals are as exact as its alpha.
@@ -94,6 +94,8 @@ def loo(
     require_option("method", method, ("auto", "cholesky", "probes"), listed=True)
     probes, tol = checks.whole_number(probes, "probes", 2), checks.tol_of(tol)
     n = len(solution.alpha)
+    if intercept == "free" and n < 2:
+        raise ValueError("intercept: got 'free' for one point, needs two, because a refit to none has no intercept")
     ones = solution.alpha.new_ones(n, 1) if intercept == "free" else solution.alpha.new_zeros(n, 0)
     if method == "cholesky" or (method == "auto" and n <= _FACTORED):
         inverse = by_cholesky(solution.system, solution.ridge, ones)

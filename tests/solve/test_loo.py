@@ -141,6 +141,8 @@ def test_bad_arguments_of_loo():
     ):
         with pytest.raises(ValueError, match=message):
             loo(solution, **{name: value})
+    with pytest.raises(ValueError, match="intercept: got 'free' for one point, needs two"):
+        loo(kernel_ridge(kernel[:1, :1], targets[:1], 0.1), intercept="free")
     system = dataclasses.replace(solution.system, operator=WatchedKernel(-kernel))
     with pytest.raises(ValueError, match=r"K: is not positive definite with ridge=0\.1"):
         loo(dataclasses.replace(solution, system=system))
