@@ -21,6 +21,7 @@ from gatedops.scalars import real_number
 from gatedops.solve import checks
 from gatedops.solve.block_cg import norms
 from gatedops.solve.dense import decomposed
+from gatedops.solve.iterate import scale_of
 from gatedops.solve.lanczos import BlockKrylov
 from gatedops.solve.row_tiles import one_thread
 from gatedops.solve.solution import Solution, SolvedSystem, change_of_predictions
@@ -202,7 +203,7 @@ class _Flow:
                 values, vectors = torch.linalg.eigh(space.projected)
                 alpha, speed = self._solved(values, vectors, vectors[: len(space.head)].T @ space.head)
                 left = space.coupling @ alpha[:, -space.coupling.shape[1] :]
-                recursive = torch.linalg.vector_norm(left, dim=1) / self._scale()
+                recursive = torch.linalg.vector_norm(left, dim=1) / scale_of(self.y)
             if bool((recursive <= tol / 2).all()):
                 break
         return _Found(_expanded(space, alpha), _expanded(space, speed), recursive, products, space.size)
@@ -212,12 +213,7 @@ class _Flow:
         count = len(self.times)
         image = self.operator.product(found.alpha.permute(1, 0, 2).flatten(1))
         left = self.y.repeat(1, count) - image - found.speed.permute(1, 0, 2).flatten(1)
-        return norms(left).view(count, -1) / self._scale()
-
-    def _scale(self) -> Tensor:
-        """Returns the norms of the columns of y, and 1 for a column of zeros."""
-        size = norms(self.y)
-        return torch.where(size > 0, size, 1.0)
+        return norms(left).view(count, -1) / scale_of(self.y)
 
     def _solved(self, values: Tensor, vectors: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
         """Returns alpha and its derivative for all times, ``(T, p, c)``, from the eigenvalues ``(p,)`` and eigenvectors

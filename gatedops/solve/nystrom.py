@@ -15,6 +15,7 @@ from gatedops.progress import with_bar
 from gatedops.scalars import whole_number
 from gatedops.solve import checks
 from gatedops.solve.block_cg import norms
+from gatedops.solve.iterate import scale_of
 from gatedops.solve.row_tiles import one_thread
 from gatedops.solve.solution import Solution, SolvedSystem
 from gatedops.tables import Table, listed, whole
@@ -244,5 +245,4 @@ def _solved(system: Tensor, right: Tensor, ridge: float) -> tuple[Tensor, Tensor
         if int(failed):
             raise ValueError(f"ridge: got {ridge:g}, with which the equations are singular: use a larger one")
         solution = torch.cholesky_solve(right, factor)
-        size = norms(right)
-        return solution, norms(right - system @ solution) / torch.where(size > 0, size, 1.0)
+        return solution, norms(right - system @ solution) / scale_of(right)
