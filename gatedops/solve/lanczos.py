@@ -16,8 +16,8 @@ _NEGLIGIBLE = 1e-13
 class BlockKrylov:
     """A basis V of span(start, A start, A^2 start, ...) for a symmetric A ``(n, n)``, in float64.
 
-    After each :meth:`extend`, ``A V = V projected + W coupling E^T``. W is the block that follows, and E has the columns
-    of the identity that belong to the last block of V. Every new block is orthogonalised against all of V, so no
+    After each :meth:`extend`, ``A V = V projected + W coupling E^T``. W is the block that follows. E has the columns of
+    the identity that belong to the last block of V. Every new block is orthogonalised against all of V, so no
     eigenvalue is found twice, and V takes ``8 n`` bytes for each of its columns. The bits of all results are the same
     for any number of threads if those of the product are.
 
