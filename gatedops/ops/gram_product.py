@@ -28,7 +28,9 @@ def kernel_product(
 
     Args:
         x, bits, y, y_bits: as in npk_gram; checked by the caller.
-        v: ``(m, c)`` float32 or float64. Both keep all their digits; float64 takes about 1.3 times as long.
+        v: ``(m, c)`` float32 or float64. Both keep all their digits. Sums are in float64; if v is float32 and has more
+            than 24 columns, those over a tile of 256 columns of K are in float32. With float64 v, 10 columns take about
+            1.4 times as long, and 96 columns four times.
         factors, slopes: of the layers, as gram_args makes them.
         digits: whether Sigma of float32 rows may be computed from three digits of 8 bits for each number, on units that
             multiply bytes. Its error is then relative to the largest number of each row (docs/math.md, section 15).

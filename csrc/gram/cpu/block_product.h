@@ -23,7 +23,19 @@ struct ProductScratch {
   std::vector<T> right, part;
 };
 
-// Adds tile (n x m) v (m, c) to out (n, c), by torch's matrix product. v may be of another dtype.
+// Adds a part (n, width) of a product, with `stride` elements between rows, to columns of out from column c on.
+template <class Out, class T>
+void add_part(const T* part, int64_t rows, int64_t width, int64_t stride, const Matrix& out, int64_t c) {
+  for (int64_t i = 0; i < rows; ++i) {
+    Out* to = reinterpret_cast<Out*>(out.data) + i * out.row_stride + c;
+    for (int64_t j = 0; j < width; ++j) {
+      to[j] += part[i * stride + j];
+    }
+  }
+}
+
+// Adds tile (n x m) v (m, c) to out (n, c), by torch's matrix product in T. v may be of another dtype. out is of T or
+// in double.
 template <class T>
 void accumulate(const Matrix& tile, const Matrix& v, const Matrix& out, ProductScratch<T>& s) {
   for (int64_t c = 0; c < out.cols; c += kColumns) {
@@ -34,12 +46,10 @@ void accumulate(const Matrix& tile, const Matrix& v, const Matrix& out, ProductS
       convert(v.block(0, v.rows, c, width), right.block(0, v.rows, 0, width));
     }
     mm(tile, right, Matrix::of(s.part.data(), tile.rows, stride, stride));
-    for (int64_t i = 0; i < tile.rows; ++i) {
-      T* to = reinterpret_cast<T*>(out.data) + i * out.row_stride + c;
-      const T* from = s.part.data() + i * stride;
-      for (int64_t j = 0; j < width; ++j) {
-        to[j] += from[j];
-      }
+    if (out.dtype == scalar_type_of<T>()) {
+      add_part<T>(s.part.data(), tile.rows, width, stride, out, c);
+    } else {
+      add_part<double>(s.part.data(), tile.rows, width, stride, out, c);
     }
   }
 }

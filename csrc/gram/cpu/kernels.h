@@ -19,7 +19,7 @@ constexpr int kBlock = 64;
 constexpr int kTileStride = kTile + 16;
 // Up to this many columns of v our own loop beats torch's product.
 constexpr int kFewColumns = 24;
-// npk_product multiplies at most this many columns of v with a tile. For more it makes the tile again.
+// npk_product multiplies at most this many columns of v in double with a tile. For more it makes the tile again.
 constexpr int64_t kMostColumns = 96;
 // At most this many words of each column are packed at a time: 512 KiB for a tile.
 constexpr int kPanelWords = 512;

@@ -2,7 +2,8 @@
 // A tile of a symmetric problem serves two row blocks of the output, out_I += K_IJ v_J and out_J += K_IJ^T v_I, so no
 // pair is computed twice. In float32, our own loop multiplies few columns of v with each block of a tile while it lies
 // in the L1 cache, with sums in double. In float64, or if there are more columns, torch multiplies them with whole
-// tiles. npk_product uses our own loop alone and returns its sums as they are.
+// tiles. npk_product returns sums in double, and uses our own loop for all vectors in double, so that no number is
+// rounded.
 #include <torch/csrc/stable/library.h>
 
 #include <cmath>
@@ -19,7 +20,7 @@ namespace {
 template <class T>
 class Contraction {
  public:
-  // `few` asks for our own loop, which needs float32. Without it, out has the dtype T.
+  // `few` asks for our own loop, which needs float32. out is of T or in double.
   Contraction(
       const GramProblem& p, const SigmaSource<T>* sigma, const std::vector<double>& scale, const Matrix& v,
       const Matrix& out, bool few)
@@ -204,7 +205,8 @@ Tensor npk_matvec(
   return contract<double>(args, sigma_source<double>(args).get(), v, v);
 }
 
-// Returns K v in float64, for K in float32 and v of either dtype, without rounding a number of v.
+// Returns K v in float64, for K in float32 and v of either dtype. No number of v is rounded. Sums are in double; if v
+// is in float32 and has many columns, the sums of the products with one tile are in float32.
 Tensor npk_product(
     const std::optional<Tensor>& x, const Tensor& words, const std::optional<Tensor>& y,
     const std::optional<Tensor>& y_words, const Tensor& v, std::vector<int64_t> first, std::vector<int64_t> y_first,
@@ -225,10 +227,12 @@ Tensor npk_product(
   }
   const GramProblem problem(args);
   const Matrix in(v), sums(out);
-  for (int64_t c = 0; c < in.cols; c += kMostColumns) {
-    const int64_t width = std::min(kMostColumns, in.cols - c);
+  const bool few = in.dtype == ScalarType::Double || in.cols <= kFewColumns;
+  const int64_t at_once = few ? kMostColumns : std::max<int64_t>(1, in.cols);
+  for (int64_t c = 0; c < in.cols; c += at_once) {
+    const int64_t width = std::min(at_once, in.cols - c);
     const Matrix v_part = in.block(0, in.rows, c, width), out_part = sums.block(0, sums.rows, c, width);
-    Contraction<float>(problem, sigma.get(), scale, v_part, out_part, true).run();
+    Contraction<float>(problem, sigma.get(), scale, v_part, out_part, few).run();
   }
   return out;
 }

@@ -26,24 +26,31 @@ namespace {
 // A digit is worth 2^8 of the next.
 constexpr double kDigit = 256.0;
 
+// A sum of products of digits has this many registers, because each product waits for the one before it in its
+// register.
+constexpr int kSums = 5;
+
 // Computes the sums of one group of rows and one of columns, whose numbers have three digits, the highest first.
 // sums[0] gets the products of both highest digits, sums[1] those worth 2^8 less, sums[2] and sums[3] those worth 2^16
-// less. The three products that are worth less still are left out. In this order the same sum returns after four other
-// products at the earliest, or two from step to step: the latency of 52 cycles is hidden up to 8 cycles a step.
+// less, and sums[4] those worth 2^24 less. The product of both lowest digits is left out. A product has a latency of 52
+// cycles and eight products take 128 cycles, so a register may get two of them in each step.
 void add_digits(const uint8_t* x, const uint8_t* y, int64_t steps) {
   for (int64_t step = 0; step < steps; ++step, x += 3 * kRegisterBytes, y += 3 * kRegisterBytes) {
-    stream_tile<4>(x, kStepBytes);
-    load_tile<6>(y + kRegisterBytes, kStepBytes);
-    multiply_digits<1, 4, 6>();
-    load_tile<7>(y + 2 * kRegisterBytes, kStepBytes);
-    multiply_digits<2, 4, 7>();
-    load_tile<7>(y, kStepBytes);
-    multiply_digits<0, 4, 7>();
-    stream_tile<5>(x + kRegisterBytes, kStepBytes);
-    multiply_digits<3, 5, 6>();
+    stream_tile<5>(x, kStepBytes);
+    load_tile<7>(y + kRegisterBytes, kStepBytes);
     multiply_digits<1, 5, 7>();
-    stream_tile<4>(x + 2 * kRegisterBytes, kStepBytes);
-    multiply_digits<2, 4, 7>();
+    load_tile<7>(y + 2 * kRegisterBytes, kStepBytes);
+    multiply_digits<2, 5, 7>();
+    load_tile<6>(y, kStepBytes);
+    multiply_digits<0, 5, 6>();
+    stream_tile<5>(x + kRegisterBytes, kStepBytes);
+    multiply_digits<4, 5, 7>();
+    multiply_digits<1, 5, 6>();
+    load_tile<7>(y + kRegisterBytes, kStepBytes);
+    multiply_digits<3, 5, 7>();
+    stream_tile<5>(x + 2 * kRegisterBytes, kStepBytes);
+    multiply_digits<2, 5, 6>();
+    multiply_digits<4, 5, 7>();
   }
 }
 
@@ -53,11 +60,11 @@ __m512d wide(const int32_t* p) {
 
 // Returns eight sums of the digits' products, exact, times the scales of the row and of the columns.
 __m512d joined(const int32_t* at, __m512d row_scale, const double* column_scale) {
-  constexpr int kSums = kGroupRows * kGroupRows;
+  constexpr int kSum = kGroupRows * kGroupRows;
   const __m512d digit = _mm512_set1_pd(kDigit);
-  const __m512d last = _mm512_add_pd(wide(at + 2 * kSums), wide(at + 3 * kSums));
-  const __m512d low = _mm512_fmadd_pd(wide(at + kSums), digit, last);
-  const __m512d all = _mm512_fmadd_pd(_mm512_mul_pd(wide(at), digit), digit, low);
+  __m512d all = _mm512_fmadd_pd(wide(at), digit, wide(at + kSum));
+  all = _mm512_fmadd_pd(all, digit, _mm512_add_pd(wide(at + 2 * kSum), wide(at + 3 * kSum)));
+  all = _mm512_fmadd_pd(all, digit, wide(at + 4 * kSum));
   return _mm512_mul_pd(all, _mm512_mul_pd(row_scale, _mm512_loadu_pd(column_scale)));
 }
 
@@ -103,16 +110,18 @@ void multiply_digits_on_amx(
     const ByteTiles& x, const ByteTiles& y, const ByteSpan& span, const double* x_scale, const double* y_scale,
     float* out) {
   const TileRegisters registers;
-  alignas(64) int32_t sums[4][kGroupRows][kGroupRows];
+  alignas(64) int32_t sums[kSums][kGroupRows][kGroupRows];
   for (int j = 0; j < span.cols; j += kGroupRows) {
     const uint8_t* columns = y.group_of(span.j + j);
     for (int i = 0; i < span.rows; i += kGroupRows) {
       clear_sums();
+      zero_tile<4>();
       add_digits(x.group_of(span.i + i), columns, span.steps);
       store_tile<0>(sums[0], kStepBytes);
       store_tile<1>(sums[1], kStepBytes);
       store_tile<2>(sums[2], kStepBytes);
       store_tile<3>(sums[3], kStepBytes);
+      store_tile<4>(sums[4], kStepBytes);
       for (int r = 0; r < kGroupRows; ++r) {
         const __m512d scale = _mm512_set1_pd(x_scale[i + r]);
         float* to = out + (i + r) * kTileStride + j;

@@ -46,7 +46,7 @@ class DigitRows {
   const ByteTiles& tiles() const {
     return tiles_;
   }
-  // Returns the scales from a row on, times 2^8.
+  // Returns the scales from a row on, times 2^4.
   const double* scale(int64_t row) const {
     return scale_.data() + row;
   }
@@ -79,7 +79,7 @@ class DigitRows {
     for (int digit = 0; digit < kDigits; ++digit) {
       tiles_.write(i, digit, s.digits[digit].data(), x.cols);
     }
-    scale_[i] = std::ldexp(256.0, -shift);
+    scale_[i] = std::ldexp(16.0, -shift);
     return true;
   }
 
@@ -130,8 +130,8 @@ class DigitRows {
   bool finite_ = true;
 };
 
-// Sigma of float32 rows by their digits: six exact products of bytes instead of one of floats. An entry is off by at
-// most 2^-22 * (|x|_max |y|_1 + |x|_1 |y|_max) before it is rounded (docs/math.md, section 15).
+// Sigma of float32 rows by their digits: eight exact products of bytes instead of one of floats (docs/math.md, section
+// 15, has the bound of the error).
 class DigitSigma final : public SigmaSource<float> {
  public:
   DigitSigma(DigitRows x, DigitRows y) : x_(std::move(x)), y_(std::move(y)) {}
