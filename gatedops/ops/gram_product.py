@@ -11,6 +11,9 @@ from gatedops.devices import most_precise
 from gatedops.gatebits import GateBits
 from gatedops.ops.gram_args import layout_of, with_widths
 
+# torch.ldexp multiplies by a power of two, which must be in the range of float64.
+_RANGE = 1000
+
 
 def kernel_product(
     x: Tensor | None,
@@ -41,8 +44,20 @@ def kernel_product(
     sloped = with_widths(list(slopes), bits)
     with torch.no_grad():
         if dtype == torch.float32:
-            return torch.ops.gatedops.npk_product(x, bits.words, y, y_words, v, *layout, digits, *sloped)
+            v, exponents = _in_range(v)
+            product = torch.ops.gatedops.npk_product(x, bits.words, y, y_words, v, *layout, digits, *sloped)
+            return product if exponents is None else torch.ldexp(product, exponents)
         return torch.ops.gatedops.npk_matvec(x, bits.words, y, y_words, v.to(dtype), *layout, *sloped)
+
+
+def _in_range(v: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Returns v with each column divided by a power of two, and the exponents. The op writes a float64 number as the
+    sum of two float32 numbers, which have a smaller range."""
+    if v.dtype != torch.float64 or not len(v):
+        return v, None
+    largest = v.abs().amax(0)
+    exponents = torch.frexp(torch.where(largest.isfinite(), largest, 1.0)).exponent.clamp(-_RANGE, _RANGE)
+    return torch.ldexp(v, -exponents), exponents
 
 
 @torch.library.register_fake("gatedops::npk_product")

@@ -147,3 +147,21 @@ def test_float64_keeps_the_digits_of_v():
     v = 1 + 2.0**-40 * torch.arange(50, dtype=torch.float64)[:, None]
     gram = npk_gram(None, bits).double()
     assert ((product(None, bits, v) - gram @ v).abs() < 1e-14 * (gram @ v)).all()
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e-45, 1e-38, 1.0, 1e39, 1e290])
+def test_float64_vectors_of_any_size(size):
+    """One column is so much smaller than another that float32 could not hold both."""
+    bits = random_bits(50, LAYERS)
+    gram, v = npk_gram(None, bits).double(), vectors(50, 2) * torch.tensor([size, 1.0], dtype=torch.float64)
+    found = product(None, bits, v)
+    for column in range(2):
+        assert_close_in_float64(found[:, column], gram @ v[:, column])
+
+
+def test_vectors_that_are_not_finite_give_nan():
+    v = vectors(50, 2)
+    v[3, 0] = torch.inf
+    found = product(None, random_bits(50, dense(9)), v)
+    assert not found[:, 0].isfinite().any()
+    assert found[:, 1].isfinite().all()
