@@ -16,7 +16,7 @@ from torch import Tensor
 from gatedops.operators.base import KernelOperator
 from gatedops.solve.checks import INDEFINITE
 from gatedops.solve.preconditioner import ShiftedPreconditioner
-from gatedops.solve.row_tiles import dots
+from gatedops.solve.row_tiles import dots, norms
 
 # Steps aim a little below the tolerance, so that rounding does not put the true residual above it.
 _AIM = 0.99
@@ -63,11 +63,6 @@ class State:
     iterations: int = 0
 
 
-def norms(v: Tensor) -> Tensor:
-    """Returns the norm of each column, float64 ``(c,)``."""
-    return dots(v, v).sqrt()
-
-
 def started(system: System, b: Tensor, x: Tensor | None, tol: float) -> State:
     """Returns the state before the first step, from x or from 0."""
     state = State(torch.zeros_like(b) if x is None else x.clone(), b, b, torch.arange(0), b[0], b[0])
@@ -94,7 +89,7 @@ def solve(
             after(state)
         residual = system.residual(state.x, b)
         true = norms(residual)
-        open_ = true > tol
+        open_ = ~(true <= tol)  # NaN is open, too.
         if not bool(open_.any()):
             return true, "converged"
         if state.iterations >= max_iter:
@@ -108,7 +103,7 @@ def solve(
 def _restart(system: System, state: State, residual: Tensor, tol: float) -> None:
     """Begins anew from the true residuals, with the columns that have not converged."""
     state.recursive = norms(residual)
-    state.active = (state.recursive > tol).nonzero()[:, 0]
+    state.active = (~(state.recursive <= tol)).nonzero()[:, 0]
     state.r = residual[:, state.active].contiguous()
     state.p = state.r
     if len(state.active):
@@ -129,7 +124,7 @@ def _step(system: System, state: State, tol: float) -> None:
     found = norms(state.r)
     state.recursive[state.active] = found
     state.iterations += 1
-    kept = found > _AIM * tol
+    kept = ~(found <= _AIM * tol)
     if not bool(kept.all()):
         state.active, state.r = state.active[kept], state.r[:, kept].contiguous()
         p, q, curvature = p[:, kept], q[:, kept], curvature[kept]

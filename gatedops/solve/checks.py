@@ -110,6 +110,8 @@ def targets_of(given: Any, operator: KernelOperator) -> Tensor:
     targets = targets.detach().to(operator.device, torch.float64).reshape(n, -1)
     if not bool(torch.isfinite(targets).all()):
         raise ValueError("targets: has numbers that are not finite: leave out their rows, in K too")
+    if not bool(torch.isfinite(targets.abs().sum(0)).all()):
+        raise ValueError("targets: their sum is not finite: divide them by a number")
     return targets
 
 

@@ -13,10 +13,9 @@ from gatedops.operators.adapters import as_operator
 from gatedops.operators.base import KernelOperator
 from gatedops.ops.checks import require_option
 from gatedops.solve import checks
-from gatedops.solve.block_cg import norms
 from gatedops.solve.dense import decomposed
 from gatedops.solve.lanczos import BlockKrylov
-from gatedops.solve.row_tiles import one_thread
+from gatedops.solve.row_tiles import norms, one_thread
 
 METHODS = ("auto", "dense", "lanczos")
 

@@ -19,11 +19,10 @@ from gatedops.ops.checks import require_option
 from gatedops.progress import with_bar
 from gatedops.scalars import real_number
 from gatedops.solve import checks
-from gatedops.solve.block_cg import norms
 from gatedops.solve.dense import decomposed
 from gatedops.solve.iterate import scale_of
 from gatedops.solve.lanczos import BlockKrylov
-from gatedops.solve.row_tiles import one_thread
+from gatedops.solve.row_tiles import norms, one_thread
 from gatedops.solve.solution import Solution, SolvedSystem, change_of_predictions
 from gatedops.tables import Table
 
@@ -133,14 +132,15 @@ def gradient_flow(
         needed, operator.device, f"targets: alpha at {len(times)} times", "use fewer columns or times"
     )
     mean, unit = targets.mean(0), float(diagonal.mean())
-    flow = _Flow(operator, targets - mean, [each / unit for each in times], _rounding(operator, diagonal))
+    scale = scale_of(targets - mean)
+    flow = _Flow(operator, (targets - mean) / scale, [each / unit for each in times], _rounding(operator, diagonal))
     if method == "auto":
         method = "eigen" if len(targets) <= _DECOMPOSED else "lanczos"
     found = flow.by_eigenvalues() if method == "eigen" else flow.by_lanczos(tol, most, progress)
     true = flow.defects(found)
     solutions = [
         FlowSolution(
-            alpha=found.alpha[place],
+            alpha=found.alpha[place] * scale,
             mean=mean,
             ridge=0.0,
             iterations=found.products,
@@ -176,8 +176,8 @@ class _Found:
 
 @dataclass(frozen=True, eq=False)
 class _Flow:
-    """d alpha / dt = y - K alpha from alpha = 0, at times in the units of 1 / K. Eigenvalues down to -rounding are
-    rounded zeros."""
+    """d alpha / dt = y - K alpha from alpha = 0, at times in the units of 1 / K, for columns of y of norm 1 or 0.
+    Eigenvalues down to -rounding are rounded zeros."""
 
     operator: KernelOperator
     y: Tensor
@@ -203,17 +203,17 @@ class _Flow:
                 values, vectors = torch.linalg.eigh(space.projected)
                 alpha, speed = self._solved(values, vectors, vectors[: len(space.head)].T @ space.head)
                 left = space.coupling @ alpha[:, -space.coupling.shape[1] :]
-                recursive = torch.linalg.vector_norm(left, dim=1) / scale_of(self.y)
+                recursive = torch.linalg.vector_norm(left, dim=1)
             if bool((recursive <= tol / 2).all()):
                 break
         return _Found(_expanded(space, alpha), _expanded(space, speed), recursive, products, space.size)
 
     def defects(self, found: _Found) -> Tensor:
-        """Returns the norms of y - K alpha - d alpha / dt, ``(T, c)``, relative to those of y, from a product."""
+        """Returns the norms of y - K alpha - d alpha / dt, ``(T, c)``, from a product."""
         count = len(self.times)
         image = self.operator.product(found.alpha.permute(1, 0, 2).flatten(1))
         left = self.y.repeat(1, count) - image - found.speed.permute(1, 0, 2).flatten(1)
-        return norms(left).view(count, -1) / scale_of(self.y)
+        return norms(left).view(count, -1)
 
     def _solved(self, values: Tensor, vectors: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
         """Returns alpha and its derivative for all times, ``(T, p, c)``, from the eigenvalues ``(p,)`` and eigenvectors

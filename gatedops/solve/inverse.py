@@ -13,7 +13,7 @@ from gatedops.solve import block_cg, checks
 from gatedops.solve.dense import factored
 from gatedops.solve.preconditioner import Preconditioner, preconditioner_of
 from gatedops.solve.problem import MAX_ITER
-from gatedops.solve.row_tiles import one_thread, times
+from gatedops.solve.row_tiles import norms, one_thread, times
 from gatedops.solve.solution import SolvedSystem
 
 # The inverse of the triangular factor is computed in panels of this many columns.
@@ -79,7 +79,7 @@ def by_probes(
 
 def _solved(system: block_cg.System, b: Tensor, tol: float, progress: bool | None) -> Tensor:
     """Returns (K + shift I)^-1 b, after a warning if tol is not reached."""
-    size = block_cg.norms(b)
+    size = norms(b)
     b = b / size
     state = block_cg.started(system, b, None, tol)
     with stages(0, "step", "loo", progress=progress) as advance:

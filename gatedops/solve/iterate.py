@@ -15,6 +15,7 @@ from gatedops.solve import block_cg, checks
 from gatedops.solve.checkpoint import Checkpoint, Saved
 from gatedops.solve.preconditioner import Preconditioner, preconditioner_of
 from gatedops.solve.problem import Problem, joined
+from gatedops.solve.row_tiles import norms
 from gatedops.solve.solution import Solution, SolvedSystem, change_of_predictions
 
 # A solve keeps this many copies of its columns, most of them inside a step.
@@ -99,7 +100,7 @@ def conjugate_gradients(
 
 def scale_of(b: Tensor) -> Tensor:
     """Returns the norm of each column, or 1 if the column is zero."""
-    scale = block_cg.norms(b)
+    scale = norms(b)
     return torch.where(scale > 0, scale, 1)
 
 

@@ -15,7 +15,7 @@ from gatedops.ops.checks import require_option
 from gatedops.solve import checks
 from gatedops.solve.dense import decomposed
 from gatedops.solve.inverse import by_cholesky, by_probes
-from gatedops.solve.row_tiles import dots
+from gatedops.solve.row_tiles import dots, powers_of_two
 from gatedops.solve.solution import Solution
 
 RIDGES = (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
@@ -159,6 +159,8 @@ def select_ridge(K: Any, targets: Tensor | np.ndarray | Sequence[Any], ridges: I
     if not possible:
         raise ValueError("K is not positive definite with any of the ridges: add larger ones, or use a float64 kernel")
 
+    # The squares of the residuals then stay in range.
+    y = y / powers_of_two((y - y.mean(0)).view(-1, 1))
     scores: list[tuple[float, float, float]] = []
     for ridge, residuals in zip(possible, _residuals(values, vectors, y - y.mean(0), possible, scale), strict=True):
         hits = 0.0 if labels is None else float((y - residuals).argmax(1).eq(labels).sum())

@@ -14,9 +14,8 @@ from gatedops.operators.base import KernelOperator
 from gatedops.progress import with_bar
 from gatedops.scalars import whole_number
 from gatedops.solve import checks
-from gatedops.solve.block_cg import norms
 from gatedops.solve.iterate import scale_of
-from gatedops.solve.row_tiles import one_thread
+from gatedops.solve.row_tiles import norms, one_thread
 from gatedops.solve.solution import Solution, SolvedSystem
 from gatedops.tables import Table, listed, whole
 

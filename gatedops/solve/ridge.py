@@ -10,11 +10,11 @@ import torch
 
 from gatedops.ops.checks import require_option
 from gatedops.solve import checks
-from gatedops.solve.block_cg import norms
 from gatedops.solve.checkpoint import Checkpoint
 from gatedops.solve.dense import factored
 from gatedops.solve.iterate import Callback, Steps, conjugate_gradients, scale_of, warned
 from gatedops.solve.problem import MAX_ITER, Problem, chosen_method, joined, problem_of
+from gatedops.solve.row_tiles import norms
 from gatedops.solve.solution import Solution, SolvedSystem
 
 METHODS = ("auto", "cholesky", "cg", "nystrom")

@@ -70,6 +70,22 @@ def dots(a: Tensor, b: Tensor) -> Tensor:
     return total
 
 
+def norms(v: Tensor) -> Tensor:
+    """Returns the norm of each column of v ``(n, c)``, float64 ``(c,)``, for numbers of any size."""
+    scale = powers_of_two(v)
+    v = v / scale
+    return dots(v, v).sqrt() * scale
+
+
+def powers_of_two(v: Tensor) -> Tensor:
+    """Returns for each column of v ``(n, c)`` the power of two at or below its largest magnitude, float64 ``(c,)``; 1
+    if that is zero or not finite. A division by this power rounds nothing, and squares then stay in range."""
+    largest = v.abs().amax(0)
+    # The mantissa is half of largest / power.
+    powers = largest / (2 * torch.frexp(largest).mantissa)
+    return torch.where((largest > 0) & torch.isfinite(largest), powers, 1)
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Uses one thread of torch in the block: LAPACK's factors of small matrices depend on the number of threads."""
