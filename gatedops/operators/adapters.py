@@ -139,12 +139,11 @@ class ProductOperator(KernelOperator):
         require_symmetric(self)
         if self._diagonal is not None:
             return self._diagonal().detach().to(self.dtype)
-        spans = [range(self.shape[0])[i : i + _UNITS] for i in range(0, self.shape[0], _UNITS)]
-        parts = [self._some_columns(torch.tensor(span))[span.start : span.stop].diagonal() for span in spans]
-        return torch.cat(parts) if parts else torch.empty(0, dtype=self.dtype, device=self.device)
+        places = torch.arange(self.shape[0], device=self.device)
+        return torch.cat([self._some_columns(some)[some].diagonal() for some in places.split(_UNITS)])
 
     def block(self, rows: Index, cols: Index) -> Tensor:
-        index = torch.arange(self.shape[1])[cols.cpu() if isinstance(cols, Tensor) else cols]
+        index = torch.arange(self.shape[1], device=self.device)[cols]
         parts = [self._some_columns(some)[rows] for some in index.split(_UNITS)]
         return torch.cat(parts, 1)
 
@@ -159,7 +158,7 @@ class ProductOperator(KernelOperator):
 
     def _some_columns(self, index: Tensor) -> Tensor:
         units = torch.zeros((self.shape[1], len(index)), dtype=torch.float64, device=self.device)
-        units[index, torch.arange(len(index))] = 1.0
+        units[index, torch.arange(len(index), device=self.device)] = 1.0
         return self.product(units).to(self.dtype)
 
     def _agrees_with_transpose(self) -> bool:
@@ -187,10 +186,10 @@ def _of_scipy(K: Any, name: str) -> _Products:
     dtype = torch.float32 if K.dtype == np.float32 else torch.float64
 
     def times(v: Tensor) -> Tensor:
-        return torch.as_tensor(np.asarray(K.matmat(v.numpy())))
+        return torch.as_tensor(np.asarray(K.matmat(v.numpy())), device="cpu")
 
     def times_transposed(v: Tensor) -> Tensor:
-        return torch.as_tensor(np.asarray(K.rmatmat(v.numpy())))
+        return torch.as_tensor(np.asarray(K.rmatmat(v.numpy())), device="cpu")
 
     return times, times_transposed, _require_two(K.shape, name), dtype, torch.device("cpu")
 

@@ -111,6 +111,7 @@ def _bytes_of(sides: Sequence[Tensor], eps: float) -> tuple[float, list[Tensor]]
     ends = torch.tensor(
         [[float(end) for end in side.aminmax()] for side in sides if side.numel()] or [[0.0, 0.0]],
         dtype=torch.float64,
+        device="cpu",
     )
     smallest, largest = float(ends[:, 0].min()), float(ends[:, 1].max())
     _require_finite(sides, smallest, largest)

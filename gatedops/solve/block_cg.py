@@ -65,7 +65,7 @@ class State:
 
 def started(system: System, b: Tensor, x: Tensor | None, tol: float) -> State:
     """Returns the state before the first step, from x or from 0."""
-    state = State(torch.zeros_like(b) if x is None else x.clone(), b, b, torch.arange(0), b[0], b[0])
+    state = State(torch.zeros_like(b) if x is None else x.clone(), b, b, torch.arange(0, device=b.device), b[0], b[0])
     _restart(system, state, b if x is None else system.residual(x, b), tol)
     state.before = torch.full_like(state.recursive, float("inf"))
     return state

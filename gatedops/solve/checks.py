@@ -13,6 +13,7 @@ from gatedops.arrays import as_tensor
 from gatedops.operators.base import KernelOperator
 from gatedops.operators.memory import available
 from gatedops.ops.checks import require_float64
+from gatedops.solve.row_tiles import powers_of_two
 
 # Residuals below this cannot be told from the rounding of float64 sums.
 SMALLEST_TOL = 1e-13
@@ -57,7 +58,8 @@ def sampled_columns(operator: KernelOperator) -> Tensor:
         ValueError: they are not finite, or their rows disagree with them.
     """
     n = operator.shape[0]
-    index = torch.linspace(0, n - 1, min(n, SAMPLED), dtype=torch.float64).round().long().to(operator.device)
+    places = torch.linspace(0, n - 1, min(n, SAMPLED), dtype=torch.float64, device="cpu")
+    index = places.round().long().to(operator.device)
     columns = operator.columns(index).to(torch.float64)
     if not bool(torch.isfinite(columns).all()):
         raise ValueError(NOT_FINITE)
@@ -73,8 +75,10 @@ def smallest_ridge(operator: KernelOperator, sample: Tensor, trace: float) -> fl
     It is 3 u sqrt(n) ||K||_F / trace K, with the norm from sampled columns (docs/math.md section 15).
     """
     n = operator.shape[0]
-    norm = float(sample.square().sum() * (n / sample.shape[1])) ** 0.5
-    return 3 * torch.finfo(operator.dtype).eps / 2 * n**0.5 * norm / trace
+    # The squares of scaled entries stay in range.
+    scale = powers_of_two(sample.reshape(-1, 1))
+    norm = float((sample / scale).square().sum() * (n / sample.shape[1])) ** 0.5
+    return 3 * torch.finfo(operator.dtype).eps / 2 * n**0.5 * norm / (trace / float(scale))
 
 
 def tensor_of(given: Any, name: str) -> Tensor:
@@ -173,6 +177,17 @@ def rank_of(given: Any, n: int) -> int:
     if given is None:
         return max(1, min(n // 4, 1000 if n < 30_000 else 2000))
     return whole_number(given, "rank", 1, n)
+
+
+def seed_of(given: Any) -> int:
+    """Returns a seed. TypeError or ValueError if it is not a whole number from 0 to 2^63 - 1."""
+    return whole_number(given, "seed", 0, 2**63 - 1)
+
+
+def require_callback(given: Any) -> None:
+    """Raises TypeError unless a callback is None or can be called."""
+    if given is not None and not callable(given):
+        raise TypeError(f"callback: got {type(given).__name__}, needs a function of the steps and the residuals")
 
 
 def whole_number(given: Any, name: str, least: int, most: int | None = None) -> int:

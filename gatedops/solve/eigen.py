@@ -69,7 +69,7 @@ def eigsh(
     operator = as_operator(K, "K")
     n = len(checks.checked_diagonal(operator))
     k, tol = checks.whole_number(k, "k", 1, n), checks.tol_of(tol)
-    max_products = checks.whole_number(max_products, "max_products", 1)
+    max_products, seed = checks.whole_number(max_products, "max_products", 1), checks.seed_of(seed)
     require_option("method", method, METHODS, listed=True)
     if method == "dense" or (method == "auto" and (n <= _SMALL or 5 * k > n)):
         values, vectors = decomposed(operator, "use method='lanczos'")
@@ -102,7 +102,7 @@ def _lanczos(operator: KernelOperator, k: int, tol: float, max_products: int, se
         with one_thread():
             values, vectors = torch.linalg.eigh(space.projected)
             values, vectors = values.flip(0), vectors.flip(1)
-            left = torch.linalg.vector_norm(space.coupling @ vectors[-space.coupling.shape[1] :, :k], dim=0)
+            left = norms(space.coupling @ vectors[-space.coupling.shape[1] :, :k])
         if space.size >= k and (bool((left <= tol / 2 * values[0]).all()) or product >= max_products):
             break
         if space.exhausted:

@@ -68,7 +68,7 @@ def by_probes(
     problem = block_cg.System(operator, shifts, factor.at(shifts))
     solved = _solved(problem, torch.cat([signs, given], 1), tol, progress)
     scale = system.shift + factor.tail
-    rest = signs * (solved[:, :probes] - problem.preconditioner.of_columns(torch.arange(probes)).solve(signs) / scale)
+    rest = signs * (solved[:, :probes] - problem.preconditioner.of_columns(slice(probes)).solve(signs) / scale)
     diagonal = _of_preconditioner(factor, scale, n) + rest.mean(1)
     # An entry of the inverse is at least the inverse of the entry, and at most that of the smallest eigenvalue.
     bounded = torch.maximum(diagonal, 1 / (entries + system.shift))

@@ -72,7 +72,7 @@ def logdet(
     diagonal = checks.checked_diagonal(operator)
     n, shift = len(diagonal), ridge * float(diagonal.mean())
     rank, probes = checks.rank_of(rank, n), checks.whole_number(probes, "probes", 2)
-    most = checks.whole_number(max_products, "max_products", 1)
+    most, seed = checks.whole_number(max_products, "max_products", 1), checks.seed_of(seed)
     require_option("method", method, METHODS, listed=True)
     if method == "cholesky" or (method == "auto" and n <= _FACTORED):
         lower = factored(operator, shift, ridge, "use method='lanczos'")

@@ -92,7 +92,7 @@ def loo(
     _require_ridge(solution)
     require_option("intercept", intercept, ("fixed", "free"))
     require_option("method", method, ("auto", "cholesky", "probes"), listed=True)
-    probes, tol = checks.whole_number(probes, "probes", 2), checks.tol_of(tol)
+    probes, tol, seed = checks.whole_number(probes, "probes", 2), checks.tol_of(tol), checks.seed_of(seed)
     n = len(solution.alpha)
     if intercept == "free" and n < 2:
         raise ValueError("intercept: got 'free' for one point, needs two, because a refit to none has no intercept")
@@ -106,7 +106,7 @@ def loo(
         # The inverse of the matrix with a row and a column of ones for the intercept.
         size = dots(ones, inverse.solved)
         alpha = alpha - inverse.solved * (dots(ones.expand_as(alpha), alpha) / size)
-        diagonal = diagonal - inverse.solved[:, 0].square() / size
+        diagonal = diagonal - inverse.solved[:, 0] * (inverse.solved[:, 0] / size)
     residuals = alpha / diagonal[:, None]
     return (residuals, residuals.abs() * (inverse.error / diagonal)[:, None]) if return_error else residuals
 

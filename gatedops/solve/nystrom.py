@@ -117,7 +117,7 @@ def nystrom(
     operator, ridge = as_operator(K, "K"), checks.ridge_of(ridge)
     diagonal = checks.checked_diagonal(operator)
     targets, unit = checks.targets_of(targets, operator), float(diagonal.mean())
-    chosen = _centres(centres, len(diagonal), seed).to(operator.device)
+    chosen = _centres(centres, len(diagonal), checks.seed_of(seed)).to(operator.device)
     m = len(chosen)
     checks.require_memory(48 * m * m, operator.device, f"centres: a system of {m:,}", "use fewer")
     mean = targets.mean(0)

@@ -72,8 +72,8 @@ def pivoted_factor(operator: KernelOperator, diagonal: Tensor, rank: int, seed: 
 
 def _draw(weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Draws places without replacement, each with a probability proportional to its weight; none of weight 0."""
-    waits = torch.empty(len(weights), dtype=torch.float64).exponential_(generator=generator).to(weights.device)
-    first = torch.topk(waits / weights, min(count, int((weights > 0).sum())), largest=False)
+    waits = torch.empty(len(weights), dtype=torch.float64, device="cpu").exponential_(generator=generator)
+    first = torch.topk(waits.to(weights.device) / weights, min(count, int((weights > 0).sum())), largest=False)
     return first.indices
 
 
@@ -99,7 +99,8 @@ def _chosen(block: Tensor, smallest: Tensor) -> tuple[Tensor, Tensor]:
             left[[*kept, pivot]] = 0
             kept.append(pivot)
         lower = torch.linalg.cholesky(block.cpu()[kept][:, kept])
-        inverse = torch.linalg.solve_triangular(lower, torch.eye(len(kept), dtype=block.dtype), upper=False)
-    made = torch.zeros(size, len(kept), dtype=block.dtype)
+        identity = torch.eye(len(kept), dtype=lower.dtype, device=lower.device)
+        inverse = torch.linalg.solve_triangular(lower, identity, upper=False)
+    made = inverse.new_zeros(size, len(kept))
     made[kept] = inverse.T
     return torch.tensor(kept, device=block.device), made.to(block.device)

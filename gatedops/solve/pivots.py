@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from gatedops.operators.adapters import as_operator
-from gatedops.solve.checks import checked_diagonal, whole_number
+from gatedops.solve.checks import checked_diagonal, seed_of, whole_number
 from gatedops.solve.pivoted_cholesky import pivoted_factor
 
 
@@ -29,7 +29,7 @@ def pivots(K: Any, k: int, *, seed: int = 0) -> Tensor:
     operator = as_operator(K, "K")
     diagonal = checked_diagonal(operator)
     count = whole_number(k, "k", 1, len(diagonal))
-    index = pivoted_factor(operator, diagonal, count, seed).index
+    index = pivoted_factor(operator, diagonal, count, seed_of(seed)).index
     if len(index) < count:
         raise ValueError(f"k: got {k}, but the rank of K is {len(index)} in its precision: ask for at most that many")
     return index

@@ -80,7 +80,7 @@ class ShiftedPreconditioner:
                     inner[:, columns] = torch.cholesky_solve(inner[:, columns], factor)
         return v - times(self.tiles, inner).view(-1, v.shape[1])[: len(v)]
 
-    def of_columns(self, chosen: Tensor) -> ShiftedPreconditioner:
+    def of_columns(self, chosen: Tensor | slice) -> ShiftedPreconditioner:
         """Returns the preconditioner of some columns of the vectors."""
         return ShiftedPreconditioner(self.tiles, self.factors, self.place[chosen])
 

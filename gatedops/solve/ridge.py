@@ -74,6 +74,7 @@ def kernel_ridge(
     ridge, tol, start = checks.ridge_of(ridge), checks.tol_of(tol), checks.start_of(x0, problem.targets)
     max_iter = checks.whole_number(MAX_ITER if max_iter is None else max_iter, "max_iter", 1)
     used, every = checks.rank_of(rank, len(problem.targets)), checks.seconds_of(checkpoint_every)
+    checks.require_callback(callback)
     method = chosen_method(method, problem)
     if method == "nystrom":
         from gatedops.solve.nystrom import nystrom

@@ -52,6 +52,7 @@ def ridge_path(
     """
     begun = time.monotonic()
     require_option("method", method, METHODS, listed=True)
+    checks.require_callback(callback)
     asked = [checks.ridge_of(ridge) for ridge in ridges]
     if not asked:
         raise ValueError("ridges: is empty, needs at least one ridge")

@@ -80,7 +80,7 @@ def norms(v: Tensor) -> Tensor:
 def powers_of_two(v: Tensor) -> Tensor:
     """Returns for each column of v ``(n, c)`` the power of two at or below its largest magnitude, float64 ``(c,)``; 1
     if that is zero or not finite. A division by this power rounds nothing, and squares then stay in range."""
-    largest = v.abs().amax(0)
+    largest = v.abs().amax(0) if len(v) else v.new_zeros(v.shape[1])
     # The mantissa is half of largest / power.
     powers = largest / (2 * torch.frexp(largest).mantissa)
     return torch.where((largest > 0) & torch.isfinite(largest), powers, 1)

@@ -128,6 +128,7 @@ def test_the_lanczos_relation(n, columns, rank, seed):
         ({"method": "arpack"}, ValueError, "method: got 'arpack', needs one of"),
         ({"tol": 0.0}, ValueError, "tol: got 0, needs a number from"),
         ({"max_products": 0}, ValueError, "max_products: got 0"),
+        ({"seed": 0.5}, TypeError, "seed: got 0.5, needs a whole number"),
     ],
 )
 def test_bad_arguments(arguments, error, message):

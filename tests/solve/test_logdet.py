@@ -112,6 +112,7 @@ def test_not_positive_definite(method):
         ({"ridge": "a"}, TypeError, "ridge: got 'a'"),
         ({"probes": 1}, ValueError, "probes: got 1, needs a whole number at least 2"),
         ({"max_products": 0}, ValueError, "max_products: got 0"),
+        ({"seed": "a"}, TypeError, "seed: got 'a', needs a whole number"),
         ({"rank": 6}, ValueError, "rank: got 6"),
         ({"method": "lu"}, ValueError, "method: got 'lu'"),
         ({"K": torch.eye(5)[:3]}, ValueError, r"K: has shape \(3, 5\)"),

@@ -138,6 +138,7 @@ def test_bad_arguments_of_loo():
         ("method", "exact", "method: got 'exact'"),
         ("probes", 1, "probes: got 1, needs a whole number at least 2"),
         ("tol", 0.0, "tol: got 0"),
+        ("seed", -1, "seed: got -1, needs a whole number from 0"),
     ):
         with pytest.raises(ValueError, match=message):
             loo(solution, **{name: value})

@@ -168,6 +168,7 @@ def test_same_bits_for_any_number_of_threads():
         ({"centres": 2.5}, TypeError, "centres: got float"),
         ({"ridge": -1.0}, ValueError, "ridge: got -1"),
         ({"ridge": None}, TypeError, "ridge: got None, needs a number"),
+        ({"seed": None}, TypeError, "seed: got None, needs a whole number"),
         ({"targets": torch.zeros(4)}, ValueError, r"targets: got shape \(4,\)"),
         ({"K": torch.zeros(5, 5)}, ValueError, "K: its diagonal is all zeros"),
         ({"K": torch.eye(5)[:3]}, ValueError, r"K: has shape \(3, 5\)"),

@@ -83,6 +83,8 @@ def test_errors():
         pivots(kernel, 21)
     with pytest.raises(TypeError, match=r"k: got 2.5, needs a whole number"):
         pivots(kernel, 2.5)
+    with pytest.raises(TypeError, match="seed: got 'a', needs a whole number"):
+        pivots(kernel, 5, seed="a")
     x = random_targets(30, 3)
     with pytest.raises(ValueError, match="k: got 5, but the rank of K is 3 in its precision"):
         pivots(x @ x.T, 5)

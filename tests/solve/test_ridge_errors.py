@@ -62,6 +62,7 @@ CASES = {
     "rank": ({"rank": N + 1}, ValueError, "rank: got 61, needs a whole number from 1 to 60"),
     "x0": ({"x0": torch.zeros(N, 3)}, ValueError, r"x0: got shape \(60, 3\), needs \(60, 2\), like alpha"),
     "x0 NaN": ({"x0": torch.full((N, 2), float("nan"))}, ValueError, "x0: has numbers that are not finite"),
+    "callback": ({"callback": 3}, TypeError, "callback: got int, needs a function of the steps and the residuals"),
     "seconds": ({"checkpoint_every": -1}, ValueError, "checkpoint_every: got -1"),
     "rectangle": ({"K": gaussian(N)[:, :50]}, ValueError, r"K: .*\(60, 50\)"),
     "empty": ({"K": torch.zeros(0, 0), "targets": torch.zeros(0, 1)}, ValueError, r"K: .*\(0, 0\)"),

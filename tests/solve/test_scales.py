@@ -1,14 +1,15 @@
-"""Targets of any size: squares of numbers below 1e-162 or above 1e154 leave the range of float64."""
+"""Targets and kernels of any size: squares of numbers below 1e-162 or above 1e154 leave the range of float64."""
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import pytest
 import torch
 from kernels import gaussian, random_targets
 
-from gatedops.solve import gradient_flow, kernel_ridge, nystrom, select_ridge
+from gatedops.solve import eigsh, gradient_flow, kernel_ridge, logdet, loo, nystrom, select_ridge
 from gatedops.solve.row_tiles import norms, powers_of_two
 from gatedops.solve.solution import change_of_predictions
 
@@ -32,6 +33,37 @@ def test_solutions_are_proportional_to_targets(name, scales):
     torch.testing.assert_close(scaled.alpha / scale, plain.alpha, rtol=0, atol=1e-6 * largest)
     torch.testing.assert_close(scaled.residuals, plain.residuals, rtol=1e-2, atol=1e-9)
     assert scaled.converged
+
+
+@pytest.mark.parametrize("scale", [1e-170, 1e170])
+@pytest.mark.parametrize("name", SOLVERS)
+def test_a_factor_of_the_kernel_divides_alpha(name, scale):
+    kernel, targets = gaussian(N), random_targets(N, 2)
+    plain, scaled = SOLVERS[name](kernel, targets), SOLVERS[name](kernel * scale, targets)
+    largest = float(plain.alpha.abs().max())
+    torch.testing.assert_close(scaled.alpha * scale, plain.alpha, rtol=0, atol=1e-6 * largest)
+    assert scaled.converged
+
+
+@pytest.mark.parametrize("scale", [1e-170, 1e170])
+def test_a_factor_of_the_kernel_scales_eigenvalues_and_determinants(scale):
+    kernel = gaussian(N)
+    plain, scaled = (eigsh(kernel * factor, 3, method="lanczos", tol=1e-9) for factor in (1.0, scale))
+    torch.testing.assert_close(scaled.values / scale, plain.values, rtol=1e-9, atol=0)
+    for method in ("cholesky", "lanczos"):
+        plain, scaled = (logdet(kernel * factor, 0.1, method=method) for factor in (1.0, scale))
+        assert scaled.value == pytest.approx(plain.value + N * math.log(scale), rel=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1e-170, 1e170])
+@pytest.mark.parametrize("intercept", ["fixed", "free"])
+@pytest.mark.parametrize("method", ["cholesky", "probes"])
+def test_a_factor_of_the_kernel_changes_no_residual(scale, intercept, method):
+    kernel, targets = gaussian(N), random_targets(N, 2)
+    plain, scaled = (
+        loo(kernel_ridge(kernel * factor, targets, 0.1), intercept=intercept, method=method) for factor in (1.0, scale)
+    )
+    torch.testing.assert_close(scaled, plain, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("scale", [1e-170, 1e160])
