@@ -107,6 +107,7 @@ def test_only_families_with_kernels_that_can_run_are_chosen():
     assert backends_of(proved_choices(BOTH, [known])) == {
         "gates": "triton",
         "gram": "cuda",
+        "gram_product": "portable",
         "soft_gram": "portable",
         "conv_gram": "cuda",
         "gated_linear": "triton",
