@@ -62,10 +62,16 @@ class KernelOperator(ABC):
         """
         raise NotImplementedError(f"the entries of {type(self).__name__} exist in {self.dtype} alone")
 
-    def columns(self, index: Tensor | slice) -> Tensor:
-        """Returns some columns, ``(n, k)``, in `dtype`. ValueError if they do not fit into memory."""
-        self._require_memory(self.shape[0], _count(index, self.shape[1]), "index: the columns")
-        return self.block(slice(None), index)
+    def columns(self, index: Any) -> Tensor:
+        """Returns some columns, ``(n, k)``, in `dtype`, for an index as in ``op[:, index]``. An int gives one column,
+        ``(n, 1)``.
+
+        Raises:
+            IndexError, TypeError, ValueError: as ``op[:, index]``.
+        """
+        at = self._places(index, 1, "index")
+        self._require_memory(self.shape[0], _count(at, self.shape[1]), "index: the columns")
+        return self.block(slice(None), at)
 
     def to_dense(self) -> Tensor:
         """Returns all entries, ``(n, m)`` in `dtype`. ValueError if they do not fit into memory."""
@@ -81,8 +87,11 @@ class KernelOperator(ABC):
             raise ModuleNotFoundError("as_scipy: scipy is not installed: pip install scipy") from None
 
         def times(operator: KernelOperator, v: Any) -> np.ndarray:
+            if np.iscomplexobj(v):
+                raise TypeError(f"v: got {v.dtype}, needs real numbers: multiply v.real and v.imag")
             columns = torch.as_tensor(np.ascontiguousarray(v, dtype=np.float64), device=self.device)
-            return operator.product(columns.reshape(len(columns), -1)).reshape(-1, *v.shape[1:]).cpu().numpy()
+            product = operator.product(columns if v.ndim == 2 else columns[:, None])
+            return product.reshape(operator.shape[0], *v.shape[1:]).cpu().numpy()
 
         return LinearOperator(
             self.shape,
@@ -131,19 +140,22 @@ class KernelOperator(ABC):
             raise IndexError(f"index: got {len(pair)} indices, needs one for the rows and one for the columns")
         found, dropped, sizes = [], [], []
         for axis, (one, name) in enumerate(zip(pair, ("rows", "cols"), strict=True)):
-            size = self.shape[axis]
-            at = rows_at(one, size, self.device, name, holder="the operator is", hint="")
-            if isinstance(at, Tensor):
-                at = at.to(self.device)
-                at = at.nonzero().flatten() if at.dtype == torch.bool else at
-            found.append(at)
-            sizes.append(_count(at, size))
+            found.append(self._places(one, axis, name))
+            sizes.append(_count(found[-1], self.shape[axis]))
             dropped.append(not isinstance(one, (slice, list, range)) and np.ndim(one) == 0 and one is not Ellipsis)
         self._require_memory(sizes[0], sizes[1], "index: the entries")
         entries = self.block(found[0], found[1])
         for axis in (1, 0):
             entries = entries.squeeze(axis) if dropped[axis] else entries
         return entries
+
+    def _places(self, index: Any, axis: int, name: str) -> Tensor | slice:
+        """Returns the rows (axis 0) or columns (axis 1) that an index selects, as a slice or as int64 indices."""
+        at = rows_at(index, self.shape[axis], self.device, name, holder="the operator is", hint="")
+        if isinstance(at, Tensor):
+            at = at.to(self.device)
+            at = at.nonzero().flatten() if at.dtype == torch.bool else at
+        return at
 
     def __repr__(self) -> str:
         n, m = self.shape

@@ -146,6 +146,22 @@ def ridge_of(given: Any) -> float:
     return ridge
 
 
+def ridges_of(given: Any) -> list[float]:
+    """Returns several ridges as floats.
+
+    Raises:
+        TypeError: they are not a sequence of numbers.
+        ValueError: there are none, or one is negative or not finite.
+    """
+    try:
+        ridges = list(given)
+    except TypeError:
+        raise TypeError(f"ridges: got {given!r}, needs a sequence of numbers") from None
+    if not ridges:
+        raise ValueError("ridges: is empty, needs at least one ridge")
+    return [ridge_of(ridge) for ridge in ridges]
+
+
 def tol_of(given: Any) -> float:
     """Returns a tolerance as a float.
 

@@ -139,9 +139,7 @@ def select_ridge(K: Any, targets: Tensor | np.ndarray | Sequence[Any], ridges: I
         ValueError: K is not symmetric, is empty or too large, or has a diagonal of zeros; targets do not fit K or are
             all the same; values are not finite; a ridge is negative, there are none, or every ridge is left out.
     """
-    tried = [checks.ridge_of(ridge) for ridge in ridges]
-    if not tried:
-        raise ValueError("ridges: is empty, needs at least one ridge")
+    tried = checks.ridges_of(ridges)
     operator = as_operator(K, "K")
     scale, n = float(checks.checked_diagonal(operator).mean()), operator.shape[0]
     if n > _MOST_DECOMPOSED:
@@ -187,4 +185,9 @@ def _labels_and_targets(targets: Any, operator: KernelOperator) -> tuple[Tensor 
     labels = found.long()
     if int(labels.min()) < 0:
         raise ValueError(f"targets: got the label {int(labels.min())}, needs labels from 0")
+    classes = int(labels.max()) + 1
+    needed = 8 * len(labels) * classes
+    checks.require_memory(
+        needed, operator.device, f"targets: one-hot targets of {classes:,} classes", "number them anew"
+    )
     return labels, torch.nn.functional.one_hot(labels)

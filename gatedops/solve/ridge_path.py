@@ -53,9 +53,7 @@ def ridge_path(
     begun = time.monotonic()
     require_option("method", method, METHODS, listed=True)
     checks.require_callback(callback)
-    asked = [checks.ridge_of(ridge) for ridge in ridges]
-    if not asked:
-        raise ValueError("ridges: is empty, needs at least one ridge")
+    asked = checks.ridges_of(ridges)
     problem, tol = problem_of(K, targets), checks.tol_of(tol)
     max_iter = checks.whole_number(MAX_ITER if max_iter is None else max_iter, "max_iter", 1)
     used, method = checks.rank_of(rank, len(problem.targets)), chosen_method(method, problem)

@@ -181,6 +181,8 @@ def test_columns_and_dense_matrix():
     index = torch.tensor([7, 0, 39])
     assert torch.allclose(OP.columns(index), kernel[:, index], atol=1e-6)
     assert torch.allclose(OP.columns(slice(3, 9)), kernel[:, 3:9], atol=1e-6)
+    assert torch.allclose(OP.columns([-1, 3]), kernel[:, [-1, 3]], atol=1e-6)
+    assert torch.allclose(OP.columns(3), kernel[:, 3:4], atol=1e-6)
 
 
 def test_the_transpose_of_a_transpose_is_the_operator():
@@ -275,5 +277,8 @@ def test_scipy_multiplies_by_the_operator():
         ):
             assert ours.shape == theirs.shape
             assert np.abs(ours - theirs).max() < 1e-5 * np.abs(theirs).max()
+        assert (found @ v[:, :0]).shape == (40, 0)
+        with pytest.raises(TypeError, match=r"v: got complex128, needs real numbers: multiply v\.real"):
+            found @ (v + 1j)
     largest = linalg.eigsh(OP.as_scipy(), k=1, return_eigenvectors=False)[0]
     assert abs(largest - torch.linalg.eigvalsh(OP.to_dense().double())[-1]) < 1e-5 * largest

@@ -72,6 +72,10 @@ CALLED = [
     (lambda: OP[torch.ones(5).bool()], IndexError, "rows: got a mask of 5, needs one bool for each of 6 inputs"),
     (lambda: OP[torch.ones(2, 2).long()], ValueError, r"rows: got shape \(2, 2\), needs one dimension"),
     (lambda: OP[torch.ones(2, device="meta").long()], ValueError, "rows: is on meta, the operator is on cpu"),
+    (lambda: OP.columns(6), IndexError, "index: index 6 is out of range for 6 inputs"),
+    (lambda: OP.columns(torch.ones(1, dtype=torch.uint8)), TypeError, "index: got torch.uint8, needs int64 indices"),
+    (lambda: OP.columns(torch.ones(2, 2).long()), ValueError, r"index: got shape \(2, 2\), needs one dimension"),
+    (lambda: OP.columns(1.5), TypeError, "index: got float, needs an int, a slice, a list or a tensor"),
     (lambda: RECTANGLE.diag(), ValueError, "diag: the operator 6 x 4 has other columns than rows"),
     (lambda: OP.with_dtype(torch.float16), TypeError, "dtype: got torch.float16, needs"),
 ]

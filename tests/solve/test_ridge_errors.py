@@ -162,6 +162,8 @@ def test_paths():
     kernel, targets = gaussian(N), random_targets(N, 2)
     with pytest.raises(ValueError, match="ridges: is empty, needs at least one ridge"):
         ridge_path(kernel, targets, [])
+    with pytest.raises(TypeError, match=r"ridges: got 0.1, needs a sequence of numbers"):
+        ridge_path(kernel, targets, 0.1)
     with pytest.raises(ValueError, match="ridge: got -1"):
         ridge_path(kernel, targets, [1, -1])
     with pytest.raises(ValueError, match="method: got 'nystrom'"):
