@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import pickle
 import time
 from dataclasses import dataclass
@@ -58,19 +59,23 @@ class Checkpoint:
         """
         if not self._path.exists():
             return None
+        # For a file that was cut, torch.load raises OSError if it reads the file itself. Bytes in memory avoid that.
+        content = io.BytesIO(self._path.read_bytes())
         try:
-            held = torch.load(self._path, map_location=device, weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
-            held = None
-        if not isinstance(held, dict) or held.get("format") != _FORMAT:
-            raise ValueError(f"checkpoint: {self._path} is not a checkpoint of a solve: name another file")
-        other = [name for name, value in self._identity.items() if held["identity"].get(name) != value]
+            held = torch.load(content, map_location=device, weights_only=True)
+            if not isinstance(held, dict) or held["format"] != _FORMAT:
+                raise ValueError("another format")
+            identity: dict[str, str] = held["identity"]
+            saved = Saved(State(**held["state"]), held["true"], held["seconds"])
+        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError):
+            raise ValueError(f"checkpoint: {self._path} is not a checkpoint of a solve: name another file") from None
+        other = [name for name, value in self._identity.items() if identity.get(name) != value]
         if other:
             raise ValueError(
-                f"checkpoint: {self._path} is of another problem ({', '.join(other)} differ): name another file, or "
-                "remove this one"
+                f"checkpoint: {self._path} is of another problem, which differs in {', '.join(other)}: name another "
+                "file, or remove this one"
             )
-        return Saved(State(**held["state"]), held["true"], held["seconds"])
+        return saved
 
     def save(self, state: State, seconds: float) -> None:
         """Writes the state, if the last writing is long enough ago."""

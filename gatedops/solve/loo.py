@@ -186,8 +186,6 @@ def _labels_and_targets(targets: Any, operator: KernelOperator) -> tuple[Tensor 
     if int(labels.min()) < 0:
         raise ValueError(f"targets: got the label {int(labels.min())}, needs labels from 0")
     classes = int(labels.max()) + 1
-    needed = 8 * len(labels) * classes
-    checks.require_memory(
-        needed, operator.device, f"targets: one-hot targets of {classes:,} classes", "number them anew"
-    )
+    what = f"targets: one-hot targets of {classes:,} classes"
+    checks.require_memory(8 * len(labels) * classes, operator.device, what, "number the classes from 0 without gaps")
     return labels, torch.nn.functional.one_hot(labels)

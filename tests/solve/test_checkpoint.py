@@ -98,11 +98,11 @@ def test_seldom_written(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        ({"ridge": 1e-2}, "the ridge differ"),
-        ({"targets": random_targets(200, 2, seed=1)}, "the targets differ"),
-        ({"K": gaussian(200, seed=1)}, "the entries of K differ"),
-        ({"K": gaussian(200, dtype=torch.float32)}, "the entries of K differ"),
-        ({"rank": 50}, "the rank differ"),
+        ({"ridge": 1e-2}, "differs in the ridge"),
+        ({"targets": random_targets(200, 2, seed=1)}, "differs in the targets"),
+        ({"K": gaussian(200, seed=1)}, "differs in the entries of K"),
+        ({"K": gaussian(200, dtype=torch.float32)}, "differs in the entries of K"),
+        ({"rank": 50}, "differs in the rank"),
         (
             {"K": gaussian(190), "targets": random_targets(190, 2)},
             "the number of points, the targets, the entries of K",
@@ -114,16 +114,21 @@ def test_other_problems_are_refused(tmp_path, changed, named):
     given = {"K": gaussian(200), "targets": random_targets(200, 2), "ridge": 1e-3, "checkpoint": path, **GIVEN}
     kernel_ridge(**given)
     before = path.read_bytes()
-    with pytest.raises(ValueError, match=f"is of another problem .*{named}"):
+    with pytest.raises(ValueError, match=f"is of another problem, which .*{named}"):
         kernel_ridge(**(given | changed))
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", "tensor"])
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", "tensor", "cut", "without a state"])
 def test_other_files_are_refused(tmp_path, content):
     path = tmp_path / "solve.pt"
     if content == "tensor":
         torch.save(torch.zeros(3), path)
+    elif content == "cut":
+        kernel_ridge(gaussian(50), random_targets(50, 1), 1e-3, method="cg", checkpoint=path)
+        path.write_bytes(path.read_bytes()[:-10])
+    elif content == "without a state":
+        torch.save({"format": "gatedops solve 1"}, path)
     else:
         path.write_bytes(content)
     with pytest.raises(ValueError, match="is not a checkpoint of a solve: name another file"):
