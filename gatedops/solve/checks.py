@@ -212,7 +212,7 @@ def whole_number(given: Any, name: str, least: int, most: int | None = None) -> 
     if number is None:
         raise TypeError(f"{name}: got {given!r}, needs a whole number")
     if number < least or (most is not None and number > most):
-        bounds = f"at least {least}" if most is None else f"from {least} to {most}"
+        bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
         raise ValueError(f"{name}: got {number}, needs a whole number {bounds}")
     return number
 

@@ -51,6 +51,8 @@ class Problem:
         least = checks.smallest_ridge(self.operator, self.sample, float(self.diagonal.sum()))
         if ridge >= least:
             return self
+        # It is rounded up, so that the number in the message suffices.
+        shown = f"{1.05 * least:.1e}"
         if self.operator.dtype != torch.float64:
             try:
                 operator = self.operator.with_dtype(torch.float64)
@@ -58,15 +60,16 @@ class Problem:
                 pass
             else:
                 diagonal = checks.checked_diagonal(operator)
-                note = f"entries of K taken to float64, because float32 needs a ridge of at least {least:.1e}"
+                note = f"entries of K taken to float64, because float32 needs a ridge of at least {shown}"
                 return replace(self, operator=operator, diagonal=diagonal, note=joined(self.note, note)).for_ridge(
                     ridge, method
                 )
         if method == "cholesky":
             return self
+        exact = "" if self.operator.dtype == torch.float64 else "a float64 kernel, "
         raise ValueError(
-            f"ridge: got {ridge:g}, needs at least {least:.1e}, because the rounding of K to {self.operator.dtype} can "
-            "make it indefinite: use a larger ridge, a float64 kernel, or method='cholesky'"
+            f"ridge: got {ridge:g}, needs at least {shown}, because the rounding of K to {self.operator.dtype} can "
+            f"make it indefinite: use a larger ridge, {exact}or method='cholesky'"
         )
 
     def identity(self, ridge: float, rank: int) -> dict[str, str]:

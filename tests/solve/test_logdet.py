@@ -110,7 +110,7 @@ def test_not_positive_definite(method):
     [
         ({"ridge": -1.0}, ValueError, "ridge: got -1"),
         ({"ridge": "a"}, TypeError, "ridge: got 'a'"),
-        ({"probes": 1}, ValueError, "probes: got 1, needs a whole number at least 2"),
+        ({"probes": 1}, ValueError, "probes: got 1, needs a whole number of at least 2"),
         ({"max_products": 0}, ValueError, "max_products: got 0"),
         ({"seed": "a"}, TypeError, "seed: got 'a', needs a whole number"),
         ({"rank": 6}, ValueError, "rank: got 6"),

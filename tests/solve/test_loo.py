@@ -136,7 +136,7 @@ def test_bad_arguments_of_loo():
     for name, value, message in (
         ("intercept", "none", "intercept: got 'none', needs 'fixed' or 'free'"),
         ("method", "exact", "method: got 'exact'"),
-        ("probes", 1, "probes: got 1, needs a whole number at least 2"),
+        ("probes", 1, "probes: got 1, needs a whole number of at least 2"),
         ("tol", 0.0, "tol: got 0"),
         ("seed", -1, "seed: got -1, needs a whole number from 0"),
     ):

@@ -48,7 +48,7 @@ CASES = {
     "NaN ridge": ({"ridge": float("nan")}, ValueError, "ridge: got nan"),
     "infinite ridge": ({"ridge": float("inf")}, ValueError, "ridge: got inf"),
     "no ridge": ({"ridge": None}, TypeError, "ridge: got None, needs a number"),
-    "ridge 0": ({"ridge": 0}, ValueError, "ridge: got 0, needs at least .*method='cholesky'"),
+    "ridge 0": ({"ridge": 0}, ValueError, "ridge: got 0, needs at least .*: use a larger ridge, or method='cholesky'"),
     "tiny ridge": (
         {"ridge": 1e-9, "K": gaussian(N, dtype=torch.float32)},
         ValueError,
@@ -57,7 +57,7 @@ CASES = {
     "method": ({"method": "lu"}, ValueError, "method: got 'lu', needs one of"),
     "tol 0": ({"tol": 0}, ValueError, "tol: got 0, needs a number from 1e-13, what float64 sums can give, to 1"),
     "tol 1": ({"tol": 1.0}, ValueError, "tol: got 1"),
-    "max_iter": ({"max_iter": 0}, ValueError, "max_iter: got 0, needs a whole number at least 1"),
+    "max_iter": ({"max_iter": 0}, ValueError, "max_iter: got 0, needs a whole number of at least 1"),
     "rank 0": ({"rank": 0}, ValueError, "rank: got 0, needs a whole number from 1 to 60"),
     "rank": ({"rank": N + 1}, ValueError, "rank: got 61, needs a whole number from 1 to 60"),
     "x0": ({"x0": torch.zeros(N, 3)}, ValueError, r"x0: got shape \(60, 3\), needs \(60, 2\), like alpha"),
@@ -103,6 +103,15 @@ def test_an_indefinite_kernel(method):
     kernel.diagonal().add_(0.3)
     with pytest.raises(ValueError, match=r"K: is not positive definite with .*use a larger ridge, or a float64 kernel"):
         kernel_ridge(kernel, random_targets(N, 2), 1e-3, method=method, rank=3)
+
+
+def test_the_least_ridge_of_a_message_suffices():
+    for n in range(20, 30):
+        kernel, targets = gaussian(n, dtype=torch.float32), random_targets(n, 1)
+        with pytest.raises(ValueError, match="use a larger ridge, a float64 kernel, or method='cholesky'") as found:
+            kernel_ridge(kernel, targets, 1e-9, method="cg")
+        least = float(str(found.value).split("needs at least ")[1].split(",")[0])
+        kernel_ridge(kernel, targets, least, method="cg", tol=0.1)
 
 
 def test_cholesky_takes_ridge_0():
