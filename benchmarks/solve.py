@@ -169,6 +169,8 @@ def nystrom_entries(args: argparse.Namespace, failures: Failures) -> list[Entry]
 
 
 def run(args: argparse.Namespace) -> int:
+    if "nystrom" in args.only and args.centres > args.nystrom_n:
+        raise ValueError(f"--centres {args.centres} is more than the {args.nystrom_n} points of --nystrom-n")
     results = Results(args, "solve")
     if "products" in args.only:
         points = Points.drawn(args.n, args.seed)

@@ -53,8 +53,8 @@ def as_operator(K: Any, name: str = "K") -> KernelOperator:
     if all(hasattr(K, attribute) for attribute in ("matmul", "diagonal", "to_dense", "shape", "dtype", "device")):
         return ProductOperator(*_of_linear_operator(K, name), diagonal=K.diagonal, name=name)
     raise TypeError(
-        f"{name}: got {type(K).__name__}, needs an NPKOperator, a tensor, a numpy array, or an operator of scipy or"
-        " linear_operator"
+        f"{name}: got {type(K).__name__}, needs an NPKOperator, a tensor, a numpy array, or an operator of scipy (such"
+        " as scipy.sparse.linalg.aslinearoperator makes of a sparse matrix) or linear_operator"
     )
 
 

@@ -155,6 +155,9 @@ class KernelOperator(ABC):
         if isinstance(at, Tensor):
             at = at.to(self.device)
             at = at.nonzero().flatten() if at.dtype == torch.bool else at
+            outside = (at < -self.shape[axis]) | (at >= self.shape[axis])
+            if bool(outside.any()):
+                raise IndexError(f"{name}: index {int(at[outside][0])} is out of range for {self.shape[axis]} inputs")
         return at
 
     def __repr__(self) -> str:

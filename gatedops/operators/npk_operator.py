@@ -21,7 +21,7 @@ from gatedops.operators.tiles import Index, Tiles, cache_limit
 from gatedops.ops.checks import require_float64
 from gatedops.ops.differentiable import is_recorded
 from gatedops.ops.gram_args import factors_of, layout_of, require_inputs, require_result_dtype, slopes_of, with_widths
-from gatedops.ops.gram_range import check_range, sign_of
+from gatedops.ops.gram_range import check_range, passes_of, sign_of, squared_norms
 from gatedops.ops.soft_gram import sides_of
 from gatedops.path_kernels.images import ImageKernel
 from gatedops.path_kernels.problem import problem_of
@@ -108,7 +108,12 @@ class NPKOperator(KernelOperator):
         self._prepare()
 
     def _prepare(self) -> None:
-        """Makes the parts, and decides whether the Gram is stored."""
+        """Makes the parts, and decides whether the Gram is stored. ValueError if the inputs leave the range of the
+        dtype when rows are normalized."""
+        if self._normalize and self.sigma.kind in ("factor", "floats"):
+            # Sigma has them in float32, in which they could be zeros or infinite.
+            norms = [squared_norms(side) for side in self._given if side is not None and side.dtype == torch.float64]
+            passes_of([self._bits], norms, self.dtype, self._slopes)
         self._changes = any(side is not None and side.requires_grad for side in self._given)
         with torch.no_grad():
             self._kept_parts = self._made_parts()
@@ -207,6 +212,9 @@ class NPKOperator(KernelOperator):
         with torch.no_grad():
             left, right, widths, factors = sides_of(x, gates, y, y_gates, scale, dtype, normalize=normalize)
         require_float64(left.device, "gates")
+        for side, name in ((left, "gates, x"), (right, "y_gates, y")):
+            if side is not None and not bool(torch.isfinite(side).all()):
+                raise ValueError(f"{name}: have infinite values or NaN in {dtype}, need finite numbers")
         return SoftOperator(left, right, widths, factors, cache_limit(cache, left.device))
 
     def product(self, v: Tensor) -> Tensor:

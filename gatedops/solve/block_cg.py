@@ -64,9 +64,12 @@ class State:
 
 
 def started(system: System, b: Tensor, x: Tensor | None, tol: float) -> State:
-    """Returns the state before the first step, from x or from 0."""
+    """Returns the state before the first step, from x or from 0. ValueError if x is too large."""
     state = State(torch.zeros_like(b) if x is None else x.clone(), b, b, torch.arange(0, device=b.device), b[0], b[0])
-    _restart(system, state, b if x is None else system.residual(x, b), tol)
+    residual = b if x is None else system.residual(x, b)
+    if x is not None and not bool(torch.isfinite(norms(residual)).all()):
+        raise ValueError("x0: is so large that its residual is not finite: use a smaller start")
+    _restart(system, state, residual, tol)
     state.before = torch.full_like(state.recursive, float("inf"))
     return state
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from gatedops.atomic_file import file_at, written_whole
+from gatedops.atomic_file import written_whole
 from gatedops.solve.block_cg import State
 
 _FORMAT = "gatedops solve 1"
@@ -35,7 +35,7 @@ class Saved:
 
 
 class Checkpoint:
-    """A file that is replaced whole from time to time. It stays after the solve, so that a second call returns at once.
+    """A file that is replaced whole from time to time. It stays after the solve, for a second call to read.
 
     Args:
         path: of the file; its folder exists.
@@ -43,12 +43,15 @@ class Checkpoint:
         identity: what the problem is, by the names that an error shows.
 
     Raises:
-        TypeError, ValueError: path is not the path of a file that can be written.
+        ValueError: the folder cannot be written to.
     """
 
-    def __init__(self, path: Any, every: float, identity: dict[str, str]) -> None:
-        self._path: Path = file_at(path, "checkpoint")
-        self._every, self._identity = every, identity
+    def __init__(self, path: Path, every: float, identity: dict[str, str]) -> None:
+        try:
+            tempfile.TemporaryFile(dir=path.parent).close()
+        except OSError as error:
+            raise ValueError(f"checkpoint: {path.parent} cannot be written to ({error}): use another folder") from None
+        self._path, self._every, self._identity = path, every, identity
         self._written = time.monotonic()
 
     def load(self, device: torch.device) -> Saved | None:

@@ -20,7 +20,8 @@ SMALLEST_TOL = 1e-13
 NOT_FINITE = "K: has entries that are not finite: if the kernel overflows, use scale='width' or float64"
 # This many columns, spread evenly, stand for all of a kernel where its norm, its symmetry or its identity is asked for.
 SAMPLED = 64
-INDEFINITE = "K: is not positive definite with this ridge: use a larger ridge, or a float64 kernel"
+LARGER_RIDGE = "use a larger ridge, or a float64 kernel if K is float32"
+INDEFINITE = f"K: is not positive definite with this ridge: {LARGER_RIDGE}"
 
 
 def require_symmetric(operator: KernelOperator) -> None:
@@ -29,7 +30,10 @@ def require_symmetric(operator: KernelOperator) -> None:
     if n != m or n == 0:
         raise ValueError(f"K: has shape ({n}, {m}), needs (n, n) with n > 0")
     if not operator.symmetric:
-        raise ValueError("K: is not symmetric, needs the kernel of one set of inputs with itself")
+        raise ValueError(
+            "K: is not symmetric, needs the kernel of one set of inputs with itself: use (K + K.T) / 2 if only "
+            "rounding makes it differ from its transpose"
+        )
     require_float64(operator.device, "K")
 
 
@@ -117,6 +121,13 @@ def targets_of(given: Any, operator: KernelOperator) -> Tensor:
     if not bool(torch.isfinite(targets.abs().sum(0)).all()):
         raise ValueError("targets: their sum is not finite: divide them by a number")
     return targets
+
+
+def centred(targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns targets minus their means, and the means ``(c,)``. A constant column becomes exactly 0: the rounding of
+    its mean is no target."""
+    mean = torch.where((targets == targets[0]).all(0), targets[0], targets.mean(0))
+    return targets - mean, mean
 
 
 def start_of(given: Any, like: Tensor) -> Tensor | None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gatedops.operators.base import KernelOperator
-from gatedops.solve.checks import NOT_FINITE, require_memory
+from gatedops.solve.checks import LARGER_RIDGE, NOT_FINITE, require_memory
 
 # This many entries are computed together.
 _ENTRIES = 1 << 24
@@ -29,7 +29,7 @@ def factored(operator: KernelOperator, shift: float, ridge: float, remedy: str) 
     failed = torch.empty((), dtype=torch.int32, device=system.device)
     lower, _ = torch.linalg.cholesky_ex(system, out=(system, failed))
     if int(failed):
-        raise ValueError(f"K: is not positive definite with ridge={ridge:g}: use a larger ridge, or a float64 kernel")
+        raise ValueError(f"K: is not positive definite with ridge={ridge:g}: {LARGER_RIDGE}")
     return lower
 
 

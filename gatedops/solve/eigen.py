@@ -71,7 +71,9 @@ def eigsh(
     k, tol = checks.whole_number(k, "k", 1, n), checks.tol_of(tol)
     max_products, seed = checks.whole_number(max_products, "max_products", 1), checks.seed_of(seed)
     require_option("method", method, METHODS, listed=True)
-    if method == "dense" or (method == "auto" and (n <= _SMALL or 5 * k > n)):
+    if method == "auto":
+        method = "dense" if n <= _SMALL or 5 * k > n else "lanczos"
+    if method == "dense":
         values, vectors = decomposed(operator, "use method='lanczos'")
         values, vectors = values[-k:].flip(0), vectors[:, -k:].flip(1)
     else:
@@ -81,7 +83,7 @@ def eigsh(
     if method != "dense" and worst > tol:
         warnings.warn(
             f"eigsh: residuals are up to {worst:.1e} of the largest eigenvalue, not tol={tol:.1e}: use a larger "
-            "max_products, or a larger tol or a float64 kernel if that changes nothing",
+            "max_products, or a larger tol if that changes nothing",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -131,9 +131,9 @@ def gradient_flow(
     checks.require_memory(
         needed, operator.device, f"targets: alpha at {len(times)} times", "use fewer columns or times"
     )
-    mean, unit = targets.mean(0), float(diagonal.mean())
-    scale = scale_of(targets - mean)
-    flow = _Flow(operator, (targets - mean) / scale, [each / unit for each in times], _rounding(operator, diagonal))
+    (centred, mean), unit = checks.centred(targets), float(diagonal.mean())
+    scale = scale_of(centred)
+    flow = _Flow(operator, centred / scale, [each / unit for each in times], _rounding(operator, diagonal))
     if method == "auto":
         method = "eigen" if len(targets) <= _DECOMPOSED else "lanczos"
     found = flow.by_eigenvalues() if method == "eigen" else flow.by_lanczos(tol, most, progress)
@@ -284,4 +284,4 @@ def _reason(residuals: Tensor, tol: float, targets: Tensor, found: _Found, most:
     moved = f"predictions of the training points can be wrong by about {change:.1e} (root mean square)"
     if found.products == most:
         return f"{begun} after {most} products, and {moved}: use a larger max_products or a smaller t"
-    return f"{begun}, because products with K are not exact enough, and {moved}: use a float64 kernel or a larger tol"
+    return f"{begun}, because products with K are not exact enough, and {moved}: use a larger tol"

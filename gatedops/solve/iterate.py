@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gatedops.operators.base import KernelOperator
 from gatedops.progress import stages
 from gatedops.solve import block_cg, checks
 from gatedops.solve.checkpoint import Checkpoint, Saved
@@ -78,15 +79,14 @@ def conjugate_gradients(
         f"targets: a solve of {columns:,} columns with rank {steps.rank:,} for {n:,} points",
         "solve for fewer columns at a time, or with a smaller rank",
     )
-    b = (problem.targets - problem.targets.mean(0)).repeat(1, len(ridges))
+    b = checks.centred(problem.targets)[0].repeat(1, len(ridges))
     scale = scale_of(b)
     b /= scale
     shifts = torch.tensor([ridge * problem.unit for ridge in ridges], dtype=torch.float64, device=b.device)
     shifts = shifts.repeat_interleave(c)
     saved = steps.file.load(b.device) if steps.file is not None else None
-    if saved is not None and saved.true is not None and bool((saved.true <= steps.tol).all()):
-        ended = _Ended(saved.state, saved.true, "converged", saved.seconds)
-    else:
+    ended = None if saved is None else _finished(problem.operator, shifts, b, saved, steps.tol)
+    if ended is None:
         preconditioner = preconditioner or preconditioner_of(problem.operator, problem.diagonal, steps.rank)
         system = block_cg.System(problem.operator, shifts, preconditioner.at(shifts))
         x = None if start is None else torch.where(b.any(0), start / scale, 0)
@@ -109,6 +109,19 @@ def warned(solution: Solution) -> Solution:
     if not solution.converged:
         warnings.warn(f"kernel_ridge {solution.reason}", RuntimeWarning, stacklevel=3)
     return solution
+
+
+def _finished(operator: KernelOperator, shifts: Tensor, b: Tensor, saved: Saved, tol: float) -> _Ended | None:
+    """Returns what a checkpoint holds if it is a solution. The true residuals are computed anew, because a checkpoint
+    knows only some entries of K, and the others may have changed."""
+    if saved.true is None or not bool((saved.true <= tol).all()):
+        return None
+    true = norms(b - operator.product(saved.state.x) - shifts * saved.state.x)
+    if bool((true <= tol).all()):
+        return _Ended(saved.state, true, "converged", saved.seconds)
+    # The solve goes on, and must not take these residuals for a stall.
+    saved.state.before.fill_(float("inf"))
+    return None
 
 
 def _run(
@@ -144,7 +157,7 @@ def _solution(
         reason = _fault(ended, true, problem.targets, steps)
     return Solution(
         alpha=ended.state.x[:, part].contiguous(),
-        mean=problem.targets.mean(0),
+        mean=checks.centred(problem.targets)[1],
         ridge=ridge,
         iterations=ended.state.iterations,
         residuals=true,
@@ -166,5 +179,6 @@ def _fault(ended: _Ended, true: Tensor, targets: Tensor, steps: Steps) -> str:
         f"Predictions of the training points are within {change:.1e} (root mean square) of the exact ones. "
     )
     if ended.why == "stalled":
-        return f"stalled {found}The products with K are not exact enough for more: use a larger tol or a float64 kernel"
+        remedy = "use a larger tol, or a float64 kernel if K is float32"
+        return f"stalled {found}The products with K are not exact enough for more: {remedy}"
     return f"stopped {found}Use a larger max_iter, rank or ridge"

@@ -127,7 +127,7 @@ def _quadrature(operator: KernelOperator, shift: float, root: _InverseRoot, star
         with one_thread():
             values, vectors = torch.linalg.eigh(space.projected)
             if not float(values[0]) > 0:
-                raise ValueError("K: is not positive definite with this ridge: use a larger ridge, or a float64 kernel")
+                raise ValueError(checks.INDEFINITE)
             inside = vectors[: len(space.head)].T @ space.head
             traces = values.log() @ inside.square()
         error = float(traces.std()) / math.sqrt(len(traces))

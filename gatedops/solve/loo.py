@@ -155,7 +155,7 @@ def select_ridge(K: Any, targets: Tensor | np.ndarray | Sequence[Any], ridges: I
     rounding = len(values) * torch.finfo(torch.float64).eps * float(values[-1])
     possible = [ridge for ridge in tried if float(values[0]) + ridge * scale > rounding]
     if not possible:
-        raise ValueError("K is not positive definite with any of the ridges: add larger ones, or use a float64 kernel")
+        raise ValueError(f"K is not positive definite with any of the ridges: {checks.LARGER_RIDGE}")
 
     # The squares of the residuals then stay in range.
     y = y / powers_of_two((y - y.mean(0)).view(-1, 1))

@@ -120,9 +120,9 @@ def nystrom(
     chosen = _centres(centres, len(diagonal), checks.seed_of(seed)).to(operator.device)
     m = len(chosen)
     checks.require_memory(48 * m * m, operator.device, f"centres: a system of {m:,}", "use fewer")
-    mean = targets.mean(0)
+    centred, mean = checks.centred(targets)
     whitener, jitter = _whitener(operator, chosen, unit)
-    system, right = _normal_equations(operator, chosen, whitener, targets - mean, progress)
+    system, right = _normal_equations(operator, chosen, whitener, centred, progress)
     system.diagonal().add_(ridge * unit)
     white, residuals = _solved(system, right, ridge)
     with one_thread():

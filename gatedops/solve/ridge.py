@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from gatedops.atomic_file import file_at
 from gatedops.ops.checks import require_option
 from gatedops.solve import checks
 from gatedops.solve.checkpoint import Checkpoint
@@ -55,7 +56,7 @@ def kernel_ridge(
         max_iter: the most steps of "cg"; None: 1000.
         x0: a start of "cg", like alpha.
         checkpoint: a file to which "cg" writes, so that a solve that was killed goes on from it bit for bit. The file
-            stays: a second call returns its solution at once.
+            stays: a second call returns its solution after one product, which checks the solution.
         checkpoint_every: the least number of seconds from one writing to the next.
         callback: is called after each step of "cg" with the number of steps and the residuals ``(c,)``.
         progress: whether to show a bar. None: on a terminal, if tqdm is installed.
@@ -75,6 +76,7 @@ def kernel_ridge(
     max_iter = checks.whole_number(MAX_ITER if max_iter is None else max_iter, "max_iter", 1)
     used, every = checks.rank_of(rank, len(problem.targets)), checks.seconds_of(checkpoint_every)
     checks.require_callback(callback)
+    file = None if checkpoint is None else file_at(checkpoint, "checkpoint")
     method = chosen_method(method, problem)
     if method == "nystrom":
         from gatedops.solve.nystrom import nystrom
@@ -83,8 +85,8 @@ def kernel_ridge(
     problem = problem.for_ridge(ridge, method)
     if method == "cholesky":
         return warned(cholesky(problem, ridge, tol, begun))
-    file = None if checkpoint is None else Checkpoint(checkpoint, every, problem.identity(ridge, used))
-    steps = Steps(used, tol, max_iter, file, callback, progress)
+    kept = None if file is None else Checkpoint(file, every, problem.identity(ridge, used))
+    steps = Steps(used, tol, max_iter, kept, callback, progress)
     return warned(conjugate_gradients(problem, [ridge], steps, begun, start)[0])
 
 
@@ -95,8 +97,7 @@ def cholesky(problem: Problem, ridge: float, tol: float, begun: float) -> Soluti
         ValueError: K is not finite, not positive definite with this ridge, or too large for the memory.
     """
     shift = ridge * problem.unit
-    mean = problem.targets.mean(0)
-    b = problem.targets - mean
+    b, mean = checks.centred(problem.targets)
     alpha = torch.cholesky_solve(b, factored(problem.operator, shift, ridge, "use method='cg'"))
     residuals = norms(b - problem.operator.product(alpha) - shift * alpha) / scale_of(b)
     converged = bool((residuals <= tol).all())

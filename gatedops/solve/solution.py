@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gatedops.operators.adapters import as_operator
 from gatedops.operators.base import KernelOperator
+from gatedops.solve.checks import centred
 from gatedops.solve.preconditioner import Preconditioner
 from gatedops.solve.row_tiles import norms
 from gatedops.tables import ShownAsTable, Table, whole
@@ -107,5 +108,5 @@ def change_of_predictions(residuals: Tensor, targets: Tensor) -> float:
         residuals: relative to the norms of the columns of the centred targets.
         targets: float64 ``(n, c)``.
     """
-    spread = norms(targets - targets.mean(0)) / len(targets) ** 0.5
+    spread = norms(centred(targets)[0]) / len(targets) ** 0.5
     return float(torch.max(residuals * spread))

@@ -117,11 +117,12 @@ def test_a_matrix_has_entries_of_its_dtype_alone():
 
 
 def test_other_things_are_refused():
-    scipy = pytest.importorskip("scipy.sparse.linalg")
+    scipy, sparse = pytest.importorskip("scipy.sparse.linalg"), pytest.importorskip("scipy.sparse")
     nan = rows_of(5, 5)
     nan[4, 2] = float("nan")
     wrong = [
         ([[1.0]], TypeError, "K: got list, needs an NPKOperator, a tensor, a numpy array, or an operator of scipy"),
+        (sparse.eye(3).tocsr(), TypeError, r"K: got csr_matrix, needs .*scipy\.sparse\.linalg\.aslinearoperator"),
         (rows_of(5, 5).half(), TypeError, "K: got torch.float16, needs torch.float32 or torch.float64"),
         (np.eye(3, dtype=np.int64), TypeError, "K: got torch.int64, needs torch.float32 or torch.float64"),
         (rows_of(5, 5)[0], ValueError, r"K: got shape \(5,\), needs a matrix \(n, m\)"),

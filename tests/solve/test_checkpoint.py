@@ -57,10 +57,25 @@ def test_a_finished_checkpoint_returns_at_once(tmp_path):
     first = kernel_ridge(kernel, targets, 1e-3, **GIVEN, checkpoint=path)
     kernel.products.clear()
     again = kernel_ridge(kernel, targets, 1e-3, **GIVEN, checkpoint=path)
-    assert kernel.products == []
+    assert kernel.products == [(2, torch.float64)]
     assert_same_bits(again.alpha, first.alpha)
     assert_same_bits(again.residuals, first.residuals)
     assert (again.reason, again.iterations, again.seconds) == (first.reason, first.iterations, first.seconds)
+
+
+def test_a_finished_checkpoint_of_a_kernel_that_changed_where_nobody_looks(tmp_path):
+    """A checkpoint knows the diagonal and 64 columns. Other entries show in the residuals."""
+    kernel, targets, path = gaussian(200) + 20 * torch.eye(200), random_targets(200, 2), tmp_path / "solve.pt"
+    known = torch.linspace(0, 199, 64, dtype=torch.float64).round().long()
+    other = torch.ones(200, dtype=torch.bool)
+    other[known] = False
+    changed = torch.where(other[:, None] & other & ~torch.eye(200, dtype=torch.bool), 0.9 * kernel, kernel)
+    kernel_ridge(kernel, targets, 0.1, **GIVEN, checkpoint=path)
+    found = kernel_ridge(changed, targets, 0.1, **GIVEN, checkpoint=path)
+    b = targets - targets.mean(0)
+    left = b - changed @ found.alpha - 0.1 * 21 * found.alpha
+    assert found.converged
+    assert float((left.norm(dim=0) / b.norm(dim=0)).max()) <= 1e-6
 
 
 def test_a_finished_checkpoint_goes_on_to_a_smaller_tolerance(tmp_path):
@@ -135,8 +150,20 @@ def test_other_files_are_refused(tmp_path, content):
         kernel_ridge(gaussian(50), random_targets(50, 1), 1e-3, method="cg", checkpoint=path)
 
 
-def test_a_missing_folder_is_refused_before_any_work(tmp_path):
+@pytest.mark.parametrize("method", ["cg", "cholesky"])
+def test_a_missing_folder_is_refused_before_any_work(tmp_path, method):
     kernel = WatchedKernel(gaussian(50))
     with pytest.raises(ValueError, match=r"checkpoint: .* lies in no existing folder"):
-        kernel_ridge(kernel, random_targets(50, 1), 1e-3, method="cg", checkpoint=tmp_path / "none" / "solve.pt")
+        kernel_ridge(kernel, random_targets(50, 1), 1e-3, method=method, checkpoint=tmp_path / "none" / "solve.pt")
+    assert kernel.products == []
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_any_work(tmp_path, monkeypatch):
+    def refused(**given):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("gatedops.solve.checkpoint.tempfile.TemporaryFile", refused)
+    kernel = WatchedKernel(gaussian(50))
+    with pytest.raises(ValueError, match=r"checkpoint: .* cannot be written to \(.*Permission denied\): use another"):
+        kernel_ridge(kernel, random_targets(50, 1), 1e-3, method="cg", checkpoint=tmp_path / "solve.pt")
     assert kernel.products == []

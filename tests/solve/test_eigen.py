@@ -74,6 +74,11 @@ def test_auto_takes_few_products(monkeypatch):
         assert len(kernel.products) == 1
 
 
+def test_a_decomposition_has_no_products_to_say(recwarn):
+    eigsh(gaussian(40), 3, tol=1e-13)
+    assert not len(recwarn)
+
+
 def test_says_that_products_did_not_suffice():
     kernel = torch.diag(torch.linspace(1, 1.01, 300, dtype=torch.float64))
     with pytest.warns(

@@ -189,7 +189,9 @@ def test_select_ridge_leaves_out_what_is_not_positive_definite():
     # The rank is 2 of 80, and float32 rounds it, so it is not positive definite without a ridge.
     kernel, doubled = (features @ features.T).float(), torch.cat([labels, labels])
     assert select_ridge(kernel, doubled, (0.0, 0.5)) == 0.5
-    with pytest.raises(ValueError, match="K is not positive definite with any of the ridges: add larger ones"):
+    with pytest.raises(
+        ValueError, match="K is not positive definite with any of the ridges: use a larger ridge, or a float64"
+    ):
         select_ridge(kernel, doubled, (0.0,))
 
 

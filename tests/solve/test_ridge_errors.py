@@ -61,6 +61,11 @@ CASES = {
     "rank 0": ({"rank": 0}, ValueError, "rank: got 0, needs a whole number from 1 to 60"),
     "rank": ({"rank": N + 1}, ValueError, "rank: got 61, needs a whole number from 1 to 60"),
     "x0": ({"x0": torch.zeros(N, 3)}, ValueError, r"x0: got shape \(60, 3\), needs \(60, 2\), like alpha"),
+    "huge x0": (
+        {"x0": torch.full((N, 2), 1e308, dtype=torch.float64)},
+        ValueError,
+        "x0: is so large that its residual is not finite",
+    ),
     "x0 NaN": ({"x0": torch.full((N, 2), float("nan"))}, ValueError, "x0: has numbers that are not finite"),
     "callback": ({"callback": 3}, TypeError, "callback: got int, needs a function of the steps and the residuals"),
     "seconds": ({"checkpoint_every": -1}, ValueError, "checkpoint_every: got -1"),
@@ -75,12 +80,17 @@ CASES = {
         ValueError,
         "K: is not positive definite: its diagonal entry 3 is -1",
     ),
+    "symmetric up to rounding": (
+        {"K": with_entry(0.5, 3, 7).float()},
+        ValueError,
+        r"K: is not symmetric, .* use \(K \+ K.T\) / 2 if only rounding makes it differ from its transpose",
+    ),
     "not symmetric": ({"K": torch.triu(gaussian(N))}, ValueError, "K: .*symmetric"),
 }
 
 
-# Cholesky takes these ridges.
-OF_CG = ("ridge 0", "tiny ridge")
+# Cholesky takes these ridges, and ignores a start.
+OF_CG = ("ridge 0", "tiny ridge", "huge x0")
 
 
 @pytest.mark.parametrize(
@@ -132,6 +142,16 @@ def test_constant_targets(method):
     solution = kernel_ridge(gaussian(N), targets, 1e-3, method=method, x0=torch.ones(N, 2))
     assert not solution.alpha[:, 1].any()
     assert solution.alpha[:, 0].all()
+
+
+@pytest.mark.parametrize("method", ["cg", "cholesky"])
+def test_a_constant_column_whose_mean_is_rounded(method):
+    targets = random_targets(N, 2)
+    targets[:, 1] = 0.1
+    solution = kernel_ridge(gaussian(N), targets, 1e-2, method=method)
+    assert not bool(solution.alpha[:, 1].any())
+    assert float(solution.mean[1]) == 0.1
+    assert float(solution.residuals[1]) == 0
 
 
 @pytest.mark.parametrize("method", ["cg", "cholesky"])
