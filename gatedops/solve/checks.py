@@ -21,6 +21,7 @@ NOT_FINITE = "K: has entries that are not finite: if the kernel overflows, use s
 # This many columns, spread evenly, stand for all of a kernel where its norm, its symmetry or its identity is asked for.
 SAMPLED = 64
 LARGER_RIDGE = "use a larger ridge, or a float64 kernel if K is float32"
+LARGER_TOL = "use a larger tol, or a float64 kernel if K is float32"
 INDEFINITE = f"K: is not positive definite with this ridge: {LARGER_RIDGE}"
 
 

@@ -83,7 +83,7 @@ def eigsh(
     if method != "dense" and worst > tol:
         warnings.warn(
             f"eigsh: residuals are up to {worst:.1e} of the largest eigenvalue, not tol={tol:.1e}: use a larger "
-            "max_products, or a larger tol if that changes nothing",
+            f"max_products; if that changes nothing, {checks.LARGER_TOL}",
             RuntimeWarning,
             stacklevel=2,
         )

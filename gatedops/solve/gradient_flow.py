@@ -284,4 +284,4 @@ def _reason(residuals: Tensor, tol: float, targets: Tensor, found: _Found, most:
     moved = f"predictions of the training points can be wrong by about {change:.1e} (root mean square)"
     if found.products == most:
         return f"{begun} after {most} products, and {moved}: use a larger max_products or a smaller t"
-    return f"{begun}, because products with K are not exact enough, and {moved}: use a larger tol"
+    return f"{begun}, because products with K are not exact enough, and {moved}: {checks.LARGER_TOL}"

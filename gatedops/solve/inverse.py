@@ -91,7 +91,7 @@ def _solved(system: block_cg.System, b: Tensor, tol: float, progress: bool | Non
     if why != "converged":
         warnings.warn(
             f"loo: the solves for the probes ended with residuals of up to {float(true.max()):.1e}, not tol={tol:g}; "
-            "the errors are larger than stated: use a larger tol, or a float64 kernel if K is float32",
+            f"the errors are larger than stated: {checks.LARGER_TOL}",
             RuntimeWarning,
             stacklevel=4,
         )

@@ -179,6 +179,5 @@ def _fault(ended: _Ended, true: Tensor, targets: Tensor, steps: Steps) -> str:
         f"Predictions of the training points are within {change:.1e} (root mean square) of the exact ones. "
     )
     if ended.why == "stalled":
-        remedy = "use a larger tol, or a float64 kernel if K is float32"
-        return f"stalled {found}The products with K are not exact enough for more: {remedy}"
+        return f"stalled {found}The products with K are not exact enough for more: {checks.LARGER_TOL}"
     return f"stopped {found}Use a larger max_iter, rank or ridge"

@@ -181,6 +181,7 @@ REFUSALS = [
     ("modern_npk.py", "--networks AlexNet", "argument --networks: invalid choice: 'AlexNet'"),
     ("solve.py", "--only product", "argument --only: invalid choice: 'product'"),
     ("solve.py", "--centres 0", "argument --centres: must be at least 1, got 0"),
+    ("solve.py", "--centres 200 --nystrom-n 100", "--centres 200 is more than the 100 points of --nystrom-n"),
     ("drop_in.py", "--n 0", "argument --n: must be at least 1, got 0"),
     ("drop_in.py", "--networks AlexNet", "argument --networks: invalid choice: 'AlexNet'"),
     ("gram.py", "--width 4 -1", "argument --width: must be at least 1"),
