@@ -52,6 +52,7 @@ class Training:
     gates  those of frozen feature networks
     keep   the epochs after which the parameters are kept, besides those under `BEST`; 0 is the initialisation. If it
            is None, nothing is kept.
+    batch, learning_rate  those of the papers unless they are given
     """
 
     def __init__(
@@ -61,9 +62,13 @@ class Training:
         setup: Setup,
         gates: FrozenGates | None = None,
         keep: Sequence[int] | None = None,
+        *,
+        batch: int = papers.BATCH,
+        learning_rate: float | None = None,
     ):
         self.net, self.task, self.setup, self.gates, self.keep = net, task, setup, gates, keep
-        self.optimizer = optimizer_of(setup, net)
+        self.batch = batch
+        self.optimizer = optimizer_of(setup, net, learning_rate or setup.learning_rate)
         self.history = History()
         self.kept: dict[int, dict[str, Tensor]] = {}
         self._keep()
@@ -78,7 +83,7 @@ class Training:
         """Trains on all training points once, then computes the accuracy on the test points."""
         rows = data_order(len(self.task.x), self.setup.seeds, self.epoch).to(self.task.x.device)
         total = torch.zeros(self.setup.seeds, device=rows.device, dtype=self.task.x.dtype)
-        for batch in rows.split(papers.BATCH, dim=1):
+        for batch in rows.split(self.batch, dim=1):
             total += self._step(batch) * batch.shape[1]
         self.history.loss.append((total / rows.shape[1]).tolist())
         self.history.accuracy.append(self.accuracy().tolist())
@@ -157,13 +162,13 @@ def seeds_first(parameter: Tensor, seeds: int) -> Tensor:
     return parameter.unflatten(0, (seeds, -1))
 
 
-def optimizer_of(setup: Setup, net: nn.Module) -> torch.optim.Optimizer:
+def optimizer_of(setup: Setup, net: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
     """Returns the papers' Adam or SGD, without weight decay, and SGD without momentum."""
     if setup.optimizer == "sgd":
-        return torch.optim.SGD(net.parameters(), setup.learning_rate, fused=True)
+        return torch.optim.SGD(net.parameters(), learning_rate, fused=True)
     return torch.optim.Adam(
         net.parameters(),
-        setup.learning_rate,
+        learning_rate,
         eps=papers.ADAM_EPSILON,
         fused=True,
         capturable=setup.device == "cuda",

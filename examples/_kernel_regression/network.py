@@ -1,4 +1,4 @@
-"""Trains the papers' ReLU network once, epoch by epoch from the last checkpoint on."""
+"""Trains the papers' ReLU network, epoch by epoch from the last checkpoint on."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from _common.store import Store
+from _dgn_training import papers
 from _dgn_training.run import Run
 from _dgn_training.setup import Setup, Task, spec_of
 from _dgn_training.stacked import StackedReLU
@@ -41,11 +42,20 @@ class Networks:
         return self.trained if gates == "trained" else self.untrained
 
 
-def networks_of(setup: Setup, task: Task, store: Store, checkpoint_every: float) -> Networks:
-    """Trains the network of this set-up, as examples/dgn_training.py does, on all training points of the task."""
+def networks_of(
+    setup: Setup,
+    task: Task,
+    store: Store,
+    checkpoint_every: float,
+    *,
+    batch: int = papers.BATCH,
+    learning_rate: float | None = None,
+) -> Networks:
+    """Trains the network of this set-up, as examples/dgn_training.py does, on all training points of the task; with
+    another batch or learning rate if they are given."""
     untrained = spec_of(setup.arch, task).relu_net(SEED)
     trained = copy.deepcopy(untrained)
-    training = Training(StackedReLU([trained]), task, setup)
+    training = Training(StackedReLU([trained]), task, setup, batch=batch, learning_rate=learning_rate)
     # Adam's means of gradients decay to denormal numbers, which slow the CPU down.
     torch.set_flush_denormal(True)
     seconds = Run(setup, task, store, checkpoint_every).run_epochs(VARIANTS["relu"], training)
