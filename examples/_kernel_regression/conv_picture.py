@@ -76,8 +76,11 @@ def _draw_classes(axis: Axes, content: Mapping[str, Any]) -> None:
     for place in places:
         ends = [100 * shares[place] for shares in (network, *(mark[1] for mark in marks))]
         axis.plot([min(ends), max(ends)], [place, place], "-", color=LIGHT, linewidth=1, alpha=0.6)
-    for label, shares, colour, marker in [*marks, ("the network", network, DARK, "D")]:
+    for label, shares, colour, marker in marks:
         axis.plot([100 * share for share in shares], places, marker, color=colour, label=label)
+    # A hollow diamond does not hide a kernel of equal accuracy.
+    percent = [100 * share for share in network]
+    axis.plot(percent, places, "D", color=DARK, fillstyle="none", markersize=10, label="the network")
     axis.set_yticks(places, names)
     axis.invert_yaxis()
     axis.set_xlabel("test accuracy, %", fontsize=12)

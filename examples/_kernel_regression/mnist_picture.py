@@ -14,7 +14,7 @@ from _kernel_regression.fits import Dense, Fit
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-BLUE, ORANGE, GREY = COLOURS[:3]
+BLUE, ORANGE = COLOURS[:2]
 OF_GATES = {"untrained": (ORANGE, "s"), "trained": (BLUE, "o")}
 NAMES = {"digits": "digits", "mnist": "MNIST"}
 # Ticks of the accuracy's axis, as errors in %.
@@ -53,7 +53,7 @@ def _draw_accuracy(axis: Axes, fits: Mapping[str, Sequence[Fit]], content: Mappi
     network = content["network"]["accuracy"]
     label = f"the network, trained on all points: {100 * network:.2f}"
     axis.axhline(_error(network), color=DARK, linestyle="--", linewidth=1.4, label=label)
-    _finish(axis, "accuracy by training points", "test accuracy, %")
+    _finish(axis, "accuracy by training points", "test accuracy, % (logarithmic in the error)")
     _by_points(axis, [one.n for one in fits["trained"]])
     axis.set_yscale("log")
     axis.invert_yaxis()
@@ -73,9 +73,9 @@ def _draw_residuals(axis: Axes, fits: Mapping[str, Sequence[Fit]], tol: float) -
     for gates, (colour, marker) in OF_GATES.items():
         largest = fits[gates][-1]
         axis.plot([1.0, *largest.curve], "-", color=colour, label=f"{gates} gates, {largest.n:,} points")
-        axis.plot(len(largest.curve), largest.residual, marker, color=colour, markersize=7)
+        label = f"its true residual at the end, {largest.residual:.1e}"
+        axis.plot(len(largest.curve), largest.residual, marker, color=colour, markersize=7, label=label)
     axis.axhline(tol, color=DARK, linestyle=":", linewidth=1.2, label=f"tolerance {tol:g}")
-    axis.plot([], [], "o", color=GREY, label="true residual at the end")
     axis.set_yscale("log")
     _finish(axis, "residual of the slowest class", "relative residual")
     axis.set_xlabel("iteration (one product with the kernel)", fontsize=12)
@@ -116,7 +116,8 @@ def _annotate(axis: Axes, x: float, y: float, text: str, colour: str) -> None:
 
 
 def _mib(memory: int | None) -> float | None:
-    return None if memory is None else memory / 2**20
+    """Returns MiB; None below 1 MiB, where the peak of a process says nothing about one regression."""
+    return None if memory is None or memory < 2**20 else memory / 2**20
 
 
 def _time_text(seconds: float) -> str:

@@ -110,10 +110,11 @@ class NPKOperator(KernelOperator):
     def _prepare(self) -> None:
         """Makes the parts, and decides whether the Gram is stored. ValueError if the inputs leave the range of the
         dtype when rows are normalized."""
-        wide = [side for side in self._given if side is not None and side.dtype == torch.float64]
-        if wide and self._normalize and self.dtype == torch.float32 and self.sigma.kind in ("factor", "floats"):
-            # Sigma has them in float32, in which they could be zeros or infinite.
-            passes_of([self._bits], [squared_norms(side) for side in wide], self.dtype, self._slopes)
+        if self._normalize and self.dtype == torch.float32 and self.sigma.kind in ("factor", "floats"):
+            # Sigma has them in float32, in which all inputs of a side could be zeros or infinite.
+            for side in self._given:
+                if side is not None and side.dtype == torch.float64:
+                    passes_of([self._bits], [squared_norms(side)], self.dtype, self._slopes)
         self._changes = any(side is not None and side.requires_grad for side in self._given)
         with torch.no_grad():
             self._kept_parts = self._made_parts()

@@ -49,6 +49,11 @@ CONSTRUCTED = [
     (lambda: NPKOperator(BITS, 1e30 * X, normalize=True), ValueError, "x: its rows have squared lengths around"),
     (lambda: NPKOperator(BITS, 1e60 * X.double(), normalize=True), ValueError, "x: its rows have squared lengths"),
     (lambda: NPKOperator(BITS, 1e-60 * X.double(), normalize=True), ValueError, "x: its rows have squared lengths"),
+    (
+        lambda: NPKOperator(BITS, X.double(), Y_BITS, 1e-60 * Y.double(), normalize=True),
+        ValueError,
+        "x: its rows have squared lengths around",
+    ),
     (lambda: NPKOperator.soft([with_nan(X)]), ValueError, "gates, x: have infinite values or NaN in torch.float32"),
     (
         lambda: NPKOperator.soft([X], X, [Y], with_nan(Y)),
