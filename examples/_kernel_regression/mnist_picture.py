@@ -146,4 +146,5 @@ def _finish(axis: Axes, title: str, left: str) -> None:
     axis.tick_params(labelsize=11)
     axis.grid(alpha=0.3)
     axis.margins(x=0.06, y=0.12)
-    axis.legend(fontsize=11)
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(fontsize=11)

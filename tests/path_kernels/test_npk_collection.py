@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.func import functional_call, jacrev, vmap
 
 from gatedops import npk
-from gatedops.path_kernels import npk as npk_module
+from gatedops.path_kernels import problem
 
 # The mean of this many draws may be off by this many standard errors.
 DRAWS, ERRORS = 2000, 5.0
@@ -104,8 +104,8 @@ def test_the_npk_is_the_mean_product_of_outputs(name, monkeypatch):
     assert errors_off(samples, kernel) < ERRORS
     assert (samples.std(0).diag() / DRAWS**0.5 < 0.15 * kernel.diag()).all(), "too few draws to tell"
 
-    record = npk_module.recorded_gates
-    monkeypatch.setattr(npk_module, "recorded_gates", lambda model, *rest: record(net, *rest))
+    record = problem.recorded_gates
+    monkeypatch.setattr(problem, "recorded_gates", lambda model, *rest: record(net, *rest))
     mistaken = Recipe([MISTAKES[name](operation) for operation in operations], shape)
     assert errors_off(samples, kernel_of(mistaken, x)) > 2 * ERRORS, "a mistake that is not found"
 
