@@ -5,13 +5,13 @@
 //   of y   byte b of row r lies at byte 64 (b / 4) + 4 r + b % 4
 //
 // The registers of a group of 16 rows follow each other, step by step, and within a step digit by digit if a number has
-// several. Rows and bytes past the last are zeros.
+// several. Bytes past the last of a row are zeros. Rows past the last hold anything.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <vector>
+#include <memory>
 
 namespace gatedops::cpu {
 
@@ -28,11 +28,7 @@ class ByteTiles {
   ByteTiles(TileSide side, int64_t rows, int64_t cols, int digits)
       : side_(side), digits_(digits), steps_((cols + kStepBytes - 1) / kStepBytes) {
     const int64_t pairs_of_groups = (rows + 2 * kGroupRows - 1) / (2 * kGroupRows);
-    memory_.resize(static_cast<size_t>(2 * pairs_of_groups * group_bytes() + kStepBytes));
-  }
-
-  void clear() {
-    std::fill(memory_.begin(), memory_.end(), 0);
+    memory_.reset(new uint8_t[static_cast<size_t>(2 * pairs_of_groups * group_bytes() + kStepBytes)]);
   }
 
   // Returns the first register of the group of 16 rows that begins with this row.
@@ -51,8 +47,15 @@ class ByteTiles {
   void write(int64_t row, int digit, const uint8_t* bytes, int64_t count) {
     uint8_t* to = start_of(row) + digit * kRegisterBytes + row % kGroupRows * kStepBytes;
     for (int64_t at = 0; at < count; at += kStepBytes, to += digits_ * kRegisterBytes) {
-      std::memcpy(to, bytes + at, static_cast<size_t>(std::min<int64_t>(kStepBytes, count - at)));
+      const auto here = static_cast<size_t>(std::min<int64_t>(kStepBytes, count - at));
+      std::memcpy(to, bytes + at, here);
+      std::memset(to + here, 0, kStepBytes - here);
     }
+  }
+
+  // Copies a group of 16 rows of x.
+  void copy(const ByteTiles& x, int64_t group) {
+    std::memcpy(start_of(group * kGroupRows), x.group_of(group * kGroupRows), static_cast<size_t>(group_bytes()));
   }
 
   // Brings the registers of a group, whose rows are all written, into the order of their side. `turn` transposes
@@ -69,14 +72,15 @@ class ByteTiles {
     return aligned() + row / kGroupRows * group_bytes();
   }
   uint8_t* aligned() {
-    const auto address = reinterpret_cast<uintptr_t>(memory_.data());
+    const auto address = reinterpret_cast<uintptr_t>(memory_.get());
     return reinterpret_cast<uint8_t*>((address + kStepBytes - 1) / kStepBytes * kStepBytes);
   }
 
   TileSide side_ = TileSide::kX;
   int digits_ = 1;
   int64_t steps_ = 0;
-  std::vector<uint8_t> memory_;
+  // Threads write it first, each its own rows, so that they share the time in which the system makes pages.
+  std::unique_ptr<uint8_t[]> memory_;
 };
 
 // The rows of a tile of Sigma: it begins at row i of x and row j of y, and takes these steps of them.

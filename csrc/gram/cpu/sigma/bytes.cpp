@@ -219,15 +219,11 @@ class TiledBytesSigma final : public SigmaSource<T> {
       multiply_(all_x_, all_y_, {tile.i, tile.j, tile.rows, tile.cols, k / kStepBytes, steps}, s.part32.data());
       return;
     }
-    if (k > 0 && depth % kStepBytes != 0) {
-      s.x_tiles.clear();
-    }
     pack_tile(x_, tile.i, tile.rows, k, depth, s.x_tiles);
     pack_tile(y_, tile.j, tile.cols, k, depth, s.y_tiles);
     multiply_(s.x_tiles, s.y_tiles, {0, 0, tile.rows, tile.cols, 0, steps}, s.part32.data());
   }
 
-  // The bytes of x behind its last column are zeros, so it does not matter what an earlier tile left there in y.
   static void pack_tile(const Matrix& m, int64_t row, int rows, int64_t k, int64_t depth, ByteTiles& tiles) {
     for (int64_t i = 0; i < rows; i += kGroupRows) {
       pack_group(m.block(0, row + rows, 0, m.cols), row + i, k, depth, i, tiles);

@@ -39,6 +39,17 @@ class DigitRows {
     finite_ = finite;
   }
 
+  // Makes the rows of y from the same rows of x.
+  DigitRows(const DigitRows& x, const Tensor& rows)
+      : tiles_(TileSide::kY, rows.size(0), rows.size(1), kDigits), scale_(x.scale_), finite_(x.finite_) {
+    torch::stable::parallel_for(0, (rows.size(0) + kGroupRows - 1) / kGroupRows, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t group = begin; group < end; ++group) {
+        tiles_.copy(x.tiles_, group);
+        tiles_.finish(group, active_kernels<TileKernels>().turn_registers);
+      }
+    });
+  }
+
   // Tells whether all numbers are finite. Only such rows have digits.
   bool finite() const {
     return finite_;
@@ -154,7 +165,10 @@ std::unique_ptr<SigmaSource<float>> digit_sigma(const Tensor& x, const Tensor& y
       x.size(1) < DigitRows::kLeastColumns) {
     return nullptr;
   }
-  DigitRows rows(TileSide::kX, x), columns(TileSide::kY, y);
+  DigitRows rows(TileSide::kX, x);
+  const bool same = x.const_data_ptr() == y.const_data_ptr() && x.size(0) == y.size(0) && x.stride(0) == y.stride(0) &&
+                    x.stride(1) == y.stride(1);
+  DigitRows columns = same ? DigitRows(rows, x) : DigitRows(TileSide::kY, y);
   if (!rows.finite() || !columns.finite()) {
     return nullptr;
   }
