@@ -57,7 +57,7 @@ def planned(net: nn.Module, x: Tensor, seconds: float, most: int) -> Plan:
     start = time.perf_counter()
     kernel.block(slice(0, half), slice(half, 2 * half))
     per_pair = (time.perf_counter() - start) / half**2
-    # Of n points 0.8 n are for training, so there are 0.48 n^2 pairs.
+    # 0.8 n points of n are for training, which makes 0.48 n^2 pairs.
     n = math.floor(math.sqrt(seconds / per_pair / 0.48))
     return Plan(min(most, max(10, n)), per_pair)
 
