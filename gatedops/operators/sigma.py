@@ -104,7 +104,7 @@ def _chunks(sides: Sequence[Tensor], size: int) -> Iterator[tuple[int, slice, Te
 
 def _bytes_of(sides: Sequence[Tensor], eps: float) -> tuple[float, list[Tensor]] | None:
     """Returns a number and bytes such that each input is their product, up to a relative error of `eps`, which is twice
-    the error of rounding once. None if there is no such number.
+    the error of rounding once. Returns None if no number does this.
 
     The largest input is then k times the number for some k from 1 to 255. Each k is tried on a few inputs first.
     """
@@ -209,7 +209,7 @@ def _some_rows(sides: Sequence[Tensor], count: int) -> Tensor:
 
 def _basis_of(rows: Tensor, most: int, lacking: float) -> Tensor | None:
     """Returns an orthonormal basis ``(d, r)`` with r at most `most`, in which the squares that all rows together lack
-    are at most `lacking`; None if there is no such basis."""
+    are at most `lacking`. Returns None if no basis of that size does this."""
     gram = rows @ rows.T
     factor, failed = torch.linalg.cholesky_ex(gram)
     # The square of a pivot is the square of what a row adds to the rows before it.

@@ -125,8 +125,8 @@ def targets_of(given: Any, operator: KernelOperator) -> Tensor:
 
 
 def centred(targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns targets minus their means, and the means ``(c,)``. A constant column becomes exactly 0: the rounding of
-    its mean is no target."""
+    """Returns targets minus their means, and the means ``(c,)``. A constant column becomes exactly 0, because
+    the rounding of its mean must not be solved for."""
     mean = torch.where((targets == targets[0]).all(0), targets[0], targets.mean(0))
     return targets - mean, mean
 

@@ -114,9 +114,9 @@ def test_both_ways_are_the_regression_with_the_reference_gram(
         masks = [torch.rand(rows, width, generator=generator) > 0.5 for width in (33, 8)]
         return GateBits.pack(masks), torch.rand(rows, 5, generator=generator)
 
-    (bits, x), (test_bits, test_x) = points(n), points(m)
+    (bits, inputs), (test_bits, test_inputs) = points(n), points(m)
     labels, test_labels = (torch.randint(0, classes, (rows,), generator=generator) for rows in (n, m))
-    x, test_x = (x, test_x) if sigma else (None, None)  # type: ignore[assignment]
+    x, test_x = (inputs, test_inputs) if sigma else (None, None)
     problem = fits.Problem(bits, labels, x, test_bits, test_labels, test_x, classes, 0.3, 1e-6)
     rows = torch.randperm(n, generator=generator)[:70]
     problem = problem.of_rows(rows)
@@ -143,16 +143,16 @@ def test_mnist_goes_on_after_it_was_stopped_in_a_solve(
     assert status_of(mnist, [*MNIST, "--out", str(whole)], monkeypatch) == 0
     seen: list[int] = []
 
-    class Stopping(fits.Curve):  # type: ignore[name-defined, misc]
+    told = fits.Curve.__call__
+
+    def stopping(self: object, iteration: int, residuals: Tensor) -> None:
         """Stops the run once, in the fifth iteration of the second solve."""
+        told(self, iteration, residuals)
+        seen.append(iteration)
+        if seen.count(1) == 2 and iteration == 5 and seen.count(5) == 2:
+            raise KeyboardInterrupt
 
-        def __call__(self, iteration: int, residuals: Tensor) -> None:
-            super().__call__(iteration, residuals)
-            seen.append(iteration)
-            if seen.count(1) == 2 and iteration == 5 and seen.count(5) == 2:
-                raise KeyboardInterrupt
-
-    monkeypatch.setattr(fits, "Curve", Stopping)
+    monkeypatch.setattr(fits.Curve, "__call__", stopping)
     assert status_of(mnist, [*MNIST, "--out", str(stopped)], monkeypatch) == 130
     assert seen[-1] == 5
     before = len(seen)

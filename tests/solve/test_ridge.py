@@ -80,7 +80,10 @@ def test_the_tail_saves_steps(monkeypatch):
         return kernel_ridge(kernel, targets, 1e-4, method="cg", rank=40).iterations
 
     with_tail = steps()
-    without = lambda *given: dataclasses.replace(preconditioner_of(*given), tail=0.0)  # noqa: E731
+
+    def without(*given):
+        return dataclasses.replace(preconditioner_of(*given), tail=0.0)
+
     monkeypatch.setattr("gatedops.solve.iterate.preconditioner_of", without)
     assert with_tail <= 14
     assert steps() >= 1.6 * with_tail
