@@ -69,7 +69,7 @@ def sigma_of(x: Tensor | None, y: Tensor | None, dtype: torch.dtype, fits: Calla
     if any(side.requires_grad for side in sides) or not all(map(can_be_read, sides)):
         return Sigma(x, y, "floats", f"{way}; x may change", digits=single)
     found = _bytes_of(sides, torch.finfo(dtype).eps)
-    if found is not None and fits(found[0] ** 2):
+    if found is not None and fits(found[0] * found[0]):
         scale, made = found
         return Sigma(made[0], made[1] if y is not None else None, "multiples", f"exact, {_in_words(scale)}", scale)
     factor = _factor_of(sides) if single else None

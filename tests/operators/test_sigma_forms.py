@@ -169,6 +169,12 @@ def test_deep_kernels_near_the_end_of_the_range_keep_their_floats():
     assert NPKOperator(bits, x / 1e3, scale=[1 / 130] * 60, normalize=True).sigma.kind == "multiples"
 
 
+@pytest.mark.parametrize("number", [1e-200, 1e200])
+def test_numbers_whose_square_leaves_the_range_keep_their_floats(number):
+    operator = NPKOperator(random_bits(N, dense(16)), number * counts().double(), dtype=torch.float64)
+    assert operator.sigma.kind == "floats"
+
+
 def test_the_representation_says_how_sigma_is_computed():
     bits = random_bits(N, dense(40, 7))
     told = {
