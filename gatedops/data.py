@@ -128,7 +128,7 @@ def load(name: str, data_dir: str | Path | None = None, *, n: int | None = None,
 def digits(seed: int = 0) -> ImageData:
     """Loads scikit-learn's 1,797 digits, 8 x 8 pixels of 0..16, split 1,438 / 359 by a seeded permutation."""
     try:
-        from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+        from sklearn.datasets import load_digits
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             "the digits come with scikit-learn, which is not installed: pip install scikit-learn"
