@@ -70,11 +70,15 @@ __all__ = [
     "unpack_gates",
 ]
 
+# Modules that need an optional package; they are imported when they are asked for.
+_OPTIONAL = ("gpytorch", "sklearn")
 # Old names of modules, which still work for one release.
 _MOVED = {"kernels": "path_kernels", "reference_conv": "reference.conv_gram"}
 
 
 def __getattr__(name: str) -> ModuleType:
+    if name in _OPTIONAL:
+        return import_module(f"{__name__}.{name}")
     if name not in _MOVED:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     new = f"{__name__}.{_MOVED[name]}"

@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "optim": {"ops", "trace", "path_kernels"},
     "operators": {"ops", "trace", "path_kernels"},
     "solve": {"ops", "operators"},
+    "sklearn": {"ops", "trace", "path_kernels", "operators", "solve"},
     "selftest": {"ops", "trace", "path_kernels", "portable", "backends"},
     "commands": {"backends", "selftest"},
 }
