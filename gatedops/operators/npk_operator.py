@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gatedops.arrays import as_tensor
 from gatedops.gatebits import GateBits
+from gatedops.layout import GateLayer
 from gatedops.operators.base import KernelOperator, require_symmetric
 from gatedops.operators.parts import Part, parts_of_kernel
 from gatedops.operators.sigma import sigma_of
@@ -20,6 +21,7 @@ from gatedops.operators.tiled import ModelOperator, SoftOperator
 from gatedops.operators.tiles import Index, Tiles, cache_limit
 from gatedops.ops.checks import require_float64
 from gatedops.ops.differentiable import is_recorded
+from gatedops.ops.gate_counts import on_in_both
 from gatedops.ops.gram_args import factors_of, layout_of, require_inputs, require_result_dtype, slopes_of, with_widths
 from gatedops.ops.gram_range import check_range, passes_of, sign_of, squared_norms
 from gatedops.ops.soft_gram import sides_of
@@ -31,6 +33,8 @@ from gatedops.tables import listed
 _EDGE = 2048
 # "auto" stores the Gram of floats with at least this many columns: with fewer, computing is cheaper than reading.
 _STORED_COLUMNS = 128
+# This many words and inputs of pairs of points are read at a time.
+_PAIRED = 1 << 20
 
 
 class NPKOperator(KernelOperator):
@@ -69,6 +73,7 @@ class NPKOperator(KernelOperator):
     Attributes:
         sigma: how Sigma is computed; `sigma.kind` is "none", "bytes", "multiples", "factor" or "floats".
         stores: whether products store the Gram.
+        layers: of the gates that make the kernel.
         exponent: the kernel of a model (:meth:`of`) is the operator times ``2 ** exponent``; otherwise 0.
 
     Raises:
@@ -234,6 +239,31 @@ class NPKOperator(KernelOperator):
 
     def block(self, rows: Index, cols: Index) -> Tensor:
         return self._computed(rows, cols) if self._tiles is None else self._tiles.block(rows, cols)
+
+    @property
+    def layers(self) -> tuple[GateLayer, ...]:
+        """The layers whose gates make the kernel."""
+        return self._bits.layers
+
+    def shared_gates(self, rows: Tensor, cols: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Returns what entries are made of, for p pairs of a row and a column.
+
+        Args:
+            rows, cols: int64 ``(p,)``, on the operator's device.
+
+        Returns:
+            How many gates of each layer are on in both inputs, int32 ``(p, L)``, and Sigma, float64 ``(p,)``, or None
+            if the kernel is Lambda alone.
+        """
+        x, y = self._given
+        y_bits, y = (self._bits, x) if self._y_bits is None else (self._y_bits, y)
+        size = self._bits.words.shape[1] + (0 if x is None else x.shape[1])
+        counts, sums = [], []
+        for i, j in zip(*(index.split(max(1, _PAIRED // size)) for index in (rows, cols)), strict=True):
+            counts.append(on_in_both(self._bits[i], y_bits[j]).T)
+            if x is not None and y is not None:
+                sums.append((x.detach()[i].to(torch.float64) * y.detach()[j].to(torch.float64)).sum(1))
+        return torch.cat(counts), torch.cat(sums) if sums else None
 
     @property
     def T(self) -> NPKOperator:

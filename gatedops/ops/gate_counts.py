@@ -1,6 +1,9 @@
-"""Counts how often gates are on: for every gate over the inputs, and for every input over the gates."""
+"""Counts how often gates are on: for every gate over the inputs, and for every input, or pair of inputs, over the
+gates."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -41,6 +44,21 @@ def on_per_input(bits: GateBits) -> Tensor:
             words = min(_WORDS, begin + size - start)
             row += torch.ops.gatedops.npk_diag(bits.words, [start], [words], [1.0], torch.float32).to(torch.int32)
     return counts
+
+
+def on_in_both(a: GateBits, b: GateBits) -> Tensor:
+    """Counts for each i the gates of each layer that are on both in row i of a and in row i of b: int32 ``(L, n)``,
+    exact.
+
+    Raises:
+        TypeError, ValueError: a or b is not a GateBits, or their layers, devices or numbers of rows differ.
+    """
+    layout_of(a, b, "a", "b")
+    if a.n != b.n:
+        raise ValueError(f"b: has {b.n} rows, a has {a.n}; needs one for each row of a")
+    # Both then have the same layout.
+    a, b = a.compact(), b.compact()
+    return on_per_input(replace(a, words=a.words & b.words))
 
 
 def _of_layer(counts: Tensor, layer: GateLayer, begin: int) -> Tensor:

@@ -1,4 +1,5 @@
-"""Solves with kernel matrices of any size: ridge regression, leave-one-out, gradient flow, eigenvalues, pivots.
+"""Solves with kernel matrices of any size: ridge regression, leave-one-out, gradient flow, eigenvalues, pivots,
+and what each training point adds to a prediction.
 
 Every function takes an operator (gatedops.NPKOperator), a tensor, or an operator of scipy or linear_operator.
 """
@@ -9,6 +10,7 @@ from gatedops.solve.logdet import LogDet, logdet
 from gatedops.solve.loo import loo, select_ridge
 from gatedops.solve.nystrom import NystromSolution, nystrom
 from gatedops.solve.pivots import pivots
+from gatedops.solve.representers import Representers, representers
 from gatedops.solve.ridge import kernel_ridge
 from gatedops.solve.ridge_path import ridge_path
 from gatedops.solve.solution import Solution
@@ -18,6 +20,7 @@ __all__ = [
     "FlowSolution",
     "LogDet",
     "NystromSolution",
+    "Representers",
     "Solution",
     "eigsh",
     "gradient_flow",
@@ -26,6 +29,7 @@ __all__ = [
     "loo",
     "nystrom",
     "pivots",
+    "representers",
     "ridge_path",
     "select_ridge",
 ]

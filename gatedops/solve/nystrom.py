@@ -16,7 +16,7 @@ from gatedops.scalars import whole_number
 from gatedops.solve import checks
 from gatedops.solve.iterate import scale_of
 from gatedops.solve.row_tiles import norms, one_thread
-from gatedops.solve.solution import Solution, SolvedSystem
+from gatedops.solve.solution import Solution, SolvedSystem, operator_of
 from gatedops.tables import Table, listed, whole
 
 # A block of rows of K_nm has at most this many entries: 64 MiB in float64.
@@ -41,23 +41,12 @@ class NystromSolution(Solution):
     centres: Tensor
     jitter: float
 
-    def predict(self, K_test: Any) -> Tensor:
-        """Returns the scores of q test points, float64 ``(q, c)``: K_test alpha + mean.
-
-        Args:
-            K_test: ``(q, m)``, the kernel of test points with the centres: an operator, a tensor, an array, or an
-                operator of scipy or linear_operator.
-
-        Raises:
-            ValueError: K_test has another number of columns.
-        """
-        operator, m = as_operator(K_test, "K_test"), len(self.alpha)
-        if operator.shape[1] != m:
-            raise ValueError(
-                f"K_test: has shape {tuple(operator.shape)}, needs (q, {m}), a column for each centre: choose the "
-                "training points solution.centres"
-            )
-        return operator.product(self.alpha) + self.mean
+    def kernel_of(self, K_test: Any) -> KernelOperator:
+        """Returns K_test, the kernel ``(q, m)`` of test points with the centres, as an operator. ValueError if it has
+        another number of columns."""
+        m = len(self.alpha)
+        needs = f"(q, {m}), a column for each centre: choose the training points solution.centres"
+        return operator_of(K_test, needs, m)
 
     def table(self) -> Table:
         """What was solved, how, and how well."""

@@ -68,17 +68,17 @@ class Solution(ShownAsTable):
         """Returns the scores of m test points, float64 ``(m, c)``: K_test alpha + mean.
 
         Args:
-            K_test: ``(m, n)``, the kernel of test points with the n training points: an operator, a tensor, an array,
-                or an operator of scipy or linear_operator.
+            K_test: ``(m, n)``, the kernel of test points with the n training points (with the centres, if this is a
+                NystromSolution): an operator, a tensor, an array, or an operator of scipy or linear_operator.
 
         Raises:
             ValueError: K_test has another number of columns.
         """
-        operator = as_operator(K_test, "K_test")
-        n = len(self.alpha)
-        if operator.shape[1] != n:
-            raise ValueError(f"K_test: has shape {tuple(operator.shape)}, needs (m, {n}), a column per training point")
-        return operator.product(self.alpha) + self.mean
+        return self.kernel_of(K_test).product(self.alpha) + self.mean
+
+    def kernel_of(self, K_test: Any) -> KernelOperator:
+        """Returns K_test, as predict takes it, as an operator. ValueError if it has another number of columns."""
+        return operator_of(K_test, f"(m, {len(self.alpha)}), a column per training point", len(self.alpha))
 
     def table(self) -> Table:
         """What was solved, how, and how well."""
@@ -95,6 +95,21 @@ class Solution(ShownAsTable):
             ("seconds", f"{self.seconds:.1f}"),
         )
         return Table(f"Solution ({self.reason})", ("solved", ""), rows)
+
+
+def operator_of(K_test: Any, needs: str, columns: int) -> KernelOperator:
+    """Returns the kernel of test points as an operator.
+
+    Args:
+        needs: what the error about another number of columns asks for.
+
+    Raises:
+        ValueError: it has another number of columns.
+    """
+    operator = as_operator(K_test, "K_test")
+    if operator.shape[1] != columns:
+        raise ValueError(f"K_test: has shape {tuple(operator.shape)}, needs {needs}")
+    return operator
 
 
 def change_of_predictions(residuals: Tensor, targets: Tensor) -> float:

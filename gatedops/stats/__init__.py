@@ -1,5 +1,5 @@
-"""Computes statistics of gates from their bits: how often they are on, how they change in training, what classes share,
-and linear regions.
+"""Computes statistics of gates from their bits: how often they are on, how they change in training, what classes
+and pairs of inputs share, and linear regions.
 
 docs/math.md, section 12, has the formulas.
 """
@@ -9,6 +9,7 @@ from gatedops.stats.alignment import npk_alignment, npk_alignments
 from gatedops.stats.change import GateChange, LayerChange, gate_change
 from gatedops.stats.classes import ClassOverlap, LayerOverlap, class_overlap
 from gatedops.stats.naswot import naswot_score
+from gatedops.stats.pairs import LayerPair, PairExplanation, explain_pair
 from gatedops.stats.plots import (
     plot_alignments,
     plot_class_overlap,
@@ -28,10 +29,13 @@ __all__ = [
     "GateStats",
     "LayerChange",
     "LayerOverlap",
+    "LayerPair",
     "LayerStats",
+    "PairExplanation",
     "RegionCounts",
     "class_overlap",
     "count_regions",
+    "explain_pair",
     "gate_change",
     "gate_stats",
     "naswot_score",
