@@ -82,7 +82,7 @@ class KernelOperator(ABC):
         """Returns the same operator as a scipy.sparse.linalg.LinearOperator, with products in float64.
         ModuleNotFoundError if scipy is missing."""
         try:
-            from scipy.sparse.linalg import LinearOperator  # type: ignore[import-untyped]
+            from scipy.sparse.linalg import LinearOperator
         except ModuleNotFoundError:
             raise ModuleNotFoundError("as_scipy: scipy is not installed: pip install scipy") from None
 

@@ -13,4 +13,7 @@ except ImportError:
         "gatedops.sklearn needs scikit-learn 1.6 or newer, which is not installed: pip install 'scikit-learn>=1.6'"
     ) from None
 
-__all__: list[str] = []
+from gatedops.sklearn.classifier import NPKClassifier
+from gatedops.sklearn.ridge import NPKRidge
+
+__all__ = ["NPKClassifier", "NPKRidge"]

@@ -19,7 +19,7 @@ class GateEstimator(BaseEstimator):
     """An estimator on the gates of a network.
 
     A subclass has the NETWORK_PARAMETERS in its constructor, and `sigma` if it computes kernels. Its fit calls
-    `_checked` or `validate_data`, then `_fit_network`, and then, if it needs a kernel, `_fit_kernel`. Its predict or
+    `_checked` or `_checked_pair`, then `_fit_network`, and then, if it needs a kernel, `_fit_kernel`. Its predict or
     transform calls `_new_points`.
 
     Attributes (fitted):
@@ -52,6 +52,12 @@ class GateEstimator(BaseEstimator):
             check_is_fitted(self)
         return as_numbers(validate_data(self, X, reset=reset, dtype="numeric"))
 
+    def _checked_pair(self, X: Any, y: Any, **options: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Returns X as `_checked` does in fit, and y as scikit-learn's validate_data makes it with its options
+        `multi_output` and `y_numeric`."""
+        X, y = validate_data(self, X, y, dtype="numeric", **options)
+        return as_numbers(X), y
+
     def _fit_network(self, X: np.ndarray, targets: np.ndarray | None = None) -> None:
         """Makes the network, and records the gates of the training points: sets network_ and points_.
 
@@ -71,7 +77,8 @@ class GateEstimator(BaseEstimator):
 
     def _new_points(self, X: Any) -> Points:
         """Checks X, and records its gates. NotFittedError before fit."""
-        return Points.of(self.network_, self._checked(X, reset=False))
+        X = self._checked(X, reset=False)
+        return Points.of(self.network_, X)
 
 
 def as_numbers(X: np.ndarray) -> np.ndarray:

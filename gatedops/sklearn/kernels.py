@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -54,7 +55,6 @@ class GateKernel:
     Attributes:
         network: whose gates.
         points: those that an estimator was fitted to.
-        unit: the mean of the diagonal of their kernel, by which arrays are divided; 1 if it is 0.
 
     Args:
         network, points: see above.
@@ -74,8 +74,12 @@ class GateKernel:
             self._slopes = made.slopes if isinstance(made, DenseKernel) else []
         if not self._is_dense and not self._sigma:
             raise ValueError("sigma: got False, needs True, because the given net is not fully connected")
+
+    @cached_property
+    def unit(self) -> float:
+        """The mean of the diagonal of the fitted points' kernel; 1 if it is 0."""
         unit = float(self.square().diag().mean())
-        self.unit = unit if unit > 0 else 1.0
+        return unit if unit > 0 else 1.0
 
     def new_points(self, X: np.ndarray) -> Points:
         """Records the gates of other inputs."""
@@ -90,11 +94,13 @@ class GateKernel:
         return self._operator(points, self.points if others is None else others)
 
     def array(self, operator: KernelOperator) -> np.ndarray:
-        """Returns one of these operators as an array in units of the mean of the fitted points' diagonal."""
+        """Returns one of these operators as an array, divided by `unit`."""
         return operator.to_dense().div_(self.unit).numpy()
 
     def _operator(self, rows: Points, columns: Points | None) -> KernelOperator:
         network = self.network
+        # A kernel of other points is multiplied once, so nothing of it is worth storing.
+        cache = "auto" if columns is None else "none"
         if not self._is_dense and isinstance(network, GivenNetwork):
             given = None if columns is None else network.net_inputs(columns.X)
             return NPKOperator.of(network.net, network.net_inputs(rows.X), given, dtype=network.dtype, progress=False)
@@ -104,4 +110,4 @@ class GateKernel:
             x, y = (None if side is None else network.inputs(side.X).flatten(1) for side in (rows, columns))
         scale = [2 / width for width in bits.widths]
         slope = self._slopes or 0.0
-        return NPKOperator(bits, x, y_bits, y, scale=scale, slope=slope, dtype=network.dtype)
+        return NPKOperator(bits, x, y_bits, y, scale=scale, slope=slope, dtype=network.dtype, cache=cache)

@@ -73,8 +73,11 @@ class MadeNetwork(GateNetwork):
     ) -> None:
         self.dtype = torch.float32 if X.dtype in (np.float32, np.uint8) else torch.float64
         floats = X.astype(np.float64)
-        self.mean = floats.mean(0)
-        spread = float(np.sqrt(floats.var(0).mean()))
+        with np.errstate(over="ignore", invalid="ignore"):
+            self.mean = floats.mean(0)
+            spread = float(np.sqrt(floats.var(0).mean()))
+        if not np.isfinite(spread):
+            raise ValueError("X: its variance is not finite in float64, needs smaller numbers: divide X by its largest")
         self.scale = spread if spread > 0 else 1.0
         draws = check_random_state(random_state)
         generator = torch.Generator().manual_seed(int(draws.randint(np.iinfo(np.int32).max)))
