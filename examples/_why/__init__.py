@@ -1,0 +1,1 @@
+"""The picture of examples/why.py."""
