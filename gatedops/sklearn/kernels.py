@@ -108,6 +108,8 @@ class GateKernel:
         x = y = None
         if self._sigma:
             x, y = (None if side is None else network.inputs(side.X).flatten(1) for side in (rows, columns))
+            if x is not None and y is not None and x.dtype != y.dtype:  # Bytes on one side only.
+                x, y = x.to(network.dtype), y.to(network.dtype)
         scale = [2 / width for width in bits.widths]
         slope = self._slopes or 0.0
         return NPKOperator(bits, x, y_bits, y, scale=scale, slope=slope, dtype=network.dtype, cache=cache)

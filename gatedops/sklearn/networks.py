@@ -156,7 +156,7 @@ def network_of(
     gates: str = "random",
     width: int = 512,
     depth: int = 2,
-    epochs: int = 30,
+    epochs: int = 10,
     input_shape: Sequence[int] | None = None,
     random_state: Any = None,
 ) -> GateNetwork:

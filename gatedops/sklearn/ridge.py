@@ -31,7 +31,7 @@ class RidgeEstimator(GateEstimator):
         gates: str = "random",
         width: int = 512,
         depth: int = 2,
-        epochs: int = 30,
+        epochs: int = 10,
         input_shape: Any = None,
         sigma: bool = True,
         method: str = "auto",

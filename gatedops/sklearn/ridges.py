@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from gatedops.solve.ridge_path import ridge_path
 
 # select_ridge decomposes the kernel of up to this many points.
 _DECOMPOSED = 10_000
+_NEEDS = "needs a number, a list of numbers, or 'loo'"
 
 
 def ridges_of(given: Any) -> list[float]:
@@ -22,11 +24,16 @@ def ridges_of(given: Any) -> list[float]:
     Raises:
         TypeError, ValueError: they are neither a number of at least 0, nor a sequence of such numbers, nor "loo".
     """
-    if isinstance(given, str):
-        if given != "loo":
-            raise ValueError(f"ridge: got {given!r}, needs a number, a list of numbers, or 'loo'")
+    if isinstance(given, str) and given == "loo":
         return list(RIDGES)
-    return [checks.ridge_of(given)] if real_number(given) is not None else checks.ridges_of(given)
+    if real_number(given) is not None:
+        return [checks.ridge_of(given)]
+    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+        raise TypeError(f"ridge: got {given!r}, {_NEEDS}")
+    several = [checks.ridge_of(ridge) for ridge in given]
+    if not several:
+        raise ValueError(f"ridge: got an empty list, {_NEEDS}")
+    return several
 
 
 def best_ridge(
