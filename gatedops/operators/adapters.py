@@ -34,6 +34,7 @@ def as_operator(K: Any, name: str = "K") -> KernelOperator:
             a :class:`KernelOperator`, which is returned as it is;
             a tensor or numpy array ``(n, m)``, float32 or float64 and finite: it is symmetric if it is square and
             equals its transpose up to rounding;
+            an operator of gatedops.gpytorch, of which the :class:`KernelOperator` that it holds is returned;
             a scipy.sparse.linalg.LinearOperator of real numbers;
             an operator of the library linear_operator (GPyTorch), or another object with ``matmul``, ``diagonal``,
             ``to_dense``, ``shape``, ``dtype`` and ``device``. Operators that are square are multiplied by two random
@@ -46,6 +47,9 @@ def as_operator(K: Any, name: str = "K") -> KernelOperator:
     """
     if isinstance(K, KernelOperator):
         return K
+    held = getattr(K, "kernel_operator", None)
+    if isinstance(held, KernelOperator):
+        return held
     if isinstance(K, (Tensor, np.ndarray)):
         return DenseOperator(as_tensor(K, name), name)
     if all(hasattr(K, attribute) for attribute in ("matmat", "rmatmat", "shape", "dtype")):

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -222,6 +223,21 @@ class NPKOperator(KernelOperator):
             if side is not None and not bool(torch.isfinite(side).all()):
                 raise ValueError(f"{name}: have infinite values or NaN in {dtype}, need finite numbers")
         return SoftOperator(left, right, widths, factors, cache_limit(cache, left.device))
+
+    def arguments(self) -> dict[str, Any]:
+        """Returns arguments by name that make an operator of the same entries. `scale` and `slope` are numbers."""
+        x, y = self._given
+        return {
+            "bits": self._bits,
+            "x": x,
+            "y_bits": self._y_bits,
+            "y": y,
+            "scale": list(self._factors),
+            "slope": list(self._slopes) or 0.0,
+            "normalize": self._normalize,
+            "dtype": self.dtype,
+            "cache": self._cache,
+        }
 
     def product(self, v: Tensor) -> Tensor:
         with torch.no_grad():

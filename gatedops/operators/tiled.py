@@ -116,18 +116,12 @@ class SoftOperator(TiledOperator):
     ) -> None:
         self._left, self._right, self._widths, self._factors = left, right, list(widths), list(factors)
         self._limit = limit
-        other = left if right is None else right
-
-        def entries(rows: Index, cols: Index) -> Tensor:
-            same = right is None and isinstance(rows, slice) and isinstance(cols, slice) and rows == cols
-            return soft_gram(left[rows], None if same else other[cols], self._widths, self._factors)
-
         tiles = Tiles(
-            (len(left), len(other)),
+            (len(left), len(left if right is None else right)),
             left.dtype,
             left.device,
             symmetric=right is None,
-            compute=entries,
+            compute=self._entries,
             edge=_SOFT_EDGE,
             limit=limit,
             what="kernel of soft gates",
@@ -145,6 +139,11 @@ class SoftOperator(TiledOperator):
         layers = zip(self._left.split(self._widths, 1), self._factors, strict=True)
         squares = [factor * layer.square().sum(1, dtype=torch.float64) for layer, factor in layers]
         return torch.stack(squares).prod(0).to(self.dtype)
+
+    def _entries(self, rows: Index, cols: Index) -> Tensor:
+        same = self._right is None and isinstance(rows, slice) and isinstance(cols, slice) and rows == cols
+        right = self._left if self._right is None else self._right
+        return soft_gram(self._left[rows], None if same else right[cols], self._widths, self._factors)
 
     def _told(self) -> list[tuple[str, str]]:
         return [("layers and inputs", str(self._widths)), *super()._told()]

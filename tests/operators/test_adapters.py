@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from strategies import examples, rows_of, seeds
 from tolerances import assert_close_in_float64, assert_same_bits
 
-from gatedops import NPKOperator
+from gatedops import NPKOperator, solve
 from gatedops.operators import KernelOperator, as_operator
 from gatedops.operators import adapters as module
 
@@ -37,6 +37,10 @@ class LazyMatrix:
         return self._matrix
 
 
+def library_of(matrix):
+    return pytest.importorskip("linear_operator").operators.DenseLinearOperator(matrix)
+
+
 def scipy_of(matrix):
     return pytest.importorskip("scipy.sparse.linalg").aslinearoperator(matrix.numpy())
 
@@ -53,6 +57,7 @@ FORMS = {
     "scipy": scipy_of,
     "sparse": sparse_of,
     "lazy": LazyMatrix,
+    "library": library_of,
 }
 
 
@@ -70,7 +75,7 @@ def test_operators_are_the_matrix(n, m, form, symmetric, single, seed):
         assert op.symmetric == (symmetric or matrix.shape == (1, 1))
         for ours, whole in ((op, matrix), (op.T, matrix.mT)):
             v = rows_of(whole.shape[1], 3, 1, torch.float64)
-            if form == "lazy" and single:  # The products of this library are those of its dtype.
+            if form in ("lazy", "library") and single:  # The products of this library are those of its dtype.
                 assert (ours @ v - whole.double() @ v).abs().max() < 1e-5 * (whole.abs().double() @ v.abs()).max()
             else:
                 assert_close_in_float64(ours @ v, whole.double() @ v)
@@ -82,6 +87,32 @@ def test_operators_are_the_matrix(n, m, form, symmetric, single, seed):
         if op.symmetric:
             assert_same_bits(op.diag(), matrix.diagonal().contiguous())
             assert op.T is op
+
+
+def test_operators_of_the_library_solve_like_their_matrices():
+    """A preconditioner reads columns of K, and conjugate gradients multiply by K."""
+    library = pytest.importorskip("linear_operator").operators
+    n, targets = 40, rows_of(40, 2, 3, torch.float64)
+    root, smooth = rows_of(n, n, 1, torch.float64), 0.5 ** torch.arange(n, dtype=torch.float64)
+    dense = library.DenseLinearOperator(root @ root.mT)
+    forms = {
+        "DenseLinearOperator": dense,
+        "ToeplitzLinearOperator": library.ToeplitzLinearOperator(smooth),
+        "AddedDiagLinearOperator": dense.add_jitter(0.5),
+        "ConstantMulLinearOperator": dense * 2.0,
+        "SumLinearOperator": dense + library.ToeplitzLinearOperator(smooth),
+        "RootLinearOperator": library.RootLinearOperator(root),
+        "KroneckerProductLinearOperator": library.KroneckerProductLinearOperator(dense[:8, :8], dense[:5, :5]),
+    }
+    for name, lazy in forms.items():
+        assert type(lazy).__name__ == name
+        K = lazy.to_dense()
+        shift = 0.1 * K.diagonal().mean()
+        expected = torch.linalg.solve(K + shift * torch.eye(n, dtype=K.dtype), targets - targets.mean(0))
+        for method in ("cholesky", "cg"):
+            fit = solve.kernel_ridge(lazy, targets, 0.1, method=method, tol=1e-10)
+            torch.testing.assert_close(fit.alpha, expected, rtol=1e-7, atol=1e-8)
+            torch.testing.assert_close(fit.predict(lazy), K @ expected + targets.mean(0), rtol=1e-7, atol=1e-7)
 
 
 def test_an_operator_is_returned_as_it_is():
@@ -98,7 +129,7 @@ def test_symmetry_is_that_up_to_rounding():
     assert as_operator(matrix).symmetric
     matrix[2, 5] *= 1.01
     assert not as_operator(matrix).symmetric
-    for form in (scipy_of, LazyMatrix):
+    for form in (scipy_of, LazyMatrix, library_of):
         assert not as_operator(form(matrix.double() + 1e-2 * rows_of(9, 9).double())).symmetric
 
 
