@@ -193,7 +193,12 @@ def _of_scipy(K: Any, name: str) -> _Products:
         return torch.as_tensor(np.asarray(K.matmat(v.numpy())), device="cpu")
 
     def times_transposed(v: Tensor) -> Tensor:
-        return torch.as_tensor(np.asarray(K.rmatmat(v.numpy())), device="cpu")
+        try:
+            product = K.rmatmat(v.numpy())
+        # scipy raises one or the other, without a word about it, if no function for it was given.
+        except (NotImplementedError, TypeError) as error:
+            raise TypeError(f"{name}: cannot multiply by its transpose: give the operator of scipy rmatvec") from error
+        return torch.as_tensor(np.asarray(product), device="cpu")
 
     return times, times_transposed, _require_two(K.shape, name), dtype, torch.device("cpu")
 

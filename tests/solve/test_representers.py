@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from kernels import gaussian, random_targets
-from scipy.sparse.linalg import aslinearoperator
+from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 from gatedops import GateBits, NPKOperator, gate_overlap
 from gatedops.operators import KernelOperator, as_operator
@@ -125,7 +125,8 @@ def test_fewer_helpers_than_asked_for():
 
 
 @pytest.mark.parametrize("column", [2, np.int64(0), [0, 1, 2, 0, 1, 2, 0], torch.tensor([1] * M, dtype=torch.uint8)])
-def test_a_given_column(problem, column):
+def test_a_given_column(problem, column, monkeypatch):
+    monkeypatch.setattr(MODULE, "_ENTRIES", 2 * N)
     solution, cross = problem
     found = representers(solution, cross, 3, column=column)
     expected = torch.as_tensor(column).long().expand(M)
@@ -143,6 +144,8 @@ def test_equal_contributions_are_in_the_order_of_their_index(problem):
     assert representers(solution, cross, 4, column=0).index.tolist() == [[1, 2, 4, 0]] * 2
     assert representers(solution, cross, 2).index.tolist() == [[1, 2]] * 2
     assert representers(solution, cross, 2, split=True).index.tolist() == [[2, 0, 1, 4]] * 2
+    many = replace(solution, alpha=torch.ones(3000, 1).double())
+    assert representers(many, torch.ones(1, 3000), 1000).index.tolist() == [list(range(1000))]
 
 
 def test_constant_targets_leave_no_contributions():
@@ -183,6 +186,13 @@ def test_forms_of_the_kernel(problem, form):
     assert_near(found.contribution, expected.contribution)
 
 
+def test_an_operator_of_scipy_that_does_not_know_its_transpose(problem):
+    solution, cross = problem
+    alone = LinearOperator(cross.shape, matvec=lambda v: cross.numpy() @ v, dtype=np.float64)
+    with pytest.raises(TypeError, match="K_test: cannot multiply by its transpose: give the operator of scipy rmatvec"):
+        representers(solution, alone, 3)
+
+
 def test_a_float32_kernel(problem):
     solution, cross = problem
     found = representers(solution, cross.float(), 3)
@@ -201,7 +211,8 @@ def test_no_test_points(problem):
 
 @pytest.mark.parametrize("split", [False, True])
 @pytest.mark.parametrize("kind", ["Lambda", "floats", "bytes", "transposed"])
-def test_layers_of_the_neural_path_kernel(kind, split):
+def test_layers_of_the_neural_path_kernel(kind, split, monkeypatch):
+    monkeypatch.setattr(MODULE, "_ENTRIES", 60)
     bits, test_bits = gates(30, 0), gates(5, 7)
     x, z = random_targets(30, 6, 3), random_targets(5, 6, 4)
     x, z = {"Lambda": (None, None), "bytes": ((50 * x.abs()).byte(), (50 * z.abs()).byte())}.get(kind, (x, z))
