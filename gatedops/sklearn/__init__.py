@@ -14,6 +14,20 @@ except ImportError:
     ) from None
 
 from gatedops.sklearn.classifier import NPKClassifier
+from gatedops.sklearn.gate_transformer import GateTransformer
+from gatedops.sklearn.neighbors import NPKNeighbors
+from gatedops.sklearn.npk_kernel import NPKKernel, npk_kernel
+from gatedops.sklearn.nystroem import NPKNystroem
 from gatedops.sklearn.ridge import NPKRidge
+from gatedops.sklearn.transformer import NPKTransformer
 
-__all__ = ["NPKClassifier", "NPKRidge"]
+__all__ = [
+    "GateTransformer",
+    "NPKClassifier",
+    "NPKKernel",
+    "NPKNeighbors",
+    "NPKNystroem",
+    "NPKRidge",
+    "NPKTransformer",
+    "npk_kernel",
+]

@@ -19,8 +19,8 @@ class GateEstimator(BaseEstimator):
     """An estimator on the gates of a network.
 
     A subclass has the NETWORK_PARAMETERS in its constructor, and `sigma` if it computes kernels. Its fit calls
-    `_checked` or `_checked_pair`, then `_fit_network`, and then, if it needs a kernel, `_fit_kernel`. Its predict or
-    transform calls `_new_points`.
+    `_checked` or `_checked_pair`, then `_make_network`, or `_fit_network` if it keeps the training points, and then, if
+    it needs a kernel, `_fit_kernel`. Its predict or transform calls `_new_points`.
 
     Attributes (fitted):
         network_: the :class:`~gatedops.sklearn.networks.GateNetwork`.
@@ -58,8 +58,8 @@ class GateEstimator(BaseEstimator):
         X, y = validate_data(self, X, y, dtype="numeric", **options)
         return as_numbers(X), y
 
-    def _fit_network(self, X: np.ndarray, targets: np.ndarray | None = None) -> None:
-        """Makes the network, and records the gates of the training points: sets network_ and points_.
+    def _make_network(self, X: np.ndarray, targets: np.ndarray | None = None) -> None:
+        """Makes the network: sets network_.
 
         Args:
             X: of `_checked`.
@@ -68,6 +68,11 @@ class GateEstimator(BaseEstimator):
         """
         given = {name: getattr(self, name) for name in NETWORK_PARAMETERS}
         self.network_ = network_of(X, targets, **given)
+
+    def _fit_network(self, X: np.ndarray, targets: np.ndarray | None = None) -> None:
+        """Makes the network, and records the gates of the training points: sets network_ and points_. The arguments are
+        those of `_make_network`."""
+        self._make_network(X, targets)
         self.points_ = Points.of(self.network_, X)
 
     def _fit_kernel(self) -> None:

@@ -14,7 +14,7 @@ from gatedops.operators.base import KernelOperator
 from gatedops.operators.npk_operator import NPKOperator
 from gatedops.path_kernels.dense import DenseKernel
 from gatedops.path_kernels.problem import problem_of
-from gatedops.sklearn.networks import GateNetwork, GivenNetwork
+from gatedops.sklearn.networks import ALONE, GateNetwork, GivenNetwork
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +69,9 @@ class GateKernel:
         self._slopes: list[float] = []
         self._is_dense = True
         if isinstance(network, GivenNetwork):
-            made = problem_of(network.net, network.net_inputs(points.X[:1]), dtype=network.dtype, progress=False).made
+            first = network.net_inputs(points.X[:1])
+            with ALONE:
+                made = problem_of(network.net, first, dtype=network.dtype, progress=False).made
             self._is_dense = isinstance(made, DenseKernel)
             self._slopes = made.slopes if isinstance(made, DenseKernel) else []
         if not self._is_dense and not self._sigma:
@@ -85,9 +87,10 @@ class GateKernel:
         """Records the gates of other inputs."""
         return Points.of(self.network, X)
 
-    def square(self) -> KernelOperator:
-        """Returns the kernel of the fitted points, ``(n, n)``, symmetric, as an operator."""
-        return self._operator(self.points, None)
+    def square(self, points: Points | None = None) -> KernelOperator:
+        """Returns the kernel of points with themselves, ``(n, n)``, symmetric, as an operator. None: the fitted
+        points."""
+        return self._operator(self.points if points is None else points, None)
 
     def cross(self, points: Points, others: Points | None = None) -> KernelOperator:
         """Returns the kernel of points with others, ``(m, n)``, as an operator. None: the fitted points."""
@@ -103,7 +106,9 @@ class GateKernel:
         cache = "auto" if columns is None else "none"
         if not self._is_dense and isinstance(network, GivenNetwork):
             given = None if columns is None else network.net_inputs(columns.X)
-            return NPKOperator.of(network.net, network.net_inputs(rows.X), given, dtype=network.dtype, progress=False)
+            inputs = network.net_inputs(rows.X)
+            with ALONE:
+                return NPKOperator.of(network.net, inputs, given, dtype=network.dtype, progress=False)
         bits, y_bits = rows.bits, None if columns is None else columns.bits
         x = y = None
         if self._sigma:

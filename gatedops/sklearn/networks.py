@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -21,6 +22,9 @@ from gatedops.trace import record_gates
 
 GATES = ("random", "trained")
 _BATCH = 256
+# scikit-learn may fit and predict in several threads (n_jobs). torch.export and record_gates change the state of the
+# process for a moment, so one thread at a time looks into a net.
+ALONE = threading.Lock()
 
 
 class GateNetwork:
@@ -95,7 +99,8 @@ class MadeNetwork(GateNetwork):
         return torch.from_numpy(made).to(self.dtype)
 
     def record(self, X: np.ndarray) -> GateBits:
-        return record_gates(self.net, self.inputs(X), _BATCH, progress=False)
+        with ALONE:
+            return record_gates(self.net, self.inputs(X), _BATCH, progress=False)
 
 
 class GivenNetwork(GateNetwork):
@@ -131,7 +136,8 @@ class GivenNetwork(GateNetwork):
         return self.inputs(X).to(self._device, self._net_dtype)
 
     def record(self, X: np.ndarray) -> GateBits:
-        bits = record_gates(self.net, self.net_inputs(X), _BATCH, activations="piecewise", progress=False)
+        with ALONE:
+            bits = record_gates(self.net, self.net_inputs(X), _BATCH, activations="piecewise", progress=False)
         return bits.cpu()
 
     def _require_fit(self, X: np.ndarray) -> None:
