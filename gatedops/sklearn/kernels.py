@@ -108,7 +108,7 @@ class GateKernel:
             given = None if columns is None else network.net_inputs(columns.X)
             inputs = network.net_inputs(rows.X)
             with ALONE:
-                return NPKOperator.of(network.net, inputs, given, dtype=network.dtype, progress=False)
+                return NPKOperator.of(network.net, inputs, given, dtype=network.dtype, cache=cache, progress=False)
         bits, y_bits = rows.bits, None if columns is None else columns.bits
         x = y = None
         if self._sigma:

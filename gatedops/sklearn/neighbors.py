@@ -56,7 +56,7 @@ class NPKNeighbors(UnsupervisedEstimator):
         gates: str = "random",
         width: int = 512,
         depth: int = 2,
-        epochs: int = 30,
+        epochs: int = 10,
         input_shape: Sequence[int] | None = None,
     ) -> None:
         self.net = net

@@ -41,7 +41,7 @@ class NPKTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Unsuperv
         gates: str = "random",
         width: int = 512,
         depth: int = 2,
-        epochs: int = 30,
+        epochs: int = 10,
         input_shape: Sequence[int] | None = None,
         sigma: bool = True,
     ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from dense_npk import dense_kernel, dense_ridge, leave_one_out, made_inputs
+from dense_kernels import dense_npk, dense_ridge, leave_one_out, made_inputs
 from sklearn.datasets import make_blobs, make_moons
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import KFold, cross_val_predict
@@ -19,7 +19,7 @@ MOONS, SIDES = make_moons(60, noise=0.2, random_state=0)
 
 def dense(fitted, x):
     x = made_inputs(fitted.network_, x)
-    return dense_kernel(fitted.network_.net, x, x)
+    return dense_npk(fitted.network_.net, x)
 
 
 def test_equals_dense_kernel_ridge_to_one_hot_labels():

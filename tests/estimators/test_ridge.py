@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from dense_npk import dense_kernel, dense_ridge, leave_one_out, made_inputs
+from dense_kernels import dense_npk, dense_ridge, leave_one_out, made_inputs
 from torch import nn
 
 import gatedops
@@ -34,8 +34,8 @@ def expected(fitted, targets, ridge, **options):
     """The predictions for X_NEW of dense kernel ridge regression."""
     x, x_new = made_inputs(fitted.network_, X), made_inputs(fitted.network_, X_NEW)
     net = fitted.network_.net
-    alpha, mean = dense_ridge(dense_kernel(net, x, x, **options), targets, ridge)
-    return dense_kernel(net, x_new, x, **options) @ alpha + mean, alpha
+    alpha, mean = dense_ridge(dense_npk(net, x, x, **options), targets, ridge)
+    return dense_npk(net, x_new, x, **options) @ alpha + mean, alpha
 
 
 @pytest.mark.parametrize("targets", [Y, Y[:, 0]], ids=["two targets", "one target"])
@@ -61,8 +61,8 @@ def test_conjugate_gradients_reach_tol():
 def test_a_given_net_is_used_as_it_is():
     net = leaky_net()
     fitted = NPKRidge(net, ridge=0.05).fit(X, Y)
-    alpha, mean = dense_ridge(dense_kernel(net, X, X, slope=0.25), Y, 0.05)
-    np.testing.assert_allclose(fitted.predict(X_NEW), dense_kernel(net, X_NEW, X, slope=0.25) @ alpha + mean, rtol=1e-9)
+    alpha, mean = dense_ridge(dense_npk(net, X, X, slope=0.25), Y, 0.05)
+    np.testing.assert_allclose(fitted.predict(X_NEW), dense_npk(net, X_NEW, X, slope=0.25) @ alpha + mean, rtol=1e-9)
     assert net.training
     assert fitted.network_.net is not net
 
@@ -82,7 +82,7 @@ def test_of_several_ridges_the_smallest_squared_leave_one_out_error_wins():
     ridges = [1e-4, 1e-2, 0.3, 10.0]
     fitted = NPKRidge(ridge=np.array(ridges), **SMALL).fit(X, Y + 0.2 * RANDOM.randn(*Y.shape))
     x = made_inputs(fitted.network_, X)
-    K, noisy = dense_kernel(fitted.network_.net, x, x), fitted.solution_.system.targets.numpy()
+    K, noisy = dense_npk(fitted.network_.net, x, x), fitted.solution_.system.targets.numpy()
     errors = [np.square(leave_one_out(K, noisy, ridge) - noisy).sum() for ridge in ridges]
     assert fitted.ridge_ == ridges[int(np.argmin(errors))]
     assert fitted.ridge_ in ridges[1:3]
@@ -93,7 +93,7 @@ def test_the_solution_serves_other_functions():
     fitted = NPKRidge(ridge=0.05, **SMALL).fit(X, Y)
     x = made_inputs(fitted.network_, X)
     residuals = gatedops.solve.loo(fitted.solution_).numpy()
-    said = leave_one_out(dense_kernel(fitted.network_.net, x, x), Y, 0.05)
+    said = leave_one_out(dense_npk(fitted.network_.net, x, x), Y, 0.05)
     np.testing.assert_allclose(Y - residuals, said, rtol=1e-8, atol=1e-10)
     assert "Cholesky" in str(fitted.solution_)
 
