@@ -8,15 +8,15 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from dense_kernels import dense_npk, relu_chain
-from sklearn.base import clone
 from sklearn.decomposition import KernelPCA
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import SVC
 
-from gatedops.sklearn import NPKTransformer
+from gatedops.sklearn import NPKClassifier, NPKRidge, NPKTransformer
 
 NET = relu_chain(5, 24, 16, 2)
 DRAWN = np.random.default_rng(0)
@@ -106,13 +106,17 @@ def test_kernel_pca_behind_it():
     assert found.shape == (40, 2)
 
 
-@pytest.mark.parametrize("y", [LABELS, X[:, 0], X[:, :2], LABELS == "same"], ids=["labels", "numbers", "two", "bools"])
-def test_a_net_that_is_trained_inside_depends_on_y(y):
-    trained = NPKTransformer(gates="trained", epochs=3, **SMALL)
-    first, second = (clone(trained).fit_transform(X, y) for _ in range(2))
-    assert np.array_equal(first, second)
-    assert not np.array_equal(first, NPKTransformer(**SMALL).fit_transform(X, y))
-    assert not np.array_equal(first, clone(trained).fit_transform(X, y[::-1]))
+@pytest.mark.parametrize(
+    ("y", "supervised"),
+    [(LABELS, NPKClassifier), (LABELS == "same", NPKClassifier), (X[:, 0], NPKRidge), (X[:, :2], NPKRidge)],
+    ids=["labels", "bools", "numbers", "two"],
+)
+def test_a_net_is_trained_inside_as_that_of_a_classifier_or_regression(y, supervised):
+    trained = {"gates": "trained", "epochs": 3, **SMALL}
+    made = NPKTransformer(**trained).fit(X, y)
+    expected = supervised(**trained).fit(X, y).network_.net.parameters()
+    assert all(map(torch.equal, made.network_.net.parameters(), expected))
+    assert not np.array_equal(made.transform(X), NPKTransformer(**SMALL).fit_transform(X, y))
 
 
 def test_y_is_ignored_unless_it_trains_the_net():
