@@ -79,6 +79,18 @@ def test_values_products_and_entries(options, symmetric, dtype):
         assert_close(part @ v[: part.shape[1]], reference[index] @ v[: part.shape[1]].double())
 
 
+def test_sides_whose_layers_lie_elsewhere_in_the_words():
+    left, (y, _) = side(4, 1), side(5, 4)
+    wider = GateBits.pack([drawn(5, width, seed=width) for width in (70, 40, 33)])
+    right = (y, wider.select_layers([1, 2]))
+    own = NPKOperator(left[1], left[0], right[1], right[0], dtype=torch.float64)
+    op, reference = gpytorch.NPKLinearOperator.of(own), gram_of(left, right)
+    assert_close_in_float64(op.clone().to_dense(), reference)
+    assert_close_in_float64(op.clone().mT.to_dense(), reference.mT)
+    assert_close_in_float64(op.clone() @ drawn(5, 2), reference @ drawn(5, 2))
+    assert_close_in_float64(op[1:, 2:].to_dense(), reference[1:, 2:])
+
+
 def test_pairs_beyond_one_block(monkeypatch):
     monkeypatch.setattr("gatedops.gpytorch.pairs._EDGE", 2)
     left, right = side(9, 1), side(9, 4)
