@@ -29,10 +29,12 @@ def npk_kernel(
     whole matrices: SVC, SVR, OneClassSVM, KernelPCA, KernelRidge, Nystroem, SpectralClustering, LabelPropagation and
     the Gaussian processes do so. A plain function is another matter: ``sklearn.metrics.pairwise.pairwise_kernels``, on
     which KernelRidge, Nystroem, KernelPCA and SpectralClustering rely, calls a function once per pair of rows. So give
-    these estimators the object itself, not a lambda or a method that calls it; a pair of rows gives the right number,
-    but each call takes about a millisecond. Where the kernel of one training set is needed often, such as in a grid
-    search over the parameters of an SVC, compute it once by :class:`NPKTransformer` and give the estimator
-    kernel="precomputed".
+    these estimators the object itself, not a lambda or a method that calls it. A pair of rows gives the right number,
+    but each call takes some milliseconds. Or give them kernel="precomputed" and the kernel that :class:`NPKTransformer`
+    computes, in a Pipeline or once for a whole grid search:
+
+        K = NPKTransformer(net).fit_transform(X)
+        GridSearchCV(SVC(kernel="precomputed"), {"C": [1, 10]}).fit(K, y)
 
     Args:
         net: a torch ReLU net. The kernel takes a copy, so it is that of the net as it is now.

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from dense_kernels import dense_npk, relu_chain
+from dense_kernels import dense_npk, made_inputs, relu_chain
 from sklearn.decomposition import KernelPCA
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
@@ -41,7 +41,7 @@ def test_equals_the_dense_kernel_of_a_given_net(sigma):
 
 def test_equals_the_dense_kernel_of_a_new_net():
     made = NPKTransformer(**SMALL).fit(X)
-    rows, columns = (made.network_.inputs(side).numpy() for side in (OTHERS, X))
+    rows, columns = (made_inputs(made.network_, side) for side in (OTHERS, X))
     net = made.network_.net
     expected = dense_npk(net, rows, columns) / np.diag(dense_npk(net, columns)).mean()
     np.testing.assert_allclose(made.transform(OTHERS), expected, rtol=1e-12, atol=1e-14)
@@ -99,6 +99,15 @@ def test_a_grid_search_over_both_steps():
     assert len(search.cv_results_["params"]) == 4
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
     assert search.predict(OTHERS).shape == (7,)
+
+
+def test_one_kernel_for_a_whole_grid_search():
+    """What the docstring of npk_kernel says: GridSearchCV takes the rows and columns of each fold."""
+    grid = {"C": [0.1, 10.0]}
+    once = GridSearchCV(SVC(kernel="precomputed"), grid, cv=2).fit(NPKTransformer(NET).fit_transform(X), LABELS)
+    unit = np.diag(dense_npk(NET, X)).mean()
+    dense = GridSearchCV(SVC(kernel="precomputed"), grid, cv=2).fit(dense_npk(NET, X) / unit, LABELS)
+    assert once.cv_results_["mean_test_score"].tolist() == dense.cv_results_["mean_test_score"].tolist()
 
 
 def test_kernel_pca_behind_it():
