@@ -198,7 +198,9 @@ def _drawn(sizes: Sequence[int], generator: torch.Generator, dtype: torch.dtype)
     for inputs, outputs in pairwise(sizes):
         layer = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=False, dtype=dtype)
         with torch.no_grad():
-            layer.weight.normal_(0.0, (2 / inputs) ** 0.5, generator=generator)
+            # Drawn in float64, so that the same random state gives the same net in both dtypes.
+            drawn = torch.randn((outputs, inputs), generator=generator, dtype=torch.float64)
+            layer.weight.copy_((2 / inputs) ** 0.5 * drawn)
         layers += [layer, nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 

@@ -110,7 +110,8 @@ class NPKRidge(RegressorMixin, RidgeEstimator):
         ridge: a number of at least 0, in units of the mean of the diagonal of the kernel; or a list or array of such
             numbers, of which the one with the smallest sum of squared leave-one-out errors on the training points is
             chosen; or "loo": a list from 1e-8 to 100. Trained gates know the training points, so that their
-            leave-one-out errors are too small; then choose by GridSearchCV.
+            leave-one-out errors are too small; then choose by GridSearchCV. For more than 10,000 points each ridge is
+            solved for by conjugate gradients: give a short list, of ridges that are not tiny.
         random_state: of the weights and the training of a new net: None, a number, or a numpy RandomState.
         gates: "random": the weights of a new net stay as they are drawn. "trained": the net is trained on X and y
             inside fit, by Adam.
