@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.base import RegressorMixin
 
 from gatedops.arrays import as_tensor
+from gatedops.operators.base import KernelOperator
 from gatedops.ops.checks import require_option
 from gatedops.sklearn.base import GateEstimator
 from gatedops.sklearn.ridges import best_ridge, ridges_of
@@ -58,7 +59,7 @@ class RidgeEstimator(GateEstimator):
         return Solution(
             alpha=as_tensor(self._columns(self.dual_coef_), "dual_coef_"),
             mean=as_tensor(np.atleast_1d(self.intercept_), "intercept_"),
-            system=SolvedSystem(self.kernel_.square(), self._shift, as_tensor(self._targets, "y")),
+            system=SolvedSystem(self._in_dtype(self.kernel_.square()), self._shift, as_tensor(self._targets, "y")),
             **self._report,
         )
 
@@ -81,14 +82,18 @@ class RidgeEstimator(GateEstimator):
         self.intercept_ = solution.mean.numpy()
         self.n_iter_ = solution.iterations if solution.method == "cg" else None
         self._report = {name: getattr(solution, name) for name in _REPORT}
-        self._shift, self._targets = solution.system.shift, targets
+        self._shift, self._targets, self._dtype = solution.system.shift, targets, solution.system.operator.dtype
         return solution
 
     def _scores(self, X: Any) -> np.ndarray:
         """Returns the predictions of the regression, float64 ``(m, c)``."""
         points = self._new_points(X)
         alpha = as_tensor(self._columns(self.dual_coef_), "dual_coef_")
-        return self.kernel_.cross(points).product(alpha).numpy() + self.intercept_
+        return self._in_dtype(self.kernel_.cross(points)).product(alpha).numpy() + self.intercept_
+
+    def _in_dtype(self, operator: KernelOperator) -> KernelOperator:
+        """The operator in the dtype in which the solve had it: float64 for ridges that are too small for float32."""
+        return operator if operator.dtype == self._dtype else operator.with_dtype(self._dtype)
 
     def _columns(self, values: np.ndarray) -> np.ndarray:
         return values.reshape(len(values), -1)
@@ -134,7 +139,7 @@ class NPKRidge(RegressorMixin, RidgeEstimator):
         n_features_in_, feature_names_in_: as in every estimator of scikit-learn.
         network_, points_, kernel_: the network, the packed gates of the training points, and their kernel.
 
-    Kernels are float64, and float32 for an X of float32 or uint8.
+    Kernels are float64; for an X of float32 or uint8 they are float32, or float64 if the ridge is too small for that.
 
     Raises (fit):
         TypeError, ValueError: X or y are not such numbers, a parameter has another type or value, or a given net does

@@ -123,6 +123,15 @@ def test_frames_and_bytes_and_read_only_arrays():
     np.testing.assert_array_equal(NPKRidge(ridge=0.1, **SMALL).fit(frozen, Y).predict(frozen[:9]), said)
 
 
+@pytest.mark.parametrize("net", [None, leaky_net().float()], ids=["made", "given"])
+def test_a_ridge_too_small_for_float32_is_solved_and_predicted_in_float64(net):
+    single = X.astype(np.float32)
+    fitted = NPKRidge(net, ridge=1e-9, **SMALL).fit(single, Y)
+    np.testing.assert_allclose(fitted.predict(single), Y, atol=2e-6)
+    residuals = gatedops.solve.loo(fitted.solution_).numpy()
+    assert np.square(residuals).sum() < np.square(Y - Y.mean(0)).sum()
+
+
 @pytest.mark.parametrize(("first", "second"), [(np.uint8, np.float64), (np.float64, np.uint8)])
 def test_a_given_net_takes_bytes_after_floats_and_floats_after_bytes(first, second):
     grey = np.random.RandomState(2).randint(0, 4, (40, 5)).astype(np.uint8)
