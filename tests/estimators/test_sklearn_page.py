@@ -16,6 +16,9 @@ def test_the_code_runs():
     known = run_code(SECTION, "interfaces.md")
     assert known["accuracy"] > 0.9
     np.testing.assert_allclose(known["probabilities"].sum(1), 1)
+    assert known["gates"].transform(known["X_test"]).shape == (1497, 256)
+    assert known["deviation"].shape == (1497,)
+    assert known["indices"].shape == (1497, 3)
 
 
 def test_the_table_names_every_estimator():
