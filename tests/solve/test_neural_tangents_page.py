@@ -6,6 +6,7 @@ import pytest
 import torch
 from pages import run_code, section_of
 
+from gatedops import npk
 from gatedops.solve import eigsh
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -51,3 +52,23 @@ def test_the_sum_of_the_parts_is_the_tangent_kernel(example):
         rows.append(torch.cat([grad.flatten() for grad in grads]))
     jacobian = torch.stack(rows)
     torch.testing.assert_close(example["tangent_kernel"], jacobian @ jacobian.T, atol=1e-4, rtol=1e-4)
+
+
+def test_the_npk_is_the_term_of_the_first_layer_in_the_tangent_kernel_of_a_wide_network():
+    torch.manual_seed(0)
+    x, width = torch.randn(8, 10), 8192
+    net = torch.nn.Sequential(
+        torch.nn.Linear(10, width, bias=False),
+        torch.nn.ReLU(),
+        torch.nn.Linear(width, 512, bias=False),
+        torch.nn.ReLU(),
+        torch.nn.Linear(512, 1, bias=False),
+    )
+    K = npk(net, x)
+    roots = K.diagonal().sqrt()
+    # Cho and Saul 2009: the expectations of gates and of ReLUs of two inputs, whose pre-activations have a correlation.
+    rho = torch.nn.functional.normalize(x) @ torch.nn.functional.normalize(x).T
+    angle = rho.clamp(-1, 1).arccos()
+    deeper = (angle.sin() + (torch.pi - angle) * angle.cos()) / torch.pi
+    expected = rho * (1 - angle / torch.pi) * (1 - deeper.clamp(-1, 1).arccos() / torch.pi)
+    torch.testing.assert_close(K / torch.outer(roots, roots), expected, atol=0.05, rtol=0)
