@@ -2,8 +2,9 @@
 
 Trains the papers' VCONV (four convolutions, two dense layers; Adam, batch 32), and computes the neural path kernel of
 its gates (gatedops.NPKOperator.of) on the points that it was trained on, in tiles. Then a kernel regression, whose
-ridge is chosen by leave-one-out, predicts the test points. The script times one tile, and takes as many points as
---minutes allow; one in five of them is a test point. Writes OUT/conv_regression_DATA.json and .png.
+ridge is chosen by leave-one-out, predicts the test points. The script times one tile and one epoch on a few points, and
+takes as many points as --minutes allow; one in five of them is a test point. Writes OUT/conv_regression_DATA.json and
+OUT/conv_regression_DATA.png.
 
     python examples/conv_regression.py --data-dir DIR
     python examples/conv_regression.py --data-dir DIR --points 2000 --gates untrained trained
@@ -30,8 +31,8 @@ from _common.plots import encoded
 from _common.store import Store
 from _dgn_training.setup import Setup, Task, spec_of, task_of
 from _kernel_regression.fits import CHECKPOINT_SECONDS
-from _kernel_regression.network import GATES, SEED, Networks, networks_of
-from _kernel_regression.tiles import TILE, Plan, kernels_of, planned
+from _kernel_regression.network import GATES, SEED, Networks, networks_of, seconds_per_point
+from _kernel_regression.tiles import TILE, Plan, kernels_of, planned, seconds_per_pair
 from torch import Tensor
 
 from gatedops import data
@@ -39,6 +40,8 @@ from gatedops.path_kernels import regression
 from gatedops.solve import kernel_ridge, select_ridge
 
 EPOCHS, QUICK_EPOCHS, QUICK_POINTS, MINUTES = 15, 10, 300, 60
+# An epoch is timed on this many points.
+TIMED = 200
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 # At most this many training points choose the ridge, because that takes an eigendecomposition.
 CHOOSING = 4000
@@ -58,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
         "--minutes",
         type=at_least(1),
         default=MINUTES,
-        help="time for each kernel, by which the script chooses how many points it takes (default: %(default)s)",
+        help="time for the training and the kernels, which decides how many points are taken (default: %(default)s)",
     )
     size.add_argument("--points", type=at_least(20), metavar="N", help="training and test points together")
     help_text = "network whose gates make a kernel: before its training, after it, or both (default: trained)"
@@ -107,12 +110,14 @@ def plan_of(args: argparse.Namespace, setup: Setup, images: data.ImageData, stor
     """Returns the number of points: the user's, or as many as the time allows. A run that goes on keeps its plan."""
     points = args.points or (QUICK_POINTS if args.quick else None)
     if points is not None:
-        return Plan(points, None)
+        return Plan(points)
     known = store.load_figures("plan")
     if known is None:
-        sample = task_of(setup, images.sample(min(images.n, 3 * TILE)))
-        net = spec_of(setup.arch, sample).relu_net(SEED).eval()
-        known = asdict(planned(net, sample.x, 60 * args.minutes, images.n))
+        print("timing a tile of the kernel, and an epoch of the training")
+        sample, few = (task_of(setup, images.sample(min(images.n, n))) for n in (3 * TILE, TIMED))
+        per_pair = seconds_per_pair(spec_of(setup.arch, sample).relu_net(SEED).eval(), sample.x)
+        per_point = seconds_per_point(setup, few)
+        known = asdict(planned(per_pair, per_point, len(set(args.gates)), 60 * args.minutes, images.n))
         store.save_figures("plan", known)
     return Plan(**known)
 
@@ -137,17 +142,18 @@ def run(args: argparse.Namespace) -> None:
     k, m = len(task.x), len(task.test_x)
     require_memory(4 * k * (k + m) + 8 * 3 * k**2, f"a regression on {k} points", "--points or --minutes")
     print(f"{name}: {k} training and {m} test points, {plan.pairs:,} pairs for a kernel")
-    if plan.seconds_per_pair is not None:
+    if plan.seconds_per_pair is not None and plan.seconds_per_point is not None:
         print(
-            f"a pair took {1e6 * plan.seconds_per_pair:.1f} us, so a kernel takes about "
-            f"{plan.pairs * plan.seconds_per_pair / 60:.0f} minutes"
+            f"the training takes about {plan.n * plan.seconds_per_point / 60:.0f} minutes, and a kernel, at "
+            f"{1e6 * plan.seconds_per_pair:.1f} us a pair, {plan.pairs * plan.seconds_per_pair / 60:.0f} minutes"
         )
     networks = networks_of(setup, task, store, CHECKPOINT_SECONDS)
     print(f"the network after {epochs} epochs on these points: {networks.accuracy:.2%}")
     content: dict[str, Any] = {
         "machine": machine,
         "options": options_json(args) | {"data": name, "epochs": epochs},
-        "points": {"train": k, "test": m, "pairs": plan.pairs, "seconds_per_pair": plan.seconds_per_pair},
+        "points": {"train": k, "test": m, "pairs": plan.pairs},
+        "timed": {"seconds_per_pair": plan.seconds_per_pair, "seconds_per_point": plan.seconds_per_point},
         "classes": dict(zip(images.classes, torch.bincount(task.labels, minlength=task.classes).tolist(), strict=True)),
         "network": network_figures(networks, task),
         "kernels": {},

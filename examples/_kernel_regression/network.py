@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from dataclasses import dataclass
 
 import torch
@@ -63,3 +64,14 @@ def networks_of(
     training.net.value.copy_to([trained])
     by_epoch = [accuracy for (accuracy,) in training.history.accuracy]
     return Networks(untrained.eval(), trained.eval(), by_epoch, seconds)
+
+
+def seconds_per_point(setup: Setup, task: Task) -> float:
+    """Times an epoch on a small task. Returns the seconds that the whole training takes for each point, of training and
+    test points together."""
+    training = Training(StackedReLU([spec_of(setup.arch, task).relu_net(SEED)]), task, setup)
+    # The first epoch loads what all share.
+    training.run_epoch()
+    start = time.perf_counter()
+    training.run_epoch()
+    return setup.epochs * (time.perf_counter() - start) / (len(task.x) + len(task.test_x))

@@ -24,12 +24,14 @@ TILE = 400
 class Plan:
     """How many points are taken, and why.
 
-    n                 training and test points together
-    seconds_per_pair  from one timed tile; None if the user gave the number of points
+    n                  training and test points together
+    seconds_per_pair   from one timed tile; None if the user gave the number of points
+    seconds_per_point  of the network's whole training, from one timed epoch; None with seconds_per_pair
     """
 
     n: int
-    seconds_per_pair: float | None
+    seconds_per_pair: float | None = None
+    seconds_per_point: float | None = None
 
     @property
     def test(self) -> int:
@@ -44,22 +46,28 @@ class Plan:
         return train * (train + 1) // 2 + train * self.test
 
 
-def planned(net: nn.Module, x: Tensor, seconds: float, most: int) -> Plan:
-    """Times a tile, and returns the plan with the most points whose kernel takes at most these seconds.
+def planned(per_pair: float, per_point: float, kernels: int, seconds: float, most: int) -> Plan:
+    """Returns the plan with the most points whose training and kernels take at most these seconds.
 
-    x     inputs for the tile, at least four
-    most  the points that there are
+    per_pair, per_point  seconds for each pair of inputs of one kernel, and of the training for each point
+    kernels              how many kernels are computed
+    most                 the points that there are
     """
+    # 0.8 n points of n are for training, which makes 0.48 n^2 pairs. So n solves square n^2 + per_point n = seconds.
+    square = 0.48 * kernels * per_pair
+    n = math.floor((math.sqrt(per_point**2 + 4 * square * seconds) - per_point) / (2 * square))
+    return Plan(min(most, max(10, n)), per_pair, per_point)
+
+
+def seconds_per_pair(net: nn.Module, x: Tensor) -> float:
+    """Times a tile of the kernel of at least four inputs."""
     half = min(TILE, len(x) // 2)
     kernel = NPKOperator.of(net, x[: 2 * half], cache="none")
     # The first call loads and compiles what all share.
     kernel.block(slice(0, 2), slice(2, 4))
     start = time.perf_counter()
     kernel.block(slice(0, half), slice(half, 2 * half))
-    per_pair = (time.perf_counter() - start) / half**2
-    # 0.8 n points of n are for training, which makes 0.48 n^2 pairs.
-    n = math.floor(math.sqrt(seconds / per_pair / 0.48))
-    return Plan(min(most, max(10, n)), per_pair)
+    return (time.perf_counter() - start) / half**2
 
 
 def kernels_of(net: nn.Module, x: Tensor, test_x: Tensor, store: Store, name: str) -> tuple[Tensor, Tensor]:

@@ -243,7 +243,7 @@ def test_conv_goes_on_after_it_was_stopped_and_computes_each_tile_once(
     assert shapes == [(32, 32), (8, 32), (), (8, 8), (10, 32), (10, 8)]
     assert (tmp_path / "conv_regression_digits.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     found = json.loads((tmp_path / "conv_regression_digits.json").read_text())
-    assert found["points"] == {"train": 40, "test": 10, "pairs": 40 * 41 // 2 + 400, "seconds_per_pair": None}
+    assert found["points"] == {"train": 40, "test": 10, "pairs": 40 * 41 // 2 + 400}
     assert sum(found["classes"].values()) == 40
     assert list(found["kernels"]) == list(found["pictures"]) == ["trained"]
     kernel = found["kernels"]["trained"]
@@ -268,12 +268,36 @@ def test_the_plan_fills_the_time(example_module: Importer, monkeypatch: pytest.M
     monkeypatch.setattr(tiles, "NPKOperator", InnerProducts)
     times = iter([10.0, 10.0 + 32 * 32 * 0.5])
     monkeypatch.setattr(tiles.time, "perf_counter", lambda: next(times, 0.0))
-    plan = tiles.planned(torch.nn.Identity(), torch.rand(90, 4), 60.0 * 1000, 5000)
-    assert plan.seconds_per_pair == 0.5
-    assert 0.98 * 120_000 < plan.pairs < 1.02 * 120_000
+    assert tiles.seconds_per_pair(torch.nn.Identity(), torch.rand(90, 4)) == 0.5
+    plan = tiles.planned(0.5, 30.0, 2, 60.0 * 1000, 5000)
+    assert 0.98 * 60_000 < 2 * 0.5 * plan.pairs + 30.0 * plan.n <= 60_000
     train = plan.n - plan.test
     assert plan.pairs == sum(1 for i in range(train) for _ in range(i + 1)) + train * plan.test
-    assert tiles.Plan(1797, None).test == 359
+    assert tiles.planned(0.5, 30.0, 2, 60.0 * 1000, 100).n == 100
+    assert tiles.Plan(1797).test == 359
+
+
+@pytest.mark.usefixtures("conv")
+def test_a_run_without_points_plans_them_and_keeps_its_plan(
+    conv: ModuleType,
+    example_module: Importer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    network = example_module("_kernel_regression.network")
+    monkeypatch.setattr(conv, "seconds_per_pair", lambda *_: 1e-9)
+    # The clock says that an epoch on a few points takes 100 seconds.
+    times = iter([0.0, 100.0])
+    monkeypatch.setattr(network.time, "perf_counter", lambda: next(times, 0.0))
+    options = ["--epochs", "1", "--minutes", "1", "--no-plot", "--threads", "1", "--out", str(tmp_path)]
+    assert status_of(conv, options, monkeypatch) == 0
+    found = json.loads((tmp_path / "conv_regression_digits.json").read_text())
+    assert found["timed"] == {"seconds_per_pair": 1e-9, "seconds_per_point": 100.0 / conv.TIMED}
+    assert found["points"]["train"] + found["points"]["test"] == 60 * conv.TIMED // 100 - 1
+    assert "the training takes about 1 minutes" in capsys.readouterr().out
+    monkeypatch.setattr(conv, "seconds_per_pair", None)
+    assert status_of(conv, options, monkeypatch) == 0
 
 
 @pytest.mark.parametrize(
