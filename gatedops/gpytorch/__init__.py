@@ -1,7 +1,8 @@
 """The neural path kernel in GPyTorch: a kernel for Gaussian processes, and the operators that it makes.
 
 npk_kernel has the kernel. npk_linear_operator has its matrices as operators of the library linear_operator, and
-opaque_linear_operator those of all other kernels of this package. pairs computes entries one by one.
+opaque_linear_operator those of all other kernels of this package. pairs computes entries one by one. networks finds
+out whether a network is fully connected.
 """
 
 from __future__ import annotations

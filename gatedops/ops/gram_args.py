@@ -88,10 +88,9 @@ def factors_of(
     """Returns the multiplier of each layer's count. If the Gram is normalized, the size of the multipliers cancels, so
     an overflow is not refused."""
     if isinstance(scale, str):
+        require_scale(scale)
         if scale == "width":
             return [1.0 / w for w in bits.widths]
-        if scale != "none":
-            raise ValueError(f"scale: got {scale!r}, needs 'width', 'none' or one number per layer")
         largest = [w * max(1.0, a * a) for w, a in zip(bits.widths, slopes, strict=True)] if slopes else bits.widths
         if not normalize and math.prod(largest) > torch.finfo(dtype).max:
             squares = " and the squares of the slopes" if any(abs(a) > 1 for a in slopes) else ""
@@ -103,8 +102,17 @@ def factors_of(
     return listed_factors(scale, len(bits.widths))
 
 
-def listed_factors(scale: Sequence[float], layers: int) -> list[float]:
-    """Returns the multipliers of the layers from a scale that lists them."""
+def require_scale(scale: Any) -> None:
+    """Raises TypeError or ValueError unless a scale is "width", "none" or lists finite numbers, for any layers."""
+    if not isinstance(scale, str):
+        listed_factors(scale, None)
+    elif scale not in ("width", "none"):
+        raise ValueError(f"scale: got {scale!r}, needs 'width', 'none' or one number per layer")
+
+
+def listed_factors(scale: Sequence[float], layers: int | None) -> list[float]:
+    """Returns the multipliers of the layers from a scale that lists them. If `layers` is None, their number is not
+    checked."""
     factors = _numbers(scale, layers, "scale", "'width', 'none' or one number per layer")
     # NaN compares false. math.isfinite would say the same, but Dynamo does not have it.
     if not all(abs(s) <= sys.float_info.max for s in factors):
@@ -112,8 +120,8 @@ def listed_factors(scale: Sequence[float], layers: int) -> list[float]:
     return factors
 
 
-def _numbers(values: Any, layers: int, name: str, needs: str) -> list[float]:
-    """Returns the numbers that `values` lists, one for each layer."""
+def _numbers(values: Any, layers: int | None, name: str, needs: str) -> list[float]:
+    """Returns the numbers that `values` lists, one for each layer if their number is given."""
     try:
         numbers = [real_number(value) for value in values]
     except TypeError:
@@ -121,7 +129,7 @@ def _numbers(values: Any, layers: int, name: str, needs: str) -> list[float]:
     found = [number for number in numbers if number is not None]
     if len(found) < len(numbers):
         raise TypeError(f"{name}: got {values!r}, needs {needs}")
-    if len(found) != layers:
+    if layers is not None and len(found) != layers:
         raise ValueError(f"{name}: got {len(found)} numbers, needs one for each of {layers} layers")
     return found
 

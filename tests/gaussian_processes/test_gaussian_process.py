@@ -130,6 +130,16 @@ def test_fast_predictions_and_samples(net):
     assert models[0](tests).rsample(torch.Size([3])).shape == (3, TESTS)
 
 
+@pytest.mark.parametrize("options", [{}, {"input_shape": (6,)}], ids=["gates", "network"])
+def test_no_test_points(net, options):
+    x = drawn(N, 6)
+    model = Process(x, x[:, 0].sin(), own.NPKKernel(net, **options)).eval()
+    with torch.no_grad():
+        predicted = model.likelihood(model(x[:0]))
+    assert predicted.mean.shape == predicted.variance.shape == (0,)
+    assert predicted.covariance_matrix.shape == (0, 0)
+
+
 def test_float32(net):
     x, y, tests = drawn(N, 6).float(), drawn(N, seed=2).float(), drawn(TESTS, 6, seed=1).float()
     model = Process(x, y, own.NPKKernel(net)).float().eval()

@@ -17,6 +17,7 @@ from torch.autograd import gradcheck
 import gatedops
 
 own = pytest.importorskip("gatedops.gpytorch")
+npk_kernel = pytest.importorskip("gatedops.gpytorch.npk_kernel")
 gpytorch = pytest.importorskip("gpytorch")
 linear_operator = pytest.importorskip("linear_operator")
 
@@ -182,17 +183,113 @@ def test_bad_arguments(net):
         (lambda: own.NPKKernel(net, input_shape=()), ValueError, r"input_shape: got \(\), needs whole numbers"),
         (lambda: own.NPKKernel(net, input_shape=6), ValueError, "input_shape: got 6, needs whole numbers of at least"),
         (lambda: own.NPKKernel(net, input_shape=(6,), sigma=False), ValueError, "input_shape: got one beside sigma"),
-        (lambda: kernel_of(net)(x[:, :5]).to_dense(), ValueError, r"does not take inputs of shape \(4, 5\)"),
-        (lambda: kernel_of(net, input_shape=(3,))(x).to_dense(), ValueError, r"x1: got 6 columns, needs 3, which are"),
+        (
+            lambda: kernel_of(net)(x[:, :5]).to_dense(),
+            ValueError,
+            r"x1: net does not take inputs of shape \(4, 5\); giv",
+        ),
+        (lambda: own.NPKKernel(net, input_shape=(3,)), ValueError, r"input_shape: net does not take inputs of shape"),
+        (lambda: kernel_of(net, input_shape=(6,))(x[:, :5]).to_dense(), ValueError, "x1: got 5 columns, needs 6, whi"),
         (lambda: kernel_of(net)(x.half()).to_dense(), TypeError, "x1: got torch.float16, needs torch.float32 or"),
-        (lambda: kernel_of(net)(x.to("meta"), x).to_dense(), ValueError, "x1: is on meta, the model is on cpu; move"),
+        (lambda: kernel_of(net)(x.to("meta"), x).to_dense(), ValueError, "x1: is on meta, net is on cpu; move one"),
         (lambda: kernel_of(net)(x, x.float()).to_dense(), TypeError, "x2: got torch.float32, needs torch.float64 lik"),
-        (lambda: kernel_of(nn.Linear(6, 2))(x).to_dense(), ValueError, "calls no ReLU"),
+        (lambda: own.NPKKernel(nn.Linear(6, 2)), ValueError, "net: calls no ReLU, so there are no gates: put one"),
+        (lambda: own.NPKKernel(net[:2]), ValueError, r"net: ends with 1; path kernels need a Linear .* add one, as in"),
+        (lambda: own.NPKKernel(nn.LazyLinear(2)), ValueError, "net: weight of a lazy layer has no size yet; call net"),
+        (lambda: own.NPKKernel(net, cache="all"), ValueError, "cache: got 'all', needs 'auto', 'none' or a number of"),
+        (lambda: own.NPKKernel(net, scale="all"), ValueError, "scale: got 'all', needs 'width', 'none' or one number"),
+        (lambda: own.NPKKernel(net, scale=2.0), TypeError, "scale: got 2.0, needs 'width', 'none' or one number per"),
+        (lambda: own.NPKKernel(net, scale=[1.0]), ValueError, "scale: got 1 numbers, needs one for each of 2 layers"),
+        (lambda: own.NPKKernel(net, batch_size=0), ValueError, "batch_size: got 0, needs a whole number of at least"),
         (lambda: kernel_of(net).forward(x, x, last_dim_is_batch=True), NotImplementedError, "last_dim_is_batch: NPKK"),
     ]
     for call, error, message in wrong:
         with pytest.raises(error, match=message):
             call()
+
+
+class WithSkip(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 1)
+
+    def forward(self, x):
+        h = self.first(x).relu()
+        return self.last(h + self.second(h).relu())
+
+
+def test_networks_that_are_not_fully_connected_need_input_shape():
+    """Their kernel is not that of all gates of each ReLU, which would be another one in silence."""
+    torch.manual_seed(0)
+    model, x = WithSkip().double(), drawn(5, 6)
+    for options in ({}, {"sigma": False}, {"normalize": True}):
+        with pytest.raises(ValueError, match=r"net: is not a chain of Linear .* give input_shape=\(6,\), or the shape"):
+            own.NPKKernel(model, **options)(x).to_dense()
+    kernel = own.NPKKernel(model, input_shape=(6,))
+    assert_close_in_float64(kernel(x).to_dense(), gatedops.npk(model, x, dtype=torch.float64))
+    reshaped = nn.Sequential(nn.Unflatten(1, (1, 2, 3)), nn.Conv2d(1, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(4, 1))
+    with pytest.raises(
+        ValueError, match=r"net: 0 moves numbers .*; if net first reshapes .* leave that out of net and"
+    ):
+        own.NPKKernel(reshaped)(x.float()).to_dense()
+
+
+@pytest.mark.usefixtures("exported_once")
+def test_the_net_is_examined_once(monkeypatch):
+    seen, slopes_of = [], npk_kernel.slopes_of_dense
+    monkeypatch.setattr(npk_kernel, "slopes_of_dense", lambda *given: seen.append(given) or slopes_of(*given))
+    hidden = nn.Sequential(nn.Identity(), nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 1)).double()
+    for model in (hidden, hidden[1:]):
+        kernel, x = own.NPKKernel(model), drawn(3, 6)
+        kernel(x).to_dense(), kernel(x, x[:2]).to_dense(), copy.deepcopy(kernel)(x).to_dense()
+        assert len(seen) == 1
+        seen.clear()
+
+
+@pytest.mark.usefixtures("exported_once")
+@pytest.mark.parametrize("between", [nn.ReLU(), nn.LeakyReLU(0.3), nn.PReLU(init=-0.5)])
+def test_npk_is_this_kernel_times_a_constant(between):
+    torch.manual_seed(0)
+    first = [nn.Linear(6, 5), nn.BatchNorm1d(5), between]
+    model = nn.Sequential(*first, nn.Linear(5, 8), nn.ReLU(), nn.Dropout(), nn.Linear(8, 1)).double()
+    x, factor = drawn(6, 6), 5 / 8  # npk divides by the next power of 2 of each width.
+    kernel = own.NPKKernel(model).train()
+    npk = gatedops.npk(model.eval(), x, dtype=torch.float64)
+    assert_close_in_float64(kernel(x).to_dense() * factor, npk)
+    assert_close_in_float64(kernel(x)[:, :2].to_dense() * factor, npk[:, :2])
+    assert_close_in_float64(kernel(x) @ x * factor, npk @ x)
+    assert_close_in_float64(kernel(x, diag=True) * factor, npk.diagonal())
+
+
+def test_slopes_that_are_parameters_are_loaded():
+    torch.manual_seed(0)
+    models, x = (
+        [nn.Sequential(nn.Linear(6, 4), nn.PReLU(init=a), nn.Linear(4, 1)).double() for a in (0.1, 0.7)],
+        drawn(4, 6),
+    )
+    kernel, other = map(own.NPKKernel, models)
+    kernel(x).to_dense()
+    kernel.load_state_dict(other.state_dict())
+    assert_same_bits(kernel(x).to_dense(), other(x).to_dense())
+
+
+def test_no_inputs(net):
+    x = drawn(4, 6)
+    for kernel in (kernel_of(net), kernel_of(net, input_shape=(6,)), kernel_of(net, batch_shape=torch.Size([2]))):
+        batch = kernel.batch_shape
+        assert kernel(x[:0], x).to_dense().shape == (*batch, 0, 4)
+        assert kernel(x, x[:0]).to_dense().shape == (*batch, 4, 0)
+        assert kernel(x[:0]).to_dense().shape == (*batch, 0, 0)
+        assert kernel(x[:0], diag=True).shape == (*batch, 0)
+
+
+@pytest.mark.usefixtures("exported_once")
+def test_batch_norms_with_input_shape_have_their_running_statistics():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 1)).double(), drawn(5, 6)
+    model(drawn(20, 6, seed=1))
+    kernel = own.NPKKernel(model, input_shape=(6,)).train()
+    assert_close_in_float64(kernel(x).to_dense(), gatedops.npk(model.eval(), x, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("missing", ["gpytorch", "linear_operator"])

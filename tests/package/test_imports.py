@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "operators": {"ops", "trace", "path_kernels"},
     "solve": {"ops", "operators"},
     "sklearn": {"ops", "trace", "path_kernels", "operators", "solve"},
-    "gpytorch": {"ops", "trace", "operators"},
+    "gpytorch": {"ops", "trace", "path_kernels", "operators"},
     "selftest": {"ops", "trace", "path_kernels", "portable", "backends"},
     "commands": {"backends", "selftest"},
 }
