@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -122,7 +123,8 @@ def representers(
     memory is that of 2^22 entries, or of one row.
 
     Args:
-        solution: of any function of gatedops.solve. Of a NystromSolution the centres alone contribute.
+        solution: of any function of gatedops.solve. Of a NystromSolution the centres alone contribute, and
+            K_test has a column for each of them.
         K_test: ``(m, n)``, as `solution.predict` takes it. Only an NPKOperator tells layers.
         k: how many training points, from 1 to n.
         column: the column of the targets whose scores are explained, for instance a class: one for all test points, or
@@ -252,6 +254,9 @@ def _columns_of(given: Any, m: int, columns: int) -> Tensor | None:
         return None
     if whole_number(given) is not None:
         return torch.full((m,), checks.whole_number(given, "column", 0, columns - 1))
+    if not isinstance(given, (Tensor, np.ndarray, list, tuple)):
+        needs = f"needs None, a whole number from 0 to {columns - 1}, or one for each test point"
+        raise TypeError(f"column: got {given!r}, {needs}")
     found = checks.tensor_of(given, "column")
     if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
         raise TypeError(f"column: got {found.dtype}, needs whole numbers")

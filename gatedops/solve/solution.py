@@ -104,8 +104,11 @@ def operator_of(K_test: Any, needs: str, columns: int) -> KernelOperator:
         needs: what the error about another number of columns asks for.
 
     Raises:
-        ValueError: it has another number of columns.
+        ValueError: it is not a matrix, or has another number of columns.
     """
+    shape = getattr(K_test, "shape", ())
+    if len(shape) == 1:
+        raise ValueError(f"K_test: got shape {tuple(shape)}, needs {needs}: K_test[None] is that of one test point")
     operator = as_operator(K_test, "K_test")
     if operator.shape[1] != columns:
         raise ValueError(f"K_test: has shape {tuple(operator.shape)}, needs {needs}")

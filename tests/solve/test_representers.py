@@ -306,7 +306,11 @@ def test_the_table_adds_up(problem):
         ({"solution": [1]}, TypeError, "solution: got list, needs what kernel_ridge returns: choose one of them"),
         ({"solution": None}, TypeError, "solution: got NoneType, needs what kernel_ridge returns$"),
         ({"K_test": torch.ones(2, N - 1)}, ValueError, r"K_test: has shape \(2, 39\), needs \(m, 40\)"),
-        ({"K_test": torch.ones(N)}, ValueError, "K_test"),
+        (
+            {"K_test": torch.ones(N)},
+            ValueError,
+            r"got shape \(40,\), needs \(m, 40\), .*: K_test\[None\] is that of one",
+        ),
         ({"K_test": "K"}, TypeError, "K_test: got str"),
         ({"K_test": torch.full((2, N), torch.nan)}, ValueError, "K_test: has infinite values or NaN"),
         ({"K_test": Entries(torch.full((2, N), torch.nan), [])}, ValueError, "K_test: has entries that are not finite"),
@@ -318,7 +322,12 @@ def test_the_table_adds_up(problem):
         ({"column": [0, 1]}, ValueError, r"column: got shape \(2,\), needs one number, or \(7,\)"),
         ({"column": [0] * (M - 1) + [C]}, ValueError, "column: has numbers from 0 to 3, needs 0 to 2"),
         ({"column": [0.0] * M}, TypeError, "column: got torch.float64, needs whole numbers"),
-        ({"column": "last"}, TypeError, "column: got str"),
+        (
+            {"column": "last"},
+            TypeError,
+            "column: got 'last', needs None, a whole number from 0 to 2, or one for each t",
+        ),
+        ({"column": True}, TypeError, "column: got True, needs None, a whole number from 0 to 2, or one for each test"),
     ],
 )
 def test_bad_input(problem, change, error, message):
