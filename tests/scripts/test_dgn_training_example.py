@@ -297,6 +297,14 @@ def test_a_training_that_diverges_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("parts")
+def test_small_ridges_are_for_few_points() -> None:
+    npk = part("npk")
+    few, many = npk.ridges_of(npk.CHOOSING), npk.ridges_of(npk.CHOOSING + 1)
+    assert set(many) < set(few)
+    assert min(many) == 0.1
+
+
+@pytest.mark.usefixtures("parts")
 @pytest.mark.parametrize("ones", [False, True])
 def test_regression_uses_the_gates_of_its_seed(ones: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     npk, training, setup = part("npk"), part("training"), small_setup(npk_points=40)
@@ -313,7 +321,7 @@ def test_regression_uses_the_gates_of_its_seed(ones: bool, tmp_path: Path, monke
         x, test_x = (None, None) if ones else (task.x[rows], task.test_x)
         gram = reference.npk_gram(x, train[seed][rows], dtype=torch.float64)
         cross = reference.npk_gram(test_x, test[seed], x, train[seed][rows], dtype=torch.float64)
-        assert found.ridge[seed] == select_ridge(gram, task.labels[rows], npk.RIDGES)
+        assert found.ridge[seed] == select_ridge(gram, task.labels[rows], npk.ridges_of(40))
         fitted = regression.fit(gram, regression.one_hot(task.labels[rows], 3), found.ridge[seed])
         assert found.accuracy[seed] == regression.accuracy(fitted.predict(cross), task.test_labels)
     # Each seed is stored, and is not computed again.
