@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -22,6 +22,8 @@ from gatedops.trace import record_gates
 
 GATES = ("random", "trained")
 _BATCH = 256
+# Sums and differences of such numbers are finite in float64.
+_LARGEST = 1e300
 # scikit-learn may fit and predict in several threads (n_jobs). torch.export and record_gates change the state of the
 # process for a moment, so one thread at a time looks into a net.
 ALONE = threading.Lock()
@@ -77,11 +79,14 @@ class MadeNetwork(GateNetwork):
     ) -> None:
         self.dtype = torch.float32 if X.dtype in (np.float32, np.uint8) else torch.float64
         floats = X.astype(np.float64)
-        with np.errstate(over="ignore", invalid="ignore"):
-            self.mean = floats.mean(0)
-            spread = float(np.sqrt(floats.var(0).mean()))
-        if not np.isfinite(spread):
-            raise ValueError("X: its variance is not finite in float64, needs smaller numbers: divide X by its largest")
+        largest = float(np.abs(floats).max())
+        if largest > _LARGEST:
+            raise ValueError(f"X: got {largest:g}, needs numbers up to {_LARGEST:g}: divide X by its largest")
+        # Numbers around 1, whose squares neither overflow nor underflow. Powers of 2 change no digit.
+        exponent = int(np.frexp(largest)[1])
+        np.ldexp(floats, -exponent, out=floats)
+        self.mean = np.ldexp(floats.mean(0), exponent)
+        spread = float(np.ldexp(np.sqrt(floats.var(0).mean()), exponent))
         self.scale = spread if spread > 0 else 1.0
         draws = check_random_state(random_state)
         generator = torch.Generator().manual_seed(int(draws.randint(np.iinfo(np.int32).max)))
@@ -217,6 +222,8 @@ def _count(given: Any, name: str) -> int:
 def _shape_of(given: Sequence[int] | None, features: int) -> tuple[int, ...]:
     if given is None:
         return (features,)
+    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+        raise TypeError(f"input_shape: got {given!r}, needs a sequence of whole numbers, such as (1, 28, 28)")
     shape = tuple(_count(size, "input_shape") for size in given)
     if int(np.prod(shape)) != features:
         raise ValueError(f"input_shape: got {shape}, {np.prod(shape)} numbers, but X has {features} features")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from sklearn.utils import Tags, check_array, check_consistent_length
+from sklearn.utils import Tags, assert_all_finite, check_array, check_consistent_length
 from sklearn.utils.multiclass import type_of_target
 
 from gatedops.sklearn.base import GateEstimator
@@ -38,7 +38,9 @@ class UnsupervisedEstimator(GateEstimator):
         check_consistent_length(X, values)
         if type_of_target(values, input_name="y") in ("binary", "multiclass"):
             return np.unique(values.reshape(len(values)), return_inverse=True)[1].astype(np.int64)
-        return values.astype(np.float64).reshape(len(values), -1)
+        numbers = values.astype(np.float64)
+        assert_all_finite(numbers, input_name="y")  # None among objects has become NaN.
+        return numbers.reshape(len(values), -1)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

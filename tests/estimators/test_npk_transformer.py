@@ -153,3 +153,11 @@ def test_pickles_transform_alike():
 def test_bad_input(call, message):
     with pytest.raises((TypeError, ValueError, NotFittedError), match=message):
         call()
+
+
+@pytest.mark.parametrize("missing", [None, np.inf])
+def test_a_missing_target_is_refused_before_the_net_is_trained(missing):
+    targets = X[:, 0].astype(object)
+    targets[5] = missing
+    with pytest.raises(ValueError, match="Input y contains"):
+        NPKTransformer(gates="trained", epochs=1, **SMALL).fit(X, targets)

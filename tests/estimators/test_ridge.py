@@ -189,6 +189,7 @@ WRONG = [
     ({"net": nn.Linear(3, 1)}, ValueError, "net: got one that does not take inputs of shape \\(5,\\), .* needs 3"),
     ({"net": leaky_net(), "gates": "trained"}, ValueError, "gates: got 'trained' and a net"),
     ({"net": leaky_net(), "input_shape": (2, 2)}, ValueError, "input_shape: got \\(2, 2\\), 4 numbers, but X has 5"),
+    ({"net": leaky_net(), "input_shape": 5}, TypeError, "input_shape: got 5, needs a sequence of whole numbers"),
     ({"input_shape": (5,)}, ValueError, "input_shape: got \\(5,\\), but no net"),
 ]
 
@@ -199,9 +200,16 @@ def test_bad_parameters_are_refused(given, error, message):
         NPKRidge(**given).fit(X, Y)
 
 
-def test_a_variance_that_overflows_is_refused():
-    with pytest.raises(ValueError, match="X: its variance is not finite"):
-        NPKRidge(**SMALL).fit(1e200 * X, Y)
+@pytest.mark.parametrize("exponent", [-538, -900, 660])
+def test_variances_that_overflow_or_underflow_change_nothing(exponent):
+    unit = 2.0**exponent
+    near = NPKRidge(**SMALL).fit(X, Y).predict(X_NEW)
+    np.testing.assert_array_equal(NPKRidge(**SMALL).fit(unit * X, Y).predict(unit * X_NEW), near)
+
+
+def test_numbers_at_the_end_of_float64_are_refused():
+    with pytest.raises(ValueError, match="X: got 1e.307, needs numbers up to 1e.300"):
+        NPKRidge(**SMALL).fit(1e307 * X / np.abs(X).max(), Y)
 
 
 def test_lambda_alone_is_of_fully_connected_nets():
