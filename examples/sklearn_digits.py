@@ -114,6 +114,8 @@ def search(name: str, estimator: Any, grid: dict[str, list[Any]], digits: Digits
 def load(n: int, seed: int) -> Digits:
     images = data.load("digits", seed=seed)
     train, test = (part.flatten(1).numpy() for part in (images.train_images, images.test_images))
+    if n > len(train):
+        raise ValueError(f"--n {n} is more than the {len(train)} training digits")
     return Digits(train[:n], images.train_labels[:n].numpy(), test, images.test_labels.numpy())
 
 

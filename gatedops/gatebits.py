@@ -152,6 +152,8 @@ class GateBits(ShownAsTable):
             if names.count(key) != 1:
                 raise no_such_layer(key, names, argument)
             return self.layers[names.index(key)]
+        if whole_number(key) is None:
+            raise TypeError(f"{argument}: got {key!r}, needs names or indices of layers")
         if not -len(names) <= key < len(names):
             raise IndexError(f"{argument}: layer {key} is out of range for {len(names)} layers")
         return self.layers[key]

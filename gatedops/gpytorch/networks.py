@@ -1,10 +1,6 @@
-"""Finds out whether a network is fully connected, and lets errors about networks name the arguments of NPKKernel."""
+"""Finds out whether a network is fully connected, and whether it takes inputs of a shape."""
 
 from __future__ import annotations
-
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +10,7 @@ from gatedops.path_kernels.dense import DenseKernel
 from gatedops.path_kernels.problem import problem_of
 from gatedops.trace.calling import naming_inputs
 from gatedops.trace.checks import evaluating
+from gatedops.trace.naming import naming
 
 
 def slopes_of_dense(net: nn.Module, columns: int) -> list[float]:
@@ -60,24 +57,6 @@ def columns_of(net: nn.Module) -> int | None:
     while type(net) is nn.Sequential and len(net):
         net = net[0]
     return net.in_features if type(net) is nn.Linear else None
-
-
-@contextmanager
-def naming(names: dict[str, str]) -> Iterator[None]:
-    """While entered, errors of this package about some arguments name others in their place.
-
-    Args:
-        names: those of the caller, by the names in the errors. The error may say "the model" too.
-    """
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        said = str(error)
-        if said.split(":")[0] not in names:
-            raise
-        argument = rf"(^|give |call |\(|, )({'|'.join(names)})\b"
-        said = re.sub(argument, lambda found: found[1] + names[found[2]], said).replace("the model", "net")
-        raise (TypeError if isinstance(error, TypeError) else ValueError)(said) from error
 
 
 def _example(net: nn.Module, shape: tuple[int, ...]) -> Tensor:

@@ -13,7 +13,7 @@ from linear_operator import LinearOperator, to_dense, to_linear_operator
 from torch import Tensor, nn
 
 from gatedops.gatebits import GateBits
-from gatedops.gpytorch.networks import columns_of, naming, require_fit, slopes_of_dense
+from gatedops.gpytorch.networks import columns_of, require_fit, slopes_of_dense
 from gatedops.gpytorch.npk_linear_operator import NPKLinearOperator
 from gatedops.layout import GateLayer
 from gatedops.operators import NPKOperator
@@ -24,6 +24,7 @@ from gatedops.scalars import whole_number
 from gatedops.trace import record_gates
 from gatedops.trace.batches import require_count
 from gatedops.trace.checks import devices_of, evaluating, require_device, require_model, require_sizes
+from gatedops.trace.naming import naming
 
 _DTYPES = (torch.float32, torch.float64)
 

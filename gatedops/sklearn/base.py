@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -11,16 +13,35 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from gatedops.sklearn.kernels import GateKernel, Points
 from gatedops.sklearn.networks import GateNetwork, network_of
 
+_Fit = TypeVar("_Fit", bound=Callable[..., Any])
+
 # The parameters of an estimator that say which network it uses; networks.network_of says what they mean.
 NETWORK_PARAMETERS = ("net", "gates", "width", "depth", "epochs", "input_shape", "random_state")
+
+
+def whole_or_not_at_all(fit: _Fit) -> _Fit:
+    """Returns a fit that leaves the estimator as it was, with the attributes of an earlier fit, if it raises."""
+
+    @wraps(fit)
+    def fit_or_leave(self: BaseEstimator, *args: Any, **options: Any) -> Any:
+        before = vars(self).copy()
+        try:
+            return fit(self, *args, **options)
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+
+    return cast(_Fit, fit_or_leave)
 
 
 class GateEstimator(BaseEstimator):
     """An estimator on the gates of a network.
 
-    A subclass has the NETWORK_PARAMETERS in its constructor, and `sigma` if it computes kernels. Its fit calls
-    `_checked` or `_checked_pair`, then `_make_network`, or `_fit_network` if it keeps the training points, and then, if
-    it needs a kernel, `_fit_kernel`. Its predict or transform calls `_new_points`.
+    A subclass has the NETWORK_PARAMETERS in its constructor, and `sigma` if it computes kernels. Its fit is decorated
+    with `whole_or_not_at_all`; it calls `_checked` or `_checked_pair`, then `_make_network`, or `_fit_network` if it
+    keeps the training points, and then, if it needs a kernel, `_fit_kernel`. Its predict or transform calls
+    `_new_points`.
 
     Attributes (fitted):
         network_: the :class:`~gatedops.sklearn.networks.GateNetwork`.

@@ -10,6 +10,7 @@ from scipy.special import log_softmax, softmax
 from sklearn.base import ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 
+from gatedops.sklearn.base import whole_or_not_at_all
 from gatedops.sklearn.ridge import RidgeEstimator
 from gatedops.solve.loo import loo
 
@@ -42,6 +43,7 @@ class NPKClassifier(ClassifierMixin, RidgeEstimator):
         TypeError, ValueError: as in NPKRidge, or y are not labels.
     """
 
+    @whole_or_not_at_all
     def fit(self, X: Any, y: Any) -> Self:
         """Fits the classifier to X ``(n, d)`` and labels ``(n,)`` of any type."""
         X, y = self._checked_pair(X, y)

@@ -15,7 +15,9 @@ from torch import nn
 from gatedops.gatebits import GateBits
 from gatedops.layout import GateLayer
 from gatedops.ops.checks import require_option
+from gatedops.sklearn.base import whole_or_not_at_all
 from gatedops.sklearn.unsupervised import UnsupervisedEstimator
+from gatedops.trace.naming import naming
 
 _DTYPES = {"uint8": torch.uint8, "bool": torch.bool, "float32": torch.float32, "float64": torch.float64}
 
@@ -63,6 +65,7 @@ class GateTransformer(TransformerMixin, UnsupervisedEstimator):
         self.epochs = epochs
         self.input_shape = input_shape
 
+    @whole_or_not_at_all
     def fit(self, X: Any, y: Any = None) -> Self:
         """Makes the net.
 
@@ -72,7 +75,7 @@ class GateTransformer(TransformerMixin, UnsupervisedEstimator):
 
         Raises:
             TypeError, ValueError: X, y or a parameter does not fit; the error names it.
-            IndexError, KeyError: `layers` has a place or a name that no layer has.
+            IndexError, KeyError: `layers` has a place or a name that no layer has. ValueError: or a layer twice.
         """
         require_option("dtype", self.dtype, tuple(_DTYPES), listed=True)
         X = self._checked(X, reset=True)
@@ -102,7 +105,14 @@ class GateTransformer(TransformerMixin, UnsupervisedEstimator):
 
     def _selected(self, X: np.ndarray) -> GateBits:
         bits = self.network_.record(X)
-        return bits if self.layers is None else bits.select_layers(self.layers)
+        if self.layers is None:
+            return bits
+        with naming({"selection": "layers"}):
+            selected = bits.select_layers(self.layers)
+        names = [layer.name for layer in selected.layers]
+        if len(set(names)) < len(names):
+            raise ValueError(f"layers: got {self.layers!r}, which selects {names}, needs each layer at most once")
+        return selected
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -15,6 +15,10 @@ from gatedops.operators.npk_operator import NPKOperator
 from gatedops.path_kernels.dense import DenseKernel
 from gatedops.path_kernels.problem import problem_of
 from gatedops.sklearn.networks import ALONE, GateNetwork, GivenNetwork
+from gatedops.trace.naming import naming
+
+# What a user of an estimator calls the arguments of npk.
+_NAMES = {"model": "net", "x": "X", "y": "X"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +74,7 @@ class GateKernel:
         self._is_dense = True
         if isinstance(network, GivenNetwork):
             first = network.net_inputs(points.X[:1])
-            with ALONE:
+            with ALONE, naming(_NAMES):
                 made = problem_of(network.net, first, dtype=network.dtype, progress=False).made
             self._is_dense = isinstance(made, DenseKernel)
             self._slopes = made.slopes if isinstance(made, DenseKernel) else []
@@ -107,7 +111,7 @@ class GateKernel:
         if not self._is_dense and isinstance(network, GivenNetwork):
             given = None if columns is None else network.net_inputs(columns.X)
             inputs = network.net_inputs(rows.X)
-            with ALONE:
+            with ALONE, naming(_NAMES):
                 return NPKOperator.of(network.net, inputs, given, dtype=network.dtype, cache=cache, progress=False)
         bits, y_bits = rows.bits, None if columns is None else columns.bits
         x = y = None

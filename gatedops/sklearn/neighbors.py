@@ -14,6 +14,7 @@ from torch import nn
 from gatedops.gatebits import GateBits
 from gatedops.ops.checks import require_option
 from gatedops.ops.overlap import gate_neighbors
+from gatedops.sklearn.base import whole_or_not_at_all
 from gatedops.sklearn.kernels import Points
 from gatedops.sklearn.unsupervised import UnsupervisedEstimator
 from gatedops.solve.checks import whole_number
@@ -69,6 +70,7 @@ class NPKNeighbors(UnsupervisedEstimator):
         self.epochs = epochs
         self.input_shape = input_shape
 
+    @whole_or_not_at_all
     def fit(self, X: Any, y: Any = None) -> Self:
         """Makes the net and records the gates of the training points.
 

@@ -17,8 +17,10 @@ from gatedops.arrays import as_tensor
 from gatedops.gatebits import GateBits
 from gatedops.ops.checks import require_option
 from gatedops.scalars import whole_number
+from gatedops.sklearn.net_checks import require_fit, require_weights
 from gatedops.sklearn.training import train
 from gatedops.trace import record_gates
+from gatedops.trace.naming import naming
 
 GATES = ("random", "trained")
 _BATCH = 256
@@ -53,11 +55,11 @@ class MadeNetwork(GateNetwork):
     """A new fully connected ReLU net without biases, whose inputs get a constant.
 
     The inputs are z = (x - mean) / scale, with the means of the features in X and one scale for all features, the root
-    of the mean of their variances. So the kernel does not depend on the unit of X, and features keep their proportions,
-    as with gamma="scale" of scikit-learn's SVC. The gates of a bias-free net depend on the direction of its input
-    alone, so that inputs on one ray from the origin could not be told apart. Hence a 1 follows the d features, which
-    acts as the biases of the first layer. All is divided by sqrt(d + 1): Sigma is about 1 on the diagonal. Weights are
-    normal with variance 2 / inputs, which keeps the size of pre-activations from layer to layer.
+    of the mean of their variances. So the kernel does not depend on the unit of X, and features keep their proportions.
+    The gates of a bias-free net depend on the direction of its input alone, so that inputs on one ray from the origin
+    could not be told apart. Hence a 1 follows the d features, which acts as the biases of the first layer. All is
+    divided by sqrt(d + 1): Sigma is about 1 on the diagonal. Weights are normal with variance 2 / inputs, which keeps
+    the size of pre-activations from layer to layer.
 
     Args:
         X: ``(n, d)``, what the estimator is fitted to.
@@ -119,44 +121,37 @@ class GivenNetwork(GateNetwork):
         input_shape: the shape of one input of the net, such as (1, 28, 28), to which rows are reshaped; None: ``(d,)``.
 
     Raises:
-        TypeError: net is not a torch module. ValueError: the rows of X are not inputs of the net.
+        TypeError: net is not a torch module. ValueError: its weights are not finite numbers, or the rows of X are not
+            inputs of it.
     """
 
     def __init__(self, net: Any, X: np.ndarray, input_shape: Sequence[int] | None) -> None:
         if not isinstance(net, nn.Module):
             raise TypeError(f"net: got {type(net).__name__}, needs a torch.nn.Module, or None for a new net")
+        require_weights(net)
         self.net = copy.deepcopy(net).eval()
         self.shape = _shape_of(input_shape, X.shape[1])
         parameter = next((one for one in self.net.parameters() if one.is_floating_point()), torch.empty(0))
         self._net_dtype, self._device = parameter.dtype, parameter.device
         self.dtype = torch.float32 if X.dtype in (np.float32, np.uint8) else torch.float64
-        self._require_fit(X[:1])
+        require_fit(self.net, self.net_inputs(X[:1]), self.shape, X.shape[1])
 
     def inputs(self, X: np.ndarray) -> Tensor:
         rows = as_tensor(np.ascontiguousarray(X), "X").reshape(len(X), *self.shape)
         return rows if rows.dtype == torch.uint8 else rows.to(self.dtype)
 
     def net_inputs(self, X: np.ndarray) -> Tensor:
-        """Returns the rows of X as the net takes them."""
-        return self.inputs(X).to(self._device, self._net_dtype)
+        """Returns the rows of X as the net takes them. ValueError: X has numbers that are too large for its dtype."""
+        rows = self.inputs(X).to(self._device, self._net_dtype)
+        if not bool(torch.isfinite(rows).all()):
+            raise ValueError(f"X: has numbers beyond {self._net_dtype}, in which the net works: use net.double()")
+        return rows
 
     def record(self, X: np.ndarray) -> GateBits:
-        with ALONE:
-            bits = record_gates(self.net, self.net_inputs(X), _BATCH, activations="piecewise", progress=False)
+        inputs = self.net_inputs(X)
+        with ALONE, naming({"model": "net", "x": "X", "data": "X"}):
+            bits = record_gates(self.net, inputs, _BATCH, activations="piecewise", progress=False)
         return bits.cpu()
-
-    def _require_fit(self, X: np.ndarray) -> None:
-        first = next((layer for layer in self.net.modules() if hasattr(layer, "weight")), None)
-        try:
-            with torch.no_grad():
-                self.net(self.net_inputs(X))
-        except (RuntimeError, ValueError, IndexError) as error:
-            needs = f"; its first layer needs {first.in_features}" if isinstance(first, nn.Linear) else ""
-            raise ValueError(
-                f"net: got one that does not take inputs of shape {self.shape}, the rows of X with "
-                f"{X.shape[1]} features{needs}. Give a net for these features, or the shape that it takes as "
-                f"input_shape. torch says: {str(error).splitlines()[0]}"
-            ) from None
 
 
 def network_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -13,6 +14,7 @@ from torch import nn
 
 from gatedops.operators.base import KernelOperator
 from gatedops.ops.checks import require_option
+from gatedops.sklearn.base import whole_or_not_at_all
 from gatedops.sklearn.kernels import Points
 from gatedops.sklearn.unsupervised import UnsupervisedEstimator
 from gatedops.solve.checks import checked_diagonal, whole_number
@@ -35,7 +37,8 @@ class NPKNystroem(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Unsupervise
 
     Args:
         net: as in :class:`NPKTransformer`.
-        n_components: the number of centres and features; None: 100, or all training points if they are fewer.
+        n_components: the number of centres and features, or None: 100. If there are fewer training points, all are
+            centres; a number, unlike None, gives a UserWarning then.
         random_state: of the net and of the choice of centres.
         centres: "pivots": by randomly pivoted Cholesky (:func:`gatedops.solve.pivots`), which prefers points that the
             other centres represent badly; once they represent all points, the rest is chosen at random. "random": with
@@ -77,6 +80,7 @@ class NPKNystroem(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Unsupervise
         self.input_shape = input_shape
         self.sigma = sigma
 
+    @whole_or_not_at_all
     def fit(self, X: Any, y: Any = None) -> Self:
         """Makes the net and chooses the centres.
 
@@ -85,15 +89,15 @@ class NPKNystroem(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Unsupervise
             y: ``(n,)`` or ``(n, c)``, used if `gates` is "trained".
 
         Raises:
-            TypeError, ValueError: X, y or a parameter does not fit, such as more centres than training points; the
-                error names it.
+            TypeError, ValueError: X, y or a parameter does not fit; the error names it.
         """
         require_option("centres", self.centres, _CENTRES)
         X = self._checked(X, reset=True)
         n, wanted = len(X), self.n_components
         count = min(_DEFAULT, n) if wanted is None else whole_number(wanted, "n_components", 1)
         if count > n:
-            raise ValueError(f"n_components: got {count}, needs 1 to {n}, because n_samples = {n}: each is one of them")
+            warnings.warn(f"n_components: got {count}, takes {n}: X has no more points", UserWarning, stacklevel=3)
+            count = n
         self._fit_network(X, self._targets(X, y))
         self._fit_kernel()
         chosen = self._chosen(count)

@@ -6,14 +6,16 @@ from typing import Any, Self
 
 import numpy as np
 from sklearn.base import RegressorMixin
+from sklearn.utils import assert_all_finite
 
 from gatedops.arrays import as_tensor
 from gatedops.operators.base import KernelOperator
 from gatedops.ops.checks import require_option
-from gatedops.sklearn.base import GateEstimator
+from gatedops.sklearn.base import GateEstimator, whole_or_not_at_all
 from gatedops.sklearn.ridges import best_ridge, ridges_of
 from gatedops.solve.ridge import kernel_ridge
 from gatedops.solve.solution import Solution, SolvedSystem
+from gatedops.trace.naming import naming
 
 _METHODS = ("auto", "cholesky", "cg")
 # What a Solution tells beside its arrays and its operator.
@@ -76,8 +78,9 @@ class RidgeEstimator(GateEstimator):
         self._fit_network(X, targets if labels is None else labels)
         self._fit_kernel()
         K = self.kernel_.square()
-        self.ridge_ = best_ridge(K, targets, labels, ridges, self.tol)
-        solution = kernel_ridge(K, targets, self.ridge_, method=self.method, tol=self.tol, progress=self.progress)
+        with naming({"K": "the kernel of X"}):
+            self.ridge_ = best_ridge(K, targets, labels, ridges, self.tol)
+            solution = kernel_ridge(K, targets, self.ridge_, method=self.method, tol=self.tol, progress=self.progress)
         self.dual_coef_ = solution.alpha.numpy()
         self.intercept_ = solution.mean.numpy()
         self.n_iter_ = solution.iterations if solution.method == "cg" else None
@@ -146,10 +149,12 @@ class NPKRidge(RegressorMixin, RidgeEstimator):
             not take the rows of X.
     """
 
+    @whole_or_not_at_all
     def fit(self, X: Any, y: Any) -> Self:
         """Fits the regression to X ``(n, d)`` and y ``(n,)`` or ``(n, targets)``."""
         X, y = self._checked_pair(X, y, multi_output=True, y_numeric=True)
         targets = self._columns(y).astype(np.float64)
+        assert_all_finite(targets, input_name="y")  # None among objects has become NaN.
         self._fit_ridge(X, targets, None)
         if y.ndim == 1:
             self.dual_coef_, self.intercept_ = self.dual_coef_[:, 0], self.intercept_[0]

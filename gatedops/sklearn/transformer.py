@@ -10,6 +10,7 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import Tags
 from torch import nn
 
+from gatedops.sklearn.base import whole_or_not_at_all
 from gatedops.sklearn.unsupervised import UnsupervisedEstimator
 
 
@@ -54,6 +55,7 @@ class NPKTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Unsuperv
         self.input_shape = input_shape
         self.sigma = sigma
 
+    @whole_or_not_at_all
     def fit(self, X: Any, y: Any = None) -> Self:
         """Makes the net and records the gates of the training points.
 

@@ -62,9 +62,13 @@ def test_a_linear_model_on_gates():
     ("made", "message"),
     [
         (GateTransformer(NET, dtype="int4"), "dtype: got 'int4', needs one of"),
-        (GateTransformer(NET, [5]), "layer 5 is out of range for 2 layers"),
-        (GateTransformer(NET, ["fc"]), "'fc' names 0 of the layers"),
-        (GateTransformer(NET, 1), "selection: got 1, needs a list"),
+        (GateTransformer(NET, [5]), "layers: layer 5 is out of range for 2 layers"),
+        (GateTransformer(NET, ["fc"]), "layers: 'fc' names 0 of the layers"),
+        (GateTransformer(NET, 1), "layers: got 1, needs a list"),
+        (GateTransformer(NET, []), "layers: got none, needs at least one"),
+        (GateTransformer(NET, [0.5]), "layers: got 0.5, needs names or indices"),
+        (GateTransformer(NET, [True]), "layers: got True, needs names or indices"),
+        (GateTransformer(NET, [0, "1"]), "layers: got .0, '1'., which selects .'1', '1'., needs each layer at most"),
         (GateTransformer(relu_chain(4, 8, 1)), "net: got one that does not take inputs"),
     ],
 )

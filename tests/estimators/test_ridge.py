@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from dense_kernels import dense_npk, dense_ridge, leave_one_out, made_inputs
+from sklearn.exceptions import NotFittedError
 from torch import nn
 
 import gatedops
@@ -207,8 +208,31 @@ def test_variances_that_overflow_or_underflow_change_nothing(exponent):
     np.testing.assert_array_equal(NPKRidge(**SMALL).fit(unit * X, Y).predict(unit * X_NEW), near)
 
 
+def test_a_fit_that_fails_leaves_the_earlier_one():
+    fitted = NPKRidge(**SMALL).fit(X, Y)
+    before = fitted.predict(X_NEW)
+    twice, solved = np.repeat(X[:20, :4], 2, 0), fitted.solution_
+    with pytest.raises(ValueError, match=r"the kernel of X: .*, or a float64 kernel if the kernel of X is float32"):
+        fitted.set_params(ridge=0).fit(twice, Y)
+    np.testing.assert_array_equal(fitted.predict(X_NEW), before)
+    assert fitted.n_features_in_ == 5
+    assert fitted.ridge_ == solved.ridge
+    fresh = NPKRidge(ridge=0, **SMALL)
+    with pytest.raises(ValueError, match="the kernel of X"):
+        fresh.fit(twice, Y)
+    with pytest.raises(NotFittedError):
+        fresh.predict(X_NEW)
+
+
+def test_a_missing_target_is_refused():
+    targets = NOISY[:, 0].astype(object)
+    targets[3] = None
+    with pytest.raises(ValueError, match="Input y contains NaN"):
+        NPKRidge(**SMALL).fit(X, targets)
+
+
 def test_numbers_at_the_end_of_float64_are_refused():
-    with pytest.raises(ValueError, match="X: got 1e.307, needs numbers up to 1e.300"):
+    with pytest.raises(ValueError, match=r"X: got 1e\+307, needs numbers up to 1e\+300"):
         NPKRidge(**SMALL).fit(1e307 * X / np.abs(X).max(), Y)
 
 

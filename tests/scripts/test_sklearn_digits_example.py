@@ -51,6 +51,13 @@ def test_a_search_finds_what_the_best_estimator_gives(script: ModuleType) -> Non
     assert found.row()[:2] == ["NPKClassifier", f"depth {depth}, ridge 0.01"]
 
 
+def test_more_digits_than_there_are(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status_of(script, ["--n", "5000"], monkeypatch) == 2
+    assert "--n 5000 is more than the 1438 training digits" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
