@@ -62,7 +62,7 @@ def _draw_kernel(figure: SubFigure, content: Mapping[str, Any]) -> None:
     low, high = (float(torch.quantile(image.flatten(), share)) for share in (0.01, 0.99))
     shown = axis.imshow(image.numpy(), vmin=low, vmax=high, cmap="magma", interpolation="nearest")
     label_classes(axis, content["classes"], len(image))
-    axis.set_title(f"kernel of the {gates} gates, points sorted by class", fontsize=13)
+    axis.set_title(f"kernel of the {gates} gates, by class", fontsize=13)
     bar = figure.colorbar(shown, ax=axis, shrink=0.85, extend="both")
     bar.set_label("K(s, s') / sqrt(K(s, s) K(s', s'))", fontsize=11)
 
