@@ -21,7 +21,7 @@ CHOOSING = 4000
 # The ridge is one of these, in units of the kernel's mean diagonal, if there are more points. With 20,000 points of
 # MNIST, 0.01 and 0.03 change the accuracy by 0.01 points and take up to 1.7 times as many iterations as 0.1.
 RIDGES = (0.1, 0.3, 1.0)
-# Of fewer points, which are solved without iterations, it may also be one of these.
+# With fewer points, which are solved without iterations, it may also be one of these.
 SMALL_RIDGES = (1e-8, 1e-4, 1e-3, 1e-2)
 # The relative residual of the regression. Below it, predictions of classes change no more.
 TOL = 1e-3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -31,7 +32,7 @@ _LARGEST = 1e300
 ALONE = threading.Lock()
 
 
-class GateNetwork:
+class GateNetwork(ABC):
     """A network whose gates an estimator uses.
 
     Attributes:
@@ -42,13 +43,13 @@ class GateNetwork:
     net: nn.Module
     dtype: torch.dtype
 
+    @abstractmethod
     def inputs(self, X: np.ndarray) -> Tensor:
         """Returns the inputs of the kernel, ``(n, d)``: Sigma is their inner product."""
-        raise NotImplementedError
 
+    @abstractmethod
     def record(self, X: np.ndarray) -> GateBits:
         """Records the gates of n inputs, in the memory of the CPU."""
-        raise NotImplementedError
 
 
 class MadeNetwork(GateNetwork):

@@ -54,7 +54,7 @@ def dense_of(operator):
 
 
 class Square(cases.LinearOperatorTestCase):
-    seed = 0  # Of the right sides, and of the vectors with which the library estimates determinants.
+    seed = 0  # It draws the right sides, and the vectors with which the library estimates determinants.
     batch: tuple[int, ...] = ()
 
     def create_linear_op(self):

@@ -83,7 +83,7 @@ def test_shares_of_the_logarithm():
 
 
 def test_no_shares_where_there_is_no_logarithm():
-    """Of an input with itself, of two without a common gate, of inputs whose gates are off, and with a negative
+    """The pairs are an input with itself, two without a common gate, one whose gates are off, and one with a negative
     cosine."""
     bits = GateBits.pack([torch.tensor([[1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 0, 0]]).bool()])
     for i, j, slope, cosine in ((0, 0, 0.0, 1.0), (0, 1, 0.0, 0.0), (0, 2, 0.0, 0.0), (0, 1, -1.0, -1.0)):
