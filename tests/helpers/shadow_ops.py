@@ -13,7 +13,7 @@ import pytest
 import shadow
 import torch
 from conv_programs import RandomProgram, chain
-from shadow_tools import assert_alike, moved, without_float64
+from shadow_tools import TOLERANCE, assert_alike, moved, without_float64
 from strategies import dense, random_bits, rows_of
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -138,6 +138,8 @@ CALLS: dict[str, Callable[[Case], list[Call]]] = {
 }
 EXACT = {"pack_gates", "pack_gates_out", "unpack_gates", "gate_counts", "gate_overlap", "gate_neighbors", "npk_diag"}
 EXACT |= {"gate_relu", "gate_select"}
+# The entries of this op's kernel are float32, whatever its arguments are, and Sigma's sums have an order for each CPU.
+TOLERANCES = {"npk_product": TOLERANCE[FLOAT32]}
 
 
 def result(name: str, call: Call) -> Any:
@@ -159,7 +161,7 @@ def test_op_gives_what_it_gives_on_the_cpu_without_waiting(name):
         there = moved(call)
         with shadow.no_host_copies():
             found = result(name, there)
-        assert_alike(found, result(name, call), exact=name in EXACT)
+        assert_alike(found, result(name, call), exact=name in EXACT, tolerance=TOLERANCES.get(name))
 
 
 @pytest.mark.parametrize("name", CALLS)
