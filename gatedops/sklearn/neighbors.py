@@ -33,9 +33,10 @@ class NPKNeighbors(UnsupervisedEstimator):
         random_state: of the net.
         metric: "npk": the distance of two inputs is 1 - Lambda, where Lambda is the product over layers of the share of
             the layer's gates that are on for both: 0 if all gates are on for both, 1 if they share none in some layer.
-            It is no metric of mathematics: an input has a distance from itself. "hamming": the share of all gates that
-            are on for one of the two inputs and off for the other, as metric="hamming" of NearestNeighbors on the
-            features of :class:`GateTransformer`: 0 if both inputs lie in the same linear region.
+            An input has a distance from itself, so this is not a metric in the sense of mathematics. "hamming": the
+            share of all gates that are on for one of the two inputs and off for the other, as metric="hamming" of
+            NearestNeighbors on the features of :class:`GateTransformer`: 0 if both inputs lie in the same linear
+            region.
         gates, width, depth, epochs, input_shape: as in :class:`NPKTransformer`.
 
     Attributes:
